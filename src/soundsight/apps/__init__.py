@@ -1,0 +1,1 @@
+"""The command line; torch rooms are imported inside the commands that need them."""

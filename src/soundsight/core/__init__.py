@@ -1,0 +1,1 @@
+"""Units, configs, errors, random draws and run folders: what every room shares."""

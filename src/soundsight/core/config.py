@@ -1,0 +1,92 @@
+"""Configurations are frozen keyword-only dataclasses; this file reads, writes and compares them.
+
+An unknown key is an error that lists the choices, at every depth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from soundsight.core.errors import ConfigError
+
+C = TypeVar("C")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a JSON-ready dict of a config dataclass (tuples become lists)."""
+    result: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return result
+
+
+def from_dict(kind: type[C], values: Mapping[str, Any], where: str = "") -> C:
+    """Build the config dataclass ``kind`` from ``values``.
+
+    Raises:
+        ConfigError: on a key that ``kind`` does not have, or on a required key that is missing.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where or kind.__name__}: a table of settings is expected")
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, kind))}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ConfigError(
+            f"unknown key {where}{unknown[0]} for {kind.__name__}; choose from "
+            + ", ".join(sorted(fields))
+        )
+    hints = typing.get_type_hints(kind)
+    kwargs: dict[str, Any] = {}
+    for name, value in values.items():
+        kwargs[name] = _restore(hints[name], value, f"{where}{name}.")
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in kwargs
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"missing key {where}{missing[0]} for {kind.__name__}")
+    return kind(**kwargs)
+
+
+def _restore(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+        origin = typing.get_origin(hint)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, where)
+    if origin is tuple and isinstance(value, list):
+        inner = typing.get_args(hint)[0]
+        return tuple(_restore(inner, item, where) for item in value)
+    return value
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
+    """Name the dotted keys whose values differ between two config dicts, sorted."""
+    names: list[str] = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            names += differences(a, b, f"{where}{key}.")
+        elif a != b:
+            names.append(f"{where}{key}")
+    return names
+
+
+def choose(kind: str, name: str, choices: Mapping[str, C]) -> C:
+    """Return ``choices[name]``.
+
+    Raises:
+        ConfigError: naming the choices when there is no such name.
+    """
+    if name not in choices:
+        raise ConfigError(f"unknown {kind} {name!r}; choose from {', '.join(sorted(choices))}")
+    return choices[name]

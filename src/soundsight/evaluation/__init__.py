@@ -1,0 +1,1 @@
+"""How informative and coherent the pictures are, with every control."""

@@ -1,0 +1,1 @@
+"""(sound, picture) pairs: layouts on disk and the training dataset."""

@@ -1,0 +1,1 @@
+"""The product: ONNX models that turn a sound into pictures. No torch."""

@@ -1,0 +1,1 @@
+"""Losses, augmentation, checkpoints and the loops that fit the networks."""
