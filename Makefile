@@ -1,0 +1,52 @@
+# One door: people, hooks and CI run the same targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test check format bench clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.core  ## imagine the bundled example sounds (installs the light core, no torch)
+	@$(BIN)/soundsight translate src/soundsight/assets/examples -o demo-out --sheet --overwrite
+	@echo "Look at the contact sheet: $(CURDIR)/demo-out/sheet.png"
+
+test: $(VENV)/.dev  ## install what the tests need and run them all
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev  ## format, lint, types, import law
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## put the code in the house's shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev  ## measure speed and memory, side by side
+	$(BIN)/python benchmarks/runtime.py
+	$(BIN)/python benchmarks/mel.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "soundsight needs Python 3.11 or newer: run  make PYTHON=python3.11 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python has no venv here: run  apt install python3-venv  and try again" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml | $(VENV)/bin/python
+	@echo "installing the light core into $(VENV) (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.core
+	@echo "installing what development needs into $(VENV) (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:  ## remove what was built, and the virtual environment
+	rm -rf $(VENV) demo-out build dist .pytest_cache .mypy_cache .ruff_cache

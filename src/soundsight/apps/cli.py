@@ -1,0 +1,534 @@
+"""The ``soundsight`` command.
+
+Nothing heavy is imported here: ``--help`` answers at once, and ``translate`` loads what a picture
+takes and no more. The other commands live in files of their own, each with a ``register(app)``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import math
+import os
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from soundsight import __version__
+from soundsight.core.errors import AudioError, OutputError, SoundsightError
+
+if TYPE_CHECKING:
+    from soundsight.runtime.translator import Translation, Translator
+    from soundsight.views.sheet import SheetBook
+
+COMMAND_MODULES = ("train", "evaluate", "export")
+INTERRUPTED = 130
+
+_SHEET = re.compile(r"sheet(-\d+)?")
+_LARGE_BYTES = 20_000_000
+
+
+class Commands(TyperGroup):
+    """Turns errors that a person can mend into one line and an exit code, for every command."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SoundsightError as error:
+            _complain(error)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            _say("interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def build_app() -> typer.Typer:
+    """Put the commands together."""
+    app = typer.Typer(
+        cls=Commands,
+        name="soundsight",
+        help="Turns sound into sight: hears a second of sound and [b]imagines the scene[/b].",
+        epilog="Start with:  [b]soundsight translate dog.wav[/b]",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    app.command()(translate)
+    for name in COMMAND_MODULES:
+        module = f"soundsight.apps.{name}"
+        if importlib.util.find_spec(module) is not None:
+            importlib.import_module(module).register(app)
+    return app
+
+
+def main() -> None:
+    """Run the command and exit with its code."""
+    try:
+        build_app()(prog_name="soundsight")
+    except KeyboardInterrupt:
+        # Ctrl-C while the commands were still being put together.
+        sys.exit(INTERRUPTED)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"soundsight {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    del version  # its callback has answered
+
+
+# --- translate -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One sound to translate.
+
+    Attributes:
+        source: the file.
+        stem: where its pictures go, relative to the output folder, without ``_s000_d0.png``.
+    """
+
+    source: Path
+    stem: Path
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What the options of one run ask for."""
+
+    out: Path
+    each_second: bool
+    draws: int
+    seed: int
+    size_px: int
+    json_lines: bool
+
+    def path(self, job: _Job, second: float, draw: int) -> Path:
+        """Name the PNG of one picture."""
+        name = job.stem.name
+        if self.each_second:
+            name += f"_s{int(second):03d}"
+        if self.draws > 1:
+            name += f"_d{draw}"
+        return self.out / job.stem.parent / f"{name}.png"
+
+
+def translate(
+    sounds: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE|DIR...",
+            help="Sounds, videos with sound, or folders of them (searched to the bottom).",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", metavar="DIR", help="Where the pictures go."),
+    ] = Path("imagined"),
+    each_second: Annotated[
+        bool,
+        typer.Option("--each-second", help="Imagine every second, not only the loudest one."),
+    ] = False,
+    draws: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="N", help="Pictures of each second.")
+    ] = 1,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Another seed imagines another picture."),
+    ] = 0,
+    size: Annotated[
+        int, typer.Option(min=16, max=4096, metavar="PX", help="Side of the pictures, in pixels.")
+    ] = 96,
+    sheet: Annotated[
+        bool,
+        typer.Option(
+            "--sheet/--no-sheet", help="Also draw a contact sheet of everything: sheet.png."
+        ),
+    ] = True,
+    json_lines: Annotated[
+        bool,
+        typer.Option("--json", help="Write a line of JSON for each picture to standard output."),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace pictures that are there already.")
+    ] = False,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A model folder. [dim](default: the bundled one)[/dim]"),
+    ] = None,
+) -> None:
+    """Draw what the sounds look like: a PNG for every sound, and a contact sheet.
+
+    Any usual format will do (wav, flac, ogg, mp3, m4a, mp4, ...) and any length.
+    The same sound with the same seed gives the same picture.
+
+    A quiet second, and a picture that shows nothing recognisable, become a calm grey picture; the
+    contact sheet and [b]--json[/b] say which.
+    """
+    wish = _Wish(out, each_second, draws, seed, size, json_lines)
+    failures: list[SoundsightError] = []
+    found = _find(sounds, failures)
+    if not found:
+        raise _told(failures)
+    jobs = _plan(found)
+    if not overwrite:
+        _refuse_existing(jobs, wish, sheet)
+    translator = _load(model)
+    _make_folder(out)
+    book = _book(translator, wish) if sheet else None
+    counts: dict[str, int] = {}
+    last: Path | None = None
+    with _progress(jobs, wish) as advance:
+        for index, job in enumerate(jobs):
+            try:
+                for result, done in _results(translator, job, wish):
+                    last = _write(result, job, wish, book, counts) or last
+                    advance(job, index + done)
+            except SoundsightError as error:
+                failures.append(error)
+            advance(job, index + 1)
+        pages = book.close() if book is not None else []
+    if book is not None and pages:
+        _remove_stale_pages(out, pages)
+    _summarise(jobs, wish, counts, last, pages)
+    if failures:
+        raise _told(failures, total=len(jobs))
+
+
+def _results(translator: Translator, job: _Job, wish: _Wish) -> Iterator[tuple[Translation, float]]:
+    """Yield what is imagined, with the share of the sound that is done (0..1)."""
+    if not wish.each_second:
+        yield translator.translate(job.source, draws=wish.draws, seed=wish.seed), 1.0
+        return
+    from soundsight.media import audio
+
+    length_s = audio.probe(job.source).duration_s or math.inf
+    for result in translator.iter_translate(job.source, draws=wish.draws, seed=wish.seed):
+        yield result, min(1.0, (float(result.seconds[0]) + 1.0) / length_s)
+
+
+def _write(
+    result: Translation, job: _Job, wish: _Wish, book: SheetBook | None, counts: dict[str, int]
+) -> Path | None:
+    """Write the pictures of one second; return the last path."""
+    from soundsight.views import sheet
+
+    path: Path | None = None
+    for i, image in enumerate(result.images):
+        second = float(result.seconds[i])
+        draw = int(result.draw[i])
+        path = wish.path(job, second, draw)
+        sheet.save_png(sheet.picture(image, wish.size_px), path, result.texts(i))
+        state = str(result.state[i])
+        counts[state] = counts.get(state, 0) + 1
+        if wish.json_lines:
+            score = float(result.informativity[i])
+            line = {
+                "file": str(job.source),
+                "png": str(path),
+                "second": round(second, 2),
+                "state": state,
+                # JSON knows no NaN; no score is null.
+                "informativity": None if math.isnan(score) else round(score, 4),
+                "seed": wish.seed,
+                "draw": draw,
+            }
+            print(json.dumps(line), flush=True)
+    if book is not None:
+        shown = min(len(result), sheet.MAX_PICTURES)
+        book.add(
+            sheet.Row(
+                name=job.source.name if len(job.stem.parts) == 1 else _source_name(job),
+                second=float(result.seconds[0]),
+                mel=result.mels[0],
+                waveform=result.waveforms[0],
+                images=list(result.images[:shown]),
+                notes=["" if s == "picture" else s.words for s in result.state[:shown]],
+                more=len(result) - shown,
+            )
+        )
+    return path
+
+
+def _source_name(job: _Job) -> str:
+    return (job.stem.parent / job.source.name).as_posix()
+
+
+def _load(model: Path | None) -> Translator:
+    from soundsight.runtime.translator import Translator
+
+    return Translator.load(model)
+
+
+def _book(translator: Translator, wish: _Wish) -> SheetBook:
+    from soundsight.views.sheet import SheetBook
+
+    label = translator.info.label
+    texts = {"seed": str(wish.seed), "model": label}
+    return SheetBook(wish.out, subtitle=f"model {label}   seed {wish.seed}", texts=texts)
+
+
+# --- inputs and outputs of translate ---------------------------------------------------------
+
+
+def _find(inputs: Sequence[Path], failures: list[SoundsightError]) -> dict[Path, Path]:
+    """Find the sounds: file -> where it lies relative to its input, in order, each once."""
+    from soundsight.media.audio import SOUND_SUFFIXES
+
+    found: dict[Path, Path] = {}
+    seen: set[str] = set()
+    folders = sum(path.is_dir() for path in inputs)
+    for path in inputs:
+        if not path.is_dir():
+            if not path.exists():
+                failures.append(AudioError(f"{path} does not exist: check the path"))
+                continue
+            pairs = [(path, Path(path.name))]
+        else:
+            # Several folders keep their own names, so that their sounds do not meet.
+            prefix = Path(path.absolute().name) if folders > 1 else Path()
+            files = _files_below(path, failures)
+            pairs = [
+                (file, prefix / file.relative_to(path))
+                for file in files
+                if file.suffix.lower() in SOUND_SUFFIXES
+            ]
+            if not pairs:
+                failures.append(AudioError(f"there is no sound in the folder {path}"))
+        for file, relative in pairs:
+            key = os.path.abspath(file)  # noqa: PTH100 - Path.absolute keeps "..", resolve follows links
+            if key not in seen:
+                seen.add(key)
+                found[file] = relative
+    return found
+
+
+def _files_below(folder: Path, failures: list[SoundsightError]) -> list[Path]:
+    """List the files in a folder and below, sorted; hidden ones are left out."""
+
+    def unreadable(error: OSError) -> None:
+        failures.append(AudioError(f"cannot read {error.filename}: {error.strerror}"))
+
+    files: list[Path] = []
+    for at, names, leaves in os.walk(folder, onerror=unreadable):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        files += [Path(at) / leaf for leaf in sorted(leaves) if not leaf.startswith(".")]
+    return files
+
+
+def _plan(found: dict[Path, Path]) -> list[_Job]:
+    """Give each sound a name of its own: ``x``; ``x.wav`` beside ``x.mp3``; or its whole path."""
+
+    def clashing(names: Sequence[Path]) -> set[Path]:
+        twice = {name for name, count in Counter(names).items() if count > 1}
+        # The contact sheet's own names are taken.
+        return twice | {n for n in names if len(n.parts) == 1 and _SHEET.fullmatch(n.name)}
+
+    names = [relative.with_suffix("") for relative in found.values()]
+    taken = clashing(names)
+    names = [
+        relative if name in taken else name
+        for name, relative in zip(names, found.values(), strict=True)
+    ]
+    if clashing(names):
+        paths = [Path(os.path.abspath(file)) for file in found]  # noqa: PTH100
+        root = os.path.commonpath([path.parent for path in paths])
+        names = [path.relative_to(root) for path in paths]
+    return [_Job(file, name) for file, name in zip(found, names, strict=True)]
+
+
+def _refuse_existing(jobs: Sequence[_Job], wish: _Wish, sheet: bool) -> None:
+    """Look for outputs that are there already, before any work is done.
+
+    Raises:
+        OutputError: naming the first one.
+    """
+    listings: dict[Path, list[str]] = {}
+
+    def listing(folder: Path) -> list[str]:
+        if folder not in listings:
+            try:
+                listings[folder] = sorted(os.listdir(folder))  # noqa: PTH208 - names are enough
+            except OSError:
+                listings[folder] = []
+        return listings[folder]
+
+    there: list[Path] = []
+    for job in jobs:
+        folder = wish.out / job.stem.parent
+        if wish.each_second:
+            # How many seconds there will be is not known yet.
+            pattern = re.compile(re.escape(job.stem.name) + r"_s\d{3,}(_d\d+)?\.png")
+            there += [folder / name for name in listing(folder) if pattern.fullmatch(name)]
+        else:
+            paths = [wish.path(job, 0.0, draw) for draw in range(wish.draws)]
+            there += [path for path in paths if os.path.lexists(path)]
+    if sheet:
+        names = [name for name in listing(wish.out) if name.endswith(".png")]
+        there += [wish.out / name for name in names if _SHEET.fullmatch(name[:-4])]
+    if there:
+        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        are = "are" if more else "is"
+        raise OutputError(
+            f"{there[0]}{more} {are} there already: choose another -o DIR or pass --overwrite"
+        )
+
+
+def _make_folder(out: Path) -> None:
+    """Make the output folder and try it.
+
+    Raises:
+        OutputError: when it cannot be written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except FileExistsError:
+        raise OutputError(f"cannot write to {out}: it is a file, not a folder") from None
+    except OSError as error:
+        raise OutputError(f"cannot write to {out}: {error.strerror or error}") from None
+
+
+def _remove_stale_pages(out: Path, pages: Sequence[Path]) -> None:
+    """Remove the pages that an earlier, longer sheet has left: they would pass for new ones."""
+    from PIL import Image
+
+    for path in out.glob("sheet*.png"):
+        if path in pages or not _SHEET.fullmatch(path.stem):
+            continue
+        try:
+            with Image.open(path) as image:
+                ours = "soundsight" in image.info
+        except OSError:
+            ours = False
+        if ours:
+            path.unlink(missing_ok=True)
+
+
+# --- words for people ------------------------------------------------------------------------
+
+
+def _summarise(
+    jobs: Sequence[_Job],
+    wish: _Wish,
+    counts: dict[str, int],
+    last: Path | None,
+    pages: Sequence[Path],
+) -> None:
+    total = sum(counts.values())
+    if not total:
+        return
+    hidden = [f"{n} {state.replace('_', ' ')}" for state, n in counts.items() if state != "picture"]
+    if total == 1 and len(jobs) == 1:
+        text = f"{jobs[0].source} -> {last} ({next(iter(counts)).replace('_', ' ')})"
+    else:
+        text = f"{total} pictures in {wish.out}" + (f" ({', '.join(hidden)})" if hidden else "")
+    _say(text, err=wish.json_lines)
+    if pages:
+        which = f"{pages[0]} .. {pages[-1].name}" if len(pages) > 1 else f"{pages[0]}"
+        _say(f"contact sheet: {which}", err=wish.json_lines)
+
+
+def _told(failures: Sequence[SoundsightError], total: int = 0) -> Exception:
+    """Name each failure in a line of its own; return what ends the command."""
+    for error in failures:
+        _complain(error)
+    if total > 1:
+        _say(f"{len(failures)} could not be translated", err=True)
+    return typer.Exit(SoundsightError.exit_code)
+
+
+def _complain(error: SoundsightError) -> None:
+    _say(f"error: {error}", err=True)
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Print one line. Names of files may hold anything; a terminal is shown only what is text."""
+    stream = sys.stderr if err else sys.stdout
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+@contextmanager
+def _progress(jobs: Sequence[_Job], wish: _Wish) -> Iterator[Callable[[_Job, float], None]]:
+    """Show a bar on a terminal while there is something to wait for."""
+    worth = len(jobs) > 1 or wish.each_second
+    worth = worth or any(_size(job.source) > _LARGE_BYTES for job in jobs)
+    # Lines of JSON on the same terminal would tear the bar.
+    if not worth or not sys.stderr.isatty() or (wish.json_lines and sys.stdout.isatty()):
+        yield lambda _job, _done: None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f} sounds/s" if task.speed else "", style="dim")
+
+    columns = (
+        TextColumn("imagining"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.description}[/dim]"),
+    )
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        # Standard output may be a file that gets the lines of JSON: leave it alone.
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as progress:
+        task = progress.add_task("", total=len(jobs))
+
+        def advance(job: _Job, done: float) -> None:
+            name = "".join(c if c.isprintable() else "?" for c in job.source.name)
+            progress.update(task, completed=done, description=escape(name))
+
+        yield advance
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,209 @@
+"""Informativity: the share of unknown sounds whose picture the class's judge accepts.
+
+Fanzeres & Nadeu 2021 (arXiv 2106.01266), with what their figure lacks: a bootstrap interval over
+videos (the seconds of a video are no independent sounds) and controls, without which a share says
+nothing: a judge that accepts everything would call every translator informative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundsight.core.units import SEGMENT_SAMPLES
+from soundsight.evaluation.judging import Judges, columns_of
+from soundsight.media.mel import log_mel
+from soundsight.pairs.layouts import SUBJECTS, Bench, photo_subject
+from soundsight.runtime.critic import INAUDIBLE_LEVEL
+from soundsight.training.uninformative import EARLY, KINDS, early_part, make_many
+
+MEAN = "mean"
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A share in [0, 1] (a difference in [-1, 1]) with its bootstrap interval."""
+
+    share: float
+    low: float
+    high: float
+    count: int
+    """Pictures judged."""
+    videos: int
+    """Videos, or other units, that were resampled."""
+
+
+Shares = dict[str, Share]
+"""Subject -> share, for the subjects present, and their mean under ``mean``."""
+
+
+def shares(
+    values: NDArray[np.generic],
+    subjects: Sequence[str],
+    videos: Sequence[str],
+    *,
+    seed: int = 0,
+    by_video: bool = False,
+    resamples: int = RESAMPLES,
+) -> Shares:
+    """Average by class and over classes, with 95 % percentile bootstrap intervals over videos.
+
+    In each resample every class draws as many of its videos as it has, with replacement; the mean
+    over classes gives each class the same weight.
+
+    Args:
+        values: [n], accepted or not (or a difference of two such).
+        subjects: n class names.
+        videos: n names of what is resampled whole.
+        seed: of the resampling; a class's draws do not depend on the other classes.
+        by_video: average over the seconds of each video first, so that videos count the same.
+        resamples: number of bootstrap resamples.
+
+    Returns:
+        One entry a class present and ``mean``; empty without values.
+    """
+    of_class, of_video = np.asarray(subjects), np.asarray(videos)
+    result: Shares = {}
+    points: list[float] = []
+    draws: list[NDArray[np.float64]] = []
+    for number, subject in enumerate(SUBJECTS):
+        mine = of_class == subject
+        if not mine.any():
+            continue
+        _, group = np.unique(of_video[mine], return_inverse=True)
+        sums = np.bincount(group, weights=values[mine]).astype(np.float64)
+        sizes = np.bincount(group)
+        if by_video:
+            sums, sizes = sums / sizes, np.ones_like(sizes)
+        rng = np.random.default_rng((seed, number))
+        picked = rng.integers(len(sums), size=(resamples, len(sums)))
+        draws.append(sums[picked].sum(axis=1) / sizes[picked].sum(axis=1))
+        points.append(float(sums.sum() / sizes.sum()))
+        result[subject] = _share(points[-1], draws[-1], int(mine.sum()), len(sums))
+    if result:
+        count = sum(share.count for share in result.values())
+        units = sum(share.videos for share in result.values())
+        mean = float(np.mean(points))
+        result[MEAN] = _share(mean, np.mean(draws, axis=0), count, units)
+    return result
+
+
+def audible(mels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return which seconds, uint8 [n, 128, 100], have a mean level of at least 2: bool [n]."""
+    heard: NDArray[np.bool_] = mels.reshape(len(mels), -1).mean(axis=1) >= INAUDIBLE_LEVEL
+    return heard
+
+
+def shuffled(subjects: Sequence[str], seed: int) -> NDArray[np.int64] | None:
+    """Give every sound the picture of a sound of another class, each picture once.
+
+    Returns:
+        int64 [n], a permutation without any class mapped to itself; None when there is none
+        because one class holds more than half of the sounds.
+    """
+    classes = columns_of(subjects)
+    n = len(classes)
+    if n == 0 or 2 * int(np.bincount(classes).max()) > n:
+        return None
+    rng = np.random.default_rng((seed, n))
+    order = rng.permutation(n)
+    while len(clashes := np.flatnonzero(classes[order] == classes)):
+        # Swap a clash with a place where neither picture then lies in its own class.
+        at = int(clashes[0])
+        mine, theirs = classes[order[at]], classes[order]
+        fits = np.flatnonzero((theirs != classes[at]) & (classes != mine))
+        other = int(rng.choice(fits))
+        order[[at, other]] = order[[other, at]]
+    return order
+
+
+def photo_controls(
+    judges: Judges,
+    bench: Bench,
+    split: str,
+    *,
+    seed: int = 0,
+    per_kind: int = 200,
+    early: NDArray[np.uint8] | None = None,
+) -> dict[str, Shares]:
+    """Measure the judges on pictures that no translator drew.
+
+    Args:
+        judges: the judges.
+        bench: its photos of ``split`` are used.
+        split: ``devtest``, or ``val`` for a look on the way.
+        seed: of the uninformative pictures and the intervals.
+        per_kind: uninformative pictures of each kind, a class.
+        early: early-generator pictures, uint8 [n, 96, 96, 3]; only the part that the judges'
+            training kept for val is judged.
+
+    Returns:
+        ``real photos`` (the ceiling), ``photos of other classes``, and one row a kind of
+        uninformative picture (the floor).
+    """
+    members = bench.photos(split)
+    of_photo = [photo_subject(member) for member in members]
+    photos = np.stack([bench.photo(member) for member in members])
+    verdicts, columns = judges.verdicts(photos), columns_of(of_photo)
+    own = verdicts[np.arange(len(photos)), columns]
+    rows = {"real photos": shares(own, of_photo, members, seed=seed)}
+    strangers = [(i, j) for j in range(len(SUBJECTS)) for i in np.flatnonzero(columns != j)]
+    rows["photos of other classes"] = shares(
+        np.array([verdicts[i, j] for i, j in strangers]),
+        [SUBJECTS[j] for _, j in strangers],
+        [members[i] for i, _ in strangers],
+        seed=seed,
+    )
+    by_class = [photos[columns == number] for number in range(len(SUBJECTS))]
+    for place, kind in enumerate(KINDS):
+        rng = np.random.default_rng((seed, place))
+        made = [make_many(kind, by_class, own, per_kind, rng) for own in range(len(SUBJECTS))]
+        of_picture = np.repeat(SUBJECTS, per_kind).tolist()
+        hits = judges.accepts(np.concatenate(made), of_picture)
+        rows[f"floor: {kind}"] = shares(hits, of_picture, _each(hits), seed=seed)
+    if early is not None and len(kept := early_part(early, 0, "val")):
+        rows[f"floor: {EARLY}"] = _by_every_judge(judges, kept, seed)
+    return rows
+
+
+def sound_control(judges: Judges, pictures: NDArray[np.uint8], *, seed: int = 0) -> Shares:
+    """Ask every judge about pictures that show nothing by right (of silence, of white noise).
+
+    Args:
+        judges: the judges.
+        pictures: uint8 [n, 96, 96, 3].
+        seed: of the intervals.
+
+    Returns:
+        For each class the share of the pictures that its judge accepts.
+    """
+    return _by_every_judge(judges, pictures, seed)
+
+
+def white_noise_mels(count: int, seed: int) -> NDArray[np.uint8]:
+    """Return the log-mels of ``count`` seconds of white noise: uint8 [count, 128, 100]."""
+    rng = np.random.default_rng((seed, 1))
+    sounds = 0.1 * rng.standard_normal((count, SEGMENT_SAMPLES)).astype(np.float32)
+    return np.stack([log_mel(sound) for sound in sounds])
+
+
+def _by_every_judge(judges: Judges, pictures: NDArray[np.uint8], seed: int) -> Shares:
+    verdicts = judges.verdicts(pictures)
+    of_picture = [subject for _ in pictures for subject in SUBJECTS]
+    units = np.repeat(np.arange(len(pictures)), len(SUBJECTS)).astype(str).tolist()
+    return shares(verdicts.reshape(-1), of_picture, units, seed=seed)
+
+
+def _each(values: NDArray[np.bool_]) -> list[str]:
+    return np.arange(len(values)).astype(str).tolist()
+
+
+def _share(point: float, draws: NDArray[np.float64], count: int, videos: int) -> Share:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Share(share=point, low=float(low), high=float(high), count=count, videos=videos)

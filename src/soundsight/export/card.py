@@ -1,0 +1,86 @@
+"""The model card that lies in every model folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from soundsight.core.errors import DataError
+
+
+def write_card(path: Path, values: Mapping[str, Any]) -> None:
+    """Write ``CARD.md`` from the content of ``model.json``."""
+    path.write_text(card_text(values), "utf-8")
+
+
+def card_text(values: Mapping[str, Any]) -> str:
+    """Return the card's Markdown."""
+    training = values.get("training") or {}
+    config = training.get("config") or {}
+    loop = config.get("loop") or {}
+    lines = [
+        f"# {values['name']} {values['version']}",
+        "",
+        "A soundsight translator: it hears one second of sound and draws an original picture of "
+        "what is probably making it. Every picture is **imagined**; it is no photograph of "
+        "anything that happened.",
+        "",
+        "## What it was trained on",
+        "",
+        values.get("trained_on") or "Not said.",
+        "",
+        "## How",
+        "",
+    ]
+    facts = {
+        "objective": config.get("objective"),
+        "preset": config.get("preset"),
+        "steps": loop.get("steps"),
+        "batch": loop.get("batch_size"),
+        "seed": loop.get("seed"),
+        "threads": training.get("threads"),
+        "begun": training.get("begun"),
+        "commit": training.get("commit"),
+        "PyTorch": training.get("torch"),
+    }
+    lines += [f"* {name}: {value}" for name, value in facts.items() if value is not None]
+    lines += ["", "## Figures", ""]
+    figures = values.get("figures") or {}
+    lines += [f"* {name}: {value}" for name, value in figures.items()] or ["None measured yet."]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "It knows the subjects of its training pairs and no others; anything else is drawn as one "
+        "of them, or not shown. It tells no direction, no cause and no emotion. It must not be the "
+        "only thing that anyone's safety rests on.",
+        "",
+        "## Licence",
+        "",
+        f"Weights: {values['licence']}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def figures_of(report: Path) -> dict[str, str]:
+    """Return the figures for a card from a ``report.json`` of ``soundsight evaluate``.
+
+    Raises:
+        DataError: when it is no such report.
+    """
+    try:
+        values = json.loads(report.read_text("utf-8"))
+        rows, settings = values["rows"], values["settings"]
+        figures = {}
+        for name in ("informativity", "shuffled sounds", "real photos"):
+            mean = rows[name]["mean"]
+            share, low, high = (100 * mean[key] for key in ("share", "low", "high"))
+            figures[name] = f"{share:.1f} % [{low:.1f}, {high:.1f}]"
+        figures["measured on"] = f"{settings['split']}, seed {settings['seed']}"
+        figures["command"] = str(values["command"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{report} is no report of soundsight evaluate") from error
+    return figures

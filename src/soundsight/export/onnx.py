@@ -1,0 +1,330 @@
+"""A trained run becomes a model folder: ONNX networks, ``model.json``, a card; parity checked.
+
+BatchNorm is folded into the convolutions, and weights are rounded to fp16 on disk (with a cast in
+the graph that ONNX Runtime folds away when it loads), so that a folder is half as large and runs
+just as fast. Each ONNX network must give what PyTorch gives to 1e-4 before the folder is written.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from soundsight import __version__
+from soundsight.core import units
+from soundsight.core.config import to_dict
+from soundsight.core.errors import ModelError, SoundsightError
+from soundsight.core.runs import atomic_folder, commit, sha256_of, write_json
+from soundsight.export.card import write_card
+from soundsight.media.mel import MelConfig
+from soundsight.models.dense_generator import DenseGenerator
+from soundsight.models.informativity import InformativityClassifier
+from soundsight.runtime import model_folder
+from soundsight.training import judge_files
+from soundsight.training.encoder import AudioEncoder, load_encoder
+from soundsight.training.loop import read_run
+from soundsight.training.translator import load_generator
+
+TOLERANCE = 1e-4
+"""Largest difference between PyTorch and ONNX Runtime, in the networks' range [-1, 1]."""
+
+QUIET_DBFS = -60.0
+"""Seconds below this level count as quiet: under the noise of a quiet room into a microphone."""
+
+_BATCH = 3
+_LEAST_FP16 = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """What an exported model is called and carries.
+
+    Attributes:
+        name: the model's name.
+        version: the model's own version.
+        licence: licence of the weights.
+        trained_on: one sentence for ``model.json`` and the card.
+        figures: measured figures, each with the command that makes it.
+        critic: folder of a trained critic; None exports a model that hides no picture.
+    """
+
+    name: str
+    version: str = "1"
+    licence: str = "BSD-3-Clause"
+    trained_on: str = ""
+    figures: Mapping[str, Any] | None = None
+    critic: Path | None = None
+
+
+class _EncodeOnly(nn.Module):
+    def __init__(self, encoder: AudioEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, mel: Tensor) -> Tensor:
+        return self.encoder.encode(mel)
+
+
+class _Draw(nn.Module):
+    """The generator with only the random inputs that it has."""
+
+    def __init__(self, generator: DenseGenerator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, embedding: Tensor, *rest: Tensor) -> Tensor:
+        left = list(rest)
+        noise = left.pop(0) if self.generator.noise_size else None
+        dropout = left.pop(0) if self.generator.dropout_size else None
+        picture: Tensor = self.generator(embedding, noise, dropout)
+        return picture
+
+
+class _Score(nn.Module):
+    """The classifier's probability that a picture is informative."""
+
+    def __init__(self, critic: InformativityClassifier) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.critic.informativity(image)
+
+
+def export_run(
+    run: Path, out: Path, config: ExportConfig | None = None, *, overwrite: bool = False
+) -> Path:
+    """Export a finished translator run as a model folder.
+
+    Args:
+        run: the run folder.
+        out: the model folder; appears whole or not at all.
+        config: name, licence, figures, critic; by default the run's name and no critic.
+        overwrite: replace ``out`` when it is there.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        DataError: when ``run`` is no finished translator run.
+        ModelError: when the critic's folder is damaged.
+        OutputError: when ``out`` exists and ``overwrite`` is false, or cannot be written to.
+        SoundsightError: when a network does not survive the export to ``TOLERANCE``.
+    """
+    about = read_run(run, "translator")
+    generator, encoder = load_generator(run), load_encoder(run)
+    config = config or ExportConfig(name=run.resolve().name)
+    critic, threshold = None, 0.0
+    if config.critic is not None:
+        models, record = judge_files.read(config.critic, "critic")
+        critic, threshold = models["critic"], float(record["thresholds"]["critic"])
+    return export_networks(
+        encoder, generator, critic, threshold, out, config, about=about, overwrite=overwrite
+    )
+
+
+def export_networks(
+    encoder: AudioEncoder,
+    generator: DenseGenerator,
+    critic: InformativityClassifier | None,
+    threshold: float,
+    out: Path,
+    config: ExportConfig,
+    *,
+    about: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a model folder of three networks; see :func:`export_run`.
+
+    Args:
+        threshold: pictures that ``critic`` scores below this are not shown.
+        about: the run's ``run.json``, for the card.
+    """
+    if encoder.embedding_size != generator.embedding_size:
+        raise ModelError(
+            f"the encoder's embedding has {encoder.embedding_size} numbers, the generator wants "
+            f"{generator.embedding_size}"
+        )
+    rng = torch.Generator().manual_seed(0)
+    mel = torch.rand(_BATCH, 1, units.N_MELS, units.FRAMES_PER_SEGMENT, generator=rng) * 2 - 1
+    image = torch.rand(_BATCH, 3, units.IMAGE_PX, units.IMAGE_PX, generator=rng) * 2 - 1
+    inputs = {"embedding": torch.randn(_BATCH, generator.embedding_size, generator=rng)}
+    if generator.noise_size:
+        inputs["noise"] = torch.randn(_BATCH, generator.noise_size, generator=rng)
+    if generator.dropout_size:
+        inputs["dropout"] = torch.rand(_BATCH, generator.dropout_size, generator=rng)
+    with atomic_folder(out, overwrite=overwrite) as folder:
+        _export(_EncodeOnly(encoder), {"mel": mel}, "embedding", folder / model_folder.ENCODER)
+        _export(_Draw(generator), inputs, "image", folder / model_folder.GENERATOR)
+        if critic is not None:
+            _export(_Score(critic), {"image": image}, "informativity", folder / model_folder.CRITIC)
+        values = {
+            "format": model_folder.FORMAT,
+            "format_version": model_folder.FORMAT_VERSION,
+            "name": config.name,
+            "version": config.version,
+            "licence": config.licence,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "soundsight": __version__,
+            "commit": commit(),
+            "segment_s": units.SEGMENT_S,
+            "mel": to_dict(MelConfig()),
+            "image_px": units.IMAGE_PX,
+            "embedding_size": generator.embedding_size,
+            "noise_size": generator.noise_size,
+            "dropout_size": generator.dropout_size,
+            "thresholds": {"quiet_dbfs": QUIET_DBFS, "informativity": threshold},
+            "trained_on": config.trained_on,
+            "training": dict(about or {}),
+            "figures": dict(config.figures or {}),
+        }
+        write_card(folder / "CARD.md", values)
+        values["files"] = {
+            path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+            for path in sorted(folder.iterdir())
+        }
+        write_json(folder / model_folder.MODEL_JSON, values)
+        model_folder.read(folder)
+    return out
+
+
+def set_figures(folder: Path, figures: Mapping[str, Any]) -> None:
+    """Put measured figures into a model folder's ``model.json`` and card; the networks stay.
+
+    Raises:
+        ModelError: when ``folder`` is no sound model folder.
+    """
+    model_folder.read(folder)
+    path = folder / model_folder.MODEL_JSON
+    values = json.loads(path.read_text("utf-8"))
+    values["figures"] = dict(figures)
+    write_card(folder / "CARD.md", values)
+    card = folder / "CARD.md"
+    values["files"]["CARD.md"] = {"sha256": sha256_of(card), "bytes": card.stat().st_size}
+    write_json(path, values)
+
+
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """Return a copy in eval mode whose BatchNorms are folded into the layers before them.
+
+    In every network of this package the BatchNorm of layer ``x`` is called ``x_bn``, or follows
+    its layer in an ``nn.Sequential``.
+    """
+    network = copy.deepcopy(network).eval()
+    for module in list(network.modules()):
+        children = dict(module.named_children())
+        names = list(children)
+        for name, child in children.items():
+            if not isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+                continue
+            if name.endswith("_bn"):
+                owner = children[name.removesuffix("_bn")]
+            else:
+                owner = children[names[names.index(name) - 1]]
+            _fold(owner, child)
+            setattr(module, name, nn.Identity())
+    return network
+
+
+def _fold(layer: Any, norm: Any) -> None:
+    if isinstance(layer, nn.Linear):
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        weight = layer.weight * scale[:, None]
+        bias = (layer.bias - norm.running_mean) * scale + norm.bias
+    else:
+        weight, bias = fuse_conv_bn_weights(
+            layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps,
+            norm.weight, norm.bias, transpose=isinstance(layer, nn.ConvTranspose2d),
+        )  # fmt: skip
+    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+
+
+def _export(network: nn.Module, inputs: Mapping[str, Tensor], output: str, path: Path) -> None:
+    """Write one network to ``path`` and check it against PyTorch."""
+    folded = fold_batch_norms(network).to(memory_format=torch.contiguous_format)
+    folded.requires_grad_(False)
+    with torch.no_grad():
+        # The rounded weights are the model: PyTorch and ONNX must agree on them exactly.
+        for tensor in folded.parameters():
+            tensor.copy_(tensor.half().float())
+        expected = folded(*inputs.values()).numpy()
+    batch = torch.export.Dim("n", min=1, max=4096)
+    names = list(inputs)
+    shapes: Any = [{0: batch}] * len(names)
+    if isinstance(network, _Draw):
+        shapes = (shapes[0], tuple(shapes[1:]))
+    with _Quiet():
+        program = torch.onnx.export(
+            folded, tuple(inputs.values()), dynamo=True, input_names=names, output_names=[output],
+            dynamic_shapes=tuple(shapes), verbose=False, opset_version=18,
+        )  # fmt: skip
+    assert program is not None  # only the older exporter returns nothing
+    program.optimize()
+    model = program.model_proto
+    _halve_weights(model)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    _check(session, inputs, expected, path.name)
+
+
+def _check(session: Any, inputs: Mapping[str, Tensor], expected: np.ndarray, name: str) -> None:
+    for rows in (slice(None), slice(0, 1)):
+        feed = {key: value[rows].numpy() for key, value in inputs.items()}
+        (got,) = session.run(None, feed)
+        worst = float(np.abs(got - expected[rows]).max())
+        if not worst <= TOLERANCE:
+            raise SoundsightError(
+                f"{name}: ONNX Runtime differs from PyTorch by {worst:.2g}, more than "
+                f"{TOLERANCE:g}: not exported"
+            )
+
+
+def _halve_weights(model: onnx.ModelProto) -> None:
+    """Store large float32 initialisers as float16 behind a cast to float32."""
+    casts: list[onnx.NodeProto] = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < _LEAST_FP16:
+            continue
+        values = numpy_helper.to_array(tensor).astype(np.float16)
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values, name + "_fp16"))
+        casts.append(helper.make_node("Cast", [name + "_fp16"], [name], to=TensorProto.FLOAT))
+    nodes: Sequence[onnx.NodeProto] = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    # Names of our source files are nobody's business but ours.
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+
+
+class _Quiet(warnings.catch_warnings):
+    """Hold back the exporter's chatter: warnings of its own dependencies, and log lines."""
+
+    def __enter__(self) -> Any:
+        entered = super().__enter__()
+        warnings.simplefilter("ignore")
+        self._level = logging.getLogger("torch.onnx").level
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        return entered
+
+    def __exit__(self, *details: Any) -> None:
+        logging.getLogger("torch.onnx").setLevel(self._level)
+        super().__exit__(*details)

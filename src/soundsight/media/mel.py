@@ -1,0 +1,733 @@
+"""The one log-mel: a second of sound as a grey picture of 128 bands by 100 frames.
+
+Everything that hears, hears through this file: preparation, training, files and live sound.
+
+* Frame ``k`` is centred on sample ``k * hop_samples`` of the clip; the clip is mirrored by half a
+  window at both ends, so ``t`` samples give ``t // hop_samples`` frames and a lone second exactly
+  100.
+* Power is summed in Slaney's mel bands (area-normalised triangles). **Row 0 is the highest band.**
+* Decibels become levels 0..255 over the ``range_db`` below the loudest point. In a clip of at most
+  10 s that is the loudest point of the clip; in a longer one, and in a live signal, each second is
+  scaled by the loudest point of the 10 s that end with it, so that one bang does not blacken the
+  three hours after it.
+* A clip shorter than a second is padded with silence to a second; of a longer clip a last part of
+  at least half a second is padded, a shorter one is dropped.
+
+Frames are computed in blocks of a quarter of a second that lie on one fixed grid, however the
+sound arrives. The whole clip, the stream and the live signal therefore agree to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundsight.core import units
+from soundsight.core.errors import AudioError, ConfigError
+from soundsight.core.units import exact_div
+
+BLOCKS_PER_SEGMENT = 4
+"""Frames are computed a quarter of a second at a time: small enough to stay in the cache."""
+
+SILENCE_DBFS = -120.0
+"""What the level of digital silence is given as, instead of minus infinity."""
+
+_BANDS_PER_GROUP = 32
+_POWER_FLOOR = np.float32(1e-20)
+_DB_PER_NEPER = np.float32(10.0 / np.log(10.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MelConfig:
+    """Settings of the log-mel. The defaults are the calibrated ones that the models were made with.
+
+    Attributes:
+        rate_hz: sample rate of the sound, in hertz.
+        window_samples: length of the periodic Hann window and of the FFT, in samples (even).
+        hop_samples: step between frames, in samples; divides a second into frames, and the frames
+            into quarters.
+        n_mels: number of mel bands.
+        f_min_hz: lower edge of the lowest band, in hertz.
+        f_max_hz: upper edge of the highest band, in hertz, at most half the rate.
+        range_db: decibels between level 0 and level 255.
+        floor_db: lowest loudest point, in decibels of ``mel_db``: a clip that is quieter all
+            through is scaled as if it reached this level once, so that silence stays black
+            instead of becoming a picture of the recorder's noise.
+    """
+
+    rate_hz: int = units.RATE_HZ
+    window_samples: int = 2048
+    hop_samples: int = units.HOP_SAMPLES
+    n_mels: int = units.N_MELS
+    f_min_hz: float = 0.0
+    f_max_hz: float = 22_050.0
+    range_db: float = 60.0
+    floor_db: float = -60.0
+
+    def __post_init__(self) -> None:
+        problems = {
+            "rate_hz must be above 0": self.rate_hz <= 0,
+            "window_samples must be even and at least 16": self.window_samples < 16
+            or bool(self.window_samples % 2),
+            "hop_samples must divide rate_hz into a multiple of 4 frames": self.hop_samples < 1
+            or bool(self.rate_hz % (self.hop_samples * BLOCKS_PER_SEGMENT)),
+            "n_mels must be at least 1": self.n_mels < 1,
+            "0 <= f_min_hz < f_max_hz <= rate_hz / 2 must hold": not (
+                0 <= self.f_min_hz < self.f_max_hz <= self.rate_hz / 2
+            ),
+            "range_db must be above 0": not self.range_db > 0,
+        }
+        for problem, found in problems.items():
+            if found:
+                raise ConfigError(f"MelConfig: {problem}")
+
+    @property
+    def segment_samples(self) -> int:
+        """Samples of one segment (one second)."""
+        return int(self.rate_hz * units.SEGMENT_S)
+
+    @property
+    def segment_frames(self) -> int:
+        """Frames of one segment."""
+        return exact_div(self.segment_samples, self.hop_samples)
+
+    @property
+    def scale_frames(self) -> int:
+        """Frames over which the loudest point is looked for (10 s)."""
+        return int(units.CLIP_SCALE_S * self.segment_frames / units.SEGMENT_S)
+
+    @property
+    def block_frames(self) -> int:
+        """Frames that are computed together (a quarter of a second)."""
+        return exact_div(self.segment_frames, BLOCKS_PER_SEGMENT)
+
+
+DEFAULT = MelConfig()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segment:
+    """One second of sound, ready for the encoder.
+
+    Attributes:
+        start_s: where it starts in the clip, in seconds.
+        mel: uint8 [n_mels, 100], row 0 the highest band, 0 quiet .. 255 loud.
+        peak_db: the level, in decibels of ``mel_db``, that is drawn as 255.
+        rms_dbfs: root mean square of the second's samples in decibels re 1.0 (a full-scale sine
+            reads -3), at least -120.
+    """
+
+    start_s: float
+    mel: NDArray[np.uint8]
+    peak_db: float
+    rms_dbfs: float
+
+
+# --- the bands -------------------------------------------------------------------------------
+
+
+def hz_to_mel(f_hz: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Slaney's mel scale: linear below 1 kHz (15 mel), logarithmic above (any shape)."""
+    f = np.asarray(f_hz, dtype=np.float64)
+    log_part = 15.0 + np.log(np.maximum(f, 1000.0) / 1000.0) * (27.0 / np.log(6.4))
+    return np.where(f < 1000.0, f * (3.0 / 200.0), log_part)
+
+
+def mel_to_hz(mel: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Inverse of ``hz_to_mel`` (any shape)."""
+    m = np.asarray(mel, dtype=np.float64)
+    log_part = 1000.0 * np.exp((np.maximum(m, 15.0) - 15.0) * (np.log(6.4) / 27.0))
+    return np.where(m < 15.0, m * (200.0 / 3.0), log_part)
+
+
+@lru_cache(maxsize=8)
+def mel_weights(config: MelConfig = DEFAULT) -> NDArray[np.float64]:
+    """Weights of the mel bands over the FFT's bins: float64 [n_mels, window_samples // 2 + 1].
+
+    Row 0 is the highest band. Each band is a triangle between its neighbours' centres with an
+    area of 1 over frequency (in 1/Hz). The array is shared: it cannot be written to.
+    """
+    edges = mel_to_hz(
+        np.linspace(
+            float(hz_to_mel(config.f_min_hz)), float(hz_to_mel(config.f_max_hz)), config.n_mels + 2
+        )
+    )
+    bins_hz = np.arange(config.window_samples // 2 + 1) * (config.rate_hz / config.window_samples)
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising = (bins_hz - low) / (centre - low)
+    falling = (high - bins_hz) / (high - centre)
+    triangles = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (high - low))
+    weights = np.ascontiguousarray(triangles[::-1])
+    weights.setflags(write=False)
+    return weights
+
+
+def reference_power(config: MelConfig = DEFAULT) -> float:
+    """The mel power that reads 0 dB: a full-scale sine in the middle of a band below 1 kHz.
+
+    Its bin has the power ``(sum(window) / 2) ** 2``, and the band's peak is 1 / spacing.
+    """
+    spacing_mel = float(hz_to_mel(config.f_max_hz) - hz_to_mel(config.f_min_hz)) / (
+        config.n_mels + 1
+    )
+    # A periodic Hann window sums to half its length.
+    return (config.window_samples / 4.0) ** 2 / (spacing_mel * 200.0 / 3.0)
+
+
+@dataclass(frozen=True)
+class _Bank:
+    """What a block needs: the window, and the band weights cut into dense groups.
+
+    A triangle touches few bins. Groups of neighbouring bands, each with only the bins that they
+    touch, need a quarter of the products of the whole matrix.
+    """
+
+    window: NDArray[np.float32]
+    groups: tuple[tuple[slice, slice, NDArray[np.float32]], ...]
+
+
+@lru_cache(maxsize=8)
+def _bank(config: MelConfig) -> _Bank:
+    n = config.window_samples
+    window = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(n) / n)
+    weights = mel_weights(config) / reference_power(config)
+    groups = []
+    for first in range(0, config.n_mels, _BANDS_PER_GROUP):
+        bands = slice(first, min(first + _BANDS_PER_GROUP, config.n_mels))
+        touched = np.flatnonzero(weights[bands].any(axis=0))
+        # Bands that are narrower than the bins may touch none; they read the power floor.
+        bins = slice(int(touched[0]), int(touched[-1]) + 1) if touched.size else slice(0, 1)
+        dense = np.ascontiguousarray(weights[bands, bins].T, dtype=np.float32)
+        groups.append((bands, bins, dense))
+    return _Bank(window=window.astype(np.float32), groups=tuple(groups))
+
+
+# --- frames ----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Held:
+    """A stretch of a clip: ``samples`` begin at the clip's sample ``origin``.
+
+    ``total`` is the clip's length once it is known: what lies beyond it is the mirror image.
+    """
+
+    samples: NDArray[np.float32]
+    origin: int = 0
+    total: int | None = None
+
+    def span(self, low: int, high: int) -> NDArray[np.float32]:
+        """Samples ``low .. high - 1`` of the clip, mirrored at its ends."""
+        inside_end = low >= 0 and (self.total is None or high <= self.total)
+        if inside_end and low >= self.origin and high <= self.origin + len(self.samples):
+            return self.samples[low - self.origin : high - self.origin]
+        index = np.abs(np.arange(low, high))
+        if self.total is not None:
+            period = max(2 * (self.total - 1), 1)
+            index %= period
+            index = np.where(index >= self.total, period - index, index)
+        # Frames that fill the last block without being asked for may lie outside of what is held.
+        index = np.clip(index - self.origin, 0, len(self.samples) - 1)
+        gathered: NDArray[np.float32] = self.samples[index]
+        return gathered
+
+
+class _Framer:
+    """Computes blocks of frames into buffers of its own."""
+
+    def __init__(self, config: MelConfig) -> None:
+        self._config = config
+        self._bank = _bank(config)
+        self._frames = frames = config.block_frames
+        bins = config.window_samples // 2 + 1
+        self._windowed = np.empty((frames, config.window_samples), np.float32)
+        self._spectrum = np.empty((frames, bins), np.complex64)
+        self._power = np.empty((frames, bins), np.float32)
+        self._parts = self._spectrum.view(np.float32)
+
+    def block(self, held: _Held, index: int, out: NDArray[np.float32]) -> None:
+        """Write block ``index`` (frames ``index * block_frames`` and on) to ``out``.
+
+        Args:
+            out: float32 [block_frames, n_mels], in decibels, column 0 the highest band.
+        """
+        config = self._config
+        window, hop = config.window_samples, config.hop_samples
+        low = index * self._frames * hop - window // 2
+        span = held.span(low, low + (self._frames - 1) * hop + window)
+        # Overlapping rows of one contiguous stretch; nothing is copied.
+        frames: NDArray[np.float32] = np.ndarray(
+            (self._frames, window), np.float32, span, strides=(4 * hop, 4)
+        )
+        np.multiply(frames, self._bank.window, out=self._windowed)
+        np.fft.rfft(self._windowed, axis=1, out=self._spectrum)  # type: ignore[arg-type]
+        # Real and imaginary parts lie side by side: one pass squares both.
+        np.square(self._parts, out=self._parts)
+        np.add(self._parts[:, 0::2], self._parts[:, 1::2], out=self._power)
+        for bands, bins, weights in self._bank.groups:
+            np.matmul(self._power[:, bins], weights, out=out[:, bands])
+        np.maximum(out, _POWER_FLOOR, out=out)
+        np.log(out, out=out)
+        out *= _DB_PER_NEPER
+
+    def blocks(self, held: _Held, first: int, last: int) -> NDArray[np.float32]:
+        """Blocks ``first .. last - 1``: float32 [frames, n_mels], in decibels."""
+        frames = self._frames
+        db = np.empty(((last - first) * frames, self._config.n_mels), np.float32)
+        for index in range(first, last):
+            at = (index - first) * frames
+            self.block(held, index, db[at : at + frames])
+        return db
+
+
+def _as_clip(samples: NDArray[np.floating]) -> NDArray[np.float32]:
+    clip = np.ascontiguousarray(samples, dtype=np.float32)
+    if clip.ndim != 1:
+        raise AudioError(f"one channel of samples is expected, not an array of shape {clip.shape}")
+    if not len(clip):
+        raise AudioError("there is no sound: the clip has no samples")
+    return clip
+
+
+def mel_db(samples: NDArray[np.floating], config: MelConfig = DEFAULT) -> NDArray[np.float32]:
+    """Mel power of a clip in absolute decibels.
+
+    Args:
+        samples: [t] mono at ``config.rate_hz``, full scale 1.
+
+    Returns:
+        float32 [n_mels, t // hop_samples], row 0 the highest band; 0 dB is a full-scale sine in
+        the middle of a band below 1 kHz, digital silence reads -200 dB.
+
+    Raises:
+        AudioError: when ``samples`` is empty or not one-dimensional.
+    """
+    clip = _as_clip(samples)
+    frames = len(clip) // config.hop_samples
+    blocks = -(-frames // config.block_frames)
+    db = _Framer(config).blocks(_Held(clip, total=len(clip)), 0, blocks)
+    return np.ascontiguousarray(db[:frames].T)
+
+
+def to_unit_range(
+    db: NDArray[np.floating], peak_db: float, config: MelConfig = DEFAULT
+) -> NDArray[np.float32]:
+    """Map decibels to [0, 1], unrounded: 0 is ``range_db`` below the peak or lower, 1 the peak.
+
+    A ``peak_db`` under ``config.floor_db`` counts as ``floor_db`` (any shape).
+    """
+    bottom = max(float(peak_db), config.floor_db) - config.range_db
+    unit = (np.asarray(db, np.float32) - np.float32(bottom)) * np.float32(1.0 / config.range_db)
+    # Twice as fast as np.clip.
+    clipped: NDArray[np.float32] = np.minimum(np.maximum(unit, np.float32(0)), np.float32(1))
+    return clipped
+
+
+def to_levels(
+    db: NDArray[np.floating], peak_db: float, config: MelConfig = DEFAULT
+) -> NDArray[np.uint8]:
+    """Map decibels to uint8 levels: 0 is ``range_db`` below the peak or lower, 255 the peak.
+
+    A ``peak_db`` under ``config.floor_db`` counts as ``floor_db`` (any shape).
+    """
+    unit = to_unit_range(db, peak_db, config)
+    levels: NDArray[np.uint8] = np.rint(unit * np.float32(255)).astype(np.uint8)
+    return levels
+
+
+def log_mel(samples: NDArray[np.floating], config: MelConfig = DEFAULT) -> NDArray[np.uint8]:
+    """Log-mel of a whole clip as grey levels.
+
+    A clip of at most 10 s is scaled by its loudest point. In a longer one each second (counted
+    from the start) is scaled by the loudest point of the 10 s that end with its last frame.
+
+    Args:
+        samples: [t] mono at ``config.rate_hz``, full scale 1.
+
+    Returns:
+        uint8 [n_mels, t // hop_samples], row 0 the highest band.
+
+    Raises:
+        AudioError: when ``samples`` is empty or not one-dimensional.
+    """
+    clip = _as_clip(samples)
+    if _is_short(len(clip), config):
+        db = mel_db(clip, config)
+        return to_levels(db, float(db.max(initial=config.floor_db)), config)
+    frames = len(clip) // config.hop_samples
+    levels = np.empty((config.n_mels, frames), np.uint8)
+    framer, held = _Framer(config), _Held(clip, total=len(clip))
+    loudest = np.full(config.scale_frames, -np.inf, np.float32)
+    for first in range(0, frames, config.segment_frames):
+        count = min(config.segment_frames, frames - first)
+        block = first // config.block_frames
+        db = framer.blocks(held, block, block + -(-count // config.block_frames))[:count]
+        loudest = np.concatenate([loudest[count:], db.max(axis=1)])
+        levels[:, first : first + count] = to_levels(db, float(loudest.max()), config).T
+    return levels
+
+
+def _is_short(samples: int, config: MelConfig) -> bool:
+    return samples <= units.CLIP_SCALE_S * config.rate_hz
+
+
+# --- seconds ---------------------------------------------------------------------------------
+
+
+def cut(mel: NDArray[np.uint8], start_s: float, config: MelConfig = DEFAULT) -> NDArray[np.uint8]:
+    """Cut the second that starts at ``start_s`` (rounded to a frame) out of a log-mel.
+
+    Args:
+        mel: uint8 [n_mels, frames].
+
+    Returns:
+        uint8 [n_mels, 100], a copy.
+
+    Raises:
+        AudioError: when the second does not lie inside the log-mel.
+    """
+    first = round(start_s * config.segment_frames / units.SEGMENT_S)
+    last = first + config.segment_frames
+    if first < 0 or last > mel.shape[1]:
+        length_s = mel.shape[1] * units.SEGMENT_S / config.segment_frames
+        raise AudioError(
+            f"no whole second of sound starts at {start_s:g} s: the clip lasts {length_s:g} s"
+        )
+    return mel[:, first:last].copy()
+
+
+def pad_to_seconds(
+    samples: NDArray[np.float32], config: MelConfig = DEFAULT
+) -> NDArray[np.float32]:
+    """Pad a clip with silence where its last part is worth a segment.
+
+    A clip shorter than a second is padded to a second, a last part of at least half a second to
+    the next whole second. A shorter last part stays as it is: it makes no segment, yet the frames
+    before it still see it.
+
+    Args:
+        samples: float32 [t] mono.
+
+    Returns:
+        float32 [t or more].
+    """
+    length = len(samples) + _missing(len(samples), config)
+    if length == len(samples):
+        return samples
+    return np.concatenate([samples, np.zeros(length - len(samples), np.float32)])
+
+
+def _missing(samples: int, config: MelConfig) -> int:
+    whole, rest = divmod(samples, config.segment_samples)
+    if whole == 0 or 2 * rest >= config.segment_samples:
+        return config.segment_samples - rest
+    return 0
+
+
+def rms_dbfs(samples: NDArray[np.floating]) -> float:
+    """Root mean square of samples [t] in decibels re 1.0, at least -120."""
+    if not len(samples):
+        return SILENCE_DBFS
+    power = float(np.mean(np.square(samples, dtype=np.float64)))
+    return max(SILENCE_DBFS, 10.0 * float(np.log10(max(power, 1e-30))))
+
+
+def segments_of(
+    samples: NDArray[np.floating], config: MelConfig = DEFAULT, *, each_second: bool
+) -> list[Segment]:
+    """Cut a clip in memory into segments, scaled as ``log_mel`` scales it.
+
+    Args:
+        samples: [t] mono at ``config.rate_hz``, full scale 1.
+        each_second: every second, one after the other (the last part padded or dropped); or else
+            only the second with the highest energy, searched in steps of one frame (10 ms).
+
+    Returns:
+        At least one segment.
+
+    Raises:
+        AudioError: when ``samples`` is empty or not one-dimensional.
+    """
+    clip = _as_clip(samples)
+    if not each_second:
+        return [loudest_segment([clip], config)]
+    if not _is_short(len(clip), config):
+        stream = StreamingLogMel(config)
+        return stream.push(clip) + stream.flush()
+    clip = pad_to_seconds(clip, config)
+    db = mel_db(clip, config)
+    peak_db = max(float(db.max()), config.floor_db)
+    levels = to_levels(db, peak_db, config)
+    return [
+        Segment(
+            start_s=second * units.SEGMENT_S,
+            mel=cut(levels, second * units.SEGMENT_S, config),
+            peak_db=peak_db,
+            rms_dbfs=rms_dbfs(
+                clip[second * config.segment_samples : (second + 1) * config.segment_samples]
+            ),
+        )
+        for second in range(len(clip) // config.segment_samples)
+    ]
+
+
+class StreamingLogMel:
+    """Segments of a sound that arrives in blocks, in constant memory.
+
+    Each segment is scaled by the loudest point of the 10 s that end with its last frame, and is
+    given out 13 ms after its last sample has come (half a window less one hop). The segments do
+    not depend on how the sound is cut into blocks. For a clip longer than 10 s they are those of
+    ``segments_of``; for a shorter one they differ from it, since the loudest point so far is not
+    yet the loudest point of the clip.
+
+    Args:
+        config: settings of the log-mel.
+        hop_s: seconds between the starts of segments, a multiple of 0.25 s, at most 1 s.
+
+    Raises:
+        ConfigError: when ``hop_s`` is no such multiple.
+    """
+
+    def __init__(self, config: MelConfig = DEFAULT, *, hop_s: float = 1.0) -> None:
+        hop_blocks = hop_s / units.SEGMENT_S * BLOCKS_PER_SEGMENT
+        if hop_blocks not in range(1, BLOCKS_PER_SEGMENT + 1):
+            raise ConfigError(f"hop_s is one of 0.25, 0.5, 0.75 and 1 seconds, not {hop_s:g}")
+        self.config = config
+        self.hop_s = hop_s
+        self._hop_blocks = int(hop_blocks)
+        self._framer = _Framer(config)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._held = _Held(np.empty(0, np.float32))
+        self._received = 0
+        self._block = 0
+        self._segment_block = 0
+        self._recent: list[NDArray[np.float32]] = []
+        self._loudest: list[np.float32] = []
+        self._dropped_blocks = 0
+
+    @property
+    def received_s(self) -> float:
+        """Seconds of sound pushed so far."""
+        return self._received / self.config.rate_hz
+
+    def push(self, samples: NDArray[np.floating]) -> list[Segment]:
+        """Take the next samples and return the segments they complete.
+
+        Args:
+            samples: [t] mono at ``config.rate_hz``, full scale 1; any length, 0 included.
+        """
+        block = np.ascontiguousarray(samples, dtype=np.float32)
+        if block.ndim != 1:
+            raise AudioError(
+                f"one channel of samples is expected, not an array of shape {block.shape}"
+            )
+        done: list[Segment] = []
+        for piece in _pieces(block, 10 * self.config.segment_samples):
+            self._append(piece)
+            done += self._advance()
+        return done
+
+    def flush(self) -> list[Segment]:
+        """End the sound: return the segments left, the last part padded or dropped.
+
+        A part counts as left when no segment has shown it yet. The stream is empty afterwards and
+        may be used again from 0 s.
+        """
+        if not self._received:
+            return []
+        config = self.config
+        block_samples = config.block_frames * config.hop_samples
+        # Where the next segment begins that is not wholly there, and how much of it is unseen.
+        hop = self._hop_blocks * block_samples
+        whole = max(0, (self._received - config.segment_samples) // hop + 1)
+        seen = (whole - 1) * hop + config.segment_samples if whole else 0
+        unseen = self._received - seen
+        if whole == 0 or 2 * unseen >= config.segment_samples:
+            end = whole * hop + config.segment_samples
+            self._append(np.zeros(end - self._received, np.float32))
+        self._held.total = self._received
+        done = self._advance()
+        self._reset()
+        return done
+
+    def _append(self, samples: NDArray[np.float32]) -> None:
+        held = self._held
+        # A copy: the caller may use its buffer again.
+        held.samples = np.concatenate([held.samples, samples])
+        self._received += len(samples)
+
+    def _advance(self) -> list[Segment]:
+        config = self.config
+        block_samples = config.block_frames * config.hop_samples
+        done: list[Segment] = []
+        while True:
+            last_centre = (self._block + 1) * block_samples - config.hop_samples
+            needed = last_centre + config.window_samples // 2
+            if self._held.total is not None:
+                # The clip's end is known: its mirror image stands for what would come.
+                needed = (self._block + 1) * block_samples
+            if needed > self._received:
+                break
+            db = np.empty((config.block_frames, config.n_mels), np.float32)
+            self._framer.block(self._held, self._block, db)
+            self._recent = [*self._recent[-(BLOCKS_PER_SEGMENT - 1) :], db]
+            scale_blocks = exact_div(config.scale_frames, config.block_frames)
+            self._loudest = [*self._loudest[-(scale_blocks - 1) :], db.max()]
+            self._block += 1
+            if self._block == self._segment_block + BLOCKS_PER_SEGMENT:
+                done.append(self._segment())
+                self._segment_block += self._hop_blocks
+        self._trim()
+        return done
+
+    def _segment(self) -> Segment:
+        config = self.config
+        peak_db = max(float(max(self._loudest)), config.floor_db)
+        first = self._segment_block * config.block_frames * config.hop_samples
+        return Segment(
+            start_s=self._segment_block * units.SEGMENT_S / BLOCKS_PER_SEGMENT,
+            mel=np.ascontiguousarray(to_levels(np.concatenate(self._recent), peak_db, config).T),
+            peak_db=peak_db,
+            rms_dbfs=rms_dbfs(self._held.span(first, first + config.segment_samples)),
+        )
+
+    def _trim(self) -> None:
+        config, held = self.config, self._held
+        block_samples = config.block_frames * config.hop_samples
+        # The mirror image at the end needs one window back.
+        keep = min(self._segment_block, self._block) * block_samples - 2 * config.window_samples
+        if keep > held.origin:
+            held.samples = held.samples[keep - held.origin :].copy()
+            held.origin = keep
+
+
+def loudest_segment(blocks: Iterable[NDArray[np.floating]], config: MelConfig = DEFAULT) -> Segment:
+    """Find the second with the highest energy, in constant memory.
+
+    The search steps by one frame (10 ms); of equals the first wins. The answer is that of
+    ``segments_of(..., each_second=False)`` on the whole clip.
+
+    Args:
+        blocks: [t_block] each, one after the other, mono at ``config.rate_hz``.
+
+    Raises:
+        AudioError: when there is no sample at all.
+    """
+    search = _LoudestSearch(config)
+    for block in blocks:
+        clip = np.ascontiguousarray(block, dtype=np.float32)
+        for piece in _pieces(clip, 10 * config.segment_samples):
+            search.push(piece)
+    return search.finish()
+
+
+class _LoudestSearch:
+    """Keeps the last 22 s of sound, and the 12 s around the loudest second so far.
+
+    Only the energy is computed on the way; the log-mel waits until the answer is known.
+    """
+
+    def __init__(self, config: MelConfig) -> None:
+        self._config = config
+        self._held = _Held(np.empty(0, np.float32))
+        self._energies = np.empty(0, np.float64)
+        self._hops = 0
+        self._best_energy = -1.0
+        self._best_frame = 0
+        self._context: _Held | None = None
+
+    def _end(self) -> int:
+        return self._held.origin + len(self._held.samples)
+
+    def push(self, samples: NDArray[np.float32]) -> None:
+        config, held = self._config, self._held
+        held.samples = np.concatenate([held.samples, samples])
+        count = self._end() // config.hop_samples - self._hops
+        if count > 0:
+            first = self._hops * config.hop_samples - held.origin
+            hops = held.samples[first : first + count * config.hop_samples]
+            energy = np.square(hops.reshape(count, -1), dtype=np.float64).sum(axis=1)
+            self._look(np.concatenate([self._energies, energy]), self._hops - len(self._energies))
+            self._hops += count
+        if self._context is None:
+            self._keep_context(final=False)
+        spare = len(held.samples) - 22 * config.segment_samples
+        if spare > 0:
+            held.samples = held.samples[spare:].copy()
+            held.origin += spare
+
+    def _look(self, energies: NDArray[np.float64], first_frame: int) -> None:
+        width = self._config.segment_frames
+        self._energies = energies[-(width - 1) :]
+        if len(energies) < width:
+            return
+        seconds = np.lib.stride_tricks.sliding_window_view(energies, width).sum(axis=1)
+        best = int(seconds.argmax())
+        if seconds[best] > self._best_energy:
+            self._best_energy = float(seconds[best])
+            self._best_frame = first_frame + best
+            self._context = None
+
+    def _keep_context(self, *, final: bool) -> None:
+        """Copy the sound around the best second once all that its frames need has come."""
+        config, held = self._config, self._held
+        if self._best_energy < 0:
+            return
+        first, last = self._blocks()
+        window = config.window_samples
+        block_samples = config.block_frames * config.hop_samples
+        low = max(0, first * block_samples - window)
+        high = last * block_samples + window
+        if not final and high > self._end():
+            return
+        samples = held.samples[max(low - held.origin, 0) : high - held.origin].copy()
+        self._context = _Held(samples, max(low, held.origin), held.total)
+
+    def _blocks(self) -> tuple[int, int]:
+        """The blocks of the 10 s that end with the best second."""
+        config = self._config
+        end = self._best_frame + config.segment_frames
+        first = max(0, end - config.scale_frames) // config.block_frames
+        return first, -(-end // config.block_frames)
+
+    def finish(self) -> Segment:
+        config, held = self._config, self._held
+        if not self._end():
+            raise AudioError("there is no sound: the clip has no samples")
+        if self._end() < config.segment_samples:
+            self.push(np.zeros(config.segment_samples - self._end(), np.float32))
+        held.total = self._end()
+        if _is_short(held.total, config):
+            db = mel_db(held.samples, config).T
+            first_frame, peak_frames = 0, db
+        else:
+            if self._context is None:
+                self._keep_context(final=True)
+            assert self._context is not None
+            first, last = self._blocks()
+            db = _Framer(config).blocks(self._context, first, last)
+            first_frame = first * config.block_frames
+            end = self._best_frame + config.segment_frames
+            peak_frames = db[max(0, end - config.scale_frames) - first_frame : end - first_frame]
+            held = self._context
+        at = self._best_frame - first_frame
+        peak_db = max(float(peak_frames.max()), config.floor_db)
+        levels = to_levels(db[at : at + config.segment_frames], peak_db, config)
+        low = self._best_frame * config.hop_samples
+        return Segment(
+            start_s=self._best_frame * units.SEGMENT_S / config.segment_frames,
+            mel=np.ascontiguousarray(levels.T),
+            peak_db=peak_db,
+            rms_dbfs=rms_dbfs(held.span(low, low + config.segment_samples)),
+        )
+
+
+def _pieces(samples: NDArray[np.float32], length: int) -> Iterator[NDArray[np.float32]]:
+    for first in range(0, len(samples), length):
+        yield samples[first : first + length]

@@ -1,0 +1,131 @@
+"""Named sizes of every network.
+
+``paper`` is as published, ``compact`` for two CPU cores, ``tiny`` for tests.
+
+``compact`` draws 96x96 pictures with at most 3 M parameters and 0.15 GFLOP: the channels sit at
+24x24 and below, and only a thin head runs at 48x48. Every ``tiny`` network has under 100,000
+parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from soundsight.core.config import choose
+from soundsight.models.autoencoder import AutoencoderConfig
+from soundsight.models.contrastive import ContrastiveConfig
+from soundsight.models.dense_generator import DenseGeneratorConfig
+from soundsight.models.discriminator import (
+    ProjectionDiscriminatorConfig,
+    RCDiscriminatorConfig,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One size of every network; the embedding sizes agree.
+
+    Attributes:
+        name: the preset's name.
+        autoencoder: the published audio encoder.
+        contrastive: the contrastive audio encoder.
+        generator: the dense generator.
+        rc_discriminator: the published discriminator.
+        projection_discriminator: ours.
+    """
+
+    name: str
+    autoencoder: AutoencoderConfig
+    contrastive: ContrastiveConfig
+    generator: DenseGeneratorConfig
+    rc_discriminator: RCDiscriminatorConfig
+    projection_discriminator: ProjectionDiscriminatorConfig
+
+
+def paper() -> Preset:
+    """The published sizes, E = 512."""
+    return Preset(
+        name="paper",
+        autoencoder=AutoencoderConfig(),
+        contrastive=ContrastiveConfig(
+            embedding_size=512,
+            sound_maps=(48, 96, 192, 256, 256),
+            picture_maps=(48, 96, 192, 256, 384),
+        ),
+        generator=DenseGeneratorConfig(),
+        rc_discriminator=RCDiscriminatorConfig(),
+        projection_discriminator=ProjectionDiscriminatorConfig(
+            embedding_size=512, maps=(96, 192, 256, 384, 512), features=512
+        ),
+    )
+
+
+def compact() -> Preset:
+    """Sizes for two CPU cores, E = 128."""
+    size = 128
+    return Preset(
+        name="compact",
+        autoencoder=AutoencoderConfig(
+            embedding_size=size, maps=(16, 32, 32, 40, 48, 56, 64, 72, 96, 96, 96, 96)
+        ),
+        contrastive=ContrastiveConfig(embedding_size=size),
+        generator=DenseGeneratorConfig(
+            embedding_size=size,
+            blocks=(
+                (96, 96, 96),
+                (96, 64, 64),
+                (64, 64, 48),
+                (56, 40, 32),
+                (28, 20, 12),
+                (12, 8, 8),
+            ),
+            transitions=(128, 128, 96, 64, 32, 16),
+            # The narrow layers at 24x24 and above have no channel to spare.
+            dropout=(0.1, 0.08, 0.06, 0.0, 0.0, 0.0),
+            noise_ratio=0.5,
+            noise_std=1.0,
+        ),
+        rc_discriminator=RCDiscriminatorConfig(
+            embedding_size=size, maps=(24, 48, 48, 52, 56, 60, 64, 64, 64, 64, 64, 64)
+        ),
+        projection_discriminator=ProjectionDiscriminatorConfig(embedding_size=size),
+    )
+
+
+def tiny() -> Preset:
+    """The smallest networks that run: for tests only, E = 16."""
+    size = 16
+    return Preset(
+        name="tiny",
+        autoencoder=AutoencoderConfig(
+            embedding_size=size, maps=(4, 8, 8, 8, 8, 8, 12, 12, 16, 16, 16, 16)
+        ),
+        contrastive=ContrastiveConfig(
+            embedding_size=size, sound_maps=(4, 8, 8, 16, 16), picture_maps=(4, 8, 8, 16, 16)
+        ),
+        generator=DenseGeneratorConfig(
+            embedding_size=size,
+            blocks=((16, 16, 16), (16, 12, 12), (12, 8, 8), (8, 8, 8), (8, 6, 6), (6, 4, 4)),
+            transitions=(24, 16, 12, 12, 8, 6),
+            noise_ratio=0.5,
+        ),
+        rc_discriminator=RCDiscriminatorConfig(
+            embedding_size=size, maps=(4, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8)
+        ),
+        projection_discriminator=ProjectionDiscriminatorConfig(
+            embedding_size=size, maps=(4, 8, 12, 16, 24), features=16
+        ),
+    )
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {"paper": paper, "compact": compact, "tiny": tiny}
+
+
+def preset(name: str) -> Preset:
+    """Return the preset called ``name``.
+
+    Raises:
+        ConfigError: naming the choices when there is none.
+    """
+    return choose("preset", name, PRESETS)()

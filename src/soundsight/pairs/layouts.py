@@ -1,0 +1,268 @@
+"""The bench on disk: tar shards of log-mels and photos, and the table that pairs them.
+
+Nothing is extracted. A tar is scanned once for (name -> file, offset, size); a picture is then one
+read at a known place, so a bench can be shared by processes and pickled to workers. The layout::
+
+    vegas-audio/{train-000..,val-000,devtest-000}.tar   grey JPEG, 100 wide x 128 high
+    photos/{train,val,devtest}.tar                      colour JPEG, 96 x 96, CLASS/SOURCE_NNNN.jpg
+    pairs.csv            split,class,video,window,spectrogram,photo
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import tarfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from soundsight.core.errors import DataError
+from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
+
+SUBJECTS = ("baby", "dog", "rail", "fireworks", "water")
+"""The five subjects in the order of their codes: c001 .. c005."""
+
+SUBJECT_CODES = {f"c{number:03d}": name for number, name in enumerate(SUBJECTS, start=1)}
+SPLITS = ("train", "val", "devtest")
+BENCH_VARIABLE = "SOUNDSIGHT_BENCH"
+DEFAULT_BENCH = "../shared/data"
+
+_COLUMNS = ["split", "class", "video", "window", "spectrogram", "photo"]
+_TAR_BLOCK = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One second of sound and the photo that stands for its frame."""
+
+    split: str
+    subject: str
+    """One of ``SUBJECTS``; for cleaning and evaluation only, never for the translator."""
+    video: str
+    window: int
+    """The second within its video."""
+    spectrogram: str
+    """Member name of the log-mel."""
+    photo: str
+    """Member name of the photo."""
+
+
+class _Place(NamedTuple):
+    tar: Path
+    offset: int
+    size: int
+
+
+class Bench:
+    """Reads one bench folder.
+
+    Opening is cheap; the tars are scanned when first needed, or all at once by :meth:`check`.
+
+    Args:
+        root: the folder that holds ``pairs.csv``, ``vegas-audio`` and ``photos``.
+
+    Raises:
+        DataError: when the folder or one of its three parts is missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise DataError(
+                f"no bench at {self.root}: name its folder with --data or {BENCH_VARIABLE}"
+            )
+        for part in ("pairs.csv", "vegas-audio", "photos"):
+            if not (self.root / part).exists():
+                raise DataError(f"the bench at {self.root} is incomplete: {part} is missing")
+
+    def check(self) -> None:
+        """Scan every tar and see that each file named in ``pairs.csv`` is there.
+
+        Raises:
+            DataError: naming the first file that is missing or damaged.
+        """
+        for split in SPLITS:
+            for pair in self.pairs(split):
+                if pair.spectrogram not in self._spectrograms:
+                    raise self._missing(pair.spectrogram, "vegas-audio")
+                if pair.photo not in self._photos[split]:
+                    raise self._missing(pair.photo, f"photos/{split}.tar")
+
+    def pairs(self, split: str) -> list[Pair]:
+        """Return the pairs of ``split`` in the order of ``pairs.csv``.
+
+        Raises:
+            DataError: on an unknown split or a damaged table.
+        """
+        return list(self._pairs[_known(split)])
+
+    def photos(self, split: str) -> list[str]:
+        """Return the names of every photo of ``split``, sorted.
+
+        Raises:
+            DataError: on an unknown split or a damaged tar.
+        """
+        return sorted(self._photos[_known(split)])
+
+    def spectrogram(self, name: str) -> NDArray[np.uint8]:
+        """Read one log-mel: uint8 [128, 100], row 0 = highest band, 0 quiet .. 255 loud.
+
+        Raises:
+            DataError: when there is no such member, or it is no grey picture of that size.
+        """
+        place = self._spectrograms.get(name)
+        if place is None:
+            raise self._missing(name, "vegas-audio")
+        return _decode(place, name, "L", (N_MELS, FRAMES_PER_SEGMENT))
+
+    def photo(self, member: str) -> NDArray[np.uint8]:
+        """Read one photo: uint8 [96, 96, 3], RGB.
+
+        Raises:
+            DataError: when there is no such member, or it is no picture of that size.
+        """
+        for places in self._photos.values():
+            if member in places:
+                return _decode(places[member], member, "RGB", (IMAGE_PX, IMAGE_PX, 3))
+        raise self._missing(member, "photos")
+
+    @cached_property
+    def _pairs(self) -> dict[str, list[Pair]]:
+        table: dict[str, list[Pair]] = {split: [] for split in SPLITS}
+        path = self.root / "pairs.csv"
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = csv.DictReader(file)
+                if rows.fieldnames != _COLUMNS:
+                    raise DataError(f"{path}: the columns must be {','.join(_COLUMNS)}")
+                for row in rows:
+                    if row["split"] not in table or row["class"] not in SUBJECTS:
+                        raise DataError(f"{path}, line {rows.line_num}: unknown split or class")
+                    table[row["split"]].append(
+                        Pair(
+                            split=row["split"],
+                            subject=row["class"],
+                            video=row["video"],
+                            window=int(row["window"]),
+                            spectrogram=row["spectrogram"],
+                            photo=row["photo"],
+                        )
+                    )
+        except (OSError, UnicodeError, csv.Error, TypeError, ValueError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
+        return table
+
+    @cached_property
+    def _spectrograms(self) -> dict[str, _Place]:
+        places: dict[str, _Place] = {}
+        for split in SPLITS:
+            tars = sorted((self.root / "vegas-audio").glob(f"{split}-*.tar"))
+            if not tars:
+                raise DataError(
+                    f"the bench at {self.root} is incomplete: no vegas-audio/{split}-*.tar"
+                )
+            for tar in tars:
+                places |= _index(tar)
+        return places
+
+    @cached_property
+    def _photos(self) -> dict[str, dict[str, _Place]]:
+        index = {split: _index(self.root / "photos" / f"{split}.tar") for split in SPLITS}
+        for split, places in index.items():
+            for member in places:
+                if member.split("/")[0] not in SUBJECTS:
+                    raise DataError(
+                        f"photos/{split}.tar: {member} is in none of the folders "
+                        + ", ".join(SUBJECTS)
+                    )
+        return index
+
+    def _missing(self, name: str, where: str) -> DataError:
+        return DataError(f"the bench at {self.root} has no {name} in {where}")
+
+
+def find_bench(path: str | Path | None = None) -> Bench:
+    """Open and check the bench at ``path``, else at ``SOUNDSIGHT_BENCH``, else ``../shared/data``.
+
+    Raises:
+        DataError: in one line, when it is missing, incomplete or damaged.
+    """
+    bench = Bench(Path(path or os.environ.get(BENCH_VARIABLE) or DEFAULT_BENCH))
+    bench.check()
+    return bench
+
+
+def photo_subject(member: str) -> str:
+    """Return the subject of a photo by its folder.
+
+    Raises:
+        DataError: when the folder is not a subject's.
+    """
+    subject = member.split("/")[0]
+    if subject not in SUBJECTS:
+        raise DataError(f"{member}: its folder is none of {', '.join(SUBJECTS)}")
+    return subject
+
+
+def fold_of(name: str, folds: int = 2) -> int:
+    """Return the fold of a photo, a stable function of its member name alone.
+
+    Fold 0 belongs to the judges, fold 1 to the critic, in train and in val alike, so that the
+    critic, which a translator may be tuned with, shares no photo with those who judge it.
+    """
+    digest = hashlib.blake2b(name.encode("utf-8"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % folds
+
+
+def _known(split: str) -> str:
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+    return split
+
+
+def _index(path: Path) -> dict[str, _Place]:
+    """Walk the headers of a tar and return where each regular file lies."""
+    places: dict[str, _Place] = {}
+    try:
+        size = path.stat().st_size
+        end = 0
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                end = member.offset_data + -(-member.size // _TAR_BLOCK) * _TAR_BLOCK
+                if end > size:
+                    raise DataError(f"{path} is truncated: {member.name} is cut off")
+                if member.isfile():
+                    places[member.name] = _Place(path, member.offset_data, member.size)
+    except (OSError, tarfile.TarError) as error:
+        if not path.exists():
+            raise DataError(f"the bench is incomplete: {path} is missing") from error
+        raise DataError(f"{path} is no readable tar: {error}") from error
+    # A tar ends in zero blocks; one cut exactly between two members lacks them.
+    if end + _TAR_BLOCK > size:
+        raise DataError(f"{path} is truncated after {len(places)} files")
+    return places
+
+
+def _decode(place: _Place, name: str, mode: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    try:
+        handle = os.open(place.tar, os.O_RDONLY)
+        try:
+            data = os.pread(handle, place.size, place.offset)
+        finally:
+            os.close(handle)
+        with Image.open(io.BytesIO(data)) as picture:
+            levels = np.asarray(picture.convert(mode), dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{place.tar}: {name} is no readable picture") from error
+    if levels.shape != shape:
+        seen, wanted = (f"{s[1]}x{s[0]}" for s in (levels.shape, shape))
+        raise DataError(f"{place.tar}: {name} is {seen} pixels, not {wanted}")
+    return levels

@@ -1,0 +1,88 @@
+"""The state of a picture: whether it may be shown, and what to say when it may not.
+
+A misleading picture is worse than none. Silence and pictures that show nothing recognisable are
+therefore replaced by one calm, flat picture, and the state says why.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundsight.core import units
+from soundsight.runtime.model_folder import CRITIC, ModelInfo, Thresholds
+from soundsight.runtime.session import Network
+
+INAUDIBLE_LEVEL = 2.0
+"""A log-mel whose mean level (0..255) is below this shows no sound at all."""
+
+CALM_LEVEL = 44
+"""Grey level of the flat picture that stands where no picture is shown."""
+
+
+class State(StrEnum):
+    """What became of a second of sound."""
+
+    PICTURE = "picture"
+    QUIET = "quiet"
+    NOTHING_RECOGNISABLE = "nothing_recognisable"
+
+    @property
+    def words(self) -> str:
+        """The state in words for people."""
+        return self.value.replace("_", " ")
+
+
+def calm_picture(image_px: int = units.IMAGE_PX) -> NDArray[np.uint8]:
+    """Return the flat dark grey picture: uint8 [px, px, 3]."""
+    return np.full((image_px, image_px, units.IMAGE_CHANNELS), CALM_LEVEL, np.uint8)
+
+
+def is_quiet(mel: NDArray[np.uint8], rms_dbfs: float, thresholds: Thresholds) -> bool:
+    """Tell whether a second is too quiet to imagine anything.
+
+    Args:
+        mel: uint8 [128, 100].
+        rms_dbfs: level of the second, in dB re full scale.
+    """
+    return rms_dbfs < thresholds.quiet_dbfs or float(mel.mean()) < INAUDIBLE_LEVEL
+
+
+def state_of(informativity: float, thresholds: Thresholds) -> State:
+    """Return the state of a picture of a second that is not quiet.
+
+    Args:
+        informativity: the critic's score in [0, 1]; NaN where there is no critic, which never
+            hides a picture.
+    """
+    if math.isnan(informativity) or informativity >= thresholds.informativity:
+        return State.PICTURE
+    return State.NOTHING_RECOGNISABLE
+
+
+class Critic:
+    """Scores how much a picture shows. Without a critic network every score is NaN.
+
+    Args:
+        info: a folder that ``model_folder.read`` has checked.
+        threads: threads of one run; None takes the CPUs of the process, at most 4.
+
+    Raises:
+        ModelError: when there is a critic that cannot be opened.
+    """
+
+    def __init__(self, info: ModelInfo, threads: int | None = None) -> None:
+        self._network: Network | None = None
+        if info.has_critic:
+            self._network = Network(info.folder / CRITIC, "informativity", threads)
+            self._network.require({"image"})
+
+    def informativity(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Score pictures as they are shown: uint8 [n, px, px, 3] -> float32 [n] in [0, 1]."""
+        if self._network is None:
+            return np.full(len(images), np.nan, np.float32)
+        unit = units.to_unit(images).transpose(0, 3, 1, 2)
+        return self._network.run((), image=unit)

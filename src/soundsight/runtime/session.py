@@ -1,0 +1,176 @@
+"""ONNX Runtime on the CPU: log-mel -> embedding -> picture.
+
+Shapes: n sounds, E the embedding, Z the noise, M the dropout, px the picture's side.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundsight.core import units
+from soundsight.core.errors import ConfigError, ModelError
+from soundsight.runtime.model_folder import ENCODER, GENERATOR, ModelInfo
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+MAX_THREADS = 4
+"""More threads than this make one small picture no faster."""
+
+
+def default_threads() -> int:
+    """Return how many threads a session takes: the CPUs this process may use, at most 4."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every platform
+        count = os.cpu_count() or 1
+    return max(1, min(count, MAX_THREADS))
+
+
+def open_onnx(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """Open an ONNX file on the CPU, quietly.
+
+    Args:
+        threads: threads of one run; None takes ``default_threads()``.
+
+    Raises:
+        ModelError: when the file is no ONNX network.
+        ConfigError: when ``threads`` is below 1.
+    """
+    import onnxruntime
+
+    threads = default_threads() if threads is None else threads
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ConfigError(f"threads must be a whole number from 1 on, not {threads!r}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Faults come back as exceptions; the library's own lines on stderr would say them twice.
+    options.log_severity_level = 4
+    # Each network has its own threads: left spinning, the encoder's would take the cores from the
+    # generator that runs right after it.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(
+            str(path), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{path} cannot be used as a network: {reason}") from error
+
+
+class Network:
+    """One ONNX file, run item by item.
+
+    A batch is never handed to the network as a batch: its matrix products would be cut up
+    differently for each batch size, and the last bits of a picture would depend on its
+    neighbours. One by one, a sound gives the same bits alone and among thousands.
+    """
+
+    def __init__(self, path: Path, output: str, threads: int | None = None) -> None:
+        self._session = open_onnx(path, threads)
+        self._output = output
+        self._path = path
+        self.inputs: frozenset[str] = frozenset(i.name for i in self._session.get_inputs())
+        if output not in {o.name for o in self._session.get_outputs()}:
+            raise ModelError(f"{path} is not the network that is expected: no output {output!r}")
+
+    def require(self, needed: set[str]) -> None:
+        """Check the names of the inputs.
+
+        Raises:
+            ModelError: when they are others than ``needed``.
+        """
+        if self.inputs != needed:
+            raise ModelError(
+                f"{self._path} is not the network that is expected: its inputs are "
+                f"{', '.join(sorted(self.inputs))}, not {', '.join(sorted(needed))}"
+            )
+
+    def run(self, shape: tuple[int, ...], **inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network on each item.
+
+        Args:
+            shape: of one item's output.
+            inputs: float32 [n, ...] each.
+
+        Returns:
+            float32 [n, *shape].
+
+        Raises:
+            ModelError: when the network fails, or gives another shape or numbers that are not
+                finite.
+        """
+        count = len(next(iter(inputs.values())))
+        results = np.empty((count, *shape), np.float32)
+        for i in range(count):
+            feed = {name: np.ascontiguousarray(v[i : i + 1]) for name, v in inputs.items()}
+            try:
+                (result,) = self._session.run([self._output], feed)
+            except Exception as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise ModelError(f"{self._path} failed: {reason}") from error
+            if result.shape != (1, *shape):
+                raise ModelError(
+                    f"{self._path} gave an array of shape {list(result.shape)}, "
+                    f"not {[1, *shape]} as model.json says"
+                )
+            results[i] = result[0]
+        if not np.isfinite(results).all():
+            raise ModelError(f"{self._path} gave numbers that are not finite")
+        return results
+
+
+class ImagineSession:
+    """The encoder and the generator of a model folder.
+
+    Args:
+        info: a folder that ``model_folder.read`` has checked.
+        threads: threads of one run; None takes the CPUs of the process, at most 4.
+
+    Raises:
+        ModelError: when a network cannot be opened or has other inputs and outputs.
+    """
+
+    def __init__(self, info: ModelInfo, threads: int | None = None) -> None:
+        self.info = info
+        self._encoder = Network(info.folder / ENCODER, "embedding", threads)
+        self._generator = Network(info.folder / GENERATOR, "image", threads)
+        self._encoder.require({"mel"})
+        sizes = {"embedding": 1, "noise": info.noise_size, "dropout": info.dropout_size}
+        # An input of size 0 is left out of the graph.
+        self._generator.require({name for name, size in sizes.items() if size})
+
+    def embed(self, mels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed log-mels: float32 [n, 1, 128, 100] in [-1, 1] -> float32 [n, E]."""
+        return self._encoder.run((self.info.embedding_size,), mel=mels)
+
+    def draw(
+        self,
+        embedding: NDArray[np.float32],
+        noise: NDArray[np.float32],
+        dropout: NDArray[np.float32],
+    ) -> NDArray[np.uint8]:
+        """Draw pictures.
+
+        Args:
+            embedding: float32 [n, E].
+            noise: float32 [n, Z], standard normal.
+            dropout: float32 [n, M], uniform in [0, 1).
+
+        Returns:
+            uint8 [n, px, px, 3].
+        """
+        feed: dict[str, Any] = {"embedding": embedding}
+        if self.info.noise_size:
+            feed["noise"] = noise
+        if self.info.dropout_size:
+            feed["dropout"] = dropout
+        px = self.info.image_px
+        images = self._generator.run((units.IMAGE_CHANNELS, px, px), **feed)
+        return np.ascontiguousarray(units.to_levels(images).transpose(0, 2, 3, 1))

@@ -1,0 +1,359 @@
+"""Sound -> pictures: decode, log-mel, embed, draw, and judge whether to show.
+
+n stands for pictures, sound-major: all draws of the first second, then all of the next.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from soundsight.core import units
+from soundsight.core.draws import generator_draws, item_of
+from soundsight.core.errors import AudioError, ConfigError
+from soundsight.media.mel import Segment, loudest_segment
+from soundsight.runtime import model_folder
+from soundsight.runtime.critic import Critic, State, calm_picture, is_quiet, state_of
+from soundsight.runtime.model_folder import ModelInfo
+from soundsight.runtime.session import ImagineSession
+from soundsight.runtime.stream import Sound, Waveform, blocks_of, every_segment
+
+MAX_DRAWS = 1000
+MAX_SEED = 2**64 - 1
+MAX_ITEM = 2**47 - 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Translation:
+    """What was imagined from a sound.
+
+    Attributes:
+        images: uint8 [n, 96, 96, 3]; the calm flat picture where the state is not ``picture``.
+        seconds: float64 [n], where each picture's second starts, in seconds.
+        informativity: float32 [n] in [0, 1], the critic's score; NaN where nothing was scored (a
+            quiet second, or a model without a critic).
+        state: n states.
+        draw: int64 [n], which of the draws of its second a picture is, from 0.
+        mels: uint8 [n, 128, 100], what was heard.
+        rms_dbfs: float32 [n], level of the second, in dB re full scale.
+        waveforms: float32 [n, 100, 2], lowest and highest sample of every 10 ms.
+        source: the path as it was given; empty for samples in memory.
+        seed: the seed.
+        model: the model's name and version.
+    """
+
+    images: NDArray[np.uint8]
+    seconds: NDArray[np.float64]
+    informativity: NDArray[np.float32]
+    state: list[State]
+    draw: NDArray[np.int64]
+    mels: NDArray[np.uint8]
+    rms_dbfs: NDArray[np.float32]
+    waveforms: NDArray[np.float32]
+    source: str = ""
+    seed: int = 0
+    model: str = ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def save(self, folder: str | Path, size_px: int | None = None) -> list[Path]:
+        """Write every picture as a PNG ``NAME_s000_d0.png`` and return the paths.
+
+        Args:
+            folder: made when it is missing.
+            size_px: side of the files' pictures in pixels (Lanczos); None leaves it.
+
+        Raises:
+            OutputError: when the folder cannot be written to.
+        """
+        from soundsight.views import sheet
+
+        name = Path(self.source).stem or "sound"
+        paths = []
+        for i, image in enumerate(self.images):
+            path = Path(folder) / f"{name}_s{int(self.seconds[i]):03d}_d{self.draw[i]}.png"
+            sheet.save_png(sheet.picture(image, size_px), path, self.texts(i))
+            paths.append(path)
+        return paths
+
+    def texts(self, index: int) -> dict[str, str]:
+        """Say where picture ``index`` comes from: text chunks for its PNG."""
+        return {
+            "source": Path(self.source).name,
+            "second": f"{self.seconds[index]:g}",
+            "seed": str(self.seed),
+            "draw": str(self.draw[index]),
+            "state": str(self.state[index]),
+            "model": self.model,
+        }
+
+
+class Translator:
+    """Translates sounds into pictures. Make one with ``Translator.load`` and keep it.
+
+    The same sound with the same seed gives the same picture: in any batch, at any position.
+    """
+
+    def __init__(self, info: ModelInfo, threads: int | None = None) -> None:
+        self.info = info
+        self.session = ImagineSession(info, threads)
+        self.critic = Critic(info, threads)
+
+    @classmethod
+    def load(cls, folder: str | Path | None = None, threads: int | None = None) -> Translator:
+        """Load a model folder.
+
+        Args:
+            folder: None takes the model that comes with the package.
+            threads: threads of one picture; None takes the CPUs of the process, at most 4.
+
+        Raises:
+            ModelError: when the folder is missing, is no model, is damaged or is of another
+                version.
+        """
+        path = model_folder.bundled() if folder is None else Path(folder)
+        return cls(model_folder.read(path), threads)
+
+    def translate(
+        self,
+        sound: Sound,
+        rate_hz: int | None = None,
+        *,
+        each_second: bool = False,
+        draws: int = 1,
+        seed: int = 0,
+    ) -> Translation:
+        """Imagine a sound: its loudest second, or every second.
+
+        A file of any length is read in blocks. The result of ``each_second`` grows by 41 kB a
+        second and draw; ``iter_translate`` needs constant memory.
+
+        Args:
+            sound: a path, or samples [t] or [t, channels] (integers or floats of full scale 1).
+            rate_hz: rate of the samples, in hertz; needed for samples, not for a path.
+            each_second: every second, one after the other, instead of the loudest one.
+            draws: pictures of each second.
+            seed: another seed imagines another picture of the same sound.
+
+        Raises:
+            AudioError: when the sound cannot be read or is no sound.
+            ConfigError: when ``draws``, ``seed`` or ``rate_hz`` is wrong.
+        """
+        check_options(draws, seed)
+        if not each_second:
+            waveform = Waveform(self.info.mel)
+            blocks = blocks_of(sound, rate_hz, self.info.mel)
+            segment = loudest_segment(waveform.watch(blocks), self.info.mel)
+            wave = waveform.cut(segment.start_s)
+            return self.translate_segment(
+                segment, wave, draws=draws, seed=seed, source=_name_of(sound)
+            )
+        return _joined(self.iter_translate(sound, rate_hz, draws=draws, seed=seed))
+
+    def iter_translate(
+        self, sound: Sound, rate_hz: int | None = None, *, draws: int = 1, seed: int = 0
+    ) -> Iterator[Translation]:
+        """Imagine every second of a sound, one ``Translation`` a second, in constant memory.
+
+        Arguments and errors are those of ``translate``; wrong options are raised at once, a
+        damaged sound at the second where the fault is met.
+        """
+        check_options(draws, seed)
+        return self._each_second(blocks_of(sound, rate_hz, self.info.mel), draws, seed, sound)
+
+    def _each_second(
+        self, blocks: Iterator[NDArray[np.float32]], draws: int, seed: int, sound: Sound
+    ) -> Iterator[Translation]:
+        waveform = Waveform(self.info.mel)
+        for segment in every_segment(waveform.watch(blocks), self.info.mel):
+            wave = waveform.cut(segment.start_s)
+            waveform.forget(segment.start_s)
+            yield self.translate_segment(
+                segment, wave, draws=draws, seed=seed, source=_name_of(sound)
+            )
+
+    def translate_segment(
+        self,
+        segment: Segment,
+        waveform: NDArray[np.float32] | None = None,
+        *,
+        draws: int = 1,
+        seed: int = 0,
+        item: int | None = None,
+        source: str = "",
+    ) -> Translation:
+        """Imagine one segment, as ``media.mel`` makes them.
+
+        Args:
+            waveform: float32 [100, 2] for the views; None stands for a flat one.
+            item: see ``imagine``.
+
+        Raises:
+            ConfigError: when ``draws``, ``seed`` or ``item`` is wrong.
+        """
+        check_options(draws, seed, item)
+        thresholds = self.info.thresholds
+        calm = calm_picture(self.info.image_px)
+        if is_quiet(segment.mel, segment.rms_dbfs, thresholds):
+            images = np.repeat(calm[None], draws, axis=0)
+            informativity = np.full(draws, np.nan, np.float32)
+            state = [State.QUIET] * draws
+        else:
+            items = None if item is None else [item]
+            images = self.imagine(segment.mel, draws=draws, seed=seed, items=items)
+            informativity = self.critic.informativity(images)
+            state = [state_of(float(score), thresholds) for score in informativity]
+            images[[i for i, each in enumerate(state) if each is not State.PICTURE]] = calm
+        wave = np.zeros((units.FRAMES_PER_SEGMENT, 2), np.float32)
+        return Translation(
+            images=images,
+            seconds=np.full(draws, segment.start_s, np.float64),
+            informativity=informativity,
+            state=state,
+            draw=np.arange(draws, dtype=np.int64),
+            mels=np.repeat(segment.mel[None], draws, axis=0),
+            rms_dbfs=np.full(draws, segment.rms_dbfs, np.float32),
+            waveforms=np.repeat((wave if waveform is None else waveform)[None], draws, axis=0),
+            source=source,
+            seed=seed,
+            model=self.info.label,
+        )
+
+    def imagine(
+        self,
+        mels: ArrayLike,
+        *,
+        draws: int = 1,
+        seed: int = 0,
+        items: Sequence[int] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Draw pictures of log-mels, whatever the critic would say of them.
+
+        Args:
+            mels: [n, 128, 100] or [128, 100], uint8 0..255 or floats in [-1, 1].
+            draws: pictures of each log-mel.
+            seed: another seed imagines another picture.
+            items: n names (0 .. 2**47 - 1) to draw the random numbers by, instead of the log-mel's
+                content. Windows of a live sound that share a name share their random numbers, so
+                that the picture moves with the sound alone.
+
+        Returns:
+            uint8 [n * draws, 96, 96, 3], sound-major.
+
+        Raises:
+            AudioError: when ``mels`` has another shape, kind or range, or is not finite.
+            ConfigError: when ``draws``, ``seed`` or ``items`` is wrong.
+        """
+        check_options(draws, seed)
+        levels, unit = _checked_mels(mels)
+        names = _checked_items(items, len(levels))
+        info = self.info
+        embeddings = self.session.embed(unit[:, None])
+        px = info.image_px
+        images = np.empty((len(levels), draws, px, px, units.IMAGE_CHANNELS), np.uint8)
+        for i, embedding in enumerate(embeddings):
+            for draw in range(draws):
+                item = item_of(levels[i], draw) if names is None else names[i] * 2**16 + draw
+                noise, dropout = generator_draws(seed, item, info.noise_size, info.dropout_size)
+                images[i, draw] = self.session.draw(embedding[None], noise[None], dropout[None])[0]
+        return images.reshape(-1, px, px, units.IMAGE_CHANNELS)
+
+
+# --- checks ----------------------------------------------------------------------------------
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, (bool, np.bool_)):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _check_draws(draws: int) -> None:
+    number = _whole(draws)
+    if number is None or not 1 <= number <= MAX_DRAWS:
+        raise ConfigError(f"draws must be a whole number from 1 to {MAX_DRAWS}, not {draws!r}")
+
+
+def _check_seed(seed: int) -> None:
+    number = _whole(seed)
+    if number is None or not 0 <= number <= MAX_SEED:
+        raise ConfigError(f"seed must be a whole number from 0 to 2**64 - 1, not {seed!r}")
+
+
+def check_options(draws: int, seed: int, item: int | None = None) -> None:
+    """Check what a picture is drawn by.
+
+    Raises:
+        ConfigError: naming the option that is wrong.
+    """
+    _check_draws(draws)
+    _check_seed(seed)
+    _checked_items(None if item is None else [item], 1)
+
+
+def _checked_items(items: Sequence[int] | None, count: int) -> list[int] | None:
+    if items is None:
+        return None
+    numbers = [_whole(item) for item in items]
+    if len(numbers) != count:
+        raise ConfigError(f"items must name each of the {count} log-mels, not {len(numbers)}")
+    checked = [number for number in numbers if number is not None and 0 <= number <= MAX_ITEM]
+    if len(checked) != count:
+        raise ConfigError("items must be whole numbers from 0 to 2**47 - 1")
+    return checked
+
+
+def _checked_mels(mels: ArrayLike) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    array = np.asarray(mels)
+    if array.ndim == 2:
+        array = array[None]
+    expected = (units.N_MELS, units.FRAMES_PER_SEGMENT)
+    if array.ndim != 3 or array.shape[1:] != expected:
+        raise AudioError(
+            f"a log-mel is [n, {expected[0]}, {expected[1]}], not {list(np.shape(mels))}"
+        )
+    if array.dtype == np.uint8:
+        return array, units.to_unit(array)
+    if array.dtype.kind != "f":
+        raise AudioError(f"a log-mel is uint8 0..255 or floats in [-1, 1], not {array.dtype}")
+    if not np.isfinite(array).all():
+        raise AudioError("the log-mel holds numbers that are not finite")
+    if array.size and float(np.abs(array).max()) > 1.0:
+        raise AudioError("the log-mel is out of range: floats must lie in [-1, 1]")
+    unit = array.astype(np.float32)
+    return units.to_levels(unit), unit
+
+
+def _name_of(sound: Sound) -> str:
+    return os.fspath(sound) if isinstance(sound, (str, os.PathLike)) else ""
+
+
+def _joined(parts: Iterable[Translation]) -> Translation:
+    """Put translations of one sound one after the other."""
+    # Growing buffers, not lists of arrays: joining at the end would need everything twice.
+    fields = ("images", "seconds", "informativity", "draw", "mels", "rms_dbfs", "waveforms")
+    buffers = {name: bytearray() for name in fields}
+    state: list[State] = []
+    last: Translation | None = None
+    for part in parts:
+        for name, buffer in buffers.items():
+            buffer += getattr(part, name).tobytes()
+        state += part.state
+        last = part
+    assert last is not None, "a sound has at least one segment"
+    arrays: dict[str, Any] = {}
+    for name, buffer in buffers.items():
+        like = getattr(last, name)
+        arrays[name] = np.frombuffer(buffer, like.dtype).reshape(-1, *like.shape[1:])
+    return Translation(**arrays, state=state, source=last.source, seed=last.seed, model=last.model)

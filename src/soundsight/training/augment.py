@@ -1,0 +1,132 @@
+"""Augmentation of log-mels and of pictures, on tensors, differentiable where a GAN needs it.
+
+Every function draws from the ``torch.Generator`` it is given, so that a step's randomness is a
+function of (seed, step).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+
+def _uniform(n: int, low: float, high: float, like: Tensor, rng: Generator) -> Tensor:
+    draws = torch.rand(n, generator=rng) * (high - low) + low
+    return draws.to(like.device, like.dtype)
+
+
+def augment_mel(
+    mel: Float[Tensor, "n 1 128 100"],
+    rng: Generator,
+    *,
+    shift_frames: int = 20,
+    gain: float = 0.15,
+    masks: int = 2,
+    mask_bands: int = 16,
+    mask_frames: int = 15,
+) -> Float[Tensor, "n 1 128 100"]:
+    """Time shift, gain and SpecAugment masks (Park et al. 2019).
+
+    Args:
+        mel: in [-1, 1].
+        rng: source of randomness (on the CPU).
+        shift_frames: largest shift either way, 10 ms each; what leaves one end enters the other.
+        gain: largest level change, as a share of the whole range.
+        masks: masks along each axis; a masked point is quiet (-1).
+        mask_bands: most bands a mask covers.
+        mask_frames: most frames a mask covers.
+    """
+    n, _, bands, frames = mel.shape
+    shift = torch.randint(-shift_frames, shift_frames + 1, (n, 1), generator=rng).to(mel.device)
+    columns = (torch.arange(frames, device=mel.device)[None] - shift) % frames
+    mel = mel.gather(3, columns[:, None, None, :].expand(n, 1, bands, frames))
+    # Quiet stays quiet: only what is above the floor is scaled, as a change of dB range would.
+    mel = ((mel + 1.0) * (1.0 + _uniform(n, -gain, gain, mel, rng))[:, None, None, None]) - 1.0
+    for axis, size, most in ((2, bands, mask_bands), (3, frames, mask_frames)):
+        for _ in range(masks):
+            width = torch.rand(n, generator=rng) * most
+            start = torch.rand(n, generator=rng) * (size - width)
+            place = torch.arange(size, dtype=torch.float32)[None]
+            hit = (place >= start[:, None]) & (place < (start + width)[:, None])
+            shape = (n, 1, size, 1) if axis == 2 else (n, 1, 1, size)
+            mel = mel.masked_fill(hit.reshape(shape).to(mel.device), -1.0)
+    return mel.clamp(-1.0, 1.0)
+
+
+def augment_image(
+    image: Float[Tensor, "n 3 h w"],
+    rng: Generator,
+    *,
+    flip: bool = True,
+    zoom: float = 0.2,
+    shift: float = 0.1,
+    colour: float = 0.3,
+) -> Float[Tensor, "n 3 h w"]:
+    """Flip, zoom, shift, brightness, saturation and contrast; differentiable (Zhao et al. 2020).
+
+    Args:
+        image: in [-1, 1].
+        rng: source of randomness (on the CPU).
+        flip: mirror left and right half of the time.
+        zoom: pictures are enlarged by up to this share.
+        shift: largest shift either way, as a share of the side; edges are mirrored in.
+        colour: strength of the three colour changes; 0 leaves colours alone.
+    """
+    n = len(image)
+    sign = torch.ones(n)
+    if flip:
+        sign = torch.where(torch.rand(n, generator=rng) < 0.5, -1.0, 1.0)
+    scale = 1.0 / (1.0 + torch.rand(n, generator=rng) * zoom)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = sign * scale, scale
+    theta[:, :, 2] = (torch.rand(n, 2, generator=rng) * 2 - 1) * shift * 2
+    grid = F.affine_grid(
+        theta.to(image.device, image.dtype), list(image.shape), align_corners=False
+    )
+    image = F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
+    return augment_colour(image, rng, colour) if colour else image
+
+
+def augment_colour(
+    image: Float[Tensor, "n 3 h w"], rng: Generator, colour: float
+) -> Float[Tensor, "n 3 h w"]:
+    """Change brightness, saturation and contrast; differentiable, not clipped."""
+    n = len(image)
+    image = image + _uniform(n, -colour, colour, image, rng)[:, None, None, None]
+    mean = image.mean(dim=1, keepdim=True)
+    image = (
+        mean + (image - mean) * _uniform(n, 1 - colour, 1 + colour, image, rng)[:, None, None, None]
+    )
+    mean = image.mean(dim=(1, 2, 3), keepdim=True)
+    return (
+        mean + (image - mean) * _uniform(n, 1 - colour, 1 + colour, image, rng)[:, None, None, None]
+    )
+
+
+def diff_augment(
+    image: Float[Tensor, "n 3 h w"], rng: Generator, *, shift: float = 0.125, colour: float = 0.3
+) -> Float[Tensor, "n 3 h w"]:
+    """Whole-pixel shift (zeros come in) and colour; the light policy for GAN steps.
+
+    Real and generated pictures go through the same policy, in the steps of both networks
+    (DiffAugment, Zhao et al. 2020).
+
+    Args:
+        image: in [-1, 1].
+        rng: source of randomness (on the CPU).
+        shift: largest shift either way, as a share of the side.
+        colour: strength of the colour changes.
+    """
+    n, channels, height, width = image.shape
+    image = augment_colour(image, rng, colour)
+    dy = torch.randint(-int(height * shift), int(height * shift) + 1, (n, 1), generator=rng)
+    dx = torch.randint(-int(width * shift), int(width * shift) + 1, (n, 1), generator=rng)
+    # One row and column of zeros all round; anything further out is clamped to them.
+    padded = F.pad(image, (1, 1, 1, 1))
+    rows = (torch.arange(height)[None] + dy + 1).clamp(0, height + 1).to(image.device)
+    columns = (torch.arange(width)[None] + dx + 1).clamp(0, width + 1).to(image.device)
+    items = torch.arange(n, device=image.device)[:, None, None]
+    moved = padded.permute(0, 2, 3, 1)[items, rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2).reshape(n, channels, height, width)

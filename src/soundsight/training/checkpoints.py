@@ -1,0 +1,152 @@
+"""Weights and optimiser states as safetensors + JSON with SHA-256; never pickle.
+
+A checkpoint is one ``.safetensors`` file of named tensors and one ``.json`` file beside it with the
+step, the optimisers' settings and the SHA-256 of the tensors. The JSON is written last: without it
+the tensors are not a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from soundsight.core.errors import DataError
+from soundsight.core.runs import atomic_file, sha256_of, write_json
+
+
+def save_weights(path: Path, network: nn.Module, about: dict[str, Any] | None = None) -> None:
+    """Write one network's weights to ``path`` (.safetensors) with its SHA-256 in a .json beside it.
+
+    Raises:
+        OutputError: when the place cannot be written to.
+    """
+    tensors = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(save(tensors))
+    write_json(path.with_suffix(".json"), {**(about or {}), "sha256": sha256_of(path)})
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of ``path`` and the JSON beside it.
+
+    Raises:
+        DataError: when either is missing, damaged, or the SHA-256 does not match.
+    """
+    try:
+        about = json.loads(path.with_suffix(".json").read_text("utf-8"))
+        expected = about["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path.with_suffix('.json')} is missing or damaged") from error
+    if not path.is_file():
+        raise DataError(f"{path} is missing")
+    if sha256_of(path) != expected:
+        raise DataError(f"{path} is damaged: its SHA-256 is not the one in its .json")
+    try:
+        return load_file(path), about
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is no safetensors file") from error
+
+
+def load_weights(path: Path, network: nn.Module) -> dict[str, Any]:
+    """Load weights that :func:`save_weights` wrote into ``network``; return the JSON beside them.
+
+    Raises:
+        DataError: when the file is missing, damaged, or of a network of other sizes.
+    """
+    tensors, about = read_tensors(path)
+    load_state(network, tensors, str(path))
+    return about
+
+
+def load_state(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Load named tensors into ``network``.
+
+    Raises:
+        DataError: naming the first tensor that is missing, left over or of another shape.
+    """
+    expected = network.state_dict()
+    for name, value in expected.items():
+        if name not in tensors:
+            raise DataError(f"{where} belongs to another network: it has no {name}")
+        if tensors[name].shape != value.shape:
+            raise DataError(
+                f"{where} belongs to a network of other sizes: {name} is "
+                f"{tuple(tensors[name].shape)}, not {tuple(value.shape)}"
+            )
+    extra = sorted(set(tensors) - set(expected))
+    if extra:
+        raise DataError(f"{where} belongs to another network: {extra[0]} is not in this one")
+    network.load_state_dict(tensors)
+
+
+def save_checkpoint(
+    path: Path,
+    step: int,
+    networks: dict[str, nn.Module],
+    optimizers: dict[str, torch.optim.Optimizer],
+) -> None:
+    """Write everything that training step ``step`` starts from.
+
+    Raises:
+        OutputError: when the place cannot be written to.
+    """
+    tensors: dict[str, Tensor] = {}
+    for key, network in networks.items():
+        for name, value in network.state_dict().items():
+            tensors[f"network.{key}.{name}"] = value.detach().contiguous()
+    groups: dict[str, Any] = {}
+    scalars: dict[str, Any] = {}
+    for key, optimizer in optimizers.items():
+        state = optimizer.state_dict()
+        groups[key] = state["param_groups"]
+        for index, values in state["state"].items():
+            for name, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{key}.{index}.{name}"] = value.detach().contiguous()
+                else:
+                    scalars[f"{key}.{index}.{name}"] = value
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(save(tensors))
+    write_json(
+        path.with_suffix(".json"),
+        {"step": step, "groups": groups, "scalars": scalars, "sha256": sha256_of(path)},
+    )
+
+
+def load_checkpoint(
+    path: Path,
+    networks: dict[str, nn.Module],
+    optimizers: dict[str, torch.optim.Optimizer],
+) -> int:
+    """Load a checkpoint in place and return its step.
+
+    Raises:
+        DataError: when it is missing, damaged or of other networks.
+    """
+    tensors, about = read_tensors(path)
+    for key, network in networks.items():
+        prefix = f"network.{key}."
+        load_state(
+            network,
+            {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)},
+            str(path),
+        )
+    for key, optimizer in optimizers.items():
+        state: dict[int, dict[str, Any]] = {}
+        prefix = f"optimizer.{key}."
+        for full, tensor in tensors.items():
+            if full.startswith(prefix):
+                index, name = full.removeprefix(prefix).split(".", 1)
+                state.setdefault(int(index), {})[name] = tensor
+        for full, value in about["scalars"].items():
+            owner, index, name = full.split(".", 2)
+            if owner == key:
+                state.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": state, "param_groups": about["groups"][key]})
+    return int(about["step"])

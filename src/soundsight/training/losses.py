@@ -1,0 +1,96 @@
+"""Loss functions. Each has an independent reference in the tests.
+
+Scores are [n] tensors, one a picture; n is the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+REAL_COHERENT = 1.0
+"""Target r of a real picture with its sound (published: not known; the end of tanh's range)."""
+
+GENERATED = -1.0
+"""Target r of a generated picture."""
+
+
+def rc_discriminator_loss(
+    real: Float[Tensor, " n"], generated: Float[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """|r - r^| over real and generated pictures (arXiv 2106.01266, the discriminator's loss)."""
+    return (REAL_COHERENT - real).abs().mean() + (GENERATED - generated).abs().mean()
+
+
+def rc_generator_loss(generated: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """|r_real - r^| of generated pictures (arXiv 2106.01266, the adversarial term of G)."""
+    return (REAL_COHERENT - generated).abs().mean()
+
+
+def pixel_loss(
+    generated: Float[Tensor, "n c h w"], target: Float[Tensor, "n c h w"], kind: str
+) -> Float[Tensor, ""]:
+    """Mean distance between generated and target frames: ``l1`` or ``mse``."""
+    return F.l1_loss(generated, target) if kind == "l1" else F.mse_loss(generated, target)
+
+
+def relativistic_loss(
+    better: Float[Tensor, " n"],
+    worse: Float[Tensor, " n"],
+    valid: Bool[Tensor, " n"] | None = None,
+) -> Float[Tensor, ""]:
+    """Softplus of how far ``worse`` scores above ``better``, paired item by item.
+
+    The discriminator is given (real, generated), the generator (generated, real). Source:
+    Jolicoeur-Martineau 2018; in this paired form, Huang et al. 2024 (R3GAN).
+
+    Args:
+        better: scores that ought to be higher.
+        worse: scores that ought to be lower.
+        valid: pairs that count; all when None.
+    """
+    loss = F.softplus(worse - better)
+    if valid is None:
+        return loss.mean()
+    weight = valid.to(loss.dtype)
+    return (loss * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def gradient_penalty(
+    scores: Float[Tensor, " n"], images: Float[Tensor, "n c h w"]
+) -> Float[Tensor, ""]:
+    """Half the mean squared norm of d score / d picture (R1 on real, R2 on generated pictures).
+
+    Source: Mescheder et al. 2018. ``images`` must require gradients and have led to ``scores``.
+    """
+    (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
+    return 0.5 * gradient.square().sum(dim=(1, 2, 3)).mean()
+
+
+def info_nce(
+    sound: Float[Tensor, "n e"],
+    picture: Float[Tensor, "n e"],
+    video: Int64[Tensor, " n"],
+    photo: Int64[Tensor, " n"],
+    log_scale: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Symmetric InfoNCE between n sounds and their n pictures.
+
+    A negative that shares its video or its photo with the positive is no negative and is left out.
+    Source: van den Oord et al. 2018; symmetric as in Radford et al. 2021.
+
+    Args:
+        sound: sound embeddings (any length; they are normalised here).
+        picture: picture embeddings, row i belongs to sound i.
+        video: id of the source video.
+        photo: id of the frame.
+        log_scale: natural logarithm of one over the temperature.
+    """
+    logits = F.normalize(sound, dim=1) @ F.normalize(picture, dim=1).T * log_scale.exp()
+    same = (video[:, None] == video[None]) | (photo[:, None] == photo[None])
+    same.fill_diagonal_(False)
+    logits = logits.masked_fill(same, float("-inf"))
+    target = torch.arange(len(logits), device=logits.device)
+    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))

@@ -1,0 +1,179 @@
+"""Pictures in which nobody sees anything, made from photos: what a judge must refuse.
+
+Each kind keeps something of the photos that a lazy judge could go by (palette, layout, texture,
+spectrum) and removes what a person recognises. NumPy alone, so that the evaluation makes the same
+pictures that training used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundsight.core.errors import DataError
+from soundsight.core.units import IMAGE_CHANNELS, IMAGE_PX, exact_div
+from soundsight.pairs.layouts import fold_of
+
+KINDS = ("average", "blur", "patches", "noise")
+"""The kinds made from photos; pictures of an early generator are the fifth, read from files."""
+
+EARLY = "early"
+
+AVERAGED_PHOTOS = (5, 20)
+BLUR_SIGMA_PX = (6.0, 12.0)
+PATCH_PX = 12
+_EARLY_VAL_FOLDS = 5
+
+Photos = NDArray[np.uint8]
+
+
+def average(photos: Photos, rng: np.random.Generator) -> Photos:
+    """Average 5 to 20 photos: what a pixel loss converges to.
+
+    Args:
+        photos: uint8 [n, 96, 96, 3], of one class, n >= 2; at most n of them are averaged.
+
+    Returns:
+        uint8 [96, 96, 3].
+    """
+    low, high = (min(count, len(photos)) for count in AVERAGED_PHOTOS)
+    chosen = rng.choice(len(photos), size=int(rng.integers(low, high + 1)), replace=False)
+    # Some are mirrored, as in training a generator sees mirrored targets.
+    mirrored = rng.random(len(chosen)) < 0.5
+    total = np.zeros(photos.shape[1:], dtype=np.float64)
+    for index, mirror in zip(chosen, mirrored, strict=True):
+        total += photos[index, :, ::-1] if mirror else photos[index]
+    return _levels(total / len(chosen))
+
+
+def blur(photo: Photos, rng: np.random.Generator) -> Photos:
+    """Blur heavily: Gaussian of 6 to 12 px, edges repeated. uint8 [96, 96, 3] both ways."""
+    weights = _blur_matrix(float(rng.uniform(*BLUR_SIGMA_PX)))
+    # Rows, then columns: both are the same [96, 96] weighting of one axis.
+    rows = weights @ photo.reshape(IMAGE_PX, -1).astype(np.float32)
+    columns = rows.reshape(photo.shape).swapaxes(0, 1).reshape(IMAGE_PX, -1)
+    return _levels((weights @ columns).reshape(photo.shape).swapaxes(0, 1))
+
+
+def patches(photo: Photos, rng: np.random.Generator) -> Photos:
+    """Shuffle the 64 patches of 12 x 12 px. uint8 [96, 96, 3] both ways."""
+    side = exact_div(IMAGE_PX, PATCH_PX)
+    grid = photo.reshape(side, PATCH_PX, side, PATCH_PX, 3).swapaxes(1, 2)
+    shuffled = rng.permutation(grid.reshape(side * side, PATCH_PX, PATCH_PX, 3), axis=0)
+    tiles = shuffled.reshape(side, side, PATCH_PX, PATCH_PX, 3).swapaxes(1, 2)
+    return np.ascontiguousarray(tiles.reshape(IMAGE_PX, IMAGE_PX, 3))
+
+
+def noise(photo: Photos, rng: np.random.Generator) -> Photos:
+    """Keep a photo's spectrum and mean colour, with random phase. uint8 [96, 96, 3] both ways.
+
+    The three colours get one phase, which keeps their cross-spectrum too.
+    """
+    spectrum = np.fft.rfft2(photo, axes=(0, 1))
+    # The phase of real white noise has the symmetry that makes the result real.
+    white = np.fft.rfft2(rng.standard_normal((IMAGE_PX, IMAGE_PX)))
+    turn = np.exp(1j * np.angle(white))
+    turn[0, 0] = 1.0
+    turned = spectrum * turn[..., None]
+    return _levels(np.fft.irfft2(turned, s=(IMAGE_PX, IMAGE_PX), axes=(0, 1)))
+
+
+def make(kind: str, photos: Photos, rng: np.random.Generator) -> Photos:
+    """Make one uninformative picture of ``kind`` from photos of one class.
+
+    Args:
+        kind: one of ``KINDS``.
+        photos: uint8 [n, 96, 96, 3], n >= 2.
+
+    Returns:
+        uint8 [96, 96, 3].
+
+    Raises:
+        KeyError: on another kind.
+    """
+    if kind == "average":
+        return average(photos, rng)
+    change = {"blur": blur, "patches": patches, "noise": noise}[kind]
+    return change(photos[int(rng.integers(len(photos)))], rng)
+
+
+def make_many(
+    kind: str, classes: Sequence[Photos], own: int | None, count: int, rng: np.random.Generator
+) -> Photos:
+    """Make ``count`` pictures of ``kind``, half of them from class ``own``, the rest from any.
+
+    Args:
+        classes: for each class its photos, uint8 [n_c, 96, 96, 3].
+        own: index of the class that counts half; None = all classes count the same.
+
+    Returns:
+        uint8 [count, 96, 96, 3].
+    """
+    made = np.empty((count, IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
+    for index in range(count):
+        of_own = own is not None and rng.random() < 0.5
+        source = own if own is not None and of_own else int(rng.integers(len(classes)))
+        made[index] = make(kind, classes[source], rng)
+    return made
+
+
+def load_early(paths: Sequence[Path]) -> NDArray[np.uint8]:
+    """Read early-generator pictures from ``.npz`` files or folders of them, in sorted order.
+
+    Returns:
+        uint8 [n, 96, 96, 3]; n = 0 without paths.
+
+    Raises:
+        DataError: when a path holds no such pictures.
+    """
+    shape = (IMAGE_PX, IMAGE_PX, IMAGE_CHANNELS)
+    read = [np.empty((0, *shape), dtype=np.uint8)]
+    for path in paths:
+        files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+        if not files:
+            raise DataError(f"{path} holds no .npz of early pictures")
+        for file in files:
+            try:
+                with np.load(file, allow_pickle=False) as archive:
+                    images = archive["images"]
+            except (OSError, KeyError, ValueError) as error:
+                raise DataError(f"{file} is no .npz with the array 'images'") from error
+            if images.dtype != np.uint8 or images.shape[1:] != shape:
+                raise DataError(f"{file}: 'images' must be uint8 [n, 96, 96, 3]")
+            read.append(images)
+    return np.concatenate(read)
+
+
+def early_part(early: NDArray[np.uint8], fold: int, split: str) -> NDArray[np.uint8]:
+    """Return the early pictures of a fold (0 judges, 1 critic) that are kept for a split.
+
+    Args:
+        early: uint8 [n, 96, 96, 3], always in the same order; its place decides.
+        fold: 0 or 1.
+        split: ``val`` (a fifth of them) or ``train`` (the rest).
+    """
+    places = range(len(early))
+    mine = np.array([fold_of(f"early {i}") == fold for i in places], dtype=bool)
+    val = np.array([fold_of(f"early val {i}", _EARLY_VAL_FOLDS) == 0 for i in places], dtype=bool)
+    part: Photos = early[mine & (val if split == "val" else ~val)]
+    return part
+
+
+def _blur_matrix(sigma_px: float) -> NDArray[np.float32]:
+    """Return [96, 96] row weights of a Gaussian along one axis; mass outside goes to the edge."""
+    reach = int(np.ceil(4 * sigma_px))
+    rows, columns = np.arange(IMAGE_PX), np.arange(-reach, IMAGE_PX + reach)
+    kernel = np.exp(-0.5 * ((columns[None] - rows[:, None]) / sigma_px) ** 2)
+    weights = kernel[:, reach : reach + IMAGE_PX].copy()
+    weights[:, 0] += kernel[:, :reach].sum(axis=1)
+    weights[:, -1] += kernel[:, reach + IMAGE_PX :].sum(axis=1)
+    normed: NDArray[np.float32] = (weights / kernel.sum(axis=1, keepdims=True)).astype(np.float32)
+    return normed
+
+
+def _levels(values: NDArray[np.floating]) -> Photos:
+    levels: Photos = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return levels

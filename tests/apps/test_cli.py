@@ -1,0 +1,102 @@
+"""The command around the commands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from soundsight import __version__
+from soundsight.apps import cli
+from soundsight.core.errors import DataError
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(cli.build_app(), ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout == f"soundsight {__version__}\n"
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help(flag: str) -> None:
+    result = CliRunner().invoke(cli.build_app(), [flag])
+    assert result.exit_code == 0
+    assert "translate" in result.stdout
+    assert "Turns sound into sight" in result.stdout
+
+
+def test_help_of_translate_names_every_option() -> None:
+    # Wide and without colours: the words are what counts.
+    result = CliRunner().invoke(
+        cli.build_app(), ["translate", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}
+    )
+    assert result.exit_code == 0
+    for option in (
+        "--out", "-o", "--model", "--each-second", "--draws", "--seed", "--size", "--json",
+        "--sheet", "--no-sheet", "--overwrite",
+    ):  # fmt: skip
+        assert option in result.stdout, option
+
+
+def test_python_m_soundsight() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "soundsight", "--version"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, f"soundsight {__version__}\n")
+
+
+def test_unknown_command() -> None:
+    assert CliRunner().invoke(cli.build_app(), ["no-such-command"]).exit_code == 2
+
+
+def test_every_command_has_the_same_manners() -> None:
+    """Errors of any registered command become one line; our own faults keep their traceback."""
+    app = cli.build_app()
+
+    @app.command()
+    def mistake() -> None:
+        raise DataError("the bench is not here")
+
+    @app.command()
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    @app.command()
+    def fault() -> None:
+        raise RuntimeError("ours")
+
+    result = CliRunner().invoke(app, ["mistake"])
+    assert (result.exit_code, result.stderr) == (2, "error: the bench is not here\n")
+    result = CliRunner().invoke(app, ["stop"])
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+    result = CliRunner().invoke(app, ["fault"])
+    assert isinstance(result.exception, RuntimeError)
+
+
+def test_words_survive_a_terminal_that_knows_only_ascii(tiny_model: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "soundsight", "translate", "犬é.wav", "--model", str(tiny_model)],
+        capture_output=True, cwd=tmp_path,
+        env={"PYTHONIOENCODING": "ascii:strict", "PATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: \\u72ac\\xe9.wav does not exist")
+
+
+def test_main_is_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["soundsight", "--version"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+
+    def interrupted() -> typer.Typer:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "build_app", interrupted)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130

@@ -1,0 +1,151 @@
+"""``soundsight evaluate`` from the command line, with a translator that is known."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from soundsight.apps import evaluate as command
+from soundsight.core.errors import DataError, MissingExtraError, ModelError
+from soundsight.evaluation import report
+from soundsight.evaluation.report import EvaluationConfig
+from soundsight.pairs.layouts import Bench
+from soundsight.runtime.translator import Translator
+from soundsight.training.judges import JudgesConfig, train
+
+
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory: pytest.TempPathFactory, toy_bench: Bench) -> Path:
+    """Judges after two batches."""
+    torch.set_num_threads(1)
+    config = JudgesConfig(steps=2, batch=8, val_per_kind=2)
+    out = tmp_path_factory.mktemp("trained") / "judges"
+    return train(config, toy_bench, out, console=Console(quiet=True))
+
+
+class Grey:
+    """A translator that draws grey and whose critic likes nothing."""
+
+    info = SimpleNamespace(has_critic=True, thresholds=SimpleNamespace(informativity=0.5))
+    critic = SimpleNamespace(informativity=lambda images: np.zeros(len(images), np.float32))
+
+    def imagine(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:
+        return np.full((len(mels) * draws, 96, 96, 3), 100 + seed % 2, np.uint8)
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model folder that loads as ``Grey``."""
+    folder = tmp_path / "grey"
+    folder.mkdir()
+    (folder / "model.json").write_text("{}")
+    monkeypatch.setattr(Translator, "load", lambda _folder: Grey())
+    # Twenty uninformative pictures instead of four thousand.
+    monkeypatch.setattr(report, "EvaluationConfig", partial(EvaluationConfig, floor_per_kind=1))
+    return folder
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    """A program with this command and another, as the real one has several."""
+    app = typer.Typer()
+    command.register(app)
+    app.command("other")(lambda: None)
+    return app
+
+
+def run(app: typer.Typer, *arguments: object):
+    """Run the command; faults come through."""
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_it_writes_the_report_of_a_model(
+    app: typer.Typer, model: Path, judges: Path, toy_bench: Bench, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    threads = torch.get_num_threads()
+    result = run(
+        app, model, "--data", toy_bench.root, "--judges", judges, "-o", out, "--limit", 2
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert torch.get_num_threads() == threads
+    written = json.loads((out / "report.json").read_text())
+    assert written["model"]["name"] == "grey"
+    assert len(written["model"]["sha256"]) == 64
+    assert written["settings"]["limit"] == 2
+    assert sum(written["sounds"].values()) == 10
+    assert written["rows"]["refused"]["mean"]["share"] == 1
+    assert written["rows"]["informativity with refusals"]["mean"]["share"] == 0
+    mean = 100 * written["rows"]["informativity"]["mean"]["share"]
+    assert f"informativity: {mean:.1f} % [" in result.output
+    assert (out / "sheet.png").stat().st_size > 1000
+
+
+def test_a_run_is_exported_for_the_occasion(
+    app: typer.Typer,
+    model: Path,
+    judges: Path,
+    toy_bench: Bench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exported: list[tuple[Path, Path]] = []
+
+    def export_run(run: Path, out: Path) -> None:
+        out.mkdir()
+        (out / "model.json").write_text("{}")
+        exported.append((run, out))
+
+    monkeypatch.setitem(
+        sys.modules, "soundsight.export.onnx", SimpleNamespace(export_run=export_run)
+    )
+    (model / "run.json").write_text("{}")
+    result = run(
+        app, model, "--data", toy_bench.root, "--judges", judges, "-o", tmp_path / "out",
+        "--limit", 1,
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert exported[0][0] == model
+    assert not exported[0][1].exists()
+
+
+def test_what_is_missing_is_named(
+    app: typer.Typer, model: Path, judges: Path, toy_bench: Bench, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="holds no judges"):
+        run(app, model, "--judges", tmp_path, "-o", tmp_path / "out")
+    with pytest.raises(DataError, match="no bench at"):
+        run(app, model, "--judges", judges, "--data", tmp_path / "none", "-o", tmp_path / "out")
+    with pytest.raises(DataError, match="unknown split 'test'"):
+        run(
+            app, model, "--judges", judges, "--data", toy_bench.root, "-o", tmp_path / "out",
+            "--split", "test",
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_torch_the_extra_is_named(
+    app: typer.Typer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(MissingExtraError, match=r"soundsight evaluate needs the extra 'train'"):
+        run(app, model, "-o", tmp_path / "out")
+
+
+def test_registering_loads_no_torch() -> None:
+    code = (
+        "import sys, typer; from soundsight.apps.evaluate import register;"
+        "register(typer.Typer()); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

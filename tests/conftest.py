@@ -1,0 +1,275 @@
+"""Fixtures that several rooms' tests share: a toy bench in the layout of the real one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from soundsight.pairs.layouts import SPLITS, SUBJECTS, Bench, find_bench
+
+COLOURS = {
+    "baby": (220, 40, 40),
+    "dog": (40, 220, 40),
+    "rail": (40, 40, 220),
+    "fireworks": (220, 220, 40),
+    "water": (40, 220, 220),
+}
+"""A toy photo has its class's colour in the left half; the right half is random."""
+
+VIDEOS, WINDOWS, PHOTOS = 4, 3, 10
+
+
+def jpeg(levels: np.ndarray) -> bytes:
+    """Encode a picture."""
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, format="JPEG", quality=95)
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    """Write a tar of small files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+
+
+def toy_photo(subject: str, rng: np.random.Generator) -> np.ndarray:
+    """Draw uint8 [96, 96, 3]: the class's colour beside a random one."""
+    photo = np.empty((96, 96, 3), dtype=np.uint8)
+    photo[:, :48] = COLOURS[subject]
+    photo[:, 48:] = rng.integers(256, size=3)
+    return photo
+
+
+def write_bench(root: Path, seed: int = 0) -> Path:
+    """Write a bench: 4 videos of 3 s and 10 photos a class in every split."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number, split in enumerate(SPLITS):
+        sounds, photos = [], []
+        for code, subject in enumerate(SUBJECTS, start=1):
+            members = [f"{subject}/toy_{number}{k:03d}.jpg" for k in range(PHOTOS)]
+            photos += [(member, jpeg(toy_photo(subject, rng))) for member in members]
+            for v in range(VIDEOS):
+                video = f"c{code:03d}_s{number}{v:04d}"
+                for window in range(WINDOWS):
+                    name = f"{video}_w{window:03d}.jpg"
+                    mel = rng.integers(20 * code, 20 * code + 40, (128, 100), dtype=np.uint8)
+                    # The first second of a class's last video cannot be heard.
+                    mel *= not (v == VIDEOS - 1 and window == 0)
+                    sounds.append((name, jpeg(mel)))
+                    rows.append([split, subject, video, window, name, members[v]])
+        write_tar(root / "vegas-audio" / f"{split}-000.tar", sounds)
+        write_tar(root / "photos" / f"{split}.tar", photos)
+    with (root / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["split", "class", "video", "window", "spectrogram", "photo"], *rows]
+        )
+    return root
+
+
+@pytest.fixture(name="jpeg", scope="session")
+def _jpeg() -> Callable[[np.ndarray], bytes]:
+    """The encoder of the toy bench: picture -> JPEG."""
+    return jpeg
+
+
+@pytest.fixture(name="write_tar", scope="session")
+def _write_tar() -> Callable[[Path, Iterable[tuple[str, bytes]]], None]:
+    """The writer of the toy bench: (path, [(name, bytes)]) -> a tar."""
+    return write_tar
+
+
+@pytest.fixture(scope="session")
+def colours() -> dict[str, tuple[int, int, int]]:
+    """Subject -> the colour that stands for it in the toy bench."""
+    return COLOURS
+
+
+@pytest.fixture
+def bench_root(tmp_path: Path) -> Path:
+    """A fresh toy bench that a test may damage."""
+    return write_bench(tmp_path / "bench")
+
+
+@pytest.fixture(scope="session")
+def toy_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A toy bench that no test changes."""
+    return find_bench(write_bench(tmp_path_factory.mktemp("toy") / "bench"))
+
+
+# --- a model folder that needs no training -----------------------------------------------------
+
+TINY_E, TINY_Z, TINY_M, TINY_SIDE = 8, 4, 5, 6
+
+
+def write_tiny_model(
+    folder: Path,
+    *,
+    critic: bool = True,
+    noise_size: int = TINY_Z,
+    dropout_size: int = TINY_M,
+    informativity: float = 0.0,
+    quiet_dbfs: float = -60.0,
+    seed: int = 0,
+) -> Path:
+    """Write a model folder by hand: small random networks with the real inputs and outputs."""
+    import hashlib
+    import json
+
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from soundsight.core.config import to_dict
+    from soundsight.media.mel import MelConfig
+
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+
+    def constant(name: str, value: np.ndarray) -> onnx.TensorProto:
+        return numpy_helper.from_array(value, name)
+
+    def weight(name: str, *shape: int) -> onnx.TensorProto:
+        return constant(name, rng.normal(0.0, 1.0, shape).astype(np.float32))
+
+    def value(name: str, *shape: int | str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    def save(name: str, nodes: list, inputs: list, output: object, constants: list) -> None:
+        graph = helper.make_graph(nodes, name, inputs, [output], constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+        model.ir_version = 8
+        onnx.checker.check_model(model)
+        onnx.save(model, folder / name)
+
+    pooled = (128 // 16) * (100 // 25)
+    node = helper.make_node
+    save(
+        "encoder.onnx",
+        [
+            node("AveragePool", ["mel"], ["p"], kernel_shape=[16, 25], strides=[16, 25]),
+            node("Flatten", ["p"], ["f"]),
+            node("Gemm", ["f", "w"], ["g"]),
+            node("Tanh", ["g"], ["embedding"]),
+        ],
+        [value("mel", "n", 1, 128, 100)],
+        value("embedding", "n", TINY_E),
+        [weight("w", pooled, TINY_E)],
+    )
+    sizes = {"embedding": TINY_E, "noise": noise_size, "dropout": dropout_size}
+    sizes = {name: size for name, size in sizes.items() if size}
+    small = 3 * TINY_SIDE * TINY_SIDE
+    save(
+        "generator.onnx",
+        [
+            node("Concat", list(sizes), ["x"], axis=1),
+            node("Gemm", ["x", "w"], ["g"]),
+            node("Tanh", ["g"], ["t"]),
+            node("Reshape", ["t", "shape"], ["r"]),
+            node("Resize", ["r", "", "scales"], ["image"], mode="nearest"),
+        ],
+        [value(name, "n", size) for name, size in sizes.items()],
+        value("image", "n", 3, 96, 96),
+        [
+            weight("w", sum(sizes.values()), small),
+            constant("shape", np.array([-1, 3, TINY_SIDE, TINY_SIDE])),
+            constant("scales", np.array([1, 1, 16, 16], np.float32)),
+        ],
+    )
+    if critic:
+        save(
+            "critic.onnx",
+            [
+                node("ReduceMean", ["image"], ["m"], axes=[1, 2, 3], keepdims=0),
+                node("Sigmoid", ["m"], ["informativity"]),
+            ],
+            [value("image", "n", 3, 96, 96)],
+            value("informativity", "n"),
+            [],
+        )
+    (folder / "CARD.md").write_text("# tiny\n", "utf-8")
+    files = {
+        path.name: {
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "bytes": path.stat().st_size,
+        }
+        for path in sorted(folder.iterdir())
+    }
+    values = {
+        "format": "soundsight-model",
+        "format_version": 1,
+        "name": "tiny",
+        "version": "0.0.1",
+        "licence": "BSD-3-Clause",
+        "created": "2026-01-01T00:00:00Z",
+        "segment_s": 1.0,
+        "mel": to_dict(MelConfig()),
+        "image_px": 96,
+        "embedding_size": TINY_E,
+        "noise_size": noise_size,
+        "dropout_size": dropout_size,
+        "thresholds": {"quiet_dbfs": quiet_dbfs, "informativity": informativity},
+        "figures": {},
+        "trained_on": "nothing",
+        "files": files,
+    }
+    (folder / "model.json").write_text(json.dumps(values), "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Path]:
+    """The writer of tiny models: (folder, **settings) -> the folder."""
+    return write_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model folder that no test changes; every picture passes its critic."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def own_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model that a test may damage."""
+    import shutil
+
+    return Path(shutil.copytree(tiny_model, tmp_path / "own-model"))
+
+
+@pytest.fixture(scope="session")
+def write_sound() -> Callable[..., Path]:
+    """The writer of toy sounds: (path, seconds, hz=440, level=0.3, rate_hz=44100) -> a wav.
+
+    The sound is a tone that swells in its last second, over a little noise.
+    """
+    import soundfile
+
+    def write(
+        path: Path,
+        seconds: float,
+        *,
+        hz: float = 440.0,
+        level: float = 0.3,
+        rate_hz: int = 44_100,
+        **kwargs: object,
+    ) -> Path:
+        t = np.arange(int(seconds * rate_hz)) / rate_hz
+        noise = np.random.default_rng(int(hz)).normal(0.0, 0.02, len(t))
+        swell = np.where(t >= seconds - 1.0, 1.0, 0.5)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sound = (level * swell * (np.sin(2 * np.pi * hz * t) + noise)).astype(np.float32)
+        soundfile.write(path, sound, rate_hz, **kwargs)
+        return path
+
+    return write

@@ -1,0 +1,127 @@
+"""From pairs on disk to a picture, by the commands that people type, with tiny networks.
+
+pairs -> encoder -> translator -> judges and critic -> figures -> model folder -> picture.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from soundsight import Translator
+from soundsight.apps.cli import build_app
+from soundsight.media import synth
+from soundsight.pairs.layouts import Bench
+
+STEPS = ["--set", "loop.log_every=1", "--set", "loop.checkpoint_every=2"]
+
+
+def run(*args: object, code: int = 0) -> str:
+    result = CliRunner().invoke(build_app(), [str(arg) for arg in args])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def place(toy_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every command once, in order; what they wrote."""
+    root, data = tmp_path_factory.mktemp("e2e"), toy_bench.root
+    common = ["--data", data, "--preset", "tiny", "--threads", "1", *STEPS]
+    run("train", "encoder", "-o", root / "encoder", "--steps", 6, "--batch-size", 12, *common)
+    run("train", "translator", "-o", root / "translator", "--encoder", root / "encoder",
+        "--steps", 6, "--batch-size", 6, *common)  # fmt: skip
+    early = ["--early", root / "translator" / "early"]
+    small = ["--data", data, "--threads", "1", "--steps", 20, "--set", "val_per_kind=20"]
+    run("train", "judges", "-o", root / "judges", *small, *early)
+    run("train", "critic", "-o", root / "critic", *small, *early)
+    run("export", root / "translator", "-o", root / "model", "--critic", root / "critic")
+    run("evaluate", root / "model", "--data", data, "--judges", root / "judges",
+        "-o", root / "report", *early)  # fmt: skip
+    return root
+
+
+def test_the_report_has_every_figure_and_control(place: Path) -> None:
+    report = json.loads((place / "report" / "report.json").read_text("utf-8"))
+    for row in ("informativity", "shuffled sounds", "real photos"):
+        mean = report["rows"][row]["mean"]
+        assert 0 <= mean["low"] <= mean["share"] <= mean["high"] <= 1
+    assert (place / "report" / "sheet.png").stat().st_size > 1000
+    assert "informativity" in (place / "report" / "report.md").read_text("utf-8")
+
+
+def test_a_run_can_be_evaluated_without_exporting_it(place: Path, toy_bench: Bench) -> None:
+    out = place / "report-of-run"
+    run("evaluate", place / "translator", "--data", toy_bench.root, "--judges", place / "judges",
+        "-o", out)  # fmt: skip
+    a, b = (
+        json.loads((folder / "report.json").read_text("utf-8"))
+        for folder in (place / "report", out)
+    )
+    assert a["rows"]["informativity"] == b["rows"]["informativity"]
+
+
+def test_a_video_s_sound_becomes_a_picture(place: Path, tmp_path: Path) -> None:
+    video = tmp_path / "dog.mp4"
+    synth.write_video(video, "dog", seconds=2, seed=0)
+    output = run("translate", video, "-o", tmp_path / "out", "--model", place / "model",
+                 "--each-second", "--json", "--sheet")  # fmt: skip
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert [line["second"] for line in lines] == [0, 1]
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.width > 300
+    translator = Translator.load(place / "model")
+    pictures = translator.imagine(np.full((1, 128, 100), 90, np.uint8), draws=2, seed=1)
+    assert pictures.shape == (2, 96, 96, 3)
+    assert pictures.std() > 0
+
+
+def test_figures_go_into_the_card(place: Path) -> None:
+    run("export", place / "translator", "-o", place / "with-figures", "--report",
+        place / "report" / "report.json", "--critic", place / "critic")  # fmt: skip
+    card = (place / "with-figures" / "CARD.md").read_text("utf-8")
+    assert "shuffled sounds" in card
+    assert "devtest" in card
+
+
+def test_the_same_command_goes_on_and_another_is_refused(place: Path, toy_bench: Bench) -> None:
+    common = ["--data", toy_bench.root, "--preset", "tiny", "--threads", "1", *STEPS]
+    again = ["train", "encoder", "-o", place / "encoder", "--steps", 6, "--batch-size", 12]
+    assert "finished" in run(*again, *common)
+    output = run(*again, *common, "--seed", 3, code=2)
+    assert "loop.seed" in output
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["train", "encoder", "--preset", "huge"], "compact, paper, tiny"),
+        (["train", "encoder", "--kind", "magic"], "contrastive, autoencoder"),
+        (["train", "encoder", "--set", "pace=3"], "unknown key pace"),
+        (["train", "encoder", "--set", "learning_rate=fast"], "learning_rate is a number"),
+        (["train", "encoder", "--set", "learning_rate"], "KEY=VALUE"),
+        (["train", "encoder", "--data", "nowhere"], "nowhere"),
+        (["train", "translator", "--encoder", "nowhere"], "no run folder"),
+        (["export", "nowhere"], "no run folder"),
+        (["evaluate", "nowhere"], "nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_get_one_line_and_write_nothing(
+    args: list[str], words: str, toy_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOUNDSIGHT_BENCH", str(toy_bench.root))
+    output = run(*args, "-o", tmp_path / "out", code=2)
+    assert words in output
+    assert "Traceback" not in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_prints_the_config_and_writes_nothing(tmp_path: Path) -> None:
+    output = run("train", "encoder", "-o", tmp_path / "run", "--dry-run", "--steps", 7)
+    assert json.loads(output)["config"]["loop"]["steps"] == 7
+    assert list(tmp_path.iterdir()) == []

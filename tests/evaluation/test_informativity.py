@@ -1,0 +1,191 @@
+"""Shares, intervals over videos, and the controls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from soundsight.evaluation.informativity import (
+    MEAN,
+    audible,
+    photo_controls,
+    shares,
+    shuffled,
+    sound_control,
+    white_noise_mels,
+)
+from soundsight.evaluation.judging import Judges
+from soundsight.pairs.layouts import SUBJECTS, Bench
+
+
+def sounds(seed: int = 0) -> tuple[np.ndarray, list[str], list[str]]:
+    """Hits, subjects and videos of 3 classes with 12, 9 and 20 videos of 1 to 6 seconds."""
+    rng = np.random.default_rng(seed)
+    hits, subjects, videos = [], [], []
+    for subject, count in (("baby", 12), ("rail", 9), ("water", 20)):
+        for v in range(count):
+            rate = rng.random()
+            for _ in range(int(rng.integers(1, 7))):
+                hits.append(rng.random() < rate)
+                subjects.append(subject)
+                videos.append(f"{subject}{v}")
+    order = rng.permutation(len(hits))
+    return (
+        np.array(hits)[order],
+        [subjects[k] for k in order],
+        [videos[k] for k in order],
+    )
+
+
+def brute_force(
+    hits: np.ndarray, subjects: list[str], videos: list[str], seed: int, by_video: bool
+) -> dict[str, tuple[float, float, float]]:
+    """Resample with lists and loops, drawing as the code under test is said to draw."""
+    result, means = {}, []
+    for number, subject in enumerate(SUBJECTS):
+        by_name: dict[str, list[float]] = {}
+        for hit, s, video in zip(hits, subjects, videos, strict=True):
+            if s == subject:
+                by_name.setdefault(video, []).append(float(hit))
+        if not by_name:
+            continue
+        groups = [by_name[name] for name in sorted(by_name)]
+        if by_video:
+            groups = [[sum(group) / len(group)] for group in groups]
+        rng = np.random.default_rng((seed, number))
+        picked = rng.integers(len(groups), size=(200, len(groups)))
+        draws = []
+        for row in picked:
+            pool = [value for index in row for value in groups[index]]
+            draws.append(sum(pool) / len(pool))
+        pool = [value for group in groups for value in group]
+        means.append((sum(pool) / len(pool), draws))
+        result[subject] = (means[-1][0], *np.percentile(draws, [2.5, 97.5]))
+    draws = np.mean([draws for _, draws in means], axis=0)
+    result[MEAN] = (np.mean([point for point, _ in means]), *np.percentile(draws, [2.5, 97.5]))
+    return result
+
+
+@pytest.mark.parametrize("by_video", [False, True])
+def test_intervals_agree_with_a_brute_force_bootstrap(by_video: bool) -> None:
+    hits, subjects, videos = sounds()
+    made = shares(hits, subjects, videos, seed=3, by_video=by_video, resamples=200)
+    wanted = brute_force(hits, subjects, videos, 3, by_video)
+    assert list(made) == ["baby", "rail", "water", MEAN]
+    for name, values in wanted.items():
+        share = made[name]
+        assert (share.share, share.low, share.high) == pytest.approx(values, abs=1e-12)
+        assert share.low <= share.share <= share.high
+    assert made["rail"].videos == 9
+    assert made[MEAN].count == len(hits)
+
+
+def test_seconds_of_one_video_are_not_independent() -> None:
+    # Ten videos of 20 equal seconds say as much as ten seconds.
+    hits = np.repeat([True, False] * 5, 20)
+    videos = np.repeat(np.arange(10), 20).astype(str).tolist()
+    clustered = shares(hits, ["dog"] * 200, videos)["dog"]
+    alone = shares(hits, ["dog"] * 200, [str(k) for k in range(200)])["dog"]
+    assert clustered.share == alone.share == 0.5
+    assert clustered.high - clustered.low > 3 * (alone.high - alone.low)
+
+
+def test_the_mean_weighs_classes_not_seconds() -> None:
+    hits = np.array([True] * 90 + [False] * 10)
+    subjects = ["water"] * 90 + ["fireworks"] * 10
+    made = shares(hits, subjects, [str(k) for k in range(100)])
+    assert made[MEAN].share == 0.5
+    assert (made["water"].share, made["water"].low, made["water"].high) == (1, 1, 1)
+
+
+def test_by_video_counts_a_long_video_once() -> None:
+    hits = np.array([True] * 9 + [False])
+    videos = ["long"] * 9 + ["short"]
+    assert shares(hits, ["dog"] * 10, videos)["dog"].share == 0.9
+    assert shares(hits, ["dog"] * 10, videos, by_video=True)["dog"].share == 0.5
+
+
+def test_nothing_gives_no_share() -> None:
+    assert shares(np.empty(0, bool), [], []) == {}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shuffled_sounds_are_of_another_class_and_each_is_used_once(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # One class holds exactly half: the hardest case that can be met.
+    subjects = ["dog"] * 30 + rng.choice(["baby", "rail", "water"], 30).tolist()
+    rng.shuffle(subjects)
+    order = shuffled(subjects, seed)
+    assert order is not None
+    assert sorted(order.tolist()) == list(range(60))
+    assert all(subjects[k] != subjects[i] for i, k in enumerate(order))
+    again = shuffled(subjects, seed)
+    np.testing.assert_array_equal(order, again)
+    assert (shuffled(subjects, seed + 1) != order).any()
+
+
+def test_a_class_of_more_than_half_cannot_be_shuffled() -> None:
+    assert shuffled(["dog"] * 3 + ["rail"] * 2, 0) is None
+    assert shuffled([], 0) is None
+
+
+def test_a_second_is_audible_from_a_mean_level_of_2() -> None:
+    mels = np.zeros((3, 128, 100), np.uint8)
+    mels[1] = 2
+    mels[2, :1] = 255
+    assert audible(mels).tolist() == [False, True, False]
+
+
+def test_photos_set_the_ceiling_and_what_shows_nothing_the_floor(
+    toy_bench: Bench, toy_judges: Judges
+) -> None:
+    rows = photo_controls(toy_judges, toy_bench, "devtest", per_kind=20)
+    assert rows["real photos"][MEAN].share == 1
+    assert rows["real photos"]["dog"].count == 10
+    assert rows["photos of other classes"][MEAN].share == 0
+    assert rows["photos of other classes"]["dog"].count == 40
+    # Once in a while the random right half of a toy photo has the colour too.
+    assert rows["floor: patches"][MEAN].share < 0.05
+    assert rows["floor: noise"][MEAN].share < 0.05
+    assert rows["floor: average"]["dog"].count == 20
+    assert "floor: early" not in rows
+
+
+def test_a_jury_that_accepts_everything_has_a_floor_of_one(toy_bench: Bench) -> None:
+    generous = Judges(
+        {s: lambda images: np.ones(len(images), np.float32) for s in SUBJECTS},
+        dict.fromkeys(SUBJECTS, 0.5),
+    )
+    rows = photo_controls(generous, toy_bench, "devtest", per_kind=2)
+    assert len(rows) == 6
+    assert {row[MEAN].share for row in rows.values()} == {1.0}
+
+
+def test_only_early_pictures_kept_for_val_are_judged(
+    toy_bench: Bench, toy_judges: Judges, colours: dict[str, tuple[int, int, int]]
+) -> None:
+    early = np.broadcast_to(np.array(colours["rail"], np.uint8), (200, 96, 96, 3)).copy()
+    row = photo_controls(toy_judges, toy_bench, "val", per_kind=2, early=early)["floor: early"]
+    assert row["rail"].share == 1
+    assert row["dog"].share == 0
+    assert 10 < row["rail"].count < 30
+
+
+def test_every_judge_is_asked_about_silence(
+    toy_judges: Judges, colours: dict[str, tuple[int, int, int]]
+) -> None:
+    pictures = np.zeros((4, 96, 96, 3), np.uint8)
+    pictures[0] = colours["water"]
+    row = sound_control(toy_judges, pictures)
+    assert row["water"].share == 0.25
+    assert row["baby"].share == 0
+    assert row[MEAN].share == pytest.approx(0.05)
+
+
+def test_white_noise_is_loud_everywhere() -> None:
+    mels = white_noise_mels(3, 0)
+    assert mels.shape == (3, 128, 100)
+    assert mels.dtype == np.uint8
+    assert mels.mean() > 100
+    assert (mels[0] != mels[1]).any()
+    np.testing.assert_array_equal(mels, white_noise_mels(3, 0))

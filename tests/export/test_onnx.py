@@ -1,0 +1,176 @@
+"""Exported networks give what PyTorch gives, fold what they ought to, and fail whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from soundsight.core.draws import generator_draws, item_of
+from soundsight.core.errors import DataError, ModelError, OutputError, SoundsightError
+from soundsight.core.units import to_levels, to_unit
+from soundsight.export import onnx as export
+from soundsight.export.card import figures_of
+from soundsight.models.autoencoder import Autoencoder
+from soundsight.models.contrastive import SoundEncoder
+from soundsight.models.dense_generator import DenseGenerator
+from soundsight.models.informativity import InformativityClassifier
+from soundsight.models.presets import preset
+from soundsight.runtime.translator import Translator
+
+SIZES = preset("tiny")
+
+
+def networks() -> tuple[SoundEncoder, DenseGenerator, InformativityClassifier]:
+    torch.manual_seed(0)
+    made = (
+        SoundEncoder(SIZES.contrastive),
+        DenseGenerator(SIZES.generator),
+        InformativityClassifier(),
+    )
+    for network in made:
+        for module in network.modules():
+            # Statistics of an untrained BatchNorm are 0 and 1: folding them would prove nothing.
+            if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.2, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+        network.eval()
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("export") / "model"
+    config = export.ExportConfig(name="toy", figures={"informativity": "0 %"})
+    return export.export_networks(*networks(), 0.3, out, config)
+
+
+def test_pictures_equal_those_of_pytorch(folder: Path) -> None:
+    encoder, generator, _ = networks()
+    rng = np.random.default_rng(0)
+    mels = rng.integers(0, 256, (3, 128, 100), dtype=np.uint8)
+    draws = [
+        generator_draws(7, item_of(m), generator.noise_size, generator.dropout_size) for m in mels
+    ]
+    with torch.no_grad():
+        expected = generator(
+            encoder.encode(torch.from_numpy(to_unit(mels))[:, None]),
+            torch.from_numpy(np.stack([d[0] for d in draws])),
+            torch.from_numpy(np.stack([d[1] for d in draws])),
+        )
+    got = Translator.load(folder).imagine(mels, seed=7).astype(int)
+    want = to_levels(expected.permute(0, 2, 3, 1).numpy()).astype(int)
+    # Weights are stored in half precision: a level or two of 255 is what that may cost.
+    assert np.abs(got - want).max() <= 3
+
+
+def test_batch_norms_are_folded_and_nothing_is_left_of_them(folder: Path) -> None:
+    for name in ("encoder", "generator", "critic"):
+        model = onnx.load(folder / f"{name}.onnx")
+        kinds = {node.op_type for node in model.graph.node}
+        assert "BatchNormalization" not in kinds
+        large = [t for t in model.graph.initializer if np.prod(t.dims) >= 256]
+        assert large
+        assert {t.data_type for t in large} <= {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT64}
+
+
+def test_folding_changes_no_output() -> None:
+    encoder, generator, critic = networks()
+    with torch.no_grad():
+        for network, x in (
+            (encoder, torch.randn(2, 1, 128, 100)),
+            (generator, torch.randn(2, 16)),
+            (critic, torch.randn(2, 3, 96, 96)),
+            (Autoencoder(SIZES.autoencoder).eval(), torch.randn(2, 1, 128, 100)),
+        ):
+            folded = export.fold_batch_norms(network)
+            a, b = network(x), folded(x)
+            a, b = (a[1], b[1]) if isinstance(a, tuple) else (a, b)
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_any_batch_size_runs(folder: Path) -> None:
+    session = onnxruntime.InferenceSession(
+        str(folder / "encoder.onnx"), providers=["CPUExecutionProvider"]
+    )
+    for n in (1, 2, 7):
+        (embedding,) = session.run(None, {"mel": np.zeros((n, 1, 128, 100), np.float32)})
+        assert embedding.shape == (n, 16)
+
+
+def test_model_json_and_card_say_what_they_should(folder: Path) -> None:
+    values = json.loads((folder / "model.json").read_text("utf-8"))
+    assert values["format"] == "soundsight-model"
+    assert set(values["files"]) == {"encoder.onnx", "generator.onnx", "critic.onnx", "CARD.md"}
+    assert values["thresholds"]["informativity"] == 0.3
+    assert "imagined" in (folder / "CARD.md").read_text("utf-8")
+    assert "informativity: 0 %" in (folder / "CARD.md").read_text("utf-8")
+
+
+def test_no_path_of_the_building_machine_is_left(folder: Path) -> None:
+    for path in folder.iterdir():
+        data = path.read_bytes()
+        assert b"site-packages" not in data
+        assert str(Path(export.__file__).parent).encode() not in data
+
+
+def test_a_paper_shaped_model_without_noise_or_dropout_exports(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    generator = DenseGenerator(replace(SIZES.generator, noise_ratio=0.0, dropout=(0.0,) * 6)).eval()
+    out = tmp_path / "model"
+    export.export_networks(
+        Autoencoder(SIZES.autoencoder).eval(), generator, None, 0.0, out,
+        export.ExportConfig(name="plain"),
+    )  # fmt: skip
+    translator = Translator.load(out)
+    pictures = translator.imagine(np.zeros((1, 128, 100), np.uint8), draws=2)
+    assert np.array_equal(pictures[0], pictures[1])
+
+
+def test_an_existing_folder_is_kept_unless_told(folder: Path) -> None:
+    before = (folder / "model.json").read_bytes()
+    with pytest.raises(OutputError, match="exists already"):
+        export.export_networks(*networks(), 0.3, folder, export.ExportConfig(name="other"))
+    assert (folder / "model.json").read_bytes() == before
+
+
+def test_networks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    encoder = SoundEncoder(preset("compact").contrastive)
+    with pytest.raises(ModelError, match="128 numbers"):
+        export.export_networks(
+            encoder, networks()[1], None, 0.0, tmp_path / "m", export.ExportConfig(name="x")
+        )
+
+
+def test_a_network_that_does_not_survive_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "TOLERANCE", 0.0)
+    with pytest.raises(SoundsightError, match="differs from PyTorch"):
+        export.export_networks(*networks(), 0.3, tmp_path / "m", export.ExportConfig(name="x"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_change_the_card_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    export.set_figures(copy, {"informativity": "50 %"})
+    assert "50 %" in (copy / "CARD.md").read_text("utf-8")
+    assert (copy / "generator.onnx").read_bytes() == (folder / "generator.onnx").read_bytes()
+    Translator.load(copy)
+
+
+def test_a_foreign_report_and_a_foreign_run_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(DataError, match="no report"):
+        figures_of(tmp_path / "report.json")
+    with pytest.raises(DataError, match=r"no run\.json"):
+        export.export_run(tmp_path, tmp_path / "out")

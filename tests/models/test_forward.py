@@ -1,0 +1,208 @@
+"""Tiny networks: shapes, ranges, gradients everywhere, and outputs that do not drift."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundsight.models.autoencoder import Autoencoder
+from soundsight.models.contrastive import ContrastivePair
+from soundsight.models.dense_generator import DenseGenerator, DenseGeneratorConfig
+from soundsight.models.discriminator import ProjectionDiscriminator, RCDiscriminator
+from soundsight.models.presets import preset
+
+SIZES = preset("tiny")
+E = SIZES.generator.embedding_size
+GOLDEN = Path(__file__).with_name("golden.json")
+
+
+def pattern(*shape: int) -> Tensor:
+    """A smooth deterministic input in [-1, 1] that needs no random generator."""
+    return torch.sin(torch.arange(math.prod(shape), dtype=torch.float32) * 0.37).reshape(shape)
+
+
+def seeded(network: nn.Module) -> nn.Module:
+    """Give every parameter and BatchNorm statistic a value made from its name and place."""
+    with torch.no_grad():
+        for i, (name, value) in enumerate(network.state_dict().items()):
+            if not value.dtype.is_floating_point:
+                continue
+            wave = torch.sin(torch.arange(value.numel()) * 1.7 + i).reshape(value.shape)
+            if name.endswith("running_var") or (name.endswith("weight") and value.ndim == 1):
+                value.copy_(1.0 + 0.1 * wave)
+            elif value.ndim > 1:
+                value.copy_(wave * math.sqrt(2.0 / value[0].numel()))
+            else:
+                value.copy_(0.1 * wave)
+    return network
+
+
+def generate() -> Tensor:
+    network = seeded(DenseGenerator(SIZES.generator)).eval()
+    dropout = (pattern(2, network.dropout_size) + 1) / 2
+    return network(pattern(2, E), pattern(2, network.noise_size), dropout)
+
+
+def autoencode() -> tuple[Tensor, Tensor]:
+    return seeded(Autoencoder(SIZES.autoencoder)).eval()(pattern(2, 1, 128, 100))
+
+
+def contrast() -> tuple[Tensor, Tensor]:
+    network = seeded(ContrastivePair(SIZES.contrastive)).eval()
+    return network(pattern(2, 1, 128, 100), pattern(2, 3, 96, 96))
+
+
+def score(network: nn.Module) -> Tensor:
+    return seeded(network).eval()(pattern(2, 3, 96, 96), pattern(2, E))
+
+
+CASES: dict[str, Callable[[], Tensor]] = {
+    "autoencoder": lambda: autoencode()[0],
+    "embedding": lambda: autoencode()[1],
+    "sound": lambda: contrast()[0],
+    "picture": lambda: contrast()[1],
+    "generator": generate,
+    "rc_discriminator": lambda: score(RCDiscriminator(SIZES.rc_discriminator)),
+    "projection_discriminator": lambda: score(
+        ProjectionDiscriminator(SIZES.projection_discriminator)
+    ),
+}
+SHAPES = {
+    "autoencoder": (2, 1, 128, 100),
+    "embedding": (2, E),
+    "sound": (2, E),
+    "picture": (2, E),
+    "generator": (2, 3, 96, 96),
+    "rc_discriminator": (2,),
+    "projection_discriminator": (2,),
+}
+
+
+def sample(output: Tensor) -> list[float]:
+    """At most 64 values spread over the output."""
+    flat = output.detach().flatten()
+    step = max(1, len(flat) // 64)
+    return [round(float(v), 6) for v in flat[::step][:64]]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_output_is_finite_of_the_right_shape_and_as_it_always_was(name: str) -> None:
+    output = CASES[name]()
+    assert tuple(output.shape) == SHAPES[name]
+    assert torch.isfinite(output).all()
+    golden = json.loads(GOLDEN.read_text("utf-8"))
+    np.testing.assert_allclose(sample(output), golden[name], atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("network", "inputs"),
+    [
+        (Autoencoder(SIZES.autoencoder), [(4, 1, 128, 100)]),
+        (ContrastivePair(SIZES.contrastive), [(4, 1, 128, 100), (4, 3, 96, 96)]),
+        (RCDiscriminator(SIZES.rc_discriminator), [(4, 3, 96, 96), (4, E)]),
+        (ProjectionDiscriminator(SIZES.projection_discriminator), [(4, 3, 96, 96), (4, E)]),
+        (DenseGenerator(SIZES.generator), [(4, E), (4, SIZES.generator.embedding_size // 2)]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_every_parameter_gets_a_gradient(network: nn.Module, inputs: list[tuple[int, ...]]) -> None:
+    torch.manual_seed(0)
+    network.train()
+    outputs = network(*[torch.randn(shape) for shape in inputs])
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    loss = sum((o * torch.randn_like(o)).sum() for o in outputs)
+    if isinstance(network, ContrastivePair):
+        loss = loss * network.log_scale.exp()
+    loss.backward()
+    without = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    # BatchNorm takes the mean out again, so the bias before it has a gradient of (nearly) zero.
+    assert [n for n in without if not n.endswith("bias")] == []
+
+
+def plain_generator(state: dict[str, Tensor], embedding: Tensor) -> Tensor:
+    """The published generator written out once more, straight from its table."""
+
+    def layer(name: str, x: Tensor, stride: int, padding: int) -> Tensor:
+        x = F.conv_transpose2d(
+            x, state[f"{name}.weight"], state[f"{name}.bias"], stride=stride, padding=padding
+        )
+        bn = {k: state[f"{name}_bn.{k}"] for k in ("running_mean", "running_var", "weight", "bias")}
+        return F.batch_norm(x, **bn)
+
+    plan = [(1, 0), (1, 0), (1, 0), (2, 1), (2, 1), (2, 1)]
+    x = embedding[:, :, None, None]
+    for k, (stride, padding) in enumerate(plan):
+        x = F.relu(layer(f"transition{k}", x, stride, padding))
+        a = F.relu(layer(f"convT{3 * k + 1}", x, 1, 1))
+        b = F.relu(layer(f"convT{3 * k + 2}", a, 1, 1))
+        c = F.relu(layer(f"convT{3 * k + 3}", torch.cat([a, b], 1), 1, 1))
+        x = torch.cat([a, b, c], 1)
+    return torch.tanh(layer("transition6", x, 2, 1))
+
+
+def test_generator_equals_a_plain_reference() -> None:
+    config = DenseGeneratorConfig(
+        embedding_size=8,
+        blocks=((6, 5, 4), (6, 5, 4), (5, 4, 3), (5, 4, 3), (4, 3, 2), (4, 3, 2)),
+        transitions=(7, 6, 5, 5, 4, 4),
+    )
+    torch.manual_seed(1)
+    network = seeded(DenseGenerator(config)).eval()
+    embedding = torch.randn(3, 8)
+    with torch.no_grad():
+        expected = plain_generator(network.state_dict(), embedding)
+        torch.testing.assert_close(network(embedding), expected, atol=1e-5, rtol=1e-5)
+        # Users of the published code hand the embedding over as a 1 x 1 map.
+        torch.testing.assert_close(
+            network(embedding[:, :, None, None]), expected, atol=1e-5, rtol=0
+        )
+
+
+def test_dropout_is_an_input_that_drops_whole_channels() -> None:
+    network = seeded(DenseGenerator(SIZES.generator)).eval()
+    embedding, noise = pattern(1, E), pattern(1, network.noise_size)
+    with torch.no_grad():
+        off = network(embedding, noise, None)
+        kept = network(embedding, noise, torch.full((1, network.dropout_size), 0.999))
+        other = network(embedding, noise, torch.zeros(1, network.dropout_size))
+    assert not torch.equal(off, other)
+    # Nothing dropped: only the scale 1 / (1 - rate) is left, which moves the picture.
+    assert not torch.equal(kept, other)
+    assert torch.isfinite(other).all()
+
+
+def test_picture_does_not_depend_on_its_batch() -> None:
+    network = seeded(DenseGenerator(SIZES.generator)).eval()
+    embedding, noise = pattern(5, E), pattern(5, network.noise_size)
+    dropout = (pattern(5, network.dropout_size) + 1) / 2
+    with torch.no_grad():
+        whole = network(embedding, noise, dropout)
+        alone = network(embedding[3:4], noise[3:4], dropout[3:4])
+    torch.testing.assert_close(whole[3:4], alone, atol=1e-5, rtol=0)
+
+
+def test_sound_embedding_has_unit_root_mean_square() -> None:
+    sound = ContrastivePair(SIZES.contrastive).eval().sound
+    with torch.no_grad():
+        rms = sound(torch.randn(3, 1, 128, 100)).square().mean(dim=1).sqrt()
+    torch.testing.assert_close(rms, torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_rc_score_of_a_batch_of_one_kind_hides_its_mean() -> None:
+    """Why real and generated pictures share a batch in the published discriminator's step."""
+    network = RCDiscriminator(SIZES.rc_discriminator).train()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for level in (-0.5, 0.5):
+            scores = network(torch.randn(16, 3, 96, 96) + level, torch.randn(16, E))
+            before_tanh = torch.atanh(scores.clamp(-0.9999, 0.9999))
+            assert abs(float(before_tanh.mean())) < 0.05
+            assert float(before_tanh.std()) > 0.5

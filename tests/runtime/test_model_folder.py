@@ -1,0 +1,170 @@
+"""A model folder is read whole, or refused with one line that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from soundsight.core.errors import ModelError
+from soundsight.media.mel import MelConfig
+from soundsight.runtime import model_folder
+from soundsight.runtime.translator import Translator
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "model.json"
+    values = json.loads(path.read_text("utf-8"))
+    for key, value in changes.items():
+        if value is None:
+            del values[key]
+        else:
+            values[key] = value
+    path.write_text(json.dumps(values), "utf-8")
+
+
+def test_read(tiny_model: Path) -> None:
+    info = model_folder.read(tiny_model)
+    assert info.folder == tiny_model
+    assert (info.embedding_size, info.noise_size, info.dropout_size) == (8, 4, 5)
+    assert info.mel == MelConfig()
+    assert info.has_critic
+    assert info.label == "tiny 0.0.1"
+    assert info.thresholds.quiet_dbfs == -60.0
+    assert set(info.files) == {"encoder.onnx", "generator.onnx", "critic.onnx", "CARD.md"}
+
+
+def test_unknown_extra_keys_are_let_pass(own_model: Path) -> None:
+    edit(own_model, colour_of_the_box="blue")
+    assert model_folder.read(own_model).name == "tiny"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "name", "version", "mel", "image_px", "embedding_size", "noise_size", "dropout_size",
+        "thresholds", "files",
+    ],
+)  # fmt: skip
+def test_missing_key_is_named(own_model: Path, key: str) -> None:
+    edit(own_model, **{key: None})
+    with pytest.raises(ModelError, match=key):
+        model_folder.read(own_model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"format": "other-model"}, "not a soundsight model"),
+        ({"format": None}, "not a soundsight model"),
+        ({"format_version": 2}, "newer soundsight.*upgrade"),
+        ({"format_version": "1"}, "whole number"),
+        ({"format_version": True}, "whole number"),
+        ({"format_version": 0}, "whole number"),
+        ({"mel": {"n_mells": 3}}, "mel.n_mells"),
+        ({"mel": {"n_mels": 64}}, "64 x 100"),
+        ({"mel": {"n_mels": "many"}}, r"model\.json"),
+        ({"mel": []}, "mel has a value of the wrong kind"),
+        ({"image_px": -96}, "image_px"),
+        ({"image_px": True}, "image_px"),
+        ({"noise_size": 1.5}, "noise_size"),
+        ({"segment_s": 2.0}, "segment_s"),
+        ({"thresholds": {"quiet_dbfs": -60}}, "informativity"),
+        ({"thresholds": {"quiet_dbfs": "low", "informativity": 0.5}}, "quiet_dbfs"),
+        ({"files": {}}, "encoder.onnx"),
+        ({"files": {"../x.onnx": {"sha256": "0", "bytes": 1}}}, "bad entry"),
+        ({"files": {"encoder.onnx": {"bytes": 1}}}, "sha256"),
+    ],
+)
+def test_bad_content_is_one_clear_line(own_model: Path, changes: dict[str, Any], says: str) -> None:
+    edit(own_model, **changes)
+    with pytest.raises(ModelError, match=says) as caught:
+        model_folder.read(own_model)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_foreign_folders(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model folder"):
+        model_folder.read(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"no model\.json"):
+        model_folder.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"", b"[" * 100_000])
+def test_no_json(own_model: Path, content: bytes) -> None:
+    (own_model / "model.json").write_bytes(content)
+    with pytest.raises(ModelError, match="not JSON"):
+        model_folder.read(own_model)
+
+
+def test_json_that_is_no_table(own_model: Path) -> None:
+    (own_model / "model.json").write_text("[1, 2]", "utf-8")
+    with pytest.raises(ModelError, match="not a soundsight model"):
+        model_folder.read(own_model)
+
+
+def test_one_flipped_bit_is_found_and_the_file_named(own_model: Path) -> None:
+    path = own_model / "generator.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"generator\.onnx is damaged: its SHA-256"):
+        model_folder.read(own_model)
+    assert model_folder.read(own_model, verify=False).name == "tiny"
+
+
+def test_cut_file_and_missing_file(own_model: Path) -> None:
+    path = own_model / "encoder.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ModelError, match=r"encoder\.onnx is damaged: it has"):
+        model_folder.read(own_model, verify=False)
+    path.unlink()
+    with pytest.raises(ModelError, match=r"encoder\.onnx is missing"):
+        model_folder.read(own_model)
+
+
+def rehash(folder: Path, name: str) -> None:
+    from soundsight.core.runs import sha256_of
+
+    values = json.loads((folder / "model.json").read_text("utf-8"))
+    path = folder / name
+    values["files"][name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+    (folder / "model.json").write_text(json.dumps(values), "utf-8")
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "generator.onnx", "critic.onnx"])
+def test_corrupt_onnx_with_a_right_hash(
+    own_model: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (own_model / name).write_bytes(b"no network at all")
+    rehash(own_model, name)
+    with pytest.raises(ModelError, match=name) as caught:
+        Translator.load(own_model)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == "", "the library must not talk beside the error"
+
+
+def test_swapped_networks_are_refused(own_model: Path) -> None:
+    (own_model / "encoder.onnx").write_bytes((own_model / "generator.onnx").read_bytes())
+    rehash(own_model, "encoder.onnx")
+    with pytest.raises(ModelError, match="not the network that is expected"):
+        Translator.load(own_model)
+
+
+def test_sizes_that_the_networks_do_not_have(own_model: Path) -> None:
+    edit(own_model, noise_size=0)
+    with pytest.raises(ModelError, match="its inputs are"):
+        Translator.load(own_model)
+
+
+def test_bundled_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import importlib.resources
+
+    monkeypatch.setattr(importlib.resources, "files", lambda _name: tmp_path)
+    with pytest.raises(ModelError, match="no bundled model"):
+        model_folder.bundled()
+    (tmp_path / "assets" / "model").mkdir(parents=True)
+    (tmp_path / "assets" / "model" / "model.json").write_text("{}", "utf-8")
+    assert model_folder.bundled() == tmp_path / "assets" / "model"

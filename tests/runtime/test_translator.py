@@ -1,0 +1,311 @@
+"""Sound -> pictures: determinism, states, and inputs of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from soundsight.core import units
+from soundsight.core.draws import generator_draws, item_of
+from soundsight.core.errors import AudioError, ConfigError
+from soundsight.media import audio
+from soundsight.media.mel import segments_of
+from soundsight.runtime.critic import CALM_LEVEL, State
+from soundsight.runtime.translator import Translator
+
+
+@pytest.fixture(scope="module")
+def translator(tiny_model: Path) -> Translator:
+    return Translator.load(tiny_model, threads=1)
+
+
+@pytest.fixture(scope="module")
+def mels() -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (7, 128, 100), dtype=np.uint8)
+
+
+def tone(seconds: float, rate_hz: int = 44_100, level: float = 0.3) -> np.ndarray:
+    t = np.arange(int(seconds * rate_hz)) / rate_hz
+    swell = 0.6 + 0.4 * np.sin(2 * np.pi * 0.3 * t)
+    return (level * swell * np.sin(2 * np.pi * (300 + 80 * t) * t)).astype(np.float32)
+
+
+# --- imagine ---------------------------------------------------------------------------------
+
+
+def test_pictures_do_not_depend_on_the_batch(translator: Translator, mels: np.ndarray) -> None:
+    together = translator.imagine(mels, draws=2, seed=5)
+    assert together.shape == (14, 96, 96, 3)
+    assert together.dtype == np.uint8
+    for i in range(len(mels)):
+        alone = translator.imagine(mels[i], draws=2, seed=5)
+        np.testing.assert_array_equal(together[2 * i : 2 * i + 2], alone)
+    backwards = translator.imagine(mels[::-1], draws=2, seed=5)
+    np.testing.assert_array_equal(
+        together.reshape(7, 2, 96, 96, 3)[::-1], backwards.reshape(7, 2, 96, 96, 3)
+    )
+
+
+def test_seed_and_draw_change_the_picture(translator: Translator, mels: np.ndarray) -> None:
+    a, b = translator.imagine(mels[0], draws=2)
+    assert (a != b).any()
+    assert (translator.imagine(mels[0], seed=1)[0] != a).any()
+    # More draws leave the first ones as they were.
+    np.testing.assert_array_equal(translator.imagine(mels[0], draws=5)[:2], [a, b])
+
+
+def test_the_random_numbers_are_the_documented_ones(
+    translator: Translator, mels: np.ndarray
+) -> None:
+    picture = translator.imagine(mels[:1], draws=2, seed=9)[1]
+    noise, dropout = generator_draws(9, item_of(mels[0], 1), 4, 5)
+    embedding = translator.session.embed(units.to_unit(mels[:1])[:, None])
+    expected = translator.session.draw(embedding, noise[None], dropout[None])[0]
+    np.testing.assert_array_equal(picture, expected)
+
+
+def test_items_share_the_random_numbers(tiny_model: Path, mels: np.ndarray) -> None:
+    translator = Translator.load(tiny_model)
+    pair = np.stack([mels[0], mels[0]])
+    same = translator.imagine(pair, items=[4, 4])
+    other = translator.imagine(pair, items=[4, 5])
+    np.testing.assert_array_equal(same[0], same[1])
+    assert (other[0] != other[1]).any()
+
+
+def test_levels_and_floats_are_the_same_picture(translator: Translator, mels: np.ndarray) -> None:
+    expected = translator.imagine(mels[:2])
+    for kind in (np.float32, np.float64):
+        unit = units.to_unit(mels[:2]).astype(kind)
+        np.testing.assert_array_equal(translator.imagine(unit), expected)
+
+
+def test_no_mels_no_pictures(translator: Translator) -> None:
+    assert translator.imagine(np.zeros((0, 128, 100), np.uint8)).shape == (0, 96, 96, 3)
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (np.zeros((100, 128), np.uint8), r"\[n, 128, 100\], not \[100, 128\]"),
+        (np.zeros((1, 1, 128, 100), np.uint8), r"not \[1, 1, 128, 100\]"),
+        (np.zeros((128, 100), np.int64), "int64"),
+        (np.full((128, 100), 255.0), "out of range"),
+        (np.full((128, 100), np.nan), "not finite"),
+        (np.full((128, 100), -np.inf), "not finite"),
+        ("a sound", "128, 100"),
+    ],
+)
+def test_bad_mels(translator: Translator, bad: Any, says: str) -> None:
+    with pytest.raises(AudioError, match=says):
+        translator.imagine(bad)
+
+
+@pytest.mark.parametrize("draws", [0, -1, 1.5, True, "2", None, 10**9])
+def test_bad_draws(translator: Translator, mels: np.ndarray, draws: Any) -> None:
+    with pytest.raises(ConfigError, match="draws"):
+        translator.imagine(mels[0], draws=draws)
+    with pytest.raises(ConfigError, match="draws"):
+        translator.translate(tone(1), 44_100, draws=draws)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 0.5, None, False, "1"])
+def test_bad_seeds(translator: Translator, mels: np.ndarray, seed: Any) -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        translator.imagine(mels[0], seed=seed)
+    with pytest.raises(ConfigError, match="seed"):
+        translator.iter_translate(tone(1), 44_100, seed=seed)
+
+
+@pytest.mark.parametrize("items", [[1], [1, -1], [1, 2**47], [1, 0.5]])
+def test_bad_items(translator: Translator, mels: np.ndarray, items: Any) -> None:
+    with pytest.raises(ConfigError, match="items"):
+        translator.imagine(mels[:2], items=items)
+
+
+def test_a_model_without_noise_and_dropout(
+    make_model: Callable[..., Path], tmp_path: Path, mels: np.ndarray
+) -> None:
+    folder = make_model(tmp_path / "plain", noise_size=0, dropout_size=0)
+    pictures = Translator.load(folder).imagine(mels[0], draws=2)
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+
+
+# --- translate -------------------------------------------------------------------------------
+
+
+def test_path_and_array_agree(
+    translator: Translator, tmp_path: Path, write_sound: Callable[..., Path]
+) -> None:
+    path = write_sound(tmp_path / "a.wav", 3.4, subtype="FLOAT")
+    samples = audio.decode(path)
+    for options in ({}, {"each_second": True}, {"draws": 3, "seed": 8, "each_second": True}):
+        of_path = translator.translate(path, **options)
+        of_text = translator.translate(str(path), **options)
+        of_array = translator.translate(samples, 44_100, **options)
+        for other in (of_text, of_array):
+            np.testing.assert_array_equal(of_path.images, other.images)
+            np.testing.assert_array_equal(of_path.waveforms, other.waveforms)
+            np.testing.assert_array_equal(of_path.seconds, other.seconds)
+            assert of_path.state == other.state
+        assert of_path.source == str(path)
+        assert of_array.source == ""
+
+
+def test_loudest_second(translator: Translator) -> None:
+    samples = np.concatenate([tone(2.0, level=0.05), tone(1.0), tone(2.0, level=0.05)])
+    result = translator.translate(samples, 44_100)
+    assert len(result) == 1
+    assert result.seconds[0] == pytest.approx(2.0, abs=0.3)
+    # The waveform is that of the second that was chosen.
+    first = round(float(result.seconds[0]) * 44_100)
+    second = samples[first : first + 44_100]
+    assert result.waveforms[0].max() == second.max()
+    assert result.waveforms[0].min() == second.min()
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.5, 9.9, 10.0, 12.6, 25.0])
+def test_each_second_is_what_the_whole_clip_gives(translator: Translator, seconds: float) -> None:
+    samples = tone(seconds)
+    expected = segments_of(samples, each_second=True)
+    result = translator.translate(samples, 44_100, each_second=True, draws=2)
+    assert len(result) == 2 * len(expected)
+    assert result.draw.tolist() == [0, 1] * len(expected)
+    for i, segment in enumerate(expected):
+        np.testing.assert_array_equal(result.mels[2 * i], segment.mel)
+        assert result.seconds[2 * i] == segment.start_s
+        part = samples[i * 44_100 : (i + 1) * 44_100]
+        assert result.waveforms[2 * i].max() == max(part.max(), 0 if len(part) < 44_100 else -1)
+    np.testing.assert_array_equal(
+        result.images, translator.imagine(np.stack([s.mel for s in expected]), draws=2)
+    )
+
+
+def test_iter_translate_gives_the_same_second_by_second(translator: Translator) -> None:
+    samples = tone(13.0)
+    whole = translator.translate(samples, 44_100, each_second=True, draws=2, seed=3)
+    parts = list(translator.iter_translate(samples, 44_100, draws=2, seed=3))
+    assert [len(part) for part in parts] == [2] * 13
+    for name in ("images", "mels", "waveforms", "seconds", "rms_dbfs", "informativity", "draw"):
+        joined = np.concatenate([getattr(part, name) for part in parts])
+        assert joined.dtype == getattr(whole, name).dtype
+        np.testing.assert_array_equal(joined, getattr(whole, name))
+
+
+def test_silence_is_quiet_and_calm(translator: Translator) -> None:
+    result = translator.translate(np.zeros(44_100, np.float32), 44_100, draws=2)
+    assert result.state == [State.QUIET, State.QUIET]
+    assert (result.images == CALM_LEVEL).all()
+    assert np.isnan(result.informativity).all()
+
+
+def test_states_follow_the_thresholds(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    samples = tone(1.0)
+    strict = Translator.load(make_model(tmp_path / "strict", informativity=1.1))
+    result = strict.translate(samples, 44_100, draws=2)
+    assert result.state == [State.NOTHING_RECOGNISABLE] * 2
+    assert (result.images == CALM_LEVEL).all()
+    assert ((result.informativity > 0) & (result.informativity < 1)).all()
+
+    deaf = Translator.load(make_model(tmp_path / "deaf", quiet_dbfs=0.0))
+    assert deaf.translate(samples, 44_100).state == [State.QUIET]
+
+    blind = Translator.load(make_model(tmp_path / "blind", informativity=1.1, critic=False))
+    result = blind.translate(samples, 44_100)
+    assert result.state == [State.PICTURE]
+    assert np.isnan(result.informativity).all()
+    assert result.images.std() > 0
+
+
+def test_only_the_pictures_below_the_threshold_are_hidden(
+    make_model: Callable[..., Path], tmp_path: Path, tiny_model: Path
+) -> None:
+    samples = tone(6.0)
+    scores = Translator.load(tiny_model).translate(samples, 44_100, each_second=True, draws=3)
+    middle = float(np.median(scores.informativity))
+    half = Translator.load(make_model(tmp_path / "half", informativity=middle))
+    result = half.translate(samples, 44_100, each_second=True, draws=3)
+    np.testing.assert_array_equal(result.informativity, scores.informativity)
+    assert set(result.state) == {State.PICTURE, State.NOTHING_RECOGNISABLE}
+    for i, state in enumerate(result.state):
+        if state is State.PICTURE:
+            np.testing.assert_array_equal(result.images[i], scores.images[i])
+        else:
+            assert (result.images[i] == CALM_LEVEL).all()
+
+
+def test_arrays_need_their_rate(translator: Translator) -> None:
+    for rate in (None, 44_100.5, True, "44100"):
+        with pytest.raises(ConfigError, match="rate_hz"):
+            translator.translate(tone(1), rate)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="rate_hz"):
+        translator.translate("a.wav", 44_100)
+    with pytest.raises(ConfigError, match="bytes"):
+        translator.translate(b"RIFF", 44_100)
+
+
+def test_bad_sounds(translator: Translator, tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match="does not exist"):
+        translator.translate(tmp_path / "no.wav")
+    (tmp_path / "text.wav").write_text("no sound", "utf-8")
+    with pytest.raises(AudioError):
+        translator.translate(tmp_path / "text.wav", each_second=True)
+    bad = tone(1)
+    bad[500] = np.nan
+    with pytest.raises(AudioError, match="finite"):
+        translator.translate(bad, 44_100)
+
+
+def test_other_rates_and_channels(translator: Translator) -> None:
+    mono = tone(1.5, 16_000)
+    stereo = np.stack([mono, mono], axis=1)
+    a = translator.translate(mono, 16_000)
+    b = translator.translate(stereo, 16_000)
+    np.testing.assert_array_equal(a.images, b.images)
+
+
+def test_save(translator: Translator, tmp_path: Path, write_sound: Callable[..., Path]) -> None:
+    from PIL import Image
+
+    path = write_sound(tmp_path / "dog.wav", 2.0)
+    result = translator.translate(path, each_second=True)
+    paths = result.save(tmp_path / "out", size_px=32)
+    assert [p.name for p in paths] == ["dog_s000_d0.png", "dog_s001_d0.png"]
+    with Image.open(paths[1]) as image:
+        assert image.size == (32, 32)
+        assert image.info["soundsight"] == "imagined from sound"
+        assert image.info["source"] == "dog.wav"
+        assert image.info["second"] == "1"
+        assert image.info["model"] == "tiny 0.0.1"
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True])
+def test_bad_threads(tiny_model: Path, threads: Any) -> None:
+    with pytest.raises(ConfigError, match="threads"):
+        Translator.load(tiny_model, threads=threads)
+
+
+def test_memory_does_not_grow_with_the_sound() -> None:
+    """One minute and four hold the same: only what the current second needs is kept."""
+    import tracemalloc
+
+    from soundsight.media.mel import DEFAULT
+    from soundsight.runtime.stream import Waveform, every_segment
+
+    def peak(seconds: int) -> int:
+        block = tone(10.0)
+        watch = Waveform(DEFAULT)
+        tracemalloc.start()
+        for segment in every_segment(watch.watch(block for _ in range(seconds // 10)), DEFAULT):
+            watch.cut(segment.start_s)
+            watch.forget(segment.start_s)
+        high = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return high
+
+    peak(20)
+    assert peak(240) < 1.1 * peak(60)

@@ -1,0 +1,80 @@
+"""On the way from a sound to a picture there is no torch, and this test would notice one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "lightning_fabric", "onnx", "onnxscript", "safetensors", "tensorboard")
+
+REPORT = f"""
+import sys
+heavy = [name for name in {HEAVY!r} if name in sys.modules]
+sys.stderr.write("LOADED:" + ",".join(heavy) + "\\n")
+"""
+
+
+def loaded_by(code: str) -> set[str]:
+    """Run code in a fresh interpreter and say which heavy packages it has loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", code + REPORT], capture_output=True, text=True, timeout=120
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("LOADED:")]
+    assert done.returncode == 0, done.stderr
+    assert len(lines) == 1, done.stderr
+    return set(filter(None, lines[0].removeprefix("LOADED:").split(",")))
+
+
+def translate(sound: Path, model: Path, out: Path, first: str = "") -> str:
+    """The code of ``soundsight translate``, every option that loads something included."""
+    arguments = ["soundsight", "translate", str(sound), "-o", str(out), "--model", str(model)]
+    return f"""
+import sys
+{first}
+sys.argv = {[*arguments, "--json", "--draws", "2"]!r}
+from soundsight.apps.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+
+
+def test_import_soundsight_loads_nothing() -> None:
+    assert loaded_by("import soundsight") == set()
+    code = "import soundsight, sys; assert 'numpy' not in sys.modules"
+    assert loaded_by(code) == set()
+
+
+def test_public_names_load_no_torch() -> None:
+    assert loaded_by("from soundsight import Translator, Translation, SoundsightError") == set()
+
+
+def test_translate_loads_no_torch(
+    tiny_model: Path, tmp_path: Path, write_sound: Callable[..., Path]
+) -> None:
+    sound = write_sound(tmp_path / "a.wav", 1.5)
+    assert loaded_by(translate(sound, tiny_model, tmp_path / "out")) == set()
+    assert (tmp_path / "out" / "a_d1.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx"])
+def test_this_test_can_fail(
+    tiny_model: Path, tmp_path: Path, write_sound: Callable[..., Path], name: str
+) -> None:
+    """With the import put into the translator's way, the check above sees it."""
+    pytest.importorskip(name)
+    sound = write_sound(tmp_path / "a.wav", 1.5)
+    inject = f"""
+import soundsight.runtime.session as session
+_open = session.open_onnx
+def open_onnx(*args):
+    import {name}
+    return _open(*args)
+session.open_onnx = open_onnx
+"""
+    assert name in loaded_by(translate(sound, tiny_model, tmp_path / "out", inject))

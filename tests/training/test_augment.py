@@ -1,0 +1,71 @@
+"""Augmentations keep shape and range, depend on their generator alone, and let gradients pass."""
+
+from __future__ import annotations
+
+import torch
+
+from soundsight.training.augment import augment_image, augment_mel, diff_augment
+from soundsight.training.ema import Ema
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_augmented_mels_stay_in_range_and_silence_stays_silent() -> None:
+    mel = torch.rand(4, 1, 128, 100, generator=rng()) * 2 - 1
+    out = augment_mel(mel, rng(1))
+    assert out.shape == mel.shape
+    assert float(out.min()) >= -1
+    assert float(out.max()) <= 1
+    assert not torch.equal(out, mel)
+    assert torch.equal(out, augment_mel(mel, rng(1)))
+    silence = torch.full((2, 1, 128, 100), -1.0)
+    assert torch.equal(augment_mel(silence, rng(2)), silence)
+
+
+def test_a_shift_moves_sound_and_loses_none() -> None:
+    mel = torch.full((1, 1, 128, 100), -1.0)
+    mel[..., 50] = 0.0
+    out = augment_mel(mel, rng(3), gain=0.0, masks=0)
+    assert int((out > -1).sum()) == 128
+    where = int((out[0, 0, 0] > -1).nonzero())
+    assert abs(where - 50) <= 20
+
+
+def test_diff_augment_moves_whole_pixels_and_brings_in_zeros() -> None:
+    image = torch.rand(3, 3, 32, 32, generator=rng()) + 2.0
+    out = diff_augment(image, rng(5), colour=0.0)
+    inside = out[out != 0]
+    assert out.shape == image.shape
+    assert torch.isin(inside, image).all()
+    assert (out == 0).any()
+
+
+def test_gradients_pass_through() -> None:
+    image = torch.rand(2, 3, 32, 32, requires_grad=True)
+    diff_augment(image, rng()).sum().backward()
+    assert image.grad is not None
+    assert image.grad.abs().sum() > 0
+    image.grad = None
+    augment_image(image, rng()).square().sum().backward()
+    assert image.grad.abs().sum() > 0
+
+
+def test_image_augmentation_without_strength_is_the_identity() -> None:
+    image = torch.rand(2, 3, 96, 96) * 2 - 1
+    out = augment_image(image, rng(), flip=False, zoom=0.0, shift=0.0, colour=0.0)
+    torch.testing.assert_close(out, image, atol=1e-4, rtol=0)
+
+
+def test_ema_trails_its_network() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(network.weight)
+    ema = Ema(network, decay=0.5)
+    torch.nn.init.ones_(network.weight)
+    expected = 0.0
+    for step in range(4):
+        ema.update(network, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay)
+    assert float(ema.average.weight.detach()) == torch.tensor(expected).float()

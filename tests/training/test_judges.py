@@ -1,0 +1,329 @@
+"""Judges and critic: what they learn from, their folder, and that stopping changes nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from soundsight.core.errors import ConfigError, DataError, ModelError
+from soundsight.core.runs import sha256_of
+from soundsight.pairs.layouts import SUBJECTS, Bench, find_bench, fold_of
+from soundsight.training import judge_files, judges
+from soundsight.training.judges import (
+    JudgesConfig,
+    accepting,
+    augment,
+    critic_config,
+    score,
+    train,
+    train_critic,
+)
+from soundsight.training.uninformative import early_part, load_early
+
+TINY = JudgesConfig(steps=4, batch=8, val_per_kind=4)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def quiet() -> Console:
+    """A console that shows nothing."""
+    return Console(quiet=True)
+
+
+@pytest.fixture
+def early_file(tmp_path: Path) -> Path:
+    """200 grey pictures in place of an early generator's."""
+    levels = np.arange(200, dtype=np.uint8)[:, None, None, None]
+    path = tmp_path / "early.npz"
+    np.savez_compressed(path, images=np.broadcast_to(levels, (200, 96, 96, 3)))
+    return path
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """Read every weight file."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+
+
+def test_the_folder_holds_judges_thresholds_hashes_and_a_card(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    out = train(TINY, toy_bench, tmp_path / "judges", console=quiet)
+    names = {"CARD.md", "judges.json", *(f"{subject}.safetensors" for subject in SUBJECTS)}
+    assert {path.name for path in out.iterdir()} == names
+    models, record = judge_files.read(out, "judges")
+    assert list(models) == list(SUBJECTS)
+    assert record["fold"] == 0
+    assert record["settings"]["config"]["steps"] == 4
+    for name, entry in record["files"].items():
+        assert entry == {"sha256": sha256_of(out / name), "bytes": (out / name).stat().st_size}
+    # The threshold is the one that the stored weights need for the val photos of the class.
+    mine = [m for m in toy_bench.photos("val") if m.startswith("rail/") and fold_of(m) == 0]
+    scores = score(models["rail"], np.stack([toy_bench.photo(member) for member in mine]))
+    assert record["thresholds"]["rail"] == pytest.approx(accepting(scores, 0.85), abs=1e-6)
+    done = record["done"]["rail"]
+    assert done["photos"] == len(mine)
+    assert set(done["passed"]) == {
+        *(f"photos of {s}" for s in SUBJECTS if s != "rail"),
+        *("average", "blur", "patches", "noise"),
+    }
+    card = (out / "CARD.md").read_text()
+    assert "No early-generator pictures" in card
+    assert f"| rail | {done['threshold']:.4f} |" in card
+
+
+def test_a_stopped_training_goes_on_to_the_same_judges(
+    toy_bench: Bench, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(TINY, toy_bench, tmp_path / "whole", console=quiet)
+    monkeypatch.setattr(judges, "_SAVE_EVERY_S", 0.0)
+    made, made_batches = judges._batch, []
+
+    def until_ctrl_c(*arguments):
+        if len(made_batches) == 6:
+            raise KeyboardInterrupt
+        made_batches.append(arguments[2:4])
+        return made(*arguments)
+
+    monkeypatch.setattr(judges, "_batch", until_ctrl_c)
+    parts = tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, toy_bench, parts, console=quiet)
+    with pytest.raises(ModelError, match="its training has not finished"):
+        judge_files.read(parts, "judges")
+    first = (parts / "baby.safetensors").stat().st_mtime_ns
+    made_batches.clear()
+    made_batches.append(None)
+    monkeypatch.setattr(judges, "_batch", lambda *a: made_batches.append(a[2:4]) or made(*a))
+    train(TINY, toy_bench, parts, console=quiet)
+    # The finished judge is left alone, the second goes on with its third batch.
+    assert (parts / "baby.safetensors").stat().st_mtime_ns == first
+    assert made_batches[1] == (1, 2)
+    assert len(made_batches) == 1 + 2 + 3 * 4
+    assert weights(parts) == weights(whole)
+    assert not (parts / "progress.json").exists()
+    # A finished folder is not touched again.
+    made_batches.clear()
+    train(TINY, toy_bench, parts, console=quiet)
+    assert not made_batches
+
+
+def test_another_seed_or_other_pictures_need_another_folder(
+    toy_bench: Bench, tmp_path: Path, quiet: Console, early_file: Path
+) -> None:
+    out = train_critic(
+        critic_config(steps=1, batch=8, val_per_kind=2), toy_bench, tmp_path / "c", console=quiet
+    )
+    with pytest.raises(ConfigError, match=r"begun with another config\.seed: give the same"):
+        train_critic(critic_config(steps=1, batch=8, val_per_kind=2, seed=1), toy_bench, out)
+    with pytest.raises(ConfigError, match=r"begun with another early\.count"):
+        train_critic(
+            critic_config(steps=1, batch=8, val_per_kind=2), toy_bench, out, early=[early_file]
+        )
+
+
+def test_seeds_differ_and_leave_the_global_randomness_alone(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    tiny = critic_config(steps=2, batch=8, val_per_kind=2)
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    a = train_critic(tiny, toy_bench, tmp_path / "a", console=quiet)
+    torch.testing.assert_close(torch.rand(3), wanted)
+    b = train_critic(tiny, toy_bench, tmp_path / "b", console=quiet)
+    c = train_critic(replace(tiny, seed=1), toy_bench, tmp_path / "c", console=quiet)
+    assert weights(a) == weights(b) != weights(c)
+
+
+def test_judges_and_critic_see_different_photos(
+    toy_bench: Bench, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    read = Bench.photo
+    monkeypatch.setattr(Bench, "photo", lambda self, m: seen.append(m) or read(self, m))
+    train(replace(TINY, steps=1), toy_bench, tmp_path / "j", console=quiet)
+    of_judges = set(seen)
+    seen.clear()
+    train_critic(
+        critic_config(steps=1, batch=8, val_per_kind=2), toy_bench, tmp_path / "c", console=quiet
+    )
+    assert not of_judges & set(seen)
+    everything = {*toy_bench.photos("train"), *toy_bench.photos("val")}
+    assert of_judges | set(seen) == everything
+
+
+def test_the_critic_accepts_95_percent_and_has_no_other_classes(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    config = critic_config(steps=2, batch=8, val_per_kind=4)
+    out = train_critic(config, toy_bench, tmp_path / "critic", console=quiet)
+    assert (config.fold, config.accept_rate) == (1, 0.95)
+    _, record = judge_files.read(out, "critic")
+    done = record["done"]["critic"]
+    assert done["accepted"] >= 0.95
+    assert set(done["passed"]) == {"average", "blur", "patches", "noise"}
+    assert done["photos"] == sum(fold_of(member) == 1 for member in toy_bench.photos("val"))
+
+
+def test_judges_learn_their_class(toy_bench: Bench, tmp_path: Path, quiet: Console) -> None:
+    config = JudgesConfig(steps=60, batch=16, learning_rate=1e-2, val_per_kind=20)
+    out = train(config, toy_bench, tmp_path / "judges", console=quiet)
+    passed = json.loads((out / "judges.json").read_text())["done"]
+    strangers = [
+        share for p in passed.values() for kind, share in p["passed"].items() if " of " in kind
+    ]
+    assert all(entry["accepted"] >= 0.85 for entry in passed.values())
+    assert np.mean(strangers) < 0.25
+    # Patches have the colour of the class but not its place: they are refused too.
+    assert np.mean([p["passed"]["patches"] for p in passed.values()]) < 0.4
+
+
+def test_batches_hold_what_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = judges._Pictures(
+        photos=[np.full((3, 96, 96, 3), 10 + 40 * c, np.uint8) for c in range(5)],
+        early=np.full((7, 96, 96, 3), 255, np.uint8),
+    )
+    monkeypatch.setattr(judges, "augment", lambda images, _: torch.from_numpy(images))
+    config = JudgesConfig(batch=64)
+    counts = []
+    for step in range(10):
+        images, targets = judges._batch(config, pictures, 2, step, 2)
+        levels = images.reshape(64, -1)[:, 0].numpy()
+        assert targets.tolist() == [1] * 32 + [0] * 32
+        assert set(levels[:32]) == {90}
+        assert set(levels[32:48]) <= {10, 50, 130, 170}
+        counts.append(int((levels[48:] == 255).sum()))
+    # 16 uninformative pictures of five kinds: each kind has its fifth over five batches.
+    assert counts == counts[:5] * 2
+    assert sum(counts[:5]) == 16
+
+
+def test_early_pictures_are_a_kind_of_their_own(
+    toy_bench: Bench, tmp_path: Path, quiet: Console, early_file: Path
+) -> None:
+    out = train(
+        replace(TINY, steps=1), toy_bench, tmp_path / "j", early=[early_file], console=quiet
+    )
+    record = json.loads((out / "judges.json").read_text())
+    kept = early_part(load_early([early_file]), 0, "val")
+    assert record["done"]["dog"]["counts"]["early"] == len(kept)
+    assert record["settings"]["early"]["count"] == 200
+    assert "200 early-generator pictures" in (out / "CARD.md").read_text()
+
+
+def test_every_early_picture_has_one_place(early_file: Path) -> None:
+    early = load_early([early_file])
+    parts = [early_part(early, fold, split) for fold in (0, 1) for split in ("train", "val")]
+    levels = [set(part[:, 0, 0, 0].tolist()) for part in parts]
+    assert sorted(level for part in levels for level in part) == list(range(200))
+    assert 60 < len(parts[0]) < 100
+    assert 10 < len(parts[1]) < 30
+
+
+def test_early_pictures_are_read_from_files_and_folders(tmp_path: Path, early_file: Path) -> None:
+    assert load_early([]).shape == (0, 96, 96, 3)
+    assert len(load_early([early_file, early_file.parent])) == 400
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "small.npz", images=np.zeros((2, 64, 64, 3), np.uint8))
+    np.savez(tmp_path / "named.npz", pictures=np.zeros((2, 96, 96, 3), np.uint8))
+    for name, words in (
+        ("empty", "holds no .npz"),
+        ("small.npz", "must be uint8"),
+        ("named.npz", "'images'"),
+        ("absent.npz", "'images'"),
+    ):
+        with pytest.raises(DataError, match=words):
+            load_early([tmp_path / name])
+
+
+def test_too_few_early_pictures_are_refused(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    np.savez(tmp_path / "few.npz", images=np.zeros((2, 96, 96, 3), np.uint8))
+    with pytest.raises(DataError, match="2 early pictures are too few"):
+        train(TINY, toy_bench, tmp_path / "j", early=[tmp_path / "few.npz"], console=quiet)
+
+
+def test_too_few_photos_are_refused(
+    bench_root: Path, tmp_path: Path, quiet: Console, write_tar, jpeg
+) -> None:
+    picture = jpeg(np.zeros((96, 96, 3), np.uint8))
+    path = bench_root / "photos" / "val.tar"
+    kept = [m for m in find_bench(bench_root).photos("val") if not m.startswith("dog/")]
+    write_tar(path, [(member, picture) for member in kept])
+    with pytest.raises(DataError, match=r"photos/val\.tar has too few photos of dog"):
+        train(TINY, Bench(bench_root), tmp_path / "j", console=quiet)
+
+
+def test_a_damaged_folder_is_refused_in_one_line(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    out = train_critic(
+        critic_config(steps=1, batch=8, val_per_kind=2), toy_bench, tmp_path / "c", console=quiet
+    )
+    with pytest.raises(ModelError, match=r"holds no judges: there is no judges\.json"):
+        judge_files.read(out, "judges")
+    path, whole = out / "critic.safetensors", (out / "critic.safetensors").read_bytes()
+    path.write_bytes(whole[:-1] + b"\x07")
+    with pytest.raises(ModelError, match=r"critic\.safetensors is damaged: its SHA-256"):
+        judge_files.read(out, "critic")
+    path.unlink()
+    with pytest.raises(ModelError, match=r"is incomplete: critic\.safetensors is missing"):
+        judge_files.read(out, "critic")
+    path.write_bytes(whole)
+    text = (out / "critic.json").read_text()
+    for old, new, words in (
+        ('"format_version": 1', '"format_version": 2', "has format version 2"),
+        ('"soundsight-critic"', '"other"', "is not of the format"),
+        ('"thresholds"', '"limits"', "is damaged"),
+        ("{", "", "is damaged"),
+    ):
+        (out / "critic.json").write_text(text.replace(old, new, 1))
+        with pytest.raises(ModelError, match=words) as caught:
+            judge_files.read(out, "critic")
+        assert "\n" not in str(caught.value)
+
+
+def test_the_threshold_is_the_highest_that_accepts_enough() -> None:
+    scores = np.arange(100, dtype=np.float32)
+    np.random.default_rng(0).shuffle(scores)
+    assert accepting(scores, 0.85) == 15
+    assert (scores >= accepting(scores, 0.85)).mean() == 0.85
+    assert accepting(scores[:13], 0.85) == np.sort(scores[:13])[1]
+    assert accepting(scores, 1.0) == 0
+
+
+def test_augmenting_keeps_range_and_shape_and_follows_the_seed() -> None:
+    images = np.random.default_rng(0).integers(256, size=(32, 96, 96, 3), dtype=np.uint8)
+    first, again = (augment(images, np.random.default_rng(1)) for _ in range(2))
+    assert first.shape == (32, 3, 96, 96)
+    assert float(first.abs().max()) <= 1
+    torch.testing.assert_close(first, again, atol=0, rtol=0)
+    # Tints keep the order of levels, so an unmoved picture correlates with its source or mirror.
+    unit = torch.from_numpy(images / 127.5 - 1).permute(0, 3, 1, 2).float()
+    alike = [
+        max(
+            float(torch.corrcoef(torch.stack([a.ravel(), c.ravel()]))[0, 1]) for c in (b, b.flip(2))
+        )
+        for a, b in zip(first, unit, strict=True)
+    ]
+    unmoved = sum(value > 0.9 for value in alike)
+    assert 3 <= unmoved <= 14
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps": 0}, {"batch": 2}, {"accept_rate": 0.0}, {"fold": 2}, {"other_share": 1.5}]
+)
+def test_settings_out_of_range_are_refused(changes: dict) -> None:
+    with pytest.raises(ConfigError):
+        JudgesConfig(**changes)
