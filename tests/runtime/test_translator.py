@@ -14,7 +14,8 @@ from soundsight.core.draws import generator_draws, item_of
 from soundsight.core.errors import AudioError, ConfigError
 from soundsight.media import audio
 from soundsight.media.mel import segments_of
-from soundsight.runtime.critic import CALM_LEVEL, State
+from soundsight.runtime.critic import CALM_LEVEL, State, state_of
+from soundsight.runtime.model_folder import Thresholds
 from soundsight.runtime.translator import Translator
 
 
@@ -219,6 +220,19 @@ def test_states_follow_the_thresholds(make_model: Callable[..., Path], tmp_path:
     assert result.state == [State.PICTURE]
     assert np.isnan(result.informativity).all()
     assert result.images.std() > 0
+
+
+@pytest.mark.parametrize(
+    ("score", "state"),
+    [
+        (0.49, State.NOTHING_RECOGNISABLE),
+        (0.5, State.PICTURE),
+        (1.0, State.PICTURE),
+        (float("nan"), State.PICTURE),
+    ],
+)
+def test_the_threshold_itself_is_a_picture(score: float, state: State) -> None:
+    assert state_of(score, Thresholds(quiet_dbfs=-60.0, informativity=0.5)) is state
 
 
 def test_only_the_pictures_below_the_threshold_are_hidden(

@@ -104,13 +104,22 @@ class ProjectionDiscriminator(nn.Module):
         self.realness = nn.Linear(config.features, 1)
         self.condition = nn.Linear(config.embedding_size, config.features, bias=False)
 
+    def features(self, image: Float[Tensor, "n 3 96 96"]) -> Float[Tensor, "n h"]:
+        """Return what the discriminator sees in each picture, whatever its sound."""
+        x: Tensor = image
+        for stage in self.stages:
+            x = F.leaky_relu(stage(x), 0.2)
+        return F.leaky_relu(self.to_features(x.flatten(1)), 0.2)
+
+    def score(
+        self, features: Float[Tensor, "n h"], embedding: Float[Tensor, "n e"]
+    ) -> Float[Tensor, " n"]:
+        """Score pictures by their features with a sound each; one picture may meet several."""
+        coherence = (self.condition(embedding) * features).sum(dim=1)
+        return self.realness(features).squeeze(1) + coherence / math.sqrt(features.shape[1])
+
     def forward(
         self, image: Float[Tensor, "n 3 96 96"], embedding: Float[Tensor, "n e"]
     ) -> Float[Tensor, " n"]:
         """Return the score of each picture with its sound; higher = more real and coherent."""
-        x: Tensor = image
-        for stage in self.stages:
-            x = F.leaky_relu(stage(x), 0.2)
-        h = F.leaky_relu(self.to_features(x.flatten(1)), 0.2)
-        coherence = (self.condition(embedding) * h).sum(dim=1) / math.sqrt(h.shape[1])
-        return self.realness(h).squeeze(1) + coherence
+        return self.score(self.features(image), embedding)

@@ -241,11 +241,14 @@ class TranslatorTask(Task):
         if penalised:
             real.requires_grad_(True)
             fake.requires_grad_(True)
-        real_score = self.discriminator(real, embedding)
-        fake_score = self.discriminator(fake, embedding)
+        judge = self.discriminator
+        assert isinstance(judge, ProjectionDiscriminator)  # made so for this objective
+        seen = judge.features(real)
+        real_score = judge.score(seen, embedding)
+        fake_score = judge(fake, embedding)
         d_loss = relativistic_loss(real_score, fake_score)
         other = (video != video.roll(1)) & (photo != photo.roll(1))
-        wrong_score = self.discriminator(real, embedding.roll(1, dims=0))
+        wrong_score = judge.score(seen, embedding.roll(1, dims=0))
         wrong = relativistic_loss(real_score, wrong_score, other)
         total = d_loss + config.wrong_sound_weight * wrong
         scalars = {"d_loss": d_loss.detach(), "wrong_sound": wrong.detach()}
@@ -255,17 +258,16 @@ class TranslatorTask(Task):
             scalars |= {"r1": r1.detach(), "r2": r2.detach()}
         _descend(self.d_optimizer, total)
 
-        # Generator: the generated picture above the real one.
-        self.discriminator.requires_grad_(False)
-        fake_score = self.discriminator(diff_augment(generated, rng), embedding)
-        with torch.no_grad():
-            real_score = self.discriminator(diff_augment(image, rng), embedding)
-        g_loss = relativistic_loss(fake_score, real_score)
+        # Generator: the generated picture above the real one, whose score of a moment ago only
+        # weighs the gradient and need not be computed again.
+        judge.requires_grad_(False)
+        fake_score = judge(diff_augment(generated, rng), embedding)
+        g_loss = relativistic_loss(fake_score, real_score.detach())
         total = g_loss
         if config.pixel_weight:
             total = total + config.pixel_weight * pixel_loss(generated, image, config.pixel)
         _descend(self.g_optimizer, total)
-        self.discriminator.requires_grad_(True)
+        judge.requires_grad_(True)
         return {"g_loss": g_loss.detach(), **scalars}
 
     @torch.no_grad()
