@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from soundsight.core.runs import write_json
-from soundsight.media import audio, mel
+from soundsight.media import audio, mel, segments
 from soundsight.models.contrastive import ContrastiveConfig, SoundEncoder
 from soundsight.pairs.dataset import batch_indices
 from soundsight.pairs.layouts import SUBJECTS, Bench, find_bench
@@ -51,12 +51,17 @@ class Setting:
 def settings() -> list[Setting]:
     """The grid: dB range first, then window, upper edge and rate around the default."""
     base = mel.MelConfig()
-    grid = [Setting(name=f"range {r} dB", mel=replace(base, range_db=float(r))) for r in
-            (30, 40, 45, 50, 55, 60, 70, 80)]  # fmt: skip
-    for window in (1024, 4096):
-        grid.append(Setting(name=f"window {window}", mel=replace(base, window_samples=window)))
-    for top in (8_000.0, 11_025.0, 16_000.0):
-        grid.append(Setting(name=f"up to {top:.0f} Hz", mel=replace(base, f_max_hz=top)))
+    grid = [
+        Setting(name=f"range {r} dB", mel=replace(base, range_db=float(r)))
+        for r in (30, 40, 45, 50, 55, 60, 70, 80)
+    ]
+    for window in (1024, 1536, 4096):
+        for r in (45, 50, 55, 60):
+            config = replace(base, window_samples=window, range_db=float(r))
+            grid.append(Setting(name=f"window {window}, range {r} dB", mel=config))
+    for top in (11_025.0, 16_000.0):
+        config = replace(base, f_max_hz=top, range_db=50.0)
+        grid.append(Setting(name=f"up to {top:.0f} Hz, range 50 dB", mel=config))
     return grid
 
 
@@ -79,7 +84,7 @@ def fit_classifier(bench: Bench, steps: int, seed: int) -> tuple[nn.Module, floa
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * one_cycle(step, steps, 0.1)
         rows = torch.from_numpy(batch_indices(len(mels), 128, seed, step))
-        logits = network(augment_mel(to_float(mels[rows]), rng))
+        logits = network(augment_mel(to_float(mels[rows]), rng, masks=0))
         loss = F.cross_entropy(logits, labels[rows], label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
@@ -129,8 +134,8 @@ def measure(
     rows: list[tuple[str, int, bool, bool]] = []
     heard: dict[str, list[np.ndarray]] = {subject: [] for subject in SOUNDS.values()}
     for name, subject, samples in sounds:
-        segments = mel.segments_of(samples, setting.mel, each_second=True)
-        levels = np.stack([segment.mel for segment in segments])
+        seconds = segments.segments_of(samples, setting.mel, each_second=True)
+        levels = np.stack([second.mel for second in seconds])
         heard[subject].append(levels)
         said = classify(network, torch.from_numpy(levels)[:, None]).numpy()
         for one, answer in zip(levels, said, strict=True):
@@ -169,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=None)
     parser.add_argument("--out", type=Path, default=Path("runs/frontend"))
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()

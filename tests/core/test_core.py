@@ -50,9 +50,7 @@ def test_configs_survive_json() -> None:
 
 
 def test_an_unknown_key_lists_the_choices_at_every_depth() -> None:
-    with pytest.raises(
-        ConfigError, match="unknown key nam for Outer; choose from inner, name"
-    ):
+    with pytest.raises(ConfigError, match="unknown key nam for Outer; choose from inner, name"):
         from_dict(Outer, {"nam": "a"})
     with pytest.raises(ConfigError, match=r"unknown key inner\.sizes .*maps, size"):
         from_dict(Outer, {"name": "a", "inner": {"sizes": 1}})

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soundsight.core.errors import AudioError, ConfigError
-from soundsight.media import mel
-from soundsight.media.mel import MelConfig, Segment, StreamingLogMel, loudest_segment, segments_of
+from soundsight.media import mel, segments
+from soundsight.media.mel import MelConfig
+from soundsight.media.segments import Segment, StreamingLogMel, loudest_segment, segments_of
 
 RATE_HZ = 44_100
 
@@ -164,13 +165,13 @@ def test_one_bang_does_not_blacken_the_rest() -> None:
     clip = noise(30.0, 1e-3)
     bang = round(5.5 * RATE_HZ)
     clip[bang : bang + 4410] = noise(0.1, 0.9)
-    segments = segments_of(clip, each_second=True)
-    brightness = [float(s.mel[:, 20:].mean()) for s in segments]
-    assert len(segments) == 30
+    found = segments_of(clip, each_second=True)
+    brightness = [float(s.mel[:, 20:].mean()) for s in found]
+    assert len(found) == 30
     assert min(brightness[:5]) > 140
     assert max(brightness[6:15]) < 80
     assert min(brightness[15:]) > 140
-    peaks = [s.peak_db for s in segments]
+    peaks = [s.peak_db for s in found]
     assert len(set(peaks[5:15])) == 1
     assert peaks[15] < peaks[14] - 40
 
@@ -194,9 +195,9 @@ def test_long_clips_agree_with_the_running_maximum_written_out() -> None:
     ],
 )  # fmt: skip
 def test_the_last_part_is_padded_or_dropped(seconds: float, starts) -> None:
-    segments = segments_of(noise(seconds), each_second=True)
-    assert [s.start_s for s in segments] == list(starts)
-    assert all(s.mel.shape == (128, 100) and s.mel.dtype == np.uint8 for s in segments)
+    found = segments_of(noise(seconds), each_second=True)
+    assert [s.start_s for s in found] == list(starts)
+    assert all(s.mel.shape == (128, 100) and s.mel.dtype == np.uint8 for s in found)
 
 
 def test_a_short_clip_is_padded_with_silence() -> None:
@@ -210,17 +211,17 @@ def test_a_short_clip_is_padded_with_silence() -> None:
 
 def test_cut() -> None:
     levels = mel.log_mel(noise(2.5))
-    np.testing.assert_array_equal(mel.cut(levels, 1.25), levels[:, 125:225])
+    np.testing.assert_array_equal(segments.cut(levels, 1.25), levels[:, 125:225])
     for start_s in (-0.1, 1.51, 7):
         with pytest.raises(AudioError, match=r"lasts 2\.5 s"):
-            mel.cut(levels, start_s)
+            segments.cut(levels, start_s)
 
 
 def test_rms() -> None:
-    assert mel.rms_dbfs(sine(1000, 1.0)) == pytest.approx(-3.01, abs=0.01)
-    assert mel.rms_dbfs(np.full(100, -1.0)) == 0
-    assert mel.rms_dbfs(np.zeros(100)) == -120
-    assert mel.rms_dbfs(np.zeros(0)) == -120
+    assert segments.rms_dbfs(sine(1000, 1.0)) == pytest.approx(-3.01, abs=0.01)
+    assert segments.rms_dbfs(np.full(100, -1.0)) == 0
+    assert segments.rms_dbfs(np.zeros(100)) == -120
+    assert segments.rms_dbfs(np.zeros(0)) == -120
 
 
 def same(a: Segment, b: Segment) -> bool:
@@ -270,18 +271,18 @@ def test_small_blocks_do_not_matter(block: int) -> None:
 def test_the_stream_equals_the_whole_clip() -> None:
     levels = mel.log_mel(LONG)
     for segment in streamed(LONG, [])[:-1]:
-        np.testing.assert_array_equal(segment.mel, mel.cut(levels, segment.start_s))
+        np.testing.assert_array_equal(segment.mel, segments.cut(levels, segment.start_s))
 
 
 @pytest.mark.parametrize("hop_s", [0.25, 0.5, 0.75])
 def test_overlapping_segments(hop_s: float) -> None:
     clip = LONG[: round(11.6 * RATE_HZ)]
-    segments = streamed(clip, list(range(4000, len(clip), 4000)), hop_s)
-    starts = [s.start_s for s in segments]
+    found = streamed(clip, list(range(4000, len(clip), 4000)), hop_s)
+    starts = [s.start_s for s in found]
     assert starts == [hop_s * i for i in range(len(starts))]
     assert starts[-1] + 1 > 11.1
     db = mel.mel_db(clip)
-    for segment in segments:
+    for segment in found:
         end = round(segment.start_s * 100) + 100
         if end > 1160:
             continue  # padded

@@ -13,7 +13,7 @@ from soundsight.core import units
 from soundsight.core.draws import generator_draws, item_of
 from soundsight.core.errors import AudioError, ConfigError
 from soundsight.media import audio
-from soundsight.media.mel import segments_of
+from soundsight.media.segments import segments_of
 from soundsight.runtime.critic import CALM_LEVEL, State, state_of
 from soundsight.runtime.model_folder import Thresholds
 from soundsight.runtime.translator import Translator

@@ -176,7 +176,7 @@ def test_the_critic_accepts_95_percent_and_has_no_other_classes(
 
 
 def test_judges_learn_their_class(toy_bench: Bench, tmp_path: Path, quiet: Console) -> None:
-    config = JudgesConfig(steps=60, batch=16, learning_rate=1e-2, val_per_kind=20)
+    config = JudgesConfig(steps=40, batch=16, learning_rate=1e-2, val_per_kind=20)
     out = train(config, toy_bench, tmp_path / "judges", console=quiet)
     passed = json.loads((out / "judges.json").read_text())["done"]
     strangers = [

@@ -60,7 +60,6 @@ def evaluate(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from soundsight.core.runs import sha256_of
     from soundsight.evaluation.judging import Judges
     from soundsight.evaluation.report import EvaluationConfig
     from soundsight.evaluation.report import evaluate as measure
@@ -91,7 +90,7 @@ def evaluate(
                 model={
                     "name": model.resolve().name,
                     "path": str(model),
-                    "sha256": sha256_of(folder / "model.json"),
+                    "sha256": _networks_sha256(folder),
                 },
                 command=shlex.join(["soundsight", *sys.argv[1:]]),
                 early=kept,
@@ -106,6 +105,17 @@ def evaluate(
             low, high = 100 * mean["low"], 100 * mean["high"]
             typer.echo(f"{name}: {100 * mean['share']:.1f} % [{low:.1f}, {high:.1f}]")
     typer.echo(f"written: {out / 'report.md'}, report.json, sheet.png")
+
+
+def _networks_sha256(folder: Path) -> str:
+    """Name a model by its networks alone: model.json also holds a date, and later these figures."""
+    import hashlib
+
+    from soundsight.core.runs import sha256_of
+
+    networks = sorted(folder.glob("*.onnx"))
+    lines = [f"{sha256_of(path)}  {path.name}\n" for path in networks]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @contextmanager

@@ -257,8 +257,8 @@ def _fold(layer: Any, norm: Any) -> None:
 
 def _export(network: nn.Module, inputs: Mapping[str, Tensor], output: str, path: Path) -> None:
     """Write one network to ``path`` and check it against PyTorch."""
-    folded = fold_batch_norms(network).to(memory_format=torch.contiguous_format)
-    folded.requires_grad_(False)
+    folded: Any = fold_batch_norms(network)
+    folded.to(memory_format=torch.contiguous_format).requires_grad_(False)
     with torch.no_grad():
         # The rounded weights are the model: PyTorch and ONNX must agree on them exactly.
         for tensor in folded.parameters():
@@ -267,8 +267,9 @@ def _export(network: nn.Module, inputs: Mapping[str, Tensor], output: str, path:
     batch = torch.export.Dim("n", min=1, max=4096)
     names = list(inputs)
     shapes: Any = [{0: batch}] * len(names)
-    if isinstance(network, _Draw):
-        shapes = (shapes[0], tuple(shapes[1:]))
+    if isinstance(network, _Draw) and len(names) > 1:
+        # Its random inputs are one variadic argument.
+        shapes = [shapes[0], tuple(shapes[1:])]
     with _Quiet():
         program = torch.onnx.export(
             folded, tuple(inputs.values()), dynamo=True, input_names=names, output_names=[output],

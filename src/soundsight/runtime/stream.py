@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from soundsight.core import units
 from soundsight.core.errors import AudioError, ConfigError
 from soundsight.media import audio
-from soundsight.media.mel import MelConfig, Segment, StreamingLogMel, segments_of
+from soundsight.media.mel import MelConfig
+from soundsight.media.segments import Segment, StreamingLogMel, segments_of
 
 if TYPE_CHECKING:
     from soundsight.runtime.translator import Translation, Translator

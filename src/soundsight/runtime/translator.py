@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from soundsight.core import units
 from soundsight.core.draws import generator_draws, item_of
 from soundsight.core.errors import AudioError, ConfigError
-from soundsight.media.mel import Segment, loudest_segment
+from soundsight.media.segments import Segment, loudest_segment
 from soundsight.runtime import model_folder
 from soundsight.runtime.critic import Critic, State, calm_picture, is_quiet, state_of
 from soundsight.runtime.model_folder import ModelInfo
@@ -190,7 +190,7 @@ class Translator:
         item: int | None = None,
         source: str = "",
     ) -> Translation:
-        """Imagine one segment, as ``media.mel`` makes them.
+        """Imagine one segment, as ``media.segments`` makes them.
 
         Args:
             waveform: float32 [100, 2] for the views; None stands for a flat one.

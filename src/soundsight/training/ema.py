@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class Ema:
+
+class Ema(Generic[Network]):
     """Keeps ``average``, a copy of the network that trails it.
 
     The decay is warmed up, ``min(decay, (1 + t) / (10 + t))`` at update t, so that the first
@@ -19,9 +22,9 @@ class Ema:
         decay: share of the average that is kept at each update.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: Network, decay: float) -> None:
         self.decay = decay
-        self.average = copy.deepcopy(network).eval().requires_grad_(False)
+        self.average: Network = copy.deepcopy(network).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from soundsight.core.config import choose, from_dict, to_dict
+from soundsight.core.config import from_dict, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.models.autoencoder import Autoencoder, AutoencoderConfig
 from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair, SoundEncoder
@@ -18,7 +18,7 @@ from soundsight.models.presets import preset
 from soundsight.pairs.dataset import PairDataset, batch_indices
 from soundsight.training.augment import augment_image, augment_mel
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
-from soundsight.training.loop import LoopConfig, Task, read_run
+from soundsight.training.loop import LoopConfig, Task, channels_last, read_run
 from soundsight.training.losses import info_nce
 
 ENCODER_KINDS = ("contrastive", "autoencoder")
@@ -79,11 +79,15 @@ class EncoderTask(Task):
             if config.kind == "contrastive"
             else Autoencoder(sizes.autoencoder)
         )
-        self.network.to(memory_format=torch.channels_last)
+        channels_last(self.network)
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         plain = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed},
+            {"params": plain, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(
-            [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
+            groups,
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
@@ -157,14 +161,11 @@ def load_encoder(folder: Path) -> AudioEncoder:
     if not path.exists():
         raise DataError(f"{folder} ({about['kind']}) is not finished: go on with its command first")
     _, meta = read_tensors(path)
-    network: AudioEncoder = choose(
-        "encoder",
-        meta["kind"],
-        {
-            "contrastive": lambda: SoundEncoder(from_dict(ContrastiveConfig, meta["network"])),
-            "autoencoder": lambda: Autoencoder(from_dict(AutoencoderConfig, meta["network"])),
-        },
-    )()
+    network: AudioEncoder
+    if meta["kind"] == "contrastive":
+        network = SoundEncoder(from_dict(ContrastiveConfig, meta["network"]))
+    else:
+        network = Autoencoder(from_dict(AutoencoderConfig, meta["network"]))
     load_weights(path, network)
     return network.eval().requires_grad_(False)
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,9 +88,9 @@ class JudgesConfig:
             raise ConfigError("fold must be 0 (judges) or 1 (critic)")
 
 
-def critic_config(**changes: object) -> JudgesConfig:
+def critic_config(**changes: Any) -> JudgesConfig:
     """Return the critic's settings: its own fold, every class, 95 % of val photos accepted."""
-    return JudgesConfig(**{"fold": 1, "other_share": 0.0, "accept_rate": 0.95, **changes})  # type: ignore[arg-type]
+    return JudgesConfig(**{"fold": 1, "other_share": 0.0, "accept_rate": 0.95, **changes})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,7 +275,7 @@ def _train_one(
                 group["lr"] = config.learning_rate * _schedule(step, config.steps)
             loss = F.nll_loss(model(images), targets)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             now = time.monotonic()
             show(step + 1, (step + 1 - first) / max(now - began, 1e-9))

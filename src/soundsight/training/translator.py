@@ -39,7 +39,7 @@ from soundsight.training.augment import diff_augment
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import AudioEncoder, embed, to_float
-from soundsight.training.loop import LoopConfig, Task, read_run
+from soundsight.training.loop import LoopConfig, Task, channels_last, read_run
 from soundsight.training.losses import (
     gradient_penalty,
     pixel_loss,
@@ -150,13 +150,13 @@ class TranslatorTask(Task):
             )
         self.config, self.data, self._encoder_run = config, data, encoder_run
         torch.manual_seed(config.loop.seed)
-        layout = torch.channels_last
-        self.generator = DenseGenerator(sizes.generator).to(memory_format=layout)
+        self.generator = channels_last(DenseGenerator(sizes.generator))
         self.discriminator: nn.Module = (
             ProjectionDiscriminator(sizes.projection_discriminator)
             if config.objective == "relativistic"
             else RCDiscriminator(sizes.rc_discriminator)
-        ).to(memory_format=layout)
+        )
+        channels_last(self.discriminator)
         self.ema = Ema(self.generator, config.ema_decay)
         betas = (config.beta1, config.beta2)
         self.g_optimizer = torch.optim.Adam(
