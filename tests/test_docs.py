@@ -1,0 +1,74 @@
+"""What the documents say can be typed, can be typed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from soundsight.apps.cli import build_app
+from soundsight.media import synth
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Return the fenced code blocks of one language ("" for none)."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [content for tag, content in fenced if tag == language]
+
+
+def commands() -> list[str]:
+    found = []
+    for path in DOCUMENTS:
+        text = path.read_text("utf-8")
+        for block in blocks(text, "") + blocks(text, "sh"):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [line.split("  #")[0] for line in lines if line.startswith("soundsight ")]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_in_the_documents_parses(line: str) -> None:
+    command = typer.main.get_command(build_app())
+    args = shlex.split(line)[1:]
+    context = command.make_context("soundsight", list(args))
+    while args and hasattr(command, "get_command"):
+        name, command, args = command.resolve_command(context, args)
+        # Raises a usage error on an unknown option, a missing argument or a wrong value.
+        context = command.make_context(name, list(args), parent=context)
+    assert not hasattr(command, "get_command"), f"{line}: no such command"
+
+
+def test_there_are_commands_to_parse() -> None:
+    assert len(commands()) > 8
+
+
+def test_an_unknown_option_would_be_noticed() -> None:
+    with pytest.raises(Exception, match="--nonsense"):
+        test_every_command_in_the_documents_parses("soundsight translate a.wav -o out --nonsense")
+
+
+def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synth.write_examples(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (sound,) = tmp_path.glob("dog.*")
+    for block in blocks((ROOT / "README.md").read_text("utf-8"), "python"):
+        exec(compile(block.replace("dog.wav", sound.name), "README.md", "exec"), {})
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for path in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#\s]+)\)", path.read_text("utf-8")):
+            if not target.startswith("http"):
+                assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_make_targets_in_the_documents_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    for path in DOCUMENTS:
+        assert set(re.findall(r"^make ([a-z]+)", path.read_text("utf-8"), re.MULTILINE)) <= targets
