@@ -6,8 +6,6 @@ takes and no more. The other commands live in files of their own, each with a ``
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import math
 import os
@@ -25,13 +23,13 @@ import typer
 from typer.core import TyperGroup
 
 from soundsight import __version__
+from soundsight.apps import evaluate, export, train
 from soundsight.core.errors import AudioError, OutputError, SoundsightError
 
 if TYPE_CHECKING:
     from soundsight.runtime.translator import Translation, Translator
     from soundsight.views.sheet import SheetBook
 
-COMMAND_MODULES = ("train", "evaluate", "export")
 INTERRUPTED = 130
 
 _SHEET = re.compile(r"sheet(-\d+)?")
@@ -67,10 +65,8 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_options)
     app.command()(translate)
-    for name in COMMAND_MODULES:
-        module = f"soundsight.apps.{name}"
-        if importlib.util.find_spec(module) is not None:
-            importlib.import_module(module).register(app)
+    for module in (train, evaluate, export):
+        module.register(app)
     return app
 
 

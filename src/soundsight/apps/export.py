@@ -24,6 +24,12 @@ def export(
         Path | None,
         typer.Option(help="Folder of a critic, which hides pictures that show nothing."),
     ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Score under which a picture is hidden [default: the critic's own]."
+        ),
+    ] = None,
     trained_on: Annotated[str, typer.Option(help="One sentence for its card.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "BSD-3-Clause",
     report: Annotated[
@@ -48,6 +54,7 @@ def export(
         trained_on=trained_on,
         figures=figures_of(report) if report else None,
         critic=critic,
+        threshold=threshold,
     )
     export_run(run, out, config, overwrite=overwrite)
     size = sum(path.stat().st_size for path in out.iterdir())

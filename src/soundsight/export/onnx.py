@@ -61,6 +61,8 @@ class ExportConfig:
         trained_on: one sentence for ``model.json`` and the card.
         figures: measured figures, each with the command that makes it.
         critic: folder of a trained critic; None exports a model that hides no picture.
+        threshold: pictures that the critic scores below this are not shown; None takes the
+            critic's own, which accepts most real photos.
     """
 
     name: str
@@ -69,6 +71,7 @@ class ExportConfig:
     trained_on: str = ""
     figures: Mapping[str, Any] | None = None
     critic: Path | None = None
+    threshold: float | None = None
 
 
 class _EncodeOnly(nn.Module):
@@ -133,6 +136,7 @@ def export_run(
     if config.critic is not None:
         models, record = judge_files.read(config.critic, "critic")
         critic, threshold = models["critic"], float(record["thresholds"]["critic"])
+        threshold = threshold if config.threshold is None else config.threshold
     return export_networks(
         encoder, generator, critic, threshold, out, config, about=about, overwrite=overwrite
     )

@@ -39,7 +39,9 @@ _DB_PER_NEPER = np.float32(10.0 / np.log(10.0))
 
 @dataclass(frozen=True, kw_only=True)
 class MelConfig:
-    """Settings of the log-mel. The defaults are the calibrated ones that the models were made with.
+    """Settings of the log-mel. The defaults are calibrated to the published spectrograms.
+
+    ``docs/frontend.md`` has the evidence and the recipe that makes it.
 
     Attributes:
         rate_hz: sample rate of the sound, in hertz.
@@ -60,8 +62,8 @@ class MelConfig:
     hop_samples: int = units.HOP_SAMPLES
     n_mels: int = units.N_MELS
     f_min_hz: float = 0.0
-    f_max_hz: float = 22_050.0
-    range_db: float = 60.0
+    f_max_hz: float = 11_025.0
+    range_db: float = 50.0
     floor_db: float = -60.0
 
     def __post_init__(self) -> None:
