@@ -1,6 +1,7 @@
 """Does the log-mel of a waveform look like the published spectrograms? The evidence.
 
     python recipes/frontend_calibration.py --out runs/frontend
+    python recipes/frontend_calibration.py --out runs/frontend-encoder --encoder runs/encoder
 
 1. A small classifier is fitted on the published spectrograms of the train split alone (labels are
    used: this measures the front-end, it makes no translator) and checked on the val split.
@@ -32,11 +33,11 @@ from torch import nn
 from soundsight.core.runs import write_json
 from soundsight.media import audio, mel, segments
 from soundsight.models.contrastive import ContrastiveConfig, SoundEncoder
-from soundsight.pairs.dataset import batch_indices
+from soundsight.pairs.dataset import PairDataset, batch_indices
 from soundsight.pairs.layouts import SUBJECTS, Bench, find_bench
 from soundsight.training.augment import augment_mel
 from soundsight.training.checkpoints import load_weights, save_weights
-from soundsight.training.encoder import one_cycle, to_float
+from soundsight.training.encoder import embed, load_encoder, one_cycle, to_float
 
 SOUNDS = {"dog_bark": "dog", "baby_cry": "baby", "sea_waves": "water"}
 AUDIBLE_LEVEL = 2.0
@@ -72,6 +73,27 @@ def new_classifier(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     sizes = ContrastiveConfig(embedding_size=64, sound_maps=(12, 24, 48, 64, 96))
     return nn.Sequential(SoundEncoder(sizes), nn.Linear(64, len(SUBJECTS)))
+
+
+class NearestNeighbours(nn.Module):
+    """A label-free encoder, and the subjects of the 20 train seconds nearest to each sound."""
+
+    def __init__(self, run: Path, bench: Bench) -> None:
+        super().__init__()
+        self.encoder = load_encoder(run)
+        train = PairDataset(bench, "train")
+        self.known = F.normalize(embed(self.encoder, train), dim=1)
+        table = {
+            bench.spectrogram(p.spectrogram).tobytes(): SUBJECTS.index(p.subject)
+            for p in bench.pairs("train")
+        }
+        self.subjects = torch.tensor([table[train.mel(i).tobytes()] for i in range(len(train))])
+
+    def forward(self, mels: torch.Tensor) -> torch.Tensor:
+        """Return votes: [n, 1, 128, 100] -> [n, 5]."""
+        unknown = F.normalize(self.encoder.encode(mels), dim=1)
+        nearest = (unknown @ self.known.T).topk(20, dim=1).indices
+        return F.one_hot(self.subjects[nearest], len(SUBJECTS)).sum(dim=1)
 
 
 def fit_classifier(bench: Bench, steps: int, seed: int) -> tuple[nn.Module, float]:
@@ -181,6 +203,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=None)
     parser.add_argument("--out", type=Path, default=Path("runs/frontend"))
+    parser.add_argument(
+        "--encoder", type=Path, help="run of a label-free encoder to ask instead of the classifier"
+    )
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -188,7 +213,13 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     bench = find_bench(args.data)
     path = args.out / "classifier.safetensors"
-    if path.exists():
+    if args.encoder:
+        network = NearestNeighbours(args.encoder, bench)
+        mels = np.stack([bench.spectrogram(p.spectrogram) for p in bench.pairs("val")])
+        right = [SUBJECTS.index(p.subject) for p in bench.pairs("val")]
+        said = classify(network, torch.from_numpy(mels)[:, None])
+        val = float((said == torch.tensor(right)).float().mean())
+    elif path.exists():
         network = new_classifier(args.seed)
         val = float(load_weights(path, network)["val"])
         network.eval()

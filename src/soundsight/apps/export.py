@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished translator run.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="The model folder.")],
-    name: Annotated[str | None, typer.Option(help="Its name [default: that of RUN].")] = None,
+    name: Annotated[str | None, typer.Option(help="Its name (default: that of RUN).")] = None,
     version: Annotated[str, typer.Option("--model-version", help="Its own version.")] = "1",
     critic: Annotated[
         Path | None,
@@ -27,7 +27,7 @@ def export(
     threshold: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Score under which a picture is hidden [default: the critic's own]."
+            min=0, max=1, help="Score under which a picture is hidden (default: the critic's own)."
         ),
     ] = None,
     trained_on: Annotated[str, typer.Option(help="One sentence for its card.")] = "",

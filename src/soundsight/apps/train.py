@@ -20,7 +20,7 @@ Out = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option(help="The bench [default: SOUNDSIGHT_BENCH, else ../shared/data]."),
+    typer.Option(help="The bench (default: SOUNDSIGHT_BENCH, else ../shared/data)."),
 ]
 PresetName = Annotated[str, typer.Option("--preset", help="paper, compact or tiny.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")]
@@ -30,7 +30,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; may be repeated."),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads [default: all].")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all).")]
 MaxTime = Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")]
 Early = Annotated[
