@@ -2,10 +2,9 @@
 
 Labels are used here, after training, to measure; no encoder sees one.
 
-    soundsight train encoder --kind contrastive -o runs/enc-contrastive
-    soundsight train encoder --kind autoencoder -o runs/enc-autoencoder \\
-        --steps 600 --batch-size 64
-    python recipes/encoder_choice.py runs/enc-contrastive runs/enc-autoencoder
+    soundsight train encoder --steps 1400 --batch-size 128 -o runs/encoder
+    soundsight train encoder --kind autoencoder --steps 300 --batch-size 64 -o runs/autoencoder
+    python recipes/encoder_choice.py runs/encoder runs/autoencoder
 
 For each run: the share of val seconds whose subject is that of the majority of their 20 nearest
 train seconds by cosine, over all seconds and over the audible ones (mean level >= 2).
@@ -20,24 +19,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from soundsight.pairs.dataset import PairDataset
+from soundsight.pairs.dataset import PairDataset, opaque_id
 from soundsight.pairs.layouts import SUBJECTS, Bench, find_bench
 from soundsight.training.encoder import embed, load_encoder
 
 NEIGHBOURS = 20
 
 
-def subjects(bench: Bench, data: PairDataset, split: str) -> torch.Tensor:
-    """Find the subject of every item of ``data`` through what it sounds like on disk."""
-    table = {bench.spectrogram(p.spectrogram).tobytes(): p.subject for p in bench.pairs(split)}
-    return torch.tensor([SUBJECTS.index(table[data.mel(i).tobytes()]) for i in range(len(data))])
+def subjects(bench: Bench, split: str) -> torch.Tensor:
+    """Return the subject of every item of a ``PairDataset``, whose order is that of opaque ids."""
+    pairs = sorted(bench.pairs(split), key=lambda pair: opaque_id(pair.spectrogram))
+    return torch.tensor([SUBJECTS.index(pair.subject) for pair in pairs])
 
 
 def main(runs: list[str]) -> None:
     """Print one line a run."""
     bench = find_bench()
     train, val = PairDataset(bench, "train"), PairDataset(bench, "val")
-    train_subjects, val_subjects = subjects(bench, train, "train"), subjects(bench, val, "val")
+    train_subjects, val_subjects = subjects(bench, "train"), subjects(bench, "val")
     audible = torch.tensor([float(np.mean(val.mel(i))) >= 2 for i in range(len(val))])
     for run in runs:
         encoder = load_encoder(Path(run))

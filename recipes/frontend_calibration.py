@@ -33,7 +33,7 @@ from torch import nn
 from soundsight.core.runs import write_json
 from soundsight.media import audio, mel, segments
 from soundsight.models.contrastive import ContrastiveConfig, SoundEncoder
-from soundsight.pairs.dataset import PairDataset, batch_indices
+from soundsight.pairs.dataset import PairDataset, batch_indices, opaque_id
 from soundsight.pairs.layouts import SUBJECTS, Bench, find_bench
 from soundsight.training.augment import augment_mel
 from soundsight.training.checkpoints import load_weights, save_weights
@@ -81,13 +81,10 @@ class NearestNeighbours(nn.Module):
     def __init__(self, run: Path, bench: Bench) -> None:
         super().__init__()
         self.encoder = load_encoder(run)
-        train = PairDataset(bench, "train")
-        self.known = F.normalize(embed(self.encoder, train), dim=1)
-        table = {
-            bench.spectrogram(p.spectrogram).tobytes(): SUBJECTS.index(p.subject)
-            for p in bench.pairs("train")
-        }
-        self.subjects = torch.tensor([table[train.mel(i).tobytes()] for i in range(len(train))])
+        self.known = F.normalize(embed(self.encoder, PairDataset(bench, "train")), dim=1)
+        # The dataset's order is that of its opaque ids.
+        pairs = sorted(bench.pairs("train"), key=lambda pair: opaque_id(pair.spectrogram))
+        self.subjects = torch.tensor([SUBJECTS.index(pair.subject) for pair in pairs])
 
     def forward(self, mels: torch.Tensor) -> torch.Tensor:
         """Return votes: [n, 1, 128, 100] -> [n, 5]."""

@@ -39,7 +39,7 @@ class PairBatch:
     photo: Int64[Tensor, " n"]
 
 
-def _opaque(name: str) -> int:
+def opaque_id(name: str) -> int:
     """A number that keeps identity and drops everything else a name says (its class, above all)."""
     digest = hashlib.blake2b(name.encode(), digest_size=8, key=b"soundsight pair").digest()
     return int.from_bytes(digest, "little") >> 1
@@ -62,7 +62,13 @@ class PairDataset(Dataset[dict[str, Tensor]]):
     def __init__(self, bench: Bench, split: str, *, cache: bool = True) -> None:
         self._bench = bench
         records = [
-            (_opaque(p.spectrogram), _opaque(p.video), _opaque(p.photo), p.spectrogram, p.photo)
+            (
+                opaque_id(p.spectrogram),
+                opaque_id(p.video),
+                opaque_id(p.photo),
+                p.spectrogram,
+                p.photo,
+            )
             for p in bench.pairs(split)
         ]
         if not records:

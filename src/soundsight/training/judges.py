@@ -75,9 +75,8 @@ class JudgesConfig:
             spatial_dropout=(0.0, 0.0, 0.05, 0.1, 0.1), dropout=0.2
         )
     )
-    """The published dropout (.1 to .5, and .5) was set for ten times as many photos. With the 500
-    of a class here it underfits: 63 % of shuffled patches passed the judge of dogs, now under 1 %.
-    """
+    """The published dropout (.1 to .5, and .5) underfits with the 500 photos of a class here:
+    ``docs/LOG.md``."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 4 or self.val_per_kind < 1:
