@@ -17,7 +17,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from soundsight.apps import evaluate as command
-from soundsight.core.errors import DataError, MissingExtraError, ModelError
+from soundsight.core.errors import DataError, MissingExtraError, ModelError, OutputError
 from soundsight.evaluation import report
 from soundsight.evaluation.report import EvaluationConfig
 from soundsight.pairs.layouts import Bench
@@ -141,6 +141,36 @@ def test_without_torch_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(MissingExtraError, match=r"soundsight evaluate needs the extra 'train'"):
         run(app, model, "-o", tmp_path / "out")
+
+
+def test_a_run_needs_what_exports_it(
+    app: typer.Typer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model / "run.json").write_text("{}")
+    for package in ("onnxscript", "onnx"):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(MissingExtraError, match=rf"'train' \({package} is not installed"):
+            run(app, model, "-o", tmp_path / "out")
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_drawing(
+    app: typer.Typer,
+    model: Path,
+    judges: Path,
+    toy_bench: Bench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Grey, "imagine", lambda *_args, **_options: pytest.fail("it draws"))
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("n" * 300)):
+        with pytest.raises(OutputError, match="cannot write to ") as caught:
+            run(app, model, "--data", toy_bench.root, "--judges", judges, "-o", out)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_seed_below_zero_is_refused(app: typer.Typer, model: Path, tmp_path: Path) -> None:
+    assert run(app, model, "-o", tmp_path / "out", "--seed", -1).exit_code == 2
 
 
 def test_registering_loads_no_torch() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from soundsight.core import units
+from soundsight.core import runs, units
 from soundsight.core.config import choose, differences, from_dict, to_dict
 from soundsight.core.draws import generator_draws, item_of
 from soundsight.core.errors import ConfigError, MissingExtraError, OutputError
@@ -27,6 +28,11 @@ class Outer:
     name: str
     rate: float | None = None
     inner: Inner = field(default_factory=Inner)
+    loud: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name == "nobody":
+            raise ConfigError("Outer: nobody is no name")
 
 
 def test_units_divide_exactly() -> None:
@@ -50,12 +56,51 @@ def test_configs_survive_json() -> None:
 
 
 def test_an_unknown_key_lists_the_choices_at_every_depth() -> None:
-    with pytest.raises(ConfigError, match="unknown key nam for Outer; choose from inner, name"):
+    with pytest.raises(
+        ConfigError, match="unknown key nam for Outer; choose from inner, loud, name"
+    ):
         from_dict(Outer, {"nam": "a"})
     with pytest.raises(ConfigError, match=r"unknown key inner\.sizes .*maps, size"):
         from_dict(Outer, {"name": "a", "inner": {"sizes": 1}})
     with pytest.raises(ConfigError, match="missing key name"):
         from_dict(Outer, {})
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"name": 3}, "name: a text is expected, not 3"),
+        ({"name": None}, "name: a text is expected, not None"),
+        ({"loud": 1}, "loud: true or false is expected, not 1"),
+        ({"rate": "fast"}, "rate: a finite number is expected, not 'fast'"),
+        ({"rate": True}, "rate: a finite number"),
+        ({"rate": float("nan")}, "rate: a finite number is expected, not nan"),
+        ({"rate": float("-inf")}, "rate: a finite number"),
+        ({"rate": 10**400}, "rate: a finite number"),
+        ({"inner": 3}, "inner: a table of settings"),
+        ({"inner": {"size": 4.5}}, r"inner\.size: a whole number is expected, not 4\.5"),
+        ({"inner": {"size": 2048.0}}, r"inner\.size: a whole number"),
+        ({"inner": {"size": "x"}}, r"inner\.size: a whole number is expected, not 'x'"),
+        ({"inner": {"size": True}}, r"inner\.size: a whole number"),
+        ({"inner": {"maps": 3}}, r"inner\.maps: a list is expected, not 3"),
+        ({"inner": {"maps": [3]}}, r"inner\.maps\.0: a list is expected"),
+        ({"inner": {"maps": "ab"}}, r"inner\.maps: a list is expected"),
+        ({"inner": {"maps": [[1, 2], [1, 2, 3]]}}, r"inner\.maps\.1: a list of 2 is expected"),
+        ({"inner": {"maps": [[1, 2.5]]}}, r"inner\.maps\.0\.1: a whole number"),
+        ({"name": "nobody"}, "Outer: nobody is no name"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(values: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        from_dict(Outer, {"name": "a", **values})
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 120
+
+
+def test_a_whole_number_will_do_for_any_number() -> None:
+    config = from_dict(Outer, {"name": "a", "rate": 3})
+    assert isinstance(config.rate, float)
+    assert config == Outer(name="a", rate=3.0)
 
 
 def test_differences_are_named_with_dots() -> None:
@@ -125,6 +170,32 @@ def test_a_place_under_a_file_cannot_be_written(tmp_path: Path) -> None:
 def test_sha256_of_a_known_file(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_of(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223")
+
+
+def test_the_commit_is_that_of_the_tree_which_has_this_very_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(
+            ["git", "-C", str(tmp_path), *who, *words], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    ours, installed = tmp_path / "runs.py", tmp_path / "venv" / "runs.py"
+    installed.parent.mkdir()
+    for file in (ours, installed):
+        file.write_text("x = 1\n")
+    monkeypatch.setattr(runs, "__file__", str(ours))
+    assert runs.commit() is None
+    git("init", "--quiet")
+    git("add", "runs.py")
+    git("commit", "--quiet", "-m", "first")
+    assert runs.commit() == git("rev-parse", "--short=12", "HEAD")
+    ours.write_text("x = 2\n")
+    assert runs.commit() == git("rev-parse", "--short=12", "HEAD") + "+"
+    monkeypatch.setattr(runs, "__file__", str(installed))
+    assert runs.commit() is None
 
 
 def test_a_missing_extra_says_what_to_run() -> None:

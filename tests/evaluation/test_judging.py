@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +48,7 @@ def test_a_wrong_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"nowhere holds no judges: there is no judges\.json"):
         Judges.load(tmp_path / "nowhere")
     damaged = tmp_path / "damaged"
-    damaged.mkdir()
-    for path in folder.iterdir():
-        (damaged / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(folder, damaged)
     weights = bytearray((damaged / "dog.safetensors").read_bytes())
     weights[-9] ^= 1
     (damaged / "dog.safetensors").write_bytes(weights)

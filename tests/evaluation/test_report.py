@@ -67,7 +67,7 @@ def test_a_perfect_translator_misses_only_what_cannot_be_heard(
     assert rows["informativity minus shuffled"]["mean"]["share"] == pytest.approx(11 / 12)
     assert rows["silence: accepted"]["mean"]["share"] == 0
     assert rows["silence: accepted"]["mean"]["count"] == 20 * 5
-    assert "informativity with refusals" not in rows
+    assert "hidden" not in rows
 
 
 def test_one_picture_for_every_sound_is_no_better_than_shuffled(
@@ -106,11 +106,29 @@ def test_refused_pictures_and_inaudible_seconds_count_as_misses(
         return (pictures[:, 0, 0] == colours["dog"]).all(axis=1)
 
     rows = evaluate(painter, toy_judges, toy_bench, tmp_path, CONFIG, refuses=refuses)["rows"]
-    assert rows["informativity"]["dog"]["share"] == pytest.approx(11 / 12)
-    assert rows["informativity with refusals"]["dog"]["share"] == 0
-    assert rows["informativity with refusals"]["rail"]["share"] == pytest.approx(11 / 12)
-    assert rows["refused"]["dog"]["share"] == 1
-    assert rows["refused"]["rail"]["share"] == pytest.approx(1 / 12)
+    assert rows["informativity, nothing hidden"]["dog"]["share"] == pytest.approx(11 / 12)
+    assert rows["informativity"]["dog"]["share"] == 0
+    assert rows["informativity"]["rail"]["share"] == pytest.approx(11 / 12)
+    assert rows["hidden"]["dog"]["share"] == 1
+    assert rows["hidden"]["rail"]["share"] == pytest.approx(1 / 12)
+    assert rows["silence: shown and accepted"]["mean"]["share"] == 0
+
+
+def test_what_is_hidden_of_noise_counts_among_all_of_it(
+    toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
+) -> None:
+    class DogPainter:
+        def imagine(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:
+            del draws, seed
+            return np.broadcast_to(np.uint8(colours["dog"]), (len(mels), 96, 96, 3)).copy()
+
+    def refuses(pictures: np.ndarray) -> np.ndarray:
+        return np.arange(len(pictures)) % 4 != 0
+
+    rows = evaluate(DogPainter(), toy_judges, toy_bench, tmp_path, CONFIG, refuses=refuses)["rows"]
+    assert rows["white noise: accepted"]["dog"]["share"] == 1
+    # A quarter is shown: that is a quarter of all, not all of a quarter.
+    assert rows["white noise: shown and accepted"]["dog"]["share"] == pytest.approx(0.25)
 
 
 def test_the_same_command_writes_the_same_files(

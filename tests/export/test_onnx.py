@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,8 @@ def networks() -> tuple[SoundEncoder, DenseGenerator, InformativityClassifier]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("export") / "model"
     config = export.ExportConfig(name="toy", figures={"informativity": "0 %"})
-    return export.export_networks(*networks(), 0.3, out, config)
+    about = {"kind": "translator", "config": {}, "command": f"soundsight -o {Path.home()}/runs"}
+    return export.export_networks(*networks(), 0.3, out, config, about=about)
 
 
 def test_pictures_equal_those_of_pytorch(folder: Path) -> None:
@@ -117,6 +119,7 @@ def test_no_path_of_the_building_machine_is_left(folder: Path) -> None:
         data = path.read_bytes()
         assert b"site-packages" not in data
         assert str(Path(export.__file__).parent).encode() not in data
+        assert str(Path.home()).encode() not in data
 
 
 def test_a_paper_shaped_model_without_noise_or_dropout_exports(tmp_path: Path) -> None:
@@ -157,15 +160,17 @@ def test_a_network_that_does_not_survive_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_figures_change_the_card_and_nothing_else(folder: Path, tmp_path: Path) -> None:
-    import shutil
-
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    export.set_figures(copy, {"informativity": "50 %"})
-    assert "50 %" in (copy / "CARD.md").read_text("utf-8")
-    assert (copy / "generator.onnx").read_bytes() == (folder / "generator.onnx").read_bytes()
-    Translator.load(copy)
+def test_only_a_model_folder_is_replaced(folder: Path, tmp_path: Path) -> None:
+    letters = tmp_path / "letters"
+    letters.mkdir()
+    (letters / "dear.txt").write_text("kept")
+    config = export.ExportConfig(name="new")
+    with pytest.raises(OutputError, match="something else"):
+        export.export_networks(*networks(), 0.3, letters, config, overwrite=True)
+    assert (letters / "dear.txt").read_text() == "kept"
+    shutil.copytree(folder, tmp_path / "model")
+    export.export_networks(*networks(), 0.3, tmp_path / "model", config, overwrite=True)
+    assert Translator.load(tmp_path / "model").info.name == "new"
 
 
 def test_a_foreign_report_and_a_foreign_run_are_refused(tmp_path: Path) -> None:

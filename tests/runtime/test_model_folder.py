@@ -66,13 +66,22 @@ def test_missing_key_is_named(own_model: Path, key: str) -> None:
         ({"mel": {"n_mells": 3}}, "mel.n_mells"),
         ({"mel": {"n_mels": 64}}, "64 x 100"),
         ({"mel": {"n_mels": "many"}}, r"model\.json"),
+        ({"mel": {"window_samples": 2048.0}}, r"mel\.window_samples: a whole number"),
+        ({"mel": {"f_max_hz": float("nan")}}, r"mel\.f_max_hz: a finite number"),
+        ({"mel": {"range_db": True}}, r"mel\.range_db: a finite number"),
+        ({"mel": {"rate_hz": 400 * 10**400}}, r"model\.json"),
         ({"mel": []}, "mel has a value of the wrong kind"),
         ({"image_px": -96}, "image_px"),
         ({"image_px": True}, "image_px"),
         ({"noise_size": 1.5}, "noise_size"),
+        ({"noise_size": 100_001}, "noise_size must be a whole number, at most 100000"),
+        ({"dropout_size": 10**12}, "dropout_size"),
+        ({"embedding_size": 10**12}, "embedding_size"),
+        ({"embedding_size": 0}, "embedding_size must be a whole number, at least 1"),
         ({"segment_s": 2.0}, "segment_s"),
         ({"thresholds": {"quiet_dbfs": -60}}, "informativity"),
         ({"thresholds": {"quiet_dbfs": "low", "informativity": 0.5}}, "quiet_dbfs"),
+        ({"thresholds": {"quiet_dbfs": 10**400, "informativity": 0.5}}, "quiet_dbfs"),
         ({"files": {}}, "encoder.onnx"),
         ({"files": {"../x.onnx": {"sha256": "0", "bytes": 1}}}, "bad entry"),
         ({"files": {"encoder.onnx": {"bytes": 1}}}, "sha256"),
@@ -90,6 +99,8 @@ def test_missing_and_foreign_folders(tmp_path: Path) -> None:
         model_folder.read(tmp_path / "nowhere")
     with pytest.raises(ModelError, match=r"no model\.json"):
         model_folder.read(tmp_path)
+    with pytest.raises(ModelError, match="no model folder"):
+        model_folder.read(tmp_path / ("n" * 300))
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"", b"[" * 100_000])

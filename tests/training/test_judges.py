@@ -58,7 +58,8 @@ def test_the_folder_holds_judges_thresholds_hashes_and_a_card(
     toy_bench: Bench, tmp_path: Path, quiet: Console
 ) -> None:
     out = train(TINY, toy_bench, tmp_path / "judges", console=quiet)
-    names = {"CARD.md", "judges.json", *(f"{subject}.safetensors" for subject in SUBJECTS)}
+    names = {"CARD.md", "judges.json", "tensorboard"}
+    names |= {f"{subject}.safetensors" for subject in SUBJECTS}
     assert {path.name for path in out.iterdir()} == names
     models, record = judge_files.read(out, "judges")
     assert list(models) == list(SUBJECTS)

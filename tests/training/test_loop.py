@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError, OutputError, SoundsightError
 from soundsight.pairs.dataset import PairDataset
 from soundsight.pairs.layouts import Bench
-from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
+from soundsight.training.checkpoints import load_weights, read_checkpoint, save_weights
 from soundsight.training.encoder import EncoderConfig, EncoderTask, load_encoder, one_cycle
 from soundsight.training.loop import LoopConfig, Task, fit, picture_grid, read_run
 from soundsight.training.translator import (
@@ -27,6 +30,14 @@ from soundsight.training.translator import (
 
 SILENT = Console(quiet=True, stderr=True)
 STEPS = 4
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c() -> Iterator[None]:
+    """Ctrl-C works, even where the tests themselves run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def loop_config(steps: int = STEPS, **changes: int) -> LoopConfig:
@@ -60,20 +71,28 @@ def translator_task(
 
 
 def tensors_of(run: Path) -> dict[str, Tensor]:
-    return read_tensors(run / "checkpoint.safetensors")[0]
+    return read_checkpoint(run / "checkpoint.safetensors")[0]
 
 
 class Interrupted:
-    """Stops a task with Ctrl-C at the start of one step."""
+    """Presses Ctrl-C in the middle of one step: when its last optimiser has moved the weights."""
 
     def __init__(self, task: Task, at: int) -> None:
         self.at, self.inner = at, task.step
+        self.optimizer = list(task.optimizers().values())[-1]
         task.step = self  # type: ignore[method-assign,assignment]
 
     def __call__(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
         if step == self.at:
-            raise KeyboardInterrupt
+            self.moved = self.optimizer.step
+            self.optimizer.step = self.press  # type: ignore[method-assign]
         return self.inner(step, rng)
+
+    def press(self, *args: object) -> None:
+        del args
+        self.moved()
+        self.optimizer.step = self.moved  # type: ignore[method-assign]
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize("kind", ["contrastive", "autoencoder", "relativistic", "rc"])
@@ -88,7 +107,7 @@ def test_two_and_two_steps_equal_four_to_the_last_bit(
     task, config = make()
     assert fit(task, tmp_path / "whole", config.loop, to_dict(config), console=SILENT)
     task, config = make()
-    Interrupted(task, at=2)
+    Interrupted(task, at=1)
     with pytest.raises(KeyboardInterrupt):
         fit(task, tmp_path / "parts", config.loop, to_dict(config), console=SILENT)
     task, config = make()
@@ -171,8 +190,45 @@ def test_a_loss_that_is_not_finite_stops_the_run(toy_bench: Bench, tmp_path: Pat
     task.step = step  # type: ignore[method-assign]
     with pytest.raises(SoundsightError, match="loss is nan at step 3"):
         fit(task, tmp_path / "run", config.loop, to_dict(config), console=SILENT)
-    _, about = read_tensors(tmp_path / "run" / "checkpoint.safetensors")
+    _, about = read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
     assert about["step"] == 2
+
+
+def test_a_bad_loss_between_two_log_lines_is_not_saved(toy_bench: Bench, tmp_path: Path) -> None:
+    config = EncoderConfig(preset="tiny", loop=loop_config(log_every=10, checkpoint_every=2))
+    task = EncoderTask(config, PairDataset(toy_bench, "train"))
+    inner = task.step
+
+    def step(number: int, rng: torch.Generator) -> dict[str, Tensor]:
+        scalars = inner(number, rng)
+        return {"loss": torch.tensor(float("inf"))} if number == 3 else scalars
+
+    task.step = step  # type: ignore[method-assign]
+    with pytest.raises(SoundsightError, match="loss is inf at step 4"):
+        fit(task, tmp_path / "run", config.loop, to_dict(config), console=SILENT)
+    assert read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")[1]["step"] == 2
+
+
+def test_log_lines_after_the_checkpoint_do_not_stand_twice(
+    toy_bench: Bench, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    task, config = encoder_task(toy_bench)
+    fit(task, run, config.loop, to_dict(config), max_time_s=0.0, console=SILENT)
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
+    task, config = encoder_task(toy_bench)
+    fit(task, run, config.loop, to_dict(config), console=SILENT)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps": 0}, {"batch_size": 1}, {"log_every": 0}, {"seed": -1}, {"seed": 2**63}]
+)
+def test_settings_out_of_range_are_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=f"loop.{next(iter(changes))}"):
+        loop_config(**changes)
 
 
 def test_a_damaged_checkpoint_is_refused(toy_bench: Bench, tmp_path: Path) -> None:
@@ -209,6 +265,10 @@ def test_options_of_an_objective() -> None:
     assert default_config("rc", "compact", "x").pixel_weight > 0
     with pytest.raises(ConfigError, match="relativistic, rc"):
         default_config("wasserstein", "compact", "x")
+    with pytest.raises(ConfigError, match="l1, mse"):
+        TranslatorConfig(encoder="x", pixel="huber")
+    with pytest.raises(ConfigError, match="ema_decay"):
+        TranslatorConfig(encoder="x", ema_decay=2.0)
 
 
 def test_one_cycle_rises_and_falls() -> None:

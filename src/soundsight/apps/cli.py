@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +30,7 @@ from soundsight.core.errors import AudioError, OutputError, SoundsightError
 
 if TYPE_CHECKING:
     from soundsight.runtime.translator import Translation, Translator
-    from soundsight.views.sheet import SheetBook
+    from soundsight.views.sheet import Row, SheetBook
 
 INTERRUPTED = 130
 
@@ -133,6 +135,23 @@ class _Wish:
         return self.out / job.stem.parent / f"{name}.png"
 
 
+@dataclass(frozen=True)
+class _Second:
+    """What is told of one second once its sound is complete.
+
+    Attributes:
+        paths: its pictures.
+        states: the state of each.
+        lines: a line of JSON for each, where they are wanted.
+        row: its card on the contact sheet, where one is wanted.
+    """
+
+    paths: list[Path]
+    states: list[str]
+    lines: list[str]
+    row: Row | None
+
+
 def translate(
     sounds: Annotated[
         list[Path],
@@ -165,7 +184,7 @@ def translate(
         typer.Option(
             "--sheet/--no-sheet", help="Also draw a contact sheet of everything: sheet.png."
         ),
-    ] = True,
+    ] = False,
     json_lines: Annotated[
         bool,
         typer.Option("--json", help="Write a line of JSON for each picture to standard output."),
@@ -178,13 +197,13 @@ def translate(
         typer.Option(metavar="DIR", help="A model folder. [dim](default: the bundled one)[/dim]"),
     ] = None,
 ) -> None:
-    """Draw what the sounds look like: a PNG for every sound, and a contact sheet.
+    """Draw what the sounds look like: a PNG for every sound.
 
     Any usual format will do (wav, flac, ogg, mp3, m4a, mp4, ...) and any length.
     The same sound with the same seed gives the same picture.
 
-    A quiet second, and a picture that shows nothing recognisable, become a calm grey picture; the
-    contact sheet and [b]--json[/b] say which.
+    A quiet second, and a picture that shows nothing recognisable, become a calm grey picture;
+    [b]--sheet[/b] and [b]--json[/b] say which. A sound that turns out damaged leaves no picture.
     """
     wish = _Wish(out, each_second, draws, seed, size, json_lines)
     failures: list[SoundsightError] = []
@@ -202,9 +221,12 @@ def translate(
     with _progress(jobs, wish) as advance:
         for index, job in enumerate(jobs):
             try:
-                for result, done in _results(translator, job, wish):
-                    last = _write(result, job, wish, book, counts) or last
-                    advance(job, index + done)
+                with closing(_seconds(translator, job, wish, sheet=sheet)) as seconds:
+                    for second, done in seconds:
+                        if second is None:
+                            advance(job, index + done)
+                        else:
+                            last = _tell(second, book, counts) or last
             except SoundsightError as error:
                 failures.append(error)
             advance(job, index + 1)
@@ -228,47 +250,123 @@ def _results(translator: Translator, job: _Job, wish: _Wish) -> Iterator[tuple[T
         yield result, min(1.0, (float(result.seconds[0]) + 1.0) / length_s)
 
 
-def _write(
-    result: Translation, job: _Job, wish: _Wish, book: SheetBook | None, counts: dict[str, int]
-) -> Path | None:
-    """Write the pictures of one second; return the last path."""
-    from soundsight.views import sheet
+def _seconds(
+    translator: Translator, job: _Job, wish: _Wish, *, sheet: bool
+) -> Generator[tuple[_Second | None, float]]:
+    """Draw one sound; its pictures appear together when the last one is drawn, or not at all.
 
-    path: Path | None = None
+    They wait in a hidden folder beside their destination, with what is to be told of them, so that
+    a long sound takes no more memory than a short one.
+
+    Yields:
+        (None, the share that is done) while it draws, then every second, its pictures in place.
+
+    Raises:
+        SoundsightError: when the sound is damaged or the place cannot be written to.
+    """
+    folder = wish.out / job.stem.parent
+    results = _results(translator, job, wish)
+    # What cannot be read at all leaves no folder behind.
+    first = list(islice(results, 1))
+    with _hidden_folder(folder) as hidden:
+        count = 0
+        for result, done in chain(first, results):
+            second = _draw(result, job, wish, hidden, sheet=sheet)
+            with _writing(folder):
+                (hidden / f"{count}.second").write_bytes(pickle.dumps(second))
+            count += 1
+            yield None, done
+        for number in range(count):
+            with _writing(folder):
+                kept: _Second = pickle.loads((hidden / f"{number}.second").read_bytes())
+            for path in kept.paths:
+                with _writing(path):
+                    (hidden / path.name).replace(path)
+            yield kept, 1.0
+
+
+@contextmanager
+def _hidden_folder(beside: Path) -> Iterator[Path]:
+    """Make a hidden folder in ``beside``; it goes with what it still holds, whatever happens.
+
+    Raises:
+        OutputError: when ``beside`` cannot be written to.
+    """
+    with _writing(beside):
+        beside.mkdir(parents=True, exist_ok=True)
+        # A folder that somebody else looks into or removes is no reason to fail at the end.
+        hidden = tempfile.TemporaryDirectory(
+            dir=beside, prefix=".soundsight-", ignore_cleanup_errors=True
+        )
+    with hidden as name:
+        yield Path(name)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _draw(result: Translation, job: _Job, wish: _Wish, hidden: Path, *, sheet: bool) -> _Second:
+    """Write the pictures of one second into the hidden folder.
+
+    Raises:
+        OutputError: naming the picture's destination.
+    """
+    from soundsight.views.sheet import MAX_PICTURES, Row, picture, save_png
+
+    paths: list[Path] = []
+    lines: list[str] = []
     for i, image in enumerate(result.images):
         second = float(result.seconds[i])
         draw = int(result.draw[i])
         path = wish.path(job, second, draw)
-        sheet.save_png(sheet.picture(image, wish.size_px), path, result.texts(i))
-        state = str(result.state[i])
-        counts[state] = counts.get(state, 0) + 1
+        paths.append(path)
+        waiting = hidden / path.name
+        try:
+            save_png(picture(image, wish.size_px), waiting, result.texts(i))
+        except OutputError as error:
+            raise OutputError(str(error).replace(str(waiting), str(path))) from error
         if wish.json_lines:
             score = float(result.informativity[i])
             line = {
                 "file": str(job.source),
                 "png": str(path),
                 "second": round(second, 2),
-                "state": state,
+                "state": str(result.state[i]),
                 # JSON knows no NaN; no score is null.
                 "informativity": None if math.isnan(score) else round(score, 4),
                 "seed": wish.seed,
                 "draw": draw,
             }
-            print(json.dumps(line), flush=True)
-    if book is not None:
-        shown = min(len(result), sheet.MAX_PICTURES)
-        book.add(
-            sheet.Row(
-                name=job.source.name if len(job.stem.parts) == 1 else _source_name(job),
-                second=float(result.seconds[0]),
-                mel=result.mels[0],
-                waveform=result.waveforms[0],
-                images=list(result.images[:shown]),
-                notes=["" if s == "picture" else s.words for s in result.state[:shown]],
-                more=len(result) - shown,
-            )
+            lines.append(json.dumps(line))
+    row: Row | None = None
+    if sheet:
+        shown = min(len(result), MAX_PICTURES)
+        row = Row(
+            name=job.source.name if len(job.stem.parts) == 1 else _source_name(job),
+            second=float(result.seconds[0]),
+            mel=result.mels[0],
+            waveform=result.waveforms[0],
+            images=list(result.images[:shown]),
+            notes=["" if s == "picture" else s.words for s in result.state[:shown]],
+            more=len(result) - shown,
         )
-    return path
+    return _Second(paths, [str(state) for state in result.state], lines, row)
+
+
+def _tell(second: _Second, book: SheetBook | None, counts: dict[str, int]) -> Path | None:
+    """Count and tell one second whose pictures are in place; return the last path."""
+    for state in second.states:
+        counts[state] = counts.get(state, 0) + 1
+    for line in second.lines:
+        print(line, flush=True)
+    if book is not None and second.row is not None:
+        book.add(second.row)
+    return second.paths[-1] if second.paths else None
 
 
 def _source_name(job: _Job) -> str:
@@ -298,11 +396,17 @@ def _find(inputs: Sequence[Path], failures: list[SoundsightError]) -> dict[Path,
 
     found: dict[Path, Path] = {}
     seen: set[str] = set()
-    folders = sum(path.is_dir() for path in inputs)
+    folders = sum(os.path.isdir(path) for path in inputs)
     for path in inputs:
-        if not path.is_dir():
-            if not path.exists():
+        if not os.path.isdir(path):
+            try:
+                path.stat()
+            except FileNotFoundError:
                 failures.append(AudioError(f"{path} does not exist: check the path"))
+                continue
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                failures.append(AudioError(f"cannot read {path}: {reason}"))
                 continue
             pairs = [(path, Path(path.name))]
         else:
@@ -369,7 +473,7 @@ def _refuse_existing(jobs: Sequence[_Job], wish: _Wish, sheet: bool) -> None:
     def listing(folder: Path) -> list[str]:
         if folder not in listings:
             try:
-                listings[folder] = sorted(os.listdir(folder))  # noqa: PTH208 - names are enough
+                listings[folder] = sorted(os.listdir(folder))
             except OSError:
                 listings[folder] = []
         return listings[folder]

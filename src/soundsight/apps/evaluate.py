@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from soundsight.apps.extras import need
+from soundsight.core.errors import OutputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +49,7 @@ def evaluate(
         list[Path] | None,
         typer.Option(help="The early-generator pictures that the judges were trained with."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the pictures, controls and intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pictures, controls and intervals.")] = 0,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many seconds a class (default: all).")
     ] = None,
@@ -55,7 +58,8 @@ def evaluate(
 
     The first picture drawn of every second is judged, none is selected.
     """
-    need("soundsight evaluate", "train", "torch", "safetensors", "jaxtyping")
+    exporting = ("onnx", "onnxscript") if _is_run(model) else ()
+    need("soundsight evaluate", "train", "torch", "safetensors", "jaxtyping", *exporting)
     import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -80,6 +84,8 @@ def evaluate(
             console=console, transient=True,
         ) as bar:  # fmt: skip
             translator = Translator.load(folder)
+            bench.pairs(split)  # an unknown split leaves no folder behind
+            _make_folder(out)
             task = bar.add_task("", total=None)
             report = measure(
                 translator,
@@ -118,14 +124,30 @@ def _networks_sha256(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def _make_folder(out: Path) -> None:
+    """Make the output folder and try it: drawing takes minutes, and would be lost.
+
+    Raises:
+        OutputError: when it cannot be written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write to {out}: {error.strerror or error}") from error
+
+
+def _is_run(path: Path) -> bool:
+    return os.path.exists(path / "run.json")
+
+
 @contextmanager
 def _model_folder(path: Path) -> Iterator[Path]:
     """Yield the model folder: ``path`` itself, or a temporary export of a training run."""
-    if not (path / "run.json").exists():
+    if not _is_run(path):
         yield path
         return
-    import tempfile
-
     from soundsight.export.onnx import export_run
 
     with tempfile.TemporaryDirectory(prefix="soundsight-") as place:

@@ -147,7 +147,10 @@ def critic(
     threads: Threads = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Train the critic that hides pictures which show nothing, without a label."""
+    """Train the critic that hides pictures which show nothing.
+
+    It knows no class; photo folders balance what it sees, and one class is averaged at a time.
+    """
     _start("soundsight train critic", threads)
     from soundsight.pairs.layouts import find_bench
     from soundsight.training.judges import critic_config, train_critic

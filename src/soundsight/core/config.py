@@ -1,12 +1,14 @@
 """Configurations are frozen keyword-only dataclasses; this file reads, writes and compares them.
 
-An unknown key is an error that lists the choices, at every depth.
+An unknown key is an error that lists the choices, at every depth; a value of the wrong kind is an
+error that says what is expected.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -15,6 +17,8 @@ from typing import Any, TypeVar
 from soundsight.core.errors import ConfigError
 
 C = TypeVar("C")
+
+_SHOWN_CHARS = 40
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -27,10 +31,12 @@ def from_dict(kind: type[C], values: Mapping[str, Any], where: str = "") -> C:
     """Build the config dataclass ``kind`` from ``values``.
 
     Raises:
-        ConfigError: on a key that ``kind`` does not have, or on a required key that is missing.
+        ConfigError: on a key that ``kind`` does not have, on a required key that is missing, or on
+            a value that is not of the key's type.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where or kind.__name__}: a table of settings is expected")
+        name = where.rstrip(".") or kind.__name__
+        raise ConfigError(f"{name}: a table of settings is expected")
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, kind))}
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -63,10 +69,49 @@ def _restore(hint: Any, value: Any, where: str) -> Any:
         origin = typing.get_origin(hint)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)
-    if origin is tuple and isinstance(value, list):
-        inner = typing.get_args(hint)[0]
-        return tuple(_restore(inner, item, where) for item in value)
+    if origin is tuple:
+        return _restore_tuple(typing.get_args(hint), value, where)
+    return _restore_scalar(hint, value, where)
+
+
+def _restore_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise _unexpected("a list", value, where)
+    if len(inner) == 2 and inner[1] is Ellipsis:
+        inner = (inner[0],) * len(value)
+    elif len(inner) != len(value):
+        raise _unexpected(f"a list of {len(inner)}", value, where)
+    return tuple(
+        _restore(hint, item, f"{where}{place}.")
+        for place, (hint, item) in enumerate(zip(inner, value, strict=True))
+    )
+
+
+def _restore_scalar(hint: Any, value: Any, where: str) -> Any:
+    # In Python true is a whole number, in a file of settings it is a mistake.
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float:
+        try:
+            result = float(value) if number else math.nan
+        except OverflowError:
+            result = math.inf
+        if not math.isfinite(result):
+            raise _unexpected("a finite number", value, where)
+        return result
+    if hint is int and not (number and isinstance(value, int)):
+        raise _unexpected("a whole number", value, where)
+    if hint is bool and not isinstance(value, bool):
+        raise _unexpected("true or false", value, where)
+    if hint is str and not isinstance(value, str):
+        raise _unexpected("a text", value, where)
     return value
+
+
+def _unexpected(what: str, value: Any, where: str) -> ConfigError:
+    shown = repr(value)
+    if len(shown) > _SHOWN_CHARS:
+        shown = shown[:_SHOWN_CHARS] + "..."
+    return ConfigError(f"{where.rstrip('.')}: {what} is expected, not {shown}")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:

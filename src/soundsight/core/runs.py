@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +58,26 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(
+    path: Path, *, overwrite: bool = False, ours: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; rename it to ``path`` when the block succeeds.
 
+    Args:
+        path: the folder that appears whole or not at all.
+        overwrite: replace ``path`` when it is there.
+        ours: says of an existing folder whether it may be replaced; an empty one always may.
+
     Raises:
-        OutputError: when ``path`` exists and ``overwrite`` is false, or cannot be written to.
+        OutputError: when ``path`` exists and ``overwrite`` is false, when it holds something that
+            is not ``ours``, or when it cannot be written to.
     """
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already: choose another place or pass --overwrite")
+    if os.path.lexists(path):
+        if not overwrite:
+            raise OutputError(f"{path} exists already: choose another place or pass --overwrite")
+        empty = os.path.isdir(path) and not os.listdir(path)
+        if not empty and ours is not None and not ours(path):
+            raise OutputError(f"{path} holds something else and is kept: choose another place")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -98,8 +110,14 @@ def commit() -> str | None:
 
     A ``+`` follows the commit when tracked files have been changed since.
     """
-    here = Path(__file__).resolve().parent
+    this = Path(__file__).resolve()
+    here = this.parent
     try:
+        # Installed somewhere inside another repository, that one's commit says nothing of us.
+        subprocess.run(
+            ["git", "-C", str(here), "ls-files", "--error-unmatch", this.name],
+            capture_output=True, timeout=5, check=True,
+        )  # fmt: skip
         head = subprocess.run(
             ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"],
             capture_output=True, text=True, timeout=5, check=True,

@@ -171,18 +171,25 @@ def photo_controls(
     return rows
 
 
-def sound_control(judges: Judges, pictures: NDArray[np.uint8], *, seed: int = 0) -> Shares:
+def sound_control(
+    judges: Judges,
+    pictures: NDArray[np.uint8],
+    *,
+    shown: NDArray[np.bool_] | None = None,
+    seed: int = 0,
+) -> Shares:
     """Ask every judge about pictures that show nothing by right (of silence, of white noise).
 
     Args:
         judges: the judges.
         pictures: uint8 [n, 96, 96, 3].
+        shown: bool [n], pictures that the program would show; a hidden one is accepted by nobody.
         seed: of the intervals.
 
     Returns:
-        For each class the share of the pictures that its judge accepts.
+        For each class the share of the n pictures that are shown and that its judge accepts.
     """
-    return _by_every_judge(judges, pictures, seed)
+    return _by_every_judge(judges, pictures, seed, shown)
 
 
 def white_noise_mels(count: int, seed: int) -> NDArray[np.uint8]:
@@ -192,8 +199,15 @@ def white_noise_mels(count: int, seed: int) -> NDArray[np.uint8]:
     return np.stack([log_mel(sound) for sound in sounds])
 
 
-def _by_every_judge(judges: Judges, pictures: NDArray[np.uint8], seed: int) -> Shares:
+def _by_every_judge(
+    judges: Judges,
+    pictures: NDArray[np.uint8],
+    seed: int,
+    shown: NDArray[np.bool_] | None = None,
+) -> Shares:
     verdicts = judges.verdicts(pictures)
+    if shown is not None:
+        verdicts = verdicts & shown[:, None]
     of_picture = [subject for _ in pictures for subject in SUBJECTS]
     units = np.repeat(np.arange(len(pictures)), len(SUBJECTS)).astype(str).tolist()
     return shares(verdicts.reshape(-1), of_picture, units, seed=seed)

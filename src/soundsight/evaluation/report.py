@@ -38,6 +38,7 @@ REPORT_VERSION = 1
 INFORMATIVITY = "informativity"
 SHUFFLED = "shuffled sounds"
 DIFFERENCE = "informativity minus shuffled"
+HIDDEN = "hidden"
 
 _AT_ONCE = 64
 _CONTROL_SOUNDS = 20
@@ -98,7 +99,8 @@ def evaluate(
         command: how this was started, for the report.
         early: early-generator pictures, of which the judges' val part is one more floor.
         refuses: pictures uint8 [n, 96, 96, 3] -> bool [n], those that the program would not show;
-            with it a row ``with refusals`` counts these, and inaudible seconds, as misses.
+            these, and inaudible seconds, count as misses, and what is accepted with nothing
+            hidden stands beside it.
         progress: called with (seconds drawn, seconds in all).
 
     Returns:
@@ -117,7 +119,10 @@ def evaluate(
     pictures = _imagine(translator, mels, seed, progress)
     subjects, videos = [p.subject for p in pairs], [p.video for p in pairs]
     heard = audible(mels)
-    hits = judges.accepts(pictures, subjects)
+    accepted = judges.accepts(pictures, subjects)
+    # A refused sound counts as not informative: the receiver sees no picture of it.
+    shown = np.ones(len(pictures), bool) if refuses is None else heard & ~refuses(pictures)
+    hits = accepted & shown
     rows: dict[str, Shares] = {
         INFORMATIVITY: shares(hits, subjects, videos, seed=seed),
         "informativity, audible seconds": shares(
@@ -128,27 +133,34 @@ def evaluate(
         ),
     }
     if refuses is not None:
-        hidden = refuses(pictures) | ~heard
-        rows["informativity with refusals"] = shares(hits & ~hidden, subjects, videos, seed=seed)
-        rows["refused"] = shares(hidden, subjects, videos, seed=seed)
+        rows["informativity, nothing hidden"] = shares(accepted, subjects, videos, seed=seed)
+        rows[HIDDEN] = shares(~shown, subjects, videos, seed=seed)
     order = shuffled(subjects, seed)
     if order is not None:
         strange = judges.accepts(pictures[order], subjects)
-        rows[SHUFFLED] = shares(strange, subjects, videos, seed=seed)
-        paired = hits.astype(np.int64) - strange
+        rows[SHUFFLED] = shares(strange & shown[order], subjects, videos, seed=seed)
+        paired = hits.astype(np.int64) - (strange & shown[order])
         rows[DIFFERENCE] = shares(paired, subjects, videos, seed=seed)
+        if refuses is not None:
+            rows["shuffled sounds, nothing hidden"] = shares(strange, subjects, videos, seed=seed)
     rows |= photo_controls(
         judges, bench, config.split, seed=seed, per_kind=config.floor_per_kind, early=early
     )
     silence = np.zeros((1, N_MELS, FRAMES_PER_SEGMENT), dtype=np.uint8)
+    noise = white_noise_mels(_CONTROL_SOUNDS, seed)
     # Silence is one sound: its pictures differ by the seed alone.
     of_silence = [translator.imagine(silence, seed=seed + i) for i in range(_CONTROL_SOUNDS)]
-    of_noise = translator.imagine(white_noise_mels(_CONTROL_SOUNDS, seed), seed=seed)
-    for name, drawn in (("silence", np.concatenate(of_silence)), ("white noise", of_noise)):
-        rows[f"{name}: accepted"] = sound_control(judges, drawn, seed=seed)
+    drawn = {
+        "silence": np.concatenate(of_silence),
+        "white noise": translator.imagine(noise, seed=seed),
+    }
+    for name, control in drawn.items():
+        rows[f"{name}: accepted"] = sound_control(judges, control, seed=seed)
         if refuses is not None:
+            # Silence is quiet: the program draws nothing, whatever its critic says.
+            visible = ~refuses(control) & (name != "silence")
             rows[f"{name}: shown and accepted"] = sound_control(
-                judges, drawn[~refuses(drawn)], seed=seed
+                judges, control, shown=visible, seed=seed
             )
     report = {
         "report_version": REPORT_VERSION,

@@ -9,6 +9,18 @@ from typing import Any
 
 from soundsight.core.errors import DataError
 
+HEADLINES = (
+    "informativity",
+    "informativity, nothing hidden",
+    "hidden",
+    "shuffled sounds",
+    "informativity minus shuffled",
+    "real photos",
+)
+"""Rows of a report that say, in short, how good a model is."""
+
+_REQUIRED = ("informativity", "shuffled sounds", "real photos")
+
 
 def write_card(path: Path, values: Mapping[str, Any]) -> None:
     """Write ``CARD.md`` from the content of ``model.json``."""
@@ -75,7 +87,9 @@ def figures_of(report: Path) -> dict[str, str]:
         values = json.loads(report.read_text("utf-8"))
         rows, settings = values["rows"], values["settings"]
         figures = {}
-        for name in ("informativity", "shuffled sounds", "real photos"):
+        for name in HEADLINES:
+            if name not in rows and name not in _REQUIRED:
+                continue
             mean = rows[name]["mean"]
             share, low, high = (100 * mean[key] for key in ("share", "low", "high"))
             figures[name] = f"{share:.1f} % [{low:.1f}, {high:.1f}]"

@@ -46,6 +46,9 @@ TOLERANCE = 1e-4
 QUIET_DBFS = -60.0
 """Seconds below this level count as quiet: under the noise of a quiet room into a microphone."""
 
+# What a model says of its training. The command line is left out: it names places on a machine.
+_PROVENANCE = ("kind", "config", "commit", "soundsight", "torch", "python", "threads", "begun")
+
 _BATCH = 3
 _LEAST_FP16 = 256
 
@@ -172,7 +175,7 @@ def export_networks(
         inputs["noise"] = torch.randn(_BATCH, generator.noise_size, generator=rng)
     if generator.dropout_size:
         inputs["dropout"] = torch.rand(_BATCH, generator.dropout_size, generator=rng)
-    with atomic_folder(out, overwrite=overwrite) as folder:
+    with atomic_folder(out, overwrite=overwrite, ours=_is_model) as folder:
         _export(_EncodeOnly(encoder), {"mel": mel}, "embedding", folder / model_folder.ENCODER)
         _export(_Draw(generator), inputs, "image", folder / model_folder.GENERATOR)
         if critic is not None:
@@ -194,7 +197,7 @@ def export_networks(
             "dropout_size": generator.dropout_size,
             "thresholds": {"quiet_dbfs": QUIET_DBFS, "informativity": threshold},
             "trained_on": config.trained_on,
-            "training": dict(about or {}),
+            "training": {key: about[key] for key in _PROVENANCE if key in about} if about else {},
             "figures": dict(config.figures or {}),
         }
         write_card(folder / "CARD.md", values)
@@ -207,20 +210,13 @@ def export_networks(
     return out
 
 
-def set_figures(folder: Path, figures: Mapping[str, Any]) -> None:
-    """Put measured figures into a model folder's ``model.json`` and card; the networks stay.
-
-    Raises:
-        ModelError: when ``folder`` is no sound model folder.
-    """
-    model_folder.read(folder)
-    path = folder / model_folder.MODEL_JSON
-    values = json.loads(path.read_text("utf-8"))
-    values["figures"] = dict(figures)
-    write_card(folder / "CARD.md", values)
-    card = folder / "CARD.md"
-    values["files"]["CARD.md"] = {"sha256": sha256_of(card), "bytes": card.stat().st_size}
-    write_json(path, values)
+def _is_model(folder: Path) -> bool:
+    """Tell whether a folder is a model folder, sound or not; nothing else may be replaced."""
+    try:
+        values = json.loads((folder / model_folder.MODEL_JSON).read_text("utf-8"))
+        return bool(values["format"] == model_folder.FORMAT)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:

@@ -271,7 +271,7 @@ def _open(path: Path) -> Iterator[_Source]:
 
 def check_file(path: Path, error: type[Exception]) -> None:
     """Raise ``error`` with one clear line unless ``path`` is a readable file with content."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise error(f"{path} is a folder: pass a file")
     try:
         with path.open("rb") as file:

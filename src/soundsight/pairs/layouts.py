@@ -75,12 +75,12 @@ class Bench:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        if not self.root.is_dir():
+        if not os.path.isdir(self.root):
             raise DataError(
                 f"no bench at {self.root}: name its folder with --data or {BENCH_VARIABLE}"
             )
         for part in ("pairs.csv", "vegas-audio", "photos"):
-            if not (self.root / part).exists():
+            if not os.path.exists(self.root / part):
                 raise DataError(f"the bench at {self.root} is incomplete: {part} is missing")
 
     def check(self) -> None:
@@ -242,7 +242,7 @@ def _index(path: Path) -> dict[str, _Place]:
                 if member.isfile():
                     places[member.name] = _Place(path, member.offset_data, member.size)
     except (OSError, tarfile.TarError) as error:
-        if not path.exists():
+        if not os.path.exists(path):
             raise DataError(f"the bench is incomplete: {path} is missing") from error
         raise DataError(f"{path} is no readable tar: {error}") from error
     # A tar ends in zero blocks; one cut exactly between two members lacks them.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ MODEL_JSON = "model.json"
 ENCODER = "encoder.onnx"
 GENERATOR = "generator.onnx"
 CRITIC = "critic.onnx"
+
+_MOST_NUMBERS = 100_000
+"""No network takes or makes a vector longer than this; a damaged size would fill the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +114,7 @@ def bundled() -> Path:
     from importlib.resources import files
 
     folder = Path(str(files("soundsight") / "assets" / "model"))
-    if not (folder / MODEL_JSON).is_file():
+    if not os.path.isfile(folder / MODEL_JSON):
         raise ModelError("this installation has no bundled model: pass a model folder (--model)")
     return folder
 
@@ -126,7 +130,7 @@ def read(folder: str | Path, *, verify: bool = True) -> ModelInfo:
         ModelError: when the folder is missing, is no model, is damaged or is of another version.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ModelError(f"there is no model folder {folder}")
     values = _load(folder)
     info = _parse(folder, values)
@@ -137,7 +141,7 @@ def read(folder: str | Path, *, verify: bool = True) -> ModelInfo:
 
 def _load(folder: Path) -> dict[str, Any]:
     path = folder / MODEL_JSON
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"{folder} is not a soundsight model: it has no {MODEL_JSON}")
     try:
         values = json.loads(path.read_text("utf-8"))
@@ -162,7 +166,7 @@ def _parse(folder: Path, values: dict[str, Any]) -> ModelInfo:
     where = folder / MODEL_JSON
     try:
         mel = from_dict(MelConfig, _get(where, values, "mel", dict), "mel.")
-    except (ConfigError, TypeError) as error:
+    except (ConfigError, OverflowError) as error:
         raise ModelError(f"{where}: {error}") from error
     thresholds = _get(where, values, "thresholds", dict)
     files: dict[str, FileEntry] = {}
@@ -198,9 +202,9 @@ def _parse(folder: Path, values: dict[str, Any]) -> ModelInfo:
         version=str(_get(where, values, "version", object)),
         mel=mel,
         image_px=_whole(where, values, "image_px", least=1),
-        embedding_size=_whole(where, values, "embedding_size", least=1),
-        noise_size=_whole(where, values, "noise_size"),
-        dropout_size=_whole(where, values, "dropout_size"),
+        embedding_size=_whole(where, values, "embedding_size", least=1, most=_MOST_NUMBERS),
+        noise_size=_whole(where, values, "noise_size", most=_MOST_NUMBERS),
+        dropout_size=_whole(where, values, "dropout_size", most=_MOST_NUMBERS),
         thresholds=Thresholds(
             quiet_dbfs=_number(where, thresholds, "quiet_dbfs"),
             informativity=_number(where, thresholds, "informativity"),
@@ -243,15 +247,23 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _whole(where: Path, values: dict[str, Any], key: str, *, least: int = 0) -> int:
+def _whole(
+    where: Path, values: dict[str, Any], key: str, *, least: int = 0, most: int | None = None
+) -> int:
     value = _get(where, values, key, object)
     if not _is_int(value) or value < least:
         raise ModelError(f"{where}: {key} must be a whole number, at least {least}")
+    if most is not None and value > most:
+        raise ModelError(f"{where}: {key} must be a whole number, at most {most}")
     return int(value)
 
 
 def _number(where: Path, values: dict[str, Any], key: str) -> float:
     value = _get(where, values, key, object)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
         raise ModelError(f"{where}: {key} must be a number")
-    return float(value)
+    return number

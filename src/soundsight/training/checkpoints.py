@@ -1,18 +1,19 @@
 """Weights and optimiser states as safetensors + JSON with SHA-256; never pickle.
 
-A checkpoint is one ``.safetensors`` file of named tensors and one ``.json`` file beside it with the
-step, the optimisers' settings and the SHA-256 of the tensors. The JSON is written last: without it
-the tensors are not a checkpoint.
+Weights are a ``.safetensors`` file and a ``.json`` beside it with their SHA-256. A checkpoint,
+which is written again and again, is one file: the step, the optimisers' settings and a SHA-256 of
+the tensors stand in its header, so that no stop can part them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -111,12 +112,37 @@ def save_checkpoint(
                     tensors[f"optimizer.{key}.{index}.{name}"] = value.detach().contiguous()
                 else:
                     scalars[f"{key}.{index}.{name}"] = value
+    about = {"step": step, "groups": groups, "scalars": scalars, "sha256": _digest(tensors)}
     with atomic_file(path) as temporary:
-        temporary.write_bytes(save(tensors))
-    write_json(
-        path.with_suffix(".json"),
-        {"step": step, "groups": groups, "scalars": scalars, "sha256": sha256_of(path)},
-    )
+        temporary.write_bytes(save(tensors, {"checkpoint": json.dumps(about)}))
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a checkpoint's tensors and the rest of it (``step``, ``groups``, ``scalars``).
+
+    Raises:
+        DataError: when it is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["checkpoint"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        expected = about["sha256"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no checkpoint, or it is damaged") from error
+    if _digest(tensors) != expected:
+        raise DataError(f"{path} is damaged: its SHA-256 is not the one in its header")
+    return tensors, about
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names and bytes of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        flat = tensors[name].detach().contiguous().cpu().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_checkpoint(
@@ -129,7 +155,7 @@ def load_checkpoint(
     Raises:
         DataError: when it is missing, damaged or of other networks.
     """
-    tensors, about = read_tensors(path)
+    tensors, about = read_checkpoint(path)
     for key, network in networks.items():
         prefix = f"network.{key}."
         load_state(

@@ -32,7 +32,7 @@ from rich.progress import (
 )
 from torch import Tensor
 
-from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.errors import ConfigError, DataError, SoundsightError
 from soundsight.core.units import to_unit
 from soundsight.models.informativity import (
     INFORMATIVE,
@@ -41,11 +41,15 @@ from soundsight.models.informativity import (
     InformativityConfig,
 )
 from soundsight.pairs.layouts import SUBJECTS, Bench, fold_of, photo_subject
+from soundsight.training.encoder import one_cycle
 from soundsight.training.judge_files import JudgeFolder, ValTable, round_weights
+from soundsight.training.loop import StopRequest
 from soundsight.training.uninformative import EARLY, KINDS, early_part, load_early, make_many
 
 CRITIC = "critic"
 _SAVE_EVERY_S = 60.0
+_LOG_EVERY = 25
+_WARM_UP = 0.05
 _SCORED_AT_ONCE = 256
 
 
@@ -257,6 +261,8 @@ def _train_one(
     folder: JudgeFolder,
     show: Callable[[int, float], None],
 ) -> tuple[InformativityClassifier, float]:
+    from torch.utils.tensorboard import SummaryWriter
+
     key = len(SUBJECTS) if own is None else own
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(config.seed, key, -1))
@@ -267,20 +273,31 @@ def _train_one(
         first, seconds = folder.load_state(name, model, optimizer)
         began = saved = time.monotonic()
         model.train()
-        for step in range(first, config.steps):
-            images, targets = _batch(config, pictures, own, step, key)
-            torch.manual_seed(_seed(config.seed, key, step))
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * _schedule(step, config.steps)
-            loss = F.nll_loss(model(images), targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            now = time.monotonic()
-            show(step + 1, (step + 1 - first) / max(now - began, 1e-9))
-            if now - saved > _SAVE_EVERY_S:
-                folder.save_state(name, model, optimizer, step + 1, seconds + now - began)
-                saved = now
+        with StopRequest() as stop, SummaryWriter(str(folder.path / "tensorboard")) as board:
+            for step in range(first, config.steps):
+                images, targets = _batch(config, pictures, own, step, key)
+                torch.manual_seed(_seed(config.seed, key, step))
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * one_cycle(step, config.steps, _WARM_UP)
+                loss = F.nll_loss(model(images), targets)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                now = time.monotonic()
+                show(step + 1, (step + 1 - first) / max(now - began, 1e-9))
+                if step % _LOG_EVERY == 0:
+                    value = float(loss.detach())
+                    if not math.isfinite(value):
+                        raise SoundsightError(
+                            f"the loss of {name} is {value} at step {step}: try a lower "
+                            "learning_rate, in another folder"
+                        )
+                    board.add_scalar(f"{name}/loss", value, step)
+                if stop.asked or now - saved > _SAVE_EVERY_S:
+                    folder.save_state(name, model, optimizer, step + 1, seconds + now - began)
+                    saved = now
+                if stop.asked:
+                    raise KeyboardInterrupt
     return round_weights(model).eval(), seconds + time.monotonic() - began
 
 
@@ -345,13 +362,6 @@ def _photos(bench: Bench, split: str, fold: int) -> list[NDArray[np.uint8]]:
         if len(photos) < 2:
             raise DataError(f"photos/{split}.tar has too few photos of {subject} to judge by")
     return [np.stack(by_class[subject]) for subject in SUBJECTS]
-
-
-def _schedule(step: int, steps: int) -> float:
-    warm_up = max(1, steps // 20)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
 def _seed(seed: int, key: int, step: int) -> int:

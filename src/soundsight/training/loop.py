@@ -6,7 +6,7 @@ step t comes from ``(seed, t)``, so that 2 + 2 steps equal 4 steps to the last b
 A run folder::
 
     run.json            kind, resolved config, commit, versions, machine; written before step 0
-    checkpoint.safetensors + .json    everything step t starts from
+    checkpoint.safetensors    everything step t starts from
     log.jsonl           one line of scalars every ``log_every`` steps
     events.out.*        the same for TensorBoard, with picture grids
     pictures/           the grids as PNG
@@ -18,7 +18,10 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shlex
+import signal
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -26,6 +29,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -70,6 +74,15 @@ class LoopConfig:
     log_every: int = 20
     checkpoint_every: int = 250
     picture_every: int = 500
+
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "batch_size": 2, "seed": 0, "log_every": 1, "checkpoint_every": 1,
+                 "picture_every": 1}  # fmt: skip
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ConfigError(f"loop.{name} must be at least {low}, not {getattr(self, name)}")
+        if self.seed >= 2**63:
+            raise ConfigError(f"loop.seed must be below 2**63, not {self.seed}")
 
 
 class Task(ABC):
@@ -152,53 +165,85 @@ def fit(
         DataError: when ``run`` is damaged.
         OutputError: when it cannot be written to.
         SoundsightError: when a loss is no longer finite; the last checkpoint is kept.
-        KeyboardInterrupt: on Ctrl-C, after a checkpoint.
+        KeyboardInterrupt: on Ctrl-C, after the step at work and a checkpoint.
     """
     console = console or Console(stderr=True)
     _begin(run, task.kind, config)
     checkpoint = run / "checkpoint.safetensors"
     step = 0
-    if checkpoint.with_suffix(".json").exists():
+    if checkpoint.exists():
         step = load_checkpoint(checkpoint, task.networks(), task.optimizers())
     if step >= loop.steps and (run / "done.json").exists():
         console.print(f"{run} is finished ({step} steps): nothing to do")
         return True
 
+    scalars: dict[str, Tensor] = {}
+
     def save() -> None:
+        _check_finite({name: float(value) for name, value in scalars.items()}, step, run)
         save_checkpoint(checkpoint, step, task.networks(), task.optimizers())
 
     started, first = time.monotonic(), step
-    with _writer(run) as write, _progress(console) as progress:
+    with _writer(run, step) as write, _progress(console) as progress, StopRequest() as stop:
         bar = progress.add_task(task.kind, total=loop.steps, completed=step, rate="", loss="")
-        try:
-            while step < loop.steps:
-                scalars = task.step(step, step_rng(loop.seed, step))
-                step += 1
-                task.after_step(step, run)
-                if step % loop.log_every == 0 or step == loop.steps:
-                    values = {name: float(value) for name, value in scalars.items()}
-                    _check_finite(values, step, run)
-                    rate = (step - first) * loop.batch_size / (time.monotonic() - started)
-                    write(step, {**values, "items_per_s": rate})
-                    shown = "  ".join(f"{k} {v:.3f}" for k, v in list(values.items())[:3])
-                    progress.update(bar, completed=step, rate=f"{rate:.0f}/s", loss=shown)
-                if step % loop.picture_every == 0 or step == loop.steps:
-                    _save_pictures(task, run, step, write)
-                if step % loop.checkpoint_every == 0:
-                    save()
-                if max_time_s is not None and time.monotonic() - started > max_time_s:
-                    break
-        except KeyboardInterrupt:
-            save()
-            console.print(f"stopped at step {step} of {loop.steps}; the same command goes on")
-            raise
-    save()
+        while step < loop.steps and not stop.asked:
+            scalars = task.step(step, step_rng(loop.seed, step))
+            step += 1
+            task.after_step(step, run)
+            if step % loop.log_every == 0 or step == loop.steps:
+                values = {name: float(value) for name, value in scalars.items()}
+                _check_finite(values, step, run)
+                rate = (step - first) * loop.batch_size / (time.monotonic() - started)
+                write(step, {**values, "items_per_s": rate})
+                shown = "  ".join(f"{k} {v:.3f}" for k, v in list(values.items())[:3])
+                progress.update(bar, completed=step, rate=f"{rate:.0f}/s", loss=shown)
+            if step % loop.picture_every == 0 or step == loop.steps:
+                _save_pictures(task, run, step, write)
+            if step % loop.checkpoint_every == 0:
+                save()
+            if max_time_s is not None and time.monotonic() - started > max_time_s:
+                break
+        save()
+    if stop.asked:
+        console.print(f"stopped at step {step} of {loop.steps}; the same command goes on")
+        raise KeyboardInterrupt
     if step < loop.steps:
         console.print(f"out of time at step {step} of {loop.steps}; the same command goes on")
         return False
     task.finish(run)
     write_json(run / "done.json", {"steps": step, "ended": datetime.now(UTC).isoformat()})
     return True
+
+
+class StopRequest:
+    """Holds Ctrl-C back until the step at work is over: half a step is no state to go on from.
+
+    A second Ctrl-C stops at once, and the last checkpoint stays as it is.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> StopRequest:
+        # Signals belong to the main thread; and a job that was started to ignore Ctrl-C, as shells
+        # start those in the background, goes on ignoring it.
+        self._listens = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+        )
+        if self._listens:
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        if self._listens:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 def read_run(run: Path, kind: str | None = None) -> dict[str, Any]:
@@ -235,7 +280,7 @@ def _begin(run: Path, kind: str, config: dict[str, Any]) -> None:
         {
             "kind": kind,
             "config": config,
-            "command": " ".join(sys.argv),
+            "command": shlex.join(["soundsight", *sys.argv[1:]]),
             "commit": commit(),
             "soundsight": __version__,
             "torch": torch.__version__,
@@ -267,10 +312,16 @@ def _save_pictures(task: Task, run: Path, step: int, write: Any) -> None:
 
 
 @contextmanager
-def _writer(run: Path) -> Iterator[Any]:
+def _writer(run: Path, step: int) -> Iterator[Any]:
     from torch.utils.tensorboard import SummaryWriter
 
-    board = SummaryWriter(str(run))
+    # What was logged after the checkpoint is done again: it must not stand there twice.
+    board = SummaryWriter(str(run), purge_step=step + 1 if step else None)
+    log = run / "log.jsonl"
+    if log.exists():
+        lines = log.read_text("utf-8").splitlines(keepends=True)
+        with atomic_file(log) as temporary:
+            temporary.write_text("".join(x for x in lines if _step_of(x) <= step), "utf-8")
 
     def write(step: int, values: dict[str, float], grid: np.ndarray | None = None) -> None:
         for name, value in values.items():
@@ -278,13 +329,21 @@ def _writer(run: Path) -> Iterator[Any]:
         if grid is not None:
             board.add_image("pictures", grid, step, dataformats="HWC")
         if values:
-            with (run / "log.jsonl").open("a", encoding="utf-8") as file:
+            with log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
 
     try:
         yield write
     finally:
         board.close()
+
+
+def _step_of(line: str) -> float:
+    """Return a log line's step; infinity for a line that was cut off."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _progress(console: Console) -> Progress:

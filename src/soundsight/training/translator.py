@@ -18,7 +18,6 @@ sound with one of many photos that would fit), Adam with beta1 = 0 or .5, learni
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -41,6 +40,7 @@ from soundsight.training.ema import Ema
 from soundsight.training.encoder import AudioEncoder, embed, to_float
 from soundsight.training.loop import LoopConfig, Task, channels_last, read_run
 from soundsight.training.losses import (
+    PIXEL_LOSSES,
     gradient_penalty,
     pixel_loss,
     rc_discriminator_loss,
@@ -93,6 +93,22 @@ class TranslatorConfig:
     ema_decay: float = 0.999
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=6000, batch_size=32))
 
+    def __post_init__(self) -> None:
+        choices = {"objective": OBJECTIVES, "pixel": PIXEL_LOSSES}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(known)}"
+                )
+        for name in ("pixel_weight", "penalty", "wrong_sound_weight", "embedding_noise"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative")
+        for name in ("beta1", "beta2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must lie in [0, 1)")
+        if self.generator_rate <= 0 or self.discriminator_rate <= 0 or self.penalty_every < 1:
+            raise ConfigError("learning rates must be above 0 and penalty_every at least 1")
+
 
 def default_config(objective: str, preset: str, encoder: str) -> TranslatorConfig:
     """Return the settings that belong to an objective.
@@ -105,8 +121,6 @@ def default_config(objective: str, preset: str, encoder: str) -> TranslatorConfi
     Raises:
         ConfigError: on an unknown objective, naming the choices.
     """
-    if objective not in OBJECTIVES:
-        raise ConfigError(f"unknown objective {objective!r}; choose from {', '.join(OBJECTIVES)}")
     config = TranslatorConfig(encoder=encoder, preset=preset, objective=objective)
     if objective == "rc":
         return replace(
@@ -124,8 +138,8 @@ class TranslatorTask(Task):
         config: what to do.
         encoder: the frozen encoder.
         data: the pairs.
-        encoder_run: where the encoder's weights lie; ``finish`` copies them into the run, so that
-            the run is whole by itself.
+        encoder_run: where the encoder's weights came from; ``finish`` writes them into the run,
+            so that the run is whole by itself.
     """
 
     kind: ClassVar[str] = "translator"
@@ -138,17 +152,15 @@ class TranslatorTask(Task):
         *,
         encoder_run: Path,
     ) -> None:
-        if config.objective not in OBJECTIVES:
-            raise ConfigError(
-                f"unknown objective {config.objective!r}; choose from {', '.join(OBJECTIVES)}"
-            )
         sizes = preset(config.preset)
         if sizes.generator.embedding_size != encoder.embedding_size:
             raise ConfigError(
                 f"the encoder's embedding has {encoder.embedding_size} numbers, preset "
                 f"{config.preset} wants {sizes.generator.embedding_size}: train one of its preset"
             )
-        self.config, self.data, self._encoder_run = config, data, encoder_run
+        self.config, self.data, self._encoder = config, data, encoder
+        about = read_tensors(encoder_run / "encoder.safetensors")[1]
+        self._encoder_about = {key: about[key] for key in ("kind", "preset", "network")}
         torch.manual_seed(config.loop.seed)
         self.generator = channels_last(DenseGenerator(sizes.generator))
         self.discriminator: nn.Module = (
@@ -313,9 +325,7 @@ class TranslatorTask(Task):
             "pictures_seen": self.config.loop.steps * self.config.loop.batch_size,
         }
         save_weights(run / "generator.safetensors", self.ema.average, about)
-        for name in ("encoder.safetensors", "encoder.json"):
-            with atomic_file(run / name) as temporary:
-                shutil.copyfile(self._encoder_run / name, temporary)
+        save_weights(run / "encoder.safetensors", self._encoder, self._encoder_about)
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
