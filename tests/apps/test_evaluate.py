@@ -85,8 +85,8 @@ def test_it_writes_the_report_of_a_model(
     assert len(written["model"]["sha256"]) == 64
     assert written["settings"]["limit"] == 2
     assert sum(written["sounds"].values()) == 10
-    assert written["rows"]["refused"]["mean"]["share"] == 1
-    assert written["rows"]["informativity with refusals"]["mean"]["share"] == 0
+    assert written["rows"]["hidden"]["mean"]["share"] == 1
+    assert written["rows"]["informativity"]["mean"]["share"] == 0
     mean = 100 * written["rows"]["informativity"]["mean"]["share"]
     assert f"informativity: {mean:.1f} % [" in result.output
     assert (out / "sheet.png").stat().st_size > 1000

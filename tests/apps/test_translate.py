@@ -451,7 +451,14 @@ def test_ctrl_c_leaves_whole_sounds(
     command = [sys.executable, "-m", "soundsight", "translate"]
     command += [str(short), str(sound), "-o", str(out)]
     command += ["--model", str(tiny_model), "--each-second", "--draws", "50", "--size", "512"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in its background would have the program ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 60
     while len(list(out.glob(".*/long*.png"))) <= 3:
         assert time.monotonic() < deadline
