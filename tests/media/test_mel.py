@@ -40,7 +40,7 @@ def reference_unit(samples: np.ndarray) -> np.ndarray:
     def to_hz(m: float) -> float:
         return m * 200 / 3 if m < 15 else 1000 * 6.4 ** ((m - 15) / 27)
 
-    top = 15 + 27 * np.log(22.05) / np.log(6.4)
+    top = 15 + 27 * np.log(11.025) / np.log(6.4)
     edges = [to_hz(top * i / 129) for i in range(130)]
     f = np.arange(1025) * RATE_HZ / 2048
     rows = []
@@ -48,7 +48,7 @@ def reference_unit(samples: np.ndarray) -> np.ndarray:
         triangle = np.interp(f, [low, mid, high], [0, 1, 0], left=0, right=0)
         rows.append(triangle * 2 / (high - low) @ power)
     db = 10 * np.log10(np.maximum(np.array(rows[::-1]), 1e-30))
-    return np.clip((db - db.max() + 60) / 60, 0, 1)
+    return np.clip((db - db.max() + 50) / 50, 0, 1)
 
 
 def music(seconds: float, seed: int = 3) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_equals_an_independent_reference(source, seconds: float) -> None:
 
 def test_weights_equal_librosas() -> None:
     librosa = pytest.importorskip("librosa")
-    theirs = librosa.filters.mel(sr=RATE_HZ, n_fft=2048, n_mels=128, fmax=22_050, dtype=np.float64)
+    theirs = librosa.filters.mel(sr=RATE_HZ, n_fft=2048, n_mels=128, fmax=11_025, dtype=np.float64)
     np.testing.assert_allclose(mel.mel_weights()[::-1], theirs, rtol=1e-9, atol=1e-12)
     with pytest.raises(ValueError, match="read-only"):
         mel.mel_weights()[0, 0] = 1.0
@@ -111,11 +111,11 @@ def test_the_edges_are_mirrored_not_silent() -> None:
 
 
 def test_row_0_is_the_highest_band() -> None:
-    high = mel.log_mel(sine(15_000, 1.0)).mean(axis=1)
+    high = mel.log_mel(sine(9_000, 1.0)).mean(axis=1)
     low = mel.log_mel(sine(200, 1.0)).mean(axis=1)
     assert high.argmax() < 20
     assert low.argmax() > 115
-    edges = mel.mel_to_hz(np.linspace(0, float(mel.hz_to_mel(22_050)), 130))
+    edges = mel.mel_to_hz(np.linspace(0, float(mel.hz_to_mel(11_025)), 130))
     row = mel.log_mel(sine(float(edges[41]), 1.0)).mean(axis=1).argmax()
     assert row == 127 - 40
 
@@ -145,19 +145,19 @@ def test_a_constant_sound_gives_equal_frames() -> None:
 
 
 def test_levels_round_and_clip() -> None:
-    db = np.array([-100.0, -60.0, -30.0, 0.0, 3.0])
+    db = np.array([-100.0, -50.0, -25.0, 0.0, 3.0])
     np.testing.assert_array_equal(mel.to_levels(db, 0.0), [0, 0, 128, 255, 255])
     np.testing.assert_allclose(mel.to_unit_range(db, 0.0), [0, 0, 0.5, 1, 1])
     # A peak under the floor counts as the floor (-60 dB).
-    np.testing.assert_array_equal(mel.to_levels(np.array([-60.0, -90.0]), -90.0), [255, 128])
+    np.testing.assert_array_equal(mel.to_levels(np.array([-60.0, -85.0]), -90.0), [255, 128])
 
 
 def test_a_quiet_second_of_a_loud_clip_is_dark() -> None:
-    clip = np.concatenate([noise(1.0, 0.5), noise(1.0, 0.5e-2)])
+    clip = np.concatenate([noise(1.0, 0.5), noise(1.0, 0.5e-1)])
     loud, quiet = segments_of(clip, each_second=True)
     assert loud.peak_db == quiet.peak_db
     assert float(loud.mel.mean()) - float(quiet.mel[:, 10:].mean()) == pytest.approx(
-        255 * 40 / 60, abs=3
+        255 * 20 / 50, abs=3
     )
 
 
@@ -168,9 +168,9 @@ def test_one_bang_does_not_blacken_the_rest() -> None:
     found = segments_of(clip, each_second=True)
     brightness = [float(s.mel[:, 20:].mean()) for s in found]
     assert len(found) == 30
-    assert min(brightness[:5]) > 140
+    assert min(brightness[:5]) > 115
     assert max(brightness[6:15]) < 80
-    assert min(brightness[15:]) > 140
+    assert min(brightness[15:]) > 115
     peaks = [s.peak_db for s in found]
     assert len(set(peaks[5:15])) == 1
     assert peaks[15] < peaks[14] - 40
