@@ -60,8 +60,7 @@ def main() -> None:
         "--set", "loop.picture_every=200", "--set", "loop.checkpoint_every=200",
         "-o", out / "translator", *common)  # fmt: skip
     early = ["--early", out / "translator" / "early"]
-    run("train", "judges", *early, "--steps", 2000, "--set", "other_share=0.35",
-        "-o", out / "judges", *common)  # fmt: skip
+    run("train", "judges", *early, "-o", out / "judges", *common)
     run("train", "critic", *early, "-o", out / "critic", *common)
 
     export = ["export", out / "translator", "--critic", out / "critic", "--name", "compact",
