@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from soundsight.apps.extras import need
-from soundsight.core.errors import OutputError
+from soundsight.core.runs import usable_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +85,7 @@ def evaluate(
         ) as bar:  # fmt: skip
             translator = Translator.load(folder)
             bench.pairs(split)  # an unknown split leaves no folder behind
-            _make_folder(out)
+            usable_folder(out)
             task = bar.add_task("", total=None)
             report = measure(
                 translator,
@@ -122,20 +122,6 @@ def _networks_sha256(folder: Path) -> str:
     networks = sorted(folder.glob("*.onnx"))
     lines = [f"{sha256_of(path)}  {path.name}\n" for path in networks]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _make_folder(out: Path) -> None:
-    """Make the output folder and try it: drawing takes minutes, and would be lost.
-
-    Raises:
-        OutputError: when it cannot be written to.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise OutputError(f"cannot write to {out}: {error.strerror or error}") from error
 
 
 def _is_run(path: Path) -> bool:

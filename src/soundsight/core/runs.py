@@ -99,6 +99,22 @@ def atomic_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def usable_folder(out: Path) -> None:
+    """Make an output folder and try it, before work that would be lost starts.
+
+    Raises:
+        OutputError: when it cannot be written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except FileExistsError:
+        raise OutputError(f"cannot write to {out}: it is a file, not a folder") from None
+    except OSError as error:
+        raise OutputError(f"cannot write to {out}: {error.strerror or error}") from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     with atomic_file(path) as temporary:

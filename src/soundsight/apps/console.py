@@ -1,0 +1,20 @@
+"""What the commands say to people, on the terminal's two streams."""
+
+from __future__ import annotations
+
+import sys
+
+from soundsight.core.errors import SoundsightError
+
+
+def complain(error: SoundsightError) -> None:
+    """Print an error that a person can mend, as one line on standard error."""
+    say(f"error: {error}", err=True)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line. Names of files may hold anything; a terminal is shown only what is text."""
+    stream = sys.stderr if err else sys.stdout
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
