@@ -22,8 +22,8 @@ TRAINED_ON = (
     "20,751 one-second log-mels of VEGAS videos (the dataset published with arXiv 2106.01266, "
     "CC BY 4.0), each paired with a real photo of the same subject in place of the video's frame "
     "(FairFace, CC BY 4.0; UTKFace, Imagenette, CamSDD, Tiny-ImageNet and MiniPlaces, research "
-    "use): baby crying, dog, rail transport, fireworks, water flowing. No label reached encoder or generator; which "
-    "photo stands for which video was chosen by class when the pairs were made."
+    "use): baby crying, dog, rail transport, fireworks, water flowing. No label reached encoder or "
+    "generator; which photo stands for which video was chosen by class when the pairs were made."
 )
 
 
