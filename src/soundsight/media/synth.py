@@ -469,7 +469,7 @@ def write_video(
         picture = container.add_stream(codec, rate=fps)
         picture.width = picture.height = size_px
         picture.pix_fmt = "yuv420p"
-        # One thread: the same file wherever it is written.
+        # One thread: the same picture track wherever it is written.
         picture.codec_context.thread_count = 1
         voice = container.add_stream("aac", rate=rate_hz, layout="mono")
         for index in range(max(1, round(seconds * fps))):
