@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from soundsight.evaluation.informativity import audible
 from soundsight.pairs.dataset import PairDataset, opaque_id
 from soundsight.pairs.layouts import SUBJECTS, Bench, find_bench
 from soundsight.training.encoder import embed, load_encoder
@@ -37,7 +38,7 @@ def main(runs: list[str]) -> None:
     bench = find_bench()
     train, val = PairDataset(bench, "train"), PairDataset(bench, "val")
     train_subjects, val_subjects = subjects(bench, "train"), subjects(bench, "val")
-    audible = torch.tensor([float(np.mean(val.mel(i))) >= 2 for i in range(len(val))])
+    heard = torch.from_numpy(audible(np.stack([val.mel(i) for i in range(len(val))])))
     for run in runs:
         encoder = load_encoder(Path(run))
         known, unknown = (F.normalize(embed(encoder, d), dim=1) for d in (train, val))
@@ -50,7 +51,7 @@ def main(runs: list[str]) -> None:
         )
         print(
             f"{run}: {float(right.float().mean()):.3f} of {len(val)} seconds, "
-            f"{float(right[audible].float().mean()):.3f} of the audible ones ({by_class})"
+            f"{float(right[heard].float().mean()):.3f} of the audible ones ({by_class})"
         )
 
 

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from soundsight.core.runs import write_json
+from soundsight.evaluation.informativity import audible
 from soundsight.media import audio, mel, segments
 from soundsight.models.contrastive import ContrastiveConfig, SoundEncoder
 from soundsight.pairs.dataset import PairDataset, batch_indices, opaque_id
@@ -40,7 +41,6 @@ from soundsight.training.checkpoints import load_weights, save_weights
 from soundsight.training.encoder import embed, load_encoder, one_cycle, to_float
 
 SOUNDS = {"dog_bark": "dog", "baby_cry": "baby", "sea_waves": "water"}
-AUDIBLE_LEVEL = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +164,8 @@ def measure(
         levels = np.stack([second.mel for second in seconds])
         heard[subject].append(levels)
         said = classify(network, torch.from_numpy(levels)[:, None]).numpy()
-        for one, answer in zip(levels, said, strict=True):
-            audible = float(one.mean()) >= AUDIBLE_LEVEL
-            rows.append((subject, half_of(name), audible, SUBJECTS[answer] == subject))
+        for heard_at_all, answer in zip(audible(levels), said, strict=True):
+            rows.append((subject, half_of(name), bool(heard_at_all), SUBJECTS[answer] == subject))
 
     def share(subject: str, halves: tuple[int, ...], audible_only: bool) -> float:
         kept = [

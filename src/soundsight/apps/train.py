@@ -176,8 +176,7 @@ def _resolve(
     from soundsight.core.config import from_dict, to_dict
 
     values = to_dict(config)
-    looped = "loop" in values
-    place = values["loop"] if looped else values
+    place = values.get("loop", values)
     place["seed"] = seed
     if steps is not None:
         place["steps"] = steps

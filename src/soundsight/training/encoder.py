@@ -74,6 +74,11 @@ def to_float(levels: Tensor) -> Tensor:
     return levels.float() / 127.5 - 1.0
 
 
+def to_levels(unit: Tensor) -> Tensor:
+    """float32 in [-1, 1] -> uint8 0..255, rounded to nearest and clipped; undoes ``to_float``."""
+    return ((unit + 1.0) * 127.5).round().clamp(0, 255).byte()
+
+
 class EncoderTask(Task):
     """Fits one audio encoder on a split's pairs (the autoencoder looks at the sounds only)."""
 
@@ -141,7 +146,7 @@ class EncoderTask(Task):
         mel = to_float(self.data.gather(range(min(8, len(self.data)))).mel)
         with torch.no_grad():
             shown = torch.cat([mel, self.network(mel)[0]])
-        return ((shown + 1) * 127.5).round().clamp(0, 255).byte().expand(-1, 3, -1, -1)
+        return to_levels(shown).expand(-1, 3, -1, -1)
 
     def finish(self, run: Path) -> None:
         """Write ``encoder.safetensors``: the sound tower, or the whole autoencoder."""

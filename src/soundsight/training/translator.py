@@ -37,7 +37,7 @@ from soundsight.pairs.dataset import PairDataset, batch_indices
 from soundsight.training.augment import diff_augment
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
 from soundsight.training.ema import Ema
-from soundsight.training.encoder import AudioEncoder, embed, to_float
+from soundsight.training.encoder import AudioEncoder, embed, to_float, to_levels
 from soundsight.training.loop import LoopConfig, Task, channels_last, read_run
 from soundsight.training.losses import (
     PIXEL_LOSSES,
@@ -292,7 +292,7 @@ class TranslatorTask(Task):
         network.eval()
         pictures = network(self.embeddings[rows.start : rows.stop], noise, dropout)
         network.train(was_training)
-        return ((pictures + 1) * 127.5).round().clamp(0, 255).byte()
+        return to_levels(pictures)
 
     def pictures(self) -> Tensor:
         """Forty pictures of fixed sounds with fixed noise, by the averaged generator."""
