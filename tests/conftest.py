@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soundsight.pairs.layouts import SPLITS, SUBJECTS, Bench, find_bench
+from soundsight.pairs.bench import SPLITS, SUBJECTS, Bench, find_bench
 
 COLOURS = {
     "baby": (220, 40, 40),

@@ -20,7 +20,7 @@ from soundsight.apps import evaluate as command
 from soundsight.core.errors import DataError, MissingExtraError, ModelError, OutputError
 from soundsight.evaluation import report
 from soundsight.evaluation.report import EvaluationConfig
-from soundsight.pairs.layouts import Bench
+from soundsight.pairs.bench import Bench
 from soundsight.runtime.translator import Translator
 from soundsight.training.judges import JudgesConfig, train
 

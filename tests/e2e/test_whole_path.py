@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from soundsight import Translator
 from soundsight.apps.cli import build_app
 from soundsight.media import synth
-from soundsight.pairs.layouts import Bench
+from soundsight.pairs.bench import Bench
 
 STEPS = ["--set", "loop.log_every=1", "--set", "loop.checkpoint_every=2"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soundsight.evaluation.judging import Judges, Scorer
-from soundsight.pairs.layouts import SUBJECTS
+from soundsight.pairs.bench import SUBJECTS
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from soundsight.evaluation.informativity import (
     white_noise_mels,
 )
 from soundsight.evaluation.judging import Judges
-from soundsight.pairs.layouts import SUBJECTS, Bench
+from soundsight.pairs.bench import SUBJECTS, Bench
 
 
 def sounds(seed: int = 0) -> tuple[np.ndarray, list[str], list[str]]:

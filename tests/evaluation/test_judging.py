@@ -13,7 +13,7 @@ from rich.console import Console
 
 from soundsight.core.errors import DataError, ModelError
 from soundsight.evaluation.judging import Judges, columns_of
-from soundsight.pairs.layouts import SUBJECTS, Bench
+from soundsight.pairs.bench import SUBJECTS, Bench
 from soundsight.training.judges import JudgesConfig, train
 
 

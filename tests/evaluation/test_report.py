@@ -12,7 +12,7 @@ from PIL import Image
 from soundsight.core.errors import DataError
 from soundsight.evaluation.judging import Judges
 from soundsight.evaluation.report import EvaluationConfig, chosen_seconds, evaluate, sheet
-from soundsight.pairs.layouts import SUBJECTS, Bench
+from soundsight.pairs.bench import SUBJECTS, Bench
 
 CONFIG = EvaluationConfig(floor_per_kind=5, sheet_per_class=2)
 

@@ -10,7 +10,7 @@ import torch
 
 from soundsight.core.errors import DataError
 from soundsight.pairs.dataset import PairDataset, batch_indices
-from soundsight.pairs.layouts import Bench
+from soundsight.pairs.bench import Bench
 
 
 def test_an_item_holds_tensors_and_opaque_numbers_only(toy_bench: Bench) -> None:

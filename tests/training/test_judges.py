@@ -13,7 +13,7 @@ from rich.console import Console
 
 from soundsight.core.errors import ConfigError, DataError, ModelError
 from soundsight.core.runs import sha256_of
-from soundsight.pairs.layouts import SUBJECTS, Bench, find_bench, fold_of
+from soundsight.pairs.bench import SUBJECTS, Bench, find_bench, fold_of
 from soundsight.training import judge_files, judges
 from soundsight.training.judges import (
     JudgesConfig,

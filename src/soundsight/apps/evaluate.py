@@ -67,7 +67,7 @@ def evaluate(
     from soundsight.evaluation.judging import Judges
     from soundsight.evaluation.report import EvaluationConfig
     from soundsight.evaluation.report import evaluate as measure
-    from soundsight.pairs.layouts import find_bench
+    from soundsight.pairs.bench import find_bench
     from soundsight.runtime.translator import Translator
     from soundsight.training.uninformative import load_early
 

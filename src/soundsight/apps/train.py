@@ -65,7 +65,7 @@ def encoder(
     """Train an audio encoder on pairs, without a label."""
     _start("soundsight train encoder", threads)
     from soundsight.pairs.dataset import PairDataset
-    from soundsight.pairs.layouts import find_bench
+    from soundsight.pairs.bench import find_bench
     from soundsight.training.encoder import EncoderConfig, EncoderTask
     from soundsight.training.loop import fit
 
@@ -98,7 +98,7 @@ def translator(
     _start("soundsight train translator", threads)
     from soundsight.core.runs import sha256_of
     from soundsight.pairs.dataset import PairDataset
-    from soundsight.pairs.layouts import find_bench
+    from soundsight.pairs.bench import find_bench
     from soundsight.training.encoder import load_encoder
     from soundsight.training.loop import fit
     from soundsight.training.translator import TranslatorTask, default_config
@@ -128,7 +128,7 @@ def judges(
 ) -> None:
     """Train the informativity judges, one a class, for evaluation only."""
     _start("soundsight train judges", threads)
-    from soundsight.pairs.layouts import find_bench
+    from soundsight.pairs.bench import find_bench
     from soundsight.training.judges import JudgesConfig, train
 
     config = _resolve(JudgesConfig(), settings, steps, None, seed)
@@ -152,7 +152,7 @@ def critic(
     It knows no class; photo folders balance what it sees, and one class is averaged at a time.
     """
     _start("soundsight train critic", threads)
-    from soundsight.pairs.layouts import find_bench
+    from soundsight.pairs.bench import find_bench
     from soundsight.training.judges import critic_config, train_critic
 
     config = _resolve(critic_config(), settings, steps, None, seed)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from soundsight.core.errors import DataError, ModelError
 from soundsight.core.runs import sha256_of
 from soundsight.core.units import IMAGE_CHANNELS, IMAGE_PX
-from soundsight.pairs.layouts import SUBJECTS
+from soundsight.pairs.bench import SUBJECTS
 from soundsight.training import judge_files
 from soundsight.training.judges import score
 

@@ -32,7 +32,7 @@ from soundsight.evaluation.informativity import (
     white_noise_mels,
 )
 from soundsight.evaluation.judging import Judges
-from soundsight.pairs.layouts import SUBJECTS, Bench, Pair
+from soundsight.pairs.bench import SUBJECTS, Bench, Pair
 
 REPORT_VERSION = 1
 INFORMATIVITY = "informativity"

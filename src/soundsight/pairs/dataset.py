@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from soundsight.core.errors import DataError
-from soundsight.pairs.layouts import Bench
+from soundsight.pairs.bench import Bench
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ from soundsight.models.informativity import (
     InformativityClassifier,
     InformativityConfig,
 )
-from soundsight.pairs.layouts import SUBJECTS, Bench, fold_of, photo_subject
+from soundsight.pairs.bench import SUBJECTS, Bench, fold_of, photo_subject
 from soundsight.training.encoder import one_cycle
 from soundsight.training.judge_files import JudgeFolder, ValTable, round_weights
 from soundsight.training.loop import StopRequest

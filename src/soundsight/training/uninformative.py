@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
 from soundsight.core.units import IMAGE_CHANNELS, IMAGE_PX, exact_div
-from soundsight.pairs.layouts import fold_of
+from soundsight.pairs.bench import fold_of
 
 KINDS = ("average", "blur", "patches", "noise")
 """The kinds made from photos; pictures of an early generator are the fifth, read from files."""

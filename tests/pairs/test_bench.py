@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from soundsight.core.errors import DataError
-from soundsight.pairs.layouts import (
+from soundsight.pairs.bench import (
     BENCH_VARIABLE,
     DEFAULT_BENCH,
     SPLITS,
@@ -167,7 +167,7 @@ def test_the_bench_is_found_by_option_variable_and_default(
 
 
 def test_reading_a_bench_needs_no_torch() -> None:
-    code = "import soundsight.pairs.layouts, sys; sys.exit('torch' in sys.modules)"
+    code = "import soundsight.pairs.bench, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

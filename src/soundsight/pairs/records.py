@@ -1,0 +1,70 @@
+"""What travels through preparation: a clip (work to do) and a record (one finished pair)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+MEL = "mel.png"
+"""Name of a record's log-mel: lossless grey PNG, 128 high, row 0 the highest band."""
+
+SIDECAR = "json"
+"""Name of a record's sidecar."""
+
+EMBEDDING = "emb.npy"
+"""Name of a record's embedding, float32 [E]; only where a dataset was made from embeddings."""
+
+IMAGES = ("jpg", "webp")
+"""Names that a record's picture may have, by its coding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A video, or a part of one, to be cut into pairs.
+
+    Attributes:
+        path: where it is read: a local path, or a URL that fsspec opens.
+        key: its stable name: the path below the source (with ``/``), followed by ``#start-end``
+            where only a part is used. The same on every machine, unique within a dataset.
+        group: clips of one group stay in one split (the YouTube id where it is known).
+        start_s: where the part to use starts, in seconds of the file; None for its beginning.
+        end_s: where it ends; None for the file's end.
+        label: class name, for cleaning and evaluation only.
+        split: the split that the source asks for, or None.
+        licence: licence of the video, or None.
+    """
+
+    path: str
+    key: str
+    group: str
+    start_s: float | None = None
+    end_s: float | None = None
+    label: str | None = None
+    split: str | None = None
+    licence: str | None = None
+
+    @property
+    def id(self) -> str:
+        """16 hex digits that keep identity and drop all else that a name says (a class, say)."""
+        return stable_hash(self.key).to_bytes(8, "big").hex()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One pair as it lies in a shard.
+
+    Attributes:
+        key: ``<clip id>_<window, 6 digits>``; no dot, as WebDataset splits names at the first.
+        files: name (``MEL``, ``SIDECAR``, ``jpg`` ...) -> content; a shard's member is named
+            ``key.name``.
+    """
+
+    key: str
+    files: Mapping[str, bytes]
+
+
+def stable_hash(text: str) -> int:
+    """A 64-bit number from a text, the same everywhere and forever."""
+    data = text.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
