@@ -250,7 +250,7 @@ LONG = music(12.7)
 
 @settings(max_examples=15, deadline=None)
 @given(
-    length=st.integers(10 * RATE_HZ + 1, len(LONG)),
+    length=st.integers(int(10.5 * RATE_HZ) + 1, len(LONG)),
     cuts=st.lists(st.integers(0, len(LONG)), max_size=8),
 )
 def test_blocks_do_not_matter(length: int, cuts: list[int]) -> None:

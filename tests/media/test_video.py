@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from soundsight.core.errors import VideoError
-from soundsight.media import synth, video
+from soundsight.media import framing, synth, video
 
 
 def grey_steps(
@@ -92,7 +92,7 @@ def test_turned_videos(degrees: int, turns: int) -> None:
     class Turned:
         rotation = degrees
 
-    assert video._quarter_turns(Turned()) == turns
+    assert framing.quarter_turns(Turned()) == turns
 
 
 @pytest.mark.parametrize("t_s", [-0.1, 1.51, 7.0, float("nan")])

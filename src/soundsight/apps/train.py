@@ -64,8 +64,8 @@ def encoder(
 ) -> None:
     """Train an audio encoder on pairs, without a label."""
     _start("soundsight train encoder", threads)
-    from soundsight.pairs.dataset import PairDataset
     from soundsight.pairs.bench import find_bench
+    from soundsight.pairs.dataset import PairDataset
     from soundsight.training.encoder import EncoderConfig, EncoderTask
     from soundsight.training.loop import fit
 
@@ -97,8 +97,8 @@ def translator(
     """Train generator and discriminator on pairs, without a label."""
     _start("soundsight train translator", threads)
     from soundsight.core.runs import sha256_of
-    from soundsight.pairs.dataset import PairDataset
     from soundsight.pairs.bench import find_bench
+    from soundsight.pairs.dataset import PairDataset
     from soundsight.training.encoder import load_encoder
     from soundsight.training.loop import fit
     from soundsight.training.translator import TranslatorTask, default_config

@@ -39,6 +39,9 @@ HOP_S = SEGMENT_S / FRAMES_PER_SEGMENT
 CLIP_SCALE_S = 10.0
 """Length over which the loudest point sets the scale of a log-mel: a VEGAS clip lasts this long."""
 
+CLIP_MAX_S = 10.5
+"""Longest sound that counts as one clip: encoders pad a clip of 10 s by some hundredths."""
+
 
 def to_unit(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Map 8-bit levels 0..255 to the networks' range [-1, 1] (any shape)."""

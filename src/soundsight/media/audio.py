@@ -105,7 +105,7 @@ def stream(
     waiting: list[NDArray[np.float32]] = []
     held = 0
     with _open(Path(path)) as source:
-        for samples in _resampled(source, rate_hz):
+        for samples in resampled(source, rate_hz):
             waiting.append(samples)
             held += len(samples)
             if held >= size:
@@ -143,25 +143,25 @@ def from_array(samples: ArrayLike, rate_hz: int) -> NDArray[np.float32]:
     if array.ndim == 1:
         array = array[:, None]
     info = AudioInfo(
-        rate_hz=_checked_rate(rate_hz, where),
-        channels=_checked_channels(array.shape[1], where),
+        rate_hz=checked_rate(rate_hz, where),
+        channels=checked_channels(array.shape[1], where),
         duration_s=len(array) / rate_hz,
         codec=str(array.dtype),
     )
     if array.dtype not in (np.uint8, np.int8, np.int16, np.int32) and array.dtype.kind != "f":
         raise AudioError(f"{where} holds {array.dtype}: pass int8, int16, int32, uint8 or floats")
     blocks = (
-        _mono(array[first : first + rate_hz], first, rate_hz, where)
+        mono_of(array[first : first + rate_hz], first, rate_hz, where)
         for first in range(0, len(array), rate_hz)
     )
-    return np.concatenate(list(_resampled(_Source(where, info, blocks), RATE_HZ)))
+    return np.concatenate(list(resampled(Source(where, info, blocks), RATE_HZ)))
 
 
 # --- samples ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """An open sound: ``blocks`` are mono float32 [n] at ``info.rate_hz``."""
 
     where: str
@@ -169,7 +169,7 @@ class _Source:
     blocks: Iterator[NDArray[np.float32]]
 
 
-def _mono(samples: NDArray[Any], first: int, rate_hz: int, where: str) -> NDArray[np.float32]:
+def mono_of(samples: NDArray[Any], first: int, rate_hz: int, where: str) -> NDArray[np.float32]:
     """Mean of the channels of [n, channels], integers scaled; checked to be finite."""
     if samples.dtype.kind in "iu":
         bits = 8 * samples.dtype.itemsize
@@ -191,7 +191,7 @@ def _mono(samples: NDArray[Any], first: int, rate_hz: int, where: str) -> NDArra
     return mono
 
 
-def _resampled(source: _Source, rate_hz: int) -> Iterator[NDArray[np.float32]]:
+def resampled(source: Source, rate_hz: int) -> Iterator[NDArray[np.float32]]:
     """Resample block by block; the first block given out lasts 100 ms or more.
 
     The output has round(t * rate_hz / source rate) samples.
@@ -227,7 +227,7 @@ def _resampled(source: _Source, rate_hz: int) -> Iterator[NDArray[np.float32]]:
             yield tail[:missing]
 
 
-def _checked_rate(rate_hz: int, where: str) -> int:
+def checked_rate(rate_hz: int, where: str) -> int:
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
         raise AudioError(
             f"{where} has a sample rate of {rate_hz} Hz: rates from {MIN_RATE_HZ} to "
@@ -236,7 +236,7 @@ def _checked_rate(rate_hz: int, where: str) -> int:
     return rate_hz
 
 
-def _checked_channels(channels: int, where: str) -> int:
+def checked_channels(channels: int, where: str) -> int:
     if not 1 <= channels <= MAX_CHANNELS:
         raise AudioError(f"{where} has {channels} channels: 1 to {MAX_CHANNELS} are understood")
     return channels
@@ -246,7 +246,7 @@ def _checked_channels(channels: int, where: str) -> int:
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[_Source]:
+def _open(path: Path) -> Iterator[Source]:
     """Open a sound with the first library that can read it."""
     check_file(path, AudioError)
     import soundfile
@@ -264,7 +264,7 @@ def _open(path: Path) -> Iterator[_Source]:
             return
     header_hz = _wav_rate_hz(path)
     if header_hz is not None:
-        _checked_rate(header_hz, str(path))
+        checked_rate(header_hz, str(path))
     with open_container(path, AudioError) as container:
         yield _container_source(path, container)
 
@@ -292,15 +292,15 @@ def _looks_like_mpeg(path: Path) -> bool:
     return head == b"ID3" or (head[:1] == b"\xff" and len(head) > 1 and head[1] >= 0xE0)
 
 
-def _soundfile_source(path: Path, file: Any) -> _Source:
+def _soundfile_source(path: Path, file: Any) -> Source:
     where = str(path)
     info = AudioInfo(
-        rate_hz=_checked_rate(int(file.samplerate), where),
-        channels=_checked_channels(int(file.channels), where),
+        rate_hz=checked_rate(int(file.samplerate), where),
+        channels=checked_channels(int(file.channels), where),
         duration_s=file.frames / file.samplerate,
         codec=str(file.subtype).lower(),
     )
-    return _Source(where, info, _soundfile_blocks(file, info.rate_hz, where))
+    return Source(where, info, _soundfile_blocks(file, info.rate_hz, where))
 
 
 def _soundfile_blocks(file: Any, rate_hz: int, where: str) -> Iterator[NDArray[np.float32]]:
@@ -312,19 +312,19 @@ def _soundfile_blocks(file: Any, rate_hz: int, where: str) -> Iterator[NDArray[n
         try:
             samples = file.read(size, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError:
-            raise AudioError(_damaged(where, taken / rate_hz)) from None
+            raise AudioError(damaged(where, taken / rate_hz)) from None
         if not len(samples):
             break
-        yield _mono(samples, taken, rate_hz, where)
+        yield mono_of(samples, taken, rate_hz, where)
         taken += len(samples)
-    _check_complete(where, taken / rate_hz, file.frames / rate_hz)
+    check_complete(where, taken / rate_hz, file.frames / rate_hz)
 
 
-def _damaged(where: str, at_s: float) -> str:
+def damaged(where: str, at_s: float) -> str:
     return f"{where} is damaged or cut short at {at_s:.2f} s: get the whole file again"
 
 
-def _check_complete(where: str, decoded_s: float, declared_s: float | None) -> None:
+def check_complete(where: str, decoded_s: float, declared_s: float | None) -> None:
     # Encoders pad and trim a few frames; a file that was cut misses more.
     if declared_s is not None and decoded_s < declared_s - max(0.25, 0.01 * declared_s):
         raise AudioError(
@@ -380,7 +380,7 @@ def is_still(container: av.container.InputContainer) -> bool:
     return name.endswith("_pipe") or name in ("image2", "tty", "gif", "apng")
 
 
-def _container_source(path: Path, container: av.container.InputContainer) -> _Source:
+def _container_source(path: Path, container: av.container.InputContainer) -> Source:
     where = str(path)
     if not container.streams.audio:
         if container.streams.video and not is_still(container):
@@ -400,12 +400,12 @@ def _container_source(path: Path, container: av.container.InputContainer) -> _So
     if not rate_hz:
         raise AudioError(f"cannot read {where}: it is no sound or video file")
     info = AudioInfo(
-        rate_hz=_checked_rate(rate_hz, where),
-        channels=_checked_channels(packets.channels or int(track.channels or 0), where),
+        rate_hz=checked_rate(rate_hz, where),
+        channels=checked_channels(packets.channels or int(track.channels or 0), where),
         duration_s=declared_s,
         codec=str(track.codec_context.name),
     )
-    return _Source(where, info, _with_first(first, blocks))
+    return Source(where, info, _with_first(first, blocks))
 
 
 def _with_first(
@@ -498,16 +498,16 @@ class _Packets:
         if held:
             yield np.concatenate(waiting)
         if last_packet is not None and last_packet.size < _mp3_frame_bytes(bytes(last_packet)):
-            raise AudioError(_damaged(self._where, self._seconds()))
+            raise AudioError(damaged(self._where, self._seconds()))
         # A container without lengths of tracks tells when its longest track ends.
-        _check_complete(self._where, self._seconds() if own_length else latest_s, declared_s)
+        check_complete(self._where, self._seconds() if own_length else latest_s, declared_s)
 
     def _demux(self) -> Iterator[Any]:
         av = quiet_av()
         try:
             yield from self._container.demux()
         except (av.error.FFmpegError, OSError):
-            raise AudioError(_damaged(self._where, self._seconds())) from None
+            raise AudioError(damaged(self._where, self._seconds())) from None
 
     def _frames(self, packet: Any) -> Iterator[NDArray[np.float32]]:
         av = quiet_av()
@@ -516,14 +516,14 @@ class _Packets:
         except (av.error.FFmpegError, OSError):
             # Cut recordings often begin inside a frame; later faults are damage.
             if self._taken:
-                raise AudioError(_damaged(self._where, self._seconds())) from None
+                raise AudioError(damaged(self._where, self._seconds())) from None
             return
         for frame in frames:
             channels = frame.layout.nb_channels
             if not self.rate_hz:
                 self.rate_hz, self.channels = frame.sample_rate, channels
-                _checked_rate(self.rate_hz, self._where)
-                _checked_channels(self.channels, self._where)
+                checked_rate(self.rate_hz, self._where)
+                checked_channels(self.channels, self._where)
             elif frame.sample_rate != self.rate_hz:
                 raise AudioError(
                     f"{self._where} changes its sample rate at {self._seconds():.2f} s: "
@@ -531,6 +531,6 @@ class _Packets:
                 )
             array = frame.to_ndarray()
             samples = array.T if frame.format.is_planar else array.reshape(-1, channels)
-            mono = _mono(samples, self._taken, self.rate_hz, self._where)
+            mono = mono_of(samples, self._taken, self.rate_hz, self._where)
             self._taken += len(mono)
             yield mono

@@ -7,7 +7,7 @@ Everything that hears, hears through this file: preparation, training, files and
   100.
 * Power is summed in Slaney's mel bands (area-normalised triangles). **Row 0 is the highest band.**
 * Decibels become levels 0..255 over the ``range_db`` below the loudest point. In a clip of at most
-  10 s that is the loudest point of the clip; in a longer one, and in a live signal, each second is
+  10.5 s that is the loudest point of the clip; in a longer one, and in a live signal, each second is
   scaled by the loudest point of the 10 s that end with it, so that one bang does not blacken the
   three hours after it.
 * A clip shorter than a second is padded with silence to a second; of a longer clip a last part of
@@ -322,7 +322,7 @@ def to_levels(
 def log_mel(samples: NDArray[np.floating], config: MelConfig = DEFAULT) -> NDArray[np.uint8]:
     """Log-mel of a whole clip as grey levels.
 
-    A clip of at most 10 s is scaled by its loudest point. In a longer one each second (counted
+    A clip of at most 10.5 s is scaled by its loudest point. In a longer one each second (counted
     from the start) is scaled by the loudest point of the 10 s that end with its last frame.
 
     Args:
@@ -352,4 +352,4 @@ def log_mel(samples: NDArray[np.floating], config: MelConfig = DEFAULT) -> NDArr
 
 
 def is_short(samples: int, config: MelConfig) -> bool:
-    return samples <= units.CLIP_SCALE_S * config.rate_hz
+    return samples <= units.CLIP_MAX_S * config.rate_hz

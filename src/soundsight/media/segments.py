@@ -151,7 +151,7 @@ class StreamingLogMel:
 
     Each segment is scaled by the loudest point of the 10 s that end with its last frame, and is
     given out 13 ms after its last sample has come (half a window less one hop). The segments do
-    not depend on how the sound is cut into blocks. For a clip longer than 10 s they are those of
+    not depend on how the sound is cut into blocks. For a clip longer than 10.5 s they are those of
     ``segments_of``; for a shorter one they differ from it, since the loudest point so far is not
     yet the loudest point of the clip.
 

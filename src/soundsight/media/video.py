@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from soundsight.core.errors import VideoError
 from soundsight.core.units import IMAGE_PX
-from soundsight.media.audio import check_file, is_still, open_container, quiet_av
+from soundsight.media.audio import check_file, open_container, quiet_av
+from soundsight.media.frames import picture_track
+from soundsight.media.framing import quarter_turns, square
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     file = Path(path)
     check_file(file, VideoError)
     with open_container(file, VideoError) as container:
-        track = _picture_track(container, file)
+        track = picture_track(container, file)
         duration_s = None
         if track.duration is not None:
             duration_s = float(track.duration * track.time_base)
@@ -51,7 +53,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
             duration_s = container.duration / 1e6
         frame = _first_frame(container, track, file)
         width_px, height_px = frame.width, frame.height
-        if _quarter_turns(frame) % 2:
+        if quarter_turns(frame) % 2:
             width_px, height_px = height_px, width_px
         return VideoInfo(
             width_px=width_px,
@@ -63,15 +65,16 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
 
 
 def frame_at(
-    path: str | os.PathLike[str], t_s: float, size_px: int = IMAGE_PX
+    path: str | os.PathLike[str], t_s: float, size_px: int = IMAGE_PX, crop: str = "center"
 ) -> NDArray[np.uint8]:
-    """Read the frame that is shown at a time, cropped to its central square.
+    """Read the frame that is shown at a time, as a square picture.
 
     Args:
         path: a video file.
         t_s: time from the start of the picture, in seconds. A frame is shown from its time stamp
             to the next one's; the last frame stays to the end.
         size_px: side of the square, in pixels.
+        crop: ``center`` (the central square) or ``letterbox`` (the whole frame, black bars).
 
     Returns:
         uint8 [size_px, size_px, 3], RGB, turned as a player would turn it.
@@ -79,12 +82,13 @@ def frame_at(
     Raises:
         VideoError: when the file is missing, cannot be read, has no picture track, or has no
             frame at ``t_s``.
+        ConfigError: on an unknown crop.
     """
     file = Path(path)
     check_file(file, VideoError)
     av = quiet_av()
     with open_container(file, VideoError) as container:
-        track = _picture_track(container, file)
+        track = picture_track(container, file)
         start = track.start_time or 0
         target = start + t_s / float(track.time_base)
         shown: Any = None
@@ -108,7 +112,7 @@ def frame_at(
                 shown = None
         if shown is None or t_s >= end_s + 1e-6:
             raise VideoError(f"{file} has no frame at {t_s:g} s: choose a time inside the video")
-        return _square(shown, size_px)
+        return square(shown, size_px, crop, track.sample_aspect_ratio)
 
 
 def _end_s(last: Any, track: Any) -> float:
@@ -121,20 +125,6 @@ def _end_s(last: Any, track: Any) -> float:
     return max(shown_s, length_s)
 
 
-def _picture_track(container: Any, file: Path) -> Any:
-    if is_still(container):
-        raise VideoError(f"{file} is no video: pass a video file")
-    # A sound file's cover is stored as a picture track.
-    tracks = [t for t in container.streams.video if not _is_cover(t)]
-    if not tracks:
-        raise VideoError(f"{file} has no picture track: pass a video file")
-    return tracks[0]
-
-
-def _is_cover(track: Any) -> bool:
-    return bool(track.disposition & type(track.disposition).attached_pic)
-
-
 def _first_frame(container: Any, track: Any, file: Path) -> Any:
     av = quiet_av()
     try:
@@ -143,22 +133,3 @@ def _first_frame(container: Any, track: Any, file: Path) -> Any:
     except (av.error.FFmpegError, OSError):
         pass
     raise VideoError(f"{file} has no picture that can be decoded: get the whole file again")
-
-
-def _quarter_turns(frame: Any) -> int:
-    """Counter-clockwise quarter turns that the file asks a player to make."""
-    return round(float(frame.rotation) / 90) % 4
-
-
-def _square(frame: Any, size_px: int) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    picture = np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame))
-    height, width = picture.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = np.ascontiguousarray(picture[top : top + side, left : left + side])
-    shown = Image.fromarray(square)
-    if side != size_px:
-        shown = shown.resize((size_px, size_px), Image.Resampling.LANCZOS)
-    return np.asarray(shown, dtype=np.uint8).copy()

@@ -41,8 +41,8 @@ def blocks_of(
 
 def every_segment(blocks: Iterable[NDArray[np.float32]], config: MelConfig) -> Iterator[Segment]:
     """Cut a sound into seconds in constant memory, as ``segments_of`` cuts the whole of it."""
-    # Up to 10 s the loudest point of the whole clip sets the scale, so the clip is needed whole.
-    short = int(units.CLIP_SCALE_S * config.rate_hz)
+    # Up to 10.5 s the loudest point of the whole clip sets the scale, so the clip is needed whole.
+    short = int(units.CLIP_MAX_S * config.rate_hz)
     waiting: list[NDArray[np.float32]] = []
     held = 0
     stream: StreamingLogMel | None = None

@@ -1,0 +1,619 @@
+"""``soundsight prepare``: from videos to training pairs, cleaned, split and sharded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from soundsight.apps.console import say
+from soundsight.apps.extras import need
+from soundsight.core.errors import ConfigError, DataError, OutputError
+
+if TYPE_CHECKING:
+    from soundsight.pairs.ingest import IngestConfig, Outcome
+    from soundsight.pairs.pack import Dropped, PackConfig, Scorer, StagedPairs
+    from soundsight.pairs.records import Clip
+    from soundsight.pairs.sources import Clips
+    from soundsight.pairs.staging import Stage
+
+PUBLISHED = "published"
+"""The layout that is no folder of videos: the authors' binary batches."""
+
+DUPLICATES, COHERENCE, CLASSIFIER = "duplicates", "coherence", "classifier"
+ENGINES = ("local", "ray")
+_REPORT_S = 30.0
+
+_COMMAND = "soundsight prepare"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command()(prepare)
+
+
+def prepare(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Folders, videos, list files, CSV or Parquet manifests, or globs; paths or URLs.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DATA", help="The dataset; the same one resumes.")
+    ],
+    layout: Annotated[
+        str,
+        typer.Option(
+            help="How folders are read: auto, folder, classes, vegas, vggsound, ave, audioset, or "
+            "published (the authors' binary batches)."
+        ),
+    ] = "auto",
+    segment_s: Annotated[float, typer.Option(help="Length of a segment in seconds.")] = 1.0,
+    hop_s: Annotated[
+        float | None, typer.Option(help="Seconds between segments (default: their length).")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Side of the picture in pixels, 64 to 256.")] = 96,
+    frame: Annotated[str, typer.Option(help="center or sharpest.")] = "center",
+    crop: Annotated[str, typer.Option(help="center or letterbox.")] = "center",
+    image: Annotated[str, typer.Option(help="jpg or webp.")] = "jpg",
+    quality: Annotated[int, typer.Option(help="Of the picture's coding, 1 to 100.")] = 95,
+    split: Annotated[
+        str, typer.Option(help="Shares of train, val and test, by source video.")
+    ] = "0.8,0.1,0.1",
+    clean: Annotated[
+        str,
+        typer.Option(
+            help="Cleaning steps: all (the default: every step that needs no training), none, or "
+            "a list such as silence,black,duplicates. Also: coherence, classifier."
+        ),
+    ] = "all",
+    drop_share: Annotated[
+        float, typer.Option(help="Share of pairs that coherence (or classifier) drops.")
+    ] = 0.15,
+    shard_mb: Annotated[int, typer.Option(min=1, help="Bound on a shard, in MiB.")] = 256,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Videos at once (default: every core).")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster: HOST:PORT or auto.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds that one video may take (local).")
+    ] = 3600.0,
+    max_failures: Annotated[
+        int | None, typer.Option(min=0, help="Stop when more videos than this have failed.")
+    ] = None,
+    retry_failures: Annotated[
+        bool, typer.Option("--retry-failures", help="Try videos that failed before once more.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a dataset that is there.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the settings and what was found, and stop.")
+    ] = False,
+) -> None:
+    """Cut videos into pairs of a second of sound and its frame: clean, split and shard them.
+
+    A run that was stopped, in whatever way, goes on with the same command.
+    """
+    need(_COMMAND, "prepare", "fsspec", "imagehash", "pebble")
+    if engine not in ENGINES:
+        raise ConfigError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}")
+    if engine == "ray":
+        need(f"{_COMMAND} --engine ray", "ray", "ray")
+    if not 0 <= drop_share < 1:
+        raise ConfigError(f"--drop-share is from 0 to below 1, not {drop_share:g}")
+    from soundsight.pairs.clean import CleanConfig
+    from soundsight.pairs.ingest import IngestConfig
+    from soundsight.pairs.pack import PackConfig
+    from soundsight.pairs.split import parse_shares
+
+    steps = _steps(clean)
+    ingest = IngestConfig(
+        segment_s=segment_s,
+        hop_s=segment_s if hop_s is None else hop_s,
+        size_px=size,
+        frame=frame,
+        crop=crop,
+        image_format=image,
+        quality=quality,
+        duplicates=DUPLICATES in steps,
+        clean=replace(CleanConfig(), steps=steps.pairwise),
+    )
+    pack = PackConfig(
+        steps=steps.pairwise,
+        shares=parse_shares(split),
+        shard_bytes=shard_mb << 20,
+        duplicates=DUPLICATES in steps,
+        coherence_share=drop_share,
+    )
+    if layout == PUBLISHED:
+        _prepare_batches(sources, out, pack, overwrite=overwrite, dry_run=dry_run)
+        return
+    run = _Run(
+        sources=sources, out=out, layout=layout, ingest=ingest, pack=pack,
+        learned=tuple(name for name in (COHERENCE, CLASSIFIER) if name in steps),
+        engine=engine, address=address, workers=workers, timeout_s=timeout,
+        max_failures=max_failures, retry_failures=retry_failures, overwrite=overwrite,
+    )  # fmt: skip
+    run.start(dry_run=dry_run)
+
+
+class _Steps(tuple[str, ...]):
+    """Names of cleaning steps."""
+
+    @property
+    def pairwise(self) -> tuple[str, ...]:
+        """Those that look at one pair, in the order in which they run."""
+        from soundsight.pairs.clean import STEPS
+
+        return tuple(step for step in STEPS if step in self)
+
+
+def _steps(text: str) -> _Steps:
+    from soundsight.pairs.clean import STEPS
+
+    known = (*STEPS, DUPLICATES, COHERENCE, CLASSIFIER)
+    names: list[str] = []
+    for name in filter(None, (part.strip() for part in text.split(","))):
+        if name == "all":
+            names += [*STEPS, DUPLICATES]
+        elif name in known:
+            names.append(name)
+        elif name != "none":
+            raise ConfigError(
+                f"--clean: unknown step {name!r}; choose from all, none, {', '.join(known)}"
+            )
+    steps = _Steps(dict.fromkeys(names))
+    if COHERENCE in steps or CLASSIFIER in steps:
+        need(f"{_COMMAND} --clean {text}", "train", "torch", "safetensors", "jaxtyping")
+    return steps
+
+
+# --- videos --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One call of the command."""
+
+    sources: Sequence[str]
+    out: Path
+    layout: str
+    ingest: IngestConfig
+    pack: PackConfig
+    learned: tuple[str, ...]
+    engine: str
+    address: str | None
+    workers: int | None
+    timeout_s: float
+    max_failures: int | None
+    retry_failures: bool
+    overwrite: bool
+
+    def start(self, *, dry_run: bool) -> None:
+        from soundsight.pairs.sources import find_clips
+
+        found = find_clips(self.sources, layout=self.layout, exclude=self.out)
+        about = self._about(found)
+        if dry_run:
+            shown = {
+                **about,
+                "layouts": found.layouts, "skipped": len(found.skipped), "ignored": found.ignored,
+                "repeated": found.repeated, "missing": found.missing,
+            }  # fmt: skip
+            typer.echo(json.dumps(shown, indent=2))
+            return
+        _report_found(found)
+        if _is_there(self.out, about, overwrite=self.overwrite):
+            return
+        from soundsight.pairs.pack import is_packed, move_into_place
+        from soundsight.pairs.staging import Stage
+
+        settings = {**about["settings"], "version": about["soundsight"]}
+        with Stage(self.out, settings, restart=self.overwrite) as stage:
+            if is_packed(stage):
+                move_into_place(stage)
+            else:
+                self._cut(stage, found)
+                self._finish(stage, found, about)
+        _summarise(self.out)
+
+    def _about(self, found: Clips) -> dict[str, Any]:
+        """What dataset.json says of how it was made."""
+        from soundsight.core.config import to_dict
+        from soundsight.media.windows import whole_frames
+
+        keys = "\n".join(clip.key for clip in found.clips)
+        mel = self.ingest.mel
+        return {
+            "soundsight": _version(),
+            "created_with": _versions(),
+            "settings": {
+                **to_dict(self.ingest),
+                "pack": to_dict(self.pack),
+                "learned_cleaning": list(self.learned),
+            },
+            "inputs": {
+                "clips": len(found.clips),
+                "sha256": hashlib.sha256(keys.encode("utf-8", "surrogateescape")).hexdigest(),
+            },
+            "mel_frames": whole_frames(self.ingest.segment_s, "segment_s", mel),
+            "mel_bands": mel.n_mels,
+            "image_px": self.ingest.size_px,
+        }
+
+    def _cut(self, stage: Stage, found: Clips) -> None:
+        """Turn every clip into a part."""
+        from soundsight.pairs.engines import Job, cores, run_local, run_ray
+
+        tally = _Tally(len(found.clips), len(found.skipped))
+        jobs = [
+            Job(clip=clip, part=stage.part_path(clip.id))
+            for clip in self._left(stage, found.clips, tally)
+        ]
+        if self.engine == "ray":
+            outcomes = run_ray(jobs, self.ingest, self.address, self.workers)
+        else:
+            workers = min(self.workers or cores(), max(1, len(jobs)))
+            outcomes = run_local(jobs, self.ingest, workers, self.timeout_s)
+        try:
+            with _display(tally) as show, closing(outcomes):  # type: ignore[type-var]
+                self._check_failures(tally)
+                for outcome in outcomes:
+                    tally.add(outcome)
+                    show()
+                    self._check_failures(tally)
+        except (DataError, OutputError, KeyboardInterrupt):
+            _leave_failures(stage, found)
+            raise
+
+    def _left(self, stage: Stage, clips: Sequence[Clip], tally: _Tally) -> Iterator[Clip]:
+        """The clips that have no part yet, or were changed since."""
+        from soundsight.pairs.ingest import Outcome, stamp_of
+        from soundsight.pairs.staging import Part
+
+        done = stage.done()
+        for clip in clips:
+            if clip.id in done:
+                part = Part(stage.part_path(clip.id))
+                failure = part.about.get("failure")
+                if part.about["stamp"] == stamp_of(clip) and not (failure and self.retry_failures):
+                    kept = sum(not entry.reasons for entry in part.entries)
+                    dropped = len(part.entries) - kept
+                    tally.take_over(
+                        Outcome(clip=clip.id, pairs=kept, dropped=dropped, failure=failure)
+                    )
+                    continue
+            yield clip
+
+    def _check_failures(self, tally: _Tally) -> None:
+        if self.max_failures is not None and tally.failed > self.max_failures:
+            raise DataError(
+                f"{tally.failed} videos have failed, more than --max-failures "
+                f"{self.max_failures}: see {self.out / 'failures.csv'}; what is done is kept"
+            )
+
+    def _finish(self, stage: Stage, found: Clips, about: dict[str, Any]) -> None:
+        from soundsight.pairs.pack import pack
+
+        with _phases() as progress:
+            pack(
+                stage,
+                found.clips,
+                self.pack,
+                about,
+                skipped=[(skipped.path, skipped.reason) for skipped in found.skipped],
+                scorers={name: _scorer(name, progress) for name in self.learned},
+                draw=_draw_sheet,
+                progress=progress,
+            )
+
+
+def _scorer(name: str, progress: Callable[[str, int, int], None]) -> Scorer:
+    """The learned scorer of a step; the torch rooms are loaded when it runs."""
+
+    def score(pairs: StagedPairs, work: Path) -> Any:
+        from soundsight.training.coherence import classifier_scores, contrastive_scores
+
+        def told(done: int, of: int) -> None:
+            progress(f"learning {name}", done, of)
+
+        if name == COHERENCE:
+            return contrastive_scores(pairs, work=work, progress=told)
+        labels = [label for label in pairs.labels if label is not None]
+        if len(labels) < len(pairs):
+            raise DataError(
+                "--clean classifier needs a class label for every video: use a layout or a "
+                "manifest with labels, or --clean coherence, which needs none"
+            )
+        return classifier_scores(pairs, labels, work=work, progress=told)
+
+    return score
+
+
+def _draw_sheet(step: str, dropped: Sequence[Dropped], path: Path) -> None:
+    from soundsight.pairs.records import IMAGES, MEL, SIDECAR
+    from soundsight.pairs.shards import decode_image, decode_mel
+    from soundsight.views.pairs_sheet import PairCard, pairs_sheet
+
+    cards = []
+    for pair in dropped:
+        files = pair.record.files
+        about = json.loads(files[SIDECAR])
+        picture = next(files[name] for name in IMAGES if name in files)
+        cards.append(
+            PairCard(
+                mel=decode_mel(files[MEL]),
+                image=decode_image(picture),
+                caption=f"{about['clip']} {about['start_s']:g} s",
+                note=pair.note,
+            )
+        )
+    pairs_sheet(cards, title=f"dropped: {step}").save(path, format="PNG")
+
+
+def _is_there(out: Path, about: dict[str, Any], *, overwrite: bool) -> bool:
+    """Whether this very dataset lies there finished.
+
+    Raises:
+        OutputError: when something else does.
+    """
+    from soundsight.pairs.staging import WORK
+
+    if not os.path.lexists(out) or (os.path.isdir(out) and not os.listdir(out)):
+        return False
+    if not os.path.isdir(out):
+        raise OutputError(f"cannot write to {out}: it is no folder")
+    if os.path.isdir(out / WORK):
+        return False
+    try:
+        there = json.loads((out / "dataset.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        there = None
+    if not isinstance(there, dict) or there.get("format") != "soundsight-pairs":
+        raise OutputError(f"{out} holds something else and is kept: choose another place")
+    if overwrite:
+        return False
+    same = all(there.get(key) == about[key] for key in ("settings", "inputs", "soundsight"))
+    if not same:
+        raise OutputError(
+            f"{out} holds a dataset of other videos or settings: choose another place or pass "
+            "--overwrite"
+        )
+    say(f"finished already: {out}")
+    return True
+
+
+def _leave_failures(stage: Stage, found: Clips) -> None:
+    """Write what has failed so far where a person looks for it."""
+    from soundsight.pairs.pack import write_failures
+    from soundsight.pairs.staging import Part
+
+    failures = [(skipped.path, skipped.reason) for skipped in found.skipped]
+    done = stage.done()
+    for clip in found.clips:
+        if clip.id in done:
+            failure = Part(stage.part_path(clip.id)).about.get("failure")
+            if failure:
+                failures.append((clip.key, failure))
+    try:
+        write_failures(stage.data / "failures.csv", failures)
+    except OutputError:
+        return  # a full disk is what is being reported already
+
+
+def _version() -> str:
+    from soundsight import __version__
+
+    return __version__
+
+
+def _versions() -> dict[str, str]:
+    """What the bytes depend on beside the settings: the libraries that decode and encode."""
+    import numpy as np
+    import PIL
+    import soxr
+
+    from soundsight.media.audio import quiet_av
+
+    av = quiet_av()
+    codec = av.library_versions.get("libavcodec", ())
+    return {
+        "av": av.__version__,
+        "libavcodec": ".".join(map(str, codec)),
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "soxr": soxr.__version__,
+    }
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+
+def _prepare_batches(
+    sources: Sequence[str], out: Path, config: PackConfig, *, overwrite: bool, dry_run: bool
+) -> None:
+    from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
+    from soundsight.pairs.published import batch_files
+    from soundsight.pairs.repack import repack
+    from soundsight.pairs.staging import Stage
+
+    paths = [Path(source) for source in sources]
+    files = [(file, file.stat().st_size) for path in paths for _, file in batch_files(path)]
+    names = "\n".join(f"{file.name} {size}" for file, size in files)
+    about = {
+        "soundsight": _version(),
+        "created_with": _versions(),
+        "settings": {"layout": PUBLISHED, "shard_bytes": config.shard_bytes},
+        "inputs": {"files": len(files), "sha256": hashlib.sha256(names.encode()).hexdigest()},
+        "mel_frames": FRAMES_PER_SEGMENT,
+        "mel_bands": N_MELS,
+        "image_px": IMAGE_PX,
+    }
+    if dry_run:
+        typer.echo(json.dumps(about, indent=2))
+        return
+    if _is_there(out, about, overwrite=overwrite):
+        return
+    settings = {**about["settings"], "version": about["soundsight"]}
+    with Stage(out, settings, restart=overwrite) as stage, _phases() as progress:
+        repack(
+            stage,
+            paths,
+            about,
+            shard_bytes=config.shard_bytes,
+            progress=lambda done: progress("writing records", done, 0),
+        )
+    _summarise(out)
+
+
+# --- what people see -----------------------------------------------------------------------------
+
+
+class _Tally:
+    """Counts of a run."""
+
+    def __init__(self, clips: int, skipped: int) -> None:
+        self.clips = clips
+        self.before = 0
+        self.videos = 0
+        self.pairs = 0
+        self.dropped = 0
+        self.failed = skipped
+        self._began = time.monotonic()
+        self._fresh_videos = 0
+        self._fresh_pairs = 0
+
+    def take_over(self, outcome: Outcome) -> None:
+        """Count a clip that an earlier run has done."""
+        self.before += 1
+        self._count(outcome)
+
+    def add(self, outcome: Outcome) -> None:
+        self._fresh_videos += 1
+        self._fresh_pairs += outcome.pairs + outcome.dropped
+        self._count(outcome)
+
+    def _count(self, outcome: Outcome) -> None:
+        self.videos += 1
+        self.pairs += outcome.pairs
+        self.dropped += outcome.dropped
+        self.failed += outcome.failure is not None
+
+    def rates(self) -> str:
+        spent_s = max(1e-3, time.monotonic() - self._began)
+        return (
+            f"{self._fresh_videos / spent_s:.1f} videos/s, {self._fresh_pairs / spent_s:.0f} "
+            f"pairs/s, {self.dropped} dropped, {self.failed} failed"
+        )
+
+    def left(self) -> str:
+        """Time left, in words for a log."""
+        if not self._fresh_videos:
+            return "unknown"
+        spent_s = time.monotonic() - self._began
+        left_s = spent_s / self._fresh_videos * (self.clips - self.videos)
+        return f"{left_s / 60:.0f} min" if left_s >= 90 else f"{left_s:.0f} s"
+
+
+@contextmanager
+def _display(tally: _Tally) -> Iterator[Callable[[], None]]:
+    """Show a tally as a bar on a terminal, as a line now and then elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    if tally.before:
+        say(f"taken over from before: {tally.before} of {tally.clips} videos", err=True)
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        reported = [time.monotonic()]
+
+        def log() -> None:
+            if time.monotonic() - reported[0] >= _REPORT_S:
+                reported[0] = time.monotonic()
+                say(
+                    f"{tally.videos} of {tally.clips} videos, {tally.rates()}, {tally.left()} left",
+                    err=True,
+                )
+
+        yield log
+        return
+    columns = (
+        TextColumn("videos"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rates]}"), Remaining(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=tally.clips, completed=tally.before, rates="")
+
+        def draw() -> None:
+            bar.update(task, completed=tally.videos, rates=tally.rates())
+
+        draw()
+        yield draw
+
+
+@contextmanager
+def _phases() -> Iterator[Callable[[str, int, int], None]]:
+    """Show what is being done after the videos: (what, how many, of how many)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda *_: None
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(what: str, done: int, of: int) -> None:
+            bar.update(task, description=what, completed=done, total=of or None)
+
+        yield show
+
+
+def _report_found(found: Clips) -> None:
+    notes = [f"{len(found.clips)} videos"]
+    for count, what in (
+        (found.missing, "named in a table but not there"),
+        (len(found.skipped), "cannot be videos"),
+        (found.ignored, "other files ignored"),
+        (found.repeated, "met again and taken once"),
+    ):
+        if count:
+            notes.append(f"{count} {what}")
+    say(f"found: {', '.join(notes)}", err=True)
+
+
+def _summarise(out: Path) -> None:
+    about = json.loads((out / "dataset.json").read_text("utf-8"))
+    counts = about["counts"]
+    if "clips" in counts:
+        say(f"videos: {counts['clips']}, failed: {counts['failed']}")
+        say(f"pairs cut: {counts['pairs_cut']}")
+        for step in counts["cleaning"]:
+            say(f"  {step['step']}: {step['before']} -> {step['after']} (-{step['dropped']})")
+    for name, split in about["splits"].items():
+        shards = len(split["shards"])
+        say(f"{name}: {split['pairs']} pairs of {split['videos']} videos in {shards} shards")
+    if counts.get("failed"):
+        say(f"what failed, and why: {out / 'failures.csv'}")
+    say(f"written: {out}   (look at it: soundsight data sheet {out} -o sheet.png)")

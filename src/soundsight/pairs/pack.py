@@ -1,0 +1,591 @@
+"""From parts to a dataset: drop what all clips together show to be wrong, split, write shards.
+
+The order of the clips in the shards is that of their names' hashes: mixed, the same everywhere,
+and telling nothing. Everything here is a function of the parts and the settings; what a killed run
+had finished is taken over.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import heapq
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundsight.core.errors import DataError
+from soundsight.core.runs import atomic_file, write_json
+from soundsight.core.units import IMAGE_CHANNELS
+from soundsight.pairs.clean import STEPS
+from soundsight.pairs.duplicates import VideoPrint, find_duplicates
+from soundsight.pairs.records import MEL, SIDECAR, Clip, Record, stable_hash
+from soundsight.pairs.shards import (
+    ABOUT,
+    END_BYTES,
+    FORMAT,
+    FORMAT_VERSION,
+    ShardInfo,
+    decode_image,
+    decode_mel,
+    index_name,
+    record_bytes,
+    write_dataset,
+    write_shard,
+)
+from soundsight.pairs.split import SPLITS, split_of
+from soundsight.pairs.staging import Entry, Part, Stage
+
+DUPLICATE = "duplicate"
+SHEET_PAIRS = 60
+"""Dropped pairs shown on the sheet of a cleaning step, drawn by their names' hashes."""
+
+_RESERVED = frozenset(("test", "val"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig:
+    """How the pairs of all clips become a dataset.
+
+    Attributes:
+        steps: the filters that looked at each pair, in the order in which they are counted.
+        shares: of train, val and test, by group.
+        shard_bytes: bound on the size of a shard.
+        duplicates: drop near-duplicate videos, and keep those that share picture or sound in one
+            split.
+        coherence_share: share of the pairs, those that agree worst, that a learned step drops.
+    """
+
+    steps: tuple[str, ...] = STEPS
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    shard_bytes: int = 256 << 20
+    duplicates: bool = True
+    coherence_share: float = 0.15
+
+
+class Scorer(Protocol):
+    """Says how well the sound and the picture of each pair agree; higher is better."""
+
+    def __call__(self, pairs: StagedPairs, work: Path) -> NDArray[np.float32]:
+        """Return float32 [len(pairs)]; ``work`` is a folder for what is worth resuming."""
+
+
+class StagedPairs:
+    """The pairs that are left, read from their parts at random.
+
+    Attributes:
+        keys: of the records.
+        videos: int64 [n], opaque number of the source video (its group).
+        labels: class names, or None where there is none; for cleaning only.
+    """
+
+    def __init__(self, stage: Stage, rows: Sequence[tuple[Clip, str, Entry]]) -> None:
+        self._stage = stage
+        self._rows = rows
+        self.keys = [entry.key for _, _, entry in rows]
+        self.videos = np.array([stable_hash(group) >> 1 for _, group, _ in rows], np.int64)
+        self.labels = [clip.label for clip, _, _ in rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def photos(self) -> NDArray[np.int64]:
+        """int64 [n]: a video's own frames are no other video's."""
+        return self.videos
+
+    def gather(
+        self, indices: Sequence[int] | NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Read pairs: mel uint8 [k, 128, frames], image uint8 [k, px, px, 3]."""
+        mels, images = [], []
+        for index in indices:
+            clip, _, entry = self._rows[int(index)]
+            with self._stage.part_path(clip.id).open("rb") as file:
+                for name, (offset, size) in entry.members.items():
+                    if name == SIDECAR:
+                        continue
+                    file.seek(offset)
+                    data = file.read(size)
+                    if name == MEL:
+                        mels.append(decode_mel(data))
+                    else:
+                        images.append(decode_image(data))
+        return np.stack(mels), np.stack(images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """A pair for the sheet of a cleaning step.
+
+    Attributes:
+        record: the pair.
+        note: what to say of it.
+    """
+
+    record: Record
+    note: str
+
+
+Draw = Callable[[str, Sequence[Dropped], Path], None]
+"""Draws the sheet of one step: (step, what to show, where)."""
+
+
+@dataclass
+class _Survey:
+    """What all parts together say."""
+
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    unseen: int = 0
+    cut: int = 0
+    by_step: Counter[str] = field(default_factory=Counter)
+    prints: list[VideoPrint] = field(default_factory=list)
+    usable: list[Clip] = field(default_factory=list)
+    sheets: dict[str, list[tuple[int, Clip, Entry, str]]] = field(default_factory=dict)
+
+    def show(self, step: str, clip: Clip, entry: Entry, note: str) -> None:
+        shown = self.sheets.setdefault(step, [])
+        heapq.heappush(shown, (-stable_hash(f"sheet {entry.key}"), clip, entry, note))
+        if len(shown) > SHEET_PAIRS:
+            heapq.heappop(shown)
+
+
+def pack(
+    stage: Stage,
+    clips: Sequence[Clip],
+    config: PackConfig,
+    about: Mapping[str, Any],
+    *,
+    skipped: Sequence[tuple[str, str]] = (),
+    scorers: Mapping[str, Scorer] | None = None,
+    draw: Draw | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Make the dataset out of the parts of ``clips``, all of which must be there.
+
+    Args:
+        stage: the locked workplace.
+        clips: all clips.
+        config: how.
+        about: what dataset.json says beside counts and splits (settings, versions).
+        skipped: (path, reason) of what was no clip at all, for failures.csv.
+        scorers: step -> what tells the pairs that agree worst, which are dropped.
+        draw: draws the sheets of dropped pairs.
+        progress: told (what is done, how many, of how many).
+
+    Returns:
+        The content of dataset.json.
+
+    Raises:
+        DataError: when no pair is left.
+        OutputError: when the dataset cannot be written.
+    """
+    return _Packer(stage, clips, config, scorers or {}, draw, progress).run(about, skipped)
+
+
+class _Packer:
+    def __init__(
+        self,
+        stage: Stage,
+        clips: Sequence[Clip],
+        config: PackConfig,
+        scorers: Mapping[str, Scorer],
+        draw: Draw | None,
+        progress: Callable[[str, int, int], None] | None,
+    ) -> None:
+        self._stage = stage
+        self._config = config
+        self._scorers = scorers
+        self._draw = draw
+        self._progress = progress
+        self._clips = sorted(clips, key=lambda clip: (stable_hash(clip.key), clip.key))
+        self._out = stage.work / "out"
+        self._survey = _Survey()
+        # Final group and split of each usable clip, and what is dropped: clips and single pairs.
+        self._group: dict[str, str] = {}
+        self._split: dict[str, str] = {}
+        self._lost_clips: set[str] = set()
+        self._lost_pairs: set[str] = set()
+        self._funnel: list[dict[str, Any]] = []
+
+    def run(self, about: Mapping[str, Any], skipped: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        self._look()
+        self._place()
+        for step, scorer in self._scorers.items():
+            self._drop_incoherent(step, scorer)
+        self._out.mkdir(exist_ok=True)
+        splits, train = self._write_shards()
+        statistics = train.statistics(
+            about["mel_bands"] * about["mel_frames"], about["image_px"] ** 2
+        )
+        write_failures(self._out / "failures.csv", [*skipped, *self._survey.failures])
+        self._draw_sheets()
+        files: set[str] = set()
+        for split in splits.values():
+            files |= set(split.pop("files"))
+        pairs = sum(split["pairs"] for split in splits.values())
+        finished = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **about,
+            "files": sorted(files),
+            "labels": sorted({c.label for c in self._survey.usable if c.label is not None}),
+            "counts": {
+                "clips": len(self._clips),
+                "failed": len(self._survey.failures) + len(skipped),
+                "pairs_cut": self._survey.cut,
+                "sound_without_picture": self._survey.unseen,
+                "pairs": pairs,
+                "cleaning": self._funnel,
+            },
+            "statistics": statistics,
+            "splits": splits,
+        }
+        write_dataset(self._out, finished)
+        move_into_place(self._stage)
+        return finished
+
+    def _tell(self, what: str, done: int, of: int) -> None:
+        if self._progress is not None:
+            self._progress(what, done, of)
+
+    def _part(self, clip: Clip) -> Part:
+        return Part(self._stage.part_path(clip.id))
+
+    # --- what the clips together say -----------------------------------------------------------
+
+    def _look(self) -> None:
+        survey = self._survey
+        for number, clip in enumerate(self._clips):
+            part = self._part(clip)
+            failure = part.about.get("failure")
+            if failure is not None:
+                survey.failures.append((clip.key, failure))
+                continue
+            survey.usable.append(clip)
+            survey.unseen += part.about["unseen"]
+            survey.cut += len(part.entries)
+            for entry in part.entries:
+                if entry.reasons:
+                    # A pair counts for the first step that drops it, as if they ran in turn.
+                    survey.by_step[entry.reasons[0]] += 1
+                    survey.show(entry.reasons[0], clip, entry, ", ".join(entry.reasons))
+            if part.about.get("print") is not None:
+                survey.prints.append(VideoPrint.from_bytes(base64.b64decode(part.about["print"])))
+            if number % 100 == 0:
+                self._tell("looking", number, len(self._clips))
+        left = survey.cut
+        for step in self._config.steps:
+            left = self._count(step, left, survey.by_step[step])
+
+    def _count(self, step: str, before: int, dropped: int) -> int:
+        self._funnel.append(
+            {"step": step, "before": before, "dropped": dropped, "after": before - dropped}
+        )
+        return before - dropped
+
+    def _kept(self) -> Iterator[tuple[Clip, str, Entry]]:
+        """The pairs that are left, in the order of the shards: (clip, its final group, pair)."""
+        for clip in self._survey.usable:
+            if clip.id in self._lost_clips:
+                continue
+            for entry in self._part(clip).entries:
+                if not entry.reasons and entry.key not in self._lost_pairs:
+                    yield clip, self._group[clip.id], entry
+
+    def _place(self) -> None:
+        """Give every clip its group and split; drop videos that are there twice."""
+        usable = {clip.id: clip for clip in self._survey.usable}
+        for clip in usable.values():
+            self._group[clip.id] = clip.group
+        kept_instead: dict[str, str] = {}
+        if self._config.duplicates:
+            kept_instead = self._merge(usable)
+        chosen: dict[str, str] = {}
+        for clip in usable.values():
+            group = self._group[clip.id]
+            if clip.split is not None and chosen.get(group) not in _RESERVED:
+                # What a source reserves for evaluation stays reserved.
+                chosen[group] = clip.split
+        for clip in usable.values():
+            group = self._group[clip.id]
+            split = chosen.get(group) or split_of(group, self._config.shares)
+            self._split[clip.id] = split
+            if clip.split not in (None, split):
+                # It shows or sounds what another split holds: in its own it would leak.
+                kept_instead.setdefault(clip.id, "")
+        self._lost_clips = set(kept_instead)
+        if not self._config.duplicates:
+            return
+        lost = 0
+        for clip in self._survey.usable:
+            if clip.id not in kept_instead:
+                continue
+            pairs = [entry for entry in self._part(clip).entries if not entry.reasons]
+            lost += len(pairs)
+            twin = usable.get(kept_instead[clip.id])
+            note = f"as in {twin.key}" if twin is not None else "leaks into another split"
+            for entry in pairs[:1]:
+                self._survey.show(DUPLICATE, clip, entry, note)
+        left = self._funnel[-1]["after"] if self._funnel else self._survey.cut
+        self._count(DUPLICATE, left, lost)
+
+    def _merge(self, usable: Mapping[str, Clip]) -> dict[str, str]:
+        """Join the groups of videos that are alike; return (clip id -> the one kept instead)."""
+        self._tell("comparing", 0, len(self._survey.prints))
+        found = find_duplicates(self._survey.prints)
+
+        def clip_id(name: str) -> str:
+            return name.partition(" ")[2]
+
+        parent: dict[str, str] = {}
+
+        def root(name: str) -> str:
+            while parent.setdefault(name, name) != name:
+                parent[name] = parent[parent[name]]
+                name = parent[name]
+            return name
+
+        for members in found.groups:
+            roots = sorted({root(usable[clip_id(member)].group) for member in members})
+            for other in roots[1:]:
+                parent[other] = roots[0]
+        for clip in usable.values():
+            self._group[clip.id] = root(clip.group)
+        return {clip_id(lost): clip_id(kept) for lost, kept in found.duplicates.items()}
+
+    def _drop_incoherent(self, step: str, scorer: Scorer) -> None:
+        rows = list(self._kept())
+        work = self._stage.work / step
+        work.mkdir(exist_ok=True)
+        pairs = StagedPairs(self._stage, rows)
+        scores = np.asarray(scorer(pairs, work), np.float32)
+        count = int(len(rows) * self._config.coherence_share)
+        order = sorted(
+            range(len(rows)), key=lambda i: (float(scores[i]), stable_hash(pairs.keys[i]))
+        )
+        for index in order[:count]:
+            clip, _, entry = rows[index]
+            self._lost_pairs.add(entry.key)
+            self._survey.show(step, clip, entry, f"agreement {scores[index]:.2f}")
+        self._count(step, len(rows), count)
+
+    # --- shards --------------------------------------------------------------------------------
+
+    def _write_shards(self) -> tuple[dict[str, Any], _Plan]:
+        plans: dict[str, _Plan] = {split: _Plan(split, self._config) for split in SPLITS}
+        for clip, group, entry in self._kept():
+            plans[self._split[clip.id]].add(clip, group, entry)
+        shards = sum(len(plan.shards) for plan in plans.values())
+        if not shards:
+            raise DataError(
+                f"no pair is left for {self._stage.data}: see {self._explain()} for what became "
+                "of the videos"
+            )
+        journal = _Journal(self._stage.work / "shards.jsonl")
+        about: dict[str, Any] = {}
+        done = 0
+        for split, plan in plans.items():
+            infos = []
+            for number, rows in enumerate(plan.shards):
+                name = f"{split}-{number:06d}.tar"
+                infos.append(self._write_shard(name, rows, journal))
+                done += 1
+                self._tell("writing shards", done, shards)
+            about[split] = plan.about(infos)
+        return about, plans["train"]
+
+    def _write_shard(
+        self, name: str, rows: Sequence[tuple[Clip, Entry]], journal: _Journal
+    ) -> ShardInfo:
+        keys = "\n".join(entry.key for _, entry in rows).encode()
+        plan = hashlib.sha256(keys).hexdigest()
+        path = self._out / name
+        info = journal.get(name, plan)
+        beside = self._out / index_name(name)
+        there = path.is_file() and beside.is_file()
+        if info is not None and there and path.stat().st_size == info.bytes:
+            return info
+        info = write_shard(path, self._records(rows))
+        journal.add(plan, info)
+        return info
+
+    def _records(self, rows: Sequence[tuple[Clip, Entry]]) -> Iterator[Record]:
+        clip_id, part = "", None
+        for clip, entry in rows:
+            if part is None or clip.id != clip_id:
+                clip_id, part = clip.id, self._part(clip)
+            yield part.record(entry)
+
+    def _explain(self) -> Path:
+        """Write failures.csv where the dataset would be; nothing else is going to."""
+        path = self._stage.data / "failures.csv"
+        write_failures(path, self._survey.failures)
+        return path
+
+    def _draw_sheets(self) -> None:
+        if self._draw is None:
+            return
+        folder = self._out / "dropped"
+        shutil.rmtree(folder, ignore_errors=True)
+        for step, shown in sorted(self._survey.sheets.items()):
+            folder.mkdir(exist_ok=True)
+            rows = sorted(shown, key=lambda row: (-row[0], row[2].key))
+            dropped = [
+                Dropped(record=self._part(clip).record(entry), note=note)
+                for _, clip, entry, note in rows
+            ]
+            self._draw(step, dropped, folder / f"{step}.png")
+
+
+class _Plan:
+    """Which pairs go into which shard of a split."""
+
+    def __init__(self, split: str, config: PackConfig) -> None:
+        self._split = split
+        self._limit = config.shard_bytes
+        self._bytes = 0
+        self.shards: list[list[tuple[Clip, Entry]]] = []
+        self._clips: set[str] = set()
+        self._groups: set[str] = set()
+        self._files: set[str] = set()
+        self._sums = np.zeros(2 + 2 * IMAGE_CHANNELS, object)
+        self._values = [0, 0]
+
+    def add(self, clip: Clip, group: str, entry: Entry) -> None:
+        size = record_bytes({name: size for name, (_, size) in entry.members.items()})
+        if not self.shards or self._bytes + size > self._limit:
+            self.shards.append([])
+            self._bytes = END_BYTES
+        self.shards[-1].append((clip, entry))
+        self._bytes += size
+        self._clips.add(clip.id)
+        self._groups.add(group)
+        self._files |= set(entry.members)
+        self._sums += np.array(entry.sums, object)
+
+    def about(self, infos: Sequence[ShardInfo]) -> dict[str, Any]:
+        return {
+            "pairs": sum(info.pairs for info in infos),
+            "videos": len(self._clips),
+            "groups": len(self._groups),
+            "shards": [asdict(info) for info in infos],
+            "files": sorted(self._files),
+        }
+
+    def statistics(self, mel_values: int, pixels: int) -> dict[str, Any]:
+        """Mean and standard deviation of the levels (0 .. 255) over the split.
+
+        Args:
+            mel_values: levels of one log-mel.
+            pixels: pixels of one picture.
+        """
+        pairs = sum(len(shard) for shard in self.shards)
+        if not pairs:
+            return {}
+        counts = [mel_values] + [pixels] * IMAGE_CHANNELS
+        means, deviations = [], []
+        for place, count in enumerate(counts):
+            total, squares = int(self._sums[2 * place]), int(self._sums[2 * place + 1])
+            mean = total / (pairs * count)
+            means.append(round(mean, 4))
+            deviations.append(round(max(0.0, squares / (pairs * count) - mean**2) ** 0.5, 4))
+        return {
+            "split": self._split,
+            "pairs": pairs,
+            "mel_mean": means[0],
+            "mel_std": deviations[0],
+            "image_mean": means[1:],
+            "image_std": deviations[1:],
+        }
+
+
+class _Journal:
+    """Remembers which shards are finished, beside the dataset in the making."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: dict[str, dict[str, Any]] = {}
+        try:
+            for line in path.read_text("utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue  # the line that a killed run was writing
+                self._lines[row["name"]] = row
+        except OSError:
+            pass
+
+    def get(self, name: str, plan: str) -> ShardInfo | None:
+        row = self._lines.get(name)
+        if row is None or row["plan"] != plan:
+            return None
+        return ShardInfo(**{key: value for key, value in row.items() if key != "plan"})
+
+    def add(self, plan: str, info: ShardInfo) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"plan": plan, **asdict(info)}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def write_failures(path: Path, failures: Sequence[tuple[str, str]]) -> None:
+    """Write failures.csv: path and reason of each clip that gave nothing, sorted.
+
+    Raises:
+        OutputError: when it cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "reason"])
+    writer.writerows(sorted(failures))
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def is_packed(stage: Stage) -> bool:
+    """Whether a dataset lies finished in the workplace and has only to be moved into place."""
+    return (stage.work / "out" / ABOUT).is_file()
+
+
+def move_into_place(stage: Stage) -> None:
+    """Move the finished dataset out of the workplace, dataset.json last, and remove the workplace.
+
+    A dataset that lies there is replaced. A run that was killed while moving goes on here.
+    """
+    out, data = stage.work / "out", stage.data
+    old = stage.work / "old.json"
+    if (data / ABOUT).is_file():
+        # Only what the old dataset says is its own is removed, in a later run if need be.
+        shards = [
+            shard["name"]
+            for split in json.loads((data / ABOUT).read_text("utf-8"))["splits"].values()
+            for shard in split["shards"]
+        ]
+        write_json(old, [*shards, *map(index_name, shards)])
+        (data / ABOUT).unlink()
+    if old.is_file():
+        for name in json.loads(old.read_text("utf-8")):
+            (data / name).unlink(missing_ok=True)
+        shutil.rmtree(data / "dropped", ignore_errors=True)
+        old.unlink()
+    names = sorted(entry.name for entry in out.iterdir() if entry.name != ABOUT)
+    for name in [*names, ABOUT]:
+        if (data / name).is_dir():
+            shutil.rmtree(data / name)
+        (out / name).replace(data / name)
+    for entry in list(stage.work.iterdir()):
+        if entry.name != "lock":
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    # The lock goes last: until then no other run begins here.
+    shutil.rmtree(stage.work, ignore_errors=True)

@@ -1,0 +1,217 @@
+"""Tables that name videos: lists of paths, CSV and Parquet manifests; and what they share."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from soundsight.core.errors import DataError, MissingExtraError
+
+BOM = b"\xef\xbb\xbf"
+"""The byte order mark that some programs put before UTF-8."""
+
+COLUMNS = ("path", "start_s", "end_s", "label", "split", "group", "licence")
+"""The columns of a manifest; only the first must be there."""
+
+SPLITS = ("train", "val", "test")
+
+
+class Row(NamedTuple):
+    """A line of a list or a manifest.
+
+    ``path`` is as written, with surrogates for bytes that are no UTF-8; times are seconds of the
+    file; what was left blank is None.
+    """
+
+    path: str
+    start_s: float | None = None
+    end_s: float | None = None
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+    licence: str | None = None
+
+
+def read_list(data: bytes, name: str) -> list[Row]:
+    """Read a list file: one path a line; blank lines and lines that start with ``#`` are left out.
+
+    Raises:
+        DataError: with the line number, when it is no text.
+    """
+    # Not splitlines(): a file's name may hold any of the other characters it breaks at.
+    lines = text_of(data, name, errors="surrogateescape").split("\n")
+    return [
+        Row(line.removesuffix("\r")) for line in lines if line.strip() and not line.startswith("#")
+    ]
+
+
+def read_manifest(data: bytes, name: str) -> list[Row]:
+    """Read a CSV manifest, or a Parquet one where ``name`` ends so; see ``COLUMNS``.
+
+    Raises:
+        DataError: with the line or row number, on the first mistake.
+        MissingExtraError: on Parquet without pyarrow.
+    """
+    if name.lower().endswith((".parquet", ".pq")):
+        rows = _parquet_rows(data, name)
+    else:
+        rows = _csv_records(text_of(data, name, errors="surrogateescape"), name)
+    found: dict[tuple[str, float, float | None], str] = {}
+    checked = []
+    for where, record in rows:
+        row = _checked(where, record)
+        key = (row.path, row.start_s or 0.0, row.end_s)
+        if key in found:
+            raise DataError(f"{where}: the same path and times as {found[key]}")
+        found[key] = where.removeprefix(f"{name}, ")
+        checked.append(row)
+    return checked
+
+
+def _csv_records(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    header: list[str] | None = None
+    for line, row in csv_rows(text, name):
+        where = f"{name}, line {line}"
+        if header is None:
+            header = [column.strip() for column in row]
+            _check_header(header, where)
+        elif len(row) != len(header):
+            raise DataError(f"{where}: {len(header)} fields expected, {len(row)} found")
+        else:
+            yield where, dict(zip(header, row, strict=True))
+    if header is None:
+        raise DataError(f"{name} is empty: a header with at least path is expected")
+
+
+def _parquet_rows(data: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise MissingExtraError("a Parquet manifest", "prepare", "pyarrow") from None
+    try:
+        table = parquet.read_table(io.BytesIO(data))
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(f"{name} is no readable Parquet file: {_first_line(error)}") from None
+    _check_header(table.column_names, name)
+    for number, record in enumerate(table.to_pylist(), start=1):
+        yield f"{name}, row {number}", record
+
+
+def _check_header(header: list[str], where: str) -> None:
+    if "path" not in header:
+        raise DataError(
+            f"{where}: no column path; the columns are {', '.join(COLUMNS)} "
+            "(for a dataset's own csv name its folder, with --layout)"
+        )
+    for column in header:
+        if column not in COLUMNS:
+            raise DataError(
+                f"{where}: unknown column {column[:40]!r}; choose from {', '.join(COLUMNS)}"
+            )
+        if header.count(column) > 1:
+            raise DataError(f"{where}: the column {column} stands there twice")
+
+
+def _checked(where: str, record: dict[str, Any]) -> Row:
+    path = _text(record, "path", where, paths=True)
+    if path is None:
+        raise DataError(f"{where}: path is blank")
+    start_s = _time(record, "start_s", where)
+    end_s = _time(record, "end_s", where)
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise DataError(f"{where}: end_s must be greater than start_s")
+    split = _text(record, "split", where)
+    if split is not None and split not in SPLITS:
+        raise DataError(f"{where}: unknown split {split[:40]!r}; choose from {', '.join(SPLITS)}")
+    return Row(
+        path=path,
+        start_s=start_s,
+        end_s=end_s,
+        label=_text(record, "label", where),
+        split=split,
+        group=_text(record, "group", where),
+        licence=_text(record, "licence", where),
+    )
+
+
+def _time(record: dict[str, Any], column: str, where: str) -> float | None:
+    value = record.get(column)
+    if value is None or not str(value).strip():
+        return None
+    return seconds(str(value).strip(), where, column)
+
+
+def _text(record: dict[str, Any], column: str, where: str, *, paths: bool = False) -> str | None:
+    value = record.get(column)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {column} is {str(value)[:40]!r}, a text is expected")
+    if paths:
+        return value if value.strip() else None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: {column} is no UTF-8 text: save it as UTF-8") from None
+    return value.strip() or None
+
+
+def text_of(data: bytes, name: str, *, errors: str = "strict") -> str:
+    """Decode a UTF-8 table; a byte order mark is dropped, line ends are left as they are.
+
+    Raises:
+        DataError: with the line number, when it is no UTF-8 text.
+    """
+    if b"\0" in data:
+        line = data[: data.index(b"\0")].count(b"\n") + 1
+        raise DataError(f"{name}, line {line}: no UTF-8 text: save it as UTF-8")
+    try:
+        return data.removeprefix(BOM).decode("utf-8", errors)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DataError(f"{name}, line {line}: no UTF-8 text: save it as UTF-8") from None
+
+
+def csv_rows(text: str, name: str, *, comments: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Yield (number of its first line, fields) of every row of a comma-separated text.
+
+    Empty rows are left out. With ``comments`` so are those whose first field starts with ``#``,
+    and spaces after a comma are no part of the field, as in AudioSet's tables.
+
+    Raises:
+        DataError: with the line number, on a broken row.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=comments, strict=True)
+    line = 1
+    try:
+        for row in reader:
+            if any(row) and not (comments and row[0].startswith("#")):
+                yield line, row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{name}, line {line}: {error}") from None
+
+
+def seconds(text: str, where: str, column: str) -> float:
+    """Read a time in seconds: a finite number that is not negative.
+
+    Raises:
+        DataError: starting with ``where``, on anything else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{where}: {column} is {text!r}, a number of seconds is expected")
+    if value < 0:
+        raise DataError(f"{where}: {column} is {text!r}, it cannot be negative")
+    return value + 0.0
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

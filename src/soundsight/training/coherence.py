@@ -1,0 +1,513 @@
+"""Do the sound and the picture of a pair agree? Scores for dropping the pairs that agree least.
+
+Two scorers, both cross-fitted: pairs that share a video or a photo, directly or through others,
+stand in one fold, and a fold is scored by networks that were fitted on the other folds. A network
+that had seen a wrong pair would have learned it by heart and would find nothing odd about it.
+
+* :func:`contrastive_scores` uses no label: two towers learn by contrast which sounds and pictures
+  go together, on the very pairs that are to be cleaned.
+* :func:`classifier_scores` uses class labels, for cleaning only: photo classifiers say how much a
+  picture looks like its own class, as in the published pre-cleaning (arXiv 2106.01266). It looks
+  at pictures alone, so it cannot find a wrong sound.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from soundsight.core.config import to_dict
+from soundsight.core.errors import ConfigError, DataError, SoundsightError
+from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair, PictureEncoder
+from soundsight.models.informativity import InformativityClassifier, InformativityConfig
+from soundsight.pairs.dataset import batch_indices
+from soundsight.training.augment import augment_image, augment_mel
+from soundsight.training.crossfit import (
+    Count,
+    Kept,
+    Pairs,
+    Progress,
+    cross_fit,
+    folds_of,
+    read_batch,
+)
+from soundsight.training.encoder import one_cycle
+from soundsight.training.losses import info_nce
+
+CLASSIFIER_KINDS = ("binary", "multiclass")
+_SCORED_AT_ONCE = 256
+_CHECKED_EVERY = 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoherenceConfig:
+    """How the label-free scorer is fitted.
+
+    Attributes:
+        folds: parts of the data, each scored by networks fitted on the rest; at least 2.
+        members: networks a fold, of different seeds; their scores are averaged.
+        passes: times a network sees each pair it learns from, within ``min_steps``, ``max_steps``.
+        min_steps: fewest batches a network.
+        max_steps: most batches a network: the time for millions of pairs is bounded.
+        batch_size: pairs a batch; fewer where there are few.
+        learning_rate: AdamW's peak: a line up over a tenth of the steps, then a cosine to 0.
+        weight_decay: AdamW's, on matrices and filters.
+        candidates: random pairs of the held-out fold that stand for "any sound, any picture".
+        frames_pooled: neighbouring 10-ms frames averaged into one before the sound tower.
+        picture_px: side to which pictures are shrunk before the picture tower.
+        bfloat16: convolutions in bfloat16: twice as fast on a processor that has it (AVX512-BF16,
+            AMX), slower on one that has not.
+        seed: of folds, networks, batches and candidates.
+        network: sizes of the two towers.
+    """
+
+    folds: int = 3
+    members: int = 1
+    passes: float = 10.0
+    min_steps: int = 300
+    max_steps: int = 20_000
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    candidates: int = 2000
+    frames_pooled: int = 2
+    picture_px: int = 64
+    bfloat16: bool = False
+    seed: int = 0
+    network: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+
+    def __post_init__(self) -> None:
+        if self.folds < 2 or self.members < 1 or self.candidates < 16:
+            raise ConfigError(
+                "folds must be at least 2, members at least 1, candidates at least 16"
+            )
+        if not 1 <= self.frames_pooled <= 4 or not 32 <= self.picture_px <= 256:
+            raise ConfigError("frames_pooled must lie in 1 .. 4, picture_px in 32 .. 256")
+        _check_fit(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """How the photo classifiers are fitted.
+
+    Attributes:
+        kind: ``binary``, one published classifier a class, or ``multiclass``, one network for all.
+        folds: as in :class:`CoherenceConfig`.
+        passes: times a network sees each photo it learns from.
+        min_steps: fewest batches a network.
+        max_steps: most batches a network.
+        batch_size: pictures a batch, every class as likely as another (binary: half are the
+            class's own).
+        learning_rate: AdamW's peak.
+        weight_decay: AdamW's.
+        smoothing: label smoothing of ``multiclass``.
+        seed: of folds, networks and batches.
+        binary: the published classifier.
+        network: sizes of the picture tower of ``multiclass``.
+    """
+
+    kind: str = "multiclass"
+    folds: int = 3
+    passes: float = 40.0
+    min_steps: int = 200
+    max_steps: int = 20_000
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    weight_decay: float = 2e-2
+    smoothing: float = 0.1
+    seed: int = 0
+    binary: InformativityConfig = field(
+        default_factory=lambda: InformativityConfig(
+            spatial_dropout=(0.0, 0.0, 0.05, 0.1, 0.1), dropout=0.2
+        )
+    )
+    network: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+
+    def __post_init__(self) -> None:
+        if self.kind not in CLASSIFIER_KINDS:
+            raise ConfigError(
+                f"unknown classifier {self.kind!r}; choose from {', '.join(CLASSIFIER_KINDS)}"
+            )
+        if self.folds < 2 or not 0 <= self.smoothing < 1:
+            raise ConfigError("folds must be at least 2, smoothing in [0, 1)")
+        _check_fit(self)
+
+
+def _check_fit(config: CoherenceConfig | ClassifierConfig) -> None:
+    if config.passes <= 0 or not 1 <= config.min_steps <= config.max_steps:
+        raise ConfigError("passes must be above 0, min_steps at least 1 and at most max_steps")
+    if config.batch_size < 8 or config.learning_rate <= 0 or config.weight_decay < 0:
+        raise ConfigError(
+            "batch_size must be at least 8, learning_rate above 0, weight_decay not negative"
+        )
+    if not 0 <= config.seed < 2**32:
+        raise ConfigError("seed must lie in [0, 2^32)")
+
+
+def contrastive_scores(
+    pairs: Pairs,
+    config: CoherenceConfig | None = None,
+    *,
+    work: Path | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Score how well each pair's sound and picture agree, without any label.
+
+    The score is an estimate of the pointwise mutual information in nats: how much likelier the
+    picture is with this sound than any picture of the fold, averaged with the same from picture to
+    sound (van den Oord et al. 2018 show that InfoNCE's optimum is this ratio). Above 0 a pair fits
+    better than chance. Where even the mean over all pairs is not above 0 nothing was learned, and
+    dropping by these scores is dropping at random.
+
+    Args:
+        pairs: at least ``FEWEST_PAIRS``; read in batches, never all at once.
+        config: settings; the defaults when None.
+        work: folder in which the scores of each finished fold are kept; the same call goes on
+            after a stop. Other settings or other pairs make its content void.
+        progress: told of every step.
+
+    Returns:
+        float32 [n], finite, higher = agrees better.
+
+    Raises:
+        DataError: on too few pairs or groups, on one group that holds most pairs, or on log-mels
+            or pictures of a wrong shape.
+        SoundsightError: when the loss is no longer finite.
+        OutputError: when ``work`` cannot be written to.
+    """
+    config = config or CoherenceConfig()
+    fold = folds_of(pairs.videos, pairs.photos, config.folds, config.seed)
+    steps = [_steps(config, int((fold != k).sum())) for k in range(config.folds)]
+    count = Count(progress, config.members * sum(steps))
+
+    def score(k: int) -> NDArray[np.float32]:
+        learned, held_out = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        total = np.zeros(len(held_out), dtype=np.float64)
+        for member in range(config.members):
+            seed = _seed(config.seed, k, member)
+            network = fit_pair(pairs, learned, config, steps[k], seed, count.step)
+            total += agreement(network, pairs, held_out, config)
+        return (total / config.members).astype(np.float32)
+
+    settings = {"scorer": "contrastive", **to_dict(config)}
+    return cross_fit(
+        pairs, fold, score, Kept(work, pairs, settings), count, [config.members * s for s in steps]
+    )
+
+
+def classifier_scores(
+    pairs: Pairs,
+    labels: Sequence[str] | NDArray[np.int64],
+    config: ClassifierConfig | None = None,
+    *,
+    work: Path | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Score how much each pair's picture looks like its own class.
+
+    Args:
+        pairs: as for :func:`contrastive_scores`; sounds play no part.
+        labels: class of each pair, [n]; at least two classes. For cleaning only.
+        config: settings; the defaults when None.
+        work: as for :func:`contrastive_scores`.
+        progress: told of every step.
+
+    Returns:
+        float32 [n] in [0, 1]: the probability of the pair's own class where every class is as
+        likely as another.
+
+    Raises:
+        DataError: as :func:`contrastive_scores`, and when a class is missing from a fold's
+            training part, or labels are not one a pair.
+        SoundsightError: when the loss is no longer finite.
+        OutputError: when ``work`` cannot be written to.
+    """
+    config = config or ClassifierConfig()
+    if len(labels) != len(pairs):
+        raise DataError(f"{len(labels)} labels for {len(pairs)} pairs: give one a pair")
+    names, label = np.unique(np.asarray(labels), return_inverse=True)
+    label = label.astype(np.int64)
+    if len(names) < 2:
+        raise DataError("all pairs are of one class: photo classifiers need at least two")
+    fold = folds_of(pairs.videos, pairs.photos, config.folds, config.seed)
+    for k in range(config.folds):
+        lacking = sorted(set(range(len(names))) - set(label[fold != k].tolist()))
+        if lacking:
+            raise DataError(
+                f"class {names[lacking[0]]} hangs together by its videos and photos and cannot be "
+                "divided into folds: leave it out or give it more videos"
+            )
+    photos = pairs.photos
+    per_fold = [_steps(config, len(np.unique(photos[fold != k]))) for k in range(config.folds)]
+    networks = len(names) if config.kind == "binary" else 1
+    count = Count(progress, networks * sum(per_fold))
+
+    def score(k: int) -> NDArray[np.float32]:
+        learned, held_out = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        draw = _ByClass(photos[learned], label[learned], len(names))
+        result = np.empty(len(held_out), dtype=np.float32)
+        if config.kind == "multiclass":
+            seed = _seed(config.seed, k, 0)
+            network = _fit_classes(
+                pairs, learned, draw, config, per_fold[k], seed, count.step, None
+            )
+            own = torch.from_numpy(label[held_out])
+            logs = _class_log_probabilities(network, pairs, held_out)
+            return logs.gather(1, own[:, None])[:, 0].exp().numpy()
+        for c in range(len(names)):
+            seed = _seed(config.seed, k, c)
+            network = _fit_classes(pairs, learned, draw, config, per_fold[k], seed, count.step, c)
+            mine = np.flatnonzero(label[held_out] == c)
+            logs = _class_log_probabilities(network, pairs, held_out[mine])
+            result[mine] = logs[:, 1].exp().numpy()
+        return result
+
+    text = hashlib.sha256(json.dumps([str(name) for name in names]).encode() + label.tobytes())
+    settings = {"scorer": "classifier", **to_dict(config), "labels": text.hexdigest()}
+    return cross_fit(
+        pairs, fold, score, Kept(work, pairs, settings), count, [networks * s for s in per_fold]
+    )
+
+
+def keep_share(scores: NDArray[np.floating], drop_share: float) -> NDArray[np.bool_]:
+    """Say which pairs stay when the worst share is dropped.
+
+    Args:
+        scores: [n], higher is better, finite.
+        drop_share: in [0, 1); ``round(drop_share * n)`` pairs are dropped. Of equal scores the
+            later ones are dropped first.
+
+    Returns:
+        bool [n], True where the pair stays.
+
+    Raises:
+        ConfigError: when ``drop_share`` is out of range.
+        DataError: when a score is not finite.
+    """
+    if not 0 <= drop_share < 1:
+        raise ConfigError(f"the share to drop must lie in [0, 1), not {drop_share}")
+    values = np.asarray(scores)
+    if not np.isfinite(values).all():
+        raise DataError("a coherence score is not finite: score the pairs again")
+    keep = np.ones(len(values), dtype=np.bool_)
+    order = np.argsort(-values, kind="stable")
+    keep[order[len(values) - round(drop_share * len(values)) :]] = False
+    return keep
+
+
+def fit_pair(
+    pairs: Pairs,
+    rows: NDArray[np.int64],
+    config: CoherenceConfig,
+    steps: int,
+    seed: int,
+    stepped: Callable[[], None] = lambda: None,
+) -> ContrastivePair:
+    """Fit two towers on the pairs at ``rows`` and return them in eval mode."""
+    videos, photos = torch.from_numpy(pairs.videos), torch.from_numpy(pairs.photos)
+    batch_size = min(config.batch_size, len(rows) // 2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = ContrastivePair(config.network)
+        # Channels last is faster on a CPU, and no result depends on it.
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = _optimizer(network, config)
+        rng = torch.Generator().manual_seed(seed)
+        network.train()
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * one_cycle(step, steps, 0.1)
+            chosen = rows[batch_indices(len(rows), batch_size, seed, step)]
+            mel, image = _read(pairs, chosen, config)
+            # Shifts and masks as long as on whole frames.
+            mel = augment_mel(
+                mel,
+                rng,
+                shift_frames=20 // config.frames_pooled,
+                mask_frames=15 // config.frames_pooled,
+            )
+            mel, image = _last(mel), _last(augment_image(image, rng))
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+                sound, picture = network(mel, image)
+            video, photo = videos[chosen], photos[chosen]
+            loss = info_nce(sound.float(), picture.float(), video, photo, network.log_scale)
+            _descend(loss, optimizer, step, steps)
+            with torch.no_grad():
+                network.log_scale.clamp_(max=math.log(50.0))
+            stepped()
+    return network.eval()
+
+
+@torch.no_grad()
+def agreement(
+    network: ContrastivePair, pairs: Pairs, rows: NDArray[np.int64], config: CoherenceConfig
+) -> NDArray[np.float64]:
+    """Return the score in nats of each pair at ``rows``, among random pairs of ``rows``."""
+    sounds, pictures = [], []
+    for start in range(0, len(rows), _SCORED_AT_ONCE):
+        mel, image = _read(pairs, rows[start : start + _SCORED_AT_ONCE], config)
+        sound, picture = network(_last(mel), _last(image))
+        sounds.append(F.normalize(sound, dim=1))
+        pictures.append(F.normalize(picture, dim=1))
+    sound, picture = torch.cat(sounds), torch.cat(pictures)
+    rng = np.random.default_rng((config.seed, 2))
+    among = rng.permutation(len(rows))[: config.candidates]
+    video, photo = pairs.videos[rows], pairs.photos[rows]
+    scale = network.log_scale.exp()
+    result = np.empty(len(rows), dtype=np.float64)
+    for start in range(0, len(rows), _SCORED_AT_ONCE):
+        here = slice(start, start + _SCORED_AT_ONCE)
+        same = video[here, None] == video[None, among]
+        same |= photo[here, None] == photo[None, among]
+        other = torch.from_numpy(~same)
+        own = (sound[here] * picture[here]).sum(dim=1) * scale
+        by_sound = _log_mean_exp(sound[here] @ picture[among].T * scale, other)
+        by_picture = _log_mean_exp(picture[here] @ sound[among].T * scale, other)
+        above = own - 0.5 * (by_sound + by_picture)
+        # With nothing to compare with, a pair is as good as chance.
+        result[here] = torch.where(other.any(dim=1), above, 0.0).double().numpy()
+    return result
+
+
+def _log_mean_exp(values: Float[Tensor, "n k"], valid: Tensor) -> Float[Tensor, " n"]:
+    total = torch.logsumexp(values.masked_fill(~valid, float("-inf")), dim=1)
+    return total - valid.sum(dim=1).clamp(min=1).log()
+
+
+class _ByClass:
+    """Draws pairs with every class as likely as another, and every photo of a class."""
+
+    def __init__(self, photos: NDArray[np.int64], label: NDArray[np.int64], classes: int) -> None:
+        self.members: list[list[NDArray[np.int64]]] = []
+        for c in range(classes):
+            rows = np.flatnonzero(label == c)
+            order = rows[np.argsort(photos[rows], kind="stable")]
+            cuts = np.flatnonzero(np.diff(photos[order])) + 1
+            self.members.append(np.split(order, cuts))
+
+    def __call__(
+        self, count: int, own: int | None, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return positions [count] and targets [count]: the class, or 1 where it is ``own``."""
+        classes = len(self.members)
+        if own is None:
+            drawn = rng.integers(classes, size=count)
+        else:
+            others = [c for c in range(classes) if c != own]
+            drawn = np.where(np.arange(count) < count // 2, own, rng.choice(others, size=count))
+        rows = np.empty(count, dtype=np.int64)
+        for i, c in enumerate(drawn):
+            photo = self.members[c][rng.integers(len(self.members[c]))]
+            rows[i] = photo[rng.integers(len(photo))]
+        return rows, drawn if own is None else (drawn == own).astype(np.int64)
+
+
+class _PictureClassifier(nn.Module):
+    """A picture tower and a linear layer: [n, 3, 96, 96] -> log-probabilities [n, classes]."""
+
+    def __init__(self, config: ContrastiveConfig, classes: int) -> None:
+        super().__init__()
+        self.tower = PictureEncoder(config)
+        self.out = nn.Linear(config.embedding_size, classes)
+
+    def forward(self, image: Float[Tensor, "n 3 96 96"]) -> Float[Tensor, "n c"]:
+        return F.log_softmax(self.out(self.tower(image)), dim=1)
+
+
+def _fit_classes(
+    pairs: Pairs,
+    learned: NDArray[np.int64],
+    draw: _ByClass,
+    config: ClassifierConfig,
+    steps: int,
+    seed: int,
+    stepped: Callable[[], None],
+    own: int | None,
+) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: nn.Module = (
+            _PictureClassifier(config.network, len(draw.members))
+            if own is None
+            else InformativityClassifier(config.binary)
+        )
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = _optimizer(network, config)
+        rng = torch.Generator().manual_seed(seed)
+        network.train()
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * one_cycle(step, steps, 0.1)
+            rows, target = draw(config.batch_size, own, np.random.default_rng((seed, step)))
+            _, image = read_batch(pairs, learned[rows])
+            logs = network(_last(augment_image(image, rng)))
+            smooth = config.smoothing if own is None else 0.0
+            nll = F.nll_loss(logs, torch.from_numpy(target))
+            _descend((1 - smooth) * nll - smooth * logs.mean(), optimizer, step, steps)
+            stepped()
+    return network.eval()
+
+
+@torch.no_grad()
+def _class_log_probabilities(
+    network: nn.Module, pairs: Pairs, rows: NDArray[np.int64]
+) -> Float[Tensor, "n c"]:
+    parts = []
+    for start in range(0, len(rows), _SCORED_AT_ONCE):
+        _, image = read_batch(pairs, rows[start : start + _SCORED_AT_ONCE])
+        parts.append(network(_last(image)))
+    return torch.cat(parts) if parts else torch.empty(0, 2)
+
+
+def _optimizer(
+    network: nn.Module, config: CoherenceConfig | ClassifierConfig
+) -> torch.optim.Optimizer:
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in network.parameters() if p.ndim > 1]},
+        {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _descend(loss: Tensor, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    if step % _CHECKED_EVERY == 0 or step == steps - 1:
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise SoundsightError(
+                f"the loss of the coherence filter is {value} at step {step}: "
+                "try a lower learning_rate"
+            )
+
+
+def _read(pairs: Pairs, rows: NDArray[np.int64], config: CoherenceConfig) -> tuple[Tensor, Tensor]:
+    return read_batch(pairs, rows, pooled=config.frames_pooled, px=config.picture_px)
+
+
+def _last(values: Tensor) -> Tensor:
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def _steps(config: CoherenceConfig | ClassifierConfig, items: int) -> int:
+    wanted = round(config.passes * items / config.batch_size)
+    return min(max(wanted, config.min_steps), config.max_steps)
+
+
+def _seed(*words: int) -> int:
+    """Mix numbers into one 63-bit seed for PyTorch."""
+    state = np.random.SeedSequence(words).generate_state(2, np.uint32)
+    return (int(state[0]) << 31) ^ int(state[1])

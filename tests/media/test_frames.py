@@ -1,0 +1,478 @@
+"""The frames of many times: the very frame and the very pixels that decoding every one gives."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from soundsight.core.errors import VideoError
+from soundsight.media import frames
+from soundsight.media.frames import FrameReader, open_frames
+
+FPS = 30
+WIDTH, HEIGHT = 128, 64
+
+
+def coded(number: int, rng: np.random.Generator) -> np.ndarray:
+    """A picture whose upper half spells its number in eight blocks; the rest moves and is noisy."""
+    picture = rng.integers(100, 156, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    for bit in range(8):
+        picture[: HEIGHT // 2, 16 * bit : 16 * bit + 16] = 235 if number >> bit & 1 else 20
+    picture[HEIGHT // 2 :, :, 0] = np.roll(np.linspace(0, 255, WIDTH), 3 * number)
+    return picture
+
+
+def number_of(frame: Any) -> int:
+    grey = frame.to_ndarray(format="gray")[: HEIGHT // 2]
+    return sum(
+        int(grey[4:-4, 16 * bit + 4 : 16 * bit + 12].mean() > 128) << bit for bit in range(8)
+    )
+
+
+def write(
+    path: Path, codec: str, count: int = 75, *, options: dict[str, str] | None = None,
+    pix_fmt: str = "yuv420p", times: list[int] | None = None, tick: Fraction | None = None,
+    container_options: dict[str, str] | None = None,
+) -> Path:  # fmt: skip
+    """A video whose frame k shows the number k (modulo 256)."""
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        track = container.add_stream(codec, rate=FPS, options=options or {})
+        track.width, track.height, track.pix_fmt = WIDTH, HEIGHT, pix_fmt
+        if tick is not None:
+            track.codec_context.time_base = tick
+        for index in range(count):
+            frame = av.VideoFrame.from_ndarray(coded(index, rng), format="rgb24")
+            frame = frame.reformat(format=pix_fmt)
+            frame.time_base = tick or Fraction(1, FPS)
+            frame.pts = times[index] if times else index
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    return path
+
+
+class Naive:
+    """Every frame of a file, decoded one after the other, with its time."""
+
+    def __init__(self, path: Path) -> None:
+        with av.open(str(path)) as container:
+            track = container.streams.video[0]
+            origin_s = container.start_time / 1e6
+            tick_s = float(track.time_base)
+            # AVI has no time stamps: it counts frames.
+            counts = container.format.name == "avi"
+            found = list(container.decode(track))
+            stamps = range(len(found)) if counts else [frame.pts for frame in found]
+            self.frames = [
+                (stamp * tick_s - origin_s, frame)
+                for stamp, frame in zip(stamps, found, strict=True)
+            ]
+            ends = [self.frames[-1][0] + tick_s * (found[-1].duration or 0)]
+            if track.duration is not None:
+                ends.append(tick_s * ((track.start_time or 0) + track.duration) - origin_s)
+            self.end_s = max(ends)
+            self.half_tick_s = min(tick_s / 2, 0.001)
+
+    def at(self, t_s: float) -> Any:
+        if t_s >= self.end_s - 1e-9:
+            return None
+        shown = [frame for at_s, frame in self.frames if at_s <= t_s + self.half_tick_s]
+        return shown[-1] if shown else None
+
+
+def compare(path: Path, naive: Naive, times_s: list[float]) -> None:
+    with open_frames(path) as reader:
+        found = 0
+        for found, (t_s, shown) in enumerate(  # noqa: B007
+            zip(times_s, reader.at(times_s), strict=True), start=1
+        ):
+            expected = naive.at(t_s)
+            assert shown.t_s == t_s
+            if expected is None:
+                assert shown.frame is None, f"{t_s} s shows nothing"
+                continue
+            assert shown.frame is not None, f"{t_s} s shows frame {number_of(expected)}"
+            assert number_of(shown.frame) == number_of(expected)
+            np.testing.assert_array_equal(shown.frame.to_ndarray(), expected.to_ndarray())
+            assert -naive.half_tick_s <= t_s - shown.frame_s
+        assert found == len(times_s)
+
+
+def grids(end_s: float, seed: int = 0) -> Iterator[list[float]]:
+    """Ascending times of every kind: dense, on the frames, far apart, outside, twice the same."""
+    rng = random.Random(seed)
+    yield [i / 90 for i in range(-5, int(90 * end_s) + 20)]
+    yield [k / FPS for k in range(int(FPS * end_s) + 2)]
+    yield [0.5 + i for i in range(int(end_s) + 2)]
+    yield [0.0, 0.0, 1.0, 1.0, 1.0, 1.001, end_s - 0.02, end_s - 0.02, end_s + 1]
+    yield [end_s - 0.1]
+    yield [end_s + 5]
+    for count in (1, 1, 2, 2, 3, 3, 8, 8, 30, 30):
+        yield sorted(rng.uniform(-0.2, end_s + 0.2) for _ in range(count))
+
+
+X264 = {"g": "20", "bf": "3", "x264-params": "b-pyramid=normal:b-adapt=0"}
+X265 = "keyint=20:bframes=4:b-adapt=0:open-gop=1:log-level=none:pools=1:b-pyramid=1"
+B_FRAMES = {"g": "12", "bf": "2", "b": "4000000"}
+REALTIME = {"g": "20", "deadline": "realtime", "cpu-used": "8", "b": "2000000"}
+
+FORMATS = {
+    "pyramid.mp4": ("libx264", X264), "pyramid.mkv": ("libx264", X264),
+    "pyramid.ts": ("libx264", X264), "pyramid.flv": ("libx264", X264),
+    "pyramid.avi": ("libx264", X264),
+    "open.mp4": ("libx264", {**X264, "x264-params": "open-gop=1:b-adapt=0:b-pyramid=normal"}),
+    "open.mkv": ("libx264", {**X264, "x264-params": "open-gop=1:b-adapt=0:b-pyramid=normal"}),
+    "open.ts": ("libx264", {**X264, "x264-params": "open-gop=1:b-adapt=0:b-pyramid=normal"}),
+    "one-key.mp4": ("libx264", {"g": "999", "bf": "3"}),
+    "refresh.mp4": ("libx264", {"x264-params": "intra-refresh=1:keyint=20:bframes=0"}),
+    "refresh.ts": ("libx264", {"x264-params": "intra-refresh=1:keyint=20:bframes=0"}),
+    "open-hevc.mp4": ("libx265", {"x265-params": X265}),
+    "open-hevc.mkv": ("libx265", {"x265-params": X265}),
+    "open-hevc.ts": ("libx265", {"x265-params": X265}),
+    "vp8.webm": ("libvpx", REALTIME), "vp9.webm": ("libvpx-vp9", REALTIME),
+    "mpeg4.mp4": ("mpeg4", B_FRAMES), "mpeg4.mkv": ("mpeg4", B_FRAMES),
+    "mpeg4.avi": ("mpeg4", B_FRAMES), "mpeg2.ts": ("mpeg2video", B_FRAMES),
+    "mpeg2.mpg": ("mpeg2video", B_FRAMES), "wmv2.asf": ("wmv2", {"g": "12", "b": "4000000"}),
+    "mjpeg.avi": ("mjpeg", {}), "prores.mov": ("prores_ks", {}),
+}  # fmt: skip
+PIXELS = {"mjpeg.avi": "yuvj420p", "prores.mov": "yuv422p10le"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_frame_of_every_format(tmp_path: Path, name: str) -> None:
+    codec, options = FORMATS[name]
+    path = write(tmp_path / name, codec, options=options, pix_fmt=PIXELS.get(name, "yuv420p"))
+    naive = Naive(path)
+    assert [number_of(frame) for _, frame in naive.frames] == list(range(75))
+    for times_s in grids(naive.end_s):
+        compare(path, naive, times_s)
+
+
+def test_av1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "a.mp4", "libsvtav1", options={"g": "20", "preset": "12"})
+    naive = Naive(path)
+    for times_s in grids(naive.end_s):
+        compare(path, naive, times_s)
+    capfd.readouterr()
+
+
+@pytest.fixture(scope="module")
+def long_videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Naive]]:
+    """Eight seconds with a key frame a second and a half: far times are sought or jumped to."""
+    folder = tmp_path_factory.mktemp("long")
+    open_gop = {"g": "45", "bf": "3", "x264-params": "open-gop=1:b-adapt=0:b-pyramid=normal"}
+    paths = [
+        write(folder / "a.mp4", "libx264", 240, options=open_gop),
+        write(folder / "a.mkv", "libx264", 240, options=open_gop),
+        write(folder / "a.ts", "libx264", 240, options=open_gop),
+        write(folder / "noindex.mkv", "libx264", 240, options=open_gop,
+              container_options={"live": "1"}),
+        write(folder / "pieces.mp4", "libx264", 240, options=open_gop,
+              container_options={"movflags": "frag_keyframe+empty_moov"}),
+        write(folder / "hevc.mp4", "libx265", 240, options={"x265-params": X265}),
+        write(folder / "refresh.mp4", "libx264", 240,
+              options={"x264-params": "intra-refresh=1:keyint=30:bframes=0"}),
+    ]  # fmt: skip
+    return {path.name: (path, Naive(path)) for path in paths}
+
+
+NAMES = ["a.mp4", "a.mkv", "a.ts", "noindex.mkv", "pieces.mp4", "hevc.mp4", "refresh.mp4"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_far_times(long_videos: dict[str, tuple[Path, Naive]], name: str) -> None:
+    """The first time is sought: the times around every key frame are the ones that may go wrong."""
+    path, naive = long_videos[name]
+    for k in range(70, 240, 3):
+        compare(path, naive, [k / FPS])
+    for times_s in grids(naive.end_s):
+        compare(path, naive, times_s)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    name=st.sampled_from(NAMES),
+    times_s=st.lists(
+        st.one_of(
+            st.floats(-0.5, 8.5), st.integers(-5, 250).map(lambda k: k / FPS), st.just(3.0)
+        ),
+        min_size=1, max_size=40,
+    ),
+)  # fmt: skip
+def test_any_ascending_times(
+    long_videos: dict[str, tuple[Path, Naive]], name: str, times_s: list[float]
+) -> None:
+    compare(*long_videos[name], sorted(times_s))
+
+
+def test_frames_may_have_any_length(tmp_path: Path) -> None:
+    """Variable rate: uneven time stamps, frames of a millisecond and frames of seconds."""
+    rng = random.Random(3)
+    steps = [rng.choice([1, 7, 33, 33, 33, 40, 250, 1900]) for _ in range(60)]
+    times = list(itertools.accumulate(steps, initial=0))[:60]
+    for name in ("a.mp4", "a.mkv"):
+        path = write(
+            tmp_path / name, "libx264", 60, options=X264, times=times, tick=Fraction(1, 1000)
+        )
+        naive = Naive(path)
+        for times_s in grids(naive.end_s):
+            compare(path, naive, times_s)
+
+
+def test_one_frame_lasts(tmp_path: Path) -> None:
+    path = write(tmp_path / "one.mp4", "libx264", 1)
+    with open_frames(path) as reader:
+        assert reader.duration_s == pytest.approx(1 / FPS)
+        shown = list(reader.at([-0.01, 0.0, 0.02, 0.02, 0.034, 9.0]))
+    assert [s.frame is not None for s in shown] == [False, True, True, True, False, False]
+    assert list(reader.at([])) == []
+
+
+def test_the_last_frame_stays_to_the_end_that_the_file_names(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("libx264", rate=FPS, options={"bf": "0"})
+        track.width, track.height, track.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for index in range(3):
+            frame = av.VideoFrame.from_ndarray(coded(index, rng), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, FPS)
+            for packet in track.encode(frame):
+                container.mux(packet)
+        for packet in track.encode(None):
+            packet.duration = 90 if packet.pts == 2 else 1
+            container.mux(packet)
+    with open_frames(path) as reader:
+        assert reader.duration_s == pytest.approx(92 / FPS)
+        shown = list(reader.at([0.05, 1.0, 2.9, 3.1]))
+    assert [s.frame and number_of(s.frame) for s in shown] == [1, 2, 2, None]
+    assert shown[2].frame_s == pytest.approx(2 / FPS)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_a_picture_that_starts_after_its_sound(tmp_path: Path, name: str) -> None:
+    """The clock is the file's: before the picture starts, it shows nothing."""
+    path = tmp_path / name
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("libx264", rate=FPS, options=X264)
+        track.width, track.height, track.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        sound = container.add_stream("mp2", rate=48_000, layout="mono")
+        for k in range(5 * 48_000 // 1152):
+            piece = av.AudioFrame.from_ndarray(
+                np.zeros((1, 1152), np.int16), format="s16", layout="mono"
+            )
+            piece.sample_rate, piece.pts, piece.time_base = 48_000, 1152 * k, Fraction(1, 48_000)
+            container.mux(sound.encode(piece))
+        for index in range(60):
+            frame = av.VideoFrame.from_ndarray(coded(index, rng), format="rgb24")
+            frame.pts, frame.time_base = index + 2 * FPS, Fraction(1, FPS)
+            container.mux(track.encode(frame))
+        for stream in (track, sound):
+            container.mux(stream.encode(None))
+    with open_frames(path) as reader:
+        shown = list(reader.at([0.0, 1.9, 2.05, 3.05, 3.92, 4.5]))
+        late = [s.frame and number_of(s.frame) for s in shown]
+    assert late == [None, None, 1, 31, 57, None]
+    with open_frames(path) as reader:
+        (only,) = reader.at([3.05])
+    assert number_of(only.frame) == 31
+
+
+def test_the_clock_starts_where_the_file_starts(tmp_path: Path) -> None:
+    """A transport stream's clock starts anywhere; a player shows 0."""
+    path = write(
+        tmp_path / "a.ts", "mpeg2video", options=B_FRAMES,
+        container_options={"output_ts_offset": "1000.25"},
+    )  # fmt: skip
+    with av.open(str(path)) as container:
+        assert container.start_time > 1000e6
+    with open_frames(path) as reader:
+        assert [number_of(s.frame) for s in reader.at([0.0, 0.5, 2.4])] == [0, 15, 72]
+
+
+def test_times_may_be_endless(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", "libx264", options=X264)
+    asked = []
+
+    def every_half_second() -> Iterator[float]:
+        for k in itertools.count():
+            asked.append(k)
+            yield k / 2
+
+    with open_frames(path) as reader:
+        shown = list(
+            itertools.takewhile(lambda s: s.frame is not None, reader.at(every_half_second()))
+        )
+    assert [number_of(s.frame) for s in shown] == [0, 15, 30, 45, 60]
+    assert len(asked) < 10
+
+
+# --- how little is decoded -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of every packet that is decoded: whether its frame is asked for even if none refers to it."""
+    log: list[bool] = []
+    decode = FrameReader.decode
+
+    def logged(self: FrameReader, packet: Any, *, wanted: bool) -> list[Any]:
+        if packet is not None:
+            log.append(wanted)
+        return decode(self, packet, wanted=wanted)
+
+    monkeypatch.setattr(FrameReader, "decode", logged)
+    return log
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_what_no_wanted_time_needs_is_not_decoded(
+    tmp_path: Path, sent: list[bool], name: str
+) -> None:
+    path = write(tmp_path / name, "libx264", 250, options={**X264, "g": "10"})
+    times_s = [0.05 + 2 * k for k in range(4)]
+    with open_frames(path) as reader:
+        assert [number_of(s.frame) for s in reader.at(times_s)] == [1, 61, 121, 181]
+    # Each wanted frame lies right after a key frame: of 250 packets a few for each are needed.
+    assert len(sent) < 30
+
+
+def test_a_far_first_time_is_sought(tmp_path: Path, sent: list[bool]) -> None:
+    path = write(tmp_path / "a.mp4", "libx264", 250, options={**X264, "g": "25"})
+    read = 0
+    with open_frames(path) as reader:
+        packets = reader._packets
+
+        def counted() -> Iterator[Any]:
+            nonlocal read
+            for packet in packets():
+                read += 1
+                yield packet
+
+        reader._packets = counted  # type: ignore[method-assign]
+        (shown,) = reader.at([8.0])
+    assert number_of(shown.frame) == 240
+    assert read < 40
+    assert len(sent) < 30
+
+
+def test_frames_that_no_other_needs_are_skipped(tmp_path: Path, sent: list[bool]) -> None:
+    path = write(tmp_path / "a.mp4", "libx264", 90, options={"g": "999", "bf": "3"})
+    with open_frames(path) as reader:
+        assert [number_of(s.frame) for s in reader.at([0.5, 1.5, 2.5])] == [15, 45, 75]
+    assert sum(sent) < 20
+    assert len(sent) < 85
+
+
+def test_after_the_last_wanted_time_nothing_is_read(tmp_path: Path, sent: list[bool]) -> None:
+    path = write(tmp_path / "a.mp4", "libx264", 90, options={"bf": "0", "g": "999"})
+    with open_frames(path) as reader:
+        assert number_of(next(reader.at([0.5])).frame) == 15
+    assert len(sent) < 20
+
+
+@pytest.mark.parametrize("limit", [1, 2_000, 20_000])
+def test_waiting_packets_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list[bool], limit: int
+) -> None:
+    """A far time in one long group of pictures: what waits for it is decoded as it comes."""
+    path = write(tmp_path / "a.ts", "libx264", 200, options={"g": "999", "bf": "3"})
+    naive = Naive(path)
+    monkeypatch.setattr(frames, "_HELD_BYTES", limit)
+    held: list[int] = []
+    hold = frames._Plan._hold
+
+    def watched(self: frames._Plan, packet: Any) -> None:
+        held.append(self._held_bytes)
+        hold(self, packet)
+
+    monkeypatch.setattr(frames._Plan, "_hold", watched)
+    for times_s in grids(naive.end_s):
+        compare(path, naive, times_s)
+    assert max(held) <= limit
+    assert any(sent)
+
+
+# --- faults ------------------------------------------------------------------------------------
+
+
+def fault(path: Path) -> str:
+    with pytest.raises(VideoError) as caught, open_frames(path) as reader:
+        list(reader.at([k / 10 for k in range(100)]))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def test_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("no video\n" * 100)
+    write(tmp_path / "a.gif", "gif", 10, pix_fmt="rgb8")
+    assert "is empty" in fault(tmp_path / "empty.mp4")
+    assert "no sound or video" in fault(tmp_path / "text.mp4")
+    assert "does not exist" in fault(tmp_path / "missing.mp4")
+    assert "is no video" in fault(tmp_path / "a.gif")
+
+
+def test_a_picture_that_is_cut_short(tmp_path: Path) -> None:
+    """Up to the cut the frames are right; beyond it the last one does not stand in for the rest."""
+    path = write(
+        tmp_path / "a.mp4", "libx264", options=X264, container_options={"movflags": "faststart"}
+    )
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with open_frames(path) as reader:
+        assert number_of(next(reader.at([0.5])).frame) == 15
+    assert "cut short at 1." in fault(path)
+
+
+def test_damage_in_the_middle(tmp_path: Path) -> None:
+    """A few bad packets are bridged by the frame right before; a row of them is damage."""
+    path = write(tmp_path / "a.mkv", "mjpeg", 75, pix_fmt="yuvj420p")
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    data = path.read_bytes()
+
+    def spoil(first: int, last: int) -> None:
+        spoilt = data
+        for packet in packets[first:last]:
+            spoilt = spoilt.replace(packet, bytes(len(packet)))
+        path.write_bytes(spoilt)
+
+    spoil(20, 23)
+    with open_frames(path) as reader:
+        shown = [number_of(s.frame) for s in reader.at([k / FPS for k in range(18, 25)])]
+    assert shown == [18, 19, 19, 19, 19, 23, 24]
+    with open_frames(path) as reader:
+        # What came long before does not stand in: its neighbours have not been decoded.
+        shown = list(reader.at([k / FPS for k in (15, 21, 24)]))
+    assert [s.frame and number_of(s.frame) for s in shown] == [15, None, 24]
+    spoil(20, 60)
+    with pytest.raises(VideoError, match="damaged or cut short"), open_frames(path) as reader:
+        list(reader.at([k / FPS for k in range(75)]))
+
+
+def test_an_encrypted_picture(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.mp4", "libx264", options=X264,
+        container_options={
+            "encryption_scheme": "cenc-aes-ctr",
+            "encryption_key": "00112233445566778899aabbccddeeff",
+            "encryption_kid": "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf",
+        },
+    )  # fmt: skip
+    assert "is encrypted" in fault(path)
