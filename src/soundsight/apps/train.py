@@ -20,7 +20,10 @@ Out = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option(help="The bench (default: SOUNDSIGHT_BENCH, else ../shared/data)."),
+    typer.Option(
+        help="A dataset of `soundsight prepare`, or the bench (default: SOUNDSIGHT_BENCH, else "
+        "../shared/data)."
+    ),
 ]
 PresetName = Annotated[str, typer.Option("--preset", help="paper, compact or tiny.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")]
@@ -64,15 +67,14 @@ def encoder(
 ) -> None:
     """Train an audio encoder on pairs, without a label."""
     _start("soundsight train encoder", threads)
-    from soundsight.pairs.bench import find_bench
-    from soundsight.pairs.dataset import PairDataset
+    from soundsight.pairs.dataset import PairDataset, open_pairs
     from soundsight.training.encoder import EncoderConfig, EncoderTask
     from soundsight.training.loop import fit
 
     config = _resolve(EncoderConfig(kind=kind, preset=preset), settings, steps, batch_size, seed)
     if _printed(config, dry_run):
         return
-    task = EncoderTask(config, PairDataset(find_bench(data), "train"))
+    task = EncoderTask(config, PairDataset(open_pairs(data), "train"))
     _fit(fit, task, out, config, max_time)
 
 
@@ -97,8 +99,7 @@ def translator(
     """Train generator and discriminator on pairs, without a label."""
     _start("soundsight train translator", threads)
     from soundsight.core.runs import sha256_of
-    from soundsight.pairs.bench import find_bench
-    from soundsight.pairs.dataset import PairDataset
+    from soundsight.pairs.dataset import PairDataset, open_pairs
     from soundsight.training.encoder import load_encoder
     from soundsight.training.loop import fit
     from soundsight.training.translator import TranslatorTask, default_config
@@ -111,7 +112,7 @@ def translator(
     if _printed(config, dry_run):
         return
     task = TranslatorTask(
-        config, frozen, PairDataset(find_bench(data), "train"), encoder_run=encoder
+        config, frozen, PairDataset(open_pairs(data), "train"), encoder_run=encoder
     )
     _fit(fit, task, out, config, max_time)
 

@@ -51,7 +51,7 @@ def square(frame: Any, size_px: int, crop: str = "center", aspect: Any = None) -
         pixel_aspect = Fraction(1)
     lines = frame.height
     if frame.interlaced_frame and lines >= 4:
-        frame = _first_field(frame)
+        frame = _one_field(frame)
         pixel_aspect *= Fraction(frame.height, lines)
     turns = quarter_turns(frame)
     shown = Image.fromarray(np.ascontiguousarray(_rgb(frame, lines)))
@@ -92,8 +92,8 @@ def _resized(shown: Any, size: tuple[int, int], box: tuple[float, float, float, 
     return shown.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
 
 
-def _first_field(frame: Any) -> Any:
-    """The lines of the field that is shown first: one moment instead of two."""
+def _one_field(frame: Any) -> Any:
+    """The lines of the upper field: one moment instead of two."""
     from av.filter import Graph
 
     graph = Graph()

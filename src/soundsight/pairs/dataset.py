@@ -1,25 +1,33 @@
-"""Training pairs as tensors: streamed from the shards, under opaque ids, without any label.
+"""Training pairs as tensors, from a bench or a prepared dataset: opaque ids, no label.
 
 A record is read from its tar when it is first asked for and, with ``cache``, kept decoded (about
-0.5 GB for the whole bench). Which records make up batch ``step`` is a function of (seed, step)
-alone, so that an interrupted run goes on with the very batch it would have seen.
+0.5 GB for the whole bench). What is too large for that is streamed (``StreamedPairs``). Which
+records make up batch ``step`` is a function of (seed, step) alone, so that an interrupted run goes
+on with the very batch it would have seen.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from soundsight.core.errors import DataError
-from soundsight.pairs.bench import Bench
+from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
+from soundsight.pairs.bench import BENCH_VARIABLE, DEFAULT_BENCH, Bench, find_bench
+from soundsight.pairs.reader import PairReader, video_number
+from soundsight.pairs.records import MEL
+from soundsight.pairs.shards import ABOUT, WORK, PairFolder, open_dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,35 +53,120 @@ def opaque_id(name: str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-class PairDataset(Dataset[dict[str, Tensor]]):
-    """The pairs of one split of a bench.
+class _Item(NamedTuple):
+    """Opaque numbers of a pair, its video and its picture, and how its store finds it."""
 
-    The order is that of the opaque ids, so that position tells nothing either.
+    pair: int
+    video: int
+    photo: int
+    mel: Any
+    image: Any
 
-    Args:
-        bench: where the shards lie.
-        split: ``train``, ``val`` or ``devtest``.
-        cache: keep decoded records in memory.
 
-    Raises:
-        DataError: when the split holds no pairs, or a record cannot be read.
-    """
+class _Store(Protocol):
+    """Where pairs lie."""
 
-    def __init__(self, bench: Bench, split: str, *, cache: bool = True) -> None:
+    def items(self) -> list[_Item]: ...
+
+    def mel(self, place: Any) -> NDArray[np.uint8]: ...
+
+    def image(self, place: Any) -> NDArray[np.uint8]: ...
+
+
+class _BenchStore:
+    """The pairs of a bench."""
+
+    def __init__(self, bench: Bench, split: str) -> None:
         self._bench = bench
-        records = [
-            (
+        self._split = split
+
+    def items(self) -> list[_Item]:
+        return [
+            _Item(
                 opaque_id(p.spectrogram),
                 opaque_id(p.video),
                 opaque_id(p.photo),
                 p.spectrogram,
                 p.photo,
             )
-            for p in bench.pairs(split)
+            for p in self._bench.pairs(self._split)
         ]
-        if not records:
-            raise DataError(f"{bench.root} has no pairs in its {split} split")
-        self._records = sorted(records)
+
+    def mel(self, place: Any) -> NDArray[np.uint8]:
+        return self._bench.spectrogram(place)
+
+    def image(self, place: Any) -> NDArray[np.uint8]:
+        return self._bench.photo(place)
+
+
+class _FolderStore:
+    """The pairs of a dataset that ``soundsight prepare`` made."""
+
+    def __init__(self, folder: PairFolder, split: str) -> None:
+        size = (*folder.mel_shape, folder.image_px)
+        if size != (N_MELS, FRAMES_PER_SEGMENT, IMAGE_PX):
+            raise DataError(
+                f"{folder.where} has log-mels of {size[0]} x {size[1]} and pictures of {size[2]} "
+                f"pixels: the networks take {N_MELS} x {FRAMES_PER_SEGMENT} and {IMAGE_PX}, "
+                "prepare it with --segment-s 1 --size 96"
+            )
+        if MEL not in folder.about["files"] or folder.image_name is None:
+            raise DataError(f"{folder.where} holds no pairs of sound and picture")
+        self._folder = folder
+        self._split = split
+
+    def items(self) -> list[_Item]:
+        found = []
+        index = 0
+        for shard in self._folder.shards(self._split):
+            for number in range(shard.pairs):
+                entry = self._folder.entry(shard, number)
+                # A frame belongs to its second alone.
+                own = opaque_id(entry.key)
+                found.append(_Item(own, video_number(entry.group), own, index, index))
+                index += 1
+        return found
+
+    def mel(self, place: Any) -> NDArray[np.uint8]:
+        record = self._folder.record(self._split, place)
+        return self._folder.decode(record, with_image=False)[0]
+
+    def image(self, place: Any) -> NDArray[np.uint8]:
+        image = self._folder.decode(self._folder.record(self._split, place))[1]
+        assert image is not None
+        return image
+
+
+_CACHED_PAIRS = 50_000
+"""A split of at most so many pairs is kept decoded in memory (2 GB at most) by default."""
+
+
+class PairDataset(Dataset[dict[str, Tensor]]):
+    """The pairs of one split of a bench, or of a dataset that ``soundsight prepare`` made.
+
+    The order is that of the opaque ids, so that position tells nothing either.
+
+    Args:
+        data: where the pairs lie.
+        split: ``train``, ``val`` and ``devtest`` of a bench, or ``test`` of a prepared dataset.
+        cache: keep decoded records in memory; None to do so for up to 50,000 pairs.
+
+    Raises:
+        DataError: when the split holds no pairs, when they are not of the networks' size, or when
+            a record cannot be read.
+    """
+
+    def __init__(self, data: Bench | PairFolder, split: str, *, cache: bool | None = None) -> None:
+        self._store: _Store
+        if isinstance(data, Bench):
+            self._store, where = _BenchStore(data, split), str(data.root)
+        else:
+            self._store, where = _FolderStore(data, split), data.where
+        self._records = sorted(self._store.items(), key=lambda item: item[:3])
+        if not self._records:
+            raise DataError(f"{where} has no pairs in its {split} split")
+        if cache is None:
+            cache = len(self._records) <= _CACHED_PAIRS
         self._mels: dict[int, NDArray[np.uint8]] | None = {} if cache else None
         self._images: dict[int, NDArray[np.uint8]] | None = {} if cache else None
 
@@ -82,30 +175,30 @@ class PairDataset(Dataset[dict[str, Tensor]]):
 
     def mel(self, index: int) -> NDArray[np.uint8]:
         """Return the log-mel of one pair, uint8 [128, 100]."""
-        key, _, _, name, _ = self._records[index]
+        item = self._records[index]
         if self._mels is None:
-            return self._bench.spectrogram(name)
-        if key not in self._mels:
-            self._mels[key] = self._bench.spectrogram(name)
-        return self._mels[key]
+            return self._store.mel(item.mel)
+        if item.pair not in self._mels:
+            self._mels[item.pair] = self._store.mel(item.mel)
+        return self._mels[item.pair]
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """Return the frame of one pair, uint8 [96, 96, 3]."""
-        _, _, key, _, name = self._records[index]
+        item = self._records[index]
         if self._images is None:
-            return self._bench.photo(name)
-        if key not in self._images:
-            self._images[key] = self._bench.photo(name)
-        return self._images[key]
+            return self._store.image(item.image)
+        if item.photo not in self._images:
+            self._images[item.photo] = self._store.image(item.image)
+        return self._images[item.photo]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Return ``mel`` uint8 [1, 128, 100], ``image`` uint8 [3, 96, 96] and the opaque ids."""
-        _, video, photo, _, _ = self._records[index]
+        item = self._records[index]
         return {
             "mel": torch.from_numpy(self.mel(index).copy())[None],
             "image": torch.from_numpy(self.image(index).transpose(2, 0, 1).copy()),
-            "video": torch.tensor(video),
-            "photo": torch.tensor(photo),
+            "video": torch.tensor(item.video),
+            "photo": torch.tensor(item.photo),
         }
 
     def gather(self, indices: Sequence[int] | NDArray[np.int64]) -> PairBatch:
@@ -116,9 +209,77 @@ class PairDataset(Dataset[dict[str, Tensor]]):
             image=torch.from_numpy(np.stack([self.image(i) for i in rows]))
             .permute(0, 3, 1, 2)
             .contiguous(),
-            video=torch.tensor([self._records[i][1] for i in rows]),
-            photo=torch.tensor([self._records[i][2] for i in rows]),
+            video=torch.tensor([self._records[i].video for i in rows]),
+            photo=torch.tensor([self._records[i].photo for i in rows]),
         )
+
+
+class StreamedPairs(IterableDataset[dict[str, Tensor]]):
+    """One epoch of a prepared dataset as a stream, for splits too large to be read at random.
+
+    Each worker of a ``DataLoader`` reads its own share; ``pairs.reader`` says which.
+
+    Args:
+        where: folder or URL of the dataset.
+        split: ``train``, ``val`` or ``test``.
+        seed: of the order.
+        epoch: whose order is read.
+        shuffle_buffer: pairs held to draw from; 0 for the stored order.
+        rank: number of this process among ``world``.
+        world: processes that share an epoch.
+        start: pairs of the epoch that each worker has given already: a stopped epoch goes on.
+        cache: folder for decoded pairs, or None.
+    """
+
+    def __init__(
+        self,
+        where: str | Path,
+        split: str,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        shuffle_buffer: int = 1000,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+        cache: str | Path | None = None,
+    ) -> None:
+        self._where = where
+        self._split = split
+        self._settings: dict[str, Any] = {
+            "seed": seed, "shuffle_buffer": shuffle_buffer, "rank": rank, "world": world,
+            "epoch": epoch, "cache": cache,
+        }  # fmt: skip
+        self._start = start
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Yield what ``PairDataset`` gives for a pair."""
+        info = get_worker_info()
+        share = {"worker": info.id, "workers": info.num_workers} if info is not None else {}
+        reader = PairReader(self._where, self._split, **self._settings, **share)
+        if self._start:
+            state = reader.state()
+            reader.load_state({**state, "position": min(self._start, len(reader))})
+        for sample in reader:
+            assert sample.image is not None
+            yield {
+                "mel": torch.from_numpy(sample.mel.copy())[None],
+                "image": torch.from_numpy(sample.image.transpose(2, 0, 1).copy()),
+                "video": torch.tensor(sample.video),
+                "photo": torch.tensor(opaque_id(sample.key)),
+            }
+
+
+def open_pairs(where: Path | None) -> Bench | PairFolder:
+    """Open what ``--data`` names: a dataset that ``soundsight prepare`` made, or a bench.
+
+    Raises:
+        DataError: when it is neither.
+    """
+    chosen = where or Path(os.environ.get(BENCH_VARIABLE) or DEFAULT_BENCH)
+    if os.path.isfile(chosen / ABOUT) or os.path.isdir(chosen / WORK):
+        return open_dataset(chosen)
+    return find_bench(where)
 
 
 def batch_indices(length: int, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:

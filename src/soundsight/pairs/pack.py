@@ -50,8 +50,6 @@ DUPLICATE = "duplicate"
 SHEET_PAIRS = 60
 """Dropped pairs shown on the sheet of a cleaning step, drawn by their names' hashes."""
 
-_RESERVED = frozenset(("test", "val"))
-
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
@@ -314,9 +312,9 @@ class _Packer:
         chosen: dict[str, str] = {}
         for clip in usable.values():
             group = self._group[clip.id]
-            if clip.split is not None and chosen.get(group) not in _RESERVED:
+            if clip.split is not None:
                 # What a source reserves for evaluation stays reserved.
-                chosen[group] = clip.split
+                chosen[group] = max(clip.split, chosen.get(group, clip.split), key=SPLITS.index)
         for clip in usable.values():
             group = self._group[clip.id]
             split = chosen.get(group) or split_of(group, self._config.shares)
@@ -325,7 +323,7 @@ class _Packer:
                 # It shows or sounds what another split holds: in its own it would leak.
                 kept_instead.setdefault(clip.id, "")
         self._lost_clips = set(kept_instead)
-        if not self._config.duplicates:
+        if not self._config.duplicates and not kept_instead:
             return
         lost = 0
         for clip in self._survey.usable:
