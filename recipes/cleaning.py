@@ -1,7 +1,7 @@
 """Does the coherence filter find sounds and pictures that do not belong together? The evidence.
 
     python recipes/cleaning.py find --seed 0         # wrong sounds, planted and looked for
-    python recipes/cleaning.py scores                # both scores of the train pairs as they are
+    python recipes/cleaning.py scores                # both scores, a mean for each photo
     python recipes/cleaning.py sheets                # blind sheets of dropped and kept photos
     python recipes/cleaning.py count --marks runs/cleaning/marks.csv
 
@@ -52,7 +52,7 @@ from soundsight.training.coherence import (
 
 WRONG_SHARE = 0.10
 DROP_SHARE = 0.15
-BLOCKS = 40
+BLOCKS, FEWEST_IN_BLOCK = 40, 250
 GROUPS = {"railroad": "rail/railroad_", "water": "water/"}
 SCORERS = ("contrastive", "classifier")
 PER_CELL = 60
@@ -62,8 +62,14 @@ SHEET, COLUMNS, SIDE = 40, 8, 150
 class TrainPairs:
     """The pairs of a split in memory, with sounds that may be exchanged."""
 
-    def __init__(self, bench: Bench, split: str) -> None:
+    def __init__(self, bench: Bench, split: str, limit: int | None = None) -> None:
         pairs = bench.pairs(split)
+        if limit is not None:
+            every = sorted({pair.photo for pair in pairs})
+            share = limit / len(pairs)
+            some = np.random.default_rng(len(every)).permutation(every)[: round(share * len(every))]
+            some = set(some.tolist())
+            pairs = [pair for pair in pairs if pair.photo in some]
         self.names = sorted({pair.photo for pair in pairs})
         photo = {name: number for number, name in enumerate(self.names)}
         video = {v: number for number, v in enumerate(sorted({pair.video for pair in pairs}))}
@@ -83,9 +89,10 @@ class TrainPairs:
     def plant(self, seed: int) -> NDArray[np.bool_]:
         """Give a tenth of the pairs a sound of another subject; return which."""
         rng = np.random.default_rng(seed)
-        block = rng.integers(BLOCKS, size=len(self.names))[self.photos]
+        blocks = min(BLOCKS, 1 + len(self) // FEWEST_IN_BLOCK)
+        block = rng.integers(blocks, size=len(self.names))[self.photos]
         source = np.arange(len(self))
-        for number in range(BLOCKS):
+        for number in range(blocks):
             rows = np.flatnonzero(block == number)
             chosen = rng.choice(rows, size=round(WRONG_SHARE * len(rows)), replace=False)
             source[chosen] = _exchange(chosen, self.subjects, rng)
@@ -187,10 +194,10 @@ def coherence_config(args: argparse.Namespace) -> CoherenceConfig:
 
 def find(args: argparse.Namespace) -> None:
     """Plant wrong sounds and look for them."""
-    out = args.out / f"find-{args.seed}"
+    out = args.out / (f"find-{args.seed}" + (f"-{args.limit}" if args.limit else ""))
     usable_folder(out)
     bench = find_bench(args.data)
-    pairs = TrainPairs(bench, "train")
+    pairs = TrainPairs(bench, "train", args.limit)
     wrong = pairs.plant(args.seed)
     config = coherence_config(args)
     began = time.monotonic()
@@ -219,38 +226,45 @@ def find(args: argparse.Namespace) -> None:
 
 
 def scores(args: argparse.Namespace) -> None:
-    """Score the train pairs as they are, by both scorers, and average over each photo."""
+    """Score the train pairs by both scorers and average over each photo."""
     usable_folder(args.out)
     pairs = TrainPairs(find_bench(args.data), "train")
     by_label = ClassifierConfig(seed=args.seed, kind=args.kind)
     labels = [SUBJECTS[s] for s in pairs.subjects]
+    work = args.out / f"scores-{args.kind}"
     found = {
         "classifier": classifier_scores(
-            pairs, labels, by_label, work=args.out / "work", progress=bar("classifier")
-        ),
-        "contrastive": contrastive_scores(
-            pairs,
-            coherence_config(args),
-            work=args.out / "work",
-            progress=bar("contrastive"),
-        ),
+            pairs, labels, by_label, work=work, progress=bar("classifier")
+        )
     }
-    columns = [np.array(pairs.names)]
-    for scorer in SCORERS:
-        total = np.bincount(pairs.photos, weights=found[scorer].astype(np.float64))
-        columns.append(total / np.bincount(pairs.photos))
+    counted = np.ones(len(pairs))
+    if args.found:
+        # One training less: the pairs of ``find`` whose sounds were left alone.
+        with np.load(args.found / "scores.npz") as kept:
+            found["contrastive"], counted = kept["scores"], (~kept["wrong"]).astype(np.float64)
+    else:
+        found["contrastive"] = contrastive_scores(
+            pairs, coherence_config(args), work=work, progress=bar("contrastive")
+        )
+    number = np.bincount(pairs.photos, weights=counted)
+    left = number > 0
+    names = np.array(pairs.names)[left]
+    means = {
+        scorer: np.bincount(pairs.photos, weights=found[scorer] * counted)[left] / number[left]
+        for scorer in SCORERS
+    }
     with atomic_file(args.out / "photos.csv") as path, path.open("w", newline="") as file:
-        csv.writer(file).writerows([("photo", *SCORERS), *zip(*columns, strict=True)])
-    for scorer, values in zip(SCORERS, columns[1:], strict=True):
+        rows = zip(names, *means.values(), strict=True)
+        csv.writer(file).writerows([("photo", *means), *rows])
+    for scorer, values in means.items():
         keep = keep_share(values, args.drop_share)
         for group, start in {**GROUPS, **{s: f"{s}/" for s in SUBJECTS}}.items():
-            mine = np.array([name.startswith(start) for name in pairs.names])
+            mine = np.char.startswith(names, start)
             print(
                 f"{scorer}, {group} ({start}): {int((~keep & mine).sum())} of {int(mine.sum())} "
                 f"photos dropped; mean score {values[mine].mean():.3f}"
             )
-    rows = np.corrcoef(columns[1], columns[2])
-    print(f"correlation of the two scores over photos: {rows[0, 1]:.3f}")
+    print(f"correlation over photos: {np.corrcoef(*means.values())[0, 1]:.3f}")
 
 
 def sheets(args: argparse.Namespace) -> None:
@@ -321,6 +335,17 @@ def count(args: argparse.Namespace) -> None:
                     f"({100 * sum(shows) / max(1, len(shows)):.0f} %, 95 % interval "
                     f"{100 * low:.0f} to {100 * high:.0f} %)"
                 )
+    with (args.out / "photos.csv").open(newline="") as file:
+        table = {row["photo"]: row for row in csv.DictReader(file)}
+    for group, start in GROUPS.items():
+        viewed = [n for n, row in key.items() if row["photo"].startswith(start)]
+        wrong = np.array([marks[n] == "n" for n in viewed])
+        for scorer in SCORERS:
+            values = np.array([float(table[key[n]["photo"]][scorer]) for n in viewed])
+            print(
+                f"{scorer}, {group}: a low score as the sign of a photo without its subject: "
+                f"ROC-AUC {auc(values, wrong):.3f} over the {len(viewed)} viewed"
+            )
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -347,6 +372,8 @@ def main() -> None:
         sub.add_argument("--max-steps", type=int, help="fewer steps, for a quick look")
         sub.add_argument("--bfloat16", action="store_true", help="faster where the CPU has it")
         sub.add_argument("--same", action="store_true", help="find: without cross-fitting, too")
+        sub.add_argument("--limit", type=int, help="find: about so many pairs, of random photos")
+        sub.add_argument("--found", type=Path, help="scores: take the contrastive ones of find")
         sub.add_argument("--kind", default="multiclass", help="scores: binary or multiclass")
         sub.add_argument("--marks", type=Path, default=Path("runs/cleaning/marks.csv"))
     args = parser.parse_args()

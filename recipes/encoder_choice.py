@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 
 from soundsight.evaluation.informativity import audible
-from soundsight.pairs.dataset import PairDataset, opaque_id
 from soundsight.pairs.bench import SUBJECTS, Bench, find_bench
+from soundsight.pairs.dataset import PairDataset, opaque_id
 from soundsight.training.encoder import embed, load_encoder
 
 NEIGHBOURS = 20

@@ -34,8 +34,8 @@ from soundsight.core.runs import write_json
 from soundsight.evaluation.informativity import audible
 from soundsight.media import audio, mel, segments
 from soundsight.models.contrastive import ContrastiveConfig, SoundEncoder
-from soundsight.pairs.dataset import PairDataset, batch_indices, opaque_id
 from soundsight.pairs.bench import SUBJECTS, Bench, find_bench
+from soundsight.pairs.dataset import PairDataset, batch_indices, opaque_id
 from soundsight.training.augment import augment_mel
 from soundsight.training.checkpoints import load_weights, save_weights
 from soundsight.training.encoder import embed, load_encoder, one_cycle, to_float

@@ -43,6 +43,8 @@ def write(
         if tagged:
             track.codec_context.colorspace = {"ITU709": 1, "ITU601": 6}[space]
             track.codec_context.color_range = 2 if full else 1
+        elif full:
+            track.codec_context.color_range = 2
         if prepare is not None:
             prepare(track)
         for index in range(3):
@@ -50,7 +52,7 @@ def write(
                 format=pix_fmt, dst_colorspace=space, dst_color_range="JPEG" if full else "MPEG"
             )
             if not tagged:
-                frame.colorspace, frame.color_range = 2, 0
+                frame.colorspace, frame.color_range = 2, 2 if full else 0
             frame.pts, frame.time_base = index, Fraction(1, 25)
             container.mux(track.encode(frame))
         container.mux(track.encode(None))
@@ -96,6 +98,7 @@ FORMATS = {
     "untagged.mp4": {}, "mjpeg.avi": {"codec": "mjpeg", "pix_fmt": "yuvj420p", "full": True,
                                       "options": {"qmin": "1", "qmax": "1"}},
     "ten-bit.mp4": {"pix_fmt": "yuv420p10le"},
+    "ten-bit-full.mp4": {"pix_fmt": "yuv420p10le", "full": True},
     "ten-bit-709.mp4": {"pix_fmt": "yuv420p10le", "tagged": True, "space": "ITU709"},
     "ten-bit-hevc.mp4": {"codec": "libx265", "pix_fmt": "yuv420p10le",
                          "options": {"x265-params": "log-level=none:crf=4:pools=1"}},

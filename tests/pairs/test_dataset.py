@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from soundsight.core.errors import DataError
-from soundsight.pairs.dataset import PairDataset, batch_indices
 from soundsight.pairs.bench import Bench
+from soundsight.pairs.dataset import PairDataset, batch_indices
 
 
 def test_an_item_holds_tensors_and_opaque_numbers_only(toy_bench: Bench) -> None:

@@ -139,7 +139,7 @@ def test_the_buffer_bounds_how_many_pairs_wait(data: Path, monkeypatch) -> None:
     share=st.sampled_from([(0, 1), (1, 2), (3, 7)]),
     epoch=st.integers(0, 3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_a_reader_goes_on_from_any_place(
     data: Path, cut: int, shuffle: int, share: tuple[int, int], epoch: int
 ) -> None:

@@ -269,7 +269,10 @@ def test_nothing_is_wrong_with_a_whole_dataset(own_data: Path) -> None:
 
 @given(data=st.data())
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_every_flipped_byte_is_found(toy_data: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(names(toy_data)))
@@ -303,7 +306,7 @@ def test_every_byte_of_the_checksums_counts(toy_data: Path) -> None:
     whole = path.read_bytes()
     try:
         for at in range(len(whole)):
-            for bits in (1, 32):
+            for bits in (1, 32) if at % 8 == 0 else (1,):
                 path.write_bytes(whole[:at] + bytes([whole[at] ^ bits]) + whole[at + 1 :])
                 problems = list(verify(toy_data, deep=False))
                 assert "SHA256SUMS" in {p.file for p in problems} or len(problems) >= 2, at

@@ -291,6 +291,18 @@ def test_other_sizes_are_brought_to_the_towers_and_wrong_shapes_refused() -> Non
         assert "\n" not in str(raised.value)
 
 
+def test_read_only_arrays_are_read() -> None:
+    class Frozen(ToyPairs):
+        def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            mels, pictures = super().gather(indices)
+            mels.flags.writeable = pictures.flags.writeable = False
+            return mels, pictures
+
+    pairs = Frozen()
+    pairs.videos.flags.writeable = False
+    assert (contrastive_scores(pairs, TINY) == contrastive_scores(ToyPairs(), TINY)).all()
+
+
 def test_pairs_of_another_size_can_be_scored() -> None:
     scores = contrastive_scores(ToyPairs(frames=60, px=64), TINY)
     assert np.isfinite(scores).all()

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError, OutputError, SoundsightError
-from soundsight.pairs.dataset import PairDataset
 from soundsight.pairs.bench import Bench
+from soundsight.pairs.dataset import PairDataset
 from soundsight.training.checkpoints import load_weights, read_checkpoint, save_weights
 from soundsight.training.encoder import EncoderConfig, EncoderTask, load_encoder, one_cycle
 from soundsight.training.loop import LoopConfig, Task, fit, picture_grid, read_run

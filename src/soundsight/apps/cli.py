@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from soundsight import __version__
-from soundsight.apps import evaluate, export, prepare, train, translate
+from soundsight.apps import data, evaluate, export, prepare, train, translate
 from soundsight.apps.console import complain, say
 from soundsight.core.errors import SoundsightError
 
@@ -51,7 +51,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    for module in (translate, prepare, train, evaluate, export):
+    for module in (translate, prepare, data, train, evaluate, export):
         module.register(app)
     return app
 

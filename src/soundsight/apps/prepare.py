@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -16,21 +15,21 @@ import typer
 
 from soundsight.apps.console import say
 from soundsight.apps.extras import need
+from soundsight.apps.progress import Tally, display, phases
 from soundsight.core.errors import ConfigError, DataError, OutputError
 
 if TYPE_CHECKING:
-    from soundsight.pairs.ingest import IngestConfig, Outcome
+    from soundsight.pairs.ingest import IngestConfig
     from soundsight.pairs.pack import Dropped, PackConfig, Scorer, StagedPairs
     from soundsight.pairs.records import Clip
     from soundsight.pairs.sources import Clips
-    from soundsight.pairs.staging import Stage
+    from soundsight.pairs.staging import Part, Stage
 
 PUBLISHED = "published"
 """The layout that is no folder of videos: the authors' binary batches."""
 
 DUPLICATES, COHERENCE, CLASSIFIER = "duplicates", "coherence", "classifier"
 ENGINES = ("local", "ray")
-_REPORT_S = 30.0
 
 _COMMAND = "soundsight prepare"
 
@@ -90,7 +89,7 @@ def prepare(
         str | None, typer.Option(help="Of the Ray cluster: HOST:PORT or auto.")
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds that one video may take (local).")
+        float, typer.Option(min=1, help="Seconds that one video may take.")
     ] = 3600.0,
     max_failures: Annotated[
         int | None, typer.Option(min=0, help="Stop when more videos than this have failed.")
@@ -220,16 +219,11 @@ class _Run:
         _report_found(found)
         if _is_there(self.out, about, overwrite=self.overwrite):
             return
-        from soundsight.pairs.pack import is_packed, move_into_place
-        from soundsight.pairs.staging import Stage
-
-        settings = {**about["settings"], "version": about["soundsight"]}
-        with Stage(self.out, settings, restart=self.overwrite) as stage:
-            if is_packed(stage):
-                move_into_place(stage)
-            else:
-                self._cut(stage, found)
-                self._finish(stage, found, about)
+        with _stage(self.out, about, overwrite=self.overwrite) as stage:
+            if stage is None:
+                return
+            self._cut(stage, found)
+            self._finish(stage, found, about)
         _summarise(self.out)
 
     def _about(self, found: Clips) -> dict[str, Any]:
@@ -237,7 +231,9 @@ class _Run:
         from soundsight.core.config import to_dict
         from soundsight.media.windows import whole_frames
 
-        keys = "\n".join(clip.key for clip in found.clips)
+        clips = [
+            [clip.key, clip.group, clip.label, clip.split, clip.licence] for clip in found.clips
+        ]
         mel = self.ingest.mel
         return {
             "soundsight": _version(),
@@ -249,7 +245,7 @@ class _Run:
             },
             "inputs": {
                 "clips": len(found.clips),
-                "sha256": hashlib.sha256(keys.encode("utf-8", "surrogateescape")).hexdigest(),
+                "sha256": hashlib.sha256(json.dumps(clips).encode()).hexdigest(),
             },
             "mel_frames": whole_frames(self.ingest.segment_s, "segment_s", mel),
             "mel_bands": mel.n_mels,
@@ -260,38 +256,45 @@ class _Run:
         """Turn every clip into a part."""
         from soundsight.pairs.engines import Job, cores, run_local, run_ray
 
-        tally = _Tally(len(found.clips), len(found.skipped))
+        tally = Tally(len(found.clips), len(found.skipped))
         jobs = [
             Job(clip=clip, part=stage.part_path(clip.id))
             for clip in self._left(stage, found.clips, tally)
         ]
+        if jobs:
+            stage.forget_shards()
         if self.engine == "ray":
-            outcomes = run_ray(jobs, self.ingest, self.address, self.workers)
+            outcomes = run_ray(jobs, self.ingest, self.address, self.workers, self.timeout_s)
         else:
             workers = min(self.workers or cores(), max(1, len(jobs)))
             outcomes = run_local(jobs, self.ingest, workers, self.timeout_s)
         try:
-            with _display(tally) as show, closing(outcomes):  # type: ignore[type-var]
+            with display(tally) as show, closing(outcomes):  # type: ignore[type-var]
                 self._check_failures(tally)
                 for outcome in outcomes:
                     tally.add(outcome)
                     show()
                     self._check_failures(tally)
+        except _TooManyError:
+            path = _leave_failures(stage, found) or "failures.csv"
+            raise DataError(
+                f"{tally.failed} videos have failed, more than --max-failures "
+                f"{self.max_failures}: see {path}; what is done is kept"
+            ) from None
         except (DataError, OutputError, KeyboardInterrupt):
             _leave_failures(stage, found)
             raise
 
-    def _left(self, stage: Stage, clips: Sequence[Clip], tally: _Tally) -> Iterator[Clip]:
+    def _left(self, stage: Stage, clips: Sequence[Clip], tally: Tally) -> Iterator[Clip]:
         """The clips that have no part yet, or were changed since."""
-        from soundsight.pairs.ingest import Outcome, stamp_of
-        from soundsight.pairs.staging import Part
+        from soundsight.pairs.ingest import Outcome, is_current
 
         done = stage.done()
         for clip in clips:
-            if clip.id in done:
-                part = Part(stage.part_path(clip.id))
+            part = _part(stage, clip) if clip.id in done else None
+            if part is not None:
                 failure = part.about.get("failure")
-                if part.about["stamp"] == stamp_of(clip) and not (failure and self.retry_failures):
+                if is_current(part.about, clip) and not (failure and self.retry_failures):
                     kept = sum(not entry.reasons for entry in part.entries)
                     dropped = len(part.entries) - kept
                     tally.take_over(
@@ -300,17 +303,14 @@ class _Run:
                     continue
             yield clip
 
-    def _check_failures(self, tally: _Tally) -> None:
+    def _check_failures(self, tally: Tally) -> None:
         if self.max_failures is not None and tally.failed > self.max_failures:
-            raise DataError(
-                f"{tally.failed} videos have failed, more than --max-failures "
-                f"{self.max_failures}: see {self.out / 'failures.csv'}; what is done is kept"
-            )
+            raise _TooManyError
 
     def _finish(self, stage: Stage, found: Clips, about: dict[str, Any]) -> None:
         from soundsight.pairs.pack import pack
 
-        with _phases() as progress:
+        with phases() as progress:
             pack(
                 stage,
                 found.clips,
@@ -321,6 +321,44 @@ class _Run:
                 draw=_draw_sheet,
                 progress=progress,
             )
+
+
+class _TooManyError(Exception):
+    """More videos have failed than ``--max-failures`` allows."""
+
+
+def _part(stage: Stage, clip: Clip) -> Part | None:
+    """A clip's part; None where it is damaged and has to be made again."""
+    from soundsight.pairs.staging import Part
+
+    try:
+        return Part(stage.part_path(clip.id))
+    except DataError:
+        return None
+
+
+@contextmanager
+def _stage(out: Path, about: dict[str, Any], *, overwrite: bool) -> Iterator[Stage | None]:
+    """The locked workplace; None where there was nothing left to do but to move what is done."""
+    from soundsight.pairs.shards import ABOUT
+    from soundsight.pairs.staging import Stage
+
+    settings = {**about["settings"], "version": about["soundsight"]}
+    with Stage(out, settings, restart=overwrite) as stage:
+        packed = stage.packed()
+        if stage.is_moving or (packed is not None and packed["inputs"] == about["inputs"]):
+            stage.move_into_place()
+            # What was being moved may be of other videos than those that are named now.
+            _is_there(out, about, overwrite=False, quiet=True)
+            _summarise(out)
+            yield None
+        elif stage.is_new and (out / ABOUT).is_file() and not overwrite:
+            # Another run has just finished, or one was killed in its very last moment.
+            stage.discard()
+            _is_there(out, about, overwrite=False)
+            yield None
+        else:
+            yield stage
 
 
 def _scorer(name: str, progress: Callable[[str, int, int], None]) -> Scorer:
@@ -366,13 +404,13 @@ def _draw_sheet(step: str, dropped: Sequence[Dropped], path: Path) -> None:
     pairs_sheet(cards, title=f"dropped: {step}").save(path, format="PNG")
 
 
-def _is_there(out: Path, about: dict[str, Any], *, overwrite: bool) -> bool:
+def _is_there(out: Path, about: dict[str, Any], *, overwrite: bool, quiet: bool = False) -> bool:
     """Whether this very dataset lies there finished.
 
     Raises:
         OutputError: when something else does.
     """
-    from soundsight.pairs.staging import WORK
+    from soundsight.pairs.shards import WORK
 
     if not os.path.lexists(out) or (os.path.isdir(out) and not os.listdir(out)):
         return False
@@ -394,26 +432,23 @@ def _is_there(out: Path, about: dict[str, Any], *, overwrite: bool) -> bool:
             f"{out} holds a dataset of other videos or settings: choose another place or pass "
             "--overwrite"
         )
-    say(f"finished already: {out}")
+    if not quiet:
+        say(f"finished already: {out}")
     return True
 
 
-def _leave_failures(stage: Stage, found: Clips) -> None:
+def _leave_failures(stage: Stage, found: Clips) -> Path | None:
     """Write what has failed so far where a person looks for it."""
-    from soundsight.pairs.pack import write_failures
-    from soundsight.pairs.staging import Part
-
     failures = [(skipped.path, skipped.reason) for skipped in found.skipped]
     done = stage.done()
     for clip in found.clips:
-        if clip.id in done:
-            failure = Part(stage.part_path(clip.id)).about.get("failure")
-            if failure:
-                failures.append((clip.key, failure))
+        part = _part(stage, clip) if clip.id in done else None
+        if part is not None and part.about.get("failure"):
+            failures.append((clip.key, part.about["failure"]))
     try:
-        write_failures(stage.data / "failures.csv", failures)
+        return stage.report_failures(failures)
     except OutputError:
-        return  # a full disk is what is being reported already
+        return None  # a full disk is what is being reported already
 
 
 def _version() -> str:
@@ -450,16 +485,16 @@ def _prepare_batches(
     from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
     from soundsight.pairs.published import batch_files
     from soundsight.pairs.repack import repack
-    from soundsight.pairs.staging import Stage
 
     paths = [Path(source) for source in sources]
     files = [(file, file.stat().st_size) for path in paths for _, file in batch_files(path)]
     names = "\n".join(f"{file.name} {size}" for file, size in files)
+    data = names.encode("utf-8", "surrogateescape")
     about = {
         "soundsight": _version(),
         "created_with": _versions(),
         "settings": {"layout": PUBLISHED, "shard_bytes": config.shard_bytes},
-        "inputs": {"files": len(files), "sha256": hashlib.sha256(names.encode()).hexdigest()},
+        "inputs": {"files": len(files), "sha256": hashlib.sha256(data).hexdigest()},
         "mel_frames": FRAMES_PER_SEGMENT,
         "mel_bands": N_MELS,
         "image_px": IMAGE_PX,
@@ -469,8 +504,9 @@ def _prepare_batches(
         return
     if _is_there(out, about, overwrite=overwrite):
         return
-    settings = {**about["settings"], "version": about["soundsight"]}
-    with Stage(out, settings, restart=overwrite) as stage, _phases() as progress:
+    with _stage(out, about, overwrite=overwrite) as stage, phases() as progress:
+        if stage is None:
+            return
         repack(
             stage,
             paths,
@@ -482,112 +518,6 @@ def _prepare_batches(
 
 
 # --- what people see -----------------------------------------------------------------------------
-
-
-class _Tally:
-    """Counts of a run."""
-
-    def __init__(self, clips: int, skipped: int) -> None:
-        self.clips = clips
-        self.before = 0
-        self.videos = 0
-        self.pairs = 0
-        self.dropped = 0
-        self.failed = skipped
-        self._began = time.monotonic()
-        self._fresh_videos = 0
-        self._fresh_pairs = 0
-
-    def take_over(self, outcome: Outcome) -> None:
-        """Count a clip that an earlier run has done."""
-        self.before += 1
-        self._count(outcome)
-
-    def add(self, outcome: Outcome) -> None:
-        self._fresh_videos += 1
-        self._fresh_pairs += outcome.pairs + outcome.dropped
-        self._count(outcome)
-
-    def _count(self, outcome: Outcome) -> None:
-        self.videos += 1
-        self.pairs += outcome.pairs
-        self.dropped += outcome.dropped
-        self.failed += outcome.failure is not None
-
-    def rates(self) -> str:
-        spent_s = max(1e-3, time.monotonic() - self._began)
-        return (
-            f"{self._fresh_videos / spent_s:.1f} videos/s, {self._fresh_pairs / spent_s:.0f} "
-            f"pairs/s, {self.dropped} dropped, {self.failed} failed"
-        )
-
-    def left(self) -> str:
-        """Time left, in words for a log."""
-        if not self._fresh_videos:
-            return "unknown"
-        spent_s = time.monotonic() - self._began
-        left_s = spent_s / self._fresh_videos * (self.clips - self.videos)
-        return f"{left_s / 60:.0f} min" if left_s >= 90 else f"{left_s:.0f} s"
-
-
-@contextmanager
-def _display(tally: _Tally) -> Iterator[Callable[[], None]]:
-    """Show a tally as a bar on a terminal, as a line now and then elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    if tally.before:
-        say(f"taken over from before: {tally.before} of {tally.clips} videos", err=True)
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        reported = [time.monotonic()]
-
-        def log() -> None:
-            if time.monotonic() - reported[0] >= _REPORT_S:
-                reported[0] = time.monotonic()
-                say(
-                    f"{tally.videos} of {tally.clips} videos, {tally.rates()}, {tally.left()} left",
-                    err=True,
-                )
-
-        yield log
-        return
-    columns = (
-        TextColumn("videos"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rates]}"), Remaining(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=tally.clips, completed=tally.before, rates="")
-
-        def draw() -> None:
-            bar.update(task, completed=tally.videos, rates=tally.rates())
-
-        draw()
-        yield draw
-
-
-@contextmanager
-def _phases() -> Iterator[Callable[[str, int, int], None]]:
-    """Show what is being done after the videos: (what, how many, of how many)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda *_: None
-        return
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def show(what: str, done: int, of: int) -> None:
-            bar.update(task, description=what, completed=done, total=of or None)
-
-        yield show
 
 
 def _report_found(found: Clips) -> None:

@@ -180,7 +180,7 @@ class FrameReader:
 
     def is_cut(self) -> bool:
         """Whether the index lists frames beyond the file's end."""
-        entries = getattr(self._track, "index_entries", ())
+        entries: Any = getattr(self._track, "index_entries", ())
         if "mp4" not in self._container.format.name or not len(entries):
             return False
         return bool(entries[-1].pos + entries[-1].size > Path(self._where).stat().st_size)

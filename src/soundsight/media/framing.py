@@ -54,17 +54,19 @@ def square(frame: Any, size_px: int, crop: str = "center", aspect: Any = None) -
         frame = _one_field(frame)
         pixel_aspect *= Fraction(frame.height, lines)
     turns = quarter_turns(frame)
-    shown = Image.fromarray(np.ascontiguousarray(_rgb(frame, lines)))
+    levels = _rgb(frame, lines)
+    if crop == "center" and pixel_aspect == 1:
+        # Whole pixels, cut out before anything else is done with the frame.
+        side_px = min(levels.shape[:2])
+        top, left = (levels.shape[0] - side_px) // 2, (levels.shape[1] - side_px) // 2
+        levels = levels[top : top + side_px, left : left + side_px]
+    shown = Image.fromarray(np.ascontiguousarray(levels))
     # In units of a pixel's height: how wide and high the frame is shown.
     width, height = float(shown.width * pixel_aspect), float(shown.height)
     if crop == "center":
         side = min(width, height)
         half_x, half_y = side / 2 / float(pixel_aspect), side / 2
         middle_x, middle_y = shown.width / 2, shown.height / 2
-        if pixel_aspect == 1:
-            # Whole pixels: the same crop as a slice of the array.
-            left, top = (shown.width - int(side)) // 2, (shown.height - int(side)) // 2
-            middle_x, middle_y = left + side / 2, top + side / 2
         box = (
             max(0.0, middle_x - half_x),
             max(0.0, middle_y - half_y),
@@ -111,18 +113,19 @@ def _one_field(frame: Any) -> Any:
 
 def _rgb(frame: Any, lines: int) -> NDArray[np.uint8]:
     """RGB of a frame: uint8 [height, width, 3]."""
-    from av.video.reformatter import ColorRange, Colorspace
+    from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+    settings: dict[str, Any] = {}
     unspecified = 2
     if int(frame.colorspace) == unspecified and "rgb" not in frame.format.name:
-        space = Colorspace.ITU709 if lines >= _HD_LINES else Colorspace.ITU601
         full = int(frame.color_range) == int(ColorRange.JPEG) or "yuvj" in frame.format.name
-        levels: NDArray[np.uint8] = frame.reformat(
-            format="rgb24",
-            src_colorspace=space,
-            src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
-            dst_color_range=ColorRange.JPEG,
-        ).to_ndarray()
-    else:
-        levels = frame.to_ndarray(format="rgb24")
-    return levels
+        settings = {
+            "src_colorspace": Colorspace.ITU709 if lines >= _HD_LINES else Colorspace.ITU601,
+            "src_color_range": ColorRange.JPEG if full else ColorRange.MPEG,
+            "dst_color_range": ColorRange.JPEG,
+        }
+    # One thread: videos are spread over the cores, and waking others costs more than they do.
+    shown = VideoReformatter().reformat(frame, format="rgb24", threads=1, **settings)
+    levels: Any = shown.to_ndarray()
+    rgb: NDArray[np.uint8] = levels
+    return rgb

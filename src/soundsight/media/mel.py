@@ -7,9 +7,9 @@ Everything that hears, hears through this file: preparation, training, files and
   100.
 * Power is summed in Slaney's mel bands (area-normalised triangles). **Row 0 is the highest band.**
 * Decibels become levels 0..255 over the ``range_db`` below the loudest point. In a clip of at most
-  10.5 s that is the loudest point of the clip; in a longer one, and in a live signal, each second is
-  scaled by the loudest point of the 10 s that end with it, so that one bang does not blacken the
-  three hours after it.
+  10.5 s that is the loudest point of the clip; in a longer one, and in a live signal, each second
+  is scaled by the loudest point of the 10 s that end with it, so that one bang does not blacken
+  the three hours after it.
 * A clip shorter than a second is padded with silence to a second; of a longer clip a last part of
   at least half a second is padded, a shorter one is dropped.
 

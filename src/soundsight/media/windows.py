@@ -7,6 +7,7 @@ of frames (10 ms), which is what preparing training pairs asks for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ def whole_frames(seconds: float, name: str, config: MelConfig = DEFAULT) -> int:
         ConfigError: when it is no whole number of frames, or fewer than one.
     """
     frames = seconds * config.segment_frames / units.SEGMENT_S
-    if not (frames >= 1 and abs(frames - round(frames)) < 1e-6):
+    if not (math.isfinite(frames) and frames >= 1 and abs(frames - round(frames)) < 1e-6):
         raise ConfigError(f"{name} is a multiple of {units.HOP_S:g} s, not {seconds:g}")
     return round(frames)
 

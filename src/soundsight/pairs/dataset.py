@@ -255,7 +255,9 @@ class StreamedPairs(IterableDataset[dict[str, Tensor]]):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Yield what ``PairDataset`` gives for a pair."""
         info = get_worker_info()
-        share = {"worker": info.id, "workers": info.num_workers} if info is not None else {}
+        share: dict[str, Any] = (
+            {"worker": info.id, "workers": info.num_workers} if info is not None else {}
+        )
         reader = PairReader(self._where, self._split, **self._settings, **share)
         if self._start:
             state = reader.state()

@@ -59,8 +59,10 @@ class DuplicateConfig:
         sound_share: sounds are alike when at most this share of the bits differs, 0..0.5.
         sound_least: prints (one each 50 ms) that must lie over each other at least.
         sound_overlap: share of the shorter sound's prints that must lie over each other, 0..1.
+        crowd: a picture that a video shares with more than this many others of another sound is a
+            common scene (a fixed camera, a studio, a drawing) and joins no videos.
         neighbours: how many followers in sorted order a print is compared with, of those that
-            share the bits of a table.
+            share the bits of a table; of pictures at least twice ``crowd``.
 
     Raises:
         ConfigError: on a value out of range.
@@ -68,9 +70,10 @@ class DuplicateConfig:
 
     picture_bits: int = 10
     picture_share: float = 0.5
-    sound_share: float = 0.3
+    sound_share: float = 0.2
     sound_least: int = 24
-    sound_overlap: float = 0.25
+    sound_overlap: float = 0.75
+    crowd: int = 20
     neighbours: int = 8
 
     def __post_init__(self) -> None:
@@ -80,6 +83,7 @@ class DuplicateConfig:
             "sound_share must be from 0, under 0.5": not 0 <= self.sound_share < 0.5,
             "sound_least must be at least 1": self.sound_least < 1,
             "sound_overlap must be from 0 to 1": not 0 <= self.sound_overlap <= 1,
+            "crowd must be at least 0": self.crowd < 0,
             "neighbours must be at least 1": self.neighbours < 1,
         }
         for problem, found in problems.items():
@@ -350,25 +354,58 @@ def find_duplicates(
     candidates = np.union1d(
         _picture_candidates(ordered, config), _sound_candidates(ordered, config)
     )
-    root = list(range(len(ordered)))
-    kept_for: dict[int, int] = {}
-    # Sorted by the later video, then by the earlier one: which are kept before it is known then.
+    agreeing: list[tuple[int, int, bool, bool]] = []
+    looks = [0] * len(ordered)
     for pair in candidates.tolist():
         later, earlier = divmod(pair, len(ordered))
-        a, b = ordered[earlier], ordered[later]
-        picture, sound = same_picture(a, b, config), same_sound(a, b, config)
+        picture = same_picture(ordered[earlier], ordered[later], config)
+        sound = same_sound(ordered[earlier], ordered[later], config)
         if picture or sound:
-            first, second = sorted((_find(root, earlier), _find(root, later)))
-            root[second] = first
-        if picture and sound and earlier not in kept_for:
-            kept_for.setdefault(later, earlier)
-    members: dict[int, list[str]] = {}
-    for index, video in enumerate(ordered):
-        members.setdefault(_find(root, index), []).append(video.key)
+            agreeing.append((earlier, later, picture, sound))
+        if picture and not sound:
+            looks[earlier] += 1
+            looks[later] += 1
+    groups, copies = list(range(len(ordered))), list(range(len(ordered)))
+    for earlier, later, picture, sound in agreeing:
+        if sound or max(looks[earlier], looks[later]) <= config.crowd:
+            _join(groups, earlier, later)
+        if picture and sound:
+            _join(copies, earlier, later)
+    duplicates: dict[str, str] = {}
+    for members in _members(copies):
+        duplicates |= _copies([ordered[index] for index in members], config)
     return Duplicates(
-        groups=tuple(tuple(keys) for keys in members.values() if len(keys) > 1),
-        duplicates={ordered[b].key: ordered[a].key for b, a in sorted(kept_for.items())},
+        groups=tuple(tuple(ordered[index].key for index in group) for group in _members(groups)),
+        duplicates=dict(sorted(duplicates.items())),
     )
+
+
+def _copies(alike: Sequence[VideoPrint], config: DuplicateConfig) -> dict[str, str]:
+    """Of videos linked as copies keep each that agrees in both with none kept before it."""
+    kept: list[VideoPrint] = []
+    dropped: dict[str, str] = {}
+    for video in alike:
+        # Not all of them were compared: of many copies each one met its neighbours only.
+        for first in kept:
+            if same_picture(first, video, config) and same_sound(first, video, config):
+                dropped[video.key] = first.key
+                break
+        else:
+            kept.append(video)
+    return dropped
+
+
+def _join(root: list[int], a: int, b: int) -> None:
+    first, second = sorted((_find(root, a), _find(root, b)))
+    root[second] = first
+
+
+def _members(root: list[int]) -> list[list[int]]:
+    """The sets of two or more that ``_join`` made, each in ascending order."""
+    sets: dict[int, list[int]] = {}
+    for index in range(len(root)):
+        sets.setdefault(_find(root, index), []).append(index)
+    return [members for members in sets.values() if len(members) > 1]
 
 
 def _find(root: list[int], index: int) -> int:
@@ -408,16 +445,21 @@ def _picture_candidates(ordered: Sequence[VideoPrint], config: DuplicateConfig) 
     """Pairs of videos with a look-alike that shares two of six bands of bits."""
     owner = _owners([len(video.pictures) for video in ordered])
     hashes = np.concatenate([np.empty(0, np.uint64), *(video.pictures for video in ordered)])
+    # Far enough to see a crowd as one.
+    reach = max(config.neighbours, 2 * config.crowd)
     # A still video says one thing once.
-    once = np.unique(np.rec.fromarrays([hashes, owner], names="hash,owner"))
-    hashes, owner = once["hash"].copy(), once["owner"].copy()
+    order = np.lexsort((owner, hashes))
+    hashes, owner = hashes[order], owner[order]
+    new = np.ones(len(hashes), np.bool_)
+    new[1:] = (hashes[1:] != hashes[:-1]) | (owner[1:] != owner[:-1])
+    hashes, owner = hashes[new], owner[new]
     found: list[Indices] = []
     for chosen in itertools.combinations(range(len(_PICTURE_BANDS)), 2):
         turned, width = _turned(hashes, _PICTURE_BANDS, chosen, 64)
         order = np.argsort(turned, kind="stable")
         keys = turned[order] >> np.uint64(64 - width)
         bits, videos = hashes[order], owner[order]
-        for p, q in _neighbours(keys, videos, config.neighbours):
+        for p, q in _neighbours(keys, videos, reach):
             alike = np.bitwise_count(bits[p] ^ bits[q]) <= config.picture_bits
             found.append(_pairs(videos, p[alike], q[alike], len(ordered)))
     return _joined(found)

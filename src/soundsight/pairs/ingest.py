@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from soundsight.core.errors import AudioError, ConfigError, OutputError, SoundsightError, VideoError
+from soundsight.core.errors import ConfigError, OutputError, SoundsightError, VideoError
 from soundsight.core.units import IMAGE_PX, SEGMENT_S
 from soundsight.media.frames import FrameReader, open_frames
 from soundsight.media.framing import CROPS, square
@@ -39,8 +39,9 @@ from soundsight.media.windows import Window, check_lengths, windows
 from soundsight.pairs.clean import CleanConfig, frames_needed, measure_picture, measure_sound
 from soundsight.pairs.clean import reasons as reasons_to_drop
 from soundsight.pairs.duplicates import Printer
+from soundsight.pairs.listing import is_url
 from soundsight.pairs.records import MEL, SIDECAR, Clip, Record
-from soundsight.pairs.staging import PartWriter
+from soundsight.pairs.staging import NoSpaceError, PartWriter
 
 FRAMES = ("center", "sharpest")
 IMAGE_FORMATS = ("jpg", "webp")
@@ -135,21 +136,29 @@ def ingest(clip: Clip, config: IngestConfig, part: Path) -> Outcome:
     except Exception as error:
         # A fault of ours on one file must not end a run over thousands; it is told apart.
         reason = f"unexpected {type(error).__name__}: {_first_line(error)}"
-    return give_up(clip, part, reason.replace(clip.path, clip.key))
+    return give_up(clip, part, reason)
 
 
 def give_up(clip: Clip, part: Path, reason: str) -> Outcome:
-    """Record that a clip cannot be used, as its part.
+    """Record that a clip cannot be used, as its part: in one line, without the path of a machine.
 
     Raises:
         OutputError: when the part cannot be written.
     """
+    for path in (clip.path, str(Path(clip.path))):
+        reason = reason.replace(path, clip.key)
+    reason = "".join(c if c.isprintable() else repr(c)[1:-1] for c in reason)
     with PartWriter(part) as writer:
         writer.about.update(_about(clip), failure=reason)
     return Outcome(clip=clip.id, pairs=0, dropped=0, failure=reason)
 
 
-def stamp_of(clip: Clip) -> list[int] | None:
+def is_current(about: Mapping[str, Any], clip: Clip) -> bool:
+    """Whether a part was made of this clip as it is now, by what the part says of it."""
+    return all(about.get(name) == value for name, value in _about(clip).items())
+
+
+def _stamp(clip: Clip) -> list[int] | None:
     """What tells whether a local file was changed: its size and time; None for a URL."""
     try:
         status = Path(clip.path).stat()
@@ -165,13 +174,15 @@ def _about(clip: Clip) -> dict[str, Any]:
         "label": clip.label,
         "licence": clip.licence,
         "split": clip.split,
-        "stamp": stamp_of(clip),
+        "stamp": _stamp(clip),
     }
 
 
 def _fill(writer: PartWriter, clip: Clip, config: IngestConfig) -> Outcome:
     printer = Printer() if config.duplicates else None
     kept = dropped = unseen = 0
+    # Before the file is read: changed meanwhile, it is done again.
+    writer.about.update(_about(clip))
     with _local(clip) as path:
         for candidate in _candidates(path, clip, config):
             if candidate.image is None:
@@ -188,10 +199,9 @@ def _fill(writer: PartWriter, clip: Clip, config: IngestConfig) -> Outcome:
                 printer.add(candidate.window.start_s, candidate.window.mel, candidate.image)
     if not kept + dropped:
         raise VideoError(
-            f"{clip.path} shows no picture while it sounds ({unseen} seconds of sound alone)"
+            f"{clip.path} shows no picture while it sounds ({unseen} segments of sound alone)"
         )
     writer.about.update(
-        _about(clip),
         unseen=unseen,
         print=_print_text(printer, clip) if printer is not None else None,
     )
@@ -400,7 +410,7 @@ def _sums(mel: NDArray[np.uint8], image: NDArray[np.uint8]) -> list[int]:
 @contextlib.contextmanager
 def _local(clip: Clip) -> Iterator[Path]:
     """The clip as a local file: itself, or a copy of what its URL names."""
-    if "://" not in clip.path and "::" not in clip.path:
+    if not is_url(clip.path):
         if not os.path.isfile(clip.path) and os.path.exists(clip.path):
             raise VideoError(f"{clip.path} is no regular file: pass a video file")
         yield Path(clip.path)
@@ -426,7 +436,10 @@ def _fetch(url: str, copy: Path) -> None:
             raise VideoError(f"{url} does not exist: check the path") from None
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise AudioError(f"no space left for a copy of {url}") from None
+                raise NoSpaceError(
+                    f"no space left for a copy of {url}: free some, or set TMPDIR to a larger "
+                    "place, and run the same command again"
+                ) from None
             if again + 1 == _FETCH_TRIES:
                 raise VideoError(f"cannot fetch {url}: {_first_line(error)}") from None
             time.sleep(2.0**again)

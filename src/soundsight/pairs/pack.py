@@ -8,10 +8,8 @@ had finished is taken over.
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import heapq
-import io
 import json
 import os
 import shutil
@@ -25,13 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
-from soundsight.core.runs import atomic_file, write_json
 from soundsight.core.units import IMAGE_CHANNELS
 from soundsight.pairs.clean import STEPS
 from soundsight.pairs.duplicates import VideoPrint, find_duplicates
 from soundsight.pairs.records import MEL, SIDECAR, Clip, Record, stable_hash
 from soundsight.pairs.shards import (
-    ABOUT,
     END_BYTES,
     FORMAT,
     FORMAT_VERSION,
@@ -44,7 +40,15 @@ from soundsight.pairs.shards import (
     write_shard,
 )
 from soundsight.pairs.split import SPLITS, split_of
-from soundsight.pairs.staging import Entry, Part, Stage
+from soundsight.pairs.staging import (
+    DROPPED,
+    FAILURES,
+    Entry,
+    Part,
+    Stage,
+    write_failures,
+    writing,
+)
 
 DUPLICATE = "duplicate"
 SHEET_PAIRS = 60
@@ -188,7 +192,9 @@ def pack(
         DataError: when no pair is left.
         OutputError: when the dataset cannot be written.
     """
-    return _Packer(stage, clips, config, scorers or {}, draw, progress).run(about, skipped)
+    packer = _Packer(stage, clips, config, scorers or {}, draw, progress)
+    with writing(stage.data):
+        return packer.run(about, skipped)
 
 
 class _Packer:
@@ -222,12 +228,14 @@ class _Packer:
         for step, scorer in self._scorers.items():
             self._drop_incoherent(step, scorer)
         self._out.mkdir(exist_ok=True)
-        splits, train = self._write_shards()
+        splits, train = self._write_shards(skipped)
         statistics = train.statistics(
             about["mel_bands"] * about["mel_frames"], about["image_px"] ** 2
         )
-        write_failures(self._out / "failures.csv", [*skipped, *self._survey.failures])
+        failures = [*skipped, *self._survey.failures]
+        write_failures(self._out / FAILURES, failures)
         self._draw_sheets()
+        self._sweep(splits)
         files: set[str] = set()
         for split in splits.values():
             files |= set(split.pop("files"))
@@ -240,7 +248,7 @@ class _Packer:
             "labels": sorted({c.label for c in self._survey.usable if c.label is not None}),
             "counts": {
                 "clips": len(self._clips),
-                "failed": len(self._survey.failures) + len(skipped),
+                "failed": len(failures),
                 "pairs_cut": self._survey.cut,
                 "sound_without_picture": self._survey.unseen,
                 "pairs": pairs,
@@ -250,7 +258,7 @@ class _Packer:
             "splits": splits,
         }
         write_dataset(self._out, finished)
-        move_into_place(self._stage)
+        self._stage.move_into_place()
         return finished
 
     def _tell(self, what: str, done: int, of: int) -> None:
@@ -380,15 +388,17 @@ class _Packer:
 
     # --- shards --------------------------------------------------------------------------------
 
-    def _write_shards(self) -> tuple[dict[str, Any], _Plan]:
+    def _write_shards(self, skipped: Sequence[tuple[str, str]]) -> tuple[dict[str, Any], _Plan]:
         plans: dict[str, _Plan] = {split: _Plan(split, self._config) for split in SPLITS}
         for clip, group, entry in self._kept():
             plans[self._split[clip.id]].add(clip, group, entry)
         shards = sum(len(plan.shards) for plan in plans.values())
         if not shards:
+            path = self._stage.report_failures([*skipped, *self._survey.failures])
+            dropped = self._survey.cut
             raise DataError(
-                f"no pair is left for {self._stage.data}: see {self._explain()} for what became "
-                "of the videos"
+                f"no pair is left for {self._stage.data}: cleaning dropped {dropped}, and {path} "
+                "says which videos failed and why"
             )
         journal = _Journal(self._stage.work / "shards.jsonl")
         about: dict[str, Any] = {}
@@ -425,17 +435,19 @@ class _Packer:
                 clip_id, part = clip.id, self._part(clip)
             yield part.record(entry)
 
-    def _explain(self) -> Path:
-        """Write failures.csv where the dataset would be; nothing else is going to."""
-        path = self._stage.data / "failures.csv"
-        write_failures(path, self._survey.failures)
-        return path
+    def _sweep(self, splits: Mapping[str, Any]) -> None:
+        """Remove what a killed run was writing, or had written for other videos."""
+        shards = [shard["name"] for split in splits.values() for shard in split["shards"]]
+        kept = {*shards, *map(index_name, shards), FAILURES, DROPPED}
+        for entry in list(self._out.iterdir()):
+            if entry.name not in kept:
+                entry.unlink()
 
     def _draw_sheets(self) -> None:
+        folder = self._out / DROPPED
+        shutil.rmtree(folder, ignore_errors=True)
         if self._draw is None:
             return
-        folder = self._out / "dropped"
-        shutil.rmtree(folder, ignore_errors=True)
         for step, shown in sorted(self._survey.sheets.items()):
             folder.mkdir(exist_ok=True)
             rows = sorted(shown, key=lambda row: (-row[0], row[2].key))
@@ -514,15 +526,15 @@ class _Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines: dict[str, dict[str, Any]] = {}
-        try:
-            for line in path.read_text("utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue  # the line that a killed run was writing
-                self._lines[row["name"]] = row
-        except OSError:
-            pass
+        text = path.read_text("utf-8") if path.is_file() else ""
+        # A killed run may have left a line that lacks its end.
+        self._whole = text.endswith("\n") or not text
+        for line in text.splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            self._lines[row["name"]] = row
 
     def get(self, name: str, plan: str) -> ShardInfo | None:
         row = self._lines.get(name)
@@ -532,58 +544,9 @@ class _Journal:
 
     def add(self, plan: str, info: ShardInfo) -> None:
         with self._path.open("a", encoding="utf-8") as file:
+            if not self._whole:
+                file.write("\n")
+                self._whole = True
             file.write(json.dumps({"plan": plan, **asdict(info)}) + "\n")
             file.flush()
             os.fsync(file.fileno())
-
-
-def write_failures(path: Path, failures: Sequence[tuple[str, str]]) -> None:
-    """Write failures.csv: path and reason of each clip that gave nothing, sorted.
-
-    Raises:
-        OutputError: when it cannot be written.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "reason"])
-    writer.writerows(sorted(failures))
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
-
-
-def is_packed(stage: Stage) -> bool:
-    """Whether a dataset lies finished in the workplace and has only to be moved into place."""
-    return (stage.work / "out" / ABOUT).is_file()
-
-
-def move_into_place(stage: Stage) -> None:
-    """Move the finished dataset out of the workplace, dataset.json last, and remove the workplace.
-
-    A dataset that lies there is replaced. A run that was killed while moving goes on here.
-    """
-    out, data = stage.work / "out", stage.data
-    old = stage.work / "old.json"
-    if (data / ABOUT).is_file():
-        # Only what the old dataset says is its own is removed, in a later run if need be.
-        shards = [
-            shard["name"]
-            for split in json.loads((data / ABOUT).read_text("utf-8"))["splits"].values()
-            for shard in split["shards"]
-        ]
-        write_json(old, [*shards, *map(index_name, shards)])
-        (data / ABOUT).unlink()
-    if old.is_file():
-        for name in json.loads(old.read_text("utf-8")):
-            (data / name).unlink(missing_ok=True)
-        shutil.rmtree(data / "dropped", ignore_errors=True)
-        old.unlink()
-    names = sorted(entry.name for entry in out.iterdir() if entry.name != ABOUT)
-    for name in [*names, ABOUT]:
-        if (data / name).is_dir():
-            shutil.rmtree(data / name)
-        (out / name).replace(data / name)
-    for entry in list(stage.work.iterdir()):
-        if entry.name != "lock":
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    # The lock goes last: until then no other run begins here.
-    shutil.rmtree(stage.work, ignore_errors=True)

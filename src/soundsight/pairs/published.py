@@ -301,7 +301,7 @@ def _recognise(path: Path, kind: Kind | str | None, embedding_size: int | None) 
     # A damaged file is still known by its other records; where it is damaged the reading says.
     most = max(tally.good for tally in tallies.values())
     likely = [layout for layout, tally in tallies.items() if tally.good == most]
-    if most >= 2 and len(likely) == 1:
+    if len(likely) == 1 and (most >= 2 or not size % likely[0].bytes):
         return likely[0]
     audio = next((layout for layout in layouts if layout.kind is Kind.AUDIO), None)
     if audio and not size % audio.bytes:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from soundsight.core.errors import DataError
-from soundsight.pairs.pack import move_into_place, write_failures
 from soundsight.pairs.published import Kind, batch_records
 from soundsight.pairs.records import SIDECAR, Record
 from soundsight.pairs.shards import (
@@ -23,7 +22,7 @@ from soundsight.pairs.shards import (
     write_shard,
 )
 from soundsight.pairs.split import SPLITS
-from soundsight.pairs.staging import Stage
+from soundsight.pairs.staging import FAILURES, Stage, write_failures, writing
 
 
 def repack(
@@ -52,6 +51,18 @@ def repack(
         DataError: on a truncated or foreign file, with the byte where it goes wrong.
         OutputError: when the dataset cannot be written.
     """
+    with writing(stage.data):
+        return _repack(stage, sources, about, shard_bytes, kind, progress)
+
+
+def _repack(
+    stage: Stage,
+    sources: Sequence[Path],
+    about: Mapping[str, Any],
+    shard_bytes: int,
+    kind: Kind | str | None,
+    progress: Callable[[int], None] | None,
+) -> dict[str, Any]:
     out = stage.work / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -77,9 +88,9 @@ def repack(
         "statistics": {},
         "splits": splits,
     }
-    write_failures(out / "failures.csv", [])
+    write_failures(out / FAILURES, [])
     write_dataset(out, finished)
-    move_into_place(stage)
+    stage.move_into_place()
     return finished
 
 

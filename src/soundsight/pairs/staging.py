@@ -6,6 +6,8 @@
     plan.json       the settings; a run with others is refused
     parts/ab/<id>.part     the pairs of a clip, and what is known of it
     out/            finished shards, before all of them are moved into place at once
+    shards.jsonl    which of them are whole, and what they hold
+    moving.json     the move has begun; what of an older dataset has no place in the new one
 
 A part appears whole (it is renamed into place) and is a function of the clip and the settings. So
 a run that was killed at any moment goes on with the same command, does nothing twice, and ends
@@ -18,8 +20,10 @@ that text's length (8 bytes, little-endian) and 8 bytes that mark a part.
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -30,10 +34,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from soundsight.core.errors import DataError, OutputError
-from soundsight.core.runs import write_json
+from soundsight.core.runs import atomic_file, write_json
 from soundsight.pairs.records import Record
+from soundsight.pairs.shards import ABOUT, WORK, index_name, shard_infos
 
-WORK = ".work"
+FAILURES = "failures.csv"
+DROPPED = "dropped"
+"""Folder of the sheets of dropped pairs."""
+
+_LOCK, _PLAN, _PARTS, _MOVING = "lock", "plan.json", "parts", "moving.json"
 _MARK = b"ssPART01"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -50,6 +59,25 @@ def no_space(path: Path, error: OSError) -> OutputError:
             "is kept"
         )
     return OutputError(f"cannot write {path}: {error.strerror or error}")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses inside the block into one clear error.
+
+    Raises:
+        NoSpaceError: when the disk is full.
+        OutputError: when something else cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise no_space(path, error) from None
+    except OutputError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
+            raise no_space(path, cause) from None
+        raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,17 +120,17 @@ class Part:
                     raise DataError(f"{path} is no finished part: remove it and run again")
                 file.seek(end - 16 - size)
                 about: dict[str, Any] = json.loads(file.read(size))
-        except (OSError, ValueError) as error:
+            self.entries = [
+                Entry(
+                    key=key,
+                    members={name: (int(at), int(size)) for name, at, size in members},
+                    reasons=tuple(reasons),
+                    sums=tuple(sums),
+                )
+                for key, members, reasons, sums in about.pop("entries")
+            ]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"cannot read {path}: {error}") from None
-        self.entries = [
-            Entry(
-                key=key,
-                members={name: (int(at), int(size)) for name, at, size in members},
-                reasons=tuple(reasons),
-                sums=tuple(sums),
-            )
-            for key, members, reasons, sums in about.pop("entries")
-        ]
         self.about = about
 
     def record(self, entry: Entry) -> Record:
@@ -197,24 +225,13 @@ class Stage:
 
     def __enter__(self) -> Stage:
         try:
-            self.work.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.work / "lock").open("a")
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._lock.close()
-                self._lock = None
-                raise OutputError(
-                    f"another preparation is writing to {self.data}: wait for it, or choose "
-                    "another place"
-                ) from None
+            self._take_lock()
             self._agree()
             self._tidy()
-        except NotADirectoryError:
-            raise OutputError(f"cannot write to {self.data}: it is no folder") from None
-        except FileExistsError:
+        except (NotADirectoryError, FileExistsError):
             raise OutputError(f"cannot write to {self.data}: it is no folder") from None
         except OSError as error:
+            self._unlock()
             raise no_space(self.data, error) from None
         except BaseException:
             self._unlock()
@@ -224,6 +241,29 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         self._unlock()
 
+    def _take_lock(self) -> None:
+        place = self.work / _LOCK
+        while self._lock is None:
+            self.work.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock = place.open("a")
+            except FileNotFoundError:
+                continue  # another run has just finished, and its workplace is gone
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._unlock()
+                raise OutputError(
+                    f"another preparation is writing to {self.data}: wait for it, or choose "
+                    "another place"
+                ) from None
+            try:
+                held = os.path.samestat(os.fstat(self._lock.fileno()), place.stat())
+            except FileNotFoundError:
+                held = False
+            if not held:
+                self._unlock()  # what was locked has been removed meanwhile
+
     def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.close()
@@ -231,7 +271,7 @@ class Stage:
 
     def _agree(self) -> None:
         """See that the work that lies here was begun with the same settings."""
-        plan = self.work / "plan.json"
+        plan = self.work / _PLAN
         try:
             begun = json.loads(plan.read_text("utf-8"))
         except FileNotFoundError:
@@ -240,9 +280,9 @@ class Stage:
         except ValueError:
             begun = None
         if begun != self._settings and self._restart:
-            for entry in self.work.iterdir():
-                if entry.name != "lock":
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if (self.work / _MOVING).is_file():
+                self._move()  # half of it lies in place: whole, it can be replaced
+            self._clear(_LOCK)
             write_json(plan, self._settings)
         elif begun != self._settings:
             changed = sorted(
@@ -257,22 +297,27 @@ class Stage:
 
     def _tidy(self) -> None:
         """Remove what a killed run was writing."""
-        parts = self.work / "parts"
+        parts = self.work / _PARTS
         if parts.is_dir():
             for folder in parts.iterdir():
-                for left in folder.glob(".*.tmp"):
+                for left in folder.glob(".*"):
                     left.unlink(missing_ok=True)
+
+    def _clear(self, *kept: str) -> None:
+        for entry in list(self.work.iterdir()):
+            if entry.name not in kept:
+                _remove(entry)
 
     def part_path(self, clip_id: str) -> Path:
         """Where the part of a clip lies, or will."""
-        return self.work / "parts" / clip_id[:2] / f"{clip_id}.part"
+        return self.work / _PARTS / clip_id[:2] / f"{clip_id}.part"
 
     def done(self) -> set[str]:
         """The ids of the clips whose part is there."""
         return set(self._ids())
 
     def _ids(self) -> Iterator[str]:
-        parts = self.work / "parts"
+        parts = self.work / _PARTS
         if not parts.is_dir():
             return
         for folder in os.scandir(parts):
@@ -280,3 +325,112 @@ class Stage:
                 for entry in os.scandir(folder.path):
                     if entry.name.endswith(".part"):
                         yield entry.name[: -len(".part")]
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing has been done here yet."""
+        return not any((self.work / name).exists() for name in (_PARTS, "out", _MOVING))
+
+    def discard(self) -> None:
+        """Remove the workplace; the lock goes last: until then no other run begins here."""
+        with writing(self.data):
+            self._clear(_LOCK)
+            shutil.rmtree(self.work, ignore_errors=True)
+
+    def forget_shards(self) -> None:
+        """Remove all that was made of the parts, because a part is about to be replaced."""
+        with writing(self.data):
+            self._clear(_LOCK, _PLAN, _PARTS)
+
+    def report_failures(self, failures: Sequence[tuple[str, str]]) -> Path:
+        """Write failures.csv for a run that ends without a dataset; return where it lies.
+
+        Beside an older dataset, which is kept as it is, that is the workplace.
+
+        Raises:
+            OutputError: when it cannot be written.
+        """
+        path = self.work / FAILURES
+        with writing(self.data):
+            write_failures(path, failures)
+            if (self.data / ABOUT).is_file():
+                return path
+            return path.replace(self.data / FAILURES)
+
+    def packed(self) -> dict[str, Any] | None:
+        """The dataset.json of a dataset that lies finished here and has only to be moved."""
+        try:
+            about: dict[str, Any] = json.loads((self.work / "out" / ABOUT).read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        return about
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether a finished dataset has begun to be moved into place."""
+        return (self.work / _MOVING).is_file()
+
+    def move_into_place(self) -> None:
+        """Move the finished dataset out of the workplace, dataset.json last; remove the workplace.
+
+        A dataset that lies there is replaced. A run that was killed while moving goes on here.
+
+        Raises:
+            OutputError: when it cannot be moved.
+        """
+        with writing(self.data):
+            self._move()
+            self._clear(_LOCK, _MOVING)
+        self.discard()
+
+    def _move(self) -> None:
+        out, moving = self.work / "out", self.work / _MOVING
+        if not moving.is_file():
+            coming = {entry.name for entry in out.iterdir()}
+            write_json(moving, sorted(_owned(self.data) - coming))
+        if not (out / ABOUT).is_file():
+            return
+        (self.data / ABOUT).unlink(missing_ok=True)
+        for name in json.loads(moving.read_text("utf-8")):
+            _remove(self.data / name)
+        for name in sorted(entry.name for entry in out.iterdir() if entry.name != ABOUT):
+            if (self.data / name).is_dir():
+                _remove(self.data / name)
+            (out / name).replace(self.data / name)
+        (out / ABOUT).replace(self.data / ABOUT)
+
+
+def _owned(data: Path) -> set[str]:
+    """What the dataset that lies there says is its own, apart from dataset.json."""
+    try:
+        splits = json.loads((data / ABOUT).read_text("utf-8"))["splits"].values()
+        shards = [shard.name for split in splits for shard in shard_infos(split)]
+    except FileNotFoundError:
+        return set()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        shards = []
+    return {*shards, *map(index_name, shards), DROPPED}
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_failures(path: Path, failures: Sequence[tuple[str, str]]) -> None:
+    """Write failures.csv: path and reason of each clip that gave nothing, sorted.
+
+    Raises:
+        OutputError: when it cannot be written.
+    """
+    text = io.StringIO()
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    plain.writerow(["path", "reason"])
+    for row in sorted(failures):
+        # A carriage return in a name would end the row, and is not quoted by itself.
+        (quoted if "\r" in "".join(row) else plain).writerow(row)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))

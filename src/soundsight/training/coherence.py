@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError, SoundsightError
+from soundsight.core.units import IMAGE_PX
 from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair, PictureEncoder
 from soundsight.models.informativity import InformativityClassifier, InformativityConfig
 from soundsight.pairs.dataset import batch_indices
@@ -75,7 +76,7 @@ class CoherenceConfig:
 
     folds: int = 3
     members: int = 1
-    passes: float = 10.0
+    passes: float = 20.0
     min_steps: int = 300
     max_steps: int = 20_000
     batch_size: int = 128
@@ -113,6 +114,7 @@ class ClassifierConfig:
         learning_rate: AdamW's peak.
         weight_decay: AdamW's.
         smoothing: label smoothing of ``multiclass``.
+        picture_px: side to which ``multiclass`` shrinks pictures; ``binary`` is bound to 96.
         seed: of folds, networks and batches.
         binary: the published classifier.
         network: sizes of the picture tower of ``multiclass``.
@@ -120,13 +122,14 @@ class ClassifierConfig:
 
     kind: str = "multiclass"
     folds: int = 3
-    passes: float = 40.0
+    passes: float = 30.0
     min_steps: int = 200
     max_steps: int = 20_000
     batch_size: int = 128
     learning_rate: float = 3e-3
     weight_decay: float = 2e-2
     smoothing: float = 0.1
+    picture_px: int = 64
     seed: int = 0
     binary: InformativityConfig = field(
         default_factory=lambda: InformativityConfig(
@@ -142,6 +145,8 @@ class ClassifierConfig:
             )
         if self.folds < 2 or not 0 <= self.smoothing < 1:
             raise ConfigError("folds must be at least 2, smoothing in [0, 1)")
+        if not 32 <= self.picture_px <= 256:
+            raise ConfigError("picture_px must lie in 32 .. 256")
         _check_fit(self)
 
 
@@ -264,13 +269,13 @@ def classifier_scores(
                 pairs, learned, draw, config, per_fold[k], seed, count.step, None
             )
             own = torch.from_numpy(label[held_out])
-            logs = _class_log_probabilities(network, pairs, held_out)
+            logs = _class_log_probabilities(network, pairs, held_out, config)
             return logs.gather(1, own[:, None])[:, 0].exp().numpy()
         for c in range(len(names)):
             seed = _seed(config.seed, k, c)
             network = _fit_classes(pairs, learned, draw, config, per_fold[k], seed, count.step, c)
             mine = np.flatnonzero(label[held_out] == c)
-            logs = _class_log_probabilities(network, pairs, held_out[mine])
+            logs = _class_log_probabilities(network, pairs, held_out[mine], config)
             result[mine] = logs[:, 1].exp().numpy()
         return result
 
@@ -315,8 +320,20 @@ def fit_pair(
     seed: int,
     stepped: Callable[[], None] = lambda: None,
 ) -> ContrastivePair:
-    """Fit two towers on the pairs at ``rows`` and return them in eval mode."""
-    videos, photos = torch.from_numpy(pairs.videos), torch.from_numpy(pairs.photos)
+    """Fit two towers on the pairs at ``rows`` and return them in eval mode.
+
+    Args:
+        pairs: where they are.
+        rows: int64, which to learn from.
+        config: settings.
+        steps: batches.
+        seed: of the network, the batches and the augmentation.
+        stepped: called after each batch.
+
+    Raises:
+        SoundsightError: when the loss is no longer finite.
+    """
+    videos, photos = torch.tensor(pairs.videos), torch.tensor(pairs.photos)
     batch_size = min(config.batch_size, len(rows) // 2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -451,7 +468,7 @@ def _fit_classes(
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * one_cycle(step, steps, 0.1)
             rows, target = draw(config.batch_size, own, np.random.default_rng((seed, step)))
-            _, image = read_batch(pairs, learned[rows])
+            _, image = read_batch(pairs, learned[rows], px=_side(config))
             logs = network(_last(augment_image(image, rng)))
             smooth = config.smoothing if own is None else 0.0
             nll = F.nll_loss(logs, torch.from_numpy(target))
@@ -462,13 +479,17 @@ def _fit_classes(
 
 @torch.no_grad()
 def _class_log_probabilities(
-    network: nn.Module, pairs: Pairs, rows: NDArray[np.int64]
+    network: nn.Module, pairs: Pairs, rows: NDArray[np.int64], config: ClassifierConfig
 ) -> Float[Tensor, "n c"]:
     parts = []
     for start in range(0, len(rows), _SCORED_AT_ONCE):
-        _, image = read_batch(pairs, rows[start : start + _SCORED_AT_ONCE])
+        _, image = read_batch(pairs, rows[start : start + _SCORED_AT_ONCE], px=_side(config))
         parts.append(network(_last(image)))
     return torch.cat(parts) if parts else torch.empty(0, 2)
+
+
+def _side(config: ClassifierConfig) -> int:
+    return config.picture_px if config.kind == "multiclass" else IMAGE_PX
 
 
 def _optimizer(

@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 
 FEWEST_PAIRS = 200
 FEWEST_GROUPS = 40
-"""Below these a held-out score is noise: no network learns agreement from so little."""
+"""With fewer pairs, or fewer separate groups of videos, a held-out score is noise."""
 
 _FEWEST_FRAMES = 32
 _SAMPLED = 16
@@ -143,10 +143,11 @@ def read_batch(
         raise DataError(f"{len(rows)} pairs were asked for: {len(mel)} and {len(image)} came")
     spare = max(0, mel.shape[2] - FRAMES_PER_SEGMENT) // 2
     mel = mel[:, :, spare : spare + FRAMES_PER_SEGMENT]
-    sound = to_float(torch.from_numpy(np.ascontiguousarray(mel)))[:, None]
+    # Copies, as what was read may be read-only.
+    sound = to_float(torch.from_numpy(np.array(mel)))[:, None]
     if pooled > 1:
         sound = F.avg_pool2d(sound, (1, pooled))
-    picture = to_float(torch.from_numpy(np.ascontiguousarray(image))).permute(0, 3, 1, 2)
+    picture = to_float(torch.from_numpy(np.array(image))).permute(0, 3, 1, 2)
     if picture.shape[2:] != (px, px):
         picture = F.interpolate(picture, size=(px, px), mode="bilinear", antialias=True)
     return sound, picture

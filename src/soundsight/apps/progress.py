@@ -1,0 +1,122 @@
+"""What ``soundsight prepare`` shows while it works: counts, rates and the time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from soundsight.apps.console import say
+
+if TYPE_CHECKING:
+    from soundsight.pairs.ingest import Outcome
+
+_REPORT_S = 30.0
+"""Seconds between two lines where there is no terminal to draw on."""
+
+
+class Tally:
+    """Counts of a run."""
+
+    def __init__(self, clips: int, skipped: int) -> None:
+        self.clips = clips
+        self.before = 0
+        self.videos = 0
+        self.pairs = 0
+        self.dropped = 0
+        self.failed = skipped
+        self._began = time.monotonic()
+        self._fresh_videos = 0
+        self._fresh_pairs = 0
+
+    def take_over(self, outcome: Outcome) -> None:
+        """Count a clip that an earlier run has done."""
+        self.before += 1
+        self._count(outcome)
+
+    def add(self, outcome: Outcome) -> None:
+        self._fresh_videos += 1
+        self._fresh_pairs += outcome.pairs + outcome.dropped
+        self._count(outcome)
+
+    def _count(self, outcome: Outcome) -> None:
+        self.videos += 1
+        self.pairs += outcome.pairs
+        self.dropped += outcome.dropped
+        self.failed += outcome.failure is not None
+
+    def rates(self) -> str:
+        spent_s = max(1e-3, time.monotonic() - self._began)
+        return (
+            f"{self._fresh_videos / spent_s:.1f} videos/s, {self._fresh_pairs / spent_s:.0f} "
+            f"pairs/s, {self.dropped} dropped, {self.failed} failed"
+        )
+
+    def left(self) -> str:
+        """Time left, in words for a log."""
+        if not self._fresh_videos:
+            return "unknown"
+        spent_s = time.monotonic() - self._began
+        left_s = spent_s / self._fresh_videos * (self.clips - self.videos)
+        return f"{left_s / 60:.0f} min" if left_s >= 90 else f"{left_s:.0f} s"
+
+
+@contextmanager
+def display(tally: Tally) -> Iterator[Callable[[], None]]:
+    """Show a tally as a bar on a terminal, as a line now and then elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    if tally.before:
+        say(f"taken over from before: {tally.before} of {tally.clips} videos", err=True)
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        reported = [time.monotonic()]
+
+        def log() -> None:
+            if time.monotonic() - reported[0] >= _REPORT_S:
+                reported[0] = time.monotonic()
+                say(
+                    f"{tally.videos} of {tally.clips} videos, {tally.rates()}, {tally.left()} left",
+                    err=True,
+                )
+
+        yield log
+        return
+    columns = (
+        TextColumn("videos"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rates]}"), Remaining(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=tally.clips, completed=tally.before, rates="")
+
+        def draw() -> None:
+            bar.update(task, completed=tally.videos, rates=tally.rates())
+
+        draw()
+        yield draw
+
+
+@contextmanager
+def phases() -> Iterator[Callable[[str, int, int], None]]:
+    """Show what is being done after the videos: (what, how many, of how many)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda *_: None
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(what: str, done: int, of: int) -> None:
+            bar.update(task, description=what, completed=done, total=of or None)
+
+        yield show

@@ -1,0 +1,432 @@
+"""The sound beside a picture: what is heard when, on the file's clock, whatever the file does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from soundsight.core.errors import AudioError
+from soundsight.media.soundtrack import open_soundtrack
+
+RATE_HZ = 44_100
+TOLERANCE_S = 0.004
+
+
+def clicks(
+    seconds: float, at_s: Iterable[float], rate_hz: int = 48_000, channels: int = 1
+) -> np.ndarray:
+    """Bursts of 20 ms of a tone, over silence: float32 [channels, t]."""
+    samples = np.zeros(round(seconds * rate_hz), np.float32)
+    burst = 0.8 * np.sin(2 * np.pi * 1500 * np.arange(round(0.02 * rate_hz)) / rate_hz)
+    for at in at_s:
+        first = round(at * rate_hz)
+        samples[first : first + len(burst)] = burst
+    return np.ascontiguousarray(np.repeat(samples[None], channels, axis=0))
+
+
+def times_of(samples: np.ndarray, start_s: float) -> list[float]:
+    """When bursts begin in mono samples that start at ``start_s``."""
+    loud = np.flatnonzero(np.abs(samples) > 0.2)
+    if not len(loud):
+        return []
+    firsts = loud[np.concatenate([[True], np.diff(loud) > 0.05 * RATE_HZ])]
+    return [start_s + first / RATE_HZ for first in firsts]
+
+
+def read(
+    path: Path, start_s: float | None = None, end_s: float | None = None
+) -> tuple[float, np.ndarray]:
+    with open_soundtrack(path, start_s, end_s) as track:
+        samples = np.concatenate(list(track.blocks))
+        assert samples.dtype == np.float32
+        return track.start_s, samples
+
+
+def heard(path: Path, start_s: float | None = None, end_s: float | None = None) -> list[float]:
+    begin_s, samples = read(path, start_s, end_s)
+    return times_of(samples, begin_s)
+
+
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
+
+
+def write(
+    path: Path, sound: np.ndarray | None, codec: str = "aac", rate_hz: int = 48_000, *,
+    picture_s: float = 4.0, picture_at_s: float = 0.0, sound_at_s: float = 0.0,
+    holes: dict[float, float] | None = None, options: dict[str, str] | None = None,
+) -> Path:  # fmt: skip
+    """A video with a sound track; ``holes`` moves all that is heard from a time on by seconds."""
+    holes = holes or {}
+    with av.open(str(path), "w", options=options or {}) as container:
+        packets: list[tuple[float, Any]] = []
+        if picture_s:
+            picture = container.add_stream("libx264", rate=25, options={"g": "25"})
+            picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        if sound is not None:
+            track = container.add_stream(codec, rate=rate_hz, layout=LAYOUTS[len(sound)])
+        container.start_encoding()
+        if picture_s:
+            frames = [round(picture_at_s * 25) + k for k in range(round(picture_s * 25))]
+            for number in frames:
+                grey = np.full((48, 64, 3), number % 256, np.uint8)
+                frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                packets += [(number / 25, p) for p in picture.encode(frame)]
+            packets += [(frames[-1] / 25, p) for p in picture.encode(None)]
+        if sound is not None:
+            codec_format = track.codec_context.format
+            size = track.codec_context.frame_size or 1024
+            resampler = av.AudioResampler(
+                format=codec_format, layout=LAYOUTS[len(sound)], rate=rate_hz, frame_size=size
+            )
+            frame = av.AudioFrame.from_ndarray(sound, format="fltp", layout=LAYOUTS[len(sound)])
+            frame.sample_rate, frame.pts, frame.time_base = rate_hz, 0, Fraction(1, rate_hz)
+            found = []
+            for piece in resampler.resample(frame) + resampler.resample(None):
+                found += track.encode(piece)
+            found += track.encode(None)
+            for packet in found:
+                at_s = float(packet.pts * packet.time_base)
+                moved_s = sound_at_s + sum(by for at, by in holes.items() if at_s >= at)
+                shift = round(moved_s / float(packet.time_base))
+                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                packets.append((at_s + moved_s, packet))
+        for _, packet in sorted(packets, key=lambda item: item[0]):
+            container.mux(packet)
+    return path
+
+
+# --- when ------------------------------------------------------------------------------------
+
+CODECS = [
+    ("a.mp4", "aac", 48_000, 1), ("a.mp4", "aac", 44_100, 2), ("a.mp4", "aac", 16_000, 1),
+    ("a.mp4", "aac", 48_000, 6), ("a.mkv", "aac", 48_000, 6),
+    ("a.mov", "pcm_s16le", 44_100, 2), ("a.mp4", "libmp3lame", 44_100, 1),
+    ("a.webm", "libopus", 48_000, 1), ("a.webm", "libopus", 48_000, 6),
+    ("a.mkv", "flac", 96_000, 1), ("a.mkv", "ac3", 48_000, 6), ("a.ts", "aac", 48_000, 1),
+    ("a.ts", "mp2", 48_000, 2), ("a.mpg", "mp2", 48_000, 2), ("a.avi", "pcm_s16le", 16_000, 1),
+    ("a.flv", "aac", 44_100, 1),
+]  # fmt: skip
+
+
+def lag_s(path: Path) -> float:
+    """How much later than the file's first stamp the picture begins."""
+    with av.open(str(path)) as container:
+        picture = container.streams.video[0]
+        return float((picture.start_time or 0) * picture.time_base) - container.start_time / 1e6
+
+
+@pytest.mark.parametrize(("name", "codec", "rate_hz", "channels"), CODECS)
+def test_a_click_stays_in_its_place(
+    tmp_path: Path, name: str, codec: str, rate_hz: int, channels: int
+) -> None:
+    """Encoders put silence first and containers say so: the clicks must not move."""
+    at_s = [0.5, 1.25, 3.0]
+    if name == "a.webm":
+        path = write_webm(tmp_path / name, clicks(4.0, at_s, rate_hz, channels), codec, rate_hz)
+    else:
+        path = write(tmp_path / name, clicks(4.0, at_s, rate_hz, channels), codec, rate_hz)
+    lag = lag_s(path)
+    assert 0 <= lag < 0.1
+    # Coding smears a click by a few milliseconds; the picture's start is the clicks' clock.
+    found = heard(path)
+    assert np.array(found) - lag == pytest.approx(np.array(at_s), abs=0.012)
+
+
+def write_webm(path: Path, sound: np.ndarray, codec: str, rate_hz: int) -> Path:
+    """WebM takes no h264: the picture is VP8."""
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("libvpx", rate=25)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        layout = LAYOUTS[len(sound)]
+        track = container.add_stream(codec, rate=rate_hz, layout=layout)
+        container.start_encoding()
+        resampler = av.AudioResampler(
+            format=track.codec_context.format, layout=layout, rate=rate_hz,
+            frame_size=track.codec_context.frame_size or 960,
+        )  # fmt: skip
+        frame = av.AudioFrame.from_ndarray(sound, format="fltp", layout=layout)
+        frame.sample_rate, frame.pts, frame.time_base = rate_hz, 0, Fraction(1, rate_hz)
+        packets = []
+        for piece in resampler.resample(frame) + resampler.resample(None):
+            packets += track.encode(piece)
+        packets += track.encode(None)
+        for number in range(100):
+            grey = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+            grey.pts, grey.time_base = number, Fraction(1, 25)
+            packets += picture.encode(grey)
+        packets += picture.encode(None)
+        for packet in sorted(packets, key=lambda p: float(p.dts * p.time_base)):
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.mov"])
+def test_sound_that_starts_late(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, clicks(3.0, [0.5, 2.0]), picture_s=7, sound_at_s=3.0)
+    begin_s, samples = read(path)
+    assert begin_s == pytest.approx(3.0, abs=0.07)
+    assert len(samples) / RATE_HZ == pytest.approx(3.0, abs=0.07)
+    assert times_of(samples, begin_s) == pytest.approx([3.5, 5.0], abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_sound_that_starts_before_the_picture(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, clicks(5.0, [0.5, 4.0]), picture_s=3, picture_at_s=2)
+    begin_s, samples = read(path)
+    assert begin_s == pytest.approx(0.0, abs=0.03)
+    assert times_of(samples, begin_s) == pytest.approx([0.5, 4.0], abs=0.03)
+
+
+def test_a_clock_that_starts_anywhere(tmp_path: Path) -> None:
+    """A recorded broadcast starts at the sender's time of day; a player shows 0."""
+    path = write(tmp_path / "a.ts", clicks(4.0, [0.5, 3.0]), options={"output_ts_offset": "1001.4"})
+    with av.open(str(path)) as container:
+        assert container.start_time > 1000e6
+    assert heard(path) == pytest.approx([0.5, 3.0], abs=0.05)
+    assert heard(path, 2.0, 3.5) == pytest.approx([3.0], abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.ts"])
+def test_a_hole_is_silent(tmp_path: Path, name: str) -> None:
+    """A recorder that lost two seconds: what comes after them must not move forward."""
+    path = write(
+        tmp_path / name, clicks(4.0, [0.5, 1.5, 3.0]), "mp2", picture_s=7, holes={2.0: 2.0}
+    )
+    begin_s, samples = read(path)
+    assert times_of(samples, begin_s) == pytest.approx([0.5, 1.5, 5.0], abs=0.05)
+    inside = samples[round(2.2 * RATE_HZ) : round(3.9 * RATE_HZ)]
+    assert np.abs(inside).max() < 1e-3
+    assert len(samples) / RATE_HZ == pytest.approx(6.0, abs=0.1)
+
+
+def test_what_is_told_twice_is_heard_once(tmp_path: Path) -> None:
+    """Two recordings that overlap by a second, one after the other in one stream."""
+    first, again = (
+        write(tmp_path / f"{at}.ts", clicks(2.0, at_s), "mp2", picture_s=2,
+              options={"output_ts_offset": str(at)})
+        for at, at_s in ((1, [0.5, 1.5]), (2, [0.2, 0.7, 1.25]))
+    )  # fmt: skip
+    path = tmp_path / "a.ts"
+    path.write_bytes(first.read_bytes() + again.read_bytes())
+    begin_s, samples = read(path)
+    # The second starts 1 s after the first: of its clicks only the last has not been told yet.
+    assert times_of(samples, begin_s) == pytest.approx([0.5, 1.5, 2.25], abs=0.04)
+    assert len(samples) / RATE_HZ == pytest.approx(3.0, abs=0.1)
+
+
+def test_small_faults_of_the_clock_are_rounding(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mkv", clicks(4.0, [0.5, 3.0]), "mp2", holes={1.0: 0.03, 2.0: -0.03})
+    begin_s, samples = read(path)
+    assert len(samples) / RATE_HZ == pytest.approx(4.0, abs=0.03)
+    assert times_of(samples, begin_s) == pytest.approx([0.5, 3.0], abs=0.02)
+
+
+def test_a_clock_that_jumps_by_an_hour_is_damage(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mkv", clicks(4.0, [0.5]), "mp2", holes={2.0: 3600.0})
+    assert "jumps by 3600 s at 2.0" in fault(path)
+
+
+def test_a_long_hole_comes_in_blocks(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mkv", clicks(4.0, [0.5, 3.0]), "mp2", holes={2.0: 300.0})
+    with open_soundtrack(path) as track:
+        blocks = list(track.blocks)
+    assert max(len(block) for block in blocks) < 3 * RATE_HZ
+    assert times_of(np.concatenate(blocks), track.start_s) == pytest.approx([0.5, 303.0], abs=0.05)
+
+
+# --- what ------------------------------------------------------------------------------------
+
+
+def test_every_channel_is_heard(tmp_path: Path) -> None:
+    """Six channels with a tone each: the mean holds all of them, the same amount of each."""
+    t = np.arange(3 * 48_000) / 48_000
+    tones = [400, 700, 1100, 60, 1900, 3100]
+    sound = np.stack([0.6 * np.sin(2 * np.pi * hz * t) for hz in tones]).astype(np.float32)
+    path = write(tmp_path / "a.mov", sound, "pcm_s16le", picture_s=3)
+    _, samples = read(path)
+    spectrum = np.abs(np.fft.rfft(samples[:RATE_HZ] * np.hanning(RATE_HZ))) * 4 / RATE_HZ
+    assert [spectrum[hz] for hz in tones] == pytest.approx([0.1] * 6, rel=0.05)
+    _, coded = read(write(tmp_path / "a.mp4", sound, "aac", picture_s=3))
+    spectrum = np.abs(np.fft.rfft(coded[RATE_HZ : 2 * RATE_HZ] * np.hanning(RATE_HZ))) * 4 / RATE_HZ
+    assert all(spectrum[hz] > 0.05 for hz in tones)
+
+
+@pytest.mark.parametrize("sound_s", [2.0, 9.0])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_sound_may_be_shorter_or_longer_than_the_picture(
+    tmp_path: Path, name: str, sound_s: float
+) -> None:
+    path = write(tmp_path / name, clicks(sound_s, [0.5, sound_s - 0.5]), picture_s=5)
+    begin_s, samples = read(path)
+    assert len(samples) / RATE_HZ == pytest.approx(sound_s, abs=0.1)
+    assert times_of(samples, begin_s) == pytest.approx([0.5, sound_s - 0.5], abs=0.03)
+
+
+# --- parts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate_hz"),
+    [
+        ("a.mp4", "aac", 48_000), ("a.mkv", "libopus", 48_000), ("a.mp4", "libmp3lame", 44_100),
+        ("a.ts", "mp2", 48_000), ("a.mov", "pcm_s16le", 16_000), ("a.avi", "pcm_s16le", 44_100),
+        ("pieces.mp4", "aac", 48_000),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("start_s", "end_s"),
+    [(0.0, 2.0), (0.1, 1.0), (3.217, 5.5), (6.5, 7.9), (5.0, None), (None, 3.3), (7.0, 99.0)],
+)
+def test_a_part_is_that_stretch_of_the_whole(
+    tmp_path: Path, name: str, codec: str, rate_hz: int, start_s: float, end_s: float
+) -> None:
+    rng = np.random.default_rng(0)
+    noise = 0.2 * rng.standard_normal((1, 8 * rate_hz)).astype(np.float32)
+    # Slow changes: the resampler starts afresh in a part, and rings for some samples.
+    sound = np.apply_along_axis(lambda x: np.convolve(x, np.ones(8) / 8, "same"), 1, noise)
+    options = {"movflags": "frag_keyframe+empty_moov"} if name == "pieces.mp4" else {}
+    path = write(tmp_path / name, sound.astype(np.float32), codec, rate_hz, picture_s=8,
+                 options=options)  # fmt: skip
+    whole_s, whole = read(path)
+    part_s, part = read(path, start_s, end_s)
+    from_s = max(whole_s, start_s or 0.0)
+    until_s = min(end_s or 99.0, whole_s + len(whole) / RATE_HZ)
+    assert part_s == pytest.approx(from_s, abs=1.0 / rate_hz)
+    assert len(part) / RATE_HZ == pytest.approx(until_s - from_s, abs=1e-3)
+    offset = (part_s - whole_s) * RATE_HZ
+    # Time stamps of whole milliseconds may place a part that much off.
+    errors = []
+    for shift in range(-45, 46):
+        positions = np.arange(200, len(part) - 200)
+        expected = np.interp(positions + offset + shift, np.arange(len(whole)), whole)
+        errors.append(np.std(part[200:-200] - expected) / np.std(expected))
+    # AAC draws some of its noise anew each time.
+    assert min(errors) < 0.2
+    if name != "a.mkv":
+        assert int(np.argmin(errors)) == 45
+
+
+def test_parts_of_late_sound(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", clicks(3.0, [0.5, 2.0]), picture_s=7, sound_at_s=3.0)
+    begin_s, samples = read(path, 1.0, 4.0)
+    assert begin_s == pytest.approx(3.0, abs=0.03)
+    assert times_of(samples, begin_s) == pytest.approx([3.5], abs=0.03)
+    with pytest.raises(AudioError, match="has no sound in it in this part"):
+        read(path, 0.5, 2.5)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_a_part_beyond_the_end(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, clicks(4.0, [0.5]))
+    for part in ((5.0, 6.0), (4.5, None), (100.0, 200.0)):
+        with pytest.raises(AudioError) as caught:
+            read(path, *part)
+        message = str(caught.value).replace(str(path), "FILE")
+        assert message == "FILE has no sound in it in this part: nothing can be paired with it"
+
+
+def test_a_part_is_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten seconds of two minutes: the rest is not decoded."""
+    path = write(tmp_path / "a.mp4", clicks(120.0, [100.5]), picture_s=4)
+    from soundsight.media import soundtrack
+
+    taken = []
+    mono_of = soundtrack.mono_of
+
+    def counted(samples: np.ndarray, *rest: Any) -> np.ndarray:
+        taken.append(len(samples))
+        return mono_of(samples, *rest)
+
+    monkeypatch.setattr(soundtrack, "mono_of", counted)
+    assert heard(path, 99.0, 109.0) == pytest.approx([100.5], abs=0.03)
+    assert sum(taken) < 12 * 48_000
+
+
+# --- faults ----------------------------------------------------------------------------------
+
+
+def fault(path: Path, start_s: float | None = None, end_s: float | None = None) -> str:
+    with pytest.raises(AudioError) as caught:
+        read(path, start_s, end_s)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message.replace(str(path), "FILE")
+
+
+@pytest.mark.parametrize(
+    ("name", "movflags"),
+    [("a.mp4", "faststart"), ("a.mkv", ""), ("pieces.mp4", "frag_keyframe+empty_moov")],
+)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_file_that_is_cut_short(tmp_path: Path, name: str, movflags: str, share: float) -> None:
+    options = {"movflags": movflags} if movflags else {}
+    rng = np.random.default_rng(0)
+    sound = 0.2 * rng.standard_normal((1, 10 * 48_000)).astype(np.float32)
+    path = write(tmp_path / name, sound, picture_s=10, options=options)
+    assert len(read(path)[1]) / RATE_HZ == pytest.approx(10, abs=0.1)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    message = fault(path)
+    assert "cut short" in message
+    # What lies before the cut can be read.
+    assert len(read(path, 0.5, 1.5)[1]) == pytest.approx(RATE_HZ, abs=2)
+    assert "cut short" in fault(path, 0.5, 9.9)
+
+
+def test_no_sound(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", None)
+    assert fault(path) == "FILE has no sound track: nothing can be paired with it"
+    (tmp_path / "text.mp4").write_text("no video\n" * 100)
+    (tmp_path / "empty.mp4").touch()
+    av_gif = tmp_path / "a.gif"
+    with av.open(str(av_gif), "w") as container:
+        track = container.add_stream("gif", rate=10)
+        track.width, track.height, track.pix_fmt = 64, 48, "rgb8"
+        frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+        container.mux(track.encode(frame.reformat(format="rgb8")))
+        container.mux(track.encode(None))
+    assert "is no video file" in fault(av_gif)
+    assert "no sound or video" in fault(tmp_path / "text.mp4")
+    assert "is empty" in fault(tmp_path / "empty.mp4")
+    assert "does not exist" in fault(tmp_path / "missing.mp4")
+    assert "is a folder" in fault(tmp_path)
+
+
+def test_damage_in_the_middle(tmp_path: Path) -> None:
+    sound = clicks(4.0, [0.5, 3.0])
+    path = write(tmp_path / "a.mp4", sound, "aac")
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(audio=0) if p.size > 20]
+    data = bytearray(path.read_bytes())
+    for pos, size in packets[len(packets) // 2 :][:3]:
+        data[pos : pos + size] = b"\xff" * size
+    path.write_bytes(data)
+    assert "damaged or cut short at" in fault(path)
+
+
+def test_sound_that_is_not_finite(tmp_path: Path) -> None:
+    sound = clicks(2.0, [0.5])
+    sound[0, 48_000] = np.nan
+    path = write(tmp_path / "a.mkv", sound, "pcm_f32le", picture_s=2)
+    assert "not a finite number at 1.00 s" in fault(path)
+
+
+def test_an_encrypted_sound(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.mp4", clicks(2.0, [0.5]), picture_s=2,
+        options={
+            "encryption_scheme": "cenc-aes-ctr",
+            "encryption_key": "00112233445566778899aabbccddeeff",
+            "encryption_kid": "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf",
+        },
+    )  # fmt: skip
+    assert fault(path) == "FILE is encrypted: decrypt it first"
+    assert fault(path, 1.0, 1.5) == "FILE is encrypted: decrypt it first"
