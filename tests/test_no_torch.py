@@ -78,3 +78,32 @@ def open_onnx(*args):
 session.open_onnx = open_onnx
 """
     assert name in loaded_by(translate(sound, tiny_model, tmp_path / "out", inject))
+
+
+def test_prepare_and_data_load_no_torch(tmp_path: Path) -> None:
+    """Preparing pairs takes no torch, in the command as in its workers (which ingest in here)."""
+    code = f"""
+import sys
+from pathlib import Path
+from soundsight.media import synth
+from soundsight.pairs.ingest import IngestConfig, ingest
+from soundsight.pairs.records import Clip
+folder = Path({str(tmp_path)!r})
+video = synth.write_video(folder / "videos" / "a.mp4", "dog", 2.0, 0, fps=5, size_px=64)
+clip = Clip(path=str(video), key="a.mp4", group="a")
+assert ingest(clip, IngestConfig(), folder / "part").failure is None
+from soundsight.apps.cli import main
+for words in (
+    ["prepare", str(folder / "videos"), "-o", str(folder / "data"), "--workers", "1"],
+    ["data", "info", str(folder / "data")],
+    ["data", "verify", str(folder / "data")],
+    ["data", "sheet", str(folder / "data"), "-o", str(folder / "sheet.png")],
+):
+    sys.argv = ["soundsight", *words]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, end.code
+"""
+    assert loaded_by(code) == set()
+    assert (tmp_path / "sheet.png").is_file()

@@ -42,27 +42,28 @@ def make_video(
     *,
     with_picture: bool = True,
 ) -> Path:
-    """Write frames uint8 [H, W, 3] and a mono sound, both lossless enough to be told apart."""
+    """Write frames uint8 [H, W, 3] and a mono sound, the picture without any loss."""
     av = quiet_av()
     with av.open(os.fspath(path), "w", format="matroska") as container:
         picture = voice = None
         if with_picture:
-            picture = container.add_stream("mjpeg", rate=fps)
+            picture = container.add_stream("ffv1", rate=fps)
             picture.height, picture.width = frames[0].shape[:2]
-            picture.pix_fmt = "yuvj444p"
-            picture.options = {"q": "1"}
+            picture.pix_fmt = "bgr0"
         if sound is not None:
             voice = container.add_stream("pcm_s16le", rate=RATE_HZ, layout="mono")
         if picture is not None:
             for frame in frames:
                 shown = av.VideoFrame.from_ndarray(frame, format="rgb24")
-                container.mux(picture.encode(shown.reformat(format="yuvj444p")))
+                container.mux(picture.encode(shown.reformat(format="bgr0")))
             container.mux(picture.encode(None))
         if voice is not None and sound is not None:
-            levels = (sound * 32767).astype(np.int16)[None]
-            heard = av.AudioFrame.from_ndarray(levels, format="s16", layout="mono")
-            heard.sample_rate = RATE_HZ
-            container.mux(voice.encode(heard))
+            levels = (sound * 32767).astype(np.int16)
+            for at in range(0, len(levels), 4410):
+                piece = levels[None, at : at + 4410]
+                heard = av.AudioFrame.from_ndarray(piece, format="s16", layout="mono")
+                heard.sample_rate, heard.pts = RATE_HZ, at
+                container.mux(voice.encode(heard))
             container.mux(voice.encode(None))
     return path
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from soundsight.core.errors import OutputError
-from soundsight.views import sheet
+from soundsight.views import drawing, sheet
 
 
 def row(name: str = "dog.wav", *, count: int = 1, note: str = "", more: int = 0) -> sheet.Row:
@@ -86,7 +86,7 @@ def test_long_names_keep_both_ends() -> None:
     ink = ImageDraw.Draw(Image.new("RGB", (10, 10)))
     drawn: list[str] = []
     ink.text = lambda _at, words, **_: drawn.append(words)  # type: ignore[method-assign]
-    sheet._text(ink, (0, 0), "begin" + "x" * 200 + "end.wav", 17, (0, 0, 0), 200)
+    drawing.write_line(ink, (0, 0), "begin" + "x" * 200 + "end.wav", 17, (0, 0, 0), 200)
     assert drawn[0].startswith("begin")
     assert drawn[0].endswith("end.wav")
     assert "..." in drawn[0]
@@ -94,7 +94,7 @@ def test_long_names_keep_both_ends() -> None:
 
 def test_names_without_any_system_font(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sheet, "_FALLBACKS", ())
-    assert sheet._dressed("bébé 電.wav", 17)[0] == "bebe ?.wav"
+    assert drawing._dressed("bébé 電.wav", 17)[0] == "bebe ?.wav"
 
 
 @pytest.mark.parametrize(

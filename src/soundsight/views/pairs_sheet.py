@@ -9,25 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from soundsight.views.sheet import (
-    _AMBER,
-    _CARD,
-    _DIM,
-    _GAP_PX,
-    _HEADER_PX,
-    _MARGIN_PX,
-    _PAD_PX,
-    _PAGE,
-    _PANEL_PX,
-    _PICTURE_PX,
-    _TEXT,
-    _heat,
-    _text,
-    picture,
+from soundsight.views.drawing import (
+    AMBER,
+    CARD,
+    DIM,
+    GAP_PX,
+    HEADER_PX,
+    MARGIN_PX,
+    PAD_PX,
+    PAGE,
+    PANEL_PX,
+    PICTURE_PX,
+    TEXT,
+    heat,
+    write_line,
 )
+from soundsight.views.sheet import picture
 
 _LINE_PX = 21
-_CARD_WIDTH_PX = 2 * _PAD_PX + _PICTURE_PX + _GAP_PX // 2 + _PANEL_PX
+_CARD_WIDTH_PX = 2 * PAD_PX + PICTURE_PX + GAP_PX // 2 + PANEL_PX
 _SHEET_MIN_PX = 420
 
 
@@ -62,27 +62,27 @@ def pairs_sheet(cards: Sequence[PairCard], *, columns: int = 3, title: str = "")
     columns = max(1, min(columns, len(cards)))
     rows = -(-len(cards) // columns)
     lines = 2 if any(card.note for card in cards) else 1
-    card_h = 2 * _PAD_PX + _PICTURE_PX + lines * _LINE_PX
-    width = 2 * _MARGIN_PX + columns * (_CARD_WIDTH_PX + _GAP_PX) - _GAP_PX
-    height = _HEADER_PX + rows * (card_h + _GAP_PX) - _GAP_PX + _MARGIN_PX
-    page = Image.new("RGB", (max(width, _SHEET_MIN_PX), height), _PAGE)
+    card_h = 2 * PAD_PX + PICTURE_PX + lines * _LINE_PX
+    width = 2 * MARGIN_PX + columns * (_CARD_WIDTH_PX + GAP_PX) - GAP_PX
+    height = HEADER_PX + rows * (card_h + GAP_PX) - GAP_PX + MARGIN_PX
+    page = Image.new("RGB", (max(width, _SHEET_MIN_PX), height), PAGE)
     ink = ImageDraw.Draw(page)
-    _text(ink, (_MARGIN_PX, 19), "soundsight", 20, _TEXT, 140)
-    _text(ink, (_MARGIN_PX + 118, 23), title, 15, _DIM, page.width - 2 * _MARGIN_PX - 118)
+    write_line(ink, (MARGIN_PX, 19), "soundsight", 20, TEXT, 140)
+    write_line(ink, (MARGIN_PX + 118, 23), title, 15, DIM, page.width - 2 * MARGIN_PX - 118)
     if not cards:
-        _text(ink, (_MARGIN_PX, _HEADER_PX - 12), "no pairs", 15, _DIM, 200)
+        write_line(ink, (MARGIN_PX, HEADER_PX - 12), "no pairs", 15, DIM, 200)
     for index, card in enumerate(cards):
         row, column = divmod(index, columns)
-        x = _MARGIN_PX + column * (_CARD_WIDTH_PX + _GAP_PX)
-        y = _HEADER_PX + row * (card_h + _GAP_PX)
-        ink.rounded_rectangle((x, y, x + _CARD_WIDTH_PX - 1, y + card_h - 1), 12, fill=_CARD)
-        left, top = x + _PAD_PX, y + _PAD_PX
-        page.paste(picture(card.image, _PICTURE_PX), (left, top))
-        mel = Image.fromarray(_heat()[card.mel])
-        mel = mel.resize((_PANEL_PX, _PICTURE_PX), Image.Resampling.BILINEAR)
-        page.paste(mel, (left + _PICTURE_PX + _GAP_PX // 2, top))
-        room = _CARD_WIDTH_PX - 2 * _PAD_PX
-        below = top + _PICTURE_PX + 6
-        _text(ink, (left, below), card.caption, 14, _TEXT, room)
-        _text(ink, (left, below + _LINE_PX), card.note, 14, _AMBER, room)
+        x = MARGIN_PX + column * (_CARD_WIDTH_PX + GAP_PX)
+        y = HEADER_PX + row * (card_h + GAP_PX)
+        ink.rounded_rectangle((x, y, x + _CARD_WIDTH_PX - 1, y + card_h - 1), 12, fill=CARD)
+        left, top = x + PAD_PX, y + PAD_PX
+        page.paste(picture(card.image, PICTURE_PX), (left, top))
+        mel = Image.fromarray(heat()[card.mel])
+        mel = mel.resize((PANEL_PX, PICTURE_PX), Image.Resampling.BILINEAR)
+        page.paste(mel, (left + PICTURE_PX + GAP_PX // 2, top))
+        room = _CARD_WIDTH_PX - 2 * PAD_PX
+        below = top + PICTURE_PX + 6
+        write_line(ink, (left, below), card.caption, 14, TEXT, room)
+        write_line(ink, (left, below + _LINE_PX), card.note, 14, AMBER, room)
     return page

@@ -6,17 +6,35 @@ log-mel on one time axis, and beside them what was imagined from it.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, PngImagePlugin
 
 from soundsight.core.runs import atomic_file
+from soundsight.views.drawing import (
+    AMBER,
+    CAPTION_PX,
+    CARD,
+    DIM,
+    GAP_PX,
+    HEADER_PX,
+    MARGIN_PX,
+    NAME_PX,
+    PAD_PX,
+    PAGE,
+    PANEL_PX,
+    PICTURE_PX,
+    TEXT,
+    WAVE,
+    WAVE_PX,
+    WELL,
+    heat,
+    write_line,
+)
 
 CAPTION = "imagined from sound"
 """What every picture says of itself: it is no photograph of anything that happened."""
@@ -25,31 +43,6 @@ ROWS_PER_PAGE = 20
 MAX_PICTURES = 12
 """More pictures of one second than this are counted on its card, not shown."""
 
-Color = tuple[int, int, int]
-_PAGE: Color = (14, 16, 20)
-_CARD: Color = (24, 27, 33)
-_WELL: Color = (11, 12, 16)
-_TEXT: Color = (234, 231, 225)
-_DIM: Color = (139, 145, 156)
-_WAVE: Color = (132, 182, 199)
-_AMBER: Color = (222, 180, 112)
-_HEAT: tuple[tuple[float, Color], ...] = (
-    (0.0, (11, 12, 16)),
-    (0.25, (44, 36, 82)),
-    (0.5, (134, 54, 108)),
-    (0.75, (228, 118, 84)),
-    (1.0, (253, 236, 196)),
-)
-
-_MARGIN_PX = 28
-_GAP_PX = 16
-_PAD_PX = 16
-_PICTURE_PX = 152
-_PANEL_PX = 236
-_WAVE_PX = 48
-_NAME_PX = 30
-_CAPTION_PX = 20
-_HEADER_PX = 58
 _PICTURES_PER_LINE = 6
 _PAGE_WIDTH_PX = 1640
 
@@ -188,23 +181,23 @@ def draw_page(rows: Sequence[Row], *, subtitle: str = "") -> Image.Image:
     most = max((min(len(row.images), MAX_PICTURES) for row in rows), default=1)
     per_line = max(1, min(most, _PICTURES_PER_LINE))
     lines = max(1, -(-most // per_line))
-    card_w = 2 * _PAD_PX + _PANEL_PX + per_line * (_PICTURE_PX + _GAP_PX)
-    card_h = _PAD_PX // 2 + _NAME_PX + lines * (_PICTURE_PX + _CAPTION_PX) + _PAD_PX
-    columns = max(1, min(len(rows), _PAGE_WIDTH_PX // (card_w + _GAP_PX)))
+    card_w = 2 * PAD_PX + PANEL_PX + per_line * (PICTURE_PX + GAP_PX)
+    card_h = PAD_PX // 2 + NAME_PX + lines * (PICTURE_PX + CAPTION_PX) + PAD_PX
+    columns = max(1, min(len(rows), _PAGE_WIDTH_PX // (card_w + GAP_PX)))
     down = -(-len(rows) // columns)
-    width = 2 * _MARGIN_PX + columns * card_w + (columns - 1) * _GAP_PX
-    height = _HEADER_PX + down * (card_h + _GAP_PX) - _GAP_PX + _MARGIN_PX
-    page = Image.new("RGB", (width, height), _PAGE)
+    width = 2 * MARGIN_PX + columns * card_w + (columns - 1) * GAP_PX
+    height = HEADER_PX + down * (card_h + GAP_PX) - GAP_PX + MARGIN_PX
+    page = Image.new("RGB", (width, height), PAGE)
     ink = ImageDraw.Draw(page)
-    _text(ink, (_MARGIN_PX, 19), "soundsight", 20, _TEXT, 140)
-    _text(ink, (_MARGIN_PX + 118, 23), CAPTION, 15, _DIM, 180)
-    room = width - 2 * _MARGIN_PX - 280
-    _text(ink, (width - _MARGIN_PX, 24), subtitle, 14, _DIM, room, right=True)
+    write_line(ink, (MARGIN_PX, 19), "soundsight", 20, TEXT, 140)
+    write_line(ink, (MARGIN_PX + 118, 23), CAPTION, 15, DIM, 180)
+    room = width - 2 * MARGIN_PX - 280
+    write_line(ink, (width - MARGIN_PX, 24), subtitle, 14, DIM, room, right=True)
     for index, row in enumerate(rows):
         # Down the columns, as one reads a list: time goes on below, not beside.
         column, line = divmod(index, down)
-        x = _MARGIN_PX + column * (card_w + _GAP_PX)
-        y = _HEADER_PX + line * (card_h + _GAP_PX)
+        x = MARGIN_PX + column * (card_w + GAP_PX)
+        y = HEADER_PX + line * (card_h + GAP_PX)
         _card(page, ink, row, (x, y, card_w, card_h), per_line, lines)
     return page
 
@@ -218,40 +211,40 @@ def _card(
     lines: int,
 ) -> None:
     x, y, card_w, card_h = box
-    ink.rounded_rectangle((x, y, x + card_w - 1, y + card_h - 1), 12, fill=_CARD)
-    left, right = x + _PAD_PX, x + card_w - _PAD_PX
+    ink.rounded_rectangle((x, y, x + card_w - 1, y + card_h - 1), 12, fill=CARD)
+    left, right = x + PAD_PX, x + card_w - PAD_PX
     time = clock(row.second)
-    _text(ink, (left, y + 13), row.name, 17, _TEXT, right - left - 100)
-    _text(ink, (right, y + 15), time, 15, _DIM, 90, right=True)
-    top = y + _PAD_PX // 2 + _NAME_PX
-    mel_h = _PICTURE_PX - _WAVE_PX - 2
-    _waveform(page, row.waveform, (left, top, _PANEL_PX, _WAVE_PX))
-    mel = Image.fromarray(_heat()[row.mel]).resize((_PANEL_PX, mel_h), Image.Resampling.BILINEAR)
-    page.paste(mel, (left, top + _WAVE_PX + 2))
-    _text(ink, (left, top + _PICTURE_PX + 4), "what was heard, 1 s", 13, _DIM, _PANEL_PX)
-    first = left + _PANEL_PX + _GAP_PX
+    write_line(ink, (left, y + 13), row.name, 17, TEXT, right - left - 100)
+    write_line(ink, (right, y + 15), time, 15, DIM, 90, right=True)
+    top = y + PAD_PX // 2 + NAME_PX
+    mel_h = PICTURE_PX - WAVE_PX - 2
+    _waveform(page, row.waveform, (left, top, PANEL_PX, WAVE_PX))
+    mel = Image.fromarray(heat()[row.mel]).resize((PANEL_PX, mel_h), Image.Resampling.BILINEAR)
+    page.paste(mel, (left, top + WAVE_PX + 2))
+    write_line(ink, (left, top + PICTURE_PX + 4), "what was heard, 1 s", 13, DIM, PANEL_PX)
+    first = left + PANEL_PX + GAP_PX
     shown = row.images[:MAX_PICTURES]
     for index, (image, note) in enumerate(zip(shown, row.notes, strict=False)):
         line, column = divmod(index, per_line)
-        px = first + column * (_PICTURE_PX + _GAP_PX)
-        py = top + line * (_PICTURE_PX + _CAPTION_PX)
-        page.paste(picture(image, _PICTURE_PX), (px, py))
+        px = first + column * (PICTURE_PX + GAP_PX)
+        py = top + line * (PICTURE_PX + CAPTION_PX)
+        page.paste(picture(image, PICTURE_PX), (px, py))
         if note:
-            middle = (px + _PICTURE_PX // 2, py + _PICTURE_PX // 2)
+            middle = (px + PICTURE_PX // 2, py + PICTURE_PX // 2)
             ink.multiline_text(
                 middle,
                 note.replace(" ", "\n"),
                 font=_default_font(16),
-                fill=_AMBER,
+                fill=AMBER,
                 anchor="mm",
                 align="center",
             )
         else:
-            _text(ink, (px, py + _PICTURE_PX + 4), CAPTION, 13, _DIM, _PICTURE_PX)
+            write_line(ink, (px, py + PICTURE_PX + 4), CAPTION, 13, DIM, PICTURE_PX)
     more = row.more + len(row.images) - len(shown)
     if more:
-        at = (left, top + lines * (_PICTURE_PX + _CAPTION_PX) - _CAPTION_PX + 4)
-        _text(ink, at, f"and {more} more pictures", 13, _DIM, _PANEL_PX)
+        at = (left, top + lines * (PICTURE_PX + CAPTION_PX) - CAPTION_PX + 4)
+        write_line(ink, at, f"and {more} more pictures", 13, DIM, PANEL_PX)
 
 
 def clock(seconds: float) -> str:
@@ -275,128 +268,16 @@ def _waveform(
     x, y, width, height = box
     # Drawn at three times the size and reduced: thin lines without steps.
     scale = 3
-    big = Image.new("RGB", (width * scale, height * scale), _WELL)
+    big = Image.new("RGB", (width * scale, height * scale), WELL)
     ink = ImageDraw.Draw(big)
     steps = len(waveform)
     peak = max(float(np.abs(waveform).max()) if steps else 0.0, 1e-3)
     middle = height * scale / 2
     reach = 0.92 * middle / peak
-    ink.line((0, middle, width * scale, middle), fill=_WAVE, width=2)
+    ink.line((0, middle, width * scale, middle), fill=WAVE, width=2)
     for step in range(steps):
         low, high = float(waveform[step, 0]), float(waveform[step, 1])
         a = step * width * scale / steps
         b = (step + 1) * width * scale / steps - scale * 0.6
-        ink.rectangle((a, middle - high * reach - 1, b, middle - low * reach + 1), fill=_WAVE)
+        ink.rectangle((a, middle - high * reach - 1, b, middle - low * reach + 1), fill=WAVE)
     page.paste(big.resize((width, height), Image.Resampling.BOX), (x, y))
-
-
-@lru_cache(maxsize=1)
-def _heat() -> NDArray[np.uint8]:
-    """Colours of the log-mel: uint8 [256, 3], dark to light at an even pace."""
-    places = [place * 255 for place, _ in _HEAT]
-    levels = np.arange(256)
-    channels = [np.interp(levels, places, [color[i] for _, color in _HEAT]) for i in range(3)]
-    return np.rint(np.stack(channels, axis=1)).astype(np.uint8)
-
-
-# --- words in any script ---------------------------------------------------------------------
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-_FALLBACKS = (
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "NotoSansCJK-Regular.ttc",
-    "Arial Unicode.ttf",
-    "arialuni.ttf",
-    "arial.ttf",
-    "msgothic.ttc",
-)
-"""Fonts to look for on the system when a name is not plain Latin. None of them is needed."""
-
-
-@lru_cache(maxsize=16)
-def _default_font(size: int) -> Font:
-    return ImageFont.load_default(size)
-
-
-@lru_cache(maxsize=32)
-def _system_font(name: str, size: int) -> Font | None:
-    try:
-        return ImageFont.truetype(name, size)
-    except OSError:
-        return None
-
-
-@lru_cache(maxsize=4096)
-def _has_glyph(name: str | None, char: str) -> bool:
-    font = _default_font(16) if name is None else _system_font(name, 16)
-    if font is None:
-        return False
-    # A font draws what it lacks as its box, the picture that a non-character gets.
-    shape, missing = font.getmask(char), font.getmask("\uffff")
-    return char == " " or shape.size != missing.size or bytes(shape) != bytes(missing)
-
-
-def _dressed(text: str, size: int) -> tuple[str, Font]:
-    """Choose the font that has most of the text; what it lacks loses its accents or becomes ?."""
-    clean = "".join(c if c.isprintable() and not "\ud800" <= c <= "\udfff" else "?" for c in text)
-    if all(" " <= c <= "~" for c in clean):
-        return clean, _default_font(size)
-    letters = set(unicodedata.normalize("NFC", clean))
-
-    def lacks(name: str | None) -> int:
-        return sum(not _has_glyph(name, c) for c in letters)
-
-    best: str | None = None
-    least = lacks(None)
-    for name in _FALLBACKS:
-        if least == 0:
-            break
-        count = lacks(name)
-        if count < least:
-            best, least = name, count
-    font = _default_font(size) if best is None else _system_font(best, size)
-    assert font is not None
-    known = "".join(
-        c if _has_glyph(best, c) else _plain(c) for c in unicodedata.normalize("NFC", clean)
-    )
-    return known, font
-
-
-def _plain(char: str) -> str:
-    bare = unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode("ascii")
-    return bare if bare.isprintable() and bare else "?"
-
-
-def _text(
-    ink: ImageDraw.ImageDraw,
-    at: tuple[int, int],
-    text: str,
-    size: int,
-    color: Color,
-    room_px: int,
-    *,
-    right: bool = False,
-) -> None:
-    """Write one line; what is too long for ``room_px`` loses its middle, so that ends stay."""
-    words, font = _dressed(text[:300], size)
-    if ink.textlength(words, font=font) > room_px:
-        low, high = 0, len(words)
-        while low < high:
-            keep = (low + high + 1) // 2
-            if ink.textlength(_shortened(words, keep), font=font) <= room_px:
-                low = keep
-            else:
-                high = keep - 1
-        words = _shortened(words, low)
-    x, y = at
-    if right:
-        x -= int(ink.textlength(words, font=font))
-    # The baseline is what lines up across fonts, not the top of the letters.
-    ink.text((x, y + size), words, font=font, fill=color, anchor="ls")
-
-
-def _shortened(words: str, keep: int) -> str:
-    head = keep - keep // 2
-    return words[:head] + "..." + (words[len(words) - keep // 2 :] if keep > 1 else "")
