@@ -92,9 +92,9 @@ def test_long_names_keep_both_ends() -> None:
     assert "..." in drawn[0]
 
 
-def test_names_without_any_system_font(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sheet, "_FALLBACKS", ())
-    assert drawing._dressed("bébé 電.wav", 17)[0] == "bebe ?.wav"
+def test_names_without_anysystem_font(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "_FALLBACKS", ())
+    assert drawing.dressed("bébé 電.wav", 17)[0] == "bebe ?.wav"
 
 
 @pytest.mark.parametrize(

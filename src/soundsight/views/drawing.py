@@ -62,12 +62,12 @@ _FALLBACKS = (
 
 
 @lru_cache(maxsize=16)
-def _default_font(size: int) -> Font:
+def default_font(size: int) -> Font:
     return ImageFont.load_default(size)
 
 
 @lru_cache(maxsize=32)
-def _system_font(name: str, size: int) -> Font | None:
+def system_font(name: str, size: int) -> Font | None:
     try:
         return ImageFont.truetype(name, size)
     except OSError:
@@ -76,7 +76,7 @@ def _system_font(name: str, size: int) -> Font | None:
 
 @lru_cache(maxsize=4096)
 def _has_glyph(name: str | None, char: str) -> bool:
-    font = _default_font(16) if name is None else _system_font(name, 16)
+    font = default_font(16) if name is None else system_font(name, 16)
     if font is None:
         return False
     # A font draws what it lacks as its box, the picture that a non-character gets.
@@ -84,11 +84,11 @@ def _has_glyph(name: str | None, char: str) -> bool:
     return char == " " or shape.size != missing.size or bytes(shape) != bytes(missing)
 
 
-def _dressed(text: str, size: int) -> tuple[str, Font]:
+def dressed(text: str, size: int) -> tuple[str, Font]:
     """Choose the font that has most of the text; what it lacks loses its accents or becomes ?."""
     clean = "".join(c if c.isprintable() and not "\ud800" <= c <= "\udfff" else "?" for c in text)
     if all(" " <= c <= "~" for c in clean):
-        return clean, _default_font(size)
+        return clean, default_font(size)
     letters = set(unicodedata.normalize("NFC", clean))
 
     def lacks(name: str | None) -> int:
@@ -102,7 +102,7 @@ def _dressed(text: str, size: int) -> tuple[str, Font]:
         count = lacks(name)
         if count < least:
             best, least = name, count
-    font = _default_font(size) if best is None else _system_font(best, size)
+    font = default_font(size) if best is None else system_font(best, size)
     assert font is not None
     known = "".join(
         c if _has_glyph(best, c) else _plain(c) for c in unicodedata.normalize("NFC", clean)
@@ -126,7 +126,7 @@ def write_line(
     right: bool = False,
 ) -> None:
     """Write one line; what is too long for ``room_px`` loses its middle, so that ends stay."""
-    words, font = _dressed(text[:300], size)
+    words, font = dressed(text[:300], size)
     if ink.textlength(words, font=font) > room_px:
         low, high = 0, len(words)
         while low < high:

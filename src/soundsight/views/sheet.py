@@ -32,6 +32,7 @@ from soundsight.views.drawing import (
     WAVE,
     WAVE_PX,
     WELL,
+    default_font,
     heat,
     write_line,
 )
@@ -234,7 +235,7 @@ def _card(
             ink.multiline_text(
                 middle,
                 note.replace(" ", "\n"),
-                font=_default_font(16),
+                font=default_font(16),
                 fill=AMBER,
                 anchor="mm",
                 align="center",
