@@ -80,6 +80,16 @@ def test_class_folders_give_the_label_and_a_split_where_there_is_one(tmp_path: P
     assert found.layouts == ("classes",)
 
 
+def test_a_class_named_train_is_no_split(tmp_path: Path) -> None:
+    root = tree(tmp_path, "dog/a.mp4", "train/b.mp4", "train/c.mp4")
+    found = find_clips([str(root)], layout="classes")
+    assert told(found) == {
+        "dog/a.mp4": ("a", "dog", None),
+        "train/b.mp4": ("b", "train", None),
+        "train/c.mp4": ("c", "train", None),
+    }
+
+
 # --- VEGAS ---------------------------------------------------------------------------------------
 
 

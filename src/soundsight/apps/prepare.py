@@ -401,7 +401,7 @@ def _draw_sheet(step: str, dropped: Sequence[Dropped], path: Path) -> None:
                 note=pair.note,
             )
         )
-    pairs_sheet(cards, title=f"dropped: {step}").save(path, format="PNG")
+    pairs_sheet(cards, columns=5, title=f"dropped: {step}").save(path, format="PNG")
 
 
 def _is_there(out: Path, about: dict[str, Any], *, overwrite: bool, quiet: bool = False) -> bool:

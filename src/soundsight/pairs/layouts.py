@@ -139,9 +139,12 @@ def _read_folder(tree: Tree) -> Reading:
 
 def _read_classes(tree: Tree) -> Reading:
     reading = Reading()
+    # Without class folders in it, a folder named train is a class: trains are filmed, too.
+    tops = (name.split("/") for name in tree.videos)
+    is_split = any(len(top) > 2 and top[0].lower() in SPLIT_NAMES for top in tops)
     for name in tree.videos:
         *folders, _ = name.split("/")
-        split = SPLIT_NAMES.get(folders[0].lower()) if folders else None
+        split = SPLIT_NAMES.get(folders[0].lower()) if folders and is_split else None
         if not folders:
             reading.skipped.append((name, "in no class folder"))
             continue

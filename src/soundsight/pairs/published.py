@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -361,7 +361,9 @@ def _as_record(record: BatchRecord, name: str, label: str, window: int) -> Recor
         files[MEL] = encode_mel(record.mel)
     if record.image is not None:
         picture = io.BytesIO()
-        Image.fromarray(record.image).save(picture, format="WEBP", lossless=True)
+        # Lossless at any effort; this one is six times faster than the usual, and 3 % larger.
+        effort: dict[str, Any] = {"lossless": True, "method": 1, "quality": 20}
+        Image.fromarray(record.image).save(picture, format="WEBP", **effort)
         files["webp"] = picture.getvalue()
     if record.embedding is not None:
         array = io.BytesIO()
