@@ -29,6 +29,8 @@ format: $(VENV)/.dev  ## put the code in the house's shape
 bench: $(VENV)/.dev  ## measure speed and memory, side by side
 	$(BIN)/python benchmarks/runtime.py
 	$(BIN)/python benchmarks/mel.py
+	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/reader.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -434,9 +434,13 @@ class StoppedError(Exception):
 
 
 def stop_at(shards: int) -> Callable[[str, int, int], None]:
+    finished = 0
+
     def progress(what: str, done: int, of: int) -> None:
+        nonlocal finished
         assert done <= of
-        if (what, done) == ("writing shards", shards):
+        finished += what == "writing pairs"
+        if finished == shards:
             raise StoppedError
 
     return progress

@@ -199,14 +199,20 @@ def test_the_same_seed_gives_the_same_scores_and_another_does_not() -> None:
     assert (first != contrastive_scores(ToyPairs(), replace(TINY, seed=1))).any()
 
 
-def test_members_are_averaged() -> None:
-    one = contrastive_scores(ToyPairs(), TINY)
-    two = contrastive_scores(ToyPairs(), replace(TINY, members=2))
-    assert (one != two).any()
-    # The first member is the same network: the mean differs from it by half the other's gap.
-    other = 2 * two - one
-    assert np.isfinite(other).all()
-    assert np.abs(other - one).max() > np.abs(two - one).max()
+def test_members_are_different_networks_and_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, single = coherence.agreement, []
+
+    def watch(network: object, pairs: ToyPairs, rows: np.ndarray, config: object) -> np.ndarray:
+        scores = judge(network, pairs, rows, config)  # type: ignore[arg-type]
+        single.append((rows, scores))
+        return scores
+
+    monkeypatch.setattr(coherence, "agreement", watch)
+    scores = contrastive_scores(ToyPairs(), replace(TINY, members=2))
+    assert len(single) == 4
+    for (rows, first), (_, second) in (single[:2], single[2:]):
+        assert (first != second).any()
+        np.testing.assert_allclose(scores[rows], (first + second) / 2, rtol=1e-5)
 
 
 def test_the_callers_random_state_is_left_alone() -> None:

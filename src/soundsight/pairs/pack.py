@@ -388,30 +388,31 @@ class _Packer:
 
     # --- shards --------------------------------------------------------------------------------
 
-    def _write_shards(self, skipped: Sequence[tuple[str, str]]) -> tuple[dict[str, Any], _Plan]:
-        plans: dict[str, _Plan] = {split: _Plan(split, self._config) for split in SPLITS}
+    def _write_shards(self, skipped: Sequence[tuple[str, str]]) -> tuple[dict[str, Any], _Shards]:
+        journal = _Journal(self._stage.work / "shards.jsonl")
+
+        left = self._funnel[-1]["after"] if self._funnel else self._survey.cut
+        written = 0
+
+        def write(name: str, rows: Sequence[tuple[Clip, Entry]]) -> ShardInfo:
+            nonlocal written
+            info = self._write_shard(name, rows, journal)
+            written += info.pairs
+            self._tell("writing pairs", written, left)
+            return info
+
+        splits = {split: _Shards(split, self._config.shard_bytes, write) for split in SPLITS}
         for clip, group, entry in self._kept():
-            plans[self._split[clip.id]].add(clip, group, entry)
-        shards = sum(len(plan.shards) for plan in plans.values())
-        if not shards:
+            splits[self._split[clip.id]].add(clip, group, entry)
+        about = {split: shards.finish() for split, shards in splits.items()}
+        if not any(shards.pairs for shards in splits.values()):
             path = self._stage.report_failures([*skipped, *self._survey.failures])
             dropped = self._survey.cut
             raise DataError(
                 f"no pair is left for {self._stage.data}: cleaning dropped {dropped}, and {path} "
                 "says which videos failed and why"
             )
-        journal = _Journal(self._stage.work / "shards.jsonl")
-        about: dict[str, Any] = {}
-        done = 0
-        for split, plan in plans.items():
-            infos = []
-            for number, rows in enumerate(plan.shards):
-                name = f"{split}-{number:06d}.tar"
-                infos.append(self._write_shard(name, rows, journal))
-                done += 1
-                self._tell("writing shards", done, shards)
-            about[split] = plan.about(infos)
-        return about, plans["train"]
+        return about, splits["train"]
 
     def _write_shard(
         self, name: str, rows: Sequence[tuple[Clip, Entry]], journal: _Journal
@@ -458,38 +459,54 @@ class _Packer:
             self._draw(step, dropped, folder / f"{step}.png")
 
 
-class _Plan:
-    """Which pairs go into which shard of a split."""
+class _Shards:
+    """Fills the shards of one split, one after the other, in constant memory."""
 
-    def __init__(self, split: str, config: PackConfig) -> None:
+    def __init__(
+        self,
+        split: str,
+        limit: int,
+        write: Callable[[str, Sequence[tuple[Clip, Entry]]], ShardInfo],
+    ) -> None:
         self._split = split
-        self._limit = config.shard_bytes
-        self._bytes = 0
-        self.shards: list[list[tuple[Clip, Entry]]] = []
+        self._limit = limit
+        self._write = write
+        self._waiting: list[tuple[Clip, Entry]] = []
+        self._bytes = END_BYTES
+        self._infos: list[ShardInfo] = []
         self._clips: set[str] = set()
         self._groups: set[str] = set()
         self._files: set[str] = set()
         self._sums = np.zeros(2 + 2 * IMAGE_CHANNELS, object)
-        self._values = [0, 0]
+        self.pairs = 0
 
     def add(self, clip: Clip, group: str, entry: Entry) -> None:
+        """Put a pair into the shard that is being filled, or into the next where it is full."""
         size = record_bytes({name: size for name, (_, size) in entry.members.items()})
-        if not self.shards or self._bytes + size > self._limit:
-            self.shards.append([])
-            self._bytes = END_BYTES
-        self.shards[-1].append((clip, entry))
+        if self._waiting and self._bytes + size > self._limit:
+            self._flush()
+        self._waiting.append((clip, entry))
         self._bytes += size
+        self.pairs += 1
         self._clips.add(clip.id)
         self._groups.add(group)
         self._files |= set(entry.members)
         self._sums += np.array(entry.sums, object)
 
-    def about(self, infos: Sequence[ShardInfo]) -> dict[str, Any]:
+    def _flush(self) -> None:
+        name = f"{self._split}-{len(self._infos):06d}.tar"
+        self._infos.append(self._write(name, self._waiting))
+        self._waiting, self._bytes = [], END_BYTES
+
+    def finish(self) -> dict[str, Any]:
+        """Write what is waiting and return what dataset.json says of the split."""
+        if self._waiting:
+            self._flush()
         return {
-            "pairs": sum(info.pairs for info in infos),
+            "pairs": self.pairs,
             "videos": len(self._clips),
             "groups": len(self._groups),
-            "shards": [asdict(info) for info in infos],
+            "shards": [asdict(info) for info in self._infos],
             "files": sorted(self._files),
         }
 
@@ -500,7 +517,7 @@ class _Plan:
             mel_values: levels of one log-mel.
             pixels: pixels of one picture.
         """
-        pairs = sum(len(shard) for shard in self.shards)
+        pairs = self.pairs
         if not pairs:
             return {}
         counts = [mel_values] + [pixels] * IMAGE_CHANNELS
