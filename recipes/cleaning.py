@@ -189,7 +189,7 @@ def report(scores: NDArray[np.float32], pairs: TrainPairs, wrong: NDArray[np.boo
 def coherence_config(args: argparse.Namespace) -> CoherenceConfig:
     """The scorer's settings, from the command."""
     changes = {} if args.max_steps is None else {"max_steps": args.max_steps, "min_steps": 1}
-    return CoherenceConfig(seed=args.seed, bfloat16=args.bfloat16, **changes)
+    return CoherenceConfig(seed=args.seed, folds=args.folds, bfloat16=args.bfloat16, **changes)
 
 
 def find(args: argparse.Namespace) -> None:
@@ -370,6 +370,7 @@ def main() -> None:
         sub.add_argument("--seed", type=int, default=0)
         sub.add_argument("--drop-share", type=float, default=DROP_SHARE)
         sub.add_argument("--max-steps", type=int, help="fewer steps, for a quick look")
+        sub.add_argument("--folds", type=int, default=CoherenceConfig.folds)
         sub.add_argument("--bfloat16", action="store_true", help="faster where the CPU has it")
         sub.add_argument("--same", action="store_true", help="find: without cross-fitting, too")
         sub.add_argument("--limit", type=int, help="find: about so many pairs, of random photos")

@@ -356,7 +356,7 @@ print(json.dumps({"total": total, "problems": problems}))
 '''
 
 
-@pytest.mark.parametrize(("mode", "stride"), [("new", 2), ("overwrite", 3)])
+@pytest.mark.parametrize(("mode", "stride"), [("new", 4), ("overwrite", 5)])
 def test_killed_before_any_touch_of_the_disk_it_goes_on_to_the_same_bytes(
     mode: str, stride: int, tmp_path: Path
 ) -> None:

@@ -2,7 +2,8 @@
 
 Two scorers, both cross-fitted: pairs that share a video or a photo, directly or through others,
 stand in one fold, and a fold is scored by networks that were fitted on the other folds. A network
-that had seen a wrong pair would have learned it by heart and would find nothing odd about it.
+that has seen a wrong pair may have learned it by heart and find nothing odd about it. (With the
+defaults, on the bench, it had not: ``docs/cleaning.md``. More folds leave more to learn from.)
 
 * :func:`contrastive_scores` uses no label: two towers learn by contrast which sounds and pictures
   go together, on the very pairs that are to be cleaned.
@@ -57,7 +58,8 @@ class CoherenceConfig:
     """How the label-free scorer is fitted.
 
     Attributes:
-        folds: parts of the data, each scored by networks fitted on the rest; at least 2.
+        folds: parts of the data, each scored by networks fitted on the rest; at least 2. More leave
+            more to learn from and take as much longer.
         members: networks a fold, of different seeds; their scores are averaged.
         passes: times a network sees each pair it learns from, within ``min_steps``, ``max_steps``.
         min_steps: fewest batches a network.
