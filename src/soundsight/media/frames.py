@@ -76,6 +76,7 @@ class FrameReader:
 
     Attributes:
         pixel_aspect: width of a pixel over its height, for ``framing.square``.
+        start_s: when the picture starts, in seconds of the file's clock.
         duration_s: when the picture ends, in seconds of the file's clock, or None where the file
             does not tell.
     """
@@ -90,6 +91,7 @@ class FrameReader:
         # AVI has no time stamps: it counts frames.
         self.counts = container.format.name == "avi"
         self.pixel_aspect: Fraction | None = track.sample_aspect_ratio or None
+        self.start_s = float((track.start_time or 0) * track.time_base) - self._origin_s
         self.duration_s: float | None = None
         if track.duration is not None:
             end = (track.start_time or 0) + track.duration

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from soundsight.core.errors import VideoError
 from soundsight.core.units import IMAGE_PX
 from soundsight.media.audio import check_file, open_container, quiet_av
-from soundsight.media.frames import picture_track
+from soundsight.media.frames import open_frames, picture_track
 from soundsight.media.framing import quarter_turns, square
 
 
@@ -85,44 +85,13 @@ def frame_at(
         ConfigError: on an unknown crop.
     """
     file = Path(path)
-    check_file(file, VideoError)
-    av = quiet_av()
-    with open_container(file, VideoError) as container:
-        track = picture_track(container, file)
-        start = track.start_time or 0
-        target = start + t_s / float(track.time_base)
-        shown: Any = None
-        end_s = float("inf")
-        if t_s >= 0:
-            try:
-                # Lands on the key frame before the target: frames from there on are decoded.
-                container.seek(int(target), stream=track, backward=True)
-                for frame in container.decode(track):
-                    if frame.pts is None:
-                        continue
-                    # Half a tick of tolerance: times such as 0.1 s have no exact tick.
-                    if frame.pts > target + 0.5 and shown is not None:
-                        break
-                    shown = frame
-                    if frame.pts > target + 0.5:
-                        break
-                else:
-                    end_s = _end_s(shown, track)
-            except (av.error.FFmpegError, OSError):
-                shown = None
-        if shown is None or t_s >= end_s + 1e-6:
+    with open_frames(file) as reader:
+        # A comparison with nan is false.
+        times = [reader.start_s + t_s] if t_s >= 0 else []
+        shown = next(reader.at(times), None)
+        if shown is None or shown.frame is None:
             raise VideoError(f"{file} has no frame at {t_s:g} s: choose a time inside the video")
-        return square(shown, size_px, crop, track.sample_aspect_ratio)
-
-
-def _end_s(last: Any, track: Any) -> float:
-    """When the picture ends: the track's length, or one frame after the last time stamp."""
-    if last is None:
-        return 0.0
-    step_s = 1.0 / float(track.average_rate) if track.average_rate else 0.0
-    shown_s = float((last.pts - (track.start_time or 0)) * track.time_base) + step_s
-    length_s = float(track.duration * track.time_base) if track.duration is not None else 0.0
-    return max(shown_s, length_s)
+        return square(shown.frame, size_px, crop, reader.pixel_aspect)
 
 
 def _first_frame(container: Any, track: Any, file: Path) -> Any:
