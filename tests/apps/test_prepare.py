@@ -687,6 +687,47 @@ def test_unfinished_work_with_other_settings_is_refused(videos: Path, tmp_path: 
 # --- failures ------------------------------------------------------------------------------------
 
 
+def test_how_pairs_are_packed_may_change_without_cutting_again(
+    videos: Path, tmp_path: Path, cut: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A split, a shard's size or a learned step that is changed costs no video."""
+    data = tmp_path / "data"
+    moved = Stage.move_into_place
+
+    def stop(_: Stage) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stage, "move_into_place", stop)
+    run(videos, "-o", data, *RAW, "--split", "1,0,0", code=130)
+    assert cut
+    cut.clear()
+    monkeypatch.setattr(Stage, "move_into_place", moved)
+    run(videos, "-o", data, *RAW, "--split", "0,1,0")
+    assert not cut
+    run(videos, "-o", tmp_path / "fresh", *RAW, "--split", "0,1,0")
+    assert contents(data) == contents(tmp_path / "fresh")
+
+
+def test_coherence_that_learns_nothing_drops_nothing(
+    videos: Path, tmp_path: Path, cut: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from soundsight.training import coherence
+
+    def scores(mean: float) -> Callable[..., np.ndarray]:
+        return lambda pairs, **_: mean + np.linspace(-1, 1, len(pairs), dtype=np.float32)
+
+    monkeypatch.setattr(coherence, "contrastive_scores", scores(-0.5))
+    said = run(videos, "-o", tmp_path / "none", "--clean", "coherence")
+    assert "nothing could be learned from 16 pairs" in said
+    step = {"step": "coherence", "before": 16, "dropped": 0, "after": 16}
+    assert about(tmp_path / "none")["counts"]["cleaning"] == [step]
+    monkeypatch.setattr(coherence, "contrastive_scores", scores(0.5))
+    run(videos, "-o", tmp_path / "some", "--clean", "coherence", "--drop-share", "0.25")
+    assert about(tmp_path / "some")["counts"]["cleaning"][0]["dropped"] == 4
+    assert (tmp_path / "some" / "dropped" / "coherence.png").is_file()
+    assert len(cut) == 14
+
+
 def test_failures_are_recorded_and_the_run_goes_on(
     videos: Path, tmp_path: Path, cut: list[str]
 ) -> None:

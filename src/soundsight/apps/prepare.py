@@ -32,6 +32,8 @@ DUPLICATES, COHERENCE, CLASSIFIER = "duplicates", "coherence", "classifier"
 ENGINES = ("local", "ray")
 
 _COMMAND = "soundsight prepare"
+_AFTER_CUTTING = ("pack", "learned_cleaning")
+"""Settings on which no part depends."""
 
 
 def register(app: typer.Typer) -> None:
@@ -95,7 +97,8 @@ def prepare(
         int | None, typer.Option(min=0, help="Stop when more videos than this have failed.")
     ] = None,
     retry_failures: Annotated[
-        bool, typer.Option("--retry-failures", help="Try videos that failed before once more.")
+        bool,
+        typer.Option("--retry-failures", help="Try videos that failed in an unfinished run again."),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a dataset that is there.")
@@ -343,10 +346,19 @@ def _stage(out: Path, about: dict[str, Any], *, overwrite: bool) -> Iterator[Sta
     from soundsight.pairs.shards import ABOUT
     from soundsight.pairs.staging import Stage
 
-    settings = {**about["settings"], "version": about["soundsight"]}
+    # How parts are packed is settled after they are cut: it may change from run to run.
+    settings = {
+        **{key: about["settings"][key] for key in about["settings"] if key not in _AFTER_CUTTING},
+        "version": about["soundsight"],
+    }
     with Stage(out, settings, restart=overwrite) as stage:
         packed = stage.packed()
-        if stage.is_moving or (packed is not None and packed["inputs"] == about["inputs"]):
+        same = packed is not None and all(
+            packed[key] == about[key] for key in ("inputs", "settings")
+        )
+        if packed is not None and not same and not stage.is_moving:
+            stage.forget_shards()
+        if stage.is_moving or same:
             stage.move_into_place()
             # What was being moved may be of other videos than those that are named now.
             _is_there(out, about, overwrite=False, quiet=True)
@@ -371,7 +383,15 @@ def _scorer(name: str, progress: Callable[[str, int, int], None]) -> Scorer:
             progress(f"learning {name}", done, of)
 
         if name == COHERENCE:
-            return contrastive_scores(pairs, work=work, progress=told)
+            scores = contrastive_scores(pairs, work=work, progress=told)
+            if scores.mean() > 0:
+                return scores
+            say(
+                f"warning: nothing could be learned from {len(pairs)} pairs, so coherence drops "
+                "none of them: it takes some thousands",
+                err=True,
+            )
+            return None
         labels = [label for label in pairs.labels if label is not None]
         if len(labels) < len(pairs):
             raise DataError(

@@ -78,8 +78,11 @@ class PackConfig:
 class Scorer(Protocol):
     """Says how well the sound and the picture of each pair agree; higher is better."""
 
-    def __call__(self, pairs: StagedPairs, work: Path) -> NDArray[np.float32]:
-        """Return float32 [len(pairs)]; ``work`` is a folder for what is worth resuming."""
+    def __call__(self, pairs: StagedPairs, work: Path) -> NDArray[np.float32] | None:
+        """Return float32 [len(pairs)], or None where nothing could be learned: none is dropped.
+
+        ``work`` is a folder for what is worth resuming.
+        """
 
 
 class StagedPairs:
@@ -375,7 +378,10 @@ class _Packer:
         work = self._stage.work / step
         work.mkdir(exist_ok=True)
         pairs = StagedPairs(self._stage, rows)
-        scores = np.asarray(scorer(pairs, work), np.float32)
+        scores = scorer(pairs, work)
+        if scores is None:
+            self._count(step, len(rows), 0)
+            return
         count = int(len(rows) * self._config.coherence_share)
         order = sorted(
             range(len(rows)), key=lambda i: (float(scores[i]), stable_hash(pairs.keys[i]))

@@ -175,8 +175,9 @@ def contrastive_scores(
     The score is an estimate of the pointwise mutual information in nats: how much likelier the
     picture is with this sound than any picture of the fold, averaged with the same from picture to
     sound (van den Oord et al. 2018 show that InfoNCE's optimum is this ratio). Above 0 a pair fits
-    better than chance. Where even the mean over all pairs is not above 0 nothing was learned, and
-    dropping by these scores is dropping at random.
+    better than chance. Where even the mean over all pairs is not above 0 hardly anything was
+    learned, and dropping by these scores is little better than dropping at random; that is so with
+    a thousand pairs of the bench (``docs/cleaning.md``).
 
     Args:
         pairs: at least ``FEWEST_PAIRS``; read in batches, never all at once.
