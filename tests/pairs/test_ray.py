@@ -143,6 +143,10 @@ def test_same_bytes_as_here_though_a_node_dies(
     cluster.kill(1)
     said, _ = there.communicate(timeout=250)
     assert there.returncode == 0, said
+    # The cluster takes its time to notice.
+    ends = time.monotonic() + 60
+    while cluster.nodes() != 1 and time.monotonic() < ends:
+        time.sleep(1)
     assert cluster.nodes() == 1
     names = sorted(p.name for p in (tmp_path / "here").iterdir())
     assert names == sorted(p.name for p in (tmp_path / "there").iterdir())
