@@ -293,6 +293,28 @@ def test_one_moment_of_an_interlaced_frame(tmp_path: Path, name: str, crop: str)
     assert sorted(bars) == pytest.approx([30, 220], abs=12)
 
 
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ((-1, 0, 0, 1), [GREEN, RED, YELLOW, BLUE]),
+        ((1, 0, 0, -1), [BLUE, YELLOW, RED, GREEN]),
+        ((0, 1, 1, 0), [RED, BLUE, GREEN, YELLOW]),
+        ((0, -1, -1, 0), [YELLOW, GREEN, BLUE, RED]),
+    ],
+)
+def test_mirrored_pictures(
+    tmp_path: Path, matrix: tuple[int, int, int, int], expected: list[tuple[int, int, int]]
+) -> None:
+    """Selfies: across, upside down, and along either diagonal."""
+    a, b, c, d = (value << 16 for value in matrix)
+
+    def prepare(track: Any) -> None:
+        track.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
+
+    path = write(tmp_path / "a.mp4", quarters(160, 96), prepare=prepare)
+    assert_colours(corners(seen(path)), expected)
+
+
 def test_a_field_keeps_its_shape_turn_and_colours(tmp_path: Path) -> None:
     def prepare(track: Any) -> None:
         track.set_display_rotation(90)

@@ -298,7 +298,7 @@ def test_what_cannot_be_used_has_one_clear_line_without_a_path(tmp_path: Path) -
         assert str(tmp_path) not in reason, reason
         assert "unexpected" not in reason, reason
         assert reason.isprintable(), reason
-        assert f"sub/{name}.mp4" in reason, reason
+        assert not reason.startswith("sub/"), reason
     assert "no sound" in reasons["no-sound"]
     assert "no picture" in reasons["no-picture"]
     assert "0 bytes" in reasons["zero"]

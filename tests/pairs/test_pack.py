@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from soundsight.core.errors import DataError, OutputError
 from soundsight.pairs import pack as room
 from soundsight.pairs.duplicates import VideoPrint
-from soundsight.pairs.pack import DUPLICATE, SHEET_PAIRS, PackConfig, StagedPairs, pack
+from soundsight.pairs.pack import DUPLICATES, SHEET_PAIRS, PackConfig, StagedPairs, pack
 from soundsight.pairs.records import Clip, Record, stable_hash
 from soundsight.pairs.shards import decode_image, decode_mel, open_dataset
 from soundsight.pairs.split import split_of
@@ -67,6 +67,7 @@ class World:
             if likeness is not None:
                 rank = {"test": 0, "val": 1}.get(split or "", 2)
                 own = replace(likeness, key=f"{rank} {clip.id}")
+                writer.about["content"] = clip.id
                 writer.about["print"] = base64.b64encode(own.to_bytes()).decode()
             for number in range(windows):
                 record = self.make_record(clip, number, rng)
@@ -127,7 +128,7 @@ def test_counts_add_up(world: World) -> None:
     world.add("broken", failure="it is broken")
     about = world.pack(CLEANED, skipped=[("note.mp4", "no regular file")])
     counts = about["counts"]
-    assert counts["clips"] == 9
+    assert counts["clips"] == 10
     assert counts["failed"] == 2
     assert counts["sound_without_picture"] == 4
     assert counts["pairs_cut"] == 6 * 3 + 5 + 2
@@ -261,7 +262,7 @@ def test_a_group_that_a_manifest_tears_apart_does_not_leak(world: World) -> None
     assert clips_of(world.folder, "test") == {"b.mp4", "c.mp4"}
     assert clips_of(world.folder, "train") == {"d.mp4"}
     assert about["counts"]["cleaning"] == [
-        {"step": DUPLICATE, "before": 5, "dropped": 2, "after": 3}
+        {"step": DUPLICATES, "before": 5, "dropped": 2, "after": 3}
     ]
 
 
@@ -301,7 +302,7 @@ def test_a_near_duplicate_of_a_test_video_is_in_no_other_split(world: World) -> 
         else:
             assert home[a] == home[b]
     assert about["counts"]["cleaning"] == [
-        {"step": DUPLICATE, "before": 24, "dropped": 4, "after": 20}
+        {"step": DUPLICATES, "before": 24, "dropped": 4, "after": 20}
     ]
     assert list(verify(world.folder)) == []
 
@@ -355,7 +356,7 @@ def test_a_learned_step_drops_the_share_that_agrees_worst(world: World) -> None:
     about = world.pack(
         replace(CLEANED, coherence_share=0.3),
         scorers={"coherence": scorer},
-        draw=lambda step, dropped, path: drawn.append((step, dropped, path.write_bytes(b"x"))),
+        draw=lambda step, dropped, _, path: drawn.append((step, dropped, path.write_bytes(b"x"))),
     )
     assert about["counts"]["cleaning"][-1] == {
         "step": "coherence", "before": 20, "dropped": 6, "after": 14,
@@ -380,20 +381,21 @@ def test_every_step_that_dropped_has_a_sheet(world: World) -> None:
                   likeness=likeness(k // 2, k // 2))  # fmt: skip
     drawn: dict[str, Sequence[room.Dropped]] = {}
 
-    def draw(step: str, dropped: Sequence[room.Dropped], path: Path) -> None:
+    def draw(step: str, dropped: Sequence[room.Dropped], total: int, path: Path) -> None:
+        assert len(dropped) <= total
         drawn[step] = dropped
         path.write_bytes(step.encode())
 
     about = world.pack(replace(ALIKE, steps=("silence", "black")), draw=draw)
-    assert sorted(drawn) == ["black", DUPLICATE, "silence"]
+    assert sorted(drawn) == ["black", DUPLICATES, "silence"]
     assert sorted(os.listdir(world.folder / "dropped")) == [f"{step}.png" for step in sorted(drawn)]
     # At most so many pairs, drawn by their names' hashes.
     assert len(drawn["black"]) == SHEET_PAIRS
     assert len(drawn["silence"]) == 40
     assert {pair.note for pair in drawn["black"]} == {"black", "black, text"}
-    assert all(pair.note.startswith("as in v") for pair in drawn[DUPLICATE])
+    assert all(pair.note.startswith("as in v") for pair in drawn[DUPLICATES])
     assert {step["step"]: step["dropped"] for step in about["counts"]["cleaning"]} == {
-        "silence": 40, "black": 80, DUPLICATE: 20,
+        "silence": 40, "black": 80, DUPLICATES: 20,
     }  # fmt: skip
     assert "dropped/black.png" in (world.folder / "SHA256SUMS").read_text()
 
@@ -533,7 +535,7 @@ def test_a_disk_that_fills_up_stops_cleanly_and_the_run_can_go_on(
     def full(*_: object, **__: object) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def draw(step: str, dropped: Sequence[room.Dropped], path: Path) -> None:
+    def draw(step: str, dropped: Sequence[room.Dropped], _: int, path: Path) -> None:
         path.write_bytes(f"{step} {len(dropped)}".encode())
 
     world, fresh = new_world(), new_world()

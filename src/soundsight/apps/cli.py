@@ -32,8 +32,8 @@ class Commands(TyperGroup):
         except SoundsightError as error:
             complain(error)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            say("interrupted", err=True)
+        except KeyboardInterrupt as stop:
+            say(f"interrupted: {stop}" if str(stop) else "interrupted", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
-from soundsight.core.errors import SoundsightError
+from soundsight.core.errors import OutputError, SoundsightError
 
 
 def complain(error: SoundsightError) -> None:
@@ -17,4 +18,9 @@ def say(text: str, *, err: bool = False) -> None:
     stream = sys.stderr if err else sys.stdout
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    try:
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except OSError as error:
+        # What could not be written must not be tried again when the program ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise OutputError(f"cannot write the output: {error.strerror or error}") from None

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soundsight.apps.console import complain, say
-from soundsight.apps.extras import need
-from soundsight.core.errors import DataError, SoundsightError
+from soundsight.apps.extras import local_output, need
+from soundsight.apps.progress import funnel_lines
+from soundsight.core.errors import ConfigError, DataError, SoundsightError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,6 +67,9 @@ def info(data: Data) -> None:
     labels = about.get("labels") or []
     if labels:
         say(f"  {len(labels)} labels: {', '.join(map(str, labels))}")
+    cleaning = (about.get("counts") or {}).pop("cleaning", None) or []
+    for line in funnel_lines(cleaning):
+        say(f"  cleaning.{line}")
     for name in ("counts", "statistics", "settings"):
         for line in _lines(about.get(name)):
             say(f"  {name}.{line}")
@@ -107,7 +111,10 @@ def sheet(
     count: Annotated[int, typer.Option(min=1, max=600, help="Pairs to show.")] = 30,
     seed: Annotated[int, typer.Option(min=0, help="Another seed shows other pairs.")] = 0,
 ) -> None:
-    """Draw some pairs: frame, log-mel, video and time."""
+    """Draw some pairs, of many videos: frame, log-mel, video and time."""
+    local_output(out)
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"{out}: the sheet is a PNG, name it so")
     folder = _open(data)
     from soundsight.core.runs import atomic_file
     from soundsight.pairs.records import SIDECAR
@@ -116,7 +123,9 @@ def sheet(
 
     total = folder.count(split)
     _require(folder, mel=True, image=True)
-    chosen = sorted(random.Random(seed).sample(range(total), min(count, total)))
+    if not total:
+        raise DataError(f"{data}: the split {split} holds no pairs")
+    chosen = _spread(folder, split, count, random.Random(seed))
     cards = []
     for index in chosen:
         record = folder.record(split, index)
@@ -125,10 +134,25 @@ def sheet(
         about = json.loads(record.files[SIDECAR])
         caption = f"{about['clip']}   {clock(float(about['start_s']))}"
         cards.append(PairCard(mel=mel, image=image, caption=caption))
-    title = f"{len(cards)} of {total:,} pairs, {split}"
+    title = f"{len(cards)} of {total:,} pairs, {split}; log-mels: low below, loud bright"
     with atomic_file(out) as temporary:
         pairs_sheet(cards, title=title).save(temporary, format="PNG")
     say(f"written: {out}")
+
+
+def _spread(folder: PairFolder, split: str, count: int, draw: random.Random) -> list[int]:
+    """Draw ``count`` pairs, a pair of every video before a second one of any."""
+    total = folder.count(split)
+    drawn = draw.sample(range(total), min(10 * count, total))
+    turns: dict[str, int] = {}
+    places = []
+    for index in drawn:
+        group = folder.entry(*folder.place(split, index)).group
+        turns[group] = turns.get(group, 0) + 1
+        places.append((turns[group], index))
+    # The sort is stable: within a turn the order is that of the draw.
+    places.sort(key=lambda place: place[0])
+    return sorted(index for _, index in places[:count])
 
 
 def export(
@@ -150,6 +174,7 @@ def export(
     Classes are numbered in the order of their labels, videos in that of their names; labels and
     names of the published form (c001, c001_s00001) keep their numbers.
     """
+    local_output(out)
     from soundsight.core.config import choose
     from soundsight.pairs.published import PREFIXES, Kind, write_batches
 

@@ -1,10 +1,11 @@
-"""Says which extra a command needs, before it starts and in one line."""
+"""What commands check before they start: the extra that they need, the place they write to."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
-from soundsight.core.errors import MissingExtraError
+from soundsight.core.errors import MissingExtraError, OutputError
 
 
 def need(command: str, extra: str, *packages: str) -> None:
@@ -16,3 +17,15 @@ def need(command: str, extra: str, *packages: str) -> None:
     for package in packages:
         if find_spec(package) is None:
             raise MissingExtraError(command, extra, package)
+
+
+def local_output(out: Path) -> None:
+    """Check that an output is a path.
+
+    Raises:
+        OutputError: when it is a URL: as a path it would become a folder named ``s3:``.
+    """
+    # A path loses one of the two slashes.
+    scheme, found, _ = str(out).partition(":/")
+    if found and len(scheme) > 1 and scheme.isalnum():
+        raise OutputError(f"{out} is a URL: write to a local folder, and copy it there afterwards")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soundsight.apps.console import say
-from soundsight.apps.extras import need
-from soundsight.apps.progress import Tally, display, phases
+from soundsight.apps.extras import local_output, need
+from soundsight.apps.progress import Tally, display, phases, report_found, summarise
+from soundsight.core.config import choose
 from soundsight.core.errors import ConfigError, DataError, OutputError
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ DUPLICATES, COHERENCE, CLASSIFIER = "duplicates", "coherence", "classifier"
 ENGINES = ("local", "ray")
 
 _COMMAND = "soundsight prepare"
+_WORKERS_PER_CORE = 8
+_SHORTEST_LEARNED_S = 0.32
+"""The towers of a learned step halve a log-mel five times."""
+
 _AFTER_CUTTING = ("pack", "learned_cleaning")
 """Settings on which no part depends."""
 
@@ -65,10 +71,10 @@ def prepare(
         float | None, typer.Option(help="Seconds between segments (default: their length).")
     ] = None,
     size: Annotated[int, typer.Option(help="Side of the picture in pixels, 64 to 256.")] = 96,
-    frame: Annotated[str, typer.Option(help="center or sharpest.")] = "center",
-    crop: Annotated[str, typer.Option(help="center or letterbox.")] = "center",
-    image: Annotated[str, typer.Option(help="jpg or webp.")] = "jpg",
-    quality: Annotated[int, typer.Option(help="Of the picture's coding, 1 to 100.")] = 95,
+    frame: Annotated[str, typer.Option(help="Which frame: center or sharpest.")] = "center",
+    crop: Annotated[str, typer.Option(help="Its shape: center or letterbox.")] = "center",
+    image: Annotated[str, typer.Option(help="Coding of the picture: jpg or webp.")] = "jpg",
+    quality: Annotated[int, typer.Option(help="Quality of that coding, 1 to 100.")] = 95,
     split: Annotated[
         str, typer.Option(help="Shares of train, val and test, by source video.")
     ] = "0.8,0.1,0.1",
@@ -112,6 +118,9 @@ def prepare(
     A run that was stopped, in whatever way, goes on with the same command.
     """
     need(_COMMAND, "prepare", "fsspec", "imagehash", "pebble")
+    local_output(out)
+    if address is not None and engine != "ray":
+        raise ConfigError("--address is that of a Ray cluster: pass --engine ray with it")
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}")
     if engine == "ray":
@@ -142,7 +151,15 @@ def prepare(
         duplicates=DUPLICATES in steps,
         coherence_share=drop_share,
     )
-    if layout == PUBLISHED:
+    from soundsight.pairs.layouts import LAYOUTS
+
+    choose("layout", layout, dict.fromkeys(("auto", *LAYOUTS, PUBLISHED)))
+    if layout == PUBLISHED or (layout == "auto" and _are_batches(sources)):
+        if ingest != IngestConfig() or pack != PackConfig(shard_bytes=pack.shard_bytes):
+            raise ConfigError(
+                "--layout published takes the pairs as they are: of the settings only --shard-mb "
+                "applies, leave the others out"
+            )
         _prepare_batches(sources, out, pack, overwrite=overwrite, dry_run=dry_run)
         return
     run = _Run(
@@ -209,7 +226,10 @@ class _Run:
     def start(self, *, dry_run: bool) -> None:
         from soundsight.pairs.sources import find_clips
 
+        # What ends a job on a cluster stops the run as Ctrl-C does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         found = find_clips(self.sources, layout=self.layout, exclude=self.out)
+        self._check_learned(found)
         about = self._about(found)
         if dry_run:
             shown = {
@@ -219,7 +239,7 @@ class _Run:
             }  # fmt: skip
             typer.echo(json.dumps(shown, indent=2))
             return
-        _report_found(found)
+        report_found(found)
         if _is_there(self.out, about, overwrite=self.overwrite):
             return
         with _stage(self.out, about, overwrite=self.overwrite) as stage:
@@ -227,7 +247,19 @@ class _Run:
                 return
             self._cut(stage, found)
             self._finish(stage, found, about)
-        _summarise(self.out)
+        summarise(self.out)
+
+    def _check_learned(self, found: Clips) -> None:
+        """See that a learned step can run before hours are spent on what comes before it."""
+        if self.learned and self.ingest.segment_s < _SHORTEST_LEARNED_S:
+            raise ConfigError(
+                f"--clean {self.learned[0]} takes a --segment-s of {_SHORTEST_LEARNED_S:g} or more"
+            )
+        if CLASSIFIER in self.learned and any(clip.label is None for clip in found.clips):
+            raise DataError(
+                "--clean classifier needs a class label for every video: use a layout or a "
+                "manifest with labels, or --clean coherence, which needs none"
+            )
 
     def _about(self, found: Clips) -> dict[str, Any]:
         """What dataset.json says of how it was made."""
@@ -269,7 +301,9 @@ class _Run:
         if self.engine == "ray":
             outcomes = run_ray(jobs, self.ingest, self.address, self.workers, self.timeout_s)
         else:
-            workers = min(self.workers or cores(), max(1, len(jobs)))
+            # More processes than that only wait for each other.
+            most = min(_WORKERS_PER_CORE * cores(), max(1, len(jobs)))
+            workers = min(self.workers or cores(), most)
             outcomes = run_local(jobs, self.ingest, workers, self.timeout_s)
         try:
             with display(tally) as show, closing(outcomes):  # type: ignore[type-var]
@@ -284,7 +318,12 @@ class _Run:
                 f"{tally.failed} videos have failed, more than --max-failures "
                 f"{self.max_failures}: see {path}; what is done is kept"
             ) from None
-        except (DataError, OutputError, KeyboardInterrupt):
+        except KeyboardInterrupt:
+            _leave_failures(stage, found)
+            raise KeyboardInterrupt(
+                f"{tally.videos} of {tally.clips} videos are done; the same command goes on"
+            ) from None
+        except (DataError, OutputError):
             _leave_failures(stage, found)
             raise
 
@@ -362,7 +401,7 @@ def _stage(out: Path, about: dict[str, Any], *, overwrite: bool) -> Iterator[Sta
             stage.move_into_place()
             # What was being moved may be of other videos than those that are named now.
             _is_there(out, about, overwrite=False, quiet=True)
-            _summarise(out)
+            summarise(out)
             yield None
         elif stage.is_new and (out / ABOUT).is_file() and not overwrite:
             # Another run has just finished, or one was killed in its very last moment.
@@ -392,21 +431,19 @@ def _scorer(name: str, progress: Callable[[str, int, int], None]) -> Scorer:
                 err=True,
             )
             return None
-        labels = [label for label in pairs.labels if label is not None]
-        if len(labels) < len(pairs):
-            raise DataError(
-                "--clean classifier needs a class label for every video: use a layout or a "
-                "manifest with labels, or --clean coherence, which needs none"
-            )
+        labels = [label or "" for label in pairs.labels]
         return classifier_scores(pairs, labels, work=work, progress=told)
 
     return score
 
 
-def _draw_sheet(step: str, dropped: Sequence[Dropped], path: Path) -> None:
+def _draw_sheet(step: str, dropped: Sequence[Dropped], total: int, path: Path) -> None:
     from soundsight.pairs.records import IMAGES, MEL, SIDECAR
     from soundsight.pairs.shards import decode_image, decode_mel
     from soundsight.views.pairs_sheet import PairCard, pairs_sheet
+    from soundsight.views.sheet import clock
+
+    title = f"dropped: {step}, {len(dropped)} of {total} pairs"
 
     cards = []
     for pair in dropped:
@@ -417,11 +454,11 @@ def _draw_sheet(step: str, dropped: Sequence[Dropped], path: Path) -> None:
             PairCard(
                 mel=decode_mel(files[MEL]),
                 image=decode_image(picture),
-                caption=f"{about['clip']} {about['start_s']:g} s",
+                caption=f"{about['clip']}  {clock(about['start_s'])}",
                 note=pair.note,
             )
         )
-    pairs_sheet(cards, columns=5, title=f"dropped: {step}").save(path, format="PNG")
+    pairs_sheet(cards, columns=5, title=title).save(path, format="PNG")
 
 
 def _is_there(out: Path, about: dict[str, Any], *, overwrite: bool, quiet: bool = False) -> bool:
@@ -443,7 +480,10 @@ def _is_there(out: Path, about: dict[str, Any], *, overwrite: bool, quiet: bool 
     except (OSError, ValueError):
         there = None
     if not isinstance(there, dict) or there.get("format") != "soundsight-pairs":
-        raise OutputError(f"{out} holds something else and is kept: choose another place")
+        raise OutputError(
+            f"{out} holds something else and is kept: choose another place (--overwrite replaces "
+            "only a dataset of soundsight)"
+        )
     if overwrite:
         return False
     same = all(there.get(key) == about[key] for key in ("settings", "inputs", "soundsight"))
@@ -453,7 +493,7 @@ def _is_there(out: Path, about: dict[str, Any], *, overwrite: bool, quiet: bool 
             "--overwrite"
         )
     if not quiet:
-        say(f"finished already: {out}")
+        say(f"finished already: {out} (to do it again, failed videos included: --overwrite)")
     return True
 
 
@@ -499,6 +539,15 @@ def _versions() -> dict[str, str]:
 # --- batches -------------------------------------------------------------------------------------
 
 
+def _are_batches(sources: Sequence[str]) -> bool:
+    """Whether a source is a folder of the authors' batches, or one of them."""
+    return any(
+        Path(source).match("*_batch_*.bin") or next(Path(source).glob("*_batch_*.bin"), None)
+        for source in sources
+        if os.path.exists(source)
+    )
+
+
 def _prepare_batches(
     sources: Sequence[str], out: Path, config: PackConfig, *, overwrite: bool, dry_run: bool
 ) -> None:
@@ -534,36 +583,4 @@ def _prepare_batches(
             shard_bytes=config.shard_bytes,
             progress=lambda done: progress("writing records", done, 0),
         )
-    _summarise(out)
-
-
-# --- what people see -----------------------------------------------------------------------------
-
-
-def _report_found(found: Clips) -> None:
-    notes = [f"{len(found.clips)} videos"]
-    for count, what in (
-        (found.missing, "named in a table but not there"),
-        (len(found.skipped), "cannot be videos"),
-        (found.ignored, "other files ignored"),
-        (found.repeated, "met again and taken once"),
-    ):
-        if count:
-            notes.append(f"{count} {what}")
-    say(f"found: {', '.join(notes)}", err=True)
-
-
-def _summarise(out: Path) -> None:
-    about = json.loads((out / "dataset.json").read_text("utf-8"))
-    counts = about["counts"]
-    if "clips" in counts:
-        say(f"videos: {counts['clips']}, failed: {counts['failed']}")
-        say(f"pairs cut: {counts['pairs_cut']}")
-        for step in counts["cleaning"]:
-            say(f"  {step['step']}: {step['before']} -> {step['after']} (-{step['dropped']})")
-    for name, split in about["splits"].items():
-        shards = len(split["shards"])
-        say(f"{name}: {split['pairs']} pairs of {split['videos']} videos in {shards} shards")
-    if counts.get("failed"):
-        say(f"what failed, and why: {out / 'failures.csv'}")
-    say(f"written: {out}   (look at it: soundsight data sheet {out} -o sheet.png)")
+    summarise(out)

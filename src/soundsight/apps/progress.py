@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from soundsight.apps.console import say
 
 if TYPE_CHECKING:
     from soundsight.pairs.ingest import Outcome
+    from soundsight.pairs.sources import Clips
 
 _REPORT_S = 30.0
 """Seconds between two lines where there is no terminal to draw on."""
@@ -108,7 +112,14 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda *_: None
+        reported = [time.monotonic()]
+
+        def log(what: str, done: int, of: int) -> None:
+            if time.monotonic() - reported[0] >= _REPORT_S:
+                reported[0] = time.monotonic()
+                say(f"{what}: {done}" + (f" of {of}" if of else ""), err=True)
+
+        yield log
         return
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining(),
@@ -120,3 +131,69 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(task, description=what, completed=done, total=of or None)
 
         yield show
+
+
+def report_found(found: Clips) -> None:
+    """Say what the sources hold."""
+    notes = [_counted(len(found.clips), "video")]
+    for count, what in (
+        (found.missing, "named in a table but not there"),
+        (len(found.skipped), "named but unusable"),
+        (found.ignored, "other files ignored"),
+        (found.repeated, "met again and taken once"),
+    ):
+        if count:
+            notes.append(f"{count} {what}")
+    say(f"found: {', '.join(notes)}", err=True)
+
+
+def summarise(out: Path) -> None:
+    """Say what a finished dataset holds, and how it came to that."""
+    about = json.loads((out / "dataset.json").read_text("utf-8"))
+    counts = about["counts"]
+    if "clips" in counts:
+        named = out / "failures.csv"
+        failed = f", {counts['failed']} failed: see {named}" if counts["failed"] else ""
+        say(f"videos: {counts['clips']}{failed}")
+        say(f"pairs cut: {counts['pairs_cut']}")
+        for line in funnel_lines(counts["cleaning"]):
+            say(f"  {line}")
+    for name, split in about["splits"].items():
+        videos, shards = (
+            _counted(split["videos"], "video"),
+            _counted(len(split["shards"]), "shard"),
+        )
+        say(f"{name}: {_counted(split['pairs'], 'pair')} of {videos} in {shards}")
+    _warn_of_empty(about)
+    look = shlex.join(["soundsight", "data", "sheet", str(out), "-o", "sheet.png"])
+    say(f"written: {out}   (look at it: {look})")
+
+
+def funnel_lines(cleaning: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each cleaning step was given and kept, a line a step."""
+    return [
+        f"{step['step']}: {step['before']} -> {step['after']}"
+        + (f" (-{step['dropped']})" if step["dropped"] else "")
+        for step in cleaning
+    ]
+
+
+def _warn_of_empty(about: Mapping[str, Any]) -> None:
+    shares = about["settings"].get("pack", {}).get("shares")
+    if not shares:
+        return
+    empty = [
+        name
+        for (name, split), share in zip(about["splits"].items(), shares, strict=True)
+        if share and not split["pairs"]
+    ]
+    if empty:
+        say(
+            f"warning: no pair in {' and '.join(empty)}: the split is a hash of the video's name, "
+            "not a quota, so few videos may miss one; a manifest can name splits",
+            err=True,
+        )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -26,6 +26,23 @@ def quarter_turns(frame: Any) -> int:
     return round(float(frame.rotation) / 90) % 4
 
 
+def _as_shown(picture: NDArray[np.uint8], frame: Any) -> NDArray[np.uint8]:
+    """Turn and mirror a picture as the display matrix of its frame says.
+
+    The matrix (ISO 14496-12) sends the place (x, y) to (a x + c y, b x + d y).
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return np.rot90(picture, quarter_turns(frame))
+    values = np.frombuffer(bytes(matrix), "<i4").astype(np.int64)
+    a, b, c, d = values[0], values[1], values[3], values[4]
+    if abs(b) > abs(a):
+        picture, a, d = picture.swapaxes(0, 1), c, b
+    if a < 0:
+        picture = picture[:, ::-1]
+    return picture[::-1] if d < 0 else picture
+
+
 def square(frame: Any, size_px: int, crop: str = "center", aspect: Any = None) -> NDArray[np.uint8]:
     """Make the square picture of a decoded frame.
 
@@ -53,7 +70,7 @@ def square(frame: Any, size_px: int, crop: str = "center", aspect: Any = None) -
     if frame.interlaced_frame and lines >= 4:
         frame = _one_field(frame)
         pixel_aspect *= Fraction(frame.height, lines)
-    turns = quarter_turns(frame)
+    stored = frame
     levels = _rgb(frame, lines)
     if crop == "center" and pixel_aspect == 1:
         # Whole pixels, cut out before anything else is done with the frame.
@@ -82,7 +99,7 @@ def square(frame: Any, size_px: int, crop: str = "center", aspect: Any = None) -
         picture.paste(
             _resized(shown, inner, whole), ((size_px - inner[0]) // 2, (size_px - inner[1]) // 2)
         )
-    return np.ascontiguousarray(np.rot90(np.asarray(picture, dtype=np.uint8), turns))
+    return np.ascontiguousarray(_as_shown(np.asarray(picture, dtype=np.uint8), stored))
 
 
 def _resized(shown: Any, size: tuple[int, int], box: tuple[float, float, float, float]) -> Any:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from soundsight.core.errors import ConfigError, OutputError, SoundsightError, VideoError
-from soundsight.core.units import IMAGE_PX, SEGMENT_S
+from soundsight.core.units import IMAGE_PX, RATE_HZ, SEGMENT_S
 from soundsight.media.frames import FrameReader, open_frames
 from soundsight.media.framing import CROPS, square
 from soundsight.media.mel import MelConfig
@@ -40,7 +40,7 @@ from soundsight.pairs.clean import CleanConfig, frames_needed, measure_picture, 
 from soundsight.pairs.clean import reasons as reasons_to_drop
 from soundsight.pairs.duplicates import Printer
 from soundsight.pairs.listing import is_url
-from soundsight.pairs.records import MEL, SIDECAR, Clip, Record
+from soundsight.pairs.records import MEL, SIDECAR, Clip, Record, rank_of
 from soundsight.pairs.staging import NoSpaceError, PartWriter
 
 FRAMES = ("center", "sharpest")
@@ -147,6 +147,8 @@ def give_up(clip: Clip, part: Path, reason: str) -> Outcome:
     """
     for path in (clip.path, str(Path(clip.path))):
         reason = reason.replace(path, clip.key)
+    # The path stands beside it in the table.
+    reason = reason.removeprefix(f"{clip.key} ")
     reason = "".join(c if c.isprintable() else repr(c)[1:-1] for c in reason)
     with PartWriter(part) as writer:
         writer.about.update(_about(clip), failure=reason)
@@ -181,6 +183,7 @@ def _about(clip: Clip) -> dict[str, Any]:
 def _fill(writer: PartWriter, clip: Clip, config: IngestConfig) -> Outcome:
     printer = Printer() if config.duplicates else None
     kept = dropped = unseen = 0
+    content = hashlib.blake2b(digest_size=16)
     # Before the file is read: changed meanwhile, it is done again.
     writer.about.update(_about(clip))
     with _local(clip) as path:
@@ -195,23 +198,24 @@ def _fill(writer: PartWriter, clip: Clip, config: IngestConfig) -> Outcome:
                 dropped += 1
                 continue
             kept += 1
+            content.update(candidate.window.mel.tobytes() + candidate.image.tobytes())
             if printer is not None:
                 printer.add(candidate.window.start_s, candidate.window.mel, candidate.image)
     if not kept + dropped:
         raise VideoError(
-            f"{clip.path} shows no picture while it sounds ({unseen} segments of sound alone)"
+            f"{clip.path} shows no picture while it sounds: nothing at the middle of any segment "
+            f"of {config.segment_s:g} s"
         )
     writer.about.update(
         unseen=unseen,
+        content=content.hexdigest() if kept else clip.id,
         print=_print_text(printer, clip) if printer is not None else None,
     )
     return Outcome(clip=clip.id, pairs=kept, dropped=dropped)
 
 
 def _print_text(printer: Printer, clip: Clip) -> str:
-    # Of videos that are alike the first by name is kept: one that evaluation reserves comes first.
-    rank = {"test": 0, "val": 1}.get(clip.split or "", 2)
-    return base64.b64encode(printer.finish(f"{rank} {clip.id}").to_bytes()).decode()
+    return base64.b64encode(printer.finish(f"{rank_of(clip)} {clip.id}").to_bytes()).decode()
 
 
 # --- sound and picture, side by side -----------------------------------------------------------
@@ -242,10 +246,34 @@ def _candidates(path: Path, clip: Clip, config: IngestConfig) -> Iterator[_Candi
         open_soundtrack(path, clip.start_s, clip.end_s) as sound,
     ):
         seen = _pictures(picture, sound.start_s, places, config)
-        cut = windows(sound.blocks, config.segment_s, config.hop_s, config.mel)
+        heard = _Heard(sound.blocks)
+        cut = windows(heard, config.segment_s, config.hop_s, config.mel)
         for number, window in enumerate(cut):
             pictures = next(seen)
+            if heard.ended and window.start_s + config.segment_s / 2 > heard.seconds + 1e-6:
+                # Padding in its middle: what is shown there is beside the sound, not with it.
+                pictures = {}
             yield _candidate(number, sound.start_s + window.start_s, window, pictures, config)
+
+
+class _Heard:
+    """Counts the sound that passes by."""
+
+    def __init__(self, blocks: Iterator[NDArray[np.float32]]) -> None:
+        self._blocks = blocks
+        self._samples = 0
+        self.ended = False
+
+    @property
+    def seconds(self) -> float:
+        """How much has passed."""
+        return self._samples / RATE_HZ
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        for block in self._blocks:
+            self._samples += len(block)
+            yield block
+        self.ended = True
 
 
 def _places(config: IngestConfig) -> tuple[float, ...]:
@@ -362,9 +390,9 @@ def _record(clip: Clip, candidate: _Candidate, config: IngestConfig) -> Record:
         "group": clip.group,
         "label": clip.label,
         "licence": clip.licence,
-        "start_s": round(candidate.start_s, 6),
+        "start_s": round(candidate.start_s, 6) + 0.0,
         "end_s": round(candidate.start_s + config.segment_s, 6),
-        "frame_s": round(candidate.frame_s, 6),
+        "frame_s": round(candidate.frame_s, 6) + 0.0,
         "mel": {
             "shape": list(window.mel.shape),
             "rms_dbfs": round(window.rms_dbfs, 2),

@@ -26,7 +26,7 @@ from soundsight.core.errors import DataError
 from soundsight.core.units import IMAGE_CHANNELS
 from soundsight.pairs.clean import STEPS
 from soundsight.pairs.duplicates import VideoPrint, find_duplicates
-from soundsight.pairs.records import MEL, SIDECAR, Clip, Record, stable_hash
+from soundsight.pairs.records import MEL, SIDECAR, Clip, Record, rank_of, stable_hash
 from soundsight.pairs.shards import (
     END_BYTES,
     FORMAT,
@@ -50,7 +50,7 @@ from soundsight.pairs.staging import (
     writing,
 )
 
-DUPLICATE = "duplicate"
+DUPLICATES = "duplicates"
 SHEET_PAIRS = 60
 """Dropped pairs shown on the sheet of a cleaning step, drawn by their names' hashes."""
 
@@ -142,8 +142,8 @@ class Dropped:
     note: str
 
 
-Draw = Callable[[str, Sequence[Dropped], Path], None]
-"""Draws the sheet of one step: (step, what to show, where)."""
+Draw = Callable[[str, Sequence[Dropped], int, Path], None]
+"""Draws the sheet of one step: (step, what to show, of how many pairs, where)."""
 
 
 @dataclass
@@ -155,6 +155,7 @@ class _Survey:
     cut: int = 0
     by_step: Counter[str] = field(default_factory=Counter)
     prints: list[VideoPrint] = field(default_factory=list)
+    contents: dict[str, list[Clip]] = field(default_factory=dict)
     usable: list[Clip] = field(default_factory=list)
     sheets: dict[str, list[tuple[int, Clip, Entry, str]]] = field(default_factory=dict)
 
@@ -250,7 +251,7 @@ class _Packer:
             "files": sorted(files),
             "labels": sorted({c.label for c in self._survey.usable if c.label is not None}),
             "counts": {
-                "clips": len(self._clips),
+                "clips": len(self._clips) + len(skipped),
                 "failed": len(failures),
                 "pairs_cut": self._survey.cut,
                 "sound_without_picture": self._survey.unseen,
@@ -290,6 +291,7 @@ class _Packer:
                     survey.by_step[entry.reasons[0]] += 1
                     survey.show(entry.reasons[0], clip, entry, ", ".join(entry.reasons))
             if part.about.get("print") is not None:
+                survey.contents.setdefault(part.about["content"], []).append(clip)
                 survey.prints.append(VideoPrint.from_bytes(base64.b64decode(part.about["print"])))
             if number % 100 == 0:
                 self._tell("looking", number, len(self._clips))
@@ -345,14 +347,16 @@ class _Packer:
             twin = usable.get(kept_instead[clip.id])
             note = f"as in {twin.key}" if twin is not None else "leaks into another split"
             for entry in pairs[:1]:
-                self._survey.show(DUPLICATE, clip, entry, note)
+                self._survey.show(DUPLICATES, clip, entry, note)
         left = self._funnel[-1]["after"] if self._funnel else self._survey.cut
-        self._count(DUPLICATE, left, lost)
+        self._count(DUPLICATES, left, lost)
 
     def _merge(self, usable: Mapping[str, Clip]) -> dict[str, str]:
         """Join the groups of videos that are alike; return (clip id -> the one kept instead)."""
         self._tell("comparing", 0, len(self._survey.prints))
         found = find_duplicates(self._survey.prints)
+        # The very same pairs: a plain copy, found however little there is to hear in it.
+        copies = [same for same in self._survey.contents.values() if len(same) > 1]
 
         def clip_id(name: str) -> str:
             return name.partition(" ")[2]
@@ -365,13 +369,19 @@ class _Packer:
                 name = parent[name]
             return name
 
-        for members in found.groups:
-            roots = sorted({root(usable[clip_id(member)].group) for member in members})
+        alike = [[usable[clip_id(member)] for member in members] for members in found.groups]
+        for members in [*alike, *copies]:
+            roots = sorted({root(member.group) for member in members})
             for other in roots[1:]:
                 parent[other] = roots[0]
         for clip in usable.values():
             self._group[clip.id] = root(clip.group)
-        return {clip_id(lost): clip_id(kept) for lost, kept in found.duplicates.items()}
+        instead = {clip_id(lost): clip_id(kept) for lost, kept in found.duplicates.items()}
+        for same in copies:
+            first, *others = sorted(same, key=lambda clip: (rank_of(clip), clip.id))
+            for later in others:
+                instead.setdefault(later.id, first.id)
+        return instead
 
     def _drop_incoherent(self, step: str, scorer: Scorer) -> None:
         rows = list(self._kept())
@@ -414,9 +424,12 @@ class _Packer:
         if not any(shards.pairs for shards in splits.values()):
             path = self._stage.report_failures([*skipped, *self._survey.failures])
             dropped = self._survey.cut
+            failed = len(skipped) + len(self._survey.failures)
+            first = next(iter([*self._survey.failures, *skipped]), None)
+            example = f", the first: {first[0]}: {first[1]}" if first else ""
             raise DataError(
-                f"no pair is left for {self._stage.data}: cleaning dropped {dropped}, and {path} "
-                "says which videos failed and why"
+                f"no pair is left for {self._stage.data}: cleaning dropped {dropped}, and {failed} "
+                f"videos failed (see {path}{example})"
             )
         return about, splits["train"]
 
@@ -462,7 +475,8 @@ class _Packer:
                 Dropped(record=self._part(clip).record(entry), note=note)
                 for _, clip, entry, note in rows
             ]
-            self._draw(step, dropped, folder / f"{step}.png")
+            total = sum(row["dropped"] for row in self._funnel if row["step"] == step)
+            self._draw(step, dropped, total, folder / f"{step}.png")
 
 
 class _Shards:

@@ -64,6 +64,11 @@ class Record:
     files: Mapping[str, bytes]
 
 
+def rank_of(clip: Clip) -> int:
+    """Which of videos that are alike is kept: one that evaluation reserves before all others."""
+    return {"test": 0, "val": 1}.get(clip.split or "", 2)
+
+
 def stable_hash(text: str) -> int:
     """A 64-bit number from a text, the same everywhere and forever."""
     data = text.encode("utf-8", "surrogateescape")

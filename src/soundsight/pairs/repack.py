@@ -68,8 +68,21 @@ def _repack(
     out.mkdir(parents=True)
     writers = {split: _Writer(out, split, shard_bytes) for split in SPLITS}
     written = 0
+    seen: set[str] = set()
+    members: frozenset[str] | None = None
     for source in sources:
         for split, record in batch_records(source, kind):
+            if record.key in seen:
+                clip = json.loads(record.files[SIDECAR])["clip"]
+                raise DataError(f"{source}: {clip} was there before: name each batch once")
+            seen.add(record.key)
+            if members is None:
+                members = frozenset(record.files)
+            elif members != frozenset(record.files):
+                raise DataError(
+                    f"{source}: these batches are of another kind than those before: prepare each "
+                    "kind by itself"
+                )
             writers[split].add(record)
             written += 1
             if progress is not None and written % 100 == 0:

@@ -272,9 +272,10 @@ def _read_rows(
 
 def _as_written(path: str, folder: str) -> str:
     # Blanks around a path are part of it only where there is such a file.
-    if path == path.strip() or os.path.lexists(posixpath.join(folder, path)):
-        return path
-    return path.strip()
+    if path != path.strip() and not os.path.lexists(posixpath.join(folder, path)):
+        path = path.strip()
+    # A local file may be written as a URL.
+    return path.removeprefix("file://") if path.startswith("file:///") else path
 
 
 def _names(paths: Sequence[str], folder: str) -> list[str]:

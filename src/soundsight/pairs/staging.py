@@ -229,6 +229,7 @@ class Stage:
             self._agree()
             self._tidy()
         except (NotADirectoryError, FileExistsError):
+            self._unlock()
             raise OutputError(f"cannot write to {self.data}: it is no folder") from None
         except OSError as error:
             self._unlock()

@@ -167,7 +167,9 @@ class _Check:
             yield Problem(file=name, what="is missing")
             return
         if not wanted:
-            yield Problem(file=name, what="does not belong to the dataset")
+            # Without the list of sums nothing tells of what dataset.json does not name.
+            if SUMS in self._sizes or name.endswith((".tar", ".index.json")):
+                yield Problem(file=name, what="does not belong to the dataset")
             return
         if SUMS in self._sizes and SUMS not in wanted:
             yield Problem(file=SUMS, what=f"its line of {name} is missing or damaged")
