@@ -3,6 +3,7 @@
     pip install -e '.[dev,bench]'
     python benchmarks/prepare.py --videos 6 --repeats 3      # speed a core
     python benchmarks/prepare.py --memory                    # a 3-hour file, two workers
+    python benchmarks/prepare.py --packing 3000              # parts to shards
 
 Speed: videos of 10 s, 1280 x 720, H.264 with 1 to 3 key frames and AAC, become pairs (no cleaning),
 one core each; also with every cheap cleaning step; beside
@@ -288,16 +289,66 @@ def memory(hours: float) -> None:
         )
 
 
+def packing(clips: int) -> None:
+    """Print how fast parts become shards: one process, the pairs of one video again and again."""
+    import base64
+
+    from soundsight.pairs.duplicates import VideoPrint
+    from soundsight.pairs.ingest import IngestConfig, ingest
+    from soundsight.pairs.pack import PackConfig, pack
+    from soundsight.pairs.records import Clip, Record
+    from soundsight.pairs.staging import Part, PartWriter, Stage
+
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as place:
+        video, part = Path(place) / "v.mp4", Path(place) / "v.part"
+        write_video(video, "water", 2, 0)
+        ingest(Clip(path=str(video), key="v.mp4", group="v"), IngestConfig(), part)
+        model = Part(part)
+        pairs = [(entry, model.record(entry).files) for entry in model.entries]
+        with Stage(Path(place) / "data", {}) as stage:
+            made = [Clip(path="", key=f"v{k}.mp4", group=f"v{k}") for k in range(clips)]
+            for clip in made:
+                # Prints of their own: the clips are no copies of one another.
+                own = VideoPrint(
+                    key=f"2 {clip.id}",
+                    pictures=rng.integers(0, 2**63, len(pairs), np.uint64),
+                    sounds=rng.integers(0, 2**32, 190, np.uint32),
+                    sound_at=np.arange(190, dtype=np.int32),
+                )
+                with PartWriter(stage.part_path(clip.id)) as writer:
+                    for number, (entry, files) in enumerate(pairs):
+                        record = Record(key=f"{clip.id}_{number:06d}", files=files)
+                        writer.add(record, (), entry.sums)
+                    writer.about.update(
+                        clip=clip.key, unseen=0, content=clip.id,
+                        print=base64.b64encode(own.to_bytes()).decode(),
+                    )  # fmt: skip
+            about = {"mel_bands": 128, "mel_frames": 100, "image_px": 96}
+            began, began_s = time.process_time(), time.perf_counter()
+            packed = pack(stage, made, PackConfig(), about)
+            cpu_s, clock_s = time.process_time() - began, time.perf_counter() - began_s
+    count = packed["counts"]["pairs"]
+    size = sum(shard["bytes"] for part in packed["splits"].values() for shard in part["shards"])
+    print(
+        f"packing {count} pairs of {clips} clips, {size / count / 1000:.1f} kB each: "
+        f"{count / cpu_s:.0f} pairs a CPU second, {count / clock_s:.0f} pairs/s on the clock"
+    )
+
+
 def main() -> None:
     """Run the benchmark and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=6, help="how many to prepare")
     parser.add_argument("--repeats", type=int, default=3, help="timings of each, alternating")
     parser.add_argument("--memory", action="store_true", help="measure memory instead")
+    parser.add_argument("--packing", type=int, metavar="CLIPS", help="measure packing instead")
     parser.add_argument("--hours", type=float, default=3.0, help="length of the long file")
     options = parser.parse_args()
     if options.memory:
         memory(options.hours)
+    elif options.packing:
+        packing(options.packing)
     else:
         speed(options.videos, options.repeats)
 

@@ -72,3 +72,8 @@ def test_make_targets_in_the_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     for path in DOCUMENTS:
         assert set(re.findall(r"^make ([a-z]+)", path.read_text("utf-8"), re.MULTILINE)) <= targets
+
+
+def test_no_figure_is_still_to_be_filled_in() -> None:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        assert "@@" not in document.read_text("utf-8"), document.name
