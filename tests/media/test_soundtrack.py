@@ -381,6 +381,26 @@ def test_a_file_that_is_cut_short(tmp_path: Path, name: str, movflags: str, shar
     assert "cut short" in fault(path, 0.5, 9.9)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "rate_hz"), [("a.avi", "mp3", 44_100), ("a.flv", "mp3", 44_100)]
+)
+def test_older_containers_that_are_cut_short(
+    tmp_path: Path, name: str, codec: str, rate_hz: int
+) -> None:
+    """An AVI's length is guessed from its size; what its first bytes say of its size tells."""
+    rng = np.random.default_rng(0)
+    sound = 0.2 * rng.standard_normal((1, 6 * rate_hz)).astype(np.float32)
+    path = write(tmp_path / name, sound, codec, rate_hz, picture_s=6)
+    assert len(read(path)[1]) / RATE_HZ == pytest.approx(6, abs=0.1)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(0.6 * len(data))])
+    assert "is cut short" in fault(path)
+    if name == "a.avi":
+        # As a recorder leaves it that was switched off before it could tell the size.
+        path.write_bytes(data[:4] + bytes(4) + data[8:])
+        assert len(read(path)[1]) / RATE_HZ == pytest.approx(6, abs=0.1)
+
+
 def test_no_sound(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", None)
     assert fault(path) == "FILE has no sound track: nothing can be paired with it"

@@ -300,10 +300,26 @@ class _TimedPackets:
         except (av.error.FFmpegError, OSError):
             raise AudioError(damaged(self._where, self._now_s())) from None
 
+    def _check_riff(self) -> None:
+        """See that an AVI is as large as its first bytes say: its length is a guess from that."""
+        with Path(self._where).open("rb") as file:
+            head = file.read(12)
+        declared = 8 + int.from_bytes(head[4:8], "little")
+        # A recorder that was switched off leaves 0, or the largest number, in that place.
+        if head[:4] == b"RIFF" and 8 < declared < 1 << 32 and self._end_s is None:
+            size = Path(self._where).stat().st_size
+            if size < declared:
+                raise AudioError(
+                    f"{self._where} is cut short: it says it has {declared} bytes but has {size}: "
+                    "get the whole file again"
+                )
+
     def _check_whole(self, latest_s: float) -> None:
         """Where a file declares its length, see that its sound has come to the end."""
         name = self._container.format.name
-        if "mp4" not in name and "matroska" not in name:
+        if name == "avi":
+            self._check_riff()
+        if not any(known in name for known in ("mp4", "matroska", "flv")):
             return
         track = self._track
         if track.duration is not None:
