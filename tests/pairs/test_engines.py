@@ -98,8 +98,8 @@ def test_a_worker_that_dies_or_hangs_costs_only_its_clip(video: Path, tmp_path: 
     failures = {job.clip.key: outcomes[job.clip.id].failure for job in work}
     assert {name for name, failure in failures.items() if failure is None} == set("abcde")
     for name in ("segfault", "exit"):
-        assert failures[name] == f"{name} makes the decoder crash: repair or remove it"
-    assert "hang takes longer than 6 s" in str(failures["hang"])
+        assert failures[name] == "makes the decoder crash: repair or remove it"
+    assert str(failures["hang"]).startswith("takes longer than 6 s")
     for job in work:
         part = Part(job.part)
         assert part.about.get("failure") == failures[job.clip.key]
