@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,35 @@ def test_main_is_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 130
+
+
+SAYS = """
+from soundsight.apps.cli import build_app
+from soundsight.apps.console import say
+app = build_app()
+app.command("hello")(lambda: say("hello"))
+app(["hello"])
+"""
+
+
+@pytest.mark.parametrize(("place", "code"), [("/dev/full", 2), ("pipe", 141)])
+def test_an_output_that_takes_no_more(place: str, code: int) -> None:
+    """A full disk is one line; a reader that has gone, such as head, is no fault."""
+    if place == "pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+    elif Path(place).exists():
+        writer = os.open(place, os.O_WRONLY)
+    else:
+        pytest.skip(f"no {place} here")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", SAYS],
+            stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert done.returncode == code
+    lines = done.stderr.splitlines()
+    full = "error: cannot write the output: No space left on device"
+    assert lines == ([] if code == 141 else [full])

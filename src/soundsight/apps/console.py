@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from soundsight.core.errors import OutputError, SoundsightError
@@ -23,4 +24,7 @@ def say(text: str, *, err: bool = False) -> None:
     except OSError as error:
         # What could not be written must not be tried again when the program ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if isinstance(error, BrokenPipeError):
+            # Whoever reads has seen enough, as `head` has: no fault, and nothing to say.
+            sys.exit(128 + signal.SIGPIPE)
         raise OutputError(f"cannot write the output: {error.strerror or error}") from None
