@@ -45,3 +45,8 @@ class MissingExtraError(SoundsightError):
             f"{command} needs the extra '{extra}' ({missing} is not installed): "
             f"run  pip install 'soundsight[{extra}]'"
         )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its name where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

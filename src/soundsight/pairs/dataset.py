@@ -8,7 +8,6 @@ on with the very batch it would have seen.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from soundsight.core.errors import DataError
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
 from soundsight.pairs.bench import BENCH_VARIABLE, DEFAULT_BENCH, Bench, find_bench
 from soundsight.pairs.reader import PairReader, video_number
-from soundsight.pairs.records import MEL
+from soundsight.pairs.records import MEL, opaque_id
 from soundsight.pairs.shards import ABOUT, WORK, PairFolder, open_dataset
 
 
@@ -45,12 +44,6 @@ class PairBatch:
     image: UInt8[Tensor, "n 3 96 96"]
     video: Int64[Tensor, " n"]
     photo: Int64[Tensor, " n"]
-
-
-def opaque_id(name: str) -> int:
-    """A number that keeps identity and drops everything else a name says (its class, above all)."""
-    digest = hashlib.blake2b(name.encode(), digest_size=8, key=b"soundsight pair").digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 class _Item(NamedTuple):

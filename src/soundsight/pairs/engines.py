@@ -21,7 +21,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from soundsight.core.errors import DataError, OutputError
+from soundsight.core.errors import DataError, OutputError, first_line
 from soundsight.pairs.ingest import IngestConfig, Outcome, give_up, ingest
 from soundsight.pairs.records import Clip
 from soundsight.pairs.staging import no_space
@@ -211,7 +211,7 @@ def run_ray(
                 yield _received(row, parts[row["clip"]])
         except (ray.exceptions.RayError, ConnectionError) as error:
             raise DataError(
-                f"the Ray cluster gave up ({_first_line(error)}): run the same command again, "
+                f"the Ray cluster gave up ({first_line(error)}): run the same command again, "
                 "what is done is kept"
             ) from None
 
@@ -279,7 +279,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ray.exceptions.RayError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"cannot reach the Ray cluster at {address or 'this machine'}: {_first_line(error)}"
+            f"cannot reach the Ray cluster at {address or 'this machine'}: {first_line(error)}"
         ) from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -298,11 +298,4 @@ def _check_address(address: str | None) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
     except (OSError, OverflowError) as error:
-        raise DataError(
-            f"cannot reach the Ray cluster at {address}: {_first_line(error)}"
-        ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+        raise DataError(f"cannot reach the Ray cluster at {address}: {first_line(error)}") from None

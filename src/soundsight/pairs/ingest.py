@@ -29,7 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from soundsight.core.errors import ConfigError, OutputError, SoundsightError, VideoError
+from soundsight.core.errors import (
+    ConfigError,
+    OutputError,
+    SoundsightError,
+    VideoError,
+    first_line,
+)
 from soundsight.core.units import IMAGE_PX, RATE_HZ, SEGMENT_S
 from soundsight.media.frames import FrameReader, open_frames
 from soundsight.media.framing import CROPS, square
@@ -41,6 +47,7 @@ from soundsight.pairs.clean import reasons as reasons_to_drop
 from soundsight.pairs.duplicates import Printer
 from soundsight.pairs.listing import is_url
 from soundsight.pairs.records import MEL, SIDECAR, Clip, Record, rank_of
+from soundsight.pairs.shards import encode_mel
 from soundsight.pairs.staging import NoSpaceError, PartWriter
 
 FRAMES = ("center", "sharpest")
@@ -135,7 +142,7 @@ def ingest(clip: Clip, config: IngestConfig, part: Path) -> Outcome:
         reason = "it needs more memory than there is"
     except Exception as error:
         # A fault of ours on one file must not end a run over thousands; it is told apart.
-        reason = f"unexpected {type(error).__name__}: {_first_line(error)}"
+        reason = f"unexpected {type(error).__name__}: {first_line(error)}"
     return give_up(clip, part, reason)
 
 
@@ -380,7 +387,7 @@ def _record(clip: Clip, candidate: _Candidate, config: IngestConfig) -> Record:
     assert candidate.image is not None
     window = candidate.window
     files = {
-        MEL: _encoded(Image.fromarray(window.mel), "PNG"),
+        MEL: encode_mel(window.mel),
         config.image_format: _picture_bytes(candidate.image, config),
     }
     key = f"{clip.id}_{candidate.number:06d}"
@@ -469,12 +476,7 @@ def _fetch(url: str, copy: Path) -> None:
                     "place, and run the same command again"
                 ) from None
             if again + 1 == _FETCH_TRIES:
-                raise VideoError(f"cannot fetch {url}: {_first_line(error)}") from None
+                raise VideoError(f"cannot fetch {url}: {first_line(error)}") from None
             time.sleep(2.0**again)
         else:
             return
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 
 from soundsight.core.errors import ConfigError, DataError, OutputError
 from soundsight.core.runs import write_json
-from soundsight.pairs.records import MEL, Record
+from soundsight.pairs.records import MEL, Record, opaque_id
 from soundsight.pairs.shards import PairFolder, open_dataset
 
 _DRAWS = 4096
@@ -305,9 +304,7 @@ class PairReader:
 @lru_cache(maxsize=1024)
 def video_number(group: str) -> int:
     """A number that keeps a video's identity and drops everything else its name says."""
-    name = group.encode("utf-8", "surrogateescape")
-    digest = blake2b(name, digest_size=8, key=b"soundsight pair").digest()
-    return int.from_bytes(digest, "little") >> 1
+    return opaque_id(group)
 
 
 def _require(folder: PairFolder, with_image: bool) -> None:

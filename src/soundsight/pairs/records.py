@@ -73,3 +73,10 @@ def stable_hash(text: str) -> int:
     """A 64-bit number from a text, the same everywhere and forever."""
     data = text.encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+
+
+def opaque_id(name: str) -> int:
+    """A number that keeps identity and drops everything else a name says (its class, above all)."""
+    data = name.encode("utf-8", "surrogateescape")
+    digest = hashlib.blake2b(data, digest_size=8, key=b"soundsight pair").digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from soundsight.core.errors import DataError, OutputError
+from soundsight.core.errors import DataError, OutputError, first_line
 from soundsight.core.runs import atomic_file, sha256_of
 from soundsight.pairs.records import IMAGES, MEL, SIDECAR, Record
-from soundsight.pairs.stores import LocalStore, Store, first_line, store_at
+from soundsight.pairs.stores import LocalStore, Store, store_at
 
 FORMAT = "soundsight-pairs"
 FORMAT_VERSION = 1

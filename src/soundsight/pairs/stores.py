@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from soundsight.core.errors import DataError
+from soundsight.core.errors import DataError, first_line
 
 _OPEN_FILES = 16
 _CHUNK_BYTES = 1 << 20
@@ -182,8 +182,3 @@ def store_at(where: str | Path, storage_options: Mapping[str, Any] | None = None
     if "://" in str(where) or "::" in str(where):
         return UrlStore(str(where), storage_options)
     return LocalStore(Path(where))
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its name where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from soundsight.core.errors import DataError, MissingExtraError
+from soundsight.core.errors import DataError, MissingExtraError, first_line
 
 BOM = b"\xef\xbb\xbf"
 """The byte order mark that some programs put before UTF-8."""
@@ -95,7 +95,7 @@ def _parquet_rows(data: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]
     try:
         table = parquet.read_table(io.BytesIO(data))
     except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{name} is no readable Parquet file: {_first_line(error)}") from None
+        raise DataError(f"{name} is no readable Parquet file: {first_line(error)}") from None
     _check_header(table.column_names, name)
     for number, record in enumerate(table.to_pylist(), start=1):
         yield f"{name}, row {number}", record
@@ -211,7 +211,3 @@ def seconds(text: str, where: str, column: str) -> float:
     if value < 0:
         raise DataError(f"{where}: {column} is {text!r}, it cannot be negative")
     return value + 0.0
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
