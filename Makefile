@@ -31,6 +31,7 @@ bench: $(VENV)/.dev  ## measure speed and memory, side by side
 	$(BIN)/python benchmarks/mel.py
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/reader.py
+	$(BIN)/python benchmarks/training.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -17,19 +18,32 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from soundsight.apps import evaluate as command
-from soundsight.core.errors import DataError, MissingExtraError, ModelError, OutputError
+from soundsight.core.errors import (
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    ModelError,
+    OutputError,
+)
 from soundsight.evaluation import report
 from soundsight.evaluation.report import EvaluationConfig
+from soundsight.models.picture_classifier import PictureClassifierConfig
 from soundsight.pairs.bench import Bench
 from soundsight.runtime.translator import Translator
-from soundsight.training.judges import JudgesConfig, train
+from soundsight.training.audio_visual import SpaceConfig
+from soundsight.training.judges import JudgesConfig, ViewersConfig, train
+from soundsight.training.viewers import ViewerConfig
 
 
 @pytest.fixture(scope="module")
 def judges(tmp_path_factory: pytest.TempPathFactory, toy_bench: Bench) -> Path:
-    """Judges after two batches."""
+    """Judges after two batches, with all that stands beside them."""
     torch.set_num_threads(1)
-    config = JudgesConfig(steps=2, batch=8, val_per_kind=2)
+    viewer = ViewerConfig(passes=0.4, photos=5, network=PictureClassifierConfig(maps=(4, 6)))
+    viewers = ViewersConfig(
+        second=viewer, classifier=viewer, space=SpaceConfig(passes=1, batch_size=8)
+    )
+    config = JudgesConfig(steps=2, batch=8, val_per_kind=2, viewers=viewers)
     out = tmp_path_factory.mktemp("trained") / "judges"
     return train(config, toy_bench, out, console=Console(quiet=True))
 
@@ -90,6 +104,11 @@ def test_it_writes_the_report_of_a_model(
     mean = 100 * written["rows"]["informativity"]["mean"]["share"]
     assert f"informativity: {mean:.1f} % [" in result.output
     assert (out / "sheet.png").stat().st_size > 1000
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
+    # The thresholds and what passes them are those of the judges' training.
+    assert written["judges"]["val"]["judge"]["dog"]["photos"] > 0
+    assert written["judges"]["val"]["second judge"]["dog"]["photos"] > 0
+    assert {"agreement", "confusion", "retrieval", "fidelity"} <= set(written)
 
 
 def test_a_run_is_exported_for_the_occasion(
@@ -164,9 +183,115 @@ def test_a_place_that_cannot_be_written_is_named_before_the_drawing(
     monkeypatch.setattr(Grey, "imagine", lambda *_args, **_options: pytest.fail("it draws"))
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("n" * 300)):
-        with pytest.raises(OutputError, match="cannot write to ") as caught:
+        with pytest.raises(OutputError, match=r"cannot write |is kept: choose") as caught:
             run(app, model, "--data", toy_bench.root, "--judges", judges, "-o", out)
         assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_run_is_measured_as_an_encoder(
+    app: typer.Typer, toy_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    (encoder / "run.json").write_text('{"kind": "encoder"}')
+    asked: list[tuple] = []
+
+    def evaluate_encoder(run: Path, bench: Bench, out: Path, **options: object) -> None:
+        asked.append((run, bench.root, out, options["split"], options["seed"]))
+
+    monkeypatch.setitem(
+        sys.modules,
+        "soundsight.evaluation.encoders",
+        SimpleNamespace(evaluate_encoder=evaluate_encoder),
+    )
+    common = encoder, "--data", toy_bench.root, "-o", tmp_path / "out"
+    assert run(app, *common, "--seed", 3, "--split", "val").exit_code == 0
+    assert asked == [(encoder, toy_bench.root, tmp_path / "out", "val", 3)]
+    for option in (["--limit", 3], ["--blind-sheet"], ["--best-of", 2], ["--judges", tmp_path]):
+        words = f"{option[0]} is for translators, not for an encoder"
+        with pytest.raises(ConfigError, match=words):
+            run(app, *common, *option)
+    assert len(asked) == 1
+    (encoder / "run.json").write_text("{")
+    with pytest.raises(ModelError, match=r"run\.json is damaged"):
+        run(app, *common)
+
+
+def test_a_dataset_of_pairs_is_no_bench(
+    app: typer.Typer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = SimpleNamespace(where="data")
+    monkeypatch.setattr("soundsight.pairs.dataset.open_pairs", lambda _where: folder)
+    with pytest.raises(
+        DataError, match="data is a dataset of pairs: evaluation needs a bench"
+    ) as caught:
+        run(app, model, "--data", tmp_path / "data", "-o", tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_early_pictures_must_be_those_of_the_judges(
+    app: typer.Typer, model: Path, judges: Path, toy_bench: Bench, tmp_path: Path
+) -> None:
+    early = tmp_path / "early.npz"
+    np.savez(early, images=np.zeros((8, 96, 96, 3), np.uint8))
+    options = ["--data", toy_bench.root, "--early", early, "-o", tmp_path / "out"]
+    with pytest.raises(ConfigError, match="were trained without early pictures"):
+        run(app, model, "--judges", judges, *options)
+    with pytest.raises(ConfigError, match="these 8 pictures are not the") as caught:
+        run(app, model, *options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_judges_of_other_classes_are_refused(
+    app: typer.Typer, model: Path, judges: Path, toy_bench: Bench, tmp_path: Path
+) -> None:
+    others = tmp_path / "others"
+    shutil.copytree(judges, others)
+    record = json.loads((others / "judges.json").read_text())
+    record["names"].remove("baby")
+    (others / "judges.json").write_text(json.dumps(record))
+    with pytest.raises(ModelError, match="there is no judge of baby") as caught:
+        run(app, model, "--judges", others, "--data", toy_bench.root, "-o", tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_best_of_several_and_a_feature_network_can_be_asked_for(
+    app: typer.Typer, model: Path, judges: Path, toy_bench: Bench, tmp_path: Path
+) -> None:
+    common = model, "--data", toy_bench.root, "--judges", judges, "-o", tmp_path / "out"
+    assert run(app, *common, "--best-of", 2, "--limit", 1).exit_code == 0
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["rows"]
+    assert rows["informativity, best of 2"]["mean"]["share"] == 0
+    with pytest.raises(ModelError, match="there is no feature network"):
+        run(app, *common, "--features", tmp_path / "none.pt")
+
+
+def test_a_person_s_answers_are_scored(
+    app: typer.Typer, model: Path, judges: Path, toy_bench: Bench, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = run(
+        app, model, "--data", toy_bench.root, "--judges", judges, "-o", out, "--blind-sheet"
+    )
+    assert "the key, to be opened afterwards" in result.output
+    form = out / "blind" / "answers.csv"
+    lines = form.read_text().splitlines()
+    form.write_text("\n".join([lines[0], *[line + "water" for line in lines[1:]]]) + "\n")
+    key = next(out.glob("blind-key*.json"))
+    figures = tmp_path / "figures.json"
+    result = CliRunner().invoke(
+        app, ["score-blind", str(form), "--key", str(key), "-o", str(figures)]
+    )
+    assert result.exit_code == 0
+    found = json.loads(figures.read_text())
+    # A toy class has twelve seconds, eight of which are on the other sheet.
+    assert found["count"] == 20
+    assert found["right_unhidden"]["share"] == pytest.approx(0.2)
+    assert found["confusion"]["dog"]["water"] == 4
+    # The critic hides every picture.
+    assert "right: 0.0 [0.0, 16.1] % of 20 pictures" in result.output
 
 
 def test_a_seed_below_zero_is_refused(app: typer.Typer, model: Path, tmp_path: Path) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from soundsight.core.errors import DataError
 from soundsight.evaluation.informativity import (
     MEAN,
     audible,
+    control_pictures,
+    decide,
     photo_controls,
     shares,
     shuffled,
@@ -16,6 +23,7 @@ from soundsight.evaluation.informativity import (
 )
 from soundsight.evaluation.judging import Judges
 from soundsight.pairs.bench import SUBJECTS, Bench
+from soundsight.training.uninformative import EarlyPictures, early_part
 
 
 def sounds(seed: int = 0) -> tuple[np.ndarray, list[str], list[str]]:
@@ -139,7 +147,8 @@ def test_a_second_is_audible_from_a_mean_level_of_2() -> None:
 def test_photos_set_the_ceiling_and_what_shows_nothing_the_floor(
     toy_bench: Bench, toy_judges: Judges
 ) -> None:
-    rows = photo_controls(toy_judges, toy_bench, "devtest", per_kind=20)
+    pictures = control_pictures(toy_bench, "devtest", per_kind=20)
+    rows, scores = photo_controls(toy_judges, pictures)
     assert rows["real photos"][MEAN].share == 1
     assert rows["real photos"]["dog"].count == 10
     assert rows["photos of other classes"][MEAN].share == 0
@@ -149,6 +158,15 @@ def test_photos_set_the_ceiling_and_what_shows_nothing_the_floor(
     assert rows["floor: noise"][MEAN].share < 0.05
     assert rows["floor: average"]["dog"].count == 20
     assert "floor: early" not in rows
+    assert scores.photos["dog"].shape == (10,)
+    assert scores.photos["dog"].min() > 0.9
+    # Four kinds, twenty each, in the judge's own class.
+    assert scores.uninformative["dog"].shape == (80,)
+    passed = np.mean([scores.uninformative[s] >= 0.85 for s in SUBJECTS])
+    floors = [
+        rows[f"floor: {kind}"][MEAN].share for kind in ("average", "blur", "patches", "noise")
+    ]
+    assert passed == pytest.approx(np.mean(floors))
 
 
 def test_a_jury_that_accepts_everything_has_a_floor_of_one(toy_bench: Bench) -> None:
@@ -156,7 +174,7 @@ def test_a_jury_that_accepts_everything_has_a_floor_of_one(toy_bench: Bench) -> 
         {s: lambda images: np.ones(len(images), np.float32) for s in SUBJECTS},
         dict.fromkeys(SUBJECTS, 0.5),
     )
-    rows = photo_controls(generous, toy_bench, "devtest", per_kind=2)
+    rows, _ = photo_controls(generous, control_pictures(toy_bench, "devtest", per_kind=2))
     assert len(rows) == 6
     assert {row[MEAN].share for row in rows.values()} == {1.0}
 
@@ -164,11 +182,35 @@ def test_a_jury_that_accepts_everything_has_a_floor_of_one(toy_bench: Bench) -> 
 def test_only_early_pictures_kept_for_val_are_judged(
     toy_bench: Bench, toy_judges: Judges, colours: dict[str, tuple[int, int, int]]
 ) -> None:
-    early = np.broadcast_to(np.array(colours["rail"], np.uint8), (200, 96, 96, 3)).copy()
-    row = photo_controls(toy_judges, toy_bench, "val", per_kind=2, early=early)["floor: early"]
+    images = np.broadcast_to(np.array(colours["rail"], np.uint8), (200, 96, 96, 3)).copy()
+    early = EarlyPictures(images=images, sounds=np.arange(200), runs=np.zeros(200, np.int64))
+    pictures = control_pictures(toy_bench, "val", per_kind=2, early=early)
+    assert len(pictures.early) == len(early_part(early, 0, "val"))
+    row = photo_controls(toy_judges, pictures)[0]["floor: early"]
     assert row["rail"].share == 1
     assert row["dog"].share == 0
-    assert 10 < row["rail"].count < 30
+    assert 5 < row["rail"].count < 40
+
+
+def test_a_class_without_photos_is_named(
+    bench_root: Path, write_tar: Callable[[Path, list[tuple[str, bytes]]], None]
+) -> None:
+    with tarfile.open(bench_root / "photos" / "val.tar") as tar:
+        kept = [
+            (member.name, tar.extractfile(member).read())
+            for member in tar
+            if not member.name.startswith("rail/")
+        ]
+    write_tar(bench_root / "photos" / "val.tar", kept)
+    with pytest.raises(DataError, match="fewer than two photos of rail in val") as caught:
+        control_pictures(Bench(bench_root), "val", per_kind=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_verdicts_follow_scores_and_thresholds(toy_judges: Judges) -> None:
+    scores = np.full((2, 5), np.float32(0.85))
+    scores[1, 3] = np.nextafter(np.float32(0.85), np.float32(0))
+    assert decide(toy_judges, scores).tolist() == [[True] * 5, [True, True, True, False, True]]
 
 
 def test_every_judge_is_asked_about_silence(

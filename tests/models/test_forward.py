@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +46,20 @@ def seeded(network: nn.Module) -> nn.Module:
     return network
 
 
-def generate() -> Tensor:
-    network = seeded(DenseGenerator(SIZES.generator)).eval()
+def generate(config: DenseGeneratorConfig = SIZES.generator) -> Tensor:
+    network = seeded(DenseGenerator(config)).eval()
     dropout = (pattern(2, network.dropout_size) + 1) / 2
-    return network(pattern(2, E), pattern(2, network.noise_size), dropout)
+    condition = pattern(2, network.condition_size)
+    return network(condition, pattern(2, network.noise_size), dropout)
+
+
+def generate_with_attention() -> Tensor:
+    return generate(
+        replace(
+            SIZES.generator, attention=(0, 2, 0, 0, 0, 0, 0), attention_width=16,
+            attention_heads=4, audio_source=12, source_maps=SIZES.autoencoder.maps[11],
+        )
+    )  # fmt: skip
 
 
 def autoencode() -> tuple[Tensor, Tensor]:
@@ -70,6 +81,7 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "sound": lambda: contrast()[0],
     "picture": lambda: contrast()[1],
     "generator": generate,
+    "attention_generator": generate_with_attention,
     "rc_discriminator": lambda: score(RCDiscriminator(SIZES.rc_discriminator)),
     "projection_discriminator": lambda: score(
         ProjectionDiscriminator(SIZES.projection_discriminator)
@@ -81,6 +93,7 @@ SHAPES = {
     "sound": (2, E),
     "picture": (2, E),
     "generator": (2, 3, 96, 96),
+    "attention_generator": (2, 3, 96, 96),
     "rc_discriminator": (2,),
     "projection_discriminator": (2,),
 }

@@ -73,5 +73,5 @@ def test_embedding_sizes_of_a_preset_agree(name: str) -> None:
 
 
 def test_unknown_preset_lists_the_choices() -> None:
-    with pytest.raises(ConfigError, match="compact, paper, tiny"):
+    with pytest.raises(ConfigError, match="compact, paper, small, tiny"):
         preset("huge")

@@ -13,20 +13,42 @@ from rich.console import Console
 
 from soundsight.core.errors import ConfigError, DataError, ModelError
 from soundsight.core.runs import sha256_of
+from soundsight.models.contrastive import ContrastiveConfig
+from soundsight.models.informativity import InformativityClassifier
+from soundsight.models.picture_classifier import PictureClassifierConfig
 from soundsight.pairs.bench import SUBJECTS, Bench, find_bench, fold_of
-from soundsight.training import judge_files, judges
+from soundsight.training import judge_files, judge_fit, judges
+from soundsight.training.audio_visual import SpaceConfig
+from soundsight.training.judge_pictures import Pictures, augment
+from soundsight.training.judge_tables import VIEWERS, accepting
 from soundsight.training.judges import (
     JudgesConfig,
-    accepting,
-    augment,
+    ViewersConfig,
     critic_config,
     score,
     train,
     train_critic,
 )
 from soundsight.training.uninformative import early_part, load_early
+from soundsight.training.viewers import ViewerConfig, head_scores
 
-TINY = JudgesConfig(steps=4, batch=8, val_per_kind=4)
+_TINY_VIEWER = ViewerConfig(passes=0.4, photos=5, network=PictureClassifierConfig(maps=(4, 6)))
+TINY = JudgesConfig(
+    steps=4,
+    batch=8,
+    val_per_kind=4,
+    viewers=ViewersConfig(
+        second=_TINY_VIEWER,
+        classifier=_TINY_VIEWER,
+        space=SpaceConfig(
+            passes=1,
+            batch_size=8,
+            network=ContrastiveConfig(
+                embedding_size=4, sound_maps=(4, 4, 4, 4, 4), picture_maps=(4, 4)
+            ),
+        ),
+    ),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +64,7 @@ def quiet() -> Console:
 
 @pytest.fixture
 def early_file(tmp_path: Path) -> Path:
-    """200 grey pictures in place of an early generator's."""
+    """200 grey pictures in place of an early generator's: of 100 sounds, each drawn twice."""
     levels = np.arange(200, dtype=np.uint8)[:, None, None, None]
     path = tmp_path / "early.npz"
     np.savez_compressed(path, images=np.broadcast_to(levels, (200, 96, 96, 3)))
@@ -59,7 +81,7 @@ def test_the_folder_holds_judges_thresholds_hashes_and_a_card(
 ) -> None:
     out = train(TINY, toy_bench, tmp_path / "judges", console=quiet)
     names = {"CARD.md", "judges.json", "tensorboard"}
-    names |= {f"{subject}.safetensors" for subject in SUBJECTS}
+    names |= {f"{name}.safetensors" for name in (*SUBJECTS, *VIEWERS)}
     assert {path.name for path in out.iterdir()} == names
     models, record = judge_files.read(out, "judges")
     assert list(models) == list(SUBJECTS)
@@ -82,11 +104,60 @@ def test_the_folder_holds_judges_thresholds_hashes_and_a_card(
     assert f"| rail | {done['threshold']:.4f} |" in card
 
 
+def test_the_folder_holds_a_second_judge_a_classifier_and_a_space(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    out = train(TINY, toy_bench, tmp_path / "judges", console=quiet)
+    _, record = judge_files.read(out, "judges")
+    networks = judge_files.read_viewers(out, record)
+    assert networks is not None
+    second = record["done"]["second"]
+    mine = [m for m in toy_bench.photos("val") if m.startswith("rail/") and fold_of(m) == 0]
+    photos = np.stack([toy_bench.photo(member) for member in mine])
+    scores = head_scores(networks[0], photos)[:, SUBJECTS.index("rail")]
+    table = second["tables"]["rail"]
+    assert table["threshold"] == pytest.approx(accepting(scores, 0.85), abs=1e-6)
+    # Both were measured on the same pictures, and so was their agreement.
+    assert table["counts"] == record["done"]["rail"]["counts"]
+    assert second["agreement"]["rail"]["count"] == len(mine) + sum(table["counts"].values())
+    card = (out / "CARD.md").read_text()
+    assert f"| rail | {table['threshold']:.4f} |" in card
+    assert f"| rail | {second['agreement']['rail']['share']:.1%} |" in card
+    assert f"{record['done']['classifier']['accuracy']['mean']:.1%}" in card
+    # Only pairs whose photo is in the judges' fold were learned from.
+    train_pairs = [pair for pair in toy_bench.pairs("train") if fold_of(pair.photo) == 0]
+    assert record["done"]["space"]["pairs"] == len(train_pairs)
+    path = out / "second.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    with pytest.raises(ModelError, match=r"second\.safetensors is damaged: its SHA-256"):
+        judge_files.read(out, "judges")
+
+
+def test_judges_of_version_1_are_read_without_what_stands_beside(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    out = train(TINY, toy_bench, tmp_path / "judges", console=quiet)
+    record = json.loads((out / "judges.json").read_text())
+    record |= {"format_version": 1, "names": list(SUBJECTS)}
+    (out / "judges.json").write_text(json.dumps(record))
+    models, read = judge_files.read(out, "judges")
+    assert list(models) == list(SUBJECTS)
+    assert judge_files.read_viewers(out, read) is None
+
+
+def test_the_same_training_writes_the_same_bytes(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    folders = [train(TINY, toy_bench, tmp_path / name, console=quiet) for name in ("a", "b")]
+    a, b = ({p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} for out in folders)
+    assert a == b
+
+
 def test_a_stopped_training_goes_on_to_the_same_judges(
     toy_bench: Bench, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(TINY, toy_bench, tmp_path / "whole", console=quiet)
-    monkeypatch.setattr(judges, "_SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(judge_fit, "_SAVE_EVERY_S", 0.0)
     made, made_batches = judges._batch, []
 
     def until_ctrl_c(*arguments):
@@ -177,9 +248,10 @@ def test_the_critic_accepts_95_percent_and_has_no_other_classes(
 
 
 def test_judges_learn_their_class(toy_bench: Bench, tmp_path: Path, quiet: Console) -> None:
-    config = JudgesConfig(steps=40, batch=16, learning_rate=1e-2, val_per_kind=20)
+    config = replace(TINY, steps=40, batch=16, learning_rate=1e-2, val_per_kind=20)
     out = train(config, toy_bench, tmp_path / "judges", console=quiet)
-    passed = json.loads((out / "judges.json").read_text())["done"]
+    done = json.loads((out / "judges.json").read_text())["done"]
+    passed = {subject: done[subject] for subject in SUBJECTS}
     strangers = [
         share for p in passed.values() for kind, share in p["passed"].items() if " of " in kind
     ]
@@ -190,15 +262,16 @@ def test_judges_learn_their_class(toy_bench: Bench, tmp_path: Path, quiet: Conso
 
 
 def test_batches_hold_what_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = judges._Pictures(
+    pictures = Pictures(
         photos=[np.full((3, 96, 96, 3), 10 + 40 * c, np.uint8) for c in range(5)],
         early=np.full((7, 96, 96, 3), 255, np.uint8),
     )
-    monkeypatch.setattr(judges, "augment", lambda images, _: torch.from_numpy(images))
-    config = JudgesConfig(batch=64)
+    monkeypatch.setattr(judges, "augment", lambda images, *_: torch.from_numpy(images))
+    config = JudgesConfig(batch=64, other_share=0.5, made_per_kept=1)
+    average = InformativityClassifier().eval()
     counts = []
     for step in range(10):
-        images, targets = judges._batch(config, pictures, 2, step, 2)
+        images, targets = judges._batch(config, pictures, 2, step, 2, average)
         levels = images.reshape(64, -1)[:, 0].numpy()
         assert targets.tolist() == [1] * 32 + [0] * 32
         assert set(levels[:32]) == {90}
@@ -207,6 +280,28 @@ def test_batches_hold_what_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
     # 16 uninformative pictures of five kinds: each kind has its fifth over five batches.
     assert counts == counts[:5] * 2
     assert sum(counts[:5]) == 16
+
+
+def test_the_uninformative_pictures_that_the_judge_likes_best_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    levels = rng.permutation(np.arange(100, 200, dtype=np.uint8))
+    early = np.broadcast_to(levels[:, None, None, None], (100, 96, 96, 3))
+    # Black photos make black averages, blurs, patches and noise.
+    black = [np.zeros((3, 96, 96, 3), np.uint8) for _ in range(5)]
+    pictures = Pictures(photos=black, early=early)
+    monkeypatch.setattr(judges, "augment", lambda images, *_: torch.from_numpy(images))
+    # A judge for whom bright is good.
+    monkeypatch.setattr(judges, "score", lambda _, images: images.mean(axis=(1, 2, 3)))
+    config = JudgesConfig(batch=64, other_share=0.5, made_per_kept=5)
+    images, targets = judges._batch(config, pictures, 2, 0, 2, InformativityClassifier())
+    assert images.shape == (64, 96, 96, 3)
+    assert targets.tolist() == [1] * 32 + [0] * 32
+    # Of 80 made 16 are early ones, which alone are bright: all are kept, the brightest first.
+    kept = images[48:].reshape(16, -1)[:, 0].tolist()
+    assert min(kept) >= 100
+    assert kept == sorted(kept, reverse=True)
 
 
 def test_early_pictures_are_a_kind_of_their_own(
@@ -220,31 +315,6 @@ def test_early_pictures_are_a_kind_of_their_own(
     assert record["done"]["dog"]["counts"]["early"] == len(kept)
     assert record["settings"]["early"]["count"] == 200
     assert "200 early-generator pictures" in (out / "CARD.md").read_text()
-
-
-def test_every_early_picture_has_one_place(early_file: Path) -> None:
-    early = load_early([early_file])
-    parts = [early_part(early, fold, split) for fold in (0, 1) for split in ("train", "val")]
-    levels = [set(part[:, 0, 0, 0].tolist()) for part in parts]
-    assert sorted(level for part in levels for level in part) == list(range(200))
-    assert 60 < len(parts[0]) < 100
-    assert 10 < len(parts[1]) < 30
-
-
-def test_early_pictures_are_read_from_files_and_folders(tmp_path: Path, early_file: Path) -> None:
-    assert load_early([]).shape == (0, 96, 96, 3)
-    assert len(load_early([early_file, early_file.parent])) == 400
-    (tmp_path / "empty").mkdir()
-    np.savez(tmp_path / "small.npz", images=np.zeros((2, 64, 64, 3), np.uint8))
-    np.savez(tmp_path / "named.npz", pictures=np.zeros((2, 96, 96, 3), np.uint8))
-    for name, words in (
-        ("empty", "holds no .npz"),
-        ("small.npz", "must be uint8"),
-        ("named.npz", "'images'"),
-        ("absent.npz", "'images'"),
-    ):
-        with pytest.raises(DataError, match=words):
-            load_early([tmp_path / name])
 
 
 def test_too_few_early_pictures_are_refused(
@@ -284,7 +354,7 @@ def test_a_damaged_folder_is_refused_in_one_line(
     path.write_bytes(whole)
     text = (out / "critic.json").read_text()
     for old, new, words in (
-        ('"format_version": 1', '"format_version": 2', "has format version 2"),
+        ('"format_version": 1', '"format_version": 3', "has format version 3"),
         ('"soundsight-critic"', '"other"', "is not of the format"),
         ('"thresholds"', '"limits"', "is damaged"),
         ("{", "", "is damaged"),
@@ -293,15 +363,6 @@ def test_a_damaged_folder_is_refused_in_one_line(
         with pytest.raises(ModelError, match=words) as caught:
             judge_files.read(out, "critic")
         assert "\n" not in str(caught.value)
-
-
-def test_the_threshold_is_the_highest_that_accepts_enough() -> None:
-    scores = np.arange(100, dtype=np.float32)
-    np.random.default_rng(0).shuffle(scores)
-    assert accepting(scores, 0.85) == 15
-    assert (scores >= accepting(scores, 0.85)).mean() == 0.85
-    assert accepting(scores[:13], 0.85) == np.sort(scores[:13])[1]
-    assert accepting(scores, 1.0) == 0
 
 
 def test_augmenting_keeps_range_and_shape_and_follows_the_seed() -> None:
@@ -323,7 +384,17 @@ def test_augmenting_keeps_range_and_shape_and_follows_the_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"steps": 0}, {"batch": 2}, {"accept_rate": 0.0}, {"fold": 2}, {"other_share": 1.5}]
+    "changes",
+    [
+        {"steps": 0},
+        {"batch": 2},
+        {"accept_rate": 0.0},
+        {"fold": 2},
+        {"other_share": 1.5},
+        {"made_per_kept": 0},
+        {"smoothing": 1.0},
+        {"average_decay": -0.1},
+    ],
 )
 def test_settings_out_of_range_are_refused(changes: dict) -> None:
     with pytest.raises(ConfigError):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from soundsight.core.errors import DataError
 from soundsight.training import uninformative
-from soundsight.training.uninformative import KINDS, make, make_many
+from soundsight.training.uninformative import KINDS, early_part, load_early, make, make_many
 
 
 @pytest.fixture
@@ -96,3 +98,56 @@ def test_half_come_from_the_own_class() -> None:
 def test_it_needs_no_torch() -> None:
     code = "import soundsight.training.uninformative, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+def early_files(tmp_path: Path) -> list[Path]:
+    """Two runs of three files: 40 sounds drawn twice a file; a level names the sound."""
+    levels = np.tile(np.arange(40, dtype=np.uint8), 2)[:, None, None, None]
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for run, folder in enumerate(folders):
+        folder.mkdir()
+        for step in range(3):
+            images = np.broadcast_to(levels, (80, 96, 96, 3)).copy()
+            images[..., 1] = 10 * run + step
+            np.savez_compressed(folder / f"step-{step}.npz", images=images)
+    return folders
+
+
+def test_no_sound_of_an_early_picture_is_in_two_places(early_files: list[Path]) -> None:
+    early = load_early(early_files[:1])
+    assert len(early) == 240
+    parts = [early_part(early, fold, split) for fold in (0, 1) for split in ("train", "val")]
+    assert sum(len(part) for part in parts) == 240
+    sounds = [set(part[:, 0, 0, 0].tolist()) for part in parts]
+    assert sorted(sound for part in sounds for sound in part) == list(range(40))
+    assert all(len(part) == 6 * len(of) for part, of in zip(parts, sounds, strict=True))
+    assert len(sounds[0]) > len(sounds[1]) > 0
+
+
+def test_of_several_runs_the_last_is_kept_for_val(early_files: list[Path]) -> None:
+    early = load_early(early_files)
+    train, val = (early_part(early, 0, split) for split in ("train", "val"))
+    assert set(train[:, 0, 0, 1].tolist()) == {0, 1, 2}
+    assert set(val[:, 0, 0, 1].tolist()) == {10, 11, 12}
+    assert not set(train[:, 0, 0, 0].tolist()) & set(val[:, 0, 0, 0].tolist())
+
+
+def test_early_pictures_are_read_from_files_and_folders(
+    tmp_path: Path, early_files: list[Path]
+) -> None:
+    assert load_early([]).images.shape == (0, 96, 96, 3)
+    assert len(early_part(load_early([]), 0, "val")) == 0
+    both = load_early([early_files[0] / "step-0.npz", early_files[0]])
+    assert (len(both), set(both.runs.tolist())) == (320, {0})
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "small.npz", images=np.zeros((2, 64, 64, 3), np.uint8))
+    np.savez(tmp_path / "named.npz", pictures=np.zeros((2, 96, 96, 3), np.uint8))
+    for name, words in (
+        ("empty", "holds no .npz"),
+        ("small.npz", "must be uint8"),
+        ("named.npz", "'images'"),
+        ("absent.npz", "'images'"),
+    ):
+        with pytest.raises(DataError, match=words):
+            load_early([tmp_path / name])

@@ -13,7 +13,16 @@ import typer
 from typer.core import TyperGroup
 
 from soundsight import __version__
-from soundsight.apps import data, evaluate, export, prepare, train, translate
+from soundsight.apps import (
+    compare,
+    data,
+    evaluate,
+    export,
+    import_published,
+    prepare,
+    train,
+    translate,
+)
 from soundsight.apps.console import complain, say
 from soundsight.core.errors import SoundsightError
 
@@ -51,7 +60,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    for module in (translate, prepare, data, train, evaluate, export):
+    for module in (translate, prepare, data, train, evaluate, compare, export, import_published):
         module.register(app)
     return app
 

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from soundsight.apps.console import say
 from soundsight.apps.extras import need
-from soundsight.core.runs import usable_folder
+from soundsight.apps.progress import phases
+from soundsight.core.errors import ConfigError, DataError, ModelError, first_line
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from soundsight.runtime.translator import Translator
+    from soundsight.evaluation.report import EvaluationConfig
+    from soundsight.pairs.bench import Bench
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
+    """Add the commands to the program."""
     app.command()(evaluate)
+    app.command(name="score-blind")(score_blind)
 
 
 def evaluate(
     model: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_MODEL", help="A model folder, or a training run.")
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_MODEL", help="A model folder, or a training run: translator or encoder."
+        ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for report.json, report.md and sheet.png.")
+        Path, typer.Option("--out", "-o", metavar="REPORT", help="Folder of the report.")
     ],
     data: Annotated[
         Path | None,
@@ -49,68 +54,189 @@ def evaluate(
         list[Path] | None,
         typer.Option(help="The early-generator pictures that the judges were trained with."),
     ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="REPORT", help="Another report, whose figures are put beside."),
+    ] = None,
+    best_of: Annotated[
+        int, typer.Option(min=1, max=64, help="Also judge the critic's choice of K pictures.")
+    ] = 1,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="TorchScript network (an Inception) for KID and Frechet distance, instead of the "
+            "judges' classifier.",
+        ),
+    ] = None,
+    blind_sheet: Annotated[
+        bool,
+        typer.Option("--blind-sheet", help="Add 50 pictures without labels and, apart, the key."),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures, controls and intervals.")] = 0,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many seconds a class (default: all).")
     ] = None,
 ) -> None:
-    """Measure informativity on unknown sounds, with controls and 95 % intervals.
+    """Measure a translator on unknown sounds, with controls and 95 % intervals.
 
-    The first picture drawn of every second is judged, none is selected.
+    The first picture drawn of every second is judged, none is selected. REPORT gets report.json,
+    report.md, report.html and what they show. Of an encoder: how well its embeddings know sounds.
     """
-    exporting = ("onnx", "onnxscript") if _is_run(model) else ()
-    need("soundsight evaluate", "train", "torch", "safetensors", "jaxtyping", *exporting)
+    kind = _kind_of_run(model)
+    exporting = ("onnx", "onnxscript") if kind == "translator" else ()
+    need(
+        "soundsight evaluate", "train", "torch", "safetensors", "jaxtyping", "matplotlib",
+        "torchmetrics", *exporting,
+    )  # fmt: skip
     import torch
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    from soundsight.evaluation.judging import Judges
-    from soundsight.evaluation.report import EvaluationConfig
-    from soundsight.evaluation.report import evaluate as measure
-    from soundsight.pairs.bench import find_bench
-    from soundsight.runtime.translator import Translator
-    from soundsight.training.uninformative import load_early
 
     # Judges are small; one thread gives the same sums on every machine.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    console = Console(stderr=True)
+    command = shlex.join(["soundsight", *sys.argv[1:]])
     try:
-        jury = Judges.load(judges)
-        bench = find_bench(data)
-        kept = load_early(early or [])
-        with _model_folder(model) as folder, Progress(
-            "seconds drawn", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=console, transient=True,
-        ) as bar:  # fmt: skip
-            translator = Translator.load(folder)
-            bench.pairs(split)  # an unknown split leaves no folder behind
-            usable_folder(out)
-            task = bar.add_task("", total=None)
-            report = measure(
-                translator,
-                jury,
-                bench,
-                out,
-                EvaluationConfig(split=split, seed=seed, limit=limit),
-                model={
-                    "name": model.resolve().name,
-                    "path": str(model),
-                    "sha256": _networks_sha256(folder),
-                },
-                command=shlex.join(["soundsight", *sys.argv[1:]]),
-                early=kept,
-                refuses=_refusal(translator),
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
+        bench = _bench(data)
+        if kind == "encoder":
+            _only_for_translators(
+                judges=judges, early=early, baseline=baseline, features=features, limit=limit,
+                best_of=best_of > 1, blind_sheet=blind_sheet,
+            )  # fmt: skip
+            _measure_encoder(model, bench, out, split, seed, command)
+            return
+        from soundsight.evaluation.report import EvaluationConfig
+
+        config = EvaluationConfig(
+            split=split, seed=seed, limit=limit, best_of=best_of, blind_sheet=blind_sheet
+        )
+        report = _measure(
+            model, bench, out, config, command,
+            judges=judges, early=early, baseline=baseline, features=features,
+        )  # fmt: skip
     finally:
         torch.set_num_threads(threads)
-    for name in ("informativity", "shuffled sounds", "real photos"):
+    for name in ("informativity", "shuffled sounds", "real photos", "class accuracy"):
         if name in report["rows"]:
             mean = report["rows"][name]["mean"]
             low, high = 100 * mean["low"], 100 * mean["high"]
-            typer.echo(f"{name}: {100 * mean['share']:.1f} % [{low:.1f}, {high:.1f}]")
-    typer.echo(f"written: {out / 'report.md'}, report.json, sheet.png")
+            say(f"{name}: {100 * mean['share']:.1f} % [{low:.1f}, {high:.1f}]")
+    say(f"written: {out / 'report.html'}, report.md, report.json")
+    if blind_sheet:
+        from soundsight.evaluation.blind import FOLDER, KEY
+
+        say(f"for blind viewing: {out / FOLDER}; the key, to be opened afterwards: {out / KEY}")
+
+
+def score_blind(
+    answers: Annotated[
+        Path, typer.Argument(metavar="ANSWERS", help="The form, filled in: blind/answers.csv.")
+    ],
+    key: Annotated[Path, typer.Option(help="The key, which lies beside the folder of the form.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the figures as JSON.")
+    ] = None,
+) -> None:
+    """Compare a person's answers to a blind sheet with its key."""
+    need("soundsight score-blind", "train", "torch", "safetensors", "jaxtyping")
+    from soundsight.core.runs import write_json
+    from soundsight.evaluation.blind import score
+    from soundsight.evaluation.page import per_cent
+
+    found = score(answers, key)
+    if out is not None:
+        write_json(out, found)
+    say(f"right: {per_cent(found['right'])} % of {found['count']} pictures (95 % Wilson interval)")
+    say(f"right with nothing hidden: {per_cent(found['right_unhidden'])} %")
+    for subject, line in found["confusion"].items():
+        answered = ", ".join(f"{count} {answer}" for answer, count in line.items() if count)
+        share = per_cent(found["classes"].get(subject))
+        say(f"{subject}: {share} %; seen as {answered or 'not asked'}")
+
+
+def _bench(data: Path | None) -> Bench:
+    from soundsight.pairs.bench import Bench
+    from soundsight.pairs.dataset import open_pairs
+
+    opened = open_pairs(data)
+    if not isinstance(opened, Bench):
+        raise DataError(
+            f"{opened.where} is a dataset of pairs: evaluation needs a bench, which has photos by "
+            "class and a devtest split, for the judges go by class"
+        )
+    return opened
+
+
+def _measure(
+    model: Path,
+    bench: Bench,
+    out: Path,
+    config: EvaluationConfig,
+    command: str,
+    *,
+    judges: Path | None,
+    early: list[Path] | None,
+    baseline: Path | None,
+    features: Path | None,
+) -> dict[str, Any]:
+    """Load what a report takes and make it."""
+    from soundsight.evaluation.fidelity import load_feature_network
+    from soundsight.evaluation.judging import Judges
+    from soundsight.evaluation.measuring import Critic
+    from soundsight.evaluation.report import evaluate as measure
+    from soundsight.evaluation.stored import check_early, val_tables
+    from soundsight.runtime.translator import Translator
+    from soundsight.training.uninformative import load_early
+
+    jury = Judges.load(judges)
+    kept = load_early(early) if early else None
+    if kept is not None:
+        check_early(judges, kept)
+    network = load_feature_network(features) if features else None
+    with _model_folder(model) as folder, phases() as progress:
+        translator = Translator.load(folder)
+        critic = None
+        if translator.info.has_critic:
+            critic = Critic(
+                informativity=translator.critic.informativity,
+                threshold=translator.info.thresholds.informativity,
+            )
+        return measure(
+            translator,
+            jury,
+            bench,
+            out,
+            config,
+            model={
+                "name": model.resolve().name,
+                "path": str(model),
+                "sha256": _networks_sha256(folder),
+            },
+            command=command,
+            early=kept,
+            val_tables=val_tables(judges),
+            critic=critic,
+            network=network,
+            baseline=baseline,
+            progress=progress,
+        )
+
+
+def _measure_encoder(
+    run: Path, bench: Bench, out: Path, split: str, seed: int, command: str
+) -> None:
+    from soundsight.evaluation.encoders import evaluate_encoder
+
+    with phases() as progress:
+        evaluate_encoder(
+            run, bench, out, split=split, seed=seed, command=command, progress=progress
+        )
+    say(f"written: {out / 'report.html'}, report.md, report.json")
+
+
+def _only_for_translators(**options: object) -> None:
+    for name, value in options.items():
+        if value:
+            raise ConfigError(f"--{name.replace('_', '-')} is for translators, not for an encoder")
 
 
 def _networks_sha256(folder: Path) -> str:
@@ -124,14 +250,21 @@ def _networks_sha256(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _is_run(path: Path) -> bool:
-    return os.path.exists(path / "run.json")
+def _kind_of_run(path: Path) -> str:
+    """Return the kind of a training run: translator or encoder; empty when it is none."""
+    if not os.path.exists(path / "run.json"):
+        return ""
+    try:
+        kind = json.loads((path / "run.json").read_text("utf-8")).get("kind", "translator")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path / 'run.json'} is damaged: {first_line(error)}") from error
+    return str(kind)
 
 
 @contextmanager
 def _model_folder(path: Path) -> Iterator[Path]:
     """Yield the model folder: ``path`` itself, or a temporary export of a training run."""
-    if not _is_run(path):
+    if not _kind_of_run(path):
         yield path
         return
     from soundsight.export.onnx import export_run
@@ -140,18 +273,3 @@ def _model_folder(path: Path) -> Iterator[Path]:
         folder = Path(place) / path.resolve().name
         export_run(path, folder)
         yield folder
-
-
-def _refusal(
-    translator: Translator,
-) -> Callable[[NDArray[np.uint8]], NDArray[np.bool_]] | None:
-    """Return which pictures the program would hide by its own critic; None without a critic."""
-    if not translator.info.has_critic:
-        return None
-    threshold = translator.info.thresholds.informativity
-
-    def refuses(pictures: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        hidden: NDArray[np.bool_] = translator.critic.informativity(pictures) < threshold
-        return hidden
-
-    return refuses

@@ -1,19 +1,27 @@
 """``soundsight train encoder|translator|judges|critic``: every network, from pairs on disk.
 
-A run that was stopped goes on with the same command.
+A run that was stopped goes on with the same command. Started by torchrun or SLURM, all processes
+share one run of ``train encoder`` or ``train translator``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from soundsight.apps.extras import need
 from soundsight.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from soundsight.pairs.bench import Bench
+    from soundsight.pairs.shards import PairFolder
+    from soundsight.training.loop import Evaluate, Task
+    from soundsight.training.machine import Machine
 
 Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="RUN", help="The run folder; the same one resumes.")
@@ -25,7 +33,7 @@ Data = Annotated[
         "../shared/data)."
     ),
 ]
-PresetName = Annotated[str, typer.Option("--preset", help="paper, compact or tiny.")]
+PresetName = Annotated[str, typer.Option("--preset", help="paper, compact, small or tiny.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")]
 BatchSize = Annotated[int | None, typer.Option(min=2, help="Pairs a step.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of weights, order and every random draw.")]
@@ -36,6 +44,27 @@ Settings = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all).")]
 MaxTime = Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")]
+Accelerator = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
+Devices = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes a node (default: what torchrun or SLURM started, else 1)."),
+]
+Nodes = Annotated[
+    int | None, typer.Option(min=1, help="Nodes (default: what torchrun or SLURM started, else 1).")
+]
+Precision = Annotated[
+    str | None, typer.Option(help="32-true, or bf16-mixed: networks in bfloat16, losses not.")
+]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Use torch.compile; on a CPU it needs a C++ compiler."),
+]
+Accumulate = Annotated[
+    int | None, typer.Option(min=1, help="Micro-batches a step, where memory is short.")
+]
+Keep = Annotated[
+    int | None, typer.Option(min=0, help="Earlier checkpoints that stay (default: none).")
+]
 Early = Annotated[
     list[Path] | None,
     typer.Option(help="Early-generator pictures: RUN/early of a translator run; may be repeated."),
@@ -57,9 +86,22 @@ def encoder(
     data: Data = None,
     kind: Annotated[str, typer.Option(help="contrastive or autoencoder.")] = "contrastive",
     preset: PresetName = "compact",
+    schedule: Annotated[
+        str, typer.Option(help="modern, or published (SGD; autoencoder only).")
+    ] = "modern",
+    embedding_size: Annotated[
+        int | None, typer.Option(min=4, help="Length of the embedding (default: the preset's).")
+    ] = None,
     steps: Steps = None,
     batch_size: BatchSize = None,
     seed: Seed = 0,
+    accelerator: Accelerator = "auto",
+    devices: Devices = None,
+    nodes: Nodes = None,
+    precision: Precision = None,
+    compiled: Compile = False,
+    accumulate: Accumulate = None,
+    keep: Keep = None,
     settings: Settings = None,
     threads: Threads = None,
     max_time: MaxTime = None,
@@ -68,14 +110,21 @@ def encoder(
     """Train an audio encoder on pairs, without a label."""
     _start("soundsight train encoder", threads)
     from soundsight.pairs.dataset import PairDataset, open_pairs
-    from soundsight.training.encoder import EncoderConfig, EncoderTask
-    from soundsight.training.loop import fit
+    from soundsight.training.encoder import EncoderTask, default_encoder_config
 
-    config = _resolve(EncoderConfig(kind=kind, preset=preset), settings, steps, batch_size, seed)
+    defaults = dataclasses.replace(
+        default_encoder_config(kind, preset, schedule), embedding_size=embedding_size
+    )
+    config = _resolve(
+        defaults, settings, seed=seed, steps=steps, batch_size=batch_size, precision=precision,
+        accumulate=accumulate, keep=keep,
+    )  # fmt: skip
     if _printed(config, dry_run):
         return
-    task = EncoderTask(config, PairDataset(open_pairs(data), "train"))
-    _fit(fit, task, out, config, max_time)
+    machine = _machine(config, accelerator, devices, nodes, compiled, threads)
+    pairs = open_pairs(data)
+    task = EncoderTask(config, PairDataset(pairs, "train"))
+    _fit(task, out, config, machine, pairs, max_time)
 
 
 def translator(
@@ -88,9 +137,41 @@ def translator(
     objective: Annotated[
         str, typer.Option(help="relativistic (ours) or rc (published).")
     ] = "relativistic",
+    moving_average: Annotated[
+        str, typer.Option(help="Adversaries of --objective rc: off, snapshots or ema.")
+    ] = "off",
+    attention: Annotated[
+        str,
+        typer.Option(
+            metavar="N,N,N,N,N,N,N",
+            help="Attention blocks after transitions 0 to 6 (published variant: 0,18,0,0,0,0,0).",
+        ),
+    ] = "0,0,0,0,0,0,0",
+    audio_source: Annotated[
+        int,
+        typer.Option(
+            min=1, max=13, help="Layer of the autoencoder that attention listens to; 13: embedding."
+        ),
+    ] = 13,
     steps: Steps = None,
     batch_size: BatchSize = None,
     seed: Seed = 0,
+    accelerator: Accelerator = "auto",
+    devices: Devices = None,
+    nodes: Nodes = None,
+    precision: Precision = None,
+    compiled: Compile = False,
+    accumulate: Accumulate = None,
+    keep: Keep = None,
+    judges: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Judges that look at val pictures now and then (bench only)."
+        ),
+    ] = None,
+    evaluate_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between two looks of --judges.")
+    ] = None,
     settings: Settings = None,
     threads: Threads = None,
     max_time: MaxTime = None,
@@ -101,20 +182,35 @@ def translator(
     from soundsight.core.runs import sha256_of
     from soundsight.pairs.dataset import PairDataset, open_pairs
     from soundsight.training.encoder import load_encoder
-    from soundsight.training.loop import fit
     from soundsight.training.translator import TranslatorTask, default_config
 
     frozen = load_encoder(encoder)
+    defaults = default_config(objective, preset, sha256_of(encoder / "encoder.safetensors"))
+    defaults = dataclasses.replace(
+        defaults,
+        moving_average=dataclasses.replace(defaults.moving_average, reading=moving_average),
+        attention=_numbers("--attention", attention),
+        audio_source=audio_source,
+    )
     config = _resolve(
-        default_config(objective, preset, sha256_of(encoder / "encoder.safetensors")),
-        settings, steps, batch_size, seed,
+        defaults, settings, seed=seed, steps=steps, batch_size=batch_size, precision=precision,
+        accumulate=accumulate, keep=keep, evaluate_every=evaluate_every,
     )  # fmt: skip
     if _printed(config, dry_run):
         return
-    task = TranslatorTask(
-        config, frozen, PairDataset(open_pairs(data), "train"), encoder_run=encoder
-    )
-    _fit(fit, task, out, config, max_time)
+    evaluate = None
+    if judges is not None:
+        from soundsight.evaluation.during_training import ValInformativity
+        from soundsight.evaluation.judging import Judges
+        from soundsight.pairs.bench import find_bench
+
+        evaluate = ValInformativity(Judges.load(judges), find_bench(data))
+    elif evaluate_every is not None:
+        raise ConfigError("--evaluate-every needs --judges")
+    machine = _machine(config, accelerator, devices, nodes, compiled, threads)
+    pairs = open_pairs(data)
+    task = TranslatorTask(config, frozen, PairDataset(pairs, "train"), encoder_run=encoder)
+    _fit(task, out, config, machine, pairs, max_time, evaluate)
 
 
 def judges(
@@ -132,7 +228,7 @@ def judges(
     from soundsight.pairs.bench import find_bench
     from soundsight.training.judges import JudgesConfig, train
 
-    config = _resolve(JudgesConfig(), settings, steps, None, seed)
+    config = _resolve(JudgesConfig(), settings, seed=seed, steps=steps)
     if not _printed(config, dry_run):
         train(config, find_bench(data), out, early=early or ())
         typer.echo(f"written: {out}")
@@ -156,33 +252,43 @@ def critic(
     from soundsight.pairs.bench import find_bench
     from soundsight.training.judges import critic_config, train_critic
 
-    config = _resolve(critic_config(), settings, steps, None, seed)
+    config = _resolve(critic_config(), settings, seed=seed, steps=steps)
     if not _printed(config, dry_run):
         train_critic(config, find_bench(data), out, early=early or ())
         typer.echo(f"written: {out}")
 
 
 def _start(command: str, threads: int | None) -> None:
-    need(command, "train", "torch", "safetensors", "jaxtyping", "tensorboard")
+    need(command, "train", "torch", "safetensors", "jaxtyping", "tensorboard", "lightning_fabric")
     import torch
 
     if threads:
         torch.set_num_threads(threads)
 
 
-def _resolve(
-    config: Any, settings: list[str] | None, steps: int | None, batch_size: int | None, seed: int
-) -> Any:
-    """Put the options into a config; settings of the loop live one level down."""
+def _machine(
+    config: Any,
+    accelerator: str,
+    devices: int | None,
+    nodes: int | None,
+    compiled: bool,
+    threads: int | None,
+) -> Machine:
+    from soundsight.training.machine import MachineConfig, start_machine
+
+    wanted = MachineConfig(
+        accelerator=accelerator, devices=devices, nodes=nodes, compile=compiled, threads=threads
+    )
+    return start_machine(wanted, config.loop.precision)
+
+
+def _resolve(config: Any, settings: list[str] | None, **options: int | str | None) -> Any:
+    """Put the options into a config; those of the loop, where it has one, live a level down."""
     from soundsight.core.config import from_dict, to_dict
 
     values = to_dict(config)
     place = values.get("loop", values)
-    place["seed"] = seed
-    if steps is not None:
-        place["steps"] = steps
-    if batch_size is not None:
-        place["batch_size"] = batch_size
+    place |= {name: value for name, value in options.items() if value is not None}
     for setting in settings or []:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -204,6 +310,15 @@ def _resolve(
     return from_dict(type(config), values)
 
 
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"{option} {text}: whole numbers are expected, as in 0,18,0,0,0,0,0"
+        ) from None
+
+
 def _printed(config: Any, dry_run: bool) -> bool:
     if dry_run:
         from soundsight.core.runs import commit
@@ -213,9 +328,33 @@ def _printed(config: Any, dry_run: bool) -> bool:
     return dry_run
 
 
-def _fit(fit: Any, task: Any, out: Path, config: Any, max_time: float | None) -> None:
+def _fit(
+    task: Task,
+    out: Path,
+    config: Any,
+    machine: Machine,
+    pairs: Bench | PairFolder,
+    max_time: float | None,
+    evaluate: Evaluate | None = None,
+) -> None:
     from soundsight.core.config import to_dict
+    from soundsight.training.loop import fit
 
-    limit = None if max_time is None else 60.0 * max_time
-    if fit(task, out, config.loop, to_dict(config), max_time_s=limit):
+    finished = fit(
+        task, out, config.loop, to_dict(config), machine=machine, data=_about(pairs, "train"),
+        evaluate=evaluate, max_time_s=None if max_time is None else 60.0 * max_time,
+    )  # fmt: skip
+    if finished and machine.first:
         typer.echo(f"finished: {out}")
+
+
+def _about(pairs: Bench | PairFolder, split: str) -> dict[str, Any]:
+    """Say which pairs these are, wherever they lie."""
+    from soundsight.pairs.bench import Bench
+
+    if not isinstance(pairs, Bench):
+        about = {"kind": "prepared", "pairs": pairs.count(split), "sha256": pairs.sha256}
+        return {**about, "split": split}
+    names = sorted(f"{pair.spectrogram} {pair.photo}\n" for pair in pairs.pairs(split))
+    digest = hashlib.sha256("".join(names).encode()).hexdigest()
+    return {"kind": "bench", "pairs": len(names), "sha256": digest, "split": split}

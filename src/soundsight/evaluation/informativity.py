@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from soundsight.core.errors import DataError
 from soundsight.core.units import SEGMENT_SAMPLES
 from soundsight.evaluation.judging import Judges, columns_of
 from soundsight.media.mel import log_mel
 from soundsight.pairs.bench import SUBJECTS, Bench, photo_subject
 from soundsight.runtime.critic import INAUDIBLE_LEVEL
-from soundsight.training.uninformative import EARLY, KINDS, early_part, make_many
+from soundsight.training.uninformative import EARLY, KINDS, EarlyPictures, early_part, make_many
 
 MEAN = "mean"
 RESAMPLES = 2000
@@ -122,53 +123,131 @@ def shuffled(subjects: Sequence[str], seed: int) -> NDArray[np.int64] | None:
     return order
 
 
-def photo_controls(
-    judges: Judges,
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ControlPictures:
+    """Pictures that no translator drew, the same for every judge.
+
+    Attributes:
+        photos: real photos of the split, uint8 [n, 96, 96, 3].
+        members: their names, n.
+        subjects: their classes, n.
+        uninformative: kind -> pictures uint8 [5 * per_kind, 96, 96, 3], class by class in the
+            order of ``SUBJECTS``.
+        early: early-generator pictures of the judges' val part, uint8 [m, 96, 96, 3].
+    """
+
+    photos: NDArray[np.uint8]
+    members: list[str]
+    subjects: list[str]
+    uninformative: dict[str, NDArray[np.uint8]]
+    early: NDArray[np.uint8]
+
+
+def control_pictures(
     bench: Bench,
     split: str,
     *,
     seed: int = 0,
     per_kind: int = 200,
-    early: NDArray[np.uint8] | None = None,
-) -> dict[str, Shares]:
+    early: EarlyPictures | None = None,
+) -> ControlPictures:
+    """Read the photos of a split and make uninformative pictures of them.
+
+    Args:
+        bench: its photos of ``split`` are used.
+        split: ``devtest``, or ``val`` for a look on the way.
+        seed: of the uninformative pictures.
+        per_kind: uninformative pictures of each kind, a class.
+        early: early-generator pictures; only the part that the judges' training kept for val is
+            judged.
+
+    Raises:
+        DataError: when a class has fewer than two photos, or a photo cannot be used.
+    """
+    members = bench.photos(split)
+    of_photo = [photo_subject(member) for member in members]
+    for subject in SUBJECTS:
+        if of_photo.count(subject) < 2:
+            raise DataError(
+                f"the bench at {bench.root} has fewer than two photos of {subject} in {split}: "
+                f"the controls need photos of {', '.join(SUBJECTS)}"
+            )
+    photos = np.stack([bench.photo(member) for member in members])
+    columns = columns_of(of_photo)
+    by_class = [photos[columns == number] for number in range(len(SUBJECTS))]
+    uninformative = {}
+    for place, kind in enumerate(KINDS):
+        rng = np.random.default_rng((seed, place))
+        made = [make_many(kind, by_class, own, per_kind, rng) for own in range(len(SUBJECTS))]
+        uninformative[kind] = np.concatenate(made)
+    none = np.empty((0, *photos.shape[1:]), np.uint8)
+    return ControlPictures(
+        photos=photos,
+        members=members,
+        subjects=of_photo,
+        uninformative=uninformative,
+        early=none if early is None else early_part(early, 0, "val"),
+    )
+
+
+def photo_controls(
+    judges: Judges, pictures: ControlPictures, *, seed: int = 0
+) -> tuple[dict[str, Shares], ControlScores]:
     """Measure the judges on pictures that no translator drew.
 
     Args:
         judges: the judges.
-        bench: its photos of ``split`` are used.
-        split: ``devtest``, or ``val`` for a look on the way.
-        seed: of the uninformative pictures and the intervals.
-        per_kind: uninformative pictures of each kind, a class.
-        early: early-generator pictures, uint8 [n, 96, 96, 3]; only the part that the judges'
-            training kept for val is judged.
+        pictures: what they are shown.
+        seed: of the intervals.
 
     Returns:
-        ``real photos`` (the ceiling), ``photos of other classes``, and one row a kind of
-        uninformative picture (the floor).
+        rows: ``real photos`` (the ceiling), ``photos of other classes``, and one row a kind of
+            uninformative picture (the floor).
+        scores: what each class's judge said of its photos and of uninformative pictures.
     """
-    members = bench.photos(split)
-    of_photo = [photo_subject(member) for member in members]
-    photos = np.stack([bench.photo(member) for member in members])
-    verdicts, columns = judges.verdicts(photos), columns_of(of_photo)
-    own = verdicts[np.arange(len(photos)), columns]
-    rows = {"real photos": shares(own, of_photo, members, seed=seed)}
+    columns = columns_of(pictures.subjects)
+    photo_scores = judges.scores(pictures.photos)
+    verdicts = decide(judges, photo_scores)
+    own = np.arange(len(columns)), columns
+    rows = {"real photos": shares(verdicts[own], pictures.subjects, pictures.members, seed=seed)}
     strangers = [(i, j) for j in range(len(SUBJECTS)) for i in np.flatnonzero(columns != j)]
     rows["photos of other classes"] = shares(
         np.array([verdicts[i, j] for i, j in strangers]),
         [SUBJECTS[j] for _, j in strangers],
-        [members[i] for i, _ in strangers],
+        [pictures.members[i] for i, _ in strangers],
         seed=seed,
     )
-    by_class = [photos[columns == number] for number in range(len(SUBJECTS))]
-    for place, kind in enumerate(KINDS):
-        rng = np.random.default_rng((seed, place))
-        made = [make_many(kind, by_class, own, per_kind, rng) for own in range(len(SUBJECTS))]
-        of_picture = np.repeat(SUBJECTS, per_kind).tolist()
-        hits = judges.accepts(np.concatenate(made), of_picture)
+    of_floor: list[NDArray[np.float32]] = []
+    for kind, made in pictures.uninformative.items():
+        of_picture = np.repeat(SUBJECTS, len(made) // len(SUBJECTS)).tolist()
+        mine = np.arange(len(made)), columns_of(of_picture)
+        scores = judges.scores(made)
+        hits = decide(judges, scores)[mine]
         rows[f"floor: {kind}"] = shares(hits, of_picture, _each(hits), seed=seed)
-    if early is not None and len(kept := early_part(early, 0, "val")):
-        rows[f"floor: {EARLY}"] = _by_every_judge(judges, kept, seed)
-    return rows
+        of_floor.append(scores[mine].reshape(len(SUBJECTS), -1))
+    if len(pictures.early):
+        rows[f"floor: {EARLY}"] = _by_every_judge(judges, pictures.early, seed)
+    floor = np.concatenate(of_floor, axis=1)
+    return rows, ControlScores(
+        photos={s: photo_scores[columns == j, j] for j, s in enumerate(SUBJECTS)},
+        uninformative={s: floor[j] for j, s in enumerate(SUBJECTS)},
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ControlScores:
+    """Scores by each class's own judge, for curves: class -> float32 [n]."""
+
+    photos: dict[str, NDArray[np.float32]]
+    uninformative: dict[str, NDArray[np.float32]]
+    """All kinds made from photos, together."""
+
+
+def decide(judges: Judges, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which judges accept, bool [n, 5], from their scores, float32 [n, 5]."""
+    thresholds = np.array([judges.thresholds[s] for s in SUBJECTS], dtype=np.float32)
+    accepted: NDArray[np.bool_] = scores >= thresholds
+    return accepted
 
 
 def sound_control(

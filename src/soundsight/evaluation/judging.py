@@ -1,20 +1,43 @@
-"""The judges at work: does the classifier of a sound's class accept the picture?"""
+"""The judges at work: does the classifier of a sound's class accept the picture?
+
+Beside the published classifiers stand, where the folder holds them, a stronger second judge, an
+independent photo classifier and a space of sounds and pictures that no translator was trained
+against.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from soundsight.core.config import from_dict
 from soundsight.core.errors import DataError, ModelError
 from soundsight.core.runs import sha256_of
-from soundsight.core.units import IMAGE_CHANNELS, IMAGE_PX
+from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_CHANNELS, IMAGE_PX, N_MELS
+from soundsight.models.contrastive import ContrastivePair
+from soundsight.models.picture_classifier import PictureClassifier
 from soundsight.pairs.bench import SUBJECTS
 from soundsight.training import judge_files
+from soundsight.training.audio_visual import SpaceConfig, embed_pictures, embed_sounds
+from soundsight.training.judge_tables import SECOND, SPACE, Agreement, agreement
 from soundsight.training.judges import score
+from soundsight.training.viewers import class_probabilities, head_scores, photo_features
+
+__all__ = [
+    "PACKAGED_JUDGES",
+    "Agreement",
+    "AudioVisualSpace",
+    "Judges",
+    "PhotoClassifier",
+    "Scorer",
+    "agreement",
+    "columns_of",
+]
 
 PACKAGED_JUDGES = Path(__file__).resolve().parents[1] / "assets" / "judges"
 
@@ -30,6 +53,9 @@ class Judges:
         thresholds: a picture is accepted when its score reaches the class's threshold.
         name: what the report calls them.
         sha256: hash of what they are made of, empty when there is no file.
+        second: a stronger judge of the same classes, which has no second of its own.
+        classifier: says which of the five subjects a picture shows.
+        space: compares sounds with pictures.
 
     Raises:
         ModelError: when a subject has no judge.
@@ -42,6 +68,9 @@ class Judges:
         *,
         name: str = "judges",
         sha256: str = "",
+        second: Judges | None = None,
+        classifier: PhotoClassifier | None = None,
+        space: AudioVisualSpace | None = None,
     ) -> None:
         for subject in SUBJECTS:
             if subject not in scorers or subject not in thresholds:
@@ -50,6 +79,9 @@ class Judges:
         self._thresholds = np.array([thresholds[s] for s in SUBJECTS], dtype=np.float32)
         self.name = name
         self.sha256 = sha256
+        self.second = second
+        self.classifier = classifier
+        self.space = space
 
     @classmethod
     def load(cls, folder: Path | None = None) -> Judges:
@@ -63,7 +95,8 @@ class Judges:
         scorers = {name: partial(score, model) for name, model in models.items()}
         # judges.json holds the hash of every weight file, so its own hash names them all.
         digest = sha256_of(folder / "judges.json")
-        return cls(scorers, record["thresholds"], name=folder.name, sha256=digest)
+        beside = _beside(folder, record, digest)
+        return cls(scorers, record["thresholds"], name=folder.name, sha256=digest, **beside)
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -116,6 +149,91 @@ class Judges:
         return accepted
 
 
+class _SharedTrunk(Judges):
+    """Judges that are heads of one network, which need not look once for each."""
+
+    def __init__(
+        self,
+        every_score: Scorer,
+        thresholds: Mapping[str, float],
+        *,
+        name: str,
+        sha256: str,
+    ) -> None:
+        def of(column: int) -> Scorer:
+            return lambda images: every_score(images)[:, column]
+
+        scorers = {subject: of(column) for column, subject in enumerate(SUBJECTS)}
+        super().__init__(scorers, thresholds, name=name, sha256=sha256)
+        self._every_score = every_score
+
+    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return what every judge says of every picture, as :meth:`Judges.scores`."""
+        _check(images)
+        return self._every_score(images)
+
+
+class PhotoClassifier:
+    """Which of the five subjects does a picture show? Fitted on real photos alone."""
+
+    def __init__(self, network: PictureClassifier) -> None:
+        self._network = network
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 [n, 5], columns in the order of ``SUBJECTS``, rows that sum to 1.
+
+        Args:
+            images: uint8 [n, 96, 96, 3].
+
+        Raises:
+            DataError: when the pictures have another size or type.
+        """
+        _check(images)
+        return class_probabilities(self._network, images)
+
+    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 [n, F], what the last layer sees: a space in which photos compare.
+
+        Args:
+            images: uint8 [n, 96, 96, 3].
+
+        Raises:
+            DataError: when the pictures have another size or type.
+        """
+        _check(images)
+        return photo_features(self._network, images)
+
+
+class AudioVisualSpace:
+    """Unit vectors of sounds and pictures; the nearer, the better they go together."""
+
+    def __init__(self, network: ContrastivePair, config: SpaceConfig) -> None:
+        self._network = network
+        self._config = config
+
+    def sounds(self, mels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return unit vectors float32 [n, e] of log-mels uint8 [n, 128, 100].
+
+        Raises:
+            DataError: when the log-mels have another size or type.
+        """
+        if mels.dtype != np.uint8 or mels.shape[1:] != (N_MELS, FRAMES_PER_SEGMENT):
+            raise DataError(
+                f"log-mels must be uint8 [n, {N_MELS}, {FRAMES_PER_SEGMENT}], not "
+                f"{mels.dtype} {list(mels.shape)}"
+            )
+        return embed_sounds(self._network, self._config, mels)
+
+    def pictures(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return unit vectors float32 [n, e] of pictures uint8 [n, 96, 96, 3].
+
+        Raises:
+            DataError: when the pictures have another size or type.
+        """
+        _check(images)
+        return embed_pictures(self._network, self._config, images)
+
+
 def columns_of(subjects: Sequence[str]) -> NDArray[np.int64]:
     """Return the index of each subject in ``SUBJECTS``: int64 [n].
 
@@ -127,6 +245,27 @@ def columns_of(subjects: Sequence[str]) -> NDArray[np.int64]:
         return np.array([place[subject] for subject in subjects], dtype=np.int64)
     except KeyError as error:
         raise DataError(f"unknown subject {error}; choose from {', '.join(SUBJECTS)}") from error
+
+
+def _beside(folder: Path, record: dict[str, Any], sha256: str) -> dict[str, Any]:
+    """Load what stands beside the published judges; nothing where the folder has nothing."""
+    networks = judge_files.read_viewers(folder, record)
+    if networks is None:
+        return {}
+    second, classifier, space = networks
+    tables = record["done"][SECOND]["tables"]
+    return {
+        "second": _SharedTrunk(
+            partial(head_scores, second),
+            {subject: table["threshold"] for subject, table in tables.items()},
+            name=f"{folder.name}, second",
+            sha256=sha256,
+        ),
+        "classifier": PhotoClassifier(classifier),
+        "space": AudioVisualSpace(
+            space, from_dict(SpaceConfig, record["settings"]["config"]["viewers"][SPACE])
+        ),
+    }
 
 
 def _check(images: NDArray[np.uint8]) -> None:

@@ -1,59 +1,74 @@
-"""One measurement of a translator: the figures, the page that shows them, the sheet of pictures."""
+"""One measurement of a translator: figures, the pages that show them, sheets of pictures."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from soundsight import __version__
-from soundsight.core.errors import DataError
-from soundsight.core.runs import atomic_file, commit, write_json
-from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
+from soundsight.core.errors import ConfigError, DataError, OutputError
+from soundsight.core.runs import atomic_file, atomic_folder, commit, write_json
+from soundsight.evaluation import blind, chapters
+from soundsight.evaluation import seconds as per_second
+from soundsight.evaluation.choice import blind_seconds, measured_seconds, shown_seconds
+from soundsight.evaluation.curves import (
+    STORED_EVERY,
+    THRESHOLDS,
+    Curves,
+    draw_curves,
+)
+from soundsight.evaluation.fidelity import FeatureNetwork, copying, fidelity, nearest
 from soundsight.evaluation.informativity import (
     CONFIDENCE,
-    MEAN,
     RESAMPLES,
+    ControlPictures,
     Shares,
     audible,
-    photo_controls,
-    shares,
+    control_pictures,
     shuffled,
-    sound_control,
-    white_noise_mels,
 )
-from soundsight.evaluation.judging import Judges
-from soundsight.pairs.bench import SUBJECTS, Bench, Pair
+from soundsight.evaluation.judging import Judges, PhotoClassifier
+from soundsight.evaluation.measuring import (
+    Critic,
+    Drawn,
+    Imagines,
+    agreement_by_class,
+    classes_and_retrieval,
+    draw,
+    judge,
+    silence_and_noise,
+)
+from soundsight.evaluation.page import Figure, as_html, as_markdown, photograph
+from soundsight.evaluation.seconds import SECOND, Seconds
+from soundsight.evaluation.sheets import nearest_sheet, sheet
+from soundsight.evaluation.stored import (
+    BASELINE,
+    PICTURES,
+    REPORT,
+    REPORT_VERSION,
+    SheetPictures,
+    StoredReport,
+    check_comparable,
+    load_report,
+    write_pictures,
+)
+from soundsight.pairs.bench import SUBJECTS, Bench, Pair, photo_subject
+from soundsight.training.uninformative import EarlyPictures
 
-REPORT_VERSION = 1
-INFORMATIVITY = "informativity"
-SHUFFLED = "shuffled sounds"
-DIFFERENCE = "informativity minus shuffled"
-HIDDEN = "hidden"
+KNOWN_SPLIT = "train"
+"""The split that translators were trained on."""
 
-_AT_ONCE = 64
-_CONTROL_SOUNDS = 20
-_MARGIN_PX = 6
-_ACCEPTED, _REFUSED = (46, 160, 67), (120, 120, 120)
-
-
-class Imagines(Protocol):
-    """What is measured: a translator, or anything that draws pictures of log-mels."""
-
-    def imagine(
-        self, mels: NDArray[np.uint8], *, draws: int = 1, seed: int = 0
-    ) -> NDArray[np.uint8]:
-        """Draw uint8 [n, 96, 96, 3] of log-mels uint8 [n, 128, 100]."""
-        ...
+_COPIES_SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +77,14 @@ class EvaluationConfig:
 
     split: str = "devtest"
     seed: int = 0
-    """Of the pictures, the shuffling, the uninformative pictures and the intervals."""
+    """Of the pictures, the shuffling, the uninformative pictures, the choices and the intervals."""
     limit: int | None = None
     """At most so many seconds a class, chosen by the seed; None = all."""
+    best_of: int = 1
+    """From 2 on: the critic also chooses one of so many pictures, which is judged beside the
+    first."""
+    blind_sheet: bool = False
+    """Write a sheet for blind viewing, a form for answers and the key."""
     sheet_per_class: int = 8
     """Pictures a class on the sheet."""
     floor_per_kind: int = 200
@@ -80,261 +100,372 @@ def evaluate(
     *,
     model: dict[str, Any] | None = None,
     command: str = "",
-    early: NDArray[np.uint8] | None = None,
-    refuses: Callable[[NDArray[np.uint8]], NDArray[np.bool_]] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    early: EarlyPictures | None = None,
+    val_tables: dict[str, dict[str, Any]] | None = None,
+    critic: Critic | None = None,
+    network: FeatureNetwork | None = None,
+    baseline: Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure a translator on sounds it never heard; write report.json, report.md and sheet.png.
+    """Measure a translator on sounds it never heard and write the report.
 
     The first picture drawn of every second is judged, without selection. The same arguments give
-    the same files, to the last byte.
+    the same files, to the last byte. The folder appears whole or not at all: ``report.json``,
+    ``report.md``, ``report.html`` (all of it in one file), ``seconds.csv``, ``pictures.npz``
+    (those of the sheet), ``sheet.png``, ``curves*.svg``, ``nearest.png`` and the blind sheet.
 
     Args:
         translator: draws the pictures.
-        judges: decide.
+        judges: decide; what else they bring (a second judge, a classifier, an audio-visual space)
+            is used, and what they lack is left out of the report, which says so.
         bench: sounds and photos.
-        out: folder of the three files, made when missing.
+        out: the folder; an earlier report in it is replaced.
         config: split, seed, limit.
         model: what names the model in the report (name, path, SHA-256).
         command: how this was started, for the report.
         early: early-generator pictures, of which the judges' val part is one more floor.
-        refuses: pictures uint8 [n, 96, 96, 3] -> bool [n], those that the program would not show;
-            these, and inaudible seconds, count as misses, and what is accepted with nothing
-            hidden stands beside it.
-        progress: called with (seconds drawn, seconds in all).
+        val_tables: what each jury's thresholds pass on val, as ``stored.val_tables`` reads it.
+        critic: what it would not show counts as a miss, like an inaudible second; what is accepted
+            with nothing hidden stands beside it. Without one only inaudible seconds are hidden.
+        network: gives the features for fidelity and nearest photos, instead of the classifier.
+        baseline: folder of another report on the same seconds, whose rows are put beside.
+        progress: called with (what, how many done, how many in all).
 
     Returns:
         What report.json holds.
 
     Raises:
-        DataError: when the split holds no sounds.
-        OutputError: when ``out`` cannot be written to.
+        DataError: when a class has no sounds or photos, or a picture cannot be used.
+        ConfigError: when the baseline was measured otherwise, or there is no critic to choose.
+        ModelError: when the model draws pictures of another size.
+        OutputError: when ``out`` cannot be written to, holds something else or filled-in answers.
     """
     config = config or EvaluationConfig()
-    seed = config.seed
-    pairs = chosen_seconds(bench.pairs(config.split), config)
-    if not pairs:
-        raise DataError(f"the bench at {bench.root} holds no sounds of {config.split}")
-    mels = np.stack([bench.spectrogram(pair.spectrogram) for pair in pairs])
-    pictures = _imagine(translator, mels, seed, progress)
-    subjects, videos = [p.subject for p in pairs], [p.video for p in pairs]
-    heard = audible(mels)
-    accepted = judges.accepts(pictures, subjects)
-    # A refused sound counts as not informative: the receiver sees no picture of it.
-    shown = np.ones(len(pictures), bool) if refuses is None else heard & ~refuses(pictures)
-    hits = accepted & shown
-    rows: dict[str, Shares] = {
-        INFORMATIVITY: shares(hits, subjects, videos, seed=seed),
-        "informativity, audible seconds": shares(
-            hits[heard], _where(subjects, heard), _where(videos, heard), seed=seed
-        ),
-        "informativity, mean of each video": shares(
-            hits, subjects, videos, seed=seed, by_video=True
-        ),
+    tell = progress or (lambda _what, _done, _of: None)
+    if config.best_of > 1 and critic is None:
+        raise ConfigError("choosing the best of several pictures needs a model with a critic")
+    about_judges = {
+        "name": judges.name,
+        "sha256": judges.sha256,
+        "thresholds": judges.thresholds,
+        "second_thresholds": judges.second.thresholds if judges.second else {},
+        "val": val_tables or {},
     }
-    if refuses is not None:
-        rows["informativity, nothing hidden"] = shares(accepted, subjects, videos, seed=seed)
-        rows[HIDDEN] = shares(~shown, subjects, videos, seed=seed)
-    order = shuffled(subjects, seed)
-    if order is not None:
-        strange = judges.accepts(pictures[order], subjects)
-        rows[SHUFFLED] = shares(strange & shown[order], subjects, videos, seed=seed)
-        paired = hits.astype(np.int64) - (strange & shown[order])
-        rows[DIFFERENCE] = shares(paired, subjects, videos, seed=seed)
-        if refuses is not None:
-            rows["shuffled sounds, nothing hidden"] = shares(strange, subjects, videos, seed=seed)
-    rows |= photo_controls(
-        judges, bench, config.split, seed=seed, per_kind=config.floor_per_kind, early=early
+    settings = asdict(config) | {"resamples": RESAMPLES, "confidence": CONFIDENCE}
+    # All that can be wrong with the input is found before the work starts.
+    pairs, mels = _sounds(bench, config)
+    controls = control_pictures(
+        bench, config.split, seed=config.seed, per_kind=config.floor_per_kind, early=early
     )
-    silence = np.zeros((1, N_MELS, FRAMES_PER_SEGMENT), dtype=np.uint8)
-    noise = white_noise_mels(_CONTROL_SOUNDS, seed)
-    # Silence is one sound: its pictures differ by the seed alone.
-    of_silence = [translator.imagine(silence, seed=seed + i) for i in range(_CONTROL_SOUNDS)]
-    drawn = {
-        "silence": np.concatenate(of_silence),
-        "white noise": translator.imagine(noise, seed=seed),
-    }
-    for name, control in drawn.items():
-        rows[f"{name}: accepted"] = sound_control(judges, control, seed=seed)
-        if refuses is not None:
-            # Silence is quiet: the program draws nothing, whatever its critic says.
-            visible = ~refuses(control) & (name != "silence")
-            rows[f"{name}: shown and accepted"] = sound_control(
-                judges, control, shown=visible, seed=seed
+    other = None
+    if baseline is not None:
+        other = load_report(baseline)
+        mine = {"settings": settings, "judges": about_judges}
+        check_comparable(other.values, mine, str(baseline), "this measurement")
+        if list(other.seconds.names) != [pair.spectrogram for pair in pairs]:
+            raise ConfigError(f"{baseline} was not measured on the seconds of {bench.root}")
+    with atomic_folder(out, overwrite=True, ours=is_report) as place:
+        drawn = draw(
+            translator, pairs, mels, critic,
+            seed=config.seed, best_of=config.best_of, tell=tell,
+        )  # fmt: skip
+        figures: dict[str, Figure] = {}
+        report: dict[str, Any] = {
+            "report_version": REPORT_VERSION,
+            "model": model or {},
+            "judges": about_judges,
+            "settings": settings,
+            "sounds": {s: drawn.subjects.count(s) for s in SUBJECTS},
+            "audible": int(audible(mels).sum()),
+            "rows": {},
+            "left_out": _left_out(judges, network, early, config),
+        }
+        columns: dict[str, NDArray[np.float64]] = {
+            "audible": audible(mels).astype(np.float64),
+            "shown": drawn.shown.astype(np.float64),
+        }
+        order = shuffled(drawn.subjects, config.seed)
+        if order is not None:
+            columns["shuffled_shown"] = drawn.shown[order].astype(np.float64)
+        rows: dict[str, Shares] = {}
+        curves: dict[str, Curves] = {}
+        for prefix, jury in (("", judges), (SECOND, judges.second)):
+            if jury is None:
+                continue
+            tell(f"{prefix}judging", 0, 1)
+            found, of_controls, lines = judge(
+                jury, drawn, order, controls, seed=config.seed, best_of=config.best_of
             )
-    report = {
-        "report_version": REPORT_VERSION,
-        "model": model or {},
-        "judges": {
-            "name": judges.name,
-            "sha256": judges.sha256,
-            "thresholds": judges.thresholds,
-        },
-        "settings": asdict(config) | {"resamples": RESAMPLES, "confidence": CONFIDENCE},
-        "sounds": {s: subjects.count(s) for s in SUBJECTS if s in subjects},
-        "audible": int(heard.sum()),
-        "rows": {
+            short = "second_" if prefix else ""
+            columns |= {short + name: column for name, column in found.items()}
+            rows |= {prefix + name: row for name, row in of_controls.items()}
+            curves[prefix or "judge"] = lines
+            file = f"curves{'-second' if prefix else ''}.svg"
+            figures[file] = _curves_figure(place / file, lines, jury, prefix)
+            tell(f"{prefix}silence and white noise", 0, 1)
+            rows |= {
+                prefix + name: row
+                for name, row in silence_and_noise(translator, jury, critic, config.seed).items()
+            }
+        report["agreement"] = agreement_by_class(columns, drawn.subjects)
+        report["curves"] = _stored(curves)
+        tell("classes and retrieval", 0, 1)
+        columns |= classes_and_retrieval(report, rows, judges, drawn, config.seed)
+        features = network or judges.classifier
+        if features is not None:
+            tell("photos beside pictures", 0, 1)
+            found = _fidelity(report, features, drawn, bench, controls, config, place, figures)
+            columns |= found
+        table = Seconds(
+            names=[pair.spectrogram for pair in pairs],
+            subjects=drawn.subjects,
+            videos=drawn.videos,
+            values=columns,
+        )
+        averages = {
+            name: per_second.average(table, row, config.seed)
+            for name, row in per_second.measured(table).items()
+        }
+        rows = averages | rows
+        if other is not None:
+            rows |= _against(other, table, config.seed)
+            report[BASELINE] = {"model": other.values["model"]}
+        report["rows"] = {
             name: {key: asdict(share) for key, share in row.items()} for name, row in rows.items()
-        },
-        "command": command,
-        "machine": _machine(),
-        "version": __version__,
-        "commit": commit(),
-    }
-    write_json(out / "report.json", report)
-    with atomic_file(out / "report.md") as temporary:
-        temporary.write_text(as_markdown(report), "utf-8")
-    chosen = _on_sheet(pairs, config)
-    with atomic_file(out / "sheet.png") as temporary:
-        picture = sheet(mels[chosen], pictures[chosen], hits[chosen], _at(subjects, chosen))
-        Image.fromarray(picture).save(temporary, format="PNG")
+        }
+        report |= {
+            "command": command,
+            "machine": machine_facts(),
+            "version": __version__,
+            "commit": commit(),
+        }
+        tell("writing", 0, 1)
+        per_second.write(place / per_second.FILE, table)
+        figures |= _pictures(place, drawn, table, config)
+        write_json(place / REPORT, report)
+        document = chapters.document_of(report, figures)
+        _write_text(place / "report.md", as_markdown(document))
+        _write_text(place / "report.html", as_html(document))
     return report
 
 
-def chosen_seconds(pairs: Sequence[Pair], config: EvaluationConfig) -> list[Pair]:
-    """Return the seconds to be measured, in the table's order: all, or ``limit`` a class.
+def is_report(folder: Path) -> bool:
+    """Tell whether a folder holds a report, which a new one may replace.
 
-    A limit takes seconds of as many videos as it can.
+    Raises:
+        OutputError: when somebody has written answers to its blind sheet: they would be lost.
     """
-    if config.limit is None:
-        return list(pairs)
-    kept: set[int] = set()
-    for number, subject in enumerate(SUBJECTS):
-        kept |= set(_spread(pairs, subject, config.limit, (config.seed, number, 2)))
-    return [pair for index, pair in enumerate(pairs) if index in kept]
+    if blind.answered(folder):
+        raise OutputError(f"{folder} holds answers to a blind sheet: choose another place")
+    return os.path.isfile(folder / REPORT)
 
 
-def sheet(
-    mels: NDArray[np.uint8],
-    pictures: NDArray[np.uint8],
-    accepted: NDArray[np.bool_],
-    subjects: Sequence[str],
-) -> NDArray[np.uint8]:
-    """Draw log-mel and picture side by side, a row a class, ticked where its judge accepts.
-
-    Args:
-        mels: uint8 [n, 128, 100].
-        pictures: uint8 [n, 96, 96, 3].
-        accepted: bool [n].
-        subjects: n class names.
-
-    Returns:
-        uint8 [height, width, 3].
-    """
-    present = [subject for subject in SUBJECTS if subject in subjects]
-    columns = max(list(subjects).count(subject) for subject in present)
-    mel_px = round(IMAGE_PX * FRAMES_PER_SEGMENT / N_MELS)
-    label_px, cell = 70, mel_px + IMAGE_PX + 2 * _MARGIN_PX
-    size = (label_px + columns * cell, len(present) * (IMAGE_PX + _MARGIN_PX) + _MARGIN_PX)
-    page = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(page)
-    for row, subject in enumerate(present):
-        top = _MARGIN_PX + row * (IMAGE_PX + _MARGIN_PX)
-        pen.text((_MARGIN_PX, top + IMAGE_PX // 2 - 6), subject, fill="black")
-        for column, index in enumerate(i for i, s in enumerate(subjects) if s == subject):
-            left = label_px + column * cell
-            mel = Image.fromarray(mels[index]).resize((mel_px, IMAGE_PX))
-            page.paste(mel.convert("RGB"), (left, top))
-            left += mel_px
-            page.paste(Image.fromarray(pictures[index]), (left, top))
-            colour = _ACCEPTED if accepted[index] else _REFUSED
-            box = (left, top, left + IMAGE_PX - 1, top + IMAGE_PX - 1)
-            pen.rectangle(box, outline=colour, width=2)
-            if accepted[index]:
-                x, y = left + IMAGE_PX - 20, top + IMAGE_PX - 12
-                pen.line([(x, y), (x + 5, y + 5), (x + 14, y - 8)], fill=_ACCEPTED, width=4)
-    return np.asarray(page, dtype=np.uint8)
+def _sounds(bench: Bench, config: EvaluationConfig) -> tuple[list[Pair], NDArray[np.uint8]]:
+    if config.split == KNOWN_SPLIT:
+        raise ConfigError(f"{KNOWN_SPLIT} is not for evaluation: choose from devtest, val")
+    pairs = measured_seconds(bench.pairs(config.split), config.limit, config.seed)
+    if not pairs:
+        raise DataError(f"the bench at {bench.root} holds no sounds of {config.split}")
+    present = {pair.subject for pair in pairs}
+    missing = [subject for subject in SUBJECTS if subject not in present]
+    if missing:
+        raise DataError(
+            f"the bench at {bench.root} has no sounds of {', '.join(missing)} in {config.split}: "
+            f"evaluation needs {', '.join(SUBJECTS)}"
+        )
+    return pairs, np.stack([bench.spectrogram(pair.spectrogram) for pair in pairs])
 
 
-def as_markdown(report: dict[str, Any]) -> str:
-    """Write the report as a page: one table of shares with intervals, then how it was made."""
-    classes = list(report["sounds"])
-    settings, model, judges = report["settings"], report["model"], report["judges"]
-    confidence = f"{settings['confidence']:.0%}"
-    lines = [
-        f"# Informativity of {model.get('name', 'the translator')}",
-        "",
-        f"Share of unknown 1-s sounds of {settings['split']} whose picture the judge of the "
-        f"sound's class accepts, in per cent, with {confidence} bootstrap intervals over videos "
-        f"({settings['resamples']} resamples). The first picture drawn of each second counts.",
-        "",
-        "| | " + " | ".join([MEAN, *classes]) + " |",
-        "|---" * (len(classes) + 2) + "|",
-    ]
-    for name, row in report["rows"].items():
-        cells = [_cell(row.get(key)) for key in [MEAN, *classes]]
-        title = f"**{name}**" if name == INFORMATIVITY else name
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    sounds = ", ".join(f"{count} {subject}" for subject, count in report["sounds"].items())
-    facts = {
-        "seconds": f"{sum(report['sounds'].values())} ({sounds}), {report['audible']} audible",
-        "model": f"{model.get('path', '')} {model.get('sha256', '')}",
-        "judges": f"{judges['name']} {judges['sha256']}",
-        "settings": ", ".join(f"{key} {value}" for key, value in settings.items()),
-        "command": f"`{report['command']}`",
-        "machine": ", ".join(f"{key} {value}" for key, value in report["machine"].items()),
-        "version": f"{report['version']}, commit {report['commit']}",
+def _fidelity(
+    report: dict[str, Any],
+    features: PhotoClassifier | FeatureNetwork,
+    drawn: Drawn,
+    bench: Bench,
+    controls: ControlPictures,
+    config: EvaluationConfig,
+    place: Path,
+    figures: dict[str, Figure],
+) -> dict[str, NDArray[np.float64]]:
+    """Compare pictures with photos: distances, the nearest training photo, its sheet."""
+    made, real = features.features(drawn.pictures), features.features(controls.photos)
+    members = bench.photos(KNOWN_SPLIT)
+    photos = np.stack([bench.photo(member) for member in members])
+    known = features.features(photos)
+    about: dict[str, Any] = {
+        "features": {"name": features.name, "sha256": features.sha256}
+        if isinstance(features, FeatureNetwork)
+        else {"name": "classifier", "sha256": report["judges"]["sha256"]}
     }
-    notes = """
-* *real photos* is the ceiling, each *floor* row must stay under 5: the thresholds accept 85 % of
-  the class's val photos, so a judge with a higher floor is to be retrained.
-* *shuffled sounds*: the picture of a sound of another class, judged by this sound's judge.
-* *silence* and *white noise*: what each class's judge accepts of their pictures.
-* *informativity minus shuffled* is paired by sound."""
-    lines += [notes, "", *[f"* {key}: {value}" for key, value in facts.items()], ""]
-    return "\n".join(lines)
+    try:
+        about["pictures"] = asdict(
+            fidelity(made, real, drawn.subjects, controls.subjects, seed=config.seed)
+        )
+        of_train = [photo_subject(member) for member in members]
+        about["training photos"] = asdict(
+            fidelity(known, real, of_train, controls.subjects, seed=config.seed)
+        )
+    except DataError as error:
+        report["left_out"].append(f"KID, Frechet distance, precision and recall: {error}")
+    places, distances = nearest(made, known)
+    about["copying"] = asdict(copying(distances, nearest(real, known)[1]))
+    report["fidelity"] = about
+    order = np.argsort(distances, kind="stable")
+    # The seconds of a video look alike: each photo is shown beside its nearest picture alone.
+    _, once = np.unique(places[order], return_index=True)
+    closest = order[np.sort(once)][:_COPIES_SHOWN]
+    chance = np.random.default_rng((config.seed, len(distances))).permutation(len(distances))
+    blocks = [
+        ("The nearest of all, each photo once: what is copied shows here", closest.tolist()),
+        ("Chosen by the seed", chance[:_COPIES_SHOWN].tolist()),
+    ]
+    levels = nearest_sheet(blocks, drawn.pictures, photos, places, distances)
+    figures["nearest.png"] = _save(
+        place / "nearest.png",
+        levels,
+        "Pairs of pictures: left a generated one, right the training photo that is nearest to it, "
+        "with their distance",
+        "Left what was drawn, right the nearest training photo in the features of "
+        f"{about['features']['name']}.",
+    )
+    return {"nearest_distance": distances}
 
 
-def _cell(share: dict[str, float] | None) -> str:
-    if share is None:
-        return ""
-    point, low, high = (100 * share[key] for key in ("share", "low", "high"))
-    return f"{point:.1f} [{low:.1f}, {high:.1f}]"
+def _against(other: StoredReport, mine: Seconds, seed: int) -> dict[str, Shares]:
+    """Return the baseline's rows and, paired by second, this report's minus the baseline's."""
+    rows: dict[str, Shares] = {}
+    gaps = per_second.differences(other.seconds, mine, seed)
+    found = per_second.measured(other.seconds)
+    for name in (
+        per_second.INFORMATIVITY,
+        per_second.SHUFFLED,
+        per_second.DIFFERENCE,
+        SECOND + per_second.INFORMATIVITY,
+        per_second.RIGHT,
+    ):
+        if name in gaps:
+            rows[f"{BASELINE}: {name}"] = per_second.average(other.seconds, found[name], seed)
+            rows[f"{name}, minus {BASELINE}"] = gaps[name]
+    return rows
 
 
-def _imagine(
-    translator: Imagines,
-    mels: NDArray[np.uint8],
-    seed: int,
-    progress: Callable[[int, int], None] | None,
-) -> NDArray[np.uint8]:
-    drawn = []
-    for start in range(0, len(mels), _AT_ONCE):
-        drawn.append(translator.imagine(mels[start : start + _AT_ONCE], draws=1, seed=seed))
-        if progress is not None:
-            progress(min(start + _AT_ONCE, len(mels)), len(mels))
-    return np.concatenate(drawn)
+def _pictures(
+    place: Path, drawn: Drawn, table: Seconds, config: EvaluationConfig
+) -> dict[str, Figure]:
+    """Write the sheet and the blind sheet, which share no second."""
+    chosen = shown_seconds(drawn.pairs, config.sheet_per_class, config.seed)
+    subjects = drawn.subjects
+    hits = (table.values["accepted"] * table.values["shown"]) > 0
+    levels = sheet(
+        drawn.mels[chosen], drawn.pictures[chosen], hits[chosen], [subjects[i] for i in chosen]
+    )
+    figures = {
+        "sheet.png": _save(
+            place / "sheet.png",
+            levels,
+            "Sounds as log-mels and the pictures drawn of them, a row a class, ticked in green "
+            "where the judge accepts",
+            "Log-mel and first picture of seconds chosen by the seed, never by the score. A green "
+            "tick: shown, and accepted by the judge of its class.",
+        )
+    }
+    names = [drawn.pairs[i].spectrogram for i in chosen]
+    write_pictures(
+        place / PICTURES,
+        SheetPictures(names=names, mels=drawn.mels[chosen], pictures=drawn.pictures[chosen]),
+    )
+    if config.blind_sheet:
+        order = blind_seconds(drawn.pairs, blind.PER_CLASS, config.seed, chosen)
+        if not order:
+            raise ConfigError(
+                "no second is left for the blind sheet beside those of the other sheet: "
+                "raise --limit"
+            )
+        behind = [
+            blind.Hidden(
+                subject=subjects[i],
+                spectrogram=drawn.pairs[i].spectrogram,
+                shown=bool(drawn.shown[i]),
+            )
+            for i in order
+        ]
+        numbered = blind.write_sheet(place, drawn.pictures[order], behind)
+        figures["blind"] = photograph(
+            f"{blind.FOLDER}/{blind.SHEET}",
+            numbered,
+            "Numbered pictures without labels",
+            "Numbered pictures of unknown sounds in random order.",
+        )
+    return figures
 
 
-def _spread(pairs: Sequence[Pair], subject: str, count: int, seed: tuple[int, ...]) -> list[int]:
-    """Choose ``count`` places in ``pairs`` of a class at random, one a video while they last."""
-    rng = np.random.default_rng(seed)
-    mine = [i for i in rng.permutation(len(pairs)).tolist() if pairs[i].subject == subject]
-    seen: dict[str, int] = {}
-    turns = []
-    for index in mine:
-        turns.append(seen.get(pairs[index].video, 0))
-        seen[pairs[index].video] = turns[-1] + 1
-    return [mine[k] for k in np.argsort(turns, kind="stable")[:count]]
+def _curves_figure(path: Path, curves: Curves, judges: Judges, prefix: str) -> Figure:
+    whose = prefix.removesuffix(": ") or "published judge"
+    drawn = draw_curves(curves, judges.thresholds, f"Accepted by the {whose}")
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(drawn)
+    return Figure(
+        file=path.name,
+        alt=f"Share of pictures accepted by the {whose} of each class as its threshold rises: "
+        "real photos, generated pictures, those of shuffled sounds, uninformative pictures",
+        caption="Nothing is hidden here. The further apart real photos and uninformative pictures "
+        "are, the better the judge; the further generated ones are above those of shuffled "
+        "sounds, the more the sound decides.",
+        content=drawn,
+        media_type="image/svg+xml",
+    )
 
 
-def _on_sheet(pairs: Sequence[Pair], config: EvaluationConfig) -> list[int]:
-    """Choose what the sheet shows by the seed, never by the score."""
-    chosen: list[int] = []
-    for number, subject in enumerate(SUBJECTS):
-        chosen += _spread(pairs, subject, config.sheet_per_class, (config.seed, number, 3))
-    return chosen
+def _stored(curves: dict[str, Curves]) -> dict[str, Any]:
+    return {
+        "thresholds": THRESHOLDS[::STORED_EVERY].tolist(),
+        **{
+            whose.removesuffix(": "): {
+                subject: {kind: line[::STORED_EVERY] for kind, line in kinds.items()}
+                for subject, kinds in lines.items()
+            }
+            for whose, lines in curves.items()
+        },
+    }
 
 
-def _where(names: Sequence[str], kept: NDArray[np.bool_]) -> list[str]:
-    return [name for name, keep in zip(names, kept, strict=True) if keep]
+def _left_out(
+    judges: Judges,
+    network: FeatureNetwork | None,
+    early: EarlyPictures | None,
+    config: EvaluationConfig,
+) -> list[str]:
+    """Say what the report lacks, and why."""
+    lines = []
+    if judges.second is None:
+        lines.append("A second judge, and the agreement of both: these judges have none.")
+    if judges.classifier is None:
+        lines.append("Class accuracy and confusion: these judges bring no classifier.")
+        if network is None:
+            lines.append("Fidelity, variety and nearest photos: there is no feature network.")
+    if judges.space is None:
+        lines.append("Retrieval: these judges bring no audio-visual space.")
+    if early is None or not len(early):
+        lines.append("The floor of early-generator pictures: none were given (`--early`).")
+    if config.best_of == 1:
+        lines.append("The best of several pictures: not asked for (`--best-of`).")
+    if not config.blind_sheet:
+        lines.append("A sheet for blind viewing: not asked for (`--blind-sheet`).")
+    return lines
 
 
-def _at(names: Sequence[str], places: Sequence[int]) -> list[str]:
-    return [names[place] for place in places]
+def _save(path: Path, levels: NDArray[np.uint8], alt: str, caption: str) -> Figure:
+    with atomic_file(path) as temporary:
+        Image.fromarray(levels).save(temporary, format="PNG")
+    return photograph(path.name, levels, alt, caption)
 
 
-def _machine() -> dict[str, str]:
+def _write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def machine_facts() -> dict[str, str]:
+    """Return what a report says of the machine: what its figures may depend on."""
     return {
         "system": platform.system(),
         "processor": platform.machine(),

@@ -71,7 +71,7 @@ def card_text(values: Mapping[str, Any]) -> str:
         "",
         "## Licence",
         "",
-        f"Weights: {values['licence']}.",
+        f"Weights: {values['licence'] or 'licence not said'}.",
         "",
     ]
     return "\n".join(lines)

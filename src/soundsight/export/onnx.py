@@ -36,7 +36,7 @@ from soundsight.models.dense_generator import DenseGenerator
 from soundsight.models.informativity import InformativityClassifier
 from soundsight.runtime import model_folder
 from soundsight.training import judge_files
-from soundsight.training.encoder import AudioEncoder, load_encoder
+from soundsight.training.encoder import AudioEncoder, condition, load_encoder
 from soundsight.training.loop import read_run
 from soundsight.training.translator import load_generator
 
@@ -78,12 +78,15 @@ class ExportConfig:
 
 
 class _EncodeOnly(nn.Module):
-    def __init__(self, encoder: AudioEncoder) -> None:
+    """The encoder's side alone: what the generator is told of a sound, in one vector."""
+
+    def __init__(self, encoder: AudioEncoder, source: int) -> None:
         super().__init__()
         self.encoder = encoder
+        self.source = source
 
     def forward(self, mel: Tensor) -> Tensor:
-        return self.encoder.encode(mel)
+        return condition(self.encoder, mel, self.source)
 
 
 class _Draw(nn.Module):
@@ -170,13 +173,14 @@ def export_networks(
     rng = torch.Generator().manual_seed(0)
     mel = torch.rand(_BATCH, 1, units.N_MELS, units.FRAMES_PER_SEGMENT, generator=rng) * 2 - 1
     image = torch.rand(_BATCH, 3, units.IMAGE_PX, units.IMAGE_PX, generator=rng) * 2 - 1
-    inputs = {"embedding": torch.randn(_BATCH, generator.embedding_size, generator=rng)}
+    inputs = {"embedding": torch.randn(_BATCH, generator.condition_size, generator=rng)}
     if generator.noise_size:
         inputs["noise"] = torch.randn(_BATCH, generator.noise_size, generator=rng)
     if generator.dropout_size:
         inputs["dropout"] = torch.rand(_BATCH, generator.dropout_size, generator=rng)
     with atomic_folder(out, overwrite=overwrite, ours=_is_model) as folder:
-        _export(_EncodeOnly(encoder), {"mel": mel}, "embedding", folder / model_folder.ENCODER)
+        encode = _EncodeOnly(encoder, generator.config.audio_source)
+        _export(encode, {"mel": mel}, "embedding", folder / model_folder.ENCODER)
         _export(_Draw(generator), inputs, "image", folder / model_folder.GENERATOR)
         if critic is not None:
             _export(_Score(critic), {"image": image}, "informativity", folder / model_folder.CRITIC)
@@ -192,7 +196,7 @@ def export_networks(
             "segment_s": units.SEGMENT_S,
             "mel": to_dict(MelConfig()),
             "image_px": units.IMAGE_PX,
-            "embedding_size": generator.embedding_size,
+            "embedding_size": generator.condition_size,
             "noise_size": generator.noise_size,
             "dropout_size": generator.dropout_size,
             "thresholds": {"quiet_dbfs": QUIET_DBFS, "informativity": threshold},
@@ -261,7 +265,7 @@ def _export(network: nn.Module, inputs: Mapping[str, Tensor], output: str, path:
     folded.to(memory_format=torch.contiguous_format).requires_grad_(False)
     with torch.no_grad():
         # The rounded weights are the model: PyTorch and ONNX must agree on them exactly.
-        for tensor in folded.parameters():
+        for tensor in (*folded.parameters(), *folded.buffers()):
             tensor.copy_(tensor.half().float())
         expected = folded(*inputs.values()).numpy()
     batch = torch.export.Dim("n", min=1, max=4096)

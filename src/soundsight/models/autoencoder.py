@@ -10,6 +10,9 @@ Shapes (E = ``embedding_size``)::
 
 Source: arXiv 2106.01266, the audio encoder. Trained alone with a mean squared error; the encoder
 is then frozen. 33.42 M parameters at E = 512.
+
+A generator with attention may listen to an earlier layer than the embedding: the *condition* is
+``[embedding | the maps of that layer, flattened]``, still one vector.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from soundsight.core.errors import ConfigError
+from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
+
 Size = tuple[int, int]
 
 _KERNELS: tuple[tuple[Size, int], ...] = (
@@ -29,6 +35,35 @@ _KERNELS: tuple[tuple[Size, int], ...] = (
 _MIRROR_KERNELS: tuple[tuple[Size, int], ...] = (
     *((((3, 3), 1),) * 8), ((5, 3), 1), ((5, 3), 1), ((5, 3), 1), ((5, 4), 2), ((8, 6), 2),
 )  # fmt: skip
+
+EMBEDDING_LAYER = len(_KERNELS)
+"""Number of the encoder's layer (1 to 13) that gives the embedding."""
+
+
+def _layer_sizes() -> tuple[Size, ...]:
+    height, width, sizes = N_MELS, FRAMES_PER_SEGMENT, []
+    for (rows, columns), stride in _KERNELS:
+        height, width = (height - rows) // stride + 1, (width - columns) // stride + 1
+        sizes.append((height, width))
+    return tuple(sizes)
+
+
+LAYER_SIZES = _layer_sizes()
+"""Height and width of what each of the encoder's layers gives: 61 x 48 for layer 1, ..., 3 x 3 for
+layer 12, 1 x 1 for layer 13."""
+
+
+def check_source(source: int) -> None:
+    """Check the number of an encoder's layer.
+
+    Raises:
+        ConfigError: when there is no such layer.
+    """
+    if not 1 <= source <= EMBEDDING_LAYER:
+        raise ConfigError(
+            f"audio_source {source}: the encoder has layers 1 to {EMBEDDING_LAYER}, "
+            f"and {EMBEDDING_LAYER} gives the embedding"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +102,37 @@ class Autoencoder(nn.Module):
 
     def encode(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n e"]:
         """Return the audio embedding of each segment, in [-1, 1]."""
-        x: Tensor = mel
-        last = len(_KERNELS)
-        for i in range(1, last + 1):
+        return self.condition(mel, EMBEDDING_LAYER)
+
+    def condition(
+        self, mel: Float[Tensor, "n 1 128 100"], source: int = EMBEDDING_LAYER
+    ) -> Float[Tensor, "n c"]:
+        """Return what a generator is told of each segment.
+
+        Args:
+            mel: log-mels in [-1, 1].
+            source: the layer, 1 to 13, that the generator's attention listens to
+                (``DenseGeneratorConfig.audio_source``).
+
+        Returns:
+            The embedding (E numbers in [-1, 1]) and, for an earlier layer than 13, its maps after
+            BatchNorm and ReLU, flattened: C * h * w numbers from 0 up, with h x w as in
+            ``LAYER_SIZES``.
+
+        Raises:
+            ConfigError: when there is no such layer.
+        """
+        check_source(source)
+        x = source_maps = mel
+        for i in range(1, EMBEDDING_LAYER + 1):
             x = getattr(self, f"conv{i}_bn")(getattr(self, f"conv{i}")(x))
-            x = torch.relu(x) if i < last else torch.tanh(x)
-        return x.flatten(1)
+            x = torch.relu(x) if i < EMBEDDING_LAYER else torch.tanh(x)
+            if i == source:
+                source_maps = x
+        embedding = x.flatten(1)
+        if source == EMBEDDING_LAYER:
+            return embedding
+        return torch.cat([embedding, source_maps.flatten(1)], dim=1)
 
     def decode(self, embedding: Float[Tensor, "n e"]) -> Float[Tensor, "n 1 128 100"]:
         """Draw the log-mel again from its embedding, in [-1, 1]."""

@@ -17,7 +17,11 @@ follows transitions 0 to 5 and **stays on when a picture is drawn**: it is where
 system's variety comes from. Its random numbers are an input, so that a picture depends on its own
 seed and not on its batch.
 
-Source: arXiv 2106.01266, the dense generator; 38.64 M parameters and 4.46 GFLOP at E = 512.
+Attention blocks (:mod:`soundsight.models.attention`) may follow transitions 0 to 5 and their
+dropout. What they listen to comes with the embedding, in one vector: the *condition*.
+
+Sources: arXiv 2106.01266, the dense generator, 38.64 M parameters and 4.46 GFLOP at E = 512;
+Appl. Sci. 16(6):2942, the attention variant (18 blocks after transition 1).
 """
 
 from __future__ import annotations
@@ -29,7 +33,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from soundsight.core.errors import ConfigError
 from soundsight.core.units import IMAGE_CHANNELS
+from soundsight.models.attention import AttentionConfig, AttentionStack, count_attention_flop
+from soundsight.models.autoencoder import EMBEDDING_LAYER, LAYER_SIZES, check_source
 
 # kernel, stride, padding of transitions 0..6: sides 1 -> 2 -> 4 -> 6 -> 12 -> 24 -> 48 -> 96.
 _TRANSITIONS: tuple[tuple[int, int, int], ...] = (
@@ -51,6 +58,19 @@ class DenseGeneratorConfig:
         dropout: spatial dropout rate after transitions 0 to 5.
         noise_ratio: Gaussian noise dimensions per embedding dimension, put before the embedding.
         noise_std: standard deviation of that noise (published: .035; its published ratio is 0).
+        attention: attention blocks after each of transitions 0 to 6; none can follow transition 6,
+            which gives the picture itself. The published variant is (0, 18, 0, 0, 0, 0, 0).
+        attention_width: d, length of a token in these blocks; even, and a multiple of the heads.
+        attention_heads: heads of each attention.
+        audio_source: the layer of the autoencoder's encoder that the blocks listen to. 13
+            (published) is the embedding: one token, so that every place of the picture hears the
+            same and cross-attention is constant over space. 12 gives the 3x3 places of layer 12,
+            in time and frequency, among which each place of the picture can choose; earlier layers
+            give more and finer ones (``LAYER_SIZES``), and a longer condition.
+        source_maps: C, maps of that layer when it is an earlier one than 13; else 0.
+
+    Raises:
+        ConfigError: when attention cannot be so.
     """
 
     embedding_size: int = 512
@@ -62,6 +82,52 @@ class DenseGeneratorConfig:
     dropout: tuple[float, ...] = (0.15, 0.13, 0.11, 0.09, 0.07, 0.05)
     noise_ratio: float = 0.0
     noise_std: float = 0.035
+    attention: tuple[int, ...] = (0,) * len(_TRANSITIONS)
+    attention_width: int = 320
+    attention_heads: int = 8
+    audio_source: int = EMBEDDING_LAYER
+    source_maps: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.attention) != len(_TRANSITIONS) or min(self.attention) < 0:
+            raise ConfigError(
+                f"attention: {len(_TRANSITIONS)} numbers of blocks are expected, one for each of "
+                f"transitions 0 to {len(_TRANSITIONS) - 1}, none below 0"
+            )
+        if self.attention[-1]:
+            raise ConfigError(
+                f"attention: after transition {len(_TRANSITIONS) - 1} stands the picture itself, "
+                "no block can follow it"
+            )
+        if self.attention_heads < 1 or self.attention_width < 1:
+            raise ConfigError("attention_width and attention_heads must be at least 1")
+        if self.attention_width % self.attention_heads or self.attention_width % 2:
+            raise ConfigError(
+                f"attention_width {self.attention_width} must be even and a multiple of "
+                f"attention_heads {self.attention_heads}"
+            )
+        check_source(self.audio_source)
+        earlier = self.audio_source != EMBEDDING_LAYER
+        if earlier and not any(self.attention):
+            raise ConfigError(
+                f"audio_source {self.audio_source}: there are no attention blocks to listen to it"
+            )
+        if self.source_maps < 0 or earlier != (self.source_maps > 0):
+            raise ConfigError(
+                "source_maps: the number of maps of the encoder's layer audio_source is expected, "
+                f"and 0 for layer {EMBEDDING_LAYER}"
+            )
+
+    @property
+    def source_tokens(self) -> int:
+        """Audio tokens that the attention blocks listen to: places of the layer audio_source."""
+        height, width = LAYER_SIZES[self.audio_source - 1]
+        return height * width
+
+    @property
+    def condition_size(self) -> int:
+        """Length of the condition: the embedding and, from an earlier layer, its tokens."""
+        return self.embedding_size + self.source_maps * self.source_tokens
 
 
 class SameConvTranspose2d(nn.ConvTranspose2d):
@@ -91,6 +157,7 @@ class DenseGenerator(nn.Module):
         super().__init__()
         self.config = config
         self.embedding_size = config.embedding_size
+        self.condition_size = config.condition_size
         self.noise_size = round(config.noise_ratio * config.embedding_size)
         self.dropout_size = sum(config.transitions) if any(config.dropout) else 0
         maps_in = config.embedding_size + self.noise_size
@@ -105,6 +172,9 @@ class DenseGenerator(nn.Module):
                     setattr(self, f"convT{i}", SameConvTranspose2d(n_in, n_out))
                     setattr(self, f"convT{i}_bn", nn.BatchNorm2d(n_out))
                 maps_in = a + b + c
+        # Last, so that with one seed the layers above are those of the plain generator.
+        for k, sizes in _attention_sizes(config).items():
+            setattr(self, f"attention{k}", AttentionStack(sizes))
 
     def _layer(self, name: str, x: Tensor) -> Tensor:
         return torch.relu(getattr(self, f"{name}_bn")(getattr(self, name)(x)))
@@ -117,16 +187,26 @@ class DenseGenerator(nn.Module):
         c = self._layer(f"convT{3 * k + 3}", ab)
         return torch.cat([ab, c], dim=1)
 
+    def _parts(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Part a condition into the embedding [n, E] and the audio tokens [n, m, S]."""
+        if self.config.audio_source == EMBEDDING_LAYER:
+            return condition, condition[:, None, :]
+        sizes = [self.embedding_size, self.condition_size - self.embedding_size]
+        embedding, maps = condition.split(sizes, dim=1)
+        return embedding, maps.unflatten(1, (self.config.source_maps, -1)).transpose(1, 2)
+
     def forward(
         self,
-        embedding: Float[Tensor, "n e"],
+        embedding: Float[Tensor, "n c"],
         noise: Float[Tensor, "n z"] | None = None,
         dropout: Float[Tensor, "n m"] | None = None,
     ) -> Float[Tensor, "n 3 96 96"]:
         """Draw one picture for each embedding.
 
         Args:
-            embedding: the audio embeddings ([n, E, 1, 1] is accepted too).
+            embedding: the audio embeddings ([n, E, 1, 1] is accepted too). With an
+                ``audio_source`` below 13 the whole condition, ``condition_size`` numbers:
+                ``Autoencoder.condition(mel, audio_source)``.
             noise: standard normal; needed when ``noise_size`` > 0 (zeros are used without it).
             dropout: uniform in [0, 1), one number a channel of transitions 0 to 5: the channel is
                 dropped where it is below the layer's rate. None leaves dropout off.
@@ -134,7 +214,7 @@ class DenseGenerator(nn.Module):
         Returns:
             Pictures in [-1, 1].
         """
-        x = embedding.flatten(1)
+        x, audio = self._parts(embedding.flatten(1))
         if self.noise_size:
             if noise is None:
                 noise = x.new_zeros(len(x), self.noise_size)
@@ -149,14 +229,35 @@ class DenseGenerator(nn.Module):
                 kept = (dropout[:, start : start + width] >= rate).to(x.dtype) / (1.0 - rate)
                 x = x * kept[:, :, None, None]
             start += width
+            if self.config.attention[k]:
+                x = getattr(self, f"attention{k}")(x, audio)
             x = self._block(k, x)
         last = len(self.config.transitions)
         x = getattr(self, f"transition{last}_bn")(getattr(self, f"transition{last}")(x))
         return torch.tanh(x)
 
 
+def _attention_sizes(config: DenseGeneratorConfig) -> dict[int, AttentionConfig]:
+    """Sizes of the attention blocks, by the number of the transition that they follow."""
+    return {
+        k: AttentionConfig(
+            maps=config.transitions[k],
+            places=_SIDES[k] ** 2,
+            blocks=blocks,
+            width=config.attention_width,
+            heads=config.attention_heads,
+            audio_maps=config.source_maps or config.embedding_size,
+            audio_tokens=config.source_tokens,
+        )
+        for k, blocks in enumerate(config.attention)
+        if blocks
+    }
+
+
 def count_flop(config: DenseGeneratorConfig) -> int:
     """Operations (one multiply and one add count as two) of the convolutions for one picture.
+
+    With attention, its matrix products too.
 
     A transposed convolution multiplies each *input* position by the whole kernel; padding crops
     the result and does not change this count.
@@ -171,4 +272,4 @@ def count_flop(config: DenseGeneratorConfig) -> int:
             a, b, c = config.blocks[k]
             total += 2 * side_in**2 * 9 * (widths[k] * a + a * b + (a + b) * c)
             maps_in = a + b + c
-    return total
+    return total + sum(count_attention_flop(sizes) for sizes in _attention_sizes(config).values())

@@ -1,6 +1,7 @@
 """Named sizes of every network.
 
-``paper`` is as published, ``compact`` for two CPU cores, ``tiny`` for tests.
+``paper`` is as published, ``compact`` for two CPU cores, ``small`` for studies of many runs,
+``tiny`` for tests.
 
 ``compact`` draws 96x96 pictures with at most 3 M parameters and 0.15 GFLOP: the channels sit at
 24x24 and below, and only a thin head runs at 48x48. Every ``tiny`` network has under 100,000
@@ -93,6 +94,37 @@ def compact() -> Preset:
     )
 
 
+def small() -> Preset:
+    """Sizes for studies that train many networks on CPU cores, E = 128; no product."""
+    size = 128
+    return Preset(
+        name="small",
+        autoencoder=AutoencoderConfig(
+            embedding_size=size, maps=(8, 16, 16, 24, 24, 32, 32, 48, 64, 64, 64, 64)
+        ),
+        contrastive=ContrastiveConfig(embedding_size=size),
+        generator=DenseGeneratorConfig(
+            embedding_size=size,
+            blocks=(
+                (48, 48, 48),
+                (48, 32, 32),
+                (32, 24, 24),
+                (24, 16, 12),
+                (12, 8, 6),
+                (6, 4, 4),
+            ),
+            transitions=(64, 64, 48, 32, 16, 8),
+            dropout=(0.1, 0.08, 0.06, 0.0, 0.0, 0.0),
+        ),
+        rc_discriminator=RCDiscriminatorConfig(
+            embedding_size=size, maps=(8, 16, 16, 16, 24, 24, 24, 24, 24, 24, 24, 24)
+        ),
+        projection_discriminator=ProjectionDiscriminatorConfig(
+            embedding_size=size, maps=(12, 24, 48, 80, 128), features=128
+        ),
+    )
+
+
 def tiny() -> Preset:
     """The smallest networks that run: for tests only, E = 16."""
     size = 16
@@ -119,7 +151,12 @@ def tiny() -> Preset:
     )
 
 
-PRESETS: dict[str, Callable[[], Preset]] = {"paper": paper, "compact": compact, "tiny": tiny}
+PRESETS: dict[str, Callable[[], Preset]] = {
+    "paper": paper,
+    "compact": compact,
+    "small": small,
+    "tiny": tiny,
+}
 
 
 def preset(name: str) -> Preset:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from soundsight.core.config import from_dict, to_dict
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.models.autoencoder import Autoencoder, AutoencoderConfig
+from soundsight.models.autoencoder import EMBEDDING_LAYER, Autoencoder, AutoencoderConfig
 from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair, SoundEncoder
 from soundsight.models.presets import preset
 from soundsight.pairs.dataset import PairDataset, batch_indices
 from soundsight.training.augment import augment_image, augment_mel
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
-from soundsight.training.loop import LoopConfig, Task, channels_last, read_run
+from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last, read_run
 from soundsight.training.losses import info_nce
+from soundsight.training.machine import Machine
 
 ENCODER_KINDS = ("contrastive", "autoencoder")
+SCHEDULES = ("modern", "published")
 
 AudioEncoder = Autoencoder | SoundEncoder
 """Either has ``encode(mel [n, 1, 128, 100]) -> [n, E]`` and ``embedding_size``."""
@@ -31,21 +37,28 @@ AudioEncoder = Autoencoder | SoundEncoder
 class EncoderConfig:
     """Training of an audio encoder.
 
-    The published autoencoder is trained with SGD (rate .05, momentum .9, batch 64) for a thousand
-    epochs and more; here both kinds share AdamW and one cycle, which gets further in minutes.
+    Two schedules. ``modern``: AdamW, one cycle, augmented sounds; it gets further in minutes.
+    ``published`` (autoencoder only; arXiv 2106.01266): SGD at a constant rate of .05 with momentum
+    .9 in batches of 64, sounds as they are, for a thousand epochs and more.
 
     Attributes:
         kind: ``contrastive`` or ``autoencoder``.
         preset: sizes of the network.
-        learning_rate: AdamW's peak learning rate.
+        embedding_size: E; None for the preset's.
+        schedule: ``modern`` or ``published``.
+        learning_rate: AdamW's peak, or SGD's constant, learning rate.
+        momentum: SGD's.
         weight_decay: AdamW's.
-        warm_up: share of the steps in which the learning rate rises; it then falls as a cosine.
+        warm_up: share of the steps in which AdamW's rate rises; it then falls as a cosine.
         loop: steps, batch and seed.
     """
 
     kind: str = "contrastive"
     preset: str = "compact"
+    embedding_size: int | None = None
+    schedule: str = "modern"
     learning_rate: float = 2e-3
+    momentum: float = 0.9
     weight_decay: float = 1e-2
     warm_up: float = 0.1
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=400, batch_size=256))
@@ -55,10 +68,34 @@ class EncoderConfig:
             raise ConfigError(
                 f"unknown encoder {self.kind!r}; choose from {', '.join(ENCODER_KINDS)}"
             )
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(
+                f"unknown schedule {self.schedule!r}; choose from {', '.join(SCHEDULES)}"
+            )
+        if self.schedule == "published" and self.kind != "autoencoder":
+            raise ConfigError("the published schedule belongs to the autoencoder: --kind")
+        if self.embedding_size is not None and not 4 <= self.embedding_size <= 65536:
+            raise ConfigError("embedding_size must lie between 4 and 65536")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError("momentum must lie in [0, 1)")
         if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.warm_up <= 1:
             raise ConfigError(
                 "learning_rate must be above 0, weight_decay not negative, warm_up in [0, 1]"
             )
+
+
+def default_encoder_config(kind: str, preset: str, schedule: str) -> EncoderConfig:
+    """Return the settings that belong to a kind of encoder and its schedule.
+
+    Raises:
+        ConfigError: on an unknown kind or schedule, naming the choices.
+    """
+    config = EncoderConfig(kind=kind, preset=preset, schedule=schedule)
+    if kind == "autoencoder":
+        config = replace(config, loop=replace(config.loop, batch_size=64))
+    if schedule == "published":
+        config = replace(config, learning_rate=0.05, weight_decay=0.0)
+    return config
 
 
 def one_cycle(step: int, steps: int, warm_up: float) -> float:
@@ -88,23 +125,27 @@ class EncoderTask(Task):
         self.config, self.data = config, data
         torch.manual_seed(config.loop.seed)
         sizes = preset(config.preset)
+        size = config.embedding_size
+        changes: dict[str, Any] = {} if size is None else {"embedding_size": size}
         self.network: nn.Module = (
-            ContrastivePair(sizes.contrastive)
+            ContrastivePair(replace(sizes.contrastive, **changes))
             if config.kind == "contrastive"
-            else Autoencoder(sizes.autoencoder)
+            else Autoencoder(replace(sizes.autoencoder, **changes))
         )
         channels_last(self.network)
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        plain = [p for p in self.network.parameters() if p.ndim <= 1]
+        self.optimizer = self._make_optimizer()
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        if config.schedule == "published":
+            return torch.optim.SGD(
+                self.network.parameters(), lr=config.learning_rate, momentum=config.momentum
+            )
         groups: list[dict[str, Any]] = [
-            {"params": decayed},
-            {"params": plain, "weight_decay": 0.0},
+            {"params": [p for p in self.network.parameters() if p.ndim > 1]},
+            {"params": [p for p in self.network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(
-            groups,
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-        )
+        return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
     def networks(self) -> dict[str, nn.Module]:
         return {"encoder": self.network}
@@ -112,38 +153,66 @@ class EncoderTask(Task):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"encoder": self.optimizer}
 
-    def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+    def place(self, machine: Machine) -> None:
+        super().place(machine)
+        machine.compile(self.network)
+
+    def step(self, step: int, rng: torch.Generator) -> Scalars:
         loop = self.config.loop
+        modern = self.config.schedule == "modern"
+        share = one_cycle(step, loop.steps, self.config.warm_up) if modern else 1.0
         for group in self.optimizer.param_groups:
-            share = one_cycle(step, loop.steps, self.config.warm_up)
             group["lr"] = self.config.learning_rate * share
-        batch = self.data.gather(batch_indices(len(self.data), loop.batch_size, loop.seed, step))
+        rows = batch_indices(len(self.data), loop.batch_size, loop.seed, step)
+        parts = self.machine.parts_of(rows, loop.accumulate)
         self.network.train()
-        mel = to_float(batch.mel)
-        scalars: dict[str, Tensor] = {}
-        if isinstance(self.network, ContrastivePair):
-            image = augment_image(to_float(batch.image), rng)
-            sound, picture = self.network(augment_mel(mel, rng), image)
-            loss = info_nce(sound, picture, batch.video, batch.photo, self.network.log_scale)
-            scalars["temperature"] = (-self.network.log_scale).exp().detach()
-        else:
-            reconstruction, _ = self.network(mel)
-            loss = (reconstruction - mel).square().mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+        loss_of = self._contrast if isinstance(self.network, ContrastivePair) else self._redraw
+        scalars = self.descend("gradient", self.optimizer, parts, partial(loss_of, rng=rng))
         if isinstance(self.network, ContrastivePair):
             # A temperature under .02 only sharpens what is already memorised.
             with torch.no_grad():
                 self.network.log_scale.clamp_(max=math.log(50.0))
-        return {"loss": loss.detach(), **scalars}
+        return scalars
+
+    def _contrast(self, rows: NDArray[np.int64], *, rng: torch.Generator) -> tuple[Tensor, Scalars]:
+        """Sounds and pictures of these pairs among those of every process."""
+        machine, network = self.machine, self.network
+        batch = self.data.gather(rows)
+        with machine.shared_draws(rng):
+            image = augment_image(to_float(batch.image.to(machine.device)), rng)
+            mel = augment_mel(to_float(batch.mel.to(machine.device)), rng)
+        with machine.autocast():
+            sound, picture = network(mel, image)
+        log_scale = cast(Tensor, network.log_scale)
+        loss = info_nce(
+            machine.all_rows(sound.float()),
+            machine.all_rows(picture.float()),
+            machine.all_rows(batch.video.to(machine.device)),
+            machine.all_rows(batch.photo.to(machine.device)),
+            log_scale,
+        )
+        return loss, {"loss": loss.detach(), "temperature": (-log_scale).exp().detach()}
+
+    def _redraw(self, rows: NDArray[np.int64], *, rng: torch.Generator) -> tuple[Tensor, Scalars]:
+        """What the autoencoder makes of these sounds."""
+        machine = self.machine
+        mel = to_float(self.data.gather(rows).mel.to(machine.device))
+        if self.config.schedule == "modern":
+            # Masks would be drawn again as if they were sound: shift and gain alone.
+            with machine.shared_draws(rng):
+                mel = augment_mel(mel, rng, masks=0)
+        with machine.autocast():
+            reconstruction, _ = self.network(mel)
+        loss = (reconstruction.float() - mel).square().mean()
+        return loss, {"loss": loss.detach()}
 
     def pictures(self) -> Tensor | None:
         """Log-mels and, for the autoencoder, what it makes of them."""
         if not isinstance(self.network, Autoencoder):
             return None
         self.network.eval()
-        mel = to_float(self.data.gather(range(min(8, len(self.data)))).mel)
+        mels = self.data.gather(range(min(8, len(self.data)))).mel
+        mel = to_float(mels.to(self.machine.device))
         with torch.no_grad():
             shown = torch.cat([mel, self.network(mel)[0]])
         return to_levels(shown).expand(-1, 3, -1, -1)
@@ -184,11 +253,37 @@ def load_encoder(folder: Path) -> AudioEncoder:
     return network.eval().requires_grad_(False)
 
 
+def condition(
+    encoder: AudioEncoder, mel: Tensor, source: int = EMBEDDING_LAYER
+) -> Float[Tensor, "n c"]:
+    """Return what a generator is told of each log-mel: its embedding, and tokens if asked for.
+
+    Args:
+        encoder: any; only an autoencoder has an earlier ``source`` than the embedding.
+        mel: [n, 1, 128, 100] in [-1, 1].
+        source: as in ``Autoencoder.condition``.
+    """
+    if isinstance(encoder, Autoencoder):
+        return encoder.condition(mel, source)
+    return encoder.encode(mel)
+
+
 @torch.no_grad()
-def embed(encoder: AudioEncoder, data: PairDataset, batch_size: int = 256) -> Tensor:
-    """Return the embedding of every pair of ``data``, float32 [len(data), E]."""
+def embed(
+    encoder: AudioEncoder,
+    data: PairDataset,
+    source: int = EMBEDDING_LAYER,
+    *,
+    batch_size: int = 256,
+) -> Tensor:
+    """Return the condition of every pair of ``data``, on the encoder's device.
+
+    float32 [len(data), c], c = E by default.
+    """
     parts = []
+    device = next(encoder.parameters()).device
     for start in range(0, len(data), batch_size):
         rows = range(start, min(start + batch_size, len(data)))
-        parts.append(encoder.encode(to_float(data.gather(rows).mel)))
+        mel = to_float(data.gather(rows).mel.to(device))
+        parts.append(condition(encoder, mel, source))
     return torch.cat(parts)

@@ -1,6 +1,7 @@
 """Loss functions. Each has an independent reference in the tests.
 
-Scores are [n] tensors, one a picture; n is the batch.
+Scores are [n] tensors, one a picture; n is the batch. Losses are computed in float32 whatever the
+precision of the networks.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ def rc_discriminator_loss(
     real: Float[Tensor, " n"], generated: Float[Tensor, " n"]
 ) -> Float[Tensor, ""]:
     """|r - r^| over real and generated pictures (arXiv 2106.01266, the discriminator's loss)."""
+    real, generated = real.float(), generated.float()
     return (REAL_COHERENT - real).abs().mean() + (GENERATED - generated).abs().mean()
 
 
 def rc_generator_loss(generated: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     """|r_real - r^| of generated pictures (arXiv 2106.01266, the adversarial term of G)."""
-    return (REAL_COHERENT - generated).abs().mean()
+    return (REAL_COHERENT - generated.float()).abs().mean()
 
 
 def pixel_loss(
     generated: Float[Tensor, "n c h w"], target: Float[Tensor, "n c h w"], kind: str
 ) -> Float[Tensor, ""]:
     """Mean distance between generated and target frames: ``l1`` or ``mse``."""
+    generated = generated.float()
     return F.l1_loss(generated, target) if kind == "l1" else F.mse_loss(generated, target)
 
 
@@ -43,6 +46,7 @@ def relativistic_loss(
     better: Float[Tensor, " n"],
     worse: Float[Tensor, " n"],
     valid: Bool[Tensor, " n"] | None = None,
+    count: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
     """Softplus of how far ``worse`` scores above ``better``, paired item by item.
 
@@ -53,12 +57,15 @@ def relativistic_loss(
         better: scores that ought to be higher.
         worse: scores that ought to be lower.
         valid: pairs that count; all when None.
+        count: divide by this many instead of by the number of valid pairs; where several processes
+            share a batch, the mean of theirs.
     """
-    loss = F.softplus(worse - better)
+    loss = F.softplus(worse.float() - better.float())
     if valid is None:
         return loss.mean()
     weight = valid.to(loss.dtype)
-    return (loss * weight).sum() / weight.sum().clamp(min=1.0)
+    total = weight.sum() if count is None else count
+    return (loss * weight).sum() / torch.where(total > 0, total, 1.0)
 
 
 def gradient_penalty(
@@ -68,7 +75,7 @@ def gradient_penalty(
 
     Source: Mescheder et al. 2018. ``images`` must require gradients and have led to ``scores``.
     """
-    (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
+    (gradient,) = torch.autograd.grad(scores.float().sum(), images, create_graph=True)
     return 0.5 * gradient.square().sum(dim=(1, 2, 3)).mean()
 
 

@@ -3,9 +3,10 @@
 Two objectives, both without a label:
 
 ``rc`` (published)
-    L1 on the RC-score plus a pixel loss. Real and generated pictures share one batch, in both
-    steps, because the RC-score ends in a one-channel BatchNorm. The discriminator's dropout stays
-    on, as published.
+    L1 on the RC-score plus a pixel loss, and a moving-average adversarial loss where one is asked
+    for (:mod:`soundsight.training.moving_average`). Real and generated pictures share one batch, in
+    both steps, because the RC-score ends in a one-channel BatchNorm. The discriminator's dropout
+    stays on, as published.
 ``relativistic`` (ours)
     Paired softplus loss, R1 + R2 gradient penalties, differentiable augmentation, and a
     matching-aware negative: a real picture with the sound of another video must score below the
@@ -19,17 +20,21 @@ sound with one of many photos that would fit), Adam with beta1 = 0 or .5, learni
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from soundsight.core.config import from_dict, to_dict
 from soundsight.core.draws import generator_draws
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.runs import atomic_file
+from soundsight.models.autoencoder import EMBEDDING_LAYER, Autoencoder, check_source
 from soundsight.models.dense_generator import DenseGenerator, DenseGeneratorConfig
 from soundsight.models.discriminator import ProjectionDiscriminator, RCDiscriminator
 from soundsight.models.presets import preset
@@ -37,21 +42,23 @@ from soundsight.pairs.dataset import PairDataset, batch_indices
 from soundsight.training.augment import diff_augment
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
 from soundsight.training.ema import Ema
-from soundsight.training.encoder import AudioEncoder, embed, to_float, to_levels
-from soundsight.training.loop import LoopConfig, Task, channels_last, read_run
+from soundsight.training.encoder import AudioEncoder, condition, embed, to_float, to_levels
+from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last, read_run
 from soundsight.training.losses import (
     PIXEL_LOSSES,
     gradient_penalty,
     pixel_loss,
     rc_discriminator_loss,
-    rc_generator_loss,
     relativistic_loss,
 )
+from soundsight.training.machine import Machine
+from soundsight.training.moving_average import MovingAverageAdversary, MovingAverageConfig
 
 OBJECTIVES = ("relativistic", "rc")
 
 _EARLY_SHARES = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1)
 _EARLY_PICTURES = 128
+_DRAWN_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +75,13 @@ class TranslatorConfig:
         beta2: Adam's second decay.
         pixel: ``l1`` or ``mse``.
         pixel_weight: weight of the pixel loss beside the adversarial loss.
+        noise_ratio: Gaussian noise dimensions per embedding dimension (published: 0); None for the
+            preset's.
+        attention: attention blocks after transitions 0 to 6 (published variant: 0,18,0,0,0,0,0).
+        attention_width: length of a token in these blocks.
+        attention_heads: heads of each.
+        audio_source: the encoder's layer that attention listens to; 13 = the embedding.
+        moving_average: the generator's adversaries (``rc``).
         penalty: gamma of the R1 and R2 gradient penalties (``relativistic``).
         penalty_every: steps between two penalties; each is scaled up to make up for it.
         wrong_sound_weight: weight of the matching-aware negative (``relativistic``).
@@ -86,6 +100,12 @@ class TranslatorConfig:
     beta2: float = 0.99
     pixel: str = "l1"
     pixel_weight: float = 0.0
+    noise_ratio: float | None = None
+    attention: tuple[int, ...] = (0,) * 7
+    attention_width: int = 320
+    attention_heads: int = 8
+    audio_source: int = EMBEDDING_LAYER
+    moving_average: MovingAverageConfig = field(default_factory=MovingAverageConfig)
     penalty: float = 1.0
     penalty_every: int = 8
     wrong_sound_weight: float = 0.5
@@ -100,6 +120,10 @@ class TranslatorConfig:
                 raise ConfigError(
                     f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(known)}"
                 )
+        if self.objective != "rc" and self.moving_average.reading != "off":
+            raise ConfigError("the moving average belongs to --objective rc")
+        if self.noise_ratio is not None and self.noise_ratio < 0:
+            raise ConfigError("noise_ratio must not be negative")
         for name in ("pixel_weight", "penalty", "wrong_sound_weight", "embedding_noise"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative")
@@ -125,10 +149,62 @@ def default_config(objective: str, preset: str, encoder: str) -> TranslatorConfi
     if objective == "rc":
         return replace(
             config, generator_rate=2e-4, discriminator_rate=2e-4, beta1=0.5, beta2=0.999,
-            pixel_weight=1.0, embedding_noise=0.0,
+            pixel_weight=1.0, noise_ratio=0.0, embedding_noise=0.0,
             loop=replace(config.loop, batch_size=64),
         )  # fmt: skip
     return config
+
+
+def generator_config(config: TranslatorConfig, encoder: AudioEncoder) -> DenseGeneratorConfig:
+    """Return the sizes of the generator that listens to ``encoder``.
+
+    Raises:
+        ConfigError: when the encoder has no layers to listen to, or attention cannot be so.
+    """
+    changes: dict[str, Any] = {
+        name: getattr(config, name)
+        for name in ("attention", "attention_width", "attention_heads", "audio_source")
+    }
+    if config.noise_ratio is not None:
+        changes["noise_ratio"] = config.noise_ratio
+    if config.audio_source != EMBEDDING_LAYER:
+        if not isinstance(encoder, Autoencoder):
+            raise ConfigError("audio_source: only an autoencoder has layers to listen to")
+        check_source(config.audio_source)
+        changes["source_maps"] = encoder.config.maps[config.audio_source - 1]
+    sizes = preset(config.preset).generator
+    return replace(sizes, embedding_size=encoder.embedding_size, **changes)
+
+
+def _make_discriminator(config: TranslatorConfig, embedding_size: int) -> nn.Module:
+    sizes = preset(config.preset)
+    if config.objective == "rc":
+        return RCDiscriminator(replace(sizes.rc_discriminator, embedding_size=embedding_size))
+    return ProjectionDiscriminator(
+        replace(sizes.projection_discriminator, embedding_size=embedding_size)
+    )
+
+
+@dataclass(kw_only=True)
+class _Part:
+    """This process's pairs of one micro-batch, and what is drawn and found out about them.
+
+    ``told`` is what the generator is told of the sound, ``heard`` its embedding alone, without the
+    tokens that attention listens to. ``lent`` is the embedding of the next pair of the whole
+    micro-batch, ``other`` whether it is another video's, and ``others`` of how many pairs that is
+    true, as a mean over processes.
+    """
+
+    image: Tensor
+    told: Tensor
+    heard: Tensor
+    noise: Tensor
+    dropout: Tensor
+    lent: Tensor
+    other: Tensor
+    others: Tensor
+    generated: Tensor | None = None
+    real_score: Tensor | None = None
 
 
 class TranslatorTask(Task):
@@ -152,23 +228,18 @@ class TranslatorTask(Task):
         *,
         encoder_run: Path,
     ) -> None:
-        sizes = preset(config.preset)
-        if sizes.generator.embedding_size != encoder.embedding_size:
+        about = read_tensors(encoder_run / "encoder.safetensors")[1]
+        if about["preset"] != config.preset:
             raise ConfigError(
-                f"the encoder's embedding has {encoder.embedding_size} numbers, preset "
-                f"{config.preset} wants {sizes.generator.embedding_size}: train one of its preset"
+                f"{encoder_run} is an encoder of preset {about['preset']}, not {config.preset}: "
+                "train one of this preset, or choose the other one"
             )
         self.config, self.data, self._encoder = config, data, encoder
-        about = read_tensors(encoder_run / "encoder.safetensors")[1]
         self._encoder_about = {key: about[key] for key in ("kind", "preset", "network")}
         torch.manual_seed(config.loop.seed)
-        self.generator = channels_last(DenseGenerator(sizes.generator))
-        self.discriminator: nn.Module = (
-            ProjectionDiscriminator(sizes.projection_discriminator)
-            if config.objective == "relativistic"
-            else RCDiscriminator(sizes.rc_discriminator)
-        )
-        channels_last(self.discriminator)
+        self.generator = channels_last(DenseGenerator(generator_config(config, encoder)))
+        self.discriminator = channels_last(_make_discriminator(config, encoder.embedding_size))
+        self.adversary = MovingAverageAdversary(self.discriminator, config.moving_average)
         self.ema = Ema(self.generator, config.ema_decay)
         betas = (config.beta1, config.beta2)
         self.g_optimizer = torch.optim.Adam(
@@ -177,7 +248,6 @@ class TranslatorTask(Task):
         self.d_optimizer = torch.optim.Adam(
             self.discriminator.parameters(), lr=config.discriminator_rate, betas=betas
         )
-        self.embeddings = embed(encoder, data)
         self._steps_to_sample = {max(1, round(s * config.loop.steps)) for s in _EARLY_SHARES}
 
     def networks(self) -> dict[str, nn.Module]:
@@ -185,118 +255,210 @@ class TranslatorTask(Task):
             "generator": self.generator,
             "average": self.ema.average,
             "discriminator": self.discriminator,
+            "adversary": self.adversary,
         }
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"generator": self.g_optimizer, "discriminator": self.d_optimizer}
 
-    def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+    def place(self, machine: Machine) -> None:
+        self.machine = machine
+        # The published discriminators see real and generated pictures in one batch.
+        of_two = {"discriminator", "adversary"} if self.config.objective == "rc" else set()
+        for name, network in self.networks().items():
+            machine.place(network, parts=2 if name in of_two else 1)
+        # What the generator is told of each pair, [len(data), c].
+        self.conditions = embed(
+            self._encoder.to(machine.device), self.data, self.config.audio_source
+        )
+        machine.compile(self.generator)
+        if self.config.objective == "rc":
+            # Gradient penalties differentiate twice, which compiled networks cannot.
+            machine.compile(self.discriminator)
+
+    def step(self, step: int, rng: torch.Generator) -> Scalars:
         loop = self.config.loop
         rows = batch_indices(len(self.data), loop.batch_size, loop.seed, step)
-        batch = self.data.gather(rows)
-        embedding = self.embeddings[torch.from_numpy(rows)]
-        image = to_float(batch.image).contiguous(memory_format=torch.channels_last)
         self.generator.train()
         self.discriminator.train()
-        if self.config.objective == "rc":
-            scalars = self._step_rc(image, embedding, rng)
-        else:
-            scalars = self._step_relativistic(step, image, embedding, batch.video, batch.photo, rng)
+        parts = [self._part(own, rng) for own in self.machine.parts_of(rows, loop.accumulate)]
+        do = self._step_rc if self.config.objective == "rc" else self._step_relativistic
+        scalars = do(step, parts, rng)
         self.ema.update(self.generator, step)
         return scalars
 
-    def _draw(self, embedding: Tensor, rng: torch.Generator) -> Tensor:
-        """Pictures of ``embedding`` with fresh noise and dropout, with gradients."""
-        noise = torch.randn(len(embedding), self.generator.noise_size, generator=rng)
-        dropout = torch.rand(len(embedding), self.generator.dropout_size, generator=rng)
-        picture: Tensor = self.generator(embedding, noise, dropout)
-        return picture
+    def _part(self, rows: NDArray[np.int64], rng: torch.Generator) -> _Part:
+        """Gather pairs and draw all that the generator needs for them."""
+        machine, config, n = self.machine, self.config, len(rows)
+        batch = self.data.gather(rows)
+        image = to_float(batch.image.to(machine.device))
+        image = image.contiguous(memory_format=torch.channels_last)
+        told = self.conditions[torch.from_numpy(rows).to(machine.device)]
+        with machine.shared_draws(rng):
+            if config.objective == "relativistic":
+                flip = (torch.rand(n, generator=rng) < 0.5).to(machine.device)
+                image = torch.where(flip[:, None, None, None], image.flip(3), image)
+                jitter = torch.randn(told.shape, generator=rng) * config.embedding_noise
+                told = told + jitter.to(machine.device)
+            noise = torch.randn(n, self.generator.noise_size, generator=rng)
+            dropout = torch.rand(n, self.generator.dropout_size, generator=rng)
+        heard = told[:, : self._encoder.embedding_size]
+        video = machine.all_rows(batch.video.to(machine.device))
+        photo = machine.all_rows(batch.photo.to(machine.device))
+        other = machine.own_rows((video != video.roll(1)) & (photo != photo.roll(1)))
+        return _Part(
+            image=image,
+            told=told,
+            heard=heard,
+            noise=noise.to(machine.device),
+            dropout=dropout.to(machine.device),
+            lent=machine.own_rows(machine.all_rows(heard).roll(1, dims=0)),
+            other=other,
+            others=machine.mean(other.float().sum()),
+        )
 
-    def _step_rc(self, image: Tensor, embedding: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        n = len(image)
-        both = torch.cat([embedding, embedding])
-        generated = self._draw(embedding, rng)
-        scores = self.discriminator(torch.cat([image, generated.detach()]), both)
-        d_loss = rc_discriminator_loss(scores[:n], scores[n:])
-        _descend(self.d_optimizer, d_loss)
-        score = self.discriminator(torch.cat([image, generated]), both)[n:]
-        adversarial = rc_generator_loss(score)
-        pixels = pixel_loss(generated, image, self.config.pixel)
-        _descend(self.g_optimizer, adversarial + self.config.pixel_weight * pixels)
-        return {
-            "d_loss": d_loss.detach(),
+    def _draw(self, part: _Part) -> Tensor:
+        with self.machine.autocast():
+            picture: Tensor = self.generator(part.told, part.noise, part.dropout)
+        return picture.float()
+
+    def _shown(self, part: _Part) -> Tensor:
+        """Pictures for the discriminator's turn: of one micro-batch, the generator's turn too.
+
+        The graphs of several would fill the memory that micro-batches are there to save, so there
+        the same pictures are drawn again.
+        """
+        with torch.set_grad_enabled(self.config.loop.accumulate == 1):
+            part.generated = self._draw(part)
+        return part.generated.detach()
+
+    def _drawn(self, part: _Part) -> Tensor:
+        """The same pictures with gradients, for the generator's turn."""
+        assert part.generated is not None  # the discriminator's turn comes first
+        return part.generated if part.generated.requires_grad else self._draw(part)
+
+    def _step_rc(self, step: int, parts: list[_Part], rng: torch.Generator) -> Scalars:
+        del rng
+        judge = self.discriminator
+        scalars = self.descend("d_gradient", self.d_optimizer, parts, self._rc_discriminator)
+        judge.requires_grad_(False)
+        scalars |= self.descend("g_gradient", self.g_optimizer, parts, self._rc_generator)
+        judge.requires_grad_(True)
+        self.adversary.update(judge, step)
+        return scalars
+
+    def _rc_discriminator(self, part: _Part) -> tuple[Tensor, Scalars]:
+        n, heard = len(part.image), part.heard
+        both = torch.cat([part.image, self._shown(part)])
+        with self.machine.autocast():
+            scores = self.discriminator(both, torch.cat([heard, heard]))
+        loss = rc_discriminator_loss(scores[:n], scores[n:])
+        return loss, {"d_loss": loss.detach()}
+
+    def _rc_generator(self, part: _Part) -> tuple[Tensor, Scalars]:
+        generated = self._drawn(part)
+        with self.machine.autocast():
+            adversarial = self.adversary.loss(self.discriminator, part.image, generated, part.heard)
+        pixels = pixel_loss(generated, part.image, self.config.pixel)
+        return adversarial + self.config.pixel_weight * pixels, {
             "g_adversarial": adversarial.detach(),
             "pixel_loss": pixels.detach(),
+            # How much the pictures of one batch differ; near 0 they have collapsed into one.
+            "variety": generated.detach().std(dim=0).mean(),
         }
 
-    def _step_relativistic(
-        self,
-        step: int,
-        image: Tensor,
-        embedding: Tensor,
-        video: Tensor,
-        photo: Tensor,
-        rng: torch.Generator,
-    ) -> dict[str, Tensor]:
-        config = self.config
-        flip = torch.rand(len(image), generator=rng) < 0.5
-        image = torch.where(flip[:, None, None, None], image.flip(3), image)
-        jitter = torch.randn(embedding.shape, generator=rng) * config.embedding_noise
-        embedding = embedding + jitter
-        generated = self._draw(embedding, rng)
+    def _step_relativistic(self, step: int, parts: list[_Part], rng: torch.Generator) -> Scalars:
+        penalised = step % self.config.penalty_every == 0
+        scalars = self.descend(
+            "d_gradient", self.d_optimizer, parts,
+            partial(self._relativistic_discriminator, rng=rng, penalised=penalised),
+        )  # fmt: skip
+        self.discriminator.requires_grad_(False)
+        g_scalars = self.descend(
+            "g_gradient", self.g_optimizer, parts, partial(self._relativistic_generator, rng=rng)
+        )
+        self.discriminator.requires_grad_(True)
+        return {**g_scalars, **scalars}
 
-        # Discriminator: the real picture above the generated one, and above itself with the
-        # sound of another video. The next item of the batch lends its sound.
-        penalised = step % config.penalty_every == 0
-        real = diff_augment(image, rng)
-        fake = diff_augment(generated.detach(), rng)
+    def _relativistic_discriminator(
+        self, part: _Part, *, rng: torch.Generator, penalised: bool
+    ) -> tuple[Tensor, Scalars]:
+        """The real picture above the generated one, and above itself with another video's sound."""
+        config, judge = self.config, self.discriminator
+        assert isinstance(judge, ProjectionDiscriminator)  # made so for this objective
+        generated = self._shown(part)
+        with self.machine.shared_draws(rng):
+            real, fake = diff_augment(part.image, rng), diff_augment(generated, rng)
         if penalised:
             real.requires_grad_(True)
             fake.requires_grad_(True)
-        judge = self.discriminator
-        assert isinstance(judge, ProjectionDiscriminator)  # made so for this objective
-        seen = judge.features(real)
-        real_score = judge.score(seen, embedding)
-        fake_score = judge(fake, embedding)
+        with self.machine.autocast():
+            seen = judge.features(real)
+            real_score = judge.score(seen, part.heard)
+            fake_score = judge(fake, part.heard)
+            wrong_score = judge.score(seen, part.lent)
+        part.real_score = real_score.detach()
         d_loss = relativistic_loss(real_score, fake_score)
-        other = (video != video.roll(1)) & (photo != photo.roll(1))
-        wrong_score = judge.score(seen, embedding.roll(1, dims=0))
-        wrong = relativistic_loss(real_score, wrong_score, other)
+        wrong = relativistic_loss(real_score, wrong_score, part.other, part.others)
         total = d_loss + config.wrong_sound_weight * wrong
         scalars = {"d_loss": d_loss.detach(), "wrong_sound": wrong.detach()}
         if penalised:
             r1, r2 = gradient_penalty(real_score, real), gradient_penalty(fake_score, fake)
             total = total + config.penalty * config.penalty_every * (r1 + r2)
             scalars |= {"r1": r1.detach(), "r2": r2.detach()}
-        _descend(self.d_optimizer, total)
+        return total, scalars
 
-        # Generator: the generated picture above the real one, whose score of a moment ago only
-        # weighs the gradient and need not be computed again.
-        judge.requires_grad_(False)
-        fake_score = judge(diff_augment(generated, rng), embedding)
-        g_loss = relativistic_loss(fake_score, real_score.detach())
+    def _relativistic_generator(
+        self, part: _Part, *, rng: torch.Generator
+    ) -> tuple[Tensor, Scalars]:
+        """The generated picture above the real one.
+
+        The real one's score of a moment ago only weighs the gradient; it is not computed again.
+        """
+        assert part.real_score is not None  # the discriminator's turn comes first
+        generated = self._drawn(part)
+        with self.machine.shared_draws(rng):
+            shown = diff_augment(generated, rng)
+        with self.machine.autocast():
+            fake_score = self.discriminator(shown, part.heard)
+        g_loss = relativistic_loss(fake_score, part.real_score)
         total = g_loss
-        if config.pixel_weight:
-            total = total + config.pixel_weight * pixel_loss(generated, image, config.pixel)
-        _descend(self.g_optimizer, total)
-        judge.requires_grad_(True)
-        return {"g_loss": g_loss.detach(), **scalars}
+        if self.config.pixel_weight:
+            pixels = pixel_loss(generated, part.image, self.config.pixel)
+            total = total + self.config.pixel_weight * pixels
+        return total, {"g_loss": g_loss.detach()}
 
     @torch.no_grad()
-    def _imagine(self, network: DenseGenerator, rows: range, seed: int) -> Tensor:
-        """uint8 pictures of the sounds at ``rows``, drawn as the runtime draws them."""
-        draws = [generator_draws(seed, i, network.noise_size, network.dropout_size) for i in rows]
-        noise = torch.from_numpy(np.stack([d[0] for d in draws]))
-        dropout = torch.from_numpy(np.stack([d[1] for d in draws]))
+    def _imagine(self, network: DenseGenerator, conditions: Tensor, seed: int) -> Tensor:
+        """uint8 pictures, one a condition, drawn as the runtime draws them."""
+        n = len(conditions)
+        draws = [
+            generator_draws(seed, i, network.noise_size, network.dropout_size) for i in range(n)
+        ]
+        noise, dropout = (
+            torch.from_numpy(np.stack(of_each)).to(self.machine.device)
+            for of_each in zip(*draws, strict=True)
+        )
         was_training = network.training
         network.eval()
-        pictures = network(self.embeddings[rows.start : rows.stop], noise, dropout)
+        pictures = network(conditions, noise, dropout)
         network.train(was_training)
         return to_levels(pictures)
 
     def pictures(self) -> Tensor:
         """Forty pictures of fixed sounds with fixed noise, by the averaged generator."""
-        return self._imagine(self.ema.average, range(min(40, len(self.data))), seed=0)
+        return self._imagine(self.ema.average, self.conditions[:40], seed=0)
+
+    @torch.no_grad()
+    def draw(self, mels: UInt8[np.ndarray, "n 128 100"]) -> UInt8[np.ndarray, "n 96 96 3"]:
+        """Return the averaged generator's picture of each log-mel, with fixed noise."""
+        drawn = []
+        for start in range(0, len(mels), _DRAWN_AT_ONCE):
+            levels = torch.from_numpy(mels[start : start + _DRAWN_AT_ONCE])[:, None]
+            mel = to_float(levels.to(self.machine.device))
+            told = condition(self._encoder, mel, self.config.audio_source)
+            drawn.append(self._imagine(self.ema.average, told, seed=start))
+        return torch.cat(drawn).permute(0, 2, 3, 1).cpu().numpy()
 
     def after_step(self, step: int, run: Path) -> None:
         """In the first tenth of a run, keep what the young generator draws.
@@ -306,15 +468,15 @@ class TranslatorTask(Task):
         """
         if step not in self._steps_to_sample:
             return
-        rows = range(min(_EARLY_PICTURES, len(self.data)))
+        conditions = self.conditions[:_EARLY_PICTURES]
         images = torch.cat(
             [
-                self._imagine(network, rows, seed=step)
+                self._imagine(network, conditions, seed=step)
                 for network in (self.generator, self.ema.average)
             ]
         )
         with atomic_file(run / "early" / f"step-{step:07d}.npz") as temporary:
-            np.savez_compressed(temporary, images=images.permute(0, 2, 3, 1).numpy())
+            np.savez_compressed(temporary, images=images.permute(0, 2, 3, 1).cpu().numpy())
 
     def finish(self, run: Path) -> None:
         """Write the averaged generator, and the encoder's weights beside it."""
@@ -326,12 +488,6 @@ class TranslatorTask(Task):
         }
         save_weights(run / "generator.safetensors", self.ema.average, about)
         save_weights(run / "encoder.safetensors", self._encoder, self._encoder_about)
-
-
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
 
 
 def load_generator(run: Path) -> DenseGenerator:

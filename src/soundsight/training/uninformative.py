@@ -8,6 +8,7 @@ pictures that training used.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ AVERAGED_PHOTOS = (5, 20)
 BLUR_SIGMA_PX = (6.0, 12.0)
 PATCH_PX = 12
 _EARLY_VAL_FOLDS = 5
+_NO_NUMBER = np.empty(0, dtype=np.int64)
 
 Photos = NDArray[np.uint8]
 
@@ -120,45 +122,77 @@ def make_many(
     return made
 
 
-def load_early(paths: Sequence[Path]) -> NDArray[np.uint8]:
+@dataclass(frozen=True, kw_only=True)
+class EarlyPictures:
+    """What young generators drew, and of which sound in which run."""
+
+    images: NDArray[np.uint8]
+    """[n, 96, 96, 3]."""
+    sounds: NDArray[np.int64]
+    """[n], number of the sound; the same number is the same sound in every file."""
+    runs: NDArray[np.int64]
+    """[n], number of the run, in the order in which they were given."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def load_early(paths: Sequence[Path]) -> EarlyPictures:
     """Read early-generator pictures from ``.npz`` files or folders of them, in sorted order.
 
-    Returns:
-        uint8 [n, 96, 96, 3]; n = 0 without paths.
+    The files of one folder are of one run. A file holds ``images`` as ``train translator`` writes
+    it: the same sounds twice in the same order, by the plain weights and by their average.
 
     Raises:
         DataError: when a path holds no such pictures.
     """
     shape = (IMAGE_PX, IMAGE_PX, IMAGE_CHANNELS)
-    read = [np.empty((0, *shape), dtype=np.uint8)]
+    images, sounds, runs = [np.empty((0, *shape), dtype=np.uint8)], [_NO_NUMBER], [_NO_NUMBER]
+    folders: list[Path] = []
     for path in paths:
         files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
         if not files:
             raise DataError(f"{path} holds no .npz of early pictures")
+        folder = files[0].resolve().parent
+        if folder not in folders:
+            folders.append(folder)
         for file in files:
             try:
                 with np.load(file, allow_pickle=False) as archive:
-                    images = archive["images"]
+                    read = archive["images"]
             except (OSError, KeyError, ValueError) as error:
                 raise DataError(f"{file} is no .npz with the array 'images'") from error
-            if images.dtype != np.uint8 or images.shape[1:] != shape:
+            if read.dtype != np.uint8 or read.shape[1:] != shape:
                 raise DataError(f"{file}: 'images' must be uint8 [n, 96, 96, 3]")
-            read.append(images)
-    return np.concatenate(read)
+            images.append(read)
+            sounds.append(np.arange(len(read)) % max(1, len(read) // 2))
+            runs.append(np.full(len(read), folders.index(folder)))
+    return EarlyPictures(
+        images=np.concatenate(images), sounds=np.concatenate(sounds), runs=np.concatenate(runs)
+    )
 
 
-def early_part(early: NDArray[np.uint8], fold: int, split: str) -> NDArray[np.uint8]:
+def early_part(early: EarlyPictures, fold: int, split: str) -> NDArray[np.uint8]:
     """Return the early pictures of a fold (0 judges, 1 critic) that are kept for a split.
 
+    A sound belongs to one fold and one split, whatever network drew it. Where there are several
+    runs the last one is kept for val, so that val shows neither a sound nor a network of train.
+
     Args:
-        early: uint8 [n, 96, 96, 3], always in the same order; its place decides.
+        early: as read, the same files in the same order.
         fold: 0 or 1.
-        split: ``val`` (a fifth of them) or ``train`` (the rest).
+        split: ``val`` (a fifth of the sounds) or ``train`` (the rest).
+
+    Returns:
+        uint8 [n, 96, 96, 3].
     """
-    places = range(len(early))
-    mine = np.array([fold_of(f"early {i}") == fold for i in places], dtype=bool)
-    val = np.array([fold_of(f"early val {i}", _EARLY_VAL_FOLDS) == 0 for i in places], dtype=bool)
-    part: Photos = early[mine & (val if split == "val" else ~val)]
+    names = [f"early sound {sound}" for sound in early.sounds.tolist()]
+    mine = np.array([fold_of(name) == fold for name in names], dtype=bool)
+    val = np.array([fold_of(f"{name}, val", _EARLY_VAL_FOLDS) == 0 for name in names], dtype=bool)
+    if len(early) and (last := int(early.runs.max())):
+        of_val = early.runs == last
+        mine &= of_val if split == "val" else ~of_val
+    part: NDArray[np.uint8] = early.images[mine & (val if split == "val" else ~val)]
     return part
 
 

@@ -1,0 +1,94 @@
+"""What the recipes share: soundsight's own commands, one after another, and what they wrote.
+
+Recipes type the commands that people type. Every one of them resumes, so a recipe that was stopped
+is run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def arguments(about: str, out: str, *, seeds: int | None = None) -> argparse.ArgumentParser:
+    """Return a parser with what every recipe takes.
+
+    Args:
+        about: the recipe's docstring; its first line is shown.
+        out: default folder.
+        seeds: default number of seeds, for recipes that repeat themselves.
+    """
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--data", type=Path, default=None, help="the bench")
+    parser.add_argument("--judges", type=Path, default=None, help="default: the package's")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--precision", default="32-true", help="32-true or bf16-mixed")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="share of the steps; small to try the recipe out"
+    )
+    parser.add_argument("--preset", default=None, help="other sizes than the recipe's")
+    if seeds is not None:
+        parser.add_argument("--seeds", type=int, default=seeds)
+    return parser
+
+
+def run(*args: object) -> None:
+    """Run one soundsight command; stop the recipe, with its exit code, when it fails."""
+    print("$ soundsight", *args, flush=True)
+    done = subprocess.run([sys.executable, "-m", "soundsight", *map(str, args)], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def training(args: argparse.Namespace) -> list[object]:
+    """Return the options that every ``soundsight train`` of a recipe is given."""
+    where = [] if args.data is None else ["--data", args.data]
+    return [*where, "--threads", args.threads, "--precision", args.precision]
+
+
+def measured(
+    args: argparse.Namespace, run_folder: Path, report: Path, *options: object
+) -> dict[str, Any]:
+    """Evaluate a run into ``report`` unless that was done, and return the report."""
+    path = report / "report.json"
+    if not path.exists():
+        where = [] if args.data is None else ["--data", args.data]
+        by = [] if args.judges is None else ["--judges", args.judges]
+        run("evaluate", run_folder, *where, *by, *options, "-o", report)
+    loaded: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return loaded
+
+
+def scaled(args: argparse.Namespace, steps: int) -> int:
+    """Return ``steps``, or the share of them that ``--scale`` asks for."""
+    return max(10, round(steps * args.scale))
+
+
+def log_of(run_folder: Path) -> list[dict[str, float]]:
+    """Return a run's scalars, one dict a logged step."""
+    lines = (run_folder / "log.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def percent(share: Mapping[str, float]) -> str:
+    """Write a share and its interval in per cent."""
+    point, low, high = (100 * share[key] for key in ("share", "low", "high"))
+    return f"{point:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Lay rows out as a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def command_line() -> str:
+    """Return how this recipe was started, for its report."""
+    return "python " + " ".join(["recipes/" + Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,195 @@
+"""Blind viewing: does a person who heard nothing see what the sound was?
+
+A sheet of numbered pictures without labels and a form for answers lie in one folder, which can be
+handed on whole; the key lies outside it, under a name that says when to open it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from soundsight.core.errors import DataError
+from soundsight.core.runs import atomic_file, sha256_of, write_json
+from soundsight.evaluation.sheets import blind_sheet
+from soundsight.pairs.bench import SUBJECTS
+
+FOLDER = "blind"
+SHEET = "sheet.png"
+ANSWERS = "answers.csv"
+KEY = "blind-key-open-after-answering.json"
+PER_CLASS = 10
+NOTHING = "nothing"
+CHOICES = (*SUBJECTS, NOTHING)
+
+_FORMAT = "soundsight-blind-key"
+_COLUMNS = ("number", "answer")
+_NORMAL_95 = 1.959963984540054
+"""Quantile of the standard normal distribution at 97.5 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hidden:
+    """What lies behind a number of the sheet."""
+
+    subject: str
+    spectrogram: str
+    shown: bool
+    """Whether the program would have shown the picture."""
+
+
+def write_sheet(
+    out: Path, pictures: NDArray[np.uint8], behind: Sequence[Hidden]
+) -> NDArray[np.uint8]:
+    """Write ``blind/sheet.png``, ``blind/answers.csv`` and, beside the folder, the key.
+
+    Args:
+        out: folder of the report.
+        pictures: uint8 [n, 96, 96, 3], in the order of the sheet.
+        behind: what the n pictures are of.
+
+    Returns:
+        The sheet, uint8 [height, width, 3].
+    """
+    sheet, levels = out / FOLDER / SHEET, blind_sheet(pictures)
+    with atomic_file(sheet) as temporary:
+        Image.fromarray(levels).save(temporary, format="PNG")
+    with atomic_file(out / FOLDER / ANSWERS) as temporary:
+        temporary.write_text(empty_form(len(behind)), "utf-8")
+    key = {
+        "format": _FORMAT,
+        "sheet_sha256": sha256_of(sheet),
+        "answers": [
+            {
+                "number": number,
+                "class": item.subject,
+                "shown": item.shown,
+                "spectrogram": item.spectrogram,
+            }
+            for number, item in enumerate(behind, start=1)
+        ],
+    }
+    write_json(out / KEY, key)
+    return levels
+
+
+def empty_form(count: int) -> str:
+    """Return the answer form: a line a number, answers to be filled in."""
+    return "\n".join([",".join(_COLUMNS), *[f"{n}," for n in range(1, count + 1)]]) + "\n"
+
+
+def answered(folder: Path) -> bool:
+    """Tell whether somebody has written answers into the form of a report."""
+    path = folder / FOLDER / ANSWERS
+    try:
+        text = path.read_text("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, UnicodeError):
+        return True
+    return text != empty_form(len(text.splitlines()) - 1)
+
+
+def score(answers: Path, key: Path) -> dict[str, Any]:
+    """Compare a person's answers with the key.
+
+    Returns:
+        ``right``: share of all pictures that the program shows and the person names rightly, with
+        its 95 % Wilson interval; ``right_unhidden``: the same with nothing hidden; ``classes``:
+        ``right`` of each class; ``confusion``: class -> answer -> count; ``count``.
+
+    Raises:
+        DataError: when one of the files cannot be used, naming the line.
+    """
+    behind = _read_key(key)
+    given = _read_answers(answers, len(behind))
+    named = np.array([a == h.subject for a, h in zip(given, behind, strict=True)])
+    shown = np.array([h.shown for h in behind])
+    confusion = {s: dict.fromkeys(CHOICES, 0) for s in SUBJECTS}
+    for answer, item in zip(given, behind, strict=True):
+        confusion[item.subject][answer] += 1
+    of_class = np.array([h.subject for h in behind])
+    return {
+        "count": len(behind),
+        "right": wilson(int((named & shown).sum()), len(behind)),
+        "right_unhidden": wilson(int(named.sum()), len(behind)),
+        "classes": {
+            s: wilson(int((named & shown)[of_class == s].sum()), int((of_class == s).sum()))
+            for s in SUBJECTS
+            if (of_class == s).any()
+        },
+        "confusion": confusion,
+    }
+
+
+def wilson(hits: int, count: int) -> dict[str, float]:
+    """Return a share and its 95 % Wilson score interval (Wilson 1927)."""
+    share = hits / count
+    squared = _NORMAL_95**2
+    middle = (share + squared / (2 * count)) / (1 + squared / count)
+    reach = (_NORMAL_95 / (1 + squared / count)) * math.sqrt(
+        share * (1 - share) / count + squared / (4 * count**2)
+    )
+    return {"share": share, "low": max(0.0, middle - reach), "high": min(1.0, middle + reach)}
+
+
+def _read_key(path: Path) -> list[Hidden]:
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        if record["format"] != _FORMAT or not record["answers"]:
+            raise ValueError("another format")
+        behind = []
+        for number, line in enumerate(record["answers"], start=1):
+            if line["number"] != number or line["class"] not in SUBJECTS:
+                raise ValueError("another order")
+            behind.append(
+                Hidden(
+                    subject=line["class"],
+                    spectrogram=line["spectrogram"],
+                    shown=bool(line["shown"]),
+                )
+            )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no key of a blind sheet") from error
+    return behind
+
+
+def _read_answers(path: Path, count: int) -> list[str]:
+    try:
+        # Spreadsheets put a mark before the text and, in some countries, semicolons between.
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise DataError(f"{path} cannot be read as a form of answers") from error
+    first = text.partition("\n")[0]
+    lines = csv.reader(text.splitlines(), delimiter=";" if ";" in first else ",")
+    head = tuple(cell.strip().lower() for cell in next(lines, []))
+    if head[:2] != _COLUMNS:
+        raise DataError(f"{path}: the first line must be {','.join(_COLUMNS)}")
+    given: dict[int, str] = {}
+    for line in lines:
+        where = f"{path}, line {lines.line_num}"
+        cells = [cell.strip() for cell in line]
+        if not any(cells):
+            continue
+        if not cells[0].isdecimal() or not 1 <= int(cells[0]) <= count:
+            raise DataError(f"{where}: {cells[0]!r} is no number from 1 to {count}")
+        number, answer = int(cells[0]), (cells[1].lower() if len(cells) > 1 else "")
+        if number in given:
+            raise DataError(f"{where}: number {number} is answered twice")
+        if answer not in CHOICES:
+            what = f"unknown answer {answer!r}" if answer else "no answer"
+            raise DataError(f"{where}: {what}; write one of {', '.join(CHOICES)}")
+        given[number] = answer
+    for number in range(1, count + 1):
+        if number not in given:
+            raise DataError(f"{path}: number {number} has no answer")
+    return [given[number] for number in range(1, count + 1)]

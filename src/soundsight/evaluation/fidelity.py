@@ -1,0 +1,401 @@
+"""Fidelity and variety of pictures, in the features of a network that knows photos.
+
+* **KID**: the unbiased squared maximum mean discrepancy with a cubic kernel (Binkowski et al. 2018,
+  arXiv 1801.01401), a mean over subsets. Its spread is that of the subsets: how much the figure
+  depends on which pictures are compared, no confidence interval.
+* **Frechet distance** between two Gaussians (Heusel et al. 2017, arXiv 1706.08500). It falls with
+  the number of pictures, so only figures of equal numbers may be compared; it has no interval, as
+  each resample would be further away than the whole.
+* **Precision and recall** (Kynkaanniemi et al. 2019, arXiv 1904.06991): the share of generated
+  pictures that lie among real ones, and of real ones that lie among generated ones.
+* **Nearest training photo**: who only repeats training photos is nearer to them than photos are.
+
+All classes together: a class of 25 photos says nothing alone. The classes are mixed as in the real
+photos, or a translator would be measured by how many sounds of each class there are.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from soundsight.core.errors import DataError, ModelError, first_line
+from soundsight.core.runs import sha256_of
+from soundsight.core.units import IMAGE_PX
+from soundsight.evaluation.judging import columns_of
+from soundsight.pairs.bench import SUBJECTS
+
+NEIGHBOURS = 3
+SUBSETS = 100
+SUBSET_SIZE = 250
+NEAR_QUANTILE = 0.05
+
+_LEAST = 8
+_ROWS_AT_ONCE = 1024
+_PICTURES_AT_ONCE = 64
+
+_REFUSALS = (RuntimeError, torch.jit.Error)
+"""What PyTorch raises, and what a TorchScript program does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """How near generated pictures are to real photos, and how much of their variety they show.
+
+    Attributes:
+        kid: mean over subsets; 0 where both are alike, a little below by chance.
+        kid_spread: standard deviation over the subsets.
+        frechet: Frechet distance, at least 0.
+        precision: share of generated pictures among the real ones.
+        recall: share of real pictures among the generated ones.
+        generated: pictures that KID and the Frechet distance look at.
+        real: photos that they look at.
+        subsets: number of KID's subsets.
+        subset_size: pictures of either kind in a subset.
+        compared: pictures of either kind that precision and recall look at.
+    """
+
+    kid: float
+    kid_spread: float
+    frechet: float
+    precision: float
+    recall: float
+    generated: int
+    real: int
+    subsets: int
+    subset_size: int
+    compared: int
+
+
+def fidelity(
+    generated: NDArray[np.floating],
+    real: NDArray[np.floating],
+    generated_subjects: Sequence[str],
+    real_subjects: Sequence[str],
+    *,
+    seed: int = 0,
+) -> Fidelity:
+    """Compare generated pictures with real photos of the classes that both show.
+
+    Of the generated pictures so many are drawn by the seed that the classes stand as among the
+    photos. Pass training photos as ``generated`` to learn what the figures are at their best.
+
+    Args:
+        generated: features [n, F].
+        real: features [m, F] of photos that were never in training.
+        generated_subjects: the class of each generated picture's sound.
+        real_subjects: the class of each photo.
+        seed: of what is drawn.
+
+    Raises:
+        DataError: when the shapes do not fit, a feature is not finite, or fewer than 8 pictures
+            of either kind are left.
+    """
+    _check(generated, real)
+    if len(generated) != len(generated_subjects) or len(real) != len(real_subjects):
+        raise DataError(
+            f"{len(generated_subjects)} and {len(real_subjects)} classes do not go with "
+            f"{len(generated)} generated pictures and {len(real)} photos"
+        )
+    of_made, of_real = columns_of(generated_subjects), columns_of(real_subjects)
+    made_counts, real_counts = (np.bincount(c, minlength=len(SUBJECTS)) for c in (of_made, of_real))
+    real_counts = np.where(made_counts > 0, real_counts, 0)
+    shared = np.flatnonzero(real_counts)
+    rng = np.random.default_rng((seed, 4))
+    if len(shared):
+        # As many as the class allows that has the fewest generated pictures for its photos.
+        scarce = shared[np.argmin(made_counts[shared] / real_counts[shared])]
+        wide = made_counts[scarce] * real_counts // real_counts[scarce]
+        narrow = np.minimum(wide, real_counts)
+        made = generated[_draw(of_made, wide, rng)]
+        photos = real[_draw(of_real, real_counts, rng)]
+        few_made = generated[_draw(of_made, narrow, rng)]
+        few_photos = real[_draw(of_real, narrow, rng)]
+    if not len(shared) or len(few_made) < _LEAST:
+        raise DataError(
+            f"fidelity needs at least {_LEAST} pictures and as many photos of the same classes"
+        )
+    size = min(SUBSET_SIZE, len(made) // 2, len(photos) // 2)
+    kid, spread = kernel_distance(photos, made, subsets=SUBSETS, subset_size=size, seed=seed)
+    precision, recall = precision_recall(few_photos, few_made)
+    return Fidelity(
+        kid=kid,
+        kid_spread=spread,
+        frechet=frechet_distance(photos, made),
+        precision=precision,
+        recall=recall,
+        generated=len(made),
+        real=len(photos),
+        subsets=SUBSETS,
+        subset_size=size,
+        compared=len(few_made),
+    )
+
+
+class _Given(nn.Module):
+    """Stands for the feature network that torchmetrics asks for: the features are there already."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.num_features = size
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def kernel_distance(
+    real: NDArray[np.floating],
+    generated: NDArray[np.floating],
+    *,
+    subsets: int,
+    subset_size: int,
+    seed: int,
+) -> tuple[float, float]:
+    """Return KID's mean and standard deviation over subsets drawn by the seed.
+
+    Args:
+        real: features [m, F], m at least ``subset_size``.
+        generated: features [n, F], n at least ``subset_size``.
+        subsets: number of subsets.
+        subset_size: pictures of either kind in each.
+        seed: of the subsets; torch's own random state is left as it was.
+    """
+    # Imported here: torchmetrics takes seconds that no other figure needs.
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    with warnings.catch_warnings():
+        # It warns whoever makes one that it holds all features in memory.
+        warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance`", UserWarning)
+        metric = KernelInceptionDistance(
+            feature=_Given(real.shape[1]), subsets=subsets, subset_size=subset_size
+        )
+    metric.update(torch.from_numpy(real.astype(np.float64)), real=True)
+    metric.update(torch.from_numpy(generated.astype(np.float64)), real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        mean, spread = metric.compute()
+    return float(mean), float(spread)
+
+
+def frechet_distance(real: NDArray[np.floating], generated: NDArray[np.floating]) -> float:
+    """Return the Frechet distance between the Gaussians of features [m, F] and [n, F]."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    metric = FrechetInceptionDistance(feature=_Given(real.shape[1]))
+    metric.update(torch.from_numpy(real.astype(np.float64)), real=True)
+    metric.update(torch.from_numpy(generated.astype(np.float64)), real=False)
+    return max(0.0, float(metric.compute()))
+
+
+def precision_recall(
+    real: NDArray[np.floating], generated: NDArray[np.floating], *, k: int = NEIGHBOURS
+) -> tuple[float, float]:
+    """Return improved precision and recall.
+
+    A picture lies among others when it is in the ball of one of them that reaches to that one's
+    k-th nearest neighbour.
+
+    Args:
+        real: features [n, F], n above ``k``.
+        generated: features [n, F]; recall rises with their number, so both should be as many.
+        k: neighbours.
+    """
+    photos, made = real.astype(np.float64), generated.astype(np.float64)
+    return _among(made, photos, k), _among(photos, made, k)
+
+
+def _among(points: NDArray[np.float64], others: NDArray[np.float64], k: int) -> float:
+    reach = np.concatenate(
+        [
+            # One more than k: each is its own nearest.
+            np.partition(block, k, axis=1)[:, k]
+            for block in _square_distances(others, others, itself=True)
+        ]
+    )
+    inside = [(block <= reach).any(axis=1) for block in _square_distances(points, others)]
+    return float(np.concatenate(inside).mean())
+
+
+def nearest(
+    generated: NDArray[np.floating], train: NDArray[np.floating]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Find the training photo that each picture is nearest to (Euclid, in feature space).
+
+    Args:
+        generated: features [n, F].
+        train: features [m, F] of every photo that the translator was trained with.
+
+    Returns:
+        Indices into ``train``, int64 [n], the first among equals; distances, float64 [n].
+
+    Raises:
+        DataError: when the shapes do not fit or a feature is not finite.
+    """
+    _check(generated, train)
+    made, known = generated.astype(np.float64), train.astype(np.float64)
+    found = [block.argmin(axis=1) for block in _square_distances(made, known)]
+    indices = np.concatenate(found).astype(np.int64)
+    return indices, np.linalg.norm(made - known[indices], axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copying:
+    """Are generated pictures nearer to training photos than unseen photos are?
+
+    Attributes:
+        generated: median distance of a generated picture to its nearest training photo.
+        real: the same of a photo that was never in training.
+        near: the distance that only one such photo in twenty stays under.
+        closer: share of generated pictures under ``near``; about .05 where nothing is copied. A
+            high share asks for a look at the nearest photos: pictures of the most common kind are
+            near to many photos without repeating one.
+    """
+
+    generated: float
+    real: float
+    near: float
+    closer: float
+
+
+def copying(generated: NDArray[np.floating], real: NDArray[np.floating]) -> Copying:
+    """Compare distances to the nearest training photo, as ``nearest`` gives them.
+
+    Args:
+        generated: distances [n] of generated pictures.
+        real: distances [m] of photos that were never in training.
+
+    Raises:
+        DataError: when either is empty.
+    """
+    if not len(generated) or not len(real):
+        raise DataError("copying needs distances of generated pictures and of unseen photos")
+    near = float(np.quantile(real, NEAR_QUANTILE))
+    return Copying(
+        generated=float(np.median(generated)),
+        real=float(np.median(real)),
+        near=near,
+        closer=float((generated < near).mean()),
+    )
+
+
+class FeatureNetwork:
+    """A network from a file whose features stand in for the classifier's.
+
+    Made by :func:`load_feature_network`.
+
+    Attributes:
+        name: of the file.
+        sha256: of the file.
+    """
+
+    def __init__(self, network: torch.jit.ScriptModule, path: Path) -> None:
+        self._network = network
+        self.name = path.name
+        self.sha256 = sha256_of(path)
+        forward: Any = network.forward
+        words = [argument.name for argument in forward.schema.arguments]
+        self._options = {"return_features": True} if "return_features" in words else {}
+        self._as_float = False
+        probe = np.arange(2 * IMAGE_PX * IMAGE_PX * 3, dtype=np.uint32) % 251
+        pictures = probe.astype(np.uint8).reshape(2, IMAGE_PX, IMAGE_PX, 3)
+        try:
+            self.features(pictures)
+        except _REFUSALS:
+            self._as_float = True
+            try:
+                self.features(pictures)
+            except _REFUSALS as error:
+                # TorchScript's message opens with its own stack; the reason is the last line.
+                reason = (str(error).strip() or "no reason given").splitlines()[-1]
+                raise ModelError(
+                    f"{path} takes no pictures [n, 3, {IMAGE_PX}, {IMAGE_PX}]: {reason}"
+                ) from error
+
+    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the features of pictures uint8 [n, 96, 96, 3]: float32 [n, F].
+
+        Raises:
+            ModelError: when the network gives something else.
+        """
+        parts = []
+        for start in range(0, len(images), _PICTURES_AT_ONCE):
+            batch = np.ascontiguousarray(images[start : start + _PICTURES_AT_ONCE])
+            pictures = torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
+            if self._as_float:
+                pictures = pictures.float()
+            with torch.no_grad():
+                found = self._network(pictures, **self._options)
+            if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(batch):
+                raise ModelError(f"{self.name} gives no features [n, F] of n pictures")
+            parts.append(found.flatten(1).float().numpy())
+            if not np.isfinite(parts[-1]).all():
+                raise ModelError(f"{self.name} gives features that are not finite")
+        return np.concatenate(parts)
+
+
+def load_feature_network(path: Path) -> FeatureNetwork:
+    """Load a feature network, such as an Inception, that was saved as TorchScript.
+
+    The network takes pictures [n, 3, 96, 96] with levels 0 to 255, as uint8, or as float32 where
+    it refuses these, and scales and resizes them itself; it returns features [n, F] (dimensions
+    of size 1 after F are dropped). Where its ``forward`` knows ``return_features``, that is set.
+    Load only files that you trust: TorchScript is a program.
+
+    Raises:
+        ModelError: when the file is missing or is none, or the network does not keep to this.
+    """
+    if not path.is_file():
+        raise ModelError(f"there is no feature network at {path}")
+    try:
+        with warnings.catch_warnings():
+            # Its successor reads none of the Inception files that figures are compared with.
+            warnings.filterwarnings("ignore", ".*torch.jit.load.*", DeprecationWarning)
+            network = torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelError(f"{path} is no TorchScript file: {first_line(error)}") from error
+    return FeatureNetwork(network, path)
+
+
+def _check(first: NDArray[np.floating], second: NDArray[np.floating]) -> None:
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise DataError(
+            f"features must be [n, F] with the same F, not {list(first.shape)} and "
+            f"{list(second.shape)}"
+        )
+    if not len(first) or not len(second):
+        raise DataError("there are no features to compare")
+    if not np.isfinite(first).all() or not np.isfinite(second).all():
+        raise DataError("a feature is not finite")
+
+
+def _draw(
+    classes: NDArray[np.int64], counts: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw ``counts[c]`` places of each class c, in their order."""
+    drawn = [
+        rng.choice(np.flatnonzero(classes == c), size=int(count), replace=False)
+        for c, count in enumerate(counts)
+    ]
+    return np.sort(np.concatenate(drawn))
+
+
+def _square_distances(
+    points: NDArray[np.float64], others: NDArray[np.float64], *, itself: bool = False
+) -> Iterator[NDArray[np.float64]]:
+    """Yield squared distances [rows, m], block by block; 0 to itself, and never below."""
+    lengths = np.square(others).sum(axis=1)
+    for start in range(0, len(points), _ROWS_AT_ONCE):
+        rows = points[start : start + _ROWS_AT_ONCE]
+        block = np.square(rows).sum(axis=1)[:, None] + lengths - 2 * rows @ others.T
+        np.maximum(block, 0.0, out=block)
+        if itself:
+            block[np.arange(len(rows)), start + np.arange(len(rows))] = 0.0
+        yield block

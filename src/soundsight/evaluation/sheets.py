@@ -1,0 +1,189 @@
+"""Sheets for people to judge: sounds and pictures, nearest photos, runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
+from soundsight.pairs.bench import SUBJECTS
+from soundsight.views.drawing import write_line
+from soundsight.views.sheet import picture
+
+MARGIN_PX = 6
+MEL_PX = round(IMAGE_PX * FRAMES_PER_SEGMENT / N_MELS)
+_LABEL_PX, _LINE_PX, _TEXT_PX = 70, 18, 12
+_ACCEPTED, _REFUSED = (46, 160, 67), (120, 120, 120)
+_BLACK, _GREY = (20, 20, 20), (90, 90, 90)
+_PAIRS_ACROSS = 5
+_SOUNDS_ACROSS_PX = 1500
+_BLIND_ACROSS, _BLIND_PX, _BLIND_GAP_PX = 10, 128, 10
+
+
+def sheet(
+    mels: NDArray[np.uint8],
+    pictures: NDArray[np.uint8],
+    accepted: NDArray[np.bool_],
+    subjects: Sequence[str],
+) -> NDArray[np.uint8]:
+    """Draw log-mel and picture side by side, a row a class, ticked where its judge accepts.
+
+    Args:
+        mels: uint8 [n, 128, 100].
+        pictures: uint8 [n, 96, 96, 3].
+        accepted: bool [n].
+        subjects: n class names.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    present = [subject for subject in SUBJECTS if subject in subjects]
+    columns = max(list(subjects).count(subject) for subject in present)
+    cell = MEL_PX + IMAGE_PX + 2 * MARGIN_PX
+    height = len(present) * (IMAGE_PX + MARGIN_PX) + MARGIN_PX
+    page = Image.new("RGB", (_LABEL_PX + columns * cell, height), "white")
+    pen = ImageDraw.Draw(page)
+    for row, subject in enumerate(present):
+        top = MARGIN_PX + row * (IMAGE_PX + MARGIN_PX)
+        pen.text((MARGIN_PX, top + IMAGE_PX // 2 - 6), subject, fill="black")
+        for column, index in enumerate(i for i, s in enumerate(subjects) if s == subject):
+            left = _LABEL_PX + column * cell
+            _paste_mel(page, mels[index], left, top)
+            _paste_judged(page, pen, pictures[index], bool(accepted[index]), left + MEL_PX, top)
+    return np.asarray(page, dtype=np.uint8)
+
+
+def nearest_sheet(
+    blocks: Sequence[tuple[str, Sequence[int]]],
+    pictures: NDArray[np.uint8],
+    photos: NDArray[np.uint8],
+    nearest: NDArray[np.integer],
+    distances: NDArray[np.floating],
+) -> NDArray[np.uint8]:
+    """Draw each picture beside the training photo that is nearest to it.
+
+    No class is named: a picture of the blind sheet may be among them.
+
+    Args:
+        blocks: (title, which of the n to show in which order).
+        pictures: uint8 [n, 96, 96, 3].
+        photos: uint8 [m, 96, 96, 3].
+        nearest: for each picture the place of its photo, [n].
+        distances: [n], written below.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    cell_w, cell_h = 2 * IMAGE_PX + 3 * MARGIN_PX, IMAGE_PX + _LINE_PX + MARGIN_PX
+    rows = [-(-len(chosen) // _PAIRS_ACROSS) for _, chosen in blocks]
+    height = sum(count * cell_h + _LINE_PX + 2 * MARGIN_PX for count in rows) + MARGIN_PX
+    page = Image.new("RGB", (_PAIRS_ACROSS * cell_w + MARGIN_PX, height), "white")
+    pen = ImageDraw.Draw(page)
+    top = MARGIN_PX
+    for (title, chosen), count in zip(blocks, rows, strict=True):
+        write_line(pen, (MARGIN_PX, top), title, _TEXT_PX + 1, _BLACK, page.width - 2 * MARGIN_PX)
+        top += _LINE_PX + MARGIN_PX
+        for place, index in enumerate(chosen):
+            row, column = divmod(place, _PAIRS_ACROSS)
+            left, upper = MARGIN_PX + column * cell_w, top + row * cell_h
+            page.paste(Image.fromarray(pictures[index]), (left, upper))
+            page.paste(Image.fromarray(photos[nearest[index]]), (left + IMAGE_PX + 2, upper))
+            words = f"distance {distances[index]:.3f}"
+            write_line(pen, (left, upper + IMAGE_PX + 2), words, _TEXT_PX, _GREY, 2 * IMAGE_PX)
+        top += count * cell_h + MARGIN_PX
+    return np.asarray(page, dtype=np.uint8)
+
+
+def side_by_side(
+    mels: NDArray[np.uint8],
+    names: Sequence[str],
+    pictures: Sequence[NDArray[np.uint8]],
+    accepted: Sequence[NDArray[np.bool_]],
+    subjects: Sequence[str],
+) -> NDArray[np.uint8]:
+    """Draw each sound once and beside it the picture of every run.
+
+    Args:
+        mels: uint8 [n, 128, 100].
+        names: a short name a run, written over its column.
+        pictures: for each run uint8 [n, 96, 96, 3].
+        accepted: for each run bool [n]; ticked where its judge accepts.
+        subjects: n class names.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    present = [subject for subject in SUBJECTS if subject in subjects]
+    cell = MEL_PX + len(names) * (IMAGE_PX + 2) + 2 * MARGIN_PX
+    across = max(1, (_SOUNDS_ACROSS_PX - _LABEL_PX) // cell)
+    turns = [[i for i, s in enumerate(subjects) if s == subject] for subject in present]
+    across = min(across, max(len(turn) for turn in turns))
+    lines = [-(-len(turn) // across) for turn in turns]
+    top = _LINE_PX + 2 * MARGIN_PX
+    height = top + sum(lines) * (IMAGE_PX + MARGIN_PX) + len(present) * MARGIN_PX
+    page = Image.new("RGB", (_LABEL_PX + across * cell, height), "white")
+    pen = ImageDraw.Draw(page)
+    for column in range(across):
+        for run, name in enumerate(names):
+            left = _LABEL_PX + column * cell + MEL_PX + 2 + run * (IMAGE_PX + 2)
+            write_line(pen, (left, MARGIN_PX), name, _TEXT_PX + 1, _BLACK, IMAGE_PX)
+    for subject, turn, count in zip(present, turns, lines, strict=True):
+        pen.text((MARGIN_PX, top + IMAGE_PX // 2 - 6), subject, fill="black")
+        for place, index in enumerate(turn):
+            row, column = divmod(place, across)
+            left, upper = _LABEL_PX + column * cell, top + row * (IMAGE_PX + MARGIN_PX)
+            _paste_mel(page, mels[index], left, upper)
+            for run, drawn in enumerate(pictures):
+                x = left + MEL_PX + 2 + run * (IMAGE_PX + 2)
+                _paste_judged(page, pen, drawn[index], bool(accepted[run][index]), x, upper)
+        top += count * (IMAGE_PX + MARGIN_PX) + MARGIN_PX
+    return np.asarray(page, dtype=np.uint8)
+
+
+def blind_sheet(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Draw pictures in their order, numbered from 1, and nothing that tells a class.
+
+    Args:
+        pictures: uint8 [n, 96, 96, 3].
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    cell_w, cell_h = _BLIND_PX + _BLIND_GAP_PX, _BLIND_PX + _LINE_PX + _BLIND_GAP_PX
+    rows = -(-len(pictures) // _BLIND_ACROSS)
+    foot = 2 * _LINE_PX
+    size = (_BLIND_ACROSS * cell_w + _BLIND_GAP_PX, rows * cell_h + _BLIND_GAP_PX + foot)
+    page = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(page)
+    for index, drawn in enumerate(pictures):
+        row, column = divmod(index, _BLIND_ACROSS)
+        left, top = _BLIND_GAP_PX + column * cell_w, _BLIND_GAP_PX + row * cell_h
+        page.paste(picture(drawn, _BLIND_PX), (left, top))
+        write_line(pen, (left, top + _BLIND_PX + 1), str(index + 1), 14, _BLACK, _BLIND_PX)
+    words = f"What is it? For each number: {', '.join(SUBJECTS)}, or nothing."
+    write_line(pen, (_BLIND_GAP_PX, page.height - foot), words, 15, _BLACK, page.width)
+    return np.asarray(page, dtype=np.uint8)
+
+
+def _paste_mel(page: Image.Image, mel: NDArray[np.uint8], left: int, top: int) -> None:
+    made = Image.fromarray(mel).resize((MEL_PX, IMAGE_PX))
+    page.paste(made.convert("RGB"), (left, top))
+
+
+def _paste_judged(
+    page: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    drawn: NDArray[np.uint8],
+    accepted: bool,
+    left: int,
+    top: int,
+) -> None:
+    page.paste(Image.fromarray(drawn), (left, top))
+    box = (left, top, left + IMAGE_PX - 1, top + IMAGE_PX - 1)
+    pen.rectangle(box, outline=_ACCEPTED if accepted else _REFUSED, width=2)
+    if accepted:
+        x, y = left + IMAGE_PX - 20, top + IMAGE_PX - 12
+        pen.line([(x, y), (x + 5, y + 5), (x + 14, y - 8)], fill=_ACCEPTED, width=4)

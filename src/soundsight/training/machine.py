@@ -1,0 +1,266 @@
+"""What a training runs on: one CPU, one GPU, or many processes started by torchrun or SLURM.
+
+Lightning Fabric finds the device, starts or joins the processes and gives the mixed precision. What
+couples the items of a batch across processes is in :mod:`soundsight.training.distributed`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from soundsight.core.errors import ConfigError, SoundsightError
+from soundsight.training.distributed import SharedDraws, all_rows, all_sum, synchronise
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+ACCELERATORS = ("auto", "cpu", "cuda")
+PRECISIONS = ("32-true", "bf16-mixed")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineConfig:
+    """On what a run runs. A resumed run may run on something else.
+
+    Attributes:
+        accelerator: ``cpu``, ``cuda``, or ``auto``: cuda where there is one.
+        devices: processes on this node; None for as many as torchrun or SLURM started, else 1.
+        nodes: nodes; None for as many as torchrun or SLURM started, else 1.
+        compile: run the networks through ``torch.compile``.
+        threads: CPU threads of a process; None for all (of one process) or for a fair share.
+    """
+
+    accelerator: str = "auto"
+    devices: int | None = None
+    nodes: int | None = None
+    compile: bool = False
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.accelerator not in ACCELERATORS:
+            raise ConfigError(
+                f"unknown accelerator {self.accelerator!r}; choose from {', '.join(ACCELERATORS)}"
+            )
+        for name in ("devices", "nodes", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
+
+
+class Machine:
+    """One process of a run, and its way to the others.
+
+    Without arguments it is this process alone, on the CPU, in float32.
+
+    Args:
+        fabric: launched; None for this process alone.
+        compiled: run the networks through ``torch.compile``.
+
+    Attributes:
+        device: where this process computes.
+        rank: number of this process, from 0.
+        world: number of processes.
+    """
+
+    def __init__(self, fabric: Fabric | None = None, *, compiled: bool = False) -> None:
+        self._fabric, self._compiled = fabric, compiled
+        self.device = torch.device("cpu") if fabric is None else fabric.device
+        self.rank = 0 if fabric is None else fabric.global_rank
+        self.world = 1 if fabric is None else fabric.world_size
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def about(self) -> dict[str, Any]:
+        """Return what a run's record says of the machine."""
+        about: dict[str, Any] = {"device": self.device.type, "processes": self.world}
+        if self.device.type == "cuda":
+            about["gpu"] = torch.cuda.get_device_name(self.device)
+        return {**about, "threads": torch.get_num_threads(), "compiled": self._compiled}
+
+    def place(self, network: nn.Module, parts: int = 1) -> None:
+        """Move a network here and make its BatchNorm and dropout those of the whole batch.
+
+        Args:
+            network: changed in place; the names of its tensors stay.
+            parts: what its batches are put together of; see ``distributed.SharedDropout``.
+        """
+        network.to(self.device)
+        if self.world > 1:
+            synchronise(network, parts)
+
+    def compile(self, network: nn.Module) -> None:
+        """Run ``network`` through ``torch.compile``, where that was asked for; in place."""
+        if self._compiled:
+            network.compile(dynamic=False)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which networks run; losses stay outside it, in float32."""
+        return contextlib.nullcontext() if self._fabric is None else self._fabric.autocast()
+
+    def parts_of(self, rows: NDArray[np.int64], accumulate: int) -> list[NDArray[np.int64]]:
+        """Return this process's rows of each micro-batch of the batch ``rows``.
+
+        Raises:
+            ConfigError: when the batch cannot be divided evenly.
+        """
+        if len(rows) % (accumulate * self.world):
+            raise ConfigError(
+                f"loop.batch_size {len(rows)} cannot be divided into {accumulate} micro-batches "
+                f"over {self.world} processes: choose a multiple of {accumulate * self.world}"
+            )
+        return list(rows.reshape(accumulate, self.world, -1)[:, self.rank])
+
+    def shared_draws(self, rng: torch.Generator) -> AbstractContextManager[Any]:
+        """Return the context in which what is drawn from ``rng`` is drawn for the whole batch."""
+        return SharedDraws(rng) if self.world > 1 else contextlib.nullcontext()
+
+    def all_rows(self, x: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "m ..."]:
+        """Return the rows of all processes, [world * n, ...], with gradients."""
+        return all_rows(x) if self.world > 1 else x
+
+    def own_rows(self, x: Shaped[Tensor, "m ..."]) -> Shaped[Tensor, "n ..."]:
+        """Return this process's rows of the rows of all; undoes :meth:`all_rows`."""
+        return x.chunk(self.world)[self.rank]
+
+    def mean(self, x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+        """Return the mean of a tensor over the processes, with gradients."""
+        return all_sum(x) / self.world if self.world > 1 else x
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Return for each flag whether any process raised it."""
+        if self.world == 1:
+            return flags
+        raised = all_sum(torch.tensor(flags, dtype=torch.int32, device=self.device))
+        return tuple(bool(n) for n in raised.tolist())
+
+    def on_first(self, act: Callable[[], T]) -> T:
+        """Let the first process act, and return in every process what it returned.
+
+        Raises:
+            SoundsightError: what the first process raised; the others leave without a word, with
+                the same exit code.
+        """
+        if self._fabric is None or self.world == 1:
+            return act()
+        outcome: tuple[T | None, SoundsightError | None] = (None, None)
+        if self.first:
+            try:
+                outcome = (act(), None)
+            except SoundsightError as error:
+                outcome = (None, error)
+        value, failure = self._fabric.broadcast(outcome)
+        if failure is not None:
+            raise failure if self.first else SystemExit(failure.exit_code)
+        result: Any = value
+        return result
+
+
+def start_machine(config: MachineConfig, precision: str = "32-true") -> Machine:
+    """Find the device and start, or join, the processes of a run.
+
+    Started by torchrun or SLURM, a process joins the others. Started plainly with more than one
+    device, it starts the others itself, by its own command line.
+
+    On a GPU float32 matrices are multiplied in TF32 (as its convolutions are by default), which
+    keeps float32's range and 10 bits of its mantissa.
+
+    Args:
+        config: on what to run.
+        precision: ``32-true``, or ``bf16-mixed``: networks in bfloat16, weights and losses in
+            float32.
+
+    Raises:
+        ConfigError: when there is no such device, when ``config`` and the launcher disagree, or
+            when ``torch.compile`` has no compiler.
+    """
+    from lightning_fabric import Fabric
+
+    accelerator = config.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("accelerator cuda: PyTorch finds no CUDA device here; take cpu")
+    if config.compile and accelerator == "cpu":
+        _need_compiler()
+    devices, nodes = _launched(config)
+    if accelerator == "cuda" and devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"{devices} devices are asked for and there are {torch.cuda.device_count()}"
+        )
+    # Its lines on what it chose are in run.json.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy="ddp" if devices * nodes > 1 else "auto",
+            precision=precision,  # type: ignore[arg-type]
+        )
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"the processes of the run did not start: {error}") from error
+    atexit.register(_part)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if accelerator == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+    return Machine(fabric, compiled=config.compile)
+
+
+def _launched(config: MachineConfig) -> tuple[int, int]:
+    """Return (processes a node, nodes): what the launcher started, or what ``config`` says."""
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    if TorchElasticEnvironment.detect():
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        found = {"devices": local, "nodes": int(os.environ["WORLD_SIZE"]) // local}
+    elif SLURMEnvironment.detect():
+        nodes = int(os.environ.get("SLURM_NNODES", 1))
+        found = {"devices": int(os.environ["SLURM_NTASKS"]) // nodes, "nodes": nodes}
+    else:
+        return config.devices or 1, config.nodes or 1
+    for name, value in found.items():
+        asked = getattr(config, name)
+        if asked is not None and asked != value:
+            raise ConfigError(f"{name} is {asked} but the launcher started {value}: leave it out")
+    return found["devices"], found["nodes"]
+
+
+def _part() -> None:
+    """Leave the other processes in order; a thread that still listens would abort the program."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _need_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise ConfigError(
+            "compile needs a C++ compiler on a CPU: install g++, or leave it out"
+        ) from error

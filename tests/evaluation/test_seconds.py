@@ -1,0 +1,159 @@
+"""The table behind a report: rows from columns, differences by second, CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from soundsight.core.errors import DataError
+from soundsight.evaluation.curves import THRESHOLDS, accepted_at, curves_of, draw_curves
+from soundsight.evaluation.seconds import (
+    Seconds,
+    average,
+    differences,
+    measured,
+    of_class,
+    read,
+    write,
+)
+from soundsight.pairs.bench import SUBJECTS
+
+
+def table(seed: int, **more: np.ndarray) -> Seconds:
+    """Forty seconds of eight videos of two classes."""
+    rng = np.random.default_rng(seed)
+    bits = {
+        name: rng.integers(2, size=40).astype(np.float64)
+        for name in ("shown", "accepted", "shuffled", "shuffled_shown")
+    }
+    return Seconds(
+        names=[f"s{i}.jpg" for i in range(40)],
+        subjects=["dog"] * 20 + ["rail"] * 20,
+        videos=[f"v{i // 5}" for i in range(40)],
+        values={"audible": (np.arange(40) % 4 > 0).astype(np.float64), **bits, **more},
+    )
+
+
+def test_rows_are_made_of_columns_as_they_are_defined() -> None:
+    seconds = table(0)
+    v = seconds.values
+    rows = measured(seconds)
+    hits = np.logical_and(v["accepted"], v["shown"])
+    strange = np.logical_and(v["shuffled"], v["shuffled_shown"])
+    np.testing.assert_array_equal(rows["informativity"].values, hits)
+    np.testing.assert_array_equal(rows["hidden"].values, 1 - v["shown"])
+    np.testing.assert_array_equal(
+        rows["informativity minus shuffled"].values, hits.astype(int) - strange
+    )
+    found = average(seconds, rows["informativity, audible seconds"], 0)
+    for subject, part in (("dog", slice(0, 20)), ("rail", slice(20, 40))):
+        kept = v["audible"][part] > 0
+        assert found[subject].share == pytest.approx(hits[part][kept].mean())
+        assert found[subject].count == kept.sum()
+    by_video = average(seconds, rows["informativity, mean of each video"], 0)
+    assert by_video["dog"].share == pytest.approx(hits[:20].reshape(4, 5).mean(axis=1).mean())
+    assert "class accuracy" not in rows
+    assert not any(name.startswith("second judge") for name in rows)
+
+
+def test_a_difference_is_taken_second_by_second() -> None:
+    a, b = table(0), table(1)
+    gaps = differences(a, b, 0)
+    hits = [s.values["accepted"] * s.values["shown"] for s in (a, b)]
+    wanted = np.mean([(hits[1] - hits[0])[:20].mean(), (hits[1] - hits[0])[20:].mean()])
+    assert gaps["informativity"]["mean"].share == pytest.approx(wanted)
+    # A run beside itself differs by nothing, whatever is hard.
+    none = differences(a, a, 0)["informativity"]["mean"]
+    assert (none.share, none.low, none.high) == (0, 0, 0)
+
+
+def test_pairing_narrows_what_two_intervals_would_say() -> None:
+    rng = np.random.default_rng(3)
+    # Videos are easy or hard for both; one run misses a single second more in ten.
+    easy = np.repeat(rng.integers(2, size=8), 5).astype(np.float64)
+    ones = np.ones(40)
+    fewer = easy * (np.arange(40) % 10 != 0)
+    a, b = (table(0, accepted=v, shown=ones) for v in (easy, fewer))
+    gap = differences(a, b, 0)["informativity"]["mean"]
+    alone = average(a, measured(a)["informativity"], 0)["mean"]
+    assert gap.share < 0
+    assert gap.high - gap.low < 0.5 * (alone.high - alone.low)
+
+
+def test_only_rows_of_both_are_compared() -> None:
+    right = {"right": np.ones(40)}
+    assert "class accuracy" not in differences(table(0, **right), table(1), 0)
+    assert "class accuracy" in differences(table(0, **right), table(1, **right), 0)
+    other = table(1)
+    moved = Seconds(
+        names=other.names[::-1], subjects=other.subjects, videos=other.videos, values=other.values
+    )
+    with pytest.raises(DataError, match="not of the same seconds"):
+        differences(table(0), moved, 0)
+
+
+def test_the_table_comes_back_to_the_last_digit(tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).random(40).astype(np.float32).astype(np.float64)
+    seconds = table(0, score=scores)
+    write(tmp_path / "a.csv", seconds)
+    again = read(tmp_path / "a.csv")
+    assert list(again.names) == list(seconds.names)
+    assert list(again.subjects) == list(seconds.subjects)
+    assert list(again.videos) == list(seconds.videos)
+    assert list(again.values) == list(seconds.values)
+    for name, column in seconds.values.items():
+        np.testing.assert_array_equal(again.values[name], column)
+    lines = (tmp_path / "a.csv").read_bytes().splitlines()
+    assert lines[0].startswith(b"spectrogram,class,video,audible,shown,accepted")
+    assert lines[1].startswith(b"s0.jpg,dog,v0,0,")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "spectrogram,class,video,audible\n",
+        "spectrogram,class,video,audible,shown\n",
+        "spectrogram,class,video,audible,shown\na,cat,v,1,1\n",
+        "spectrogram,class,video,audible,shown\na,dog,v,1,yes\n",
+        "spectrogram,class,video,audible,shown\na,dog,v,1\n",
+    ],
+)
+def test_another_table_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match="is no table of seconds"):
+        read(tmp_path / "a.csv")
+
+
+def test_each_sound_is_given_its_own_column() -> None:
+    columns = np.arange(15).reshape(3, 5)
+    assert of_class(columns, ["water", "baby", "rail"]).tolist() == [4, 5, 12]
+
+
+def test_curves_are_shares_at_or_over_the_threshold() -> None:
+    scores = np.array([0.0, 0.25, 0.5, 0.5, 1.0])
+    line = accepted_at(scores)
+    assert len(line) == len(THRESHOLDS)
+    wanted = [(scores >= threshold).mean() for threshold in THRESHOLDS]
+    assert line == pytest.approx(wanted)
+    assert line[0] == 1
+    assert accepted_at(np.empty(0)) == []
+
+
+def test_curves_are_drawn_the_same_each_time() -> None:
+    rng = np.random.default_rng(0)
+    scores = {
+        kind: {subject: rng.random(9) for subject in SUBJECTS}
+        for kind in ("real photos", "generated")
+    }
+    scores["shuffled sounds"] = {"dog": np.empty(0)}
+    curves = curves_of(scores)
+    assert list(curves["dog"]) == ["real photos", "generated"]
+    first, again = (draw_curves(curves, dict.fromkeys(SUBJECTS, 0.5), "Title") for _ in "ab")
+    assert first == again
+    assert first.startswith(b"<?xml")
+    assert b"dc:date" not in first
+    moved = draw_curves(curves, dict.fromkeys(SUBJECTS, 0.6), "Title")
+    assert moved != first

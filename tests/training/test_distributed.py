@@ -1,0 +1,293 @@
+"""Two processes do what one does with the same batch; really started, talking over gloo.
+
+Run as a program this file is one of the two processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from soundsight.core.config import to_dict
+from soundsight.core.errors import ConfigError
+from soundsight.pairs.bench import Bench, find_bench
+from soundsight.pairs.dataset import PairDataset
+from soundsight.training.checkpoints import read_checkpoint
+from soundsight.training.distributed import SharedDraws
+from soundsight.training.encoder import EncoderConfig, EncoderTask, load_encoder
+from soundsight.training.loop import LoopConfig, Scalars, Task, fit
+from soundsight.training.machine import Machine, MachineConfig, start_machine
+from soundsight.training.moving_average import MovingAverageConfig
+from soundsight.training.translator import TranslatorConfig, TranslatorTask
+
+SILENT = Console(quiet=True, stderr=True)
+LOOP = LoopConfig(
+    steps=3, batch_size=8, log_every=1, checkpoint_every=3, picture_every=3, evaluate_every=3
+)
+IN_TWO = replace(LOOP, accumulate=2)
+KINDS: dict[str, EncoderConfig | TranslatorConfig] = {
+    "contrastive": EncoderConfig(kind="contrastive", preset="tiny", loop=LOOP),
+    "autoencoder": EncoderConfig(kind="autoencoder", preset="tiny", loop=LOOP),
+    "relativistic": TranslatorConfig(
+        encoder="x", preset="tiny", objective="relativistic", penalty_every=2, loop=LOOP
+    ),
+    "rc": TranslatorConfig(
+        encoder="x", preset="tiny", objective="rc", pixel_weight=1.0, loop=LOOP,
+        moving_average=MovingAverageConfig(reading="snapshots", snapshots=2, snapshot_every=1),
+    ),
+    "contrastive in two": EncoderConfig(kind="contrastive", preset="tiny", loop=IN_TWO),
+    "relativistic in two": TranslatorConfig(
+        encoder="x", preset="tiny", objective="relativistic", penalty_every=2, loop=IN_TWO
+    ),
+}  # fmt: skip
+
+
+def make_task(kind: str, bench: Bench, encoder_run: Path) -> Task:
+    """A task whose optimisers move weights in proportion to gradients.
+
+    Adam divides by the gradient's size: where that is rounding noise alone, as for a bias before
+    BatchNorm, it makes whole steps out of nothing.
+    """
+    config, data = KINDS[kind], PairDataset(bench, "train")
+    if isinstance(config, EncoderConfig):
+        task: Any = EncoderTask(config, data)
+        task.optimizer = torch.optim.SGD(task.network.parameters(), lr=0.05)
+        return task  # type: ignore[no-any-return]
+    task = TranslatorTask(config, load_encoder(encoder_run).double(), data, encoder_run=encoder_run)
+    task.g_optimizer = torch.optim.SGD(task.generator.parameters(), lr=0.05)
+    task.d_optimizer = torch.optim.SGD(task.discriminator.parameters(), lr=0.05)
+    return task  # type: ignore[no-any-return]
+
+
+@contextmanager
+def in_double() -> Iterator[None]:
+    """Compute in float64 what the package computes in float32.
+
+    A step of these small batches multiplies rounding errors a thousandfold, in one process as in
+    two; in float64 they stay too small to be taken for anything else.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "float", Tensor.double)
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def train(kind: str, bench: Bench, encoder_run: Path, run: Path, machine: Machine) -> None:
+    config = KINDS[kind]
+    task = make_task(kind, bench, encoder_run)
+    assert fit(task, run, config.loop, to_dict(config), machine=machine, console=SILENT)
+
+
+def stop_on_the_second(run: Path, machine: Machine, bench: Bench) -> None:
+    """Ask the second process alone to stop, in the middle of the second step."""
+    config = EncoderConfig(preset="tiny", loop=LOOP)
+    task = EncoderTask(config, PairDataset(bench, "train"))
+    inner = task.step
+
+    def step(number: int, rng: torch.Generator) -> Scalars:
+        if number == 1 and machine.rank == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return inner(number, rng)
+
+    task.step = step  # type: ignore[method-assign]
+    fit(task, run, config.loop, to_dict(config), machine=machine, console=SILENT)
+
+
+def change_the_config(run: Path, machine: Machine, bench: Bench) -> None:
+    config = EncoderConfig(preset="tiny", loop=replace(LOOP, seed=1))
+    task = EncoderTask(config, PairDataset(bench, "train"))
+    fit(task, run, config.loop, to_dict(config), machine=machine, console=SILENT)
+
+
+def environment(rank: int, port: int) -> dict[str, str]:
+    """What torchrun gives to a process."""
+    return {
+        **os.environ,
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+
+
+def in_two_processes(*arguments: str) -> list[subprocess.CompletedProcess[str]]:
+    """Start this file twice as torchrun would, and wait."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", __file__, *arguments], env=environment(rank, port),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    done = []
+    for process in started:
+        out, err = process.communicate(timeout=200)
+        done.append(subprocess.CompletedProcess(arguments, process.returncode, out, err))
+    return done
+
+
+@pytest.fixture(scope="module")
+def encoder_run(toy_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "encoder"
+    config = EncoderConfig(preset="tiny", loop=replace(LOOP, steps=1))
+    task = EncoderTask(config, PairDataset(toy_bench, "train"))
+    assert fit(task, run, config.loop, to_dict(config), console=SILENT)
+    return run
+
+
+@pytest.fixture(scope="module")
+def pair(toy_bench: Bench, encoder_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the runs, one a kind, of two processes."""
+    out = tmp_path_factory.mktemp("pair")
+    done = in_two_processes("train", str(toy_bench.root), str(encoder_run), str(out))
+    assert [p.returncode for p in done] == [0, 0], "".join(p.stderr for p in done)
+    assert [p.stdout + p.stderr for p in done] == ["", ""]
+    return out
+
+
+def tensors_of(run: Path) -> dict[str, Tensor]:
+    return read_checkpoint(run / "checkpoint.safetensors")[0]
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_two_processes_equal_one_on_the_same_batch(
+    kind: str, pair: Path, toy_bench: Bench, encoder_run: Path, tmp_path: Path
+) -> None:
+    with in_double():
+        train(kind, toy_bench, encoder_run, tmp_path / kind, Machine())
+        fresh = make_task(kind, toy_bench, encoder_run).networks()
+    one, two = tensors_of(tmp_path / kind), tensors_of(pair / kind)
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-8, rtol=1e-8, msg=name)
+    # The weights moved much further than that.
+    moved = max(
+        float((one[f"network.{key}.{name}"] - value.detach()).abs().max())
+        for key, network in fresh.items()
+        for name, value in network.named_parameters()
+    )
+    assert moved > 1e-4
+    logs = [
+        [json.loads(line) for line in (root / kind / "log.jsonl").read_text().splitlines()]
+        for root in (tmp_path, pair)
+    ]
+    for alone, both in zip(*logs, strict=True):
+        assert alone.keys() == both.keys()
+        for name in set(alone) - {"items_per_s", "variety"}:
+            assert both[name] == pytest.approx(alone[name], rel=1e-6, abs=1e-8), name
+
+
+def test_the_record_names_the_processes(pair: Path) -> None:
+    (start,) = json.loads((pair / "rc" / "run.json").read_text())["starts"]
+    assert (start["processes"], start["device"], start["step"]) == (2, "cpu", 0)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_stop_when_one_is_asked_to(rank: int, pair: Path, toy_bench: Bench) -> None:
+    ended = json.loads((pair / f"ended-{rank}.json").read_text())
+    assert ended[0] == "KeyboardInterrupt()"
+    # What the first process has said the second does not say again.
+    said = "ConfigError" if rank == 0 else "SystemExit(2)"
+    assert ended[1].startswith(said)
+    if rank == 0:
+        run = pair / "stopped"
+        assert read_checkpoint(run / "checkpoint.safetensors")[1]["step"] == 2
+        assert not (run / "done.json").exists()
+        # One process goes on with what two began.
+        config = EncoderConfig(preset="tiny", loop=LOOP)
+        task = EncoderTask(config, PairDataset(toy_bench, "train"))
+        assert fit(task, run, config.loop, to_dict(config), console=SILENT)
+        starts = json.loads((run / "run.json").read_text())["starts"]
+        assert [(s["step"], s["processes"]) for s in starts] == [(0, 2), (2, 1)]
+
+
+def test_a_batch_must_divide() -> None:
+    machine = Machine()
+    machine.world = 3
+    with pytest.raises(ConfigError, match="a multiple of 6"):
+        machine.parts_of(np.arange(8), 2)
+    machine.rank = 1
+    assert [part.tolist() for part in machine.parts_of(np.arange(12), 2)] == [[2, 3], [8, 9]]
+
+
+def test_draws_that_cannot_be_shared_are_refused() -> None:
+    rng = torch.Generator()
+    with SharedDraws(rng), pytest.raises(TypeError, match="cannot be shared"):
+        torch.randperm(3, generator=rng)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"accelerator": "tpu"}, "unknown accelerator"),
+        ({"devices": 0}, "devices must be at least 1"),
+        ({"threads": 0}, "threads must be at least 1"),
+    ],
+)
+def test_machines_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MachineConfig(**changes)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_device_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        start_machine(MachineConfig(accelerator="cuda"))
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
+def test_what_the_launcher_started_is_not_overruled(
+    launcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = (
+        environment(0, 1)
+        if launcher == "torchrun"
+        else {"SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "train"}
+    )
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="devices is 3 but the launcher started 2"):
+        start_machine(MachineConfig(accelerator="cpu", devices=3))
+
+
+def test_compiling_without_a_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.cpp_builder.config.cpp.cxx", ("/nowhere/c++",))
+    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler"):
+        start_machine(MachineConfig(accelerator="cpu", compile=True))
+
+
+if __name__ == "__main__":
+    what, *paths = sys.argv[1:]
+    here = start_machine(MachineConfig(accelerator="cpu"))
+    if what == "train":
+        root, encoder, out = map(Path, paths)
+        with in_double():
+            for each in KINDS:
+                train(each, find_bench(root), encoder, out / each, here)
+        ended = []
+        for act in (stop_on_the_second, change_the_config):
+            try:
+                act(out / "stopped", here, find_bench(root))
+            except BaseException as end:
+                ended.append(repr(end))
+        (out / f"ended-{here.rank}.json").write_text(json.dumps(ended))
