@@ -199,9 +199,7 @@ def train_critic(
     return _train_all(config, bench, out, CRITIC, [CRITIC], early, console)
 
 
-def score(
-    model: InformativityClassifier, images: NDArray[np.uint8], device: torch.device | None = None
-) -> NDArray[np.float32]:
+def score(model: InformativityClassifier, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the informativity in [0, 1] of pictures uint8 [n, 96, 96, 3] as float32 [n]."""
     model.eval()
     scores = np.empty(len(images), dtype=np.float32)
@@ -209,7 +207,7 @@ def score(
         for start in range(0, len(images), _SCORED_AT_ONCE):
             chunk = slice(start, start + _SCORED_AT_ONCE)
             batch = torch.from_numpy(to_unit(images[chunk])).permute(0, 3, 1, 2)
-            scores[chunk] = model.informativity(batch.to(device)).cpu().numpy()
+            scores[chunk] = model.informativity(batch).float().numpy()
     return scores
 
 

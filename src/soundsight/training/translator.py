@@ -20,7 +20,7 @@ sound with one of many photos that would fit), Adam with beta1 = 0 or .5, learni
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -267,14 +267,18 @@ class TranslatorTask(Task):
         of_two = {"discriminator", "adversary"} if self.config.objective == "rc" else set()
         for name, network in self.networks().items():
             machine.place(network, parts=2 if name in of_two else 1)
-        # What the generator is told of each pair, [len(data), c].
-        self.conditions = embed(
-            self._encoder.to(machine.device), self.data, self.config.audio_source
-        )
+        self._encoder.to(machine.device)
+        # Now, and not in the first step, whose time is taken.
+        self.conditions = embed(self._encoder, self.data, self.config.audio_source)
         machine.compile(self.generator)
         if self.config.objective == "rc":
             # Gradient penalties differentiate twice, which compiled networks cannot.
             machine.compile(self.discriminator)
+
+    @cached_property
+    def conditions(self) -> Tensor:
+        """What the generator is told of each pair, float32 [len(data), c]."""
+        return embed(self._encoder, self.data, self.config.audio_source)
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
         loop = self.config.loop
@@ -298,8 +302,11 @@ class TranslatorTask(Task):
             if config.objective == "relativistic":
                 flip = (torch.rand(n, generator=rng) < 0.5).to(machine.device)
                 image = torch.where(flip[:, None, None, None], image.flip(3), image)
-                jitter = torch.randn(told.shape, generator=rng) * config.embedding_noise
-                told = told + jitter.to(machine.device)
+                # The embedding's root mean square is 1; tokens behind it have another scale.
+                size = self._encoder.embedding_size
+                jitter = torch.randn(n, size, generator=rng) * config.embedding_noise
+                noisy = told[:, :size] + jitter.to(machine.device)
+                told = torch.cat([noisy, told[:, size:]], dim=1)
             noise = torch.randn(n, self.generator.noise_size, generator=rng)
             dropout = torch.rand(n, self.generator.dropout_size, generator=rng)
         heard = told[:, : self._encoder.embedding_size]
