@@ -12,11 +12,10 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import soundsight
+from steps import run
 
 TRAINED_ON = (
     "20,751 one-second log-mels of VEGAS videos (the dataset published with arXiv 2106.01266, "
@@ -25,13 +24,6 @@ TRAINED_ON = (
     "use): baby crying, dog, rail transport, fireworks, water flowing. No label reached encoder or "
     "generator; which photo stands for which video was chosen by class when the pairs were made."
 )
-
-
-def run(*args: object) -> None:
-    """Run one soundsight command and stop when it fails."""
-    command = [sys.executable, "-m", "soundsight", *map(str, args)]
-    print("$ soundsight", *args, flush=True)
-    subprocess.run(command, check=True)
 
 
 def install(out: Path) -> None:

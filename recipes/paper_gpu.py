@@ -18,8 +18,6 @@ from __future__ import annotations
 import sys
 import time
 
-from soundsight.core.errors import SoundsightError
-from soundsight.training.loop import read_run
 from steps import arguments, measured, run, scaled, training
 
 AUTOENCODER_STEPS, AUTOENCODER_BATCH = 1600, 256
@@ -56,7 +54,6 @@ def main() -> None:
              "--objective", "rc", "--moving-average", args.moving_average,
              "--steps", scaled(args, TRANSLATOR_STEPS),
              "--batch-size", TRANSLATOR_BATCH)  # fmt: skip
-    read_run(out / "translator", "translator")
     if not (out / "model" / "model.json").exists():
         run("export", out / "translator", "--name", "paper", "-o", out / "model", "--overwrite")
     measured(args, out / "model", out / "report")
@@ -64,7 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SoundsightError as error:
-        sys.exit(str(error))
+    main()

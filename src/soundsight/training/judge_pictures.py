@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from soundsight.core.errors import DataError
 from soundsight.core.units import to_unit
 from soundsight.pairs.bench import SUBJECTS, Bench, fold_of, photo_subject
 from soundsight.training.uninformative import EARLY, KINDS, EarlyPictures, early_part, make_many
+
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,29 @@ class Pictures:
             return self.early[rng.integers(len(self.early), size=count)]
         return make_many(kind, self.photos, own, count, rng)
 
+    def of_every_kind(
+        self, own: int | None, count: int, turn: int, rng: np.random.Generator
+    ) -> NDArray[np.uint8]:
+        """Make, or draw, uninformative pictures of all kinds in equal parts.
+
+        Args:
+            own: as in :meth:`uninformative`.
+            count: how many in all.
+            turn: which kinds come first where the parts cannot be equal.
+            rng: source of randomness.
+
+        Returns:
+            uint8 [count, 96, 96, 3], kind after kind.
+        """
+        kinds = self.kinds
+        counts = np.bincount((np.arange(count) + turn) % len(kinds), minlength=len(kinds))
+        return np.concatenate(
+            [
+                self.uninformative(kind, own, int(some), rng)
+                for kind, some in zip(kinds, counts, strict=True)
+            ]
+        )
+
     def draw(
         self, classes: list[int], count: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -114,3 +140,24 @@ def augment(
     unit.mul_(torch.from_numpy(gain.astype(np.float32)))
     unit.add_(torch.from_numpy(shift.astype(np.float32))).clamp_(-1, 1)
     return unit.contiguous(memory_format=torch.channels_last)
+
+
+def look_at(
+    look: Callable[[Float[Tensor, "k 3 96 96"]], Float[Tensor, "k c"]],
+    images: NDArray[np.uint8],
+    columns: int,
+) -> NDArray[np.float32]:
+    """Show pictures to a network, some hundreds at a time: float32 [n, columns].
+
+    Args:
+        look: takes pictures in [-1, 1].
+        images: uint8 [n, 96, 96, 3].
+        columns: numbers that ``look`` gives of each.
+    """
+    result = np.empty((len(images), columns), dtype=np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(images), _AT_ONCE):
+            chunk = slice(start, start + _AT_ONCE)
+            batch = torch.from_numpy(to_unit(images[chunk])).permute(0, 3, 1, 2)
+            result[chunk] = look(batch).float().numpy()
+    return result

@@ -37,7 +37,6 @@ from rich.progress import (
 from torch import Tensor
 
 from soundsight.core.errors import ConfigError
-from soundsight.core.units import to_unit
 from soundsight.models.informativity import (
     INFORMATIVE,
     UNINFORMATIVE,
@@ -55,7 +54,7 @@ from soundsight.training.audio_visual import (
 )
 from soundsight.training.judge_files import JudgeFolder, load_into, round_weights
 from soundsight.training.judge_fit import Show, fit, mix
-from soundsight.training.judge_pictures import Pictures, augment
+from soundsight.training.judge_pictures import Pictures, augment, look_at
 from soundsight.training.judge_tables import (
     CLASSIFIER,
     SECOND,
@@ -73,7 +72,6 @@ from soundsight.training.viewers import (
 )
 
 CRITIC = "critic"
-_SCORED_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,13 +200,7 @@ def train_critic(
 def score(model: InformativityClassifier, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the informativity in [0, 1] of pictures uint8 [n, 96, 96, 3] as float32 [n]."""
     model.eval()
-    scores = np.empty(len(images), dtype=np.float32)
-    with torch.inference_mode():
-        for start in range(0, len(images), _SCORED_AT_ONCE):
-            chunk = slice(start, start + _SCORED_AT_ONCE)
-            batch = torch.from_numpy(to_unit(images[chunk])).permute(0, 3, 1, 2)
-            scores[chunk] = model.informativity(batch).float().numpy()
-    return scores
+    return look_at(lambda batch: model.informativity(batch)[:, None], images, 1)[:, 0]
 
 
 def _train_all(
@@ -361,15 +353,8 @@ def _batch(
     photos = [pictures.draw(everyone if own is None else [own], half, rng)[0]]
     if others:
         photos.append(pictures.draw([c for c in everyone if c != own], others, rng)[0])
-    kinds, wanted = pictures.kinds, half - others
-    turn = np.arange(config.made_per_kept * wanted) + step
-    counts = np.bincount(turn % len(kinds), minlength=len(kinds))
-    made = np.concatenate(
-        [
-            pictures.uninformative(kind, own, int(count), rng)
-            for kind, count in zip(kinds, counts, strict=True)
-        ]
-    )
+    wanted = half - others
+    made = pictures.of_every_kind(own, config.made_per_kept * wanted, step, rng)
     if config.made_per_kept > 1:
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
             # Stable, as what is equally liked must be kept in one order.

@@ -20,18 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from soundsight.core.errors import ConfigError
-from soundsight.core.units import to_unit
 from soundsight.models.picture_classifier import PictureClassifier, PictureClassifierConfig
 from soundsight.pairs.bench import SUBJECTS
 from soundsight.training.judge_files import JudgeFolder
 from soundsight.training.judge_fit import Show, fit
-from soundsight.training.judge_pictures import Pictures, augment
+from soundsight.training.judge_pictures import Pictures, augment, look_at
 from soundsight.training.judge_tables import CLASSIFIER, SECOND
 
 NOTHING = -1
 """In place of a class: an uninformative picture."""
-
-_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +87,7 @@ def fit_second(
     def batch(step: int, _: PictureClassifier) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((*seed, step))
         images, classes = pictures.draw(list(range(len(SUBJECTS))), config.photos, rng)
-        chosen, kinds = [images], pictures.kinds
-        counts = np.bincount((np.arange(config.photos) + step) % len(kinds), minlength=len(kinds))
-        for kind, count in zip(kinds, counts, strict=True):
-            chosen.append(pictures.uninformative(kind, None, int(count), rng))
+        chosen = [images, pictures.of_every_kind(None, config.photos, step, rng)]
         targets = np.concatenate([classes, np.full(config.photos, NOTHING)])
         return augment(np.concatenate(chosen), rng, config.strength), torch.from_numpy(targets)
 
@@ -155,19 +149,19 @@ def head_scores(network: PictureClassifier, images: NDArray[np.uint8]) -> NDArra
         network: the second judge.
         images: uint8 [n, 96, 96, 3].
     """
-    return _in_chunks(lambda batch: torch.sigmoid(network(batch)), images, len(SUBJECTS))
+    return look_at(lambda batch: torch.sigmoid(network(batch)), images, len(SUBJECTS))
 
 
 def class_probabilities(
     network: PictureClassifier, images: NDArray[np.uint8]
 ) -> NDArray[np.float32]:
     """Return the photo classifier's probabilities of pictures uint8 [n, 96, 96, 3]: [n, 5]."""
-    return _in_chunks(lambda batch: F.softmax(network(batch), dim=1), images, len(SUBJECTS))
+    return look_at(lambda batch: F.softmax(network(batch), dim=1), images, len(SUBJECTS))
 
 
 def photo_features(network: PictureClassifier, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the photo classifier's features of pictures uint8 [n, 96, 96, 3]: [n, F]."""
-    return _in_chunks(network.features, images, network.config.maps[-1])
+    return look_at(network.features, images, network.config.maps[-1])
 
 
 def accuracy(network: PictureClassifier, pictures: Pictures) -> dict[str, float]:
@@ -204,15 +198,3 @@ def _fit(
         folder=folder,
         show=show,
     )
-
-
-def _in_chunks(
-    look: Callable[[Tensor], Tensor], images: NDArray[np.uint8], columns: int
-) -> NDArray[np.float32]:
-    result = np.empty((len(images), columns), dtype=np.float32)
-    with torch.inference_mode():
-        for start in range(0, len(images), _AT_ONCE):
-            chunk = slice(start, start + _AT_ONCE)
-            batch = torch.from_numpy(to_unit(images[chunk])).permute(0, 3, 1, 2)
-            result[chunk] = look(batch).numpy()
-    return result
