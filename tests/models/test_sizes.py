@@ -72,6 +72,13 @@ def test_embedding_sizes_of_a_preset_agree(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["paper", "compact", "small"])
+def test_narrow_discriminators_are_disturbed_by_dropout_as_much_as_the_published(name: str) -> None:
+    config = preset(name).rc_discriminator
+    variance = config.dropout / ((1 - config.dropout) * max(config.maps))
+    assert variance == pytest.approx(0.5 / (0.5 * 256), rel=0.06)
+
+
 def test_unknown_preset_lists_the_choices() -> None:
     with pytest.raises(ConfigError, match="compact, paper, small, tiny"):
         preset("huge")

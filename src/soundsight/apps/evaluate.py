@@ -87,15 +87,10 @@ def evaluate(
     exporting = ("onnx", "onnxscript") if kind == "translator" else ()
     need(
         "soundsight evaluate", "train", "torch", "safetensors", "jaxtyping", "matplotlib",
-        "torchmetrics", *exporting,
+        "torchmetrics", "threadpoolctl", *exporting,
     )  # fmt: skip
-    import torch
-
-    # Judges are small; one thread gives the same sums on every machine.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     command = shlex.join(["soundsight", *sys.argv[1:]])
-    try:
+    with _one_thread():
         bench = _bench(data)
         if kind == "encoder":
             _only_for_translators(
@@ -113,8 +108,6 @@ def evaluate(
             model, bench, out, config, command,
             judges=judges, early=early, baseline=baseline, features=features,
         )  # fmt: skip
-    finally:
-        torch.set_num_threads(threads)
     for name in ("informativity", "shuffled sounds", "real photos", "class accuracy"):
         if name in report["rows"]:
             mean = report["rows"][name]["mean"]
@@ -125,6 +118,22 @@ def evaluate(
         from soundsight.evaluation.blind import FOLDER, KEY
 
         say(f"for blind viewing: {out / FOLDER}; the key, to be opened afterwards: {out / KEY}")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Judges are small, and one thread gives the same sums on every machine."""
+    import torch
+
+    from soundsight.training.machine import numpy_on_one_thread
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with numpy_on_one_thread():
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def score_blind(

@@ -259,9 +259,15 @@ def critic(
 
 
 def _start(command: str, threads: int | None) -> None:
-    need(command, "train", "torch", "safetensors", "jaxtyping", "tensorboard", "lightning_fabric")
+    need(
+        command, "train", "torch", "safetensors", "jaxtyping", "tensorboard", "lightning_fabric",
+        "threadpoolctl",
+    )  # fmt: skip
     import torch
 
+    from soundsight.training.machine import numpy_on_one_thread
+
+    numpy_on_one_thread()
     if threads:
         torch.set_num_threads(threads)
 

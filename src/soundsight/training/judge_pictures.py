@@ -118,7 +118,8 @@ def augment(
     Args:
         images: uint8 [n, 96, 96, 3].
         rng: source of randomness.
-        strength: 1 = zoom by up to 16 %, shift by up to 6 px, brightness by up to 15 %.
+        strength: 1 = zoom by up to 16 %, shift by up to 6 px, brightness by up to 15 %, tint by up
+            to 8 %.
 
     Returns:
         float32 in [-1, 1], channels last in memory.
@@ -134,7 +135,7 @@ def augment(
     grid = F.affine_grid(torch.from_numpy(theta), list(unit.shape), align_corners=False)
     unit = F.grid_sample(unit, grid, padding_mode="reflection", align_corners=False)
     gain = 1 + strength * rng.uniform(-0.15, 0.15, (n, 1, 1, 1))
-    gain = gain * (1 + strength * rng.uniform(-0.05, 0.05, (n, 3, 1, 1)))
+    gain = gain * (1 + strength * rng.uniform(-0.08, 0.08, (n, 3, 1, 1)))
     shift = strength * rng.uniform(-0.12, 0.12, (n, 1, 1, 1))
     # In place: at this size an allocation costs as much as the sum.
     unit.mul_(torch.from_numpy(gain.astype(np.float32)))

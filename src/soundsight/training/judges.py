@@ -79,26 +79,26 @@ class BinaryConfig:
     """How a judge, or the critic, is trained and where its threshold lies."""
 
     seed: int = 0
-    steps: int = 3000
+    steps: int = 2500
     """Batches a judge."""
     batch: int = 64
     """Pictures a batch; half are positives."""
     learning_rate: float = 5e-3
     """Peak of AdamW's rate: linear warm-up over a twentieth of the steps, then a cosine to 0."""
     weight_decay: float = 0.02
-    smoothing: float = 0.0
+    smoothing: float = 0.1
     """Label smoothing."""
     average_decay: float = 0.998
     """Of the moving average of the weights, which is what is kept."""
-    strength: float = 1.0
+    strength: float = 1.5
     """Of the augmentation."""
     bfloat16: bool = True
     """Convolutions in bfloat16: twice as fast on a processor that has it (AVX512-BF16, AMX),
     slower on one that has not."""
-    other_share: float = 0.5
+    other_share: float = 0.4
     """Part of the negatives that are photos of other classes; the kinds of uninformative
     pictures share the rest equally. The critic has no other classes and leaves it out."""
-    made_per_kept: int = 3
+    made_per_kept: int = 4
     """Uninformative pictures made for each that is learned from: those that the moving average of
     the judge likes best."""
     fold: int = 0

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from soundsight.core.errors import ConfigError, SoundsightError
@@ -32,6 +33,17 @@ ACCELERATORS = ("auto", "cpu", "cuda")
 PRECISIONS = ("32-true", "bf16-mixed")
 
 T = TypeVar("T")
+
+
+def numpy_on_one_thread() -> AbstractContextManager[Any]:
+    """Keep NumPy's matrix products to the calling thread, from now on or in a ``with`` block.
+
+    They are small here. On more threads they take longer, ten times where the other cores are busy
+    (threads wait for each other by spinning), and their last digits depend on how many there are.
+    """
+    libraries = ThreadpoolController().select(internal_api="openblas")
+    limited: AbstractContextManager[Any] = libraries.limit(limits=1)
+    return limited
 
 
 @dataclass(frozen=True, kw_only=True)
