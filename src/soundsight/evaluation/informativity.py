@@ -19,7 +19,14 @@ from soundsight.evaluation.judging import Judges, columns_of
 from soundsight.media.mel import log_mel
 from soundsight.pairs.bench import SUBJECTS, Bench, photo_subject
 from soundsight.runtime.critic import INAUDIBLE_LEVEL
-from soundsight.training.uninformative import EARLY, KINDS, EarlyPictures, early_part, make_many
+from soundsight.training.uninformative import (
+    EARLY,
+    KINDS,
+    EarlyPictures,
+    in_early_part,
+    load_early,
+    make_many,
+)
 
 MEAN = "mean"
 RESAMPLES = 2000
@@ -50,6 +57,7 @@ def shares(
     *,
     seed: int = 0,
     by_video: bool = False,
+    together: bool = False,
     resamples: int = RESAMPLES,
 ) -> Shares:
     """Average by class and over classes, with 95 % percentile bootstrap intervals over videos.
@@ -63,12 +71,15 @@ def shares(
         videos: n names of what is resampled whole.
         seed: of the resampling; a class's draws do not depend on the other classes.
         by_video: average over the seconds of each video first, so that videos count the same.
+        together: classes share their videos (one picture is shown to every judge): a resample draws
+            videos once for all classes.
         resamples: number of bootstrap resamples.
 
     Returns:
         One entry a class present and ``mean``; empty without values.
     """
-    of_class, of_video = np.asarray(subjects), np.asarray(videos)
+    of_class = np.asarray(subjects)
+    names, of_video = np.unique(np.asarray(videos), return_inverse=True)
     result: Shares = {}
     points: list[float] = []
     draws: list[NDArray[np.float64]] = []
@@ -76,19 +87,24 @@ def shares(
         mine = of_class == subject
         if not mine.any():
             continue
-        _, group = np.unique(of_video[mine], return_inverse=True)
-        sums = np.bincount(group, weights=values[mine]).astype(np.float64)
-        sizes = np.bincount(group)
+        sums = np.bincount(of_video[mine], values[mine], len(names)).astype(np.float64)
+        sizes = np.bincount(of_video[mine], minlength=len(names))
+        present = int((sizes > 0).sum())
+        if not together:
+            sums, sizes = sums[sizes > 0], sizes[sizes > 0]
         if by_video:
-            sums, sizes = sums / sizes, np.ones_like(sizes)
-        rng = np.random.default_rng((seed, number))
+            sums, sizes = sums / np.maximum(sizes, 1), (sizes > 0).astype(np.int64)
+        rng = np.random.default_rng((seed, 0 if together else number))
         picked = rng.integers(len(sums), size=(resamples, len(sums)))
-        draws.append(sums[picked].sum(axis=1) / sizes[picked].sum(axis=1))
+        # A resample without any video of a class says nothing of it: as the whole.
+        drawn = sizes[picked].sum(axis=1)
+        share = sums[picked].sum(axis=1) / np.maximum(drawn, 1)
+        draws.append(np.where(drawn > 0, share, sums.sum() / sizes.sum()))
         points.append(float(sums.sum() / sizes.sum()))
-        result[subject] = _share(points[-1], draws[-1], int(mine.sum()), len(sums))
+        result[subject] = _share(points[-1], draws[-1], int(mine.sum()), present)
     if result:
         count = sum(share.count for share in result.values())
-        units = sum(share.videos for share in result.values())
+        units = len(names) if together else sum(share.videos for share in result.values())
         mean = float(np.mean(points))
         result[MEAN] = _share(mean, np.mean(draws, axis=0), count, units)
     return result
@@ -134,6 +150,7 @@ class ControlPictures:
         uninformative: kind -> pictures uint8 [5 * per_kind, 96, 96, 3], class by class in the
             order of ``SUBJECTS``.
         early: early-generator pictures of the judges' val part, uint8 [m, 96, 96, 3].
+        early_sounds: the sound of each, int64 [m].
     """
 
     photos: NDArray[np.uint8]
@@ -141,6 +158,7 @@ class ControlPictures:
     subjects: list[str]
     uninformative: dict[str, NDArray[np.uint8]]
     early: NDArray[np.uint8]
+    early_sounds: NDArray[np.int64]
 
 
 def control_pictures(
@@ -180,13 +198,15 @@ def control_pictures(
         rng = np.random.default_rng((seed, place))
         made = [make_many(kind, by_class, own, per_kind, rng) for own in range(len(SUBJECTS))]
         uninformative[kind] = np.concatenate(made)
-    none = np.empty((0, *photos.shape[1:]), np.uint8)
+    known = load_early([]) if early is None else early
+    kept = in_early_part(known, 0, "val")
     return ControlPictures(
         photos=photos,
         members=members,
         subjects=of_photo,
         uninformative=uninformative,
-        early=none if early is None else early_part(early, 0, "val"),
+        early=known.images[kept],
+        early_sounds=known.sounds[kept],
     )
 
 
@@ -216,6 +236,7 @@ def photo_controls(
         [SUBJECTS[j] for _, j in strangers],
         [pictures.members[i] for i, _ in strangers],
         seed=seed,
+        together=True,
     )
     of_floor: list[NDArray[np.float32]] = []
     for kind, made in pictures.uninformative.items():
@@ -226,7 +247,9 @@ def photo_controls(
         rows[f"floor: {kind}"] = shares(hits, of_picture, _each(hits), seed=seed)
         of_floor.append(scores[mine].reshape(len(SUBJECTS), -1))
     if len(pictures.early):
-        rows[f"floor: {EARLY}"] = _by_every_judge(judges, pictures.early, seed)
+        rows[f"floor: {EARLY}"] = _by_every_judge(
+            judges, pictures.early, seed, units=pictures.early_sounds
+        )
     floor = np.concatenate(of_floor, axis=1)
     return rows, ControlScores(
         photos={s: photo_scores[columns == j, j] for j, s in enumerate(SUBJECTS)},
@@ -283,13 +306,16 @@ def _by_every_judge(
     pictures: NDArray[np.uint8],
     seed: int,
     shown: NDArray[np.bool_] | None = None,
+    units: NDArray[np.int64] | None = None,
 ) -> Shares:
+    """Show every picture to every judge; ``units`` [n] names what is resampled whole."""
     verdicts = judges.verdicts(pictures)
     if shown is not None:
         verdicts = verdicts & shown[:, None]
     of_picture = [subject for _ in pictures for subject in SUBJECTS]
-    units = np.repeat(np.arange(len(pictures)), len(SUBJECTS)).astype(str).tolist()
-    return shares(verdicts.reshape(-1), of_picture, units, seed=seed)
+    each = np.arange(len(pictures)) if units is None else units
+    names = np.repeat(each, len(SUBJECTS)).astype(str).tolist()
+    return shares(verdicts.reshape(-1), of_picture, names, seed=seed, together=True)
 
 
 def _each(values: NDArray[np.bool_]) -> list[str]:

@@ -23,8 +23,10 @@ from soundsight.pairs.bench import SUBJECTS
 FILE = "seconds.csv"
 
 INFORMATIVITY = "informativity"
-AUDIBLE = "informativity, audible seconds"
-BY_VIDEO = "informativity, mean of each video"
+_HEARD = ", audible seconds"
+_VIDEOS = ", mean of each video"
+AUDIBLE = INFORMATIVITY + _HEARD
+BY_VIDEO = INFORMATIVITY + _VIDEOS
 UNHIDDEN = "informativity, nothing hidden"
 HIDDEN = "hidden"
 BEST = "informativity, best of "
@@ -36,7 +38,7 @@ SECOND = "second judge: "
 """Stands before the rows of the second judge."""
 
 RIGHT = "class accuracy"
-RIGHT_AUDIBLE = "class accuracy, audible seconds"
+RIGHT_AUDIBLE = RIGHT + _HEARD
 RIGHT_VIDEOS = "class accuracy, whole videos"
 RETRIEVAL = "retrieval, "
 """Stands before the rows of retrieval."""
@@ -87,35 +89,38 @@ def measured(seconds: Seconds) -> dict[str, Measured]:
     values = seconds.values
     heard = values["audible"] > 0
     rows: dict[str, Measured] = {}
+
+    def add(name: str, of_second: NDArray[np.float64]) -> None:
+        rows[name] = Measured(values=of_second)
+        rows[name + _HEARD] = Measured(values=of_second, kept=heard)
+        rows[name + _VIDEOS] = Measured(values=of_second, by_video=True)
+
     for prefix, column in (("", ""), (SECOND, "second_")):
         if f"{column}accepted" not in values:
             continue
         accepted = values[f"{column}accepted"]
         # A refused sound counts as not informative: the receiver sees no picture of it.
         hits = accepted * values["shown"]
-        rows[prefix + INFORMATIVITY] = Measured(values=hits)
-        rows[prefix + AUDIBLE] = Measured(values=hits, kept=heard)
-        rows[prefix + BY_VIDEO] = Measured(values=hits, by_video=True)
+        add(prefix + INFORMATIVITY, hits)
         rows[prefix + UNHIDDEN] = Measured(values=accepted)
         if not prefix:
             rows[HIDDEN] = Measured(values=1 - values["shown"])
         for name in values:
             if name.startswith(f"{column}best_of_"):
                 count = name.removeprefix(f"{column}best_of_")
-                rows[prefix + BEST + count] = Measured(values=values[name])
+                add(prefix + BEST + count, values[name])
         if f"{column}shuffled" in values:
             strange = values[f"{column}shuffled"]
             strange_hits = strange * values["shuffled_shown"]
-            rows[prefix + SHUFFLED] = Measured(values=strange_hits)
-            rows[prefix + DIFFERENCE] = Measured(values=hits - strange_hits)
+            add(prefix + SHUFFLED, strange_hits)
+            add(prefix + DIFFERENCE, hits - strange_hits)
             rows[prefix + SHUFFLED_UNHIDDEN] = Measured(values=strange)
     if "right" in values:
-        right = values["right"]
-        rows[RIGHT] = Measured(values=right)
-        rows[RIGHT_AUDIBLE] = Measured(values=right, kept=heard)
+        rows[RIGHT] = Measured(values=values["right"])
+        rows[RIGHT_AUDIBLE] = Measured(values=values["right"], kept=heard)
     for column in values:
         if column.startswith(RETRIEVAL):
-            rows[column] = Measured(values=values[column])
+            add(column, values[column])
     return rows
 
 

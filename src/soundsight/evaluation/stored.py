@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -173,7 +172,7 @@ def check_early(folder: Path | None, early: EarlyPictures) -> None:
     known = judge_files.read(folder, "judges")[1]["settings"]["early"]
     if not known["count"]:
         raise ConfigError(f"--early: the judges in {folder} were trained without early pictures")
-    if known["sha256"] != hashlib.sha256(early.images.tobytes()).hexdigest():
+    if known["sha256"] != early.sha256:
         raise ConfigError(
             f"--early: these {len(early)} pictures are not the {known['count']} that the judges "
             f"in {folder} were trained with: name the same files in the same order"

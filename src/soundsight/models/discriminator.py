@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from soundsight.core.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class RCDiscriminatorConfig:
@@ -40,6 +42,13 @@ class RCDiscriminatorConfig:
     embedding_size: int = 512
     maps: tuple[int, ...] = (96, 192, 192, 208, 224, 240, 256, 256, 256, 256, 256, 256)
     dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.embedding_size < 4 or self.embedding_size % 4:
+            raise ConfigError(
+                "the published discriminator (--objective rc) takes embeddings of a multiple of 4, "
+                f"not of {self.embedding_size}"
+            )
 
 
 class RCDiscriminator(nn.Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,7 +58,13 @@ class JudgeFolder:
 
     @classmethod
     def open(
-        cls, path: Path, kind: str, names: list[str], config: Any, early: EarlyPictures
+        cls,
+        path: Path,
+        kind: str,
+        names: list[str],
+        config: Any,
+        early: EarlyPictures,
+        photos: Sequence[str],
     ) -> JudgeFolder:
         """Begin the folder, or go on with what stands there.
 
@@ -68,6 +74,7 @@ class JudgeFolder:
             names: the networks to be trained, one file each.
             config: the settings' dataclass.
             early: early-generator pictures; their hash is kept.
+            photos: names of the photos that can be drawn from; their hash is kept.
 
         Raises:
             ConfigError: when it was begun with other settings.
@@ -78,8 +85,9 @@ class JudgeFolder:
             "config": to_dict(config),
             "early": {
                 "count": len(early),
-                "sha256": hashlib.sha256(early.images.tobytes()).hexdigest(),
+                "sha256": early.sha256,
             },
+            "photos": hashlib.sha256("\n".join(photos).encode()).hexdigest(),
         }
         folder = cls(path, kind, names, settings)
         final, progress = path / f"{kind}.json", path / "progress.json"

@@ -96,11 +96,11 @@ class BinaryConfig:
     """Convolutions in bfloat16: twice as fast on a processor that has it (AVX512-BF16, AMX),
     slower on one that has not."""
     other_share: float = 0.4
-    """Part of the negatives that are photos of other classes; the kinds of uninformative
-    pictures share the rest equally. The critic has no other classes and leaves it out."""
-    made_per_kept: int = 4
-    """Uninformative pictures made for each that is learned from: those that the moving average of
-    the judge likes best."""
+    """Part of the negatives that are photos of other classes. The critic has no other classes and
+    leaves it out."""
+    made_per_kept: int = 6
+    """Uninformative pictures made, of all kinds in equal parts, for each that is learned from:
+    those that the moving average of the judge likes best, whatever their kind."""
     fold: int = 0
     """Fold of the photos, in train and val (``fold_of``): 0 the judges', 1 the critic's."""
     accept_rate: float = 0.85
@@ -176,7 +176,7 @@ def train(
         ``out``.
 
     Raises:
-        ConfigError: when ``out`` was begun with other settings or other pictures.
+        ConfigError: when ``out`` was begun with other settings, photos or early pictures.
         DataError: when pictures are missing or damaged.
     """
     return _train_all(config, bench, out, "judges", [*SUBJECTS, *VIEWERS], early, console)
@@ -213,7 +213,8 @@ def _train_all(
     console: Console | None,
 ) -> Path:
     early = load_early(early_paths)
-    folder = JudgeFolder.open(out, kind, names, config, early)
+    photos = [*bench.photos("train"), *bench.photos("val")]
+    folder = JudgeFolder.open(out, kind, names, config, early, photos)
     if folder.finished:
         return out
     train, val = (Pictures.read(bench, split, config.fold, early) for split in ("train", "val"))

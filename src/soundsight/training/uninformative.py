@@ -7,6 +7,7 @@ pictures that training used.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +137,14 @@ class EarlyPictures:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the pictures and of what divides them: the number of sound and run of each."""
+        digest = hashlib.sha256()
+        for array in (self.images, self.sounds, self.runs):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
 
 def load_early(paths: Sequence[Path]) -> EarlyPictures:
     """Read early-generator pictures from ``.npz`` files or folders of them, in sorted order.
@@ -172,8 +181,8 @@ def load_early(paths: Sequence[Path]) -> EarlyPictures:
     )
 
 
-def early_part(early: EarlyPictures, fold: int, split: str) -> NDArray[np.uint8]:
-    """Return the early pictures of a fold (0 judges, 1 critic) that are kept for a split.
+def in_early_part(early: EarlyPictures, fold: int, split: str) -> NDArray[np.bool_]:
+    """Say which early pictures of a fold (0 judges, 1 critic) are kept for a split: bool [n].
 
     A sound belongs to one fold and one split, whatever network drew it. Where there are several
     runs the last one is kept for val, so that val shows neither a sound nor a network of train.
@@ -182,9 +191,6 @@ def early_part(early: EarlyPictures, fold: int, split: str) -> NDArray[np.uint8]
         early: as read, the same files in the same order.
         fold: 0 or 1.
         split: ``val`` (a fifth of the sounds) or ``train`` (the rest).
-
-    Returns:
-        uint8 [n, 96, 96, 3].
     """
     names = [f"early sound {sound}" for sound in early.sounds.tolist()]
     mine = np.array([fold_of(name) == fold for name in names], dtype=bool)
@@ -192,7 +198,13 @@ def early_part(early: EarlyPictures, fold: int, split: str) -> NDArray[np.uint8]
     if len(early) and (last := int(early.runs.max())):
         of_val = early.runs == last
         mine &= of_val if split == "val" else ~of_val
-    part: NDArray[np.uint8] = early.images[mine & (val if split == "val" else ~val)]
+    kept: NDArray[np.bool_] = mine & (val if split == "val" else ~val)
+    return kept
+
+
+def early_part(early: EarlyPictures, fold: int, split: str) -> NDArray[np.uint8]:
+    """Return the pictures that :func:`in_early_part` names, uint8 [n, 96, 96, 3]."""
+    part: NDArray[np.uint8] = early.images[in_early_part(early, fold, split)]
     return part
 
 
