@@ -180,6 +180,10 @@ def compare(
     runs: dict[str, list[Timed]] = {name: [] for name in ("plain", *ours)}
     for _ in range(repeats):
         for name, do in {"plain": plain, **ours}.items():
+            if name == "plain":
+                # On a GPU our loop sets both, for the whole process.
+                torch.set_float32_matmul_precision("highest")
+                torch.backends.cudnn.benchmark = False
             runs[name].append(do())
     typical = {n: statistics.median(t.seconds() for t in timed) for n, timed in runs.items()}
     print(title)

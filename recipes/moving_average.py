@@ -8,16 +8,17 @@ discriminator, each for three seeds on the same 40,000 pictures at the size ``sm
 before it was started: a step takes .27 s of it, and each further discriminator .06 s more.
 
 Of each run, over the second half of its steps: the spread (standard deviation) of both adversarial
-losses, and events. A *collapse* is a stretch of 25 logged steps or more in which the pictures of a
-batch differ less than a quarter as much as the real ones do, a *divergence* one in which the
-discriminator has won or lost outright (its loss under .2 or over 3; 2 is chance) or a loss is not
-finite. Informativity is that of the val split: readings are compared there, and devtest is left to
-what comes of it.
+losses, and events. A *collapse* is a stretch of 25 steps or more in which the pictures of a batch
+differ less than a quarter as much as the real ones do, a *divergence* one in which the
+discriminator has won or lost outright (its loss under .2 or over 3; 2 is chance). A run that stops
+at a loss which is not finite counts as a divergence, and is measured no further. Informativity is
+that of the val split: readings are compared there, and devtest is left to what comes of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from itertools import groupby
 from pathlib import Path
 
@@ -25,7 +26,17 @@ import matplotlib
 import numpy as np
 
 from soundsight.core.runs import atomic_file
-from steps import arguments, command_line, log_of, measured, run, scaled, table, training
+from steps import (
+    arguments,
+    command_line,
+    log_of,
+    measured,
+    run,
+    scaled,
+    table,
+    training,
+    went_wrong,
+)
 
 READINGS = {"off": ("off", 5), "snapshots, K = 2": ("snapshots", 2),
             "snapshots, K = 5": ("snapshots", 5), "snapshots, K = 10": ("snapshots", 10),
@@ -55,7 +66,7 @@ def measure(folder: Path) -> dict[str, float]:
         "pixel_loss": float(np.mean([line["pixel_loss"] for line in half[-10:]])),
         "variety": float(np.mean([line["variety"] for line in half[-10:]])),
         "collapses": events([line["variety"] < REAL_VARIETY / 4 for line in half]),
-        "divergences": events([not 0.2 <= line["d_loss"] <= 3.0 for line in log]),
+        "divergences": events([not 0.2 <= line["d_loss"] <= 3.0 for line in half]),
     }
 
 
@@ -101,7 +112,10 @@ def main() -> None:
                 "--objective", "rc", "--moving-average", reading,
                 "--set", f"moving_average.snapshots={k}", "--set", f"loop.log_every={LOG_EVERY}",
                 "--steps", scaled(args, STEPS), "--seed", seed, *training(args),
-                "-o", folder)  # fmt: skip
+                "-o", folder, unless=lambda folder=folder: went_wrong(folder))  # fmt: skip
+            if went_wrong(folder):
+                found[name].append({"divergences": 1.0})
+                continue
             report = measured(args, folder, out / f"report-{folder.name}", "--split", "val")
             shares = {
                 key: 100 * report["rows"][row]["mean"]["share"]
@@ -117,9 +131,9 @@ def main() -> None:
     for name, runs in found.items():
         cells = [name]
         for column in columns:
-            values = [r[column] for r in runs]
+            values = [r.get(column, math.nan) for r in runs]
             each = ", ".join(f"{v:.3g}" for v in values)
-            cells.append(f"**{np.mean(values):.3g}** ({each})")
+            cells.append(f"**{np.nanmean(values):.3g}** ({each})")
         rows.append(cells)
     plot(args, out / "curves.png")
     text = (

@@ -11,9 +11,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from soundsight.core.runs import sha256_of
+from soundsight.evaluation.judging import PACKAGED_JUDGES
 
 
 def arguments(about: str, out: str, *, seeds: int | None = None) -> argparse.ArgumentParser:
@@ -39,11 +42,16 @@ def arguments(about: str, out: str, *, seeds: int | None = None) -> argparse.Arg
     return parser
 
 
-def run(*args: object) -> None:
-    """Run one soundsight command; stop the recipe, with its exit code, when it fails."""
+def run(*args: object, unless: Callable[[], bool] = lambda: False) -> None:
+    """Run one soundsight command; stop the recipe, with its exit code, when it fails.
+
+    Args:
+        args: what stands after ``soundsight``.
+        unless: asked after a failure; where it is true the recipe goes on.
+    """
     print("$ soundsight", *args, flush=True)
     done = subprocess.run([sys.executable, "-m", "soundsight", *map(str, args)], check=False)
-    if done.returncode:
+    if done.returncode and not unless():
         sys.exit(done.returncode)
 
 
@@ -56,19 +64,29 @@ def training(args: argparse.Namespace) -> list[object]:
 def measured(
     args: argparse.Namespace, run_folder: Path, report: Path, *options: object
 ) -> dict[str, Any]:
-    """Evaluate a run into ``report`` unless that was done, and return the report."""
+    """Evaluate a run into ``report``, unless that was done by the same judges; return the report.
+
+    An encoder's report knows no judges.
+    """
     path = report / "report.json"
-    if not path.exists():
+    judges = args.judges or PACKAGED_JUDGES
+    known = json.loads(path.read_text("utf-8")).get("judges", {}) if path.exists() else None
+    if known is None or known.get("sha256") not in (None, sha256_of(judges / "judges.json")):
         where = [] if args.data is None else ["--data", args.data]
         by = [] if args.judges is None else ["--judges", args.judges]
         run("evaluate", run_folder, *where, *by, *options, "-o", report)
-    loaded: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return loaded
+    values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return values
 
 
 def scaled(args: argparse.Namespace, steps: int) -> int:
     """Return ``steps``, or the share of them that ``--scale`` asks for."""
     return max(10, round(steps * args.scale))
+
+
+def went_wrong(run_folder: Path) -> bool:
+    """Say whether a run stopped at a loss that was not finite."""
+    return (run_folder / "failed.safetensors").exists()
 
 
 def log_of(run_folder: Path) -> list[dict[str, float]]:

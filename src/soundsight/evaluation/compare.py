@@ -78,6 +78,12 @@ def compare(
         check_comparable(first.values, other.values, *names)
         if list(first.seconds.names) != list(other.seconds.names):
             raise ConfigError(f"{names[0]} and {names[1]} were not measured on the same seconds")
+        features = {_features(report) for report in (first, other)} - {None}
+        if len(features) > 1:
+            raise ConfigError(
+                f"{names[0]} and {names[1]} compare pictures with photos in the features of "
+                "different networks: measure both with the same --features"
+            )
     letters = list(_LETTERS[: len(reports)])
     seed = int(first.values["settings"]["seed"])
     result: dict[str, Any] = {
@@ -116,6 +122,12 @@ def compare(
                 with atomic_file(place / name) as temporary:
                     temporary.write_text(text, "utf-8")
     return result
+
+
+def _features(report: StoredReport) -> str | None:
+    """Return the SHA-256 of the network whose features KID and the other distances are of."""
+    found: str | None = report.values.get("fidelity", {}).get("features", {}).get("sha256")
+    return found
 
 
 def overview(result: dict[str, Any]) -> Table:

@@ -154,6 +154,10 @@ def evaluate(
     settings = asdict(config) | {"resamples": RESAMPLES, "confidence": CONFIDENCE}
     # All that can be wrong with the input is found before the work starts.
     pairs, mels = _sounds(bench, config)
+    if config.blind_sheet and not _blind(pairs, config):
+        raise ConfigError(
+            "no second is left for the blind sheet beside those of the other sheet: raise --limit"
+        )
     controls = control_pictures(
         bench, config.split, seed=config.seed, per_kind=config.floor_per_kind, early=early
     )
@@ -374,12 +378,7 @@ def _pictures(
         SheetPictures(names=names, mels=drawn.mels[chosen], pictures=drawn.pictures[chosen]),
     )
     if config.blind_sheet:
-        order = blind_seconds(drawn.pairs, blind.PER_CLASS, config.seed, chosen)
-        if not order:
-            raise ConfigError(
-                "no second is left for the blind sheet beside those of the other sheet: "
-                "raise --limit"
-            )
+        order = _blind(drawn.pairs, config)
         behind = [
             blind.Hidden(
                 subject=subjects[i],
@@ -396,6 +395,12 @@ def _pictures(
             "Numbered pictures of unknown sounds in random order.",
         )
     return figures
+
+
+def _blind(pairs: list[Pair], config: EvaluationConfig) -> list[int]:
+    """Choose the seconds of the blind sheet: none that the other sheet shows."""
+    chosen = shown_seconds(pairs, config.sheet_per_class, config.seed)
+    return blind_seconds(pairs, blind.PER_CLASS, config.seed, chosen)
 
 
 def _curves_figure(path: Path, curves: Curves, judges: Judges, prefix: str) -> Figure:

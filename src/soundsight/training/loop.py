@@ -34,7 +34,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -57,7 +57,7 @@ from rich.progress import (
 from torch import Tensor, nn
 
 from soundsight import __version__
-from soundsight.core.config import differences
+from soundsight.core.config import differences, to_dict
 from soundsight.core.errors import ConfigError, DataError, OutputError, SoundsightError
 from soundsight.core.runs import atomic_file, commit, write_json
 from soundsight.training.checkpoints import load_checkpoint, save_checkpoint
@@ -151,6 +151,11 @@ class Task(ABC):
     @abstractmethod
     def step(self, step: int, rng: torch.Generator) -> Scalars:
         """Do step number ``step`` (from 0) and return its scalars, still on the device."""
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the configs of the networks by name: every size and rate, as JSON holds them."""
+        configs = {name: getattr(n, "config", None) for name, n in self.networks().items()}
+        return {name: to_dict(config) for name, config in configs.items() if is_dataclass(config)}
 
     def place(self, machine: Machine) -> None:
         """Move everything to the machine on which it is trained."""
@@ -273,7 +278,7 @@ def fit(
     machine = machine or Machine()
     console = (console or Console(stderr=True)) if machine.first else Console(quiet=True)
     machine.on_first(partial(machine.parts_of, np.arange(loop.batch_size), loop.accumulate))
-    machine.on_first(lambda: _begin(run, task.kind, config, data or {}))
+    machine.on_first(lambda: _begin(run, task, config, data or {}))
     task.place(machine)
     step = 0
     if (run / CHECKPOINT).exists():
@@ -411,11 +416,14 @@ def read_run(run: Path, kind: str | None = None) -> dict[str, Any]:
     return about
 
 
-def _begin(run: Path, kind: str, config: dict[str, Any], data: dict[str, Any]) -> None:
+def _begin(run: Path, task: Task, config: dict[str, Any], data: dict[str, Any]) -> None:
+    # A preset is a name for sizes, and what it names may change from version to version.
+    sizes = task.sizes()
     if (run / "run.json").exists():
-        about = read_run(run, kind)
+        about = read_run(run, task.kind)
         changed = differences(about["config"], config)
         changed += differences(about.get("data", {}), data, "data.")
+        changed += differences(about.get("networks", sizes), sizes, "networks.")
         if changed:
             raise ConfigError(
                 f"{run} was begun with another config ({', '.join(changed)}): "
@@ -427,8 +435,9 @@ def _begin(run: Path, kind: str, config: dict[str, Any], data: dict[str, Any]) -
     write_json(
         run / "run.json",
         {
-            "kind": kind,
+            "kind": task.kind,
             "config": config,
+            "networks": sizes,
             "data": data,
             "command": shlex.join(["soundsight", *sys.argv[1:]]),
             "commit": commit(),

@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from soundsight.core.errors import ConfigError, SoundsightError
@@ -41,6 +40,8 @@ def numpy_on_one_thread() -> AbstractContextManager[Any]:
     They are small here. On more threads they take longer, ten times where the other cores are busy
     (threads wait for each other by spinning), and their last digits depend on how many there are.
     """
+    from threadpoolctl import ThreadpoolController
+
     libraries = ThreadpoolController().select(internal_api="openblas")
     limited: AbstractContextManager[Any] = libraries.limit(limits=1)
     return limited

@@ -85,8 +85,9 @@ class TranslatorConfig:
         penalty: gamma of the R1 and R2 gradient penalties (``relativistic``).
         penalty_every: steps between two penalties; each is scaled up to make up for it.
         wrong_sound_weight: weight of the matching-aware negative (``relativistic``).
-        embedding_noise: standard deviation of noise on the embeddings (their root mean square is
-            1), so that the generator meets sounds it has not seen (``relativistic``).
+        embedding_noise: standard deviation of noise on the embeddings, so that the generator meets
+            sounds it has not seen (``relativistic``). A contrastive encoder's have a root mean
+            square of 1, those of an autoencoder less.
         ema_decay: of the generator's average, which is the one that is kept.
         loop: steps, batch and seed.
     """
@@ -248,6 +249,7 @@ class TranslatorTask(Task):
         self.d_optimizer = torch.optim.Adam(
             self.discriminator.parameters(), lr=config.discriminator_rate, betas=betas
         )
+        self._penalties: Scalars = {}
         self._steps_to_sample = {max(1, round(s * config.loop.steps)) for s in _EARLY_SHARES}
 
     def networks(self) -> dict[str, nn.Module]:
@@ -302,7 +304,7 @@ class TranslatorTask(Task):
             if config.objective == "relativistic":
                 flip = (torch.rand(n, generator=rng) < 0.5).to(machine.device)
                 image = torch.where(flip[:, None, None, None], image.flip(3), image)
-                # The embedding's root mean square is 1; tokens behind it have another scale.
+                # The embedding alone: tokens behind it have another scale.
                 size = self._encoder.embedding_size
                 jitter = torch.randn(n, size, generator=rng) * config.embedding_noise
                 noisy = told[:, :size] + jitter.to(machine.device)
@@ -385,7 +387,9 @@ class TranslatorTask(Task):
             "g_gradient", self.g_optimizer, parts, partial(self._relativistic_generator, rng=rng)
         )
         self.discriminator.requires_grad_(True)
-        return {**g_scalars, **scalars}
+        # The last ones stand in every log line: most steps have none of their own.
+        self._penalties |= {key: scalars[key] for key in ("r1", "r2") if key in scalars}
+        return {**g_scalars, **scalars, **self._penalties}
 
     def _relativistic_discriminator(
         self, part: _Part, *, rng: torch.Generator, penalised: bool
