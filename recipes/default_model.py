@@ -3,19 +3,17 @@
     python recipes/default_model.py --out runs --threads 1
 
 About two and a half hours on two CPU cores. Every step resumes: run it again after a stop. The
-test split is looked at once, at the end; thresholds come from the val split. With ``--install``
-the model and the judges replace those of the package.
+test split is looked at once, at the end, by the judges of the package (``recipes/judges.py``);
+thresholds come from the val split. With ``--install`` the model replaces that of the package.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 from pathlib import Path
 
-import soundsight
-from steps import run
+from steps import install, run
 
 TRAINED_ON = (
     "20,751 one-second log-mels of VEGAS videos (the dataset published with arXiv 2106.01266, "
@@ -26,22 +24,13 @@ TRAINED_ON = (
 )
 
 
-def install(out: Path) -> None:
-    """Copy the model, and what judging needs, into the package."""
-    assets = Path(soundsight.__file__).parent / "assets"
-    for name in ("model", "judges"):
-        shutil.rmtree(assets / name, ignore_errors=True)
-        unfinished = shutil.ignore_patterns("progress.json", "state.safetensors", "tensorboard")
-        shutil.copytree(out / name, assets / name, ignore=unfinished)
-
-
 def main() -> None:
     """Train, export, evaluate, export again with the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--install", action="store_true", help="put both into the package")
+    parser.add_argument("--install", action="store_true", help="put it into the package")
     args = parser.parse_args()
     out: Path = args.out
     where = [] if args.data is None else ["--data", args.data]
@@ -52,16 +41,15 @@ def main() -> None:
         "--set", "loop.picture_every=200", "--set", "loop.checkpoint_every=200",
         "-o", out / "translator", *common)  # fmt: skip
     early = ["--early", out / "translator" / "early"]
-    run("train", "judges", *early, "-o", out / "judges", *common)
     run("train", "critic", *early, "-o", out / "critic", *common)
 
     export = ["export", out / "translator", "--critic", out / "critic", "--name", "compact",
               "--trained-on", TRAINED_ON, "--overwrite"]  # fmt: skip
     run(*export, "-o", out / "model")
-    run("evaluate", out / "model", "--judges", out / "judges", *early, *where, "-o", out / "report")
+    run("evaluate", out / "model", *where, "-o", out / "report")
     run(*export, "-o", out / "model", "--report", out / "report" / "report.json")
     if args.install:
-        install(out)
+        install(out / "model", "model")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import numpy as np
 
 from soundsight.evaluation.informativity import control_pictures, photo_controls
 from soundsight.evaluation.judging import Judges, agreement, columns_of
+from soundsight.evaluation.stored import check_early
 from soundsight.pairs.bench import SUBJECTS, find_bench
 from soundsight.training.audio_visual import class_precision
 from soundsight.training.uninformative import load_early
@@ -53,7 +54,10 @@ def main() -> None:
     second, classifier, space = first.second, first.classifier, first.space
     if second is None or classifier is None or space is None:
         parser.error(f"{args.judges} has no networks beside the judges")
-    pictures = control_pictures(bench, args.split, early=load_early(args.early))
+    early = load_early(args.early)
+    if len(early):
+        check_early(args.judges, early)
+    pictures = control_pictures(bench, args.split, early=early)
     for judges, title in ((first, "published judge"), (second, "second judge")):
         head(f"{title}, % accepted")
         for name, row in photo_controls(judges, pictures)[0].items():

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import soundsight
 from soundsight.core.runs import sha256_of
 from soundsight.evaluation.judging import PACKAGED_JUDGES
 
@@ -53,6 +55,14 @@ def run(*args: object, unless: Callable[[], bool] = lambda: False) -> None:
     done = subprocess.run([sys.executable, "-m", "soundsight", *map(str, args)], check=False)
     if done.returncode and not unless():
         sys.exit(done.returncode)
+
+
+def install(folder: Path, name: str) -> None:
+    """Put a finished folder in the place of the package's ``name``: model or judges."""
+    place = Path(soundsight.__file__).parent / "assets" / name
+    shutil.rmtree(place, ignore_errors=True)
+    unfinished = shutil.ignore_patterns("progress.json", "state.safetensors", "tensorboard")
+    shutil.copytree(folder, place, ignore=unfinished)
 
 
 def training(args: argparse.Namespace) -> list[object]:

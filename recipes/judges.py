@@ -1,0 +1,77 @@
+"""The judges that come with the package, and everything beside them.
+
+    python recipes/judges.py --out runs/judges-made --paper runs/paper_cpu --threads 1 --install
+
+Judges must know what young generators draw, of more than one training: four trainings with our
+objective (seeds 0 to 3) and one of the published one (``recipes/paper_cpu.py``, run before) are
+stopped after their first tenth, in which they keep such pictures. Seed 1 is learned from by nobody:
+its pictures are the floor on val. Then all networks of ``soundsight train judges``, with its
+default settings, and their table on devtest. About 45 minutes of one core with bfloat16 arithmetic
+(``recipes/paper_cpu.py`` apart). With ``--install`` they replace those of the package.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from steps import arguments, install, run, training
+
+LEARNED_FROM, HELD_OUT = (0, 2, 3), 1
+STEPS = 4400
+LAST_EARLY = STEPS // 10
+
+
+def early_of(out: Path, encoder: Path, seed: int, common: list[object]) -> Path:
+    """Train until the last early pictures are written, stop, and return their folder."""
+    folder = out / f"young-{seed}"
+    last = folder / "early" / f"step-{LAST_EARLY:07d}.npz"
+    if not last.exists():
+        command = ["train", "translator", "--encoder", encoder, "--steps", STEPS, "--seed", seed,
+                   "--set", f"loop.checkpoint_every={LAST_EARLY}", *common,
+                   "-o", folder]  # fmt: skip
+        print("$ soundsight", *command, f" # until {last.name}", flush=True)
+        process = subprocess.Popen([sys.executable, "-m", "soundsight", *map(str, command)])
+        while process.poll() is None and not last.exists():
+            time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        if not last.exists():
+            sys.exit(process.returncode or 1)
+    return last.parent
+
+
+def main() -> None:
+    """Make the early pictures, train the judges, print their table."""
+    parser = arguments(__doc__, "runs/judges-made")
+    parser.set_defaults(precision="bf16-mixed")
+    parser.add_argument("--paper", type=Path, default=Path("runs/paper_cpu"))
+    parser.add_argument("--install", action="store_true", help="put them into the package")
+    args = parser.parse_args()
+    out, common = args.out, training(args)
+    run("train", "encoder", "--steps", 700, "--batch-size", 128, *common, "-o", out / "encoder")
+    young = {
+        seed: early_of(out, out / "encoder", seed, common) for seed in (*LEARNED_FROM, HELD_OUT)
+    }
+    first, *rest = LEARNED_FROM
+    # The last folder is the one that val sees.
+    order = [young[first], args.paper / "translator" / "early", *(young[s] for s in rest)]
+    order.append(young[HELD_OUT])
+    early = [part for folder in order for part in ("--early", folder)]
+    where = [] if args.data is None else ["--data", args.data]
+    run("train", "judges", *early, *where, "--threads", args.threads, "-o", out / "judges")
+    table = Path(__file__).with_name("judges_table.py")
+    subprocess.run(
+        [sys.executable, str(table), str(out / "judges"), "--split", "devtest", *map(str, where),
+         "--early", *map(str, order)],
+        check=True,
+    )  # fmt: skip
+    if args.install:
+        install(out / "judges", "judges")
+
+
+if __name__ == "__main__":
+    main()
