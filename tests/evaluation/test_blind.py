@@ -111,6 +111,8 @@ def test_intervals_are_wilson_s(hits: int, count: int) -> None:
         (["number,answer", "1,"], "line 2: no answer"),
         (["number,answer", "11,dog"], "line 2: '11' is no number from 1 to 10"),
         (["number,answer", "one,dog"], "line 2: 'one' is no number"),
+        (["number,answer", f"{'9' * 5000},dog"], "line 2: '99999999999999999999' is no number"),
+        (["number,answer", f"1,{'x' * 200_000}"], "line 2: field larger than field limit"),
         (["number,answer", "1,dog", "1,dog"], "line 3: number 1 is answered twice"),
         (["number,answer", "1,dog"], "number 2 has no answer"),
         ([], "the first line must be"),

@@ -149,6 +149,19 @@ def test_settings_that_change_no_figure_may_differ(reports: Path, tmp_path: Path
     assert compare([reports / "right", other])["differences"]["B"]
 
 
+def test_distances_in_other_features_are_refused(reports: Path, tmp_path: Path) -> None:
+    folders = []
+    for digest in "ab":
+        folders.append(tmp_path / digest)
+        shutil.copytree(reports / "water", folders[-1])
+        values = json.loads((folders[-1] / "report.json").read_text())
+        values["fidelity"] = {"features": {"name": "network", "sha256": digest}}
+        (folders[-1] / "report.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match="in the features of different networks"):
+        compare(folders)
+    assert compare([folders[0], reports / "right"])["runs"]
+
+
 def test_other_seconds_are_refused(reports: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(reports / "water", other)

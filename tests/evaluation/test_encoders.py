@@ -221,12 +221,17 @@ def test_a_contrastive_encoder_draws_nothing(toy_bench: Bench, tmp_path: Path) -
 
 
 def test_what_cannot_be_measured_is_refused_and_leaves_nothing(
-    autoencoder: Path, toy_bench: Bench, tmp_path: Path
+    autoencoder: Path, toy_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match="devtest, val"):
         evaluate_encoder(autoencoder, toy_bench, tmp_path / "out", split="train")
     with pytest.raises(DataError):
         evaluate_encoder(tmp_path / "none", toy_bench, tmp_path / "out")
+    few = [pair for pair in toy_bench.pairs("val") if pair.subject == "dog"]
+    one_class = Bench(toy_bench.root)
+    monkeypatch.setattr(one_class, "pairs", lambda _: few)
+    with pytest.raises(DataError, match="has no sounds of baby, rail, fireworks, water in train"):
+        evaluate_encoder(autoencoder, one_class, tmp_path / "out")
     other = tmp_path / "other"
     other.mkdir()
     (other / "diary.txt").write_text("mine")

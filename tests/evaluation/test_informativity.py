@@ -88,6 +88,22 @@ def test_intervals_agree_with_a_brute_force_bootstrap(by_video: bool) -> None:
     assert made[MEAN].count == len(hits)
 
 
+def test_a_picture_that_every_judge_sees_is_drawn_for_all_of_them() -> None:
+    rng = np.random.default_rng(0)
+    liked = rng.random(40) < 0.3
+    values, videos = np.repeat(liked, len(SUBJECTS)), np.repeat(np.arange(40), len(SUBJECTS))
+    subjects = list(SUBJECTS) * 40
+    names = videos.astype(str).tolist()
+    apart = shares(values, subjects, names)["mean"]
+    joint = shares(values, subjects, names, together=True)["mean"]
+    # Five judges who always agree know no more than one does.
+    alone = shares(liked, ["dog"] * 40, [str(i) for i in range(40)])["dog"]
+    assert joint.share == apart.share == alone.share
+    assert joint.videos == 40
+    assert joint.high - joint.low == pytest.approx(alone.high - alone.low, rel=0.15)
+    assert apart.high - apart.low < 0.6 * (joint.high - joint.low)
+
+
 def test_seconds_of_one_video_are_not_independent() -> None:
     # Ten videos of 20 equal seconds say as much as ten seconds.
     hits = np.repeat([True, False] * 5, 20)

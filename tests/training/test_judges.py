@@ -11,7 +11,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from soundsight.core.errors import ConfigError, DataError, ModelError
+from soundsight.core.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    OutputError,
+    SoundsightError,
+)
 from soundsight.core.runs import sha256_of
 from soundsight.models.contrastive import ContrastiveConfig
 from soundsight.models.informativity import InformativityClassifier
@@ -334,6 +340,58 @@ def test_too_few_photos_are_refused(
     write_tar(path, [(member, picture) for member in kept])
     with pytest.raises(DataError, match=r"photos/val\.tar has too few photos of dog"):
         train(TINY, Bench(bench_root), tmp_path / "j", console=quiet)
+
+
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [
+        ("val", "holds no sounds of val"),
+        ("val,dog", "has no sounds of dog in val: the jury needs baby, dog"),
+        ("train,rail", "has no sounds of rail in train"),
+    ],
+)
+def test_missing_sounds_are_named_before_anything_is_trained(
+    bench_root: Path, tmp_path: Path, quiet: Console, gone: str, words: str
+) -> None:
+    table = bench_root / "pairs.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(line for line in lines if not line.startswith(f"{gone},")))
+    with pytest.raises(DataError, match=words):
+        train(TINY, Bench(bench_root), tmp_path / "j", console=quiet)
+    assert not (tmp_path / "j").exists()
+
+
+def test_a_folder_begun_with_other_pairs_or_settings_is_refused_naming_all(
+    bench_root: Path, tmp_path: Path, quiet: Console
+) -> None:
+    out = train(TINY, Bench(bench_root), tmp_path / "j", console=quiet)
+    with pytest.raises(ConfigError, match=r"another config\.seed, config\.steps: give"):
+        train(replace(TINY, steps=5, seed=1), Bench(bench_root), out, console=quiet)
+    table = bench_root / "pairs.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join([lines[0], *lines[2:]]))
+    with pytest.raises(ConfigError, match=r"begun with another data\.pairs"):
+        train(TINY, Bench(bench_root), out, console=quiet)
+
+
+def test_files_of_others_are_left_alone(toy_bench: Bench, tmp_path: Path, quiet: Console) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "CARD.md").write_text("notes")
+    with pytest.raises(OutputError, match="exists and is no folder of judges"):
+        train(TINY, toy_bench, mine, console=quiet)
+    assert [path.name for path in mine.iterdir()] == ["CARD.md"]
+    assert (mine / "CARD.md").read_text() == "notes"
+
+
+def test_weights_that_are_no_numbers_are_not_kept(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    wild = replace(TINY, steps=2, learning_rate=1e30)
+    with pytest.raises(SoundsightError, match="try a lower learning_rate, in another folder"):
+        train(wild, toy_bench, tmp_path / "j", console=quiet)
+    assert not list((tmp_path / "j").glob("*.safetensors"))
+    assert not (tmp_path / "j" / "judges.json").exists()
 
 
 def test_a_damaged_folder_is_refused_in_one_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import os
 import resource
 import signal
@@ -182,6 +183,20 @@ def test_a_changed_config_is_refused_and_named(toy_bench: Bench, encoder_run: Pa
     changed["learning_rate"] = 1.0
     with pytest.raises(ConfigError, match=r"learning_rate, loop\.seed"):
         fit(task, encoder_run, config.loop, changed, console=SILENT)
+
+
+def test_sizes_that_a_preset_no_longer_names_are_refused(
+    toy_bench: Bench, encoder_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(encoder_run, run)
+    about = json.loads((run / "run.json").read_text())
+    assert about["networks"]["encoder"]["embedding_size"] == 16
+    about["networks"]["encoder"]["embedding_size"] = 24
+    (run / "run.json").write_text(json.dumps(about))
+    task, config = encoder_task(toy_bench)
+    with pytest.raises(ConfigError, match=r"another config \(networks\.encoder\.embedding_size"):
+        fit(task, run, config.loop, to_dict(config), console=SILENT)
 
 
 def test_a_folder_with_other_things_in_it_is_refused(toy_bench: Bench, tmp_path: Path) -> None:

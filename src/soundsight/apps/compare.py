@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from soundsight.apps.console import say
-from soundsight.apps.extras import need
+from soundsight.apps.extras import local_output, need
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +36,8 @@ def compare(
 
     The reports must be of the same sounds, judges and seed.
     """
+    if out is not None:
+        local_output(out)
     need("soundsight compare", "train", "torch", "safetensors", "jaxtyping")
     from rich.console import Console
     from rich.table import Table

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soundsight.apps.console import say
-from soundsight.apps.extras import need
+from soundsight.apps.extras import local_output, need
 from soundsight.apps.progress import phases
 from soundsight.core.errors import ConfigError, DataError, ModelError, first_line
 
@@ -83,6 +83,7 @@ def evaluate(
     The first picture drawn of every second is judged, none is selected. REPORT gets report.json,
     report.md, report.html and what they show. Of an encoder: how well its embeddings know sounds.
     """
+    local_output(out)
     kind = _kind_of_run(model)
     exporting = ("onnx", "onnxscript") if kind == "translator" else ()
     need(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from soundsight.apps.extras import need
+from soundsight.apps.extras import local_output, need
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +43,7 @@ def export(
     Every network is compared with PyTorch before the folder appears. The folder needs onnxruntime
     alone.
     """
+    local_output(out)
     need("soundsight export", "train", "torch", "onnx", "onnxscript", "safetensors")
     from soundsight.export.card import figures_of
     from soundsight.export.onnx import ExportConfig, export_run

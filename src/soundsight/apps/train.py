@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soundsight.apps.extras import need
+from soundsight.apps.extras import local_output, need
 from soundsight.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def encoder(
     dry_run: DryRun = False,
 ) -> None:
     """Train an audio encoder on pairs, without a label."""
-    _start("soundsight train encoder", threads)
+    _start("soundsight train encoder", out, threads)
     from soundsight.pairs.dataset import PairDataset, open_pairs
     from soundsight.training.encoder import EncoderTask, default_encoder_config
 
@@ -178,7 +178,7 @@ def translator(
     dry_run: DryRun = False,
 ) -> None:
     """Train generator and discriminator on pairs, without a label."""
-    _start("soundsight train translator", threads)
+    _start("soundsight train translator", out, threads)
     from soundsight.core.runs import sha256_of
     from soundsight.pairs.dataset import PairDataset, open_pairs
     from soundsight.training.encoder import load_encoder
@@ -224,7 +224,7 @@ def judges(
     dry_run: DryRun = False,
 ) -> None:
     """Train the informativity judges, one a class, for evaluation only."""
-    _start("soundsight train judges", threads)
+    _start("soundsight train judges", out, threads)
     from soundsight.pairs.bench import find_bench
     from soundsight.training.judges import JudgesConfig, train
 
@@ -248,7 +248,7 @@ def critic(
 
     It knows no class; photo folders balance what it sees, and one class is averaged at a time.
     """
-    _start("soundsight train critic", threads)
+    _start("soundsight train critic", out, threads)
     from soundsight.pairs.bench import find_bench
     from soundsight.training.judges import critic_config, train_critic
 
@@ -258,7 +258,8 @@ def critic(
         typer.echo(f"written: {out}")
 
 
-def _start(command: str, threads: int | None) -> None:
+def _start(command: str, out: Path, threads: int | None) -> None:
+    local_output(out)
     need(
         command, "train", "torch", "safetensors", "jaxtyping", "tensorboard", "lightning_fabric",
         "threadpoolctl",
@@ -299,6 +300,8 @@ def _resolve(config: Any, settings: list[str] | None, **options: int | str | Non
         key, equals, text = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set {setting}: KEY=VALUE is expected")
+        if key == "encoder":
+            raise ConfigError(f"--set {setting}: the encoder is named by --encoder alone")
         try:
             value = json.loads(text)
         except ValueError:

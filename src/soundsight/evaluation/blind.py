@@ -170,18 +170,24 @@ def _read_answers(path: Path, count: int) -> list[str]:
     except (OSError, UnicodeError) as error:
         raise DataError(f"{path} cannot be read as a form of answers") from error
     first = text.partition("\n")[0]
-    lines = csv.reader(text.splitlines(), delimiter=";" if ";" in first else ",")
-    head = tuple(cell.strip().lower() for cell in next(lines, []))
+    rows = csv.reader(text.splitlines(), delimiter=";" if ";" in first else ",")
+    try:
+        lines = [(rows.line_num, cells) for cells in rows]
+    except csv.Error as error:
+        raise DataError(f"{path}, line {rows.line_num}: {error}") from error
+    head = tuple(cell.strip().lower() for cell in (lines[0][1] if lines else []))
     if head[:2] != _COLUMNS:
         raise DataError(f"{path}: the first line must be {','.join(_COLUMNS)}")
     given: dict[int, str] = {}
-    for line in lines:
-        where = f"{path}, line {lines.line_num}"
+    longest = len(str(count))
+    for place, line in lines[1:]:
+        where = f"{path}, line {place}"
         cells = [cell.strip() for cell in line]
         if not any(cells):
             continue
-        if not cells[0].isdecimal() or not 1 <= int(cells[0]) <= count:
-            raise DataError(f"{where}: {cells[0]!r} is no number from 1 to {count}")
+        numeric = cells[0].isdecimal() and len(cells[0].lstrip("0")) <= longest
+        if not numeric or not 1 <= int(cells[0]) <= count:
+            raise DataError(f"{where}: {cells[0][:20]!r} is no number from 1 to {count}")
         number, answer = int(cells[0]), (cells[1].lower() if len(cells) > 1 else "")
         if number in given:
             raise DataError(f"{where}: number {number} is answered twice")

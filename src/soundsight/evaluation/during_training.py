@@ -25,7 +25,7 @@ class ValInformativity:
 
     def __init__(self, judges: Judges, bench: Bench, *, seed: int = 0) -> None:
         self._judges = judges
-        pairs = bench.pairs("val")
+        pairs = bench.pairs_of_every_class("val", "evaluation")
         rng = np.random.default_rng(seed)
         chosen = []
         for subject in SUBJECTS:

@@ -114,6 +114,8 @@ def evaluate_encoder(
         raise ConfigError(f"{split} is not for evaluation: choose from {', '.join(UNKNOWN_SPLITS)}")
     tell = progress or (lambda _what, _done, _of: None)
     about, encoder = read_run(run), load_encoder(run)
+    for name in ("train", "val", split):
+        bench.pairs_of_every_class(name, "evaluation")
     with atomic_folder(out, overwrite=True, ours=is_report) as place:
         names = list(dict.fromkeys(("train", "val", split)))
         heard: dict[str, _Heard] = {}

@@ -267,16 +267,8 @@ def is_report(folder: Path) -> bool:
 def _sounds(bench: Bench, config: EvaluationConfig) -> tuple[list[Pair], NDArray[np.uint8]]:
     if config.split == KNOWN_SPLIT:
         raise ConfigError(f"{KNOWN_SPLIT} is not for evaluation: choose from devtest, val")
-    pairs = measured_seconds(bench.pairs(config.split), config.limit, config.seed)
-    if not pairs:
-        raise DataError(f"the bench at {bench.root} holds no sounds of {config.split}")
-    present = {pair.subject for pair in pairs}
-    missing = [subject for subject in SUBJECTS if subject not in present]
-    if missing:
-        raise DataError(
-            f"the bench at {bench.root} has no sounds of {', '.join(missing)} in {config.split}: "
-            f"evaluation needs {', '.join(SUBJECTS)}"
-        )
+    of_split = bench.pairs_of_every_class(config.split, "evaluation")
+    pairs = measured_seconds(of_split, config.limit, config.seed)
     return pairs, np.stack([bench.spectrogram(pair.spectrogram) for pair in pairs])
 
 

@@ -104,6 +104,23 @@ class Bench:
         """
         return list(self._pairs[_known(split)])
 
+    def pairs_of_every_class(self, split: str, who: str) -> list[Pair]:
+        """Return the pairs of ``split`` for one who needs all classes ("evaluation", "judges").
+
+        Raises:
+            DataError: when there are none, or none of some class; on an unknown split.
+        """
+        pairs = self.pairs(split)
+        if not pairs:
+            raise DataError(f"the bench at {self.root} holds no sounds of {split}")
+        present = {pair.subject for pair in pairs}
+        if missing := [subject for subject in SUBJECTS if subject not in present]:
+            raise DataError(
+                f"the bench at {self.root} has no sounds of {', '.join(missing)} in {split}: "
+                f"{who} needs {', '.join(SUBJECTS)}"
+            )
+        return pairs
+
     def photos(self, split: str) -> list[str]:
         """Return the names of every photo of ``split``, sorted.
 
@@ -139,11 +156,15 @@ class Bench:
         table: dict[str, list[Pair]] = {split: [] for split in SPLITS}
         path = self.root / "pairs.csv"
         try:
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(encoding="utf-8-sig", newline="") as file:
                 rows = csv.DictReader(file)
                 if rows.fieldnames != _COLUMNS:
                     raise DataError(f"{path}: the columns must be {','.join(_COLUMNS)}")
                 for row in rows:
+                    if None in row or None in row.values():
+                        raise DataError(
+                            f"{path}, line {rows.line_num}: {len(_COLUMNS)} fields are expected"
+                        )
                     if row["split"] not in table or row["class"] not in SUBJECTS:
                         raise DataError(f"{path}, line {rows.line_num}: unknown split or class")
                     table[row["split"]].append(
@@ -180,7 +201,7 @@ class Bench:
             for member in places:
                 if member.split("/")[0] not in SUBJECTS:
                     raise DataError(
-                        f"photos/{split}.tar: {member} is in none of the folders "
+                        f"{self.root}/photos/{split}.tar: {member} is in none of the folders "
                         + ", ".join(SUBJECTS)
                     )
         return index

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from soundsight.core.config import from_dict, to_dict
+from soundsight.core.config import choose, from_dict, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.models.autoencoder import EMBEDDING_LAYER, Autoencoder, AutoencoderConfig
 from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair, SoundEncoder
@@ -28,6 +28,8 @@ from soundsight.training.machine import Machine
 
 ENCODER_KINDS = ("contrastive", "autoencoder")
 SCHEDULES = ("modern", "published")
+
+_NETWORKS = {"contrastive": SoundEncoder, "autoencoder": Autoencoder}
 
 AudioEncoder = Autoencoder | SoundEncoder
 """Either has ``encode(mel [n, 1, 128, 100]) -> [n, E]`` and ``embedding_size``."""
@@ -245,10 +247,14 @@ def load_encoder(folder: Path) -> AudioEncoder:
         raise DataError(f"{folder} ({about['kind']}) is not finished: go on with its command first")
     _, meta = read_tensors(path)
     network: AudioEncoder
-    if meta["kind"] == "contrastive":
-        network = SoundEncoder(from_dict(ContrastiveConfig, meta["network"]))
-    else:
-        network = Autoencoder(from_dict(AutoencoderConfig, meta["network"]))
+    try:
+        kind, sizes = choose("encoder", meta["kind"], _NETWORKS), meta["network"]
+        if kind is SoundEncoder:
+            network = SoundEncoder(from_dict(ContrastiveConfig, sizes))
+        else:
+            network = Autoencoder(from_dict(AutoencoderConfig, sizes))
+    except (KeyError, ConfigError) as error:
+        raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error
     load_weights(path, network)
     return network.eval().requires_grad_(False)
 

@@ -8,9 +8,8 @@ SHA-256 of every file, and ``CARD.md``. The same training writes the same bytes.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +20,7 @@ from torch import nn
 
 from soundsight import __version__
 from soundsight.core.config import differences, from_dict, to_dict
-from soundsight.core.errors import ConfigError, ModelError
+from soundsight.core.errors import ConfigError, ModelError, OutputError
 from soundsight.core.runs import atomic_file, commit, sha256_of, write_json
 from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair
 from soundsight.models.informativity import InformativityClassifier, InformativityConfig
@@ -64,7 +63,7 @@ class JudgeFolder:
         names: list[str],
         config: Any,
         early: EarlyPictures,
-        photos: Sequence[str],
+        data: Mapping[str, str],
     ) -> JudgeFolder:
         """Begin the folder, or go on with what stands there.
 
@@ -74,10 +73,11 @@ class JudgeFolder:
             names: the networks to be trained, one file each.
             config: the settings' dataclass.
             early: early-generator pictures; their hash is kept.
-            photos: names of the photos that can be drawn from; their hash is kept.
+            data: what is learned from, apart from early pictures: name -> hash.
 
         Raises:
-            ConfigError: when it was begun with other settings.
+            ConfigError: when it was begun with other settings or other data, naming what differs.
+            OutputError: when something else is there.
             ModelError: when what stands there is damaged.
         """
         settings = {
@@ -87,7 +87,7 @@ class JudgeFolder:
                 "count": len(early),
                 "sha256": early.sha256,
             },
-            "photos": hashlib.sha256("\n".join(photos).encode()).hexdigest(),
+            "data": dict(data),
         }
         folder = cls(path, kind, names, settings)
         final, progress = path / f"{kind}.json", path / "progress.json"
@@ -98,12 +98,14 @@ class JudgeFolder:
             changed = differences(record.get("settings", {}), settings)
             if changed:
                 raise ConfigError(
-                    f"{path} was begun with another {changed[0]}: "
+                    f"{path} was begun with another {', '.join(changed)}: "
                     "give the same settings or another folder"
                 )
             folder.done = record["done"]
             folder.finished = source == final
             return folder
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise OutputError(f"{path} exists and is no folder of {kind}: choose another --out")
         write_json(progress, {"settings": settings, "commit": commit(), "done": {}})
         return folder
 
@@ -226,7 +228,7 @@ def read(folder: Path, kind: str) -> tuple[dict[str, InformativityClassifier], d
     if record.get("format_version") not in FORMAT_VERSIONS[kind]:
         raise ModelError(
             f"{path} has format version {record.get('format_version')}, "
-            f"this program reads {FORMAT_VERSIONS[kind][0]}"
+            f"this program reads {', '.join(map(str, FORMAT_VERSIONS[kind]))}"
         )
     with _damage(path):
         config = from_dict(InformativityConfig, record["settings"]["config"]["model"])

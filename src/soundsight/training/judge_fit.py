@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from soundsight.core.errors import SoundsightError
+from soundsight.core.errors import OutputError, SoundsightError
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import one_cycle
 from soundsight.training.judge_files import JudgeFolder, round_weights
@@ -65,8 +67,6 @@ def fit(
         SoundsightError: when the loss is no longer finite.
         KeyboardInterrupt: after the state was saved.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(*seed, 0))
         network = channels_last(make())
@@ -77,7 +77,7 @@ def fit(
         saved = time.monotonic()
         network.train()
         show(first, steps)
-        with StopRequest() as stop, SummaryWriter(str(folder.path / "tensorboard")) as board:
+        with StopRequest() as stop, _board(folder.path / "tensorboard") as board:
             for step in range(first, steps):
                 images, targets = batch(step, average.average)
                 torch.manual_seed(mix(*seed, step + 1))
@@ -91,14 +91,35 @@ def fit(
                 optimizer.step()
                 average.update(network, step)
                 show(step + 1, steps)
-                if step % _LOG_EVERY == 0:
+                if step % _LOG_EVERY == 0 or step + 1 == steps:
                     _log(board, name, step, float(value.detach()))
                 if stop.asked or time.monotonic() - saved > _SAVE_EVERY_S:
                     folder.save_state(name, networks, optimizer, step + 1)
                     saved = time.monotonic()
                 if stop.asked:
                     raise KeyboardInterrupt
-    return round_weights(average.average).eval()
+    kept = round_weights(average.average).eval()
+    if not all(bool(torch.isfinite(value.float()).all()) for value in kept.state_dict().values()):
+        raise SoundsightError(
+            f"weights of {name} are no finite numbers: try a lower learning_rate, in another folder"
+        )
+    return kept
+
+
+@contextmanager
+def _board(path: Path) -> Iterator[SummaryWriter]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    try:
+        board = SummaryWriter(str(path))
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        yield board
+    finally:
+        # What a full disk does not take is lost with the curves; the weights are written apart.
+        with suppress(OSError):
+            board.close()
 
 
 def mix(*words: int) -> int:

@@ -12,6 +12,7 @@ classifier (:mod:`soundsight.training.viewers`) and a space for retrieval
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -177,7 +178,8 @@ def train(
 
     Raises:
         ConfigError: when ``out`` was begun with other settings, photos or early pictures.
-        DataError: when pictures are missing or damaged.
+        DataError: when pictures or pairs of a class are missing or damaged.
+        OutputError: when ``out`` holds something else or cannot be written to.
     """
     return _train_all(config, bench, out, "judges", [*SUBJECTS, *VIEWERS], early, console)
 
@@ -213,8 +215,7 @@ def _train_all(
     console: Console | None,
 ) -> Path:
     early = load_early(early_paths)
-    photos = [*bench.photos("train"), *bench.photos("val")]
-    folder = JudgeFolder.open(out, kind, names, config, early, photos)
+    folder = JudgeFolder.open(out, kind, names, config, early, _about(bench, kind))
     if folder.finished:
         return out
     train, val = (Pictures.read(bench, split, config.fold, early) for split in ("train", "val"))
@@ -243,6 +244,21 @@ def _train_all(
                 _add_binary(name, own, config, train, val, folder, show)
     folder.finish()
     return out
+
+
+def _about(bench: Bench, kind: str) -> dict[str, str]:
+    """Return the hashes of the names of what is learned from, checked to be enough.
+
+    Raises:
+        DataError: when the judges' space would have no sounds of a class.
+    """
+    names = {"photos": [*bench.photos("train"), *bench.photos("val")]}
+    if kind != CRITIC:
+        pairs = [p for s in ("train", "val") for p in bench.pairs_of_every_class(s, "the jury")]
+        names["pairs"] = [f"{pair.spectrogram} {pair.photo}" for pair in pairs]
+    return {
+        what: hashlib.sha256("\n".join(of_it).encode()).hexdigest() for what, of_it in names.items()
+    }
 
 
 def _add_binary(

@@ -406,7 +406,7 @@ def read_run(run: Path, kind: str | None = None) -> dict[str, Any]:
     """
     try:
         about: dict[str, Any] = json.loads((run / "run.json").read_text("utf-8"))
-        found = about["kind"]
+        found, _ = about["kind"], about["config"]
     except FileNotFoundError as error:
         raise DataError(f"{run} is no run folder: it has no run.json") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -510,7 +510,7 @@ def _writer(run: Path, step: int, machine: Machine) -> Iterator[Write]:
     # What was logged after the checkpoint is done again: it must not stand there twice.
     log = run / "log.jsonl"
     if log.exists():
-        lines = log.read_text("utf-8").splitlines(keepends=True)
+        lines = log.read_text("utf-8", errors="replace").splitlines(keepends=True)
         with atomic_file(log) as temporary:
             temporary.write_text("".join(x for x in lines if _step_of(x) <= step), "utf-8")
     try:

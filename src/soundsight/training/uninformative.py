@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,7 +170,7 @@ def load_early(paths: Sequence[Path]) -> EarlyPictures:
             try:
                 with np.load(file, allow_pickle=False) as archive:
                     read = archive["images"]
-            except (OSError, KeyError, ValueError) as error:
+            except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
                 raise DataError(f"{file} is no .npz with the array 'images'") from error
             if read.dtype != np.uint8 or read.shape[1:] != shape:
                 raise DataError(f"{file}: 'images' must be uint8 [n, 96, 96, 3]")
