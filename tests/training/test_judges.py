@@ -441,6 +441,24 @@ def test_augmenting_keeps_range_and_shape_and_follows_the_seed() -> None:
     assert 3 <= unmoved <= 14
 
 
+def test_a_box_is_hidden_in_a_share_of_the_pictures() -> None:
+    images = np.random.default_rng(0).integers(256, size=(200, 96, 96, 3), dtype=np.uint8)
+    shown = augment(images, np.random.default_rng(1), 0.0)
+    hidden = augment(images, np.random.default_rng(1), 0.0, 0.3)
+    changed = (shown != hidden).any(dim=1)
+    boxes = changed.flatten(1).any(dim=1)
+    assert 40 <= int(boxes.sum()) <= 80
+    for where, before, after in zip(changed[boxes], shown[boxes], hidden[boxes], strict=True):
+        rows, columns = where.any(dim=1).nonzero(), where.any(dim=0).nonzero()
+        box = (
+            slice(int(rows.min()), int(rows.max()) + 1),
+            slice(int(columns.min()), int(columns.max()) + 1),
+        )
+        assert all(16 <= side.stop - side.start <= 48 for side in box)
+        mean = before.mean(dim=(1, 2), keepdim=True)
+        torch.testing.assert_close(after[:, *box], mean.expand_as(after[:, *box]))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -449,6 +467,7 @@ def test_augmenting_keeps_range_and_shape_and_follows_the_seed() -> None:
         {"accept_rate": 0.0},
         {"fold": 2},
         {"other_share": 1.5},
+        {"hidden_share": -0.1},
         {"made_per_kept": 0},
         {"smoothing": 1.0},
         {"average_decay": -0.1},

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from soundsight.core.errors import DataError
-from soundsight.core.units import to_unit
+from soundsight.core.units import IMAGE_PX, to_unit
 from soundsight.pairs.bench import SUBJECTS, Bench, fold_of, photo_subject
 from soundsight.training.uninformative import EARLY, KINDS, EarlyPictures, early_part, make_many
 
 _AT_ONCE = 256
+_HIDDEN_PX = (16, 48)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,10 @@ class Pictures:
 
 
 def augment(
-    images: NDArray[np.uint8], rng: np.random.Generator, strength: float = 1.0
+    images: NDArray[np.uint8],
+    rng: np.random.Generator,
+    strength: float = 1.0,
+    hidden_share: float = 0.0,
 ) -> Float[Tensor, "n 3 96 96"]:
     """Mirror, shift, scale and tint pictures a little; positives and negatives alike.
 
@@ -120,6 +124,9 @@ def augment(
         rng: source of randomness.
         strength: 1 = zoom by up to 16 %, shift by up to 6 px, brightness by up to 15 %, tint by up
             to 8 %.
+        hidden_share: part of the pictures in which a box of 16 to 48 px a side is filled with the
+            picture's mean colour (random erasing: Zhong et al. 2020), so that no judge goes by one
+            spot of the few photos of a class.
 
     Returns:
         float32 in [-1, 1], channels last in memory.
@@ -140,6 +147,13 @@ def augment(
     # In place: at this size an allocation costs as much as the sum.
     unit.mul_(torch.from_numpy(gain.astype(np.float32)))
     unit.add_(torch.from_numpy(shift.astype(np.float32))).clamp_(-1, 1)
+    if hidden_share:
+        for row in np.flatnonzero(rng.random(n) < hidden_share):
+            picture = unit[row]
+            height, width = rng.integers(*_HIDDEN_PX, size=2, endpoint=True).tolist()
+            top, left = rng.integers((IMAGE_PX - height + 1, IMAGE_PX - width + 1)).tolist()
+            mean = picture.mean(dim=(1, 2), keepdim=True)
+            picture[:, top : top + height, left : left + width] = mean
     return unit.contiguous(memory_format=torch.channels_last)
 
 

@@ -80,7 +80,7 @@ class BinaryConfig:
     """How a judge, or the critic, is trained and where its threshold lies."""
 
     seed: int = 0
-    steps: int = 2500
+    steps: int = 5000
     """Batches a judge."""
     batch: int = 64
     """Pictures a batch; half are positives."""
@@ -93,13 +93,15 @@ class BinaryConfig:
     """Of the moving average of the weights, which is what is kept."""
     strength: float = 1.5
     """Of the augmentation."""
+    hidden_share: float = 0.5
+    """Part of the pictures in which a box is hidden."""
     bfloat16: bool = True
     """Convolutions in bfloat16: twice as fast on a processor that has it (AVX512-BF16, AMX),
     slower on one that has not."""
     other_share: float = 0.4
     """Part of the negatives that are photos of other classes. The critic has no other classes and
     leaves it out."""
-    made_per_kept: int = 6
+    made_per_kept: int = 4
     """Uninformative pictures made, of all kinds in equal parts, for each that is learned from:
     those that the moving average of the judge likes best, whatever their kind."""
     fold: int = 0
@@ -110,7 +112,7 @@ class BinaryConfig:
     """Uninformative val pictures made of each kind, to measure what passes."""
     model: InformativityConfig = field(
         default_factory=lambda: InformativityConfig(
-            spatial_dropout=(0.0, 0.0, 0.05, 0.1, 0.1), dropout=0.2
+            spatial_dropout=(0.0, 0.02, 0.07, 0.12, 0.15), dropout=0.25
         )
     )
     """The published dropout (.1 to .5, and .5) underfits with the 500 photos of a class here:
@@ -121,8 +123,10 @@ class BinaryConfig:
             raise ConfigError("steps and val_per_kind must be at least 1, batch at least 4")
         if self.made_per_kept < 1:
             raise ConfigError("made_per_kept must be at least 1")
-        if not 0 < self.accept_rate <= 1 or not 0 <= self.other_share <= 1:
-            raise ConfigError("accept_rate must lie in (0, 1], other_share in [0, 1]")
+        if not 0 < self.accept_rate <= 1:
+            raise ConfigError("accept_rate must lie in (0, 1]")
+        if not 0 <= self.other_share <= 1 or not 0 <= self.hidden_share <= 1:
+            raise ConfigError("other_share and hidden_share must lie in [0, 1]")
         if not 0 <= self.smoothing < 1 or not 0 <= self.average_decay < 1:
             raise ConfigError("smoothing and average_decay must lie in [0, 1)")
         if self.fold not in (0, 1):
@@ -379,7 +383,8 @@ def _batch(
         made = made[order[:wanted]]
     targets = torch.full((2 * half,), UNINFORMATIVE)
     targets[:half] = INFORMATIVE
-    return augment(np.concatenate([*photos, made]), rng, config.strength), targets
+    images = np.concatenate([*photos, made])
+    return augment(images, rng, config.strength, config.hidden_share), targets
 
 
 def _val_pictures(
