@@ -65,7 +65,7 @@ def pictures() -> Pictures:
 @pytest.fixture
 def folder(tmp_path: Path) -> JudgeFolder:
     """A folder just begun."""
-    return JudgeFolder.open(tmp_path / "f", "judges", ["second"], SMALL, load_early([]))
+    return JudgeFolder.open(tmp_path / "f", "judges", ["second"], SMALL, load_early([]), {})
 
 
 def test_the_photo_classifier_learns_the_subjects(pictures: Pictures, folder: JudgeFolder) -> None:
