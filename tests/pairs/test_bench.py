@@ -113,7 +113,12 @@ def test_a_file_named_in_the_table_must_be_there(bench_root: Path) -> None:
         ("split,class", "part,class", "the columns must be split,class,video"),
         ("devtest,dog", "devtest,cat", "unknown split or class"),
         (",c001_s20000,1,", ",c001_s20000,one,", "cannot be read"),
-        ("train,baby,c001_s00000,0,c001_s00000_w000.jpg,baby/toy_0000.jpg", "train,baby", "read"),
+        (
+            "train,baby,c001_s00000,0,c001_s00000_w000.jpg,baby/toy_0000.jpg",
+            "train,baby",
+            r"pairs\.csv, line 2: 6 fields are expected",
+        ),
+        ("baby/toy_0000.jpg", "baby/toy_0000.jpg,more", "line 2: 6 fields are expected"),
     ],
 )
 def test_a_damaged_table_is_refused(bench_root: Path, old: str, new: str, words: str) -> None:
