@@ -114,10 +114,10 @@ def evaluate_encoder(
         raise ConfigError(f"{split} is not for evaluation: choose from {', '.join(UNKNOWN_SPLITS)}")
     tell = progress or (lambda _what, _done, _of: None)
     about, encoder = read_run(run), load_encoder(run)
-    for name in ("train", "val", split):
+    names = list(dict.fromkeys(("train", "val", split)))
+    for name in names:
         bench.pairs_of_every_class(name, "evaluation")
     with atomic_folder(out, overwrite=True, ours=is_report) as place:
-        names = list(dict.fromkeys(("train", "val", split)))
         heard: dict[str, _Heard] = {}
         for done, name in enumerate(names):
             tell("splits heard", done, len(names))
