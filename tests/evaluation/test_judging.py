@@ -102,11 +102,27 @@ def test_judges_without_more_have_nothing_beside_them(toy_judges: Judges) -> Non
     assert (toy_judges.second, toy_judges.classifier, toy_judges.space) == (None, None, None)
 
 
-def test_a_damaged_setting_is_one_line(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("settings", "config", "viewers", "second", "network", "maps"), [4, 7]),
+        (("settings", "config", "viewers", "space"), {"unknown": 1}),
+        (("done", "second", "tables"), {}),
+        (("done", "second", "tables", "dog", "threshold"), float("nan")),
+        (("thresholds", "water"), float("inf")),
+        (("thresholds", "water"), "half"),
+    ],
+)
+def test_a_damaged_setting_is_one_line(
+    folder: Path, tmp_path: Path, keys: tuple[str, ...], value: object
+) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(folder, damaged)
     record = json.loads((damaged / "judges.json").read_text())
-    record["settings"]["config"]["viewers"]["second"]["network"]["maps"] = [4, 7]
+    place = record
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
     (damaged / "judges.json").write_text(json.dumps(record))
     with pytest.raises(ModelError, match=r"judges\.json is damaged") as caught:
         Judges.load(damaged)

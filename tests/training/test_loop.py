@@ -32,7 +32,7 @@ from soundsight.training.loop import (
     read_run,
     step_rng,
 )
-from soundsight.training.machine import MachineConfig, start_machine
+from soundsight.training.machine import MachineConfig, enough_memory, start_machine
 from soundsight.training.translator import (
     TranslatorConfig,
     TranslatorTask,
@@ -296,6 +296,20 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         load_weights(tmp_path / "w.safetensors", torch.nn.Linear(4, 3))
     with pytest.raises(DataError, match="another network"):
         load_weights(tmp_path / "w.safetensors", torch.nn.Linear(2, 3, bias=False))
+
+
+def test_noise_out_of_range_is_refused() -> None:
+    for ratio in (-1.0, 1e9):
+        with pytest.raises(ConfigError, match=r"noise_ratio must lie in \[0, 64\]"):
+            TranslatorConfig(encoder="x", noise_ratio=ratio)
+
+
+def test_what_does_not_fit_into_memory_is_one_line() -> None:
+    for much in (lambda: torch.empty(2**55), lambda: np.empty(2**55)):
+        with pytest.raises(ConfigError, match="do not fit into memory"), enough_memory():
+            much()
+    with pytest.raises(RuntimeError, match="must match"), enough_memory():
+        torch.ones(2) + torch.ones(3)
 
 
 def test_training_learns_from_toy_pairs(toy_bench: Bench, tmp_path: Path) -> None:

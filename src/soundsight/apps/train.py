@@ -111,6 +111,7 @@ def encoder(
     _start("soundsight train encoder", out, threads)
     from soundsight.pairs.dataset import PairDataset, open_pairs
     from soundsight.training.encoder import EncoderTask, default_encoder_config
+    from soundsight.training.machine import enough_memory
 
     defaults = dataclasses.replace(
         default_encoder_config(kind, preset, schedule), embedding_size=embedding_size
@@ -123,8 +124,9 @@ def encoder(
         return
     machine = _machine(config, accelerator, devices, nodes, compiled, threads)
     pairs = open_pairs(data)
-    task = EncoderTask(config, PairDataset(pairs, "train"))
-    _fit(task, out, config, machine, pairs, max_time)
+    with enough_memory():
+        task = EncoderTask(config, PairDataset(pairs, "train"))
+        _fit(task, out, config, machine, pairs, max_time)
 
 
 def translator(
@@ -182,6 +184,7 @@ def translator(
     from soundsight.core.runs import sha256_of
     from soundsight.pairs.dataset import PairDataset, open_pairs
     from soundsight.training.encoder import load_encoder
+    from soundsight.training.machine import enough_memory
     from soundsight.training.translator import TranslatorTask, default_config
 
     frozen = load_encoder(encoder)
@@ -209,8 +212,9 @@ def translator(
         raise ConfigError("--evaluate-every needs --judges")
     machine = _machine(config, accelerator, devices, nodes, compiled, threads)
     pairs = open_pairs(data)
-    task = TranslatorTask(config, frozen, PairDataset(pairs, "train"), encoder_run=encoder)
-    _fit(task, out, config, machine, pairs, max_time, evaluate)
+    with enough_memory():
+        task = TranslatorTask(config, frozen, PairDataset(pairs, "train"), encoder_run=encoder)
+        _fit(task, out, config, machine, pairs, max_time, evaluate)
 
 
 def judges(

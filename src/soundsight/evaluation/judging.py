@@ -253,18 +253,18 @@ def _beside(folder: Path, record: dict[str, Any], sha256: str) -> dict[str, Any]
     if networks is None:
         return {}
     second, classifier, space = networks
-    tables = record["done"][SECOND]["tables"]
+    with judge_files.damage(folder / "judges.json"):
+        tables = record["done"][SECOND]["tables"]
+        thresholds = {subject: tables[subject]["threshold"] for subject in SUBJECTS}
+        for subject, threshold in thresholds.items():
+            judge_files.check_threshold(threshold, f"{SECOND}, {subject}")
+        space_config = from_dict(SpaceConfig, record["settings"]["config"]["viewers"][SPACE])
     return {
         "second": _SharedTrunk(
-            partial(head_scores, second),
-            {subject: table["threshold"] for subject, table in tables.items()},
-            name=f"{folder.name}, second",
-            sha256=sha256,
+            partial(head_scores, second), thresholds, name=f"{folder.name}, second", sha256=sha256
         ),
         "classifier": PhotoClassifier(classifier),
-        "space": AudioVisualSpace(
-            space, from_dict(SpaceConfig, record["settings"]["config"]["viewers"][SPACE])
-        ),
+        "space": AudioVisualSpace(space, space_config),
     }
 
 

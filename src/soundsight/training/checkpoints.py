@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from soundsight.core.errors import DataError
 from soundsight.core.runs import atomic_file, sha256_of, write_json
 
+_ADVICE = "put another one in its place, or train into another folder"
+
 
 def save_weights(path: Path, network: nn.Module, about: dict[str, Any] | None = None) -> None:
     """Write one network's weights to ``path`` (.safetensors) with its SHA-256 in a .json beside it.
@@ -129,9 +131,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         expected = about["sha256"]
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no checkpoint, or it is damaged") from error
+        raise DataError(f"{path} is no checkpoint, or it is damaged: {_ADVICE}") from error
     if _digest(tensors) != expected:
-        raise DataError(f"{path} is damaged: its SHA-256 is not the one in its header")
+        raise DataError(f"{path} is damaged, its SHA-256 is not its header's: {_ADVICE}")
     return tensors, about
 
 

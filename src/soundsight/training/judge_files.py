@@ -230,13 +230,13 @@ def read(folder: Path, kind: str) -> tuple[dict[str, InformativityClassifier], d
             f"{path} has format version {record.get('format_version')}, "
             f"this program reads {', '.join(map(str, FORMAT_VERSIONS[kind]))}"
         )
-    with _damage(path):
+    with damage(path):
         config = from_dict(InformativityConfig, record["settings"]["config"]["model"])
         models = {}
         for name in record["names"]:
             _check_hash(folder, name, record, path)
             if name not in VIEWERS:
-                float(record["thresholds"][name])
+                check_threshold(record["thresholds"][name], name)
                 models[name] = load_into(InformativityClassifier(config), folder, name)
     return models, record
 
@@ -259,7 +259,7 @@ def read_viewers(
     """
     if not set(VIEWERS) <= set(record["names"]):
         return None
-    with _damage(folder / "judges.json"):
+    with damage(folder / "judges.json"):
         config = record["settings"]["config"]["viewers"]
         second, classifier = (
             PictureClassifier(from_dict(PictureClassifierConfig, config[name]["network"]))
@@ -297,9 +297,19 @@ def _check_hash(folder: Path, name: str, record: dict[str, Any], path: Path) -> 
         raise ModelError(f"{file} is damaged: its SHA-256 is not the one in {path.name}")
 
 
+def check_threshold(value: Any, name: str) -> None:
+    """Raise ValueError, naming the judge, when a threshold is not a number in [0, 1]."""
+    if not isinstance(value, float | int) or not 0 <= value <= 1:
+        raise ValueError(f"the threshold of {name} is {value!r}, not a number in [0, 1]")
+
+
 @contextlib.contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """Turn what a damaged JSON file leads to into one line."""
+def damage(path: Path) -> Iterator[None]:
+    """Turn what a damaged JSON file leads to into one line.
+
+    Raises:
+        ModelError: in place of what reading the file, or building what it describes, raised.
+    """
     try:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:

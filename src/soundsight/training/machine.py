@@ -10,7 +10,7 @@ import atexit
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -239,6 +239,27 @@ def start_machine(config: MachineConfig, precision: str = "32-true") -> Machine:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
     return Machine(fabric, compiled=config.compile)
+
+
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turn an allocation that fails inside into one line on what to make smaller.
+
+    Raises:
+        ConfigError: in place of PyTorch's or NumPy's error.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(
+            words in said for words in ("can't allocate memory", "not enough memory")
+        ):
+            raise
+        raise ConfigError(
+            "networks and batch do not fit into memory: take a smaller --preset or --batch-size, "
+            "or --accumulate"
+        ) from error
 
 
 def _launched(config: MachineConfig) -> tuple[int, int]:

@@ -55,6 +55,7 @@ from soundsight.training.machine import Machine
 from soundsight.training.moving_average import MovingAverageAdversary, MovingAverageConfig
 
 OBJECTIVES = ("relativistic", "rc")
+MAX_NOISE_RATIO = 64
 
 _EARLY_SHARES = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1)
 _EARLY_PICTURES = 128
@@ -75,8 +76,8 @@ class TranslatorConfig:
         beta2: Adam's second decay.
         pixel: ``l1`` or ``mse``.
         pixel_weight: weight of the pixel loss beside the adversarial loss.
-        noise_ratio: Gaussian noise dimensions per embedding dimension (published: 0); None for the
-            preset's.
+        noise_ratio: Gaussian noise dimensions per embedding dimension (published: 0), at most
+            64; None for the preset's.
         attention: attention blocks after transitions 0 to 6 (published variant: 0,18,0,0,0,0,0).
         attention_width: length of a token in these blocks.
         attention_heads: heads of each.
@@ -123,8 +124,8 @@ class TranslatorConfig:
                 )
         if self.objective != "rc" and self.moving_average.reading != "off":
             raise ConfigError("the moving average belongs to --objective rc")
-        if self.noise_ratio is not None and self.noise_ratio < 0:
-            raise ConfigError("noise_ratio must not be negative")
+        if self.noise_ratio is not None and not 0 <= self.noise_ratio <= MAX_NOISE_RATIO:
+            raise ConfigError(f"noise_ratio must lie in [0, {MAX_NOISE_RATIO}]")
         for name in ("pixel_weight", "penalty", "wrong_sound_weight", "embedding_noise"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative")
