@@ -50,8 +50,31 @@ def test_python_m_soundsight() -> None:
     assert (done.returncode, done.stdout) == (0, f"soundsight {__version__}\n")
 
 
-def test_unknown_command() -> None:
-    assert CliRunner().invoke(cli.build_app(), ["no-such-command"]).exit_code == 2
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["no-such-command"], "'no-such-command' (see soundsight --help)"),
+        (["--pace"], "--pace (see soundsight --help)"),
+        (["train", "encodr"], "(see soundsight train --help)"),
+        (["train", "encoder"], "'--out' / '-o' (see soundsight train encoder --help)"),
+        (["train", "encoder", "-o", "x", "--steps", "few"], "'--steps'"),
+        (["evaluate", "run", "--best-of"], "'--best-of' requires an argument"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistyped_command_gets_one_line(args: list[str], words: str) -> None:
+    result = CliRunner().invoke(cli.build_app(), args, prog_name="soundsight")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.index("\n") == len(result.stderr) - 1
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize("args", [[], ["train"]], ids=["soundsight", "soundsight train"])
+def test_a_group_alone_shows_its_help(args: list[str]) -> None:
+    result = CliRunner().invoke(cli.build_app(), args)
+    assert result.exit_code == 2
+    assert "Commands" in result.output
 
 
 def test_every_command_has_the_same_manners() -> None:

@@ -6,8 +6,10 @@ takes and no more. The other commands live in files of their own, each with a ``
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -26,24 +28,43 @@ from soundsight.apps import (
 from soundsight.apps.console import complain, say
 from soundsight.core.errors import SoundsightError
 
-if TYPE_CHECKING:
-    pass
-
 INTERRUPTED = 130
+
+# Typer names this one alone of its errors of the command line; its parent is the parent of all.
+UsageError: Any = typer.BadParameter.__bases__[0]
 
 
 class Commands(TyperGroup):
     """Turns errors that a person can mend into one line and an exit code, for every command."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the options that stand before the command."""
+        with _one_line():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        """Read the command's own options and run it."""
+        with _one_line():
             return super().invoke(ctx)
-        except SoundsightError as error:
-            complain(error)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt as stop:
-            say(f"interrupted: {stop}" if str(stop) else "interrupted", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except SoundsightError as error:
+        complain(error)
+        raise typer.Exit(error.exit_code) from None
+    except UsageError as error:
+        message = error.format_message()
+        if "\n" in message:  # the help itself, where a group of commands was named and no more
+            raise
+        about = "" if error.ctx is None else f" (see {error.ctx.command_path} --help)"
+        complain(SoundsightError(message.rstrip(".") + about))
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt as stop:
+        say(f"interrupted: {stop}" if str(stop) else "interrupted", err=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def build_app() -> typer.Typer:
