@@ -262,7 +262,7 @@ def main() -> None:
                 translator_config(precision), encoder, data, encoder_run=encoder_run
             )
 
-        embeddings = translator_task().conditions
+        embeddings = translator_task().embeddings
 
         def train_translator(precision: str) -> Timed:
             run = folder / f"translator-{next(count)}"

@@ -19,7 +19,13 @@ from soundsight.export.onnx import export_run
 from soundsight.pairs.bench import Bench
 from soundsight.pairs.dataset import PairDataset, batch_indices
 from soundsight.runtime.translator import Translator
-from soundsight.training.encoder import EncoderTask, default_encoder_config, load_encoder
+from soundsight.training.encoder import (
+    EncoderTask,
+    condition,
+    default_encoder_config,
+    load_encoder,
+    to_float,
+)
 from soundsight.training.loop import LoopConfig, fit, step_rng
 from soundsight.training.moving_average import MovingAverageConfig
 from soundsight.training.translator import (
@@ -151,6 +157,12 @@ def test_an_attention_translator_trains_and_is_exported(
     data = PairDataset(toy_bench, "train")
     task = TranslatorTask(config, load_encoder(autoencoder_run), data, encoder_run=autoencoder_run)
     assert fit(task, tmp_path / "run", LOOP, to_dict(config), console=SILENT)
+    # Embeddings of all pairs are kept; maps of all pairs would not fit into memory.
+    assert ("embeddings" in vars(task)) == (source == 13)
+    rows = np.array([2, 0])
+    told, encoder = task.conditions(rows), load_encoder(autoencoder_run)
+    expected = condition(encoder, to_float(data.gather(rows).mel), source)
+    torch.testing.assert_close(told, expected, atol=1e-5, rtol=0)
     generator = load_generator(tmp_path / "run")
     assert generator.config.attention == (0, 1, 0, 0, 0, 0, 0)
     assert generator.condition_size == 16 + (9 * 16 if source == 12 else 0)

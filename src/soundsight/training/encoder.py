@@ -276,20 +276,13 @@ def condition(
 
 @torch.no_grad()
 def embed(
-    encoder: AudioEncoder,
-    data: PairDataset,
-    source: int = EMBEDDING_LAYER,
-    *,
-    batch_size: int = 256,
-) -> Tensor:
-    """Return the condition of every pair of ``data``, on the encoder's device.
-
-    float32 [len(data), c], c = E by default.
-    """
+    encoder: AudioEncoder, data: PairDataset, *, batch_size: int = 256
+) -> Float[Tensor, "pairs E"]:
+    """Return the embedding of every pair of ``data``, float32, on the encoder's device."""
     parts = []
     device = next(encoder.parameters()).device
     for start in range(0, len(data), batch_size):
         rows = range(start, min(start + batch_size, len(data)))
         mel = to_float(data.gather(rows).mel.to(device))
-        parts.append(condition(encoder, mel, source))
+        parts.append(encoder.encode(mel))
     return torch.cat(parts)

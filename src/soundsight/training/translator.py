@@ -271,17 +271,37 @@ class TranslatorTask(Task):
         for name, network in self.networks().items():
             machine.place(network, parts=2 if name in of_two else 1)
         self._encoder.to(machine.device)
-        # Now, and not in the first step, whose time is taken.
-        self.conditions = embed(self._encoder, self.data, self.config.audio_source)
+        if self.config.audio_source == EMBEDDING_LAYER:
+            # Now, and not in the first step, whose time is taken.
+            self.embeddings = embed(self._encoder, self.data)
         machine.compile(self.generator)
         if self.config.objective == "rc":
             # Gradient penalties differentiate twice, which compiled networks cannot.
             machine.compile(self.discriminator)
 
     @cached_property
-    def conditions(self) -> Tensor:
-        """What the generator is told of each pair, float32 [len(data), c]."""
-        return embed(self._encoder, self.data, self.config.audio_source)
+    def embeddings(self) -> Tensor:
+        """The embedding of each pair, float32 [len(data), E], on the encoder's device."""
+        return embed(self._encoder, self.data)
+
+    @torch.no_grad()
+    def conditions(self, rows: NDArray[np.int64], mel: Tensor | None = None) -> Tensor:
+        """Return what the generator is told of some pairs, float32 [n, c].
+
+        The embeddings of all pairs are kept. The maps of an earlier layer are a hundred times as
+        large (6 GiB for the bench at ``paper``, layer 5) and are made anew.
+
+        Args:
+            rows: which pairs, [n].
+            mel: their log-mels, uint8 [n, 1, 128, 100], where they are at hand.
+        """
+        if self.config.audio_source == EMBEDDING_LAYER:
+            return self.embeddings[torch.from_numpy(rows).to(self.embeddings.device)]
+        if mel is None:
+            mel = self.data.gather(rows).mel
+        return condition(
+            self._encoder, to_float(mel.to(self.machine.device)), self.config.audio_source
+        )
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
         loop = self.config.loop
@@ -300,7 +320,7 @@ class TranslatorTask(Task):
         batch = self.data.gather(rows)
         image = to_float(batch.image.to(machine.device))
         image = image.contiguous(memory_format=torch.channels_last)
-        told = self.conditions[torch.from_numpy(rows).to(machine.device)]
+        told = self.conditions(rows, batch.mel)
         with machine.shared_draws(rng):
             if config.objective == "relativistic":
                 flip = (torch.rand(n, generator=rng) < 0.5).to(machine.device)
@@ -459,7 +479,8 @@ class TranslatorTask(Task):
 
     def pictures(self) -> Tensor:
         """Forty pictures of fixed sounds with fixed noise, by the averaged generator."""
-        return self._imagine(self.ema.average, self.conditions[:40], seed=0)
+        rows = np.arange(min(40, len(self.data)))
+        return self._imagine(self.ema.average, self.conditions(rows), seed=0)
 
     @torch.no_grad()
     def draw(self, mels: UInt8[np.ndarray, "n 128 100"]) -> UInt8[np.ndarray, "n 96 96 3"]:
@@ -480,7 +501,7 @@ class TranslatorTask(Task):
         """
         if step not in self._steps_to_sample:
             return
-        conditions = self.conditions[:_EARLY_PICTURES]
+        conditions = self.conditions(np.arange(min(_EARLY_PICTURES, len(self.data))))
         images = torch.cat(
             [
                 self._imagine(network, conditions, seed=step)
