@@ -13,7 +13,7 @@ import argparse
 import os
 from pathlib import Path
 
-from steps import install, run
+from steps import install, run, where
 
 TRAINED_ON = (
     "20,751 one-second log-mels of VEGAS videos (the dataset published with arXiv 2106.01266, "
@@ -33,8 +33,7 @@ def main() -> None:
     parser.add_argument("--install", action="store_true", help="put it into the package")
     args = parser.parse_args()
     out: Path = args.out
-    where = [] if args.data is None else ["--data", args.data]
-    common = [*where, "--threads", args.threads]
+    common = [*where(args), "--threads", args.threads]
 
     run("train", "encoder", "--steps", 1400, "--batch-size", 128, "-o", out / "encoder", *common)
     run("train", "translator", "--encoder", out / "encoder", "--steps", 4400,
@@ -46,7 +45,7 @@ def main() -> None:
     export = ["export", out / "translator", "--critic", out / "critic", "--name", "compact",
               "--trained-on", TRAINED_ON, "--overwrite"]  # fmt: skip
     run(*export, "-o", out / "model")
-    run("evaluate", out / "model", *where, "-o", out / "report")
+    run("evaluate", out / "model", *where(args), "-o", out / "report")
     run(*export, "-o", out / "model", "--report", out / "report" / "report.json")
     if args.install:
         install(out / "model", "model")

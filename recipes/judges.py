@@ -12,26 +12,32 @@ default settings, and their table on devtest. About 45 minutes of one core with 
 
 from __future__ import annotations
 
+import argparse
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from steps import arguments, install, run, training
+from soundsight.core.config import to_dict
+from soundsight.training.judges import JudgesConfig
+from steps import arguments, install, run, scaled, training, where
 
 LEARNED_FROM, HELD_OUT = (0, 2, 3), 1
+ENCODER_STEPS = 700
 STEPS = 4400
-LAST_EARLY = STEPS // 10
+EARLY_SHARE = 0.1
 
 
-def early_of(out: Path, encoder: Path, seed: int, common: list[object]) -> Path:
+def early_of(args: argparse.Namespace, encoder: Path, seed: int) -> Path:
     """Train until the last early pictures are written, stop, and return their folder."""
-    folder = out / f"young-{seed}"
-    last = folder / "early" / f"step-{LAST_EARLY:07d}.npz"
+    folder = args.out / f"young-{seed}"
+    steps = scaled(args, STEPS)
+    until = round(EARLY_SHARE * steps)
+    last = folder / "early" / f"step-{until:07d}.npz"
     if not last.exists():
-        command = ["train", "translator", "--encoder", encoder, "--steps", STEPS, "--seed", seed,
-                   "--set", f"loop.checkpoint_every={LAST_EARLY}", *common,
+        command = ["train", "translator", "--encoder", encoder, "--steps", steps, "--seed", seed,
+                   "--set", f"loop.checkpoint_every={until}", *training(args),
                    "-o", folder]  # fmt: skip
         print("$ soundsight", *command, f" # until {last.name}", flush=True)
         process = subprocess.Popen([sys.executable, "-m", "soundsight", *map(str, command)])
@@ -51,22 +57,26 @@ def main() -> None:
     parser.add_argument("--paper", type=Path, default=Path("runs/paper_cpu"))
     parser.add_argument("--install", action="store_true", help="put them into the package")
     args = parser.parse_args()
-    out, common = args.out, training(args)
-    run("train", "encoder", "--steps", 700, "--batch-size", 128, *common, "-o", out / "encoder")
-    young = {
-        seed: early_of(out, out / "encoder", seed, common) for seed in (*LEARNED_FROM, HELD_OUT)
-    }
+    out = args.out
+    run("train", "encoder", "--steps", scaled(args, ENCODER_STEPS), "--batch-size", 128,
+        *training(args), "-o", out / "encoder")  # fmt: skip
+    young = {seed: early_of(args, out / "encoder", seed) for seed in (*LEARNED_FROM, HELD_OUT)}
     first, *rest = LEARNED_FROM
     # The last folder is the one that val sees.
     order = [young[first], args.paper / "translator" / "early", *(young[s] for s in rest)]
     order.append(young[HELD_OUT])
     early = [part for folder in order for part in ("--early", folder)]
-    where = [] if args.data is None else ["--data", args.data]
-    run("train", "judges", *early, *where, "--threads", args.threads, "-o", out / "judges")
+    viewers: list[object] = []
+    if args.scale != 1:
+        for name, settings in to_dict(JudgesConfig())["viewers"].items():
+            few = args.scale * settings["passes"]
+            viewers += ["--set", f"viewers.{name}.passes={few}"]
+    run("train", "judges", *early, *where(args), "--threads", args.threads,
+        "--steps", scaled(args, JudgesConfig().steps), *viewers, "-o", out / "judges")  # fmt: skip
     table = Path(__file__).with_name("judges_table.py")
     subprocess.run(
-        [sys.executable, str(table), str(out / "judges"), "--split", "devtest", *map(str, where),
-         "--early", *map(str, order)],
+        [sys.executable, str(table), str(out / "judges"), "--split", "devtest",
+         *map(str, where(args)), "--early", *map(str, order)],
         check=True,
     )  # fmt: skip
     if args.install:

@@ -65,10 +65,14 @@ def install(folder: Path, name: str) -> None:
     shutil.copytree(folder, place, ignore=unfinished)
 
 
+def where(args: argparse.Namespace) -> list[object]:
+    """Return the option that names the bench, where one was given."""
+    return [] if args.data is None else ["--data", args.data]
+
+
 def training(args: argparse.Namespace) -> list[object]:
-    """Return the options that every ``soundsight train`` of a recipe is given."""
-    where = [] if args.data is None else ["--data", args.data]
-    return [*where, "--threads", args.threads, "--precision", args.precision]
+    """Return the options that every ``soundsight train`` of a network of ours is given."""
+    return [*where(args), "--threads", args.threads, "--precision", args.precision]
 
 
 def measured(
@@ -82,9 +86,8 @@ def measured(
     judges = args.judges or PACKAGED_JUDGES
     known = json.loads(path.read_text("utf-8")).get("judges", {}) if path.exists() else None
     if known is None or known.get("sha256") not in (None, sha256_of(judges / "judges.json")):
-        where = [] if args.data is None else ["--data", args.data]
         by = [] if args.judges is None else ["--judges", args.judges]
-        run("evaluate", run_folder, *where, *by, *options, "-o", report)
+        run("evaluate", run_folder, *where(args), *by, *options, "-o", report)
     values: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return values
 

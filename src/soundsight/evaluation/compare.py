@@ -31,7 +31,7 @@ from soundsight.evaluation.page import (
     per_cent,
     photograph,
 )
-from soundsight.evaluation.sheets import side_by_side
+from soundsight.evaluation.sheets import MARKS, side_by_side
 from soundsight.evaluation.stored import (
     BASELINE,
     PICTURES,
@@ -245,7 +245,8 @@ def _sheet(
         sheets[0].mels[places[0]],
         letters,
         [sheet.pictures[place] for sheet, place in zip(sheets, places, strict=True)],
-        [(r.seconds.values["accepted"] * r.seconds.values["shown"])[rows] > 0 for r in reports],
+        [r.seconds.values["accepted"][rows] > 0 for r in reports],
+        [r.seconds.values["shown"][rows] > 0 for r in reports],
         [table.subjects[index] for index in rows],
     )
     with atomic_file(path) as temporary:
@@ -255,8 +256,7 @@ def _sheet(
         levels,
         "Sounds as log-mels, each with the picture of every run beside it, ticked in green where "
         "the judge accepts",
-        "The first picture that each run drew of the same seconds, chosen by the seed. A green "
-        "tick: shown, and accepted by the judge of its class.",
+        "The first picture that each run drew of the same seconds, chosen by the seed. " + MARKS,
     )
 
 

@@ -50,7 +50,7 @@ from soundsight.evaluation.measuring import (
 )
 from soundsight.evaluation.page import Figure, as_html, as_markdown, photograph
 from soundsight.evaluation.seconds import SECOND, Seconds
-from soundsight.evaluation.sheets import nearest_sheet, sheet
+from soundsight.evaluation.sheets import MARKS, nearest_sheet, sheet
 from soundsight.evaluation.stored import (
     BASELINE,
     PICTURES,
@@ -350,9 +350,9 @@ def _pictures(
     """Write the sheet and the blind sheet, which share no second."""
     chosen = shown_seconds(drawn.pairs, config.sheet_per_class, config.seed)
     subjects = drawn.subjects
-    hits = (table.values["accepted"] * table.values["shown"]) > 0
+    accepted, shown = (table.values[key][chosen] > 0 for key in ("accepted", "shown"))
     levels = sheet(
-        drawn.mels[chosen], drawn.pictures[chosen], hits[chosen], [subjects[i] for i in chosen]
+        drawn.mels[chosen], drawn.pictures[chosen], accepted, shown, [subjects[i] for i in chosen]
     )
     figures = {
         "sheet.png": _save(
@@ -360,8 +360,7 @@ def _pictures(
             levels,
             "Sounds as log-mels and the pictures drawn of them, a row a class, ticked in green "
             "where the judge accepts",
-            "Log-mel and first picture of seconds chosen by the seed, never by the score. A green "
-            "tick: shown, and accepted by the judge of its class.",
+            "Log-mel and first picture of seconds chosen by the seed, never by the score. " + MARKS,
         )
     }
     names = [drawn.pairs[i].spectrogram for i in chosen]

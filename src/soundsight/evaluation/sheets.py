@@ -10,14 +10,19 @@ from PIL import Image, ImageDraw
 
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
 from soundsight.pairs.bench import SUBJECTS
-from soundsight.views.drawing import write_line
+from soundsight.views.drawing import Color, write_line
 from soundsight.views.sheet import picture
 
 MARGIN_PX = 6
 MEL_PX = round(IMAGE_PX * FRAMES_PER_SEGMENT / N_MELS)
 _LABEL_PX, _LINE_PX, _TEXT_PX = 70, 18, 12
-_ACCEPTED, _REFUSED = (46, 160, 67), (120, 120, 120)
+_ACCEPTED, _REFUSED, _HIDDEN = (46, 160, 67), (120, 120, 120), (222, 140, 40)
 _BLACK, _GREY = (20, 20, 20), (90, 90, 90)
+MARKS = (
+    "A green tick: shown, and accepted by the judge of its class. An amber cross: the program "
+    "would not show it (inaudible, or refused by its critic)."
+)
+"""What the marks on :func:`sheet` and :func:`side_by_side` say."""
 _PAIRS_ACROSS = 5
 _SOUNDS_ACROSS_PX = 1500
 _BLIND_ACROSS, _BLIND_PX, _BLIND_GAP_PX = 10, 128, 10
@@ -27,14 +32,16 @@ def sheet(
     mels: NDArray[np.uint8],
     pictures: NDArray[np.uint8],
     accepted: NDArray[np.bool_],
+    shown: NDArray[np.bool_],
     subjects: Sequence[str],
 ) -> NDArray[np.uint8]:
-    """Draw log-mel and picture side by side, a row a class, ticked where its judge accepts.
+    """Draw log-mel and picture side by side, a row a class.
 
     Args:
         mels: uint8 [n, 128, 100].
         pictures: uint8 [n, 96, 96, 3].
-        accepted: bool [n].
+        accepted: bool [n], what its judge says; a green tick.
+        shown: bool [n], whether the program would show it; an amber cross where not.
         subjects: n class names.
 
     Returns:
@@ -52,7 +59,8 @@ def sheet(
         for column, index in enumerate(i for i, s in enumerate(subjects) if s == subject):
             left = _LABEL_PX + column * cell
             _paste_mel(page, mels[index], left, top)
-            _paste_judged(page, pen, pictures[index], bool(accepted[index]), left + MEL_PX, top)
+            mark = _mark(accepted[index], shown[index])
+            _paste_judged(page, pen, pictures[index], mark, left + MEL_PX, top)
     return np.asarray(page, dtype=np.uint8)
 
 
@@ -102,6 +110,7 @@ def side_by_side(
     names: Sequence[str],
     pictures: Sequence[NDArray[np.uint8]],
     accepted: Sequence[NDArray[np.bool_]],
+    shown: Sequence[NDArray[np.bool_]],
     subjects: Sequence[str],
 ) -> NDArray[np.uint8]:
     """Draw each sound once and beside it the picture of every run.
@@ -110,7 +119,8 @@ def side_by_side(
         mels: uint8 [n, 128, 100].
         names: a short name a run, written over its column.
         pictures: for each run uint8 [n, 96, 96, 3].
-        accepted: for each run bool [n]; ticked where its judge accepts.
+        accepted: for each run bool [n], as for :func:`sheet`.
+        shown: for each run bool [n], as for :func:`sheet`.
         subjects: n class names.
 
     Returns:
@@ -138,7 +148,8 @@ def side_by_side(
             _paste_mel(page, mels[index], left, upper)
             for run, drawn in enumerate(pictures):
                 x = left + MEL_PX + 2 + run * (IMAGE_PX + 2)
-                _paste_judged(page, pen, drawn[index], bool(accepted[run][index]), x, upper)
+                mark = _mark(accepted[run][index], shown[run][index])
+                _paste_judged(page, pen, drawn[index], mark, x, upper)
         top += count * (IMAGE_PX + MARGIN_PX) + MARGIN_PX
     return np.asarray(page, dtype=np.uint8)
 
@@ -173,17 +184,27 @@ def _paste_mel(page: Image.Image, mel: NDArray[np.uint8], left: int, top: int) -
     page.paste(made.convert("RGB"), (left, top))
 
 
+def _mark(accepted: bool | np.bool_, shown: bool | np.bool_) -> Color:
+    if not shown:
+        return _HIDDEN
+    return _ACCEPTED if accepted else _REFUSED
+
+
 def _paste_judged(
     page: Image.Image,
     pen: ImageDraw.ImageDraw,
     drawn: NDArray[np.uint8],
-    accepted: bool,
+    mark: Color,
     left: int,
     top: int,
 ) -> None:
     page.paste(Image.fromarray(drawn), (left, top))
     box = (left, top, left + IMAGE_PX - 1, top + IMAGE_PX - 1)
-    pen.rectangle(box, outline=_ACCEPTED if accepted else _REFUSED, width=2)
-    if accepted:
-        x, y = left + IMAGE_PX - 20, top + IMAGE_PX - 12
-        pen.line([(x, y), (x + 5, y + 5), (x + 14, y - 8)], fill=_ACCEPTED, width=4)
+    pen.rectangle(box, outline=mark, width=2)
+    x, y = left + IMAGE_PX - 20, top + IMAGE_PX - 12
+    # Not by colour alone: red and green are one to many eyes.
+    if mark == _ACCEPTED:
+        pen.line([(x, y), (x + 5, y + 5), (x + 14, y - 8)], fill=mark, width=4)
+    elif mark == _HIDDEN:
+        pen.line([(x + 1, y - 7), (x + 13, y + 5)], fill=mark, width=4)
+        pen.line([(x + 1, y + 5), (x + 13, y - 7)], fill=mark, width=4)

@@ -26,7 +26,6 @@ from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last, r
 from soundsight.training.losses import info_nce
 from soundsight.training.machine import Machine
 
-ENCODER_KINDS = ("contrastive", "autoencoder")
 SCHEDULES = ("modern", "published")
 
 _NETWORKS = {"contrastive": SoundEncoder, "autoencoder": Autoencoder}
@@ -66,10 +65,7 @@ class EncoderConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=400, batch_size=256))
 
     def __post_init__(self) -> None:
-        if self.kind not in ENCODER_KINDS:
-            raise ConfigError(
-                f"unknown encoder {self.kind!r}; choose from {', '.join(ENCODER_KINDS)}"
-            )
+        choose("encoder", self.kind, _NETWORKS)
         if self.schedule not in SCHEDULES:
             raise ConfigError(
                 f"unknown schedule {self.schedule!r}; choose from {', '.join(SCHEDULES)}"
