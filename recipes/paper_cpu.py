@@ -25,7 +25,7 @@ def main() -> None:
     """Train, measure, write the report."""
     parser = arguments(__doc__, "runs/paper_cpu")
     parser.add_argument(
-        "--moving-average", default="off", help="off, snapshots or ema (docs/LOG.md)"
+        "--moving-average", default="off", help="off, snapshots or ema (docs/results.md)"
     )
     args = parser.parse_args()
     out, preset = args.out, args.preset or "compact"
