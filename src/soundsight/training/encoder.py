@@ -38,7 +38,7 @@ AudioEncoder = Autoencoder | SoundEncoder
 class EncoderConfig:
     """Training of an audio encoder.
 
-    Two schedules. ``modern``: AdamW, one cycle, augmented sounds; it gets further in minutes.
+    Two schedules. ``modern``: AdamW, one cycle, augmented sounds, for short runs.
     ``published`` (autoencoder only; arXiv 2106.01266): SGD at a constant rate of .05 with momentum
     .9 in batches of 64, sounds as they are, for a thousand epochs and more.
 
