@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core import units
-from soundsight.core.errors import ConfigError, ModelError
+from soundsight.core.errors import ConfigError, ModelError, first_line
 from soundsight.runtime.model_folder import ENCODER, GENERATOR, ModelInfo
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def open_onnx(path: Path, threads: int | None = None) -> onnxruntime.InferenceSe
             str(path), sess_options=options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{path} cannot be used as a network: {reason}") from error
+        raise ModelError(f"{path} cannot be used as a network: {first_line(error)}") from error
 
 
 class Network:
@@ -113,8 +112,7 @@ class Network:
             try:
                 (result,) = self._session.run([self._output], feed)
             except Exception as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise ModelError(f"{self._path} failed: {reason}") from error
+                raise ModelError(f"{self._path} failed: {first_line(error)}") from error
             if result.shape != (1, *shape):
                 raise ModelError(
                     f"{self._path} gave an array of shape {list(result.shape)}, "

@@ -20,7 +20,7 @@ from torch import nn
 
 from soundsight import __version__
 from soundsight.core.config import differences, from_dict, to_dict
-from soundsight.core.errors import ConfigError, ModelError, OutputError
+from soundsight.core.errors import ConfigError, ModelError, OutputError, first_line
 from soundsight.core.runs import atomic_file, commit, sha256_of, write_json
 from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair
 from soundsight.models.informativity import InformativityClassifier, InformativityConfig
@@ -313,7 +313,7 @@ def damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
-        raise ModelError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"{path} is damaged: {first_line(error)}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -14,8 +14,8 @@ which keeps the published term ``|r_real - r^|`` and changes only the discrimina
     one's.
 
 Every adversary sees real and generated pictures in one batch, with its own dropout, as the live
-discriminator does: the RC-score ends in a one-channel BatchNorm. ``docs/LOG.md`` says which
-reading earns its place.
+discriminator does: the RC-score ends in a one-channel BatchNorm. ``docs/results.md`` says
+what each is worth.
 """
 
 from __future__ import annotations

@@ -479,7 +479,7 @@ class TranslatorTask(Task):
 
     def pictures(self) -> Tensor:
         """Forty pictures of fixed sounds with fixed noise, by the averaged generator."""
-        rows = np.arange(min(40, len(self.data)))
+        rows = np.arange(len(self.data))[:40]
         return self._imagine(self.ema.average, self.conditions(rows), seed=0)
 
     @torch.no_grad()
@@ -501,7 +501,7 @@ class TranslatorTask(Task):
         """
         if step not in self._steps_to_sample:
             return
-        conditions = self.conditions(np.arange(min(_EARLY_PICTURES, len(self.data))))
+        conditions = self.conditions(np.arange(len(self.data))[:_EARLY_PICTURES])
         images = torch.cat(
             [
                 self._imagine(network, conditions, seed=step)
