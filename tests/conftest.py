@@ -120,6 +120,7 @@ def write_tiny_model(
     noise_size: int = TINY_Z,
     dropout_size: int = TINY_M,
     informativity: float = 0.0,
+    familiarity: float | None = None,
     quiet_dbfs: float = -60.0,
     seed: int = 0,
 ) -> Path:
@@ -197,6 +198,19 @@ def write_tiny_model(
             value("informativity", "n"),
             [],
         )
+    thresholds = {"quiet_dbfs": quiet_dbfs, "informativity": informativity}
+    if familiarity is not None:
+        thresholds["familiarity"] = familiarity
+        save(
+            "familiarity.onnx",
+            [
+                node("ReduceMean", ["mel"], ["m"], axes=[1, 2, 3], keepdims=0),
+                node("Sigmoid", ["m"], ["familiarity"]),
+            ],
+            [value("mel", "n", 1, 128, 100)],
+            value("familiarity", "n"),
+            [],
+        )
     (folder / "CARD.md").write_text("# tiny\n", "utf-8")
     files = {
         path.name: {
@@ -218,7 +232,7 @@ def write_tiny_model(
         "embedding_size": TINY_E,
         "noise_size": noise_size,
         "dropout_size": dropout_size,
-        "thresholds": {"quiet_dbfs": quiet_dbfs, "informativity": informativity},
+        "thresholds": thresholds,
         "figures": {},
         "trained_on": "nothing",
         "files": files,

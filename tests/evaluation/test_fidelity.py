@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from soundsight.core.errors import DataError, ModelError
 from soundsight.evaluation.fidelity import (
     copying,
+    difference_hash,
     fidelity,
     frechet_distance,
     kernel_distance,
     load_feature_network,
+    near_duplicates,
     nearest,
     precision_recall,
+    variety,
 )
 from soundsight.pairs.bench import SUBJECTS
 
@@ -87,6 +90,40 @@ def test_precision_and_recall_are_those_of_plain_loops() -> None:
     assert 0 < recall < precision < 1
     assert precision_recall(real, real + 100) == (0.0, 0.0)
     assert precision_recall(real, real) == (1.0, 1.0)
+
+
+def test_variety_is_a_share_of_the_photos_distances() -> None:
+    rng = np.random.default_rng(3)
+    photos = rng.normal(size=(40, 6))
+    subjects = ["dog"] * 25 + ["water"] * 15
+    pictures = photos.copy()
+    pictures[:25] *= 0.5
+    found = variety(pictures, photos, subjects, subjects)
+    assert found["dog"] == pytest.approx(0.5)
+    assert found["water"] == pytest.approx(1.0)
+    assert found["mean"] == pytest.approx(0.75)
+    # Against distances counted pair by pair.
+    others = rng.normal(size=(9, 6))
+
+    def apart(points: np.ndarray) -> float:
+        pairs = [np.linalg.norm(a - b) for i, a in enumerate(points) for b in points[:i]]
+        return float(np.mean(pairs))
+
+    of_water = variety(others, photos, ["water"] * 9, subjects)
+    assert of_water["water"] == pytest.approx(apart(others) / apart(photos[25:]))
+    assert variety(pictures[:1], photos, ["dog"], subjects) == {}
+
+
+def test_near_duplicates_are_found_mirrored_and_brightened_but_strangers_are_not() -> None:
+    rng = np.random.default_rng(4)
+    rough = rng.integers(0, 256, (6, 12, 12, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    photos, strangers = rough[:3], rough[3:]
+    brighter = (photos * 0.8 + 40).astype(np.uint8)
+    assert difference_hash(photos).shape == (3, 256)
+    for copies in (photos, photos[:, :, ::-1], brighter):
+        assert near_duplicates(copies, photos).all()
+    assert not near_duplicates(strangers, photos).any()
+    assert near_duplicates(photos[:0], photos).shape == (0,)
 
 
 def test_nearest_photo_and_copying() -> None:

@@ -18,6 +18,7 @@ from soundsight.models.autoencoder import Autoencoder
 from soundsight.models.contrastive import ContrastivePair
 from soundsight.models.dense_generator import DenseGenerator, DenseGeneratorConfig
 from soundsight.models.discriminator import ProjectionDiscriminator, RCDiscriminator
+from soundsight.models.picture_posterior import PicturePosterior
 from soundsight.models.presets import preset
 
 SIZES = preset("tiny")
@@ -62,6 +63,21 @@ def generate_with_attention() -> Tensor:
     )  # fmt: skip
 
 
+def generate_with_modulation() -> Tensor:
+    return generate(replace(SIZES.generator, modulation=16))
+
+
+def read_off() -> Tensor:
+    network = seeded(PicturePosterior(SIZES.picture_posterior)).eval()
+    return torch.cat(network(pattern(2, 3, 96, 96)), dim=1)
+
+
+def hear_and_see_less() -> Tensor:
+    config = replace(SIZES.contrastive, frames_pooled=2, picture_px=64)
+    network = seeded(ContrastivePair(config)).eval()
+    return torch.cat(network(pattern(2, 1, 128, 100), pattern(2, 3, 96, 96)), dim=1)
+
+
 def autoencode() -> tuple[Tensor, Tensor]:
     return seeded(Autoencoder(SIZES.autoencoder)).eval()(pattern(2, 1, 128, 100))
 
@@ -82,6 +98,9 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "picture": lambda: contrast()[1],
     "generator": generate,
     "attention_generator": generate_with_attention,
+    "modulated_generator": generate_with_modulation,
+    "picture_posterior": read_off,
+    "pooled_pair": hear_and_see_less,
     "rc_discriminator": lambda: score(RCDiscriminator(SIZES.rc_discriminator)),
     "projection_discriminator": lambda: score(
         ProjectionDiscriminator(SIZES.projection_discriminator)
@@ -94,6 +113,9 @@ SHAPES = {
     "picture": (2, E),
     "generator": (2, 3, 96, 96),
     "attention_generator": (2, 3, 96, 96),
+    "modulated_generator": (2, 3, 96, 96),
+    "picture_posterior": (2, 128),
+    "pooled_pair": (2, 2 * E),
     "rc_discriminator": (2,),
     "projection_discriminator": (2,),
 }
@@ -123,6 +145,11 @@ def test_output_is_finite_of_the_right_shape_and_as_it_always_was(name: str) -> 
         (RCDiscriminator(SIZES.rc_discriminator), [(4, 3, 96, 96), (4, E)]),
         (ProjectionDiscriminator(SIZES.projection_discriminator), [(4, 3, 96, 96), (4, E)]),
         (DenseGenerator(SIZES.generator), [(4, E), (4, SIZES.generator.embedding_size // 2)]),
+        (
+            DenseGenerator(replace(SIZES.generator, modulation=16)),
+            [(4, E), (4, SIZES.generator.embedding_size // 2)],
+        ),
+        (PicturePosterior(SIZES.picture_posterior), [(4, 3, 96, 96)]),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
@@ -177,6 +204,30 @@ def test_generator_equals_a_plain_reference() -> None:
         torch.testing.assert_close(
             network(embedding[:, :, None, None]), expected, atol=1e-5, rtol=0
         )
+
+
+def test_style_scales_and_shifts_the_maps_after_each_transition() -> None:
+    config = replace(SIZES.generator, modulation=16, dropout=(0.0,) * 6)
+    network = seeded(DenseGenerator(config)).eval()
+    plain = DenseGenerator(replace(config, modulation=0)).eval()
+    plain.load_state_dict(
+        {k: v for k, v in network.state_dict().items() if not k.startswith("style.")}
+    )
+    embedding, noise = pattern(2, E), pattern(2, network.noise_size)
+    with torch.no_grad():
+        modulated = network(embedding, noise)
+        assert not torch.allclose(modulated, plain(embedding, noise), atol=1e-3)
+        for layer in network.style.speak:
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+        # A gamma and a beta of 0 leave the plain generator.
+        torch.testing.assert_close(network(embedding, noise), plain(embedding, noise))
+        width = config.transitions[3]
+        network.style.speak[3].bias[:width] = -1.0
+        silenced = network(embedding, noise)
+        plain.transition3_bn.weight.zero_()
+        plain.transition3_bn.bias.zero_()
+        torch.testing.assert_close(silenced, plain(embedding, noise))
 
 
 def test_dropout_is_an_input_that_drops_whole_channels() -> None:

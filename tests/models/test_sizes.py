@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from torch import nn
 
@@ -14,6 +16,7 @@ from soundsight.models.discriminator import (
     RCDiscriminator,
     RCDiscriminatorConfig,
 )
+from soundsight.models.picture_posterior import PicturePosterior
 from soundsight.models.presets import preset
 
 
@@ -31,11 +34,12 @@ def test_published_generator_costs_4_46_gflop() -> None:
     assert count_flop(DenseGeneratorConfig()) == pytest.approx(4.46e9, rel=1e-3)
 
 
-def test_flop_count_agrees_with_torch_counting_the_layers_it_runs() -> None:
+@pytest.mark.parametrize("modulation", [0, 24])
+def test_flop_count_agrees_with_torch_counting_the_layers_it_runs(modulation: int) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    config = preset("tiny").generator
+    config = replace(preset("tiny").generator, modulation=modulation)
     network = DenseGenerator(config).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, config.embedding_size))
@@ -48,6 +52,15 @@ def test_compact_generator_stays_small() -> None:
     assert count_flop(config) <= 0.15e9
 
 
+def test_the_flagship_stays_within_its_bounds() -> None:
+    sizes = preset("flagship")
+    network = DenseGenerator(sizes.generator)
+    assert count(network) <= 6_000_000
+    assert count_flop(sizes.generator) <= 0.2e9
+    assert count(ContrastivePair(sizes.contrastive)) <= 3_000_000
+    assert network.noise_size == sizes.picture_posterior.noise_size
+
+
 def test_every_tiny_network_is_under_100_000_parameters() -> None:
     sizes = preset("tiny")
     for network in (
@@ -56,11 +69,12 @@ def test_every_tiny_network_is_under_100_000_parameters() -> None:
         DenseGenerator(sizes.generator),
         RCDiscriminator(sizes.rc_discriminator),
         ProjectionDiscriminator(sizes.projection_discriminator),
+        PicturePosterior(sizes.picture_posterior),
     ):
         assert count(network) < 100_000
 
 
-@pytest.mark.parametrize("name", ["paper", "compact", "tiny"])
+@pytest.mark.parametrize("name", ["paper", "flagship", "compact", "tiny"])
 def test_embedding_sizes_of_a_preset_agree(name: str) -> None:
     sizes = preset(name)
     assert (
@@ -80,5 +94,5 @@ def test_narrow_discriminators_are_disturbed_by_dropout_as_much_as_the_published
 
 
 def test_unknown_preset_lists_the_choices() -> None:
-    with pytest.raises(ConfigError, match="compact, paper, small, tiny"):
+    with pytest.raises(ConfigError, match="compact, flagship, paper, small, tiny"):
         preset("huge")

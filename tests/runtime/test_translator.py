@@ -173,7 +173,7 @@ def test_loudest_second(translator: Translator) -> None:
 def test_each_second_is_what_the_whole_clip_gives(translator: Translator, seconds: float) -> None:
     samples = tone(seconds)
     expected = segments_of(samples, each_second=True)
-    result = translator.translate(samples, 44_100, each_second=True, draws=2)
+    result = translator.translate(samples, 44_100, each_second=True, draws=2, candidates=1)
     assert len(result) == 2 * len(expected)
     assert result.draw.tolist() == [0, 1] * len(expected)
     for i, segment in enumerate(expected):
@@ -191,7 +191,10 @@ def test_iter_translate_gives_the_same_second_by_second(translator: Translator) 
     whole = translator.translate(samples, 44_100, each_second=True, draws=2, seed=3)
     parts = list(translator.iter_translate(samples, 44_100, draws=2, seed=3))
     assert [len(part) for part in parts] == [2] * 13
-    for name in ("images", "mels", "waveforms", "seconds", "rms_dbfs", "informativity", "draw"):
+    for name in (
+        "images", "mels", "waveforms", "seconds", "rms_dbfs", "informativity", "familiarity",
+        "draw",
+    ):  # fmt: skip
         joined = np.concatenate([getattr(part, name) for part in parts])
         assert joined.dtype == getattr(whole, name).dtype
         np.testing.assert_array_equal(joined, getattr(whole, name))
@@ -250,6 +253,73 @@ def test_only_the_pictures_below_the_threshold_are_hidden(
             np.testing.assert_array_equal(result.images[i], scores.images[i])
         else:
             assert (result.images[i] == CALM_LEVEL).all()
+
+
+# --- candidates ------------------------------------------------------------------------------
+
+
+def test_the_critic_keeps_the_best_of_each_draws_candidates(translator: Translator) -> None:
+    samples = tone(1.0)
+    result = translator.translate(samples, 44_100, draws=2, candidates=3, seed=4)
+    made = translator.imagine(result.mels[:1], draws=6, seed=4)
+    said = translator.critic.informativity(made).reshape(2, 3)
+    assert len(np.unique(said)) == 6
+    best = said.argmax(axis=1)
+    np.testing.assert_array_equal(result.images, made[[best[0], 3 + best[1]]])
+    np.testing.assert_array_equal(result.informativity, said.max(axis=1))
+    # Some other candidate than the first was better: the test sees a choice.
+    assert best.any()
+
+
+def test_four_candidates_by_default_and_one_without_a_critic(
+    translator: Translator, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    samples = tone(1.0)
+    assert translator.candidates() == 4
+    by_default = translator.translate(samples, 44_100, seed=2)
+    four = translator.translate(samples, 44_100, candidates=4, seed=2)
+    np.testing.assert_array_equal(by_default.images, four.images)
+    assert by_default.informativity[0] == max(
+        translator.critic.informativity(translator.imagine(four.mels, draws=4, seed=2))
+    )
+    blind = Translator.load(make_model(tmp_path / "blind", critic=False))
+    assert blind.candidates() == blind.candidates(1) == 1
+    result = blind.translate(samples, 44_100)
+    np.testing.assert_array_equal(result.images, blind.imagine(result.mels))
+    with pytest.raises(ConfigError, match="no critic to choose"):
+        blind.translate(samples, 44_100, candidates=2)
+
+
+@pytest.mark.parametrize("candidates", [0, -1, 65, 2.0, True, "4"])
+def test_bad_candidates(translator: Translator, candidates: Any) -> None:
+    with pytest.raises(ConfigError, match="candidates must be a whole number from 1 to 64"):
+        translator.translate(tone(1), 44_100, candidates=candidates)
+    with pytest.raises(ConfigError, match="candidates"):
+        translator.iter_translate(tone(1), 44_100, candidates=candidates)
+
+
+# --- familiar sounds -------------------------------------------------------------------------
+
+
+def test_a_sound_of_no_known_kind_is_not_drawn(
+    make_model: Callable[..., Path], tmp_path: Path, tiny_model: Path
+) -> None:
+    samples = tone(1.0)
+    known = Translator.load(make_model(tmp_path / "knows", familiarity=0.1))
+    result = known.translate(samples, 44_100, draws=2)
+    familiarity = float(result.familiarity[0])
+    assert 0.1 < familiarity < 1
+    assert result.state == [State.PICTURE] * 2
+    plain = Translator.load(tiny_model).translate(samples, 44_100, draws=2)
+    np.testing.assert_array_equal(result.images, plain.images)
+    assert np.isnan(plain.familiarity).all()
+
+    folder = make_model(tmp_path / "strict", familiarity=familiarity + 1e-3)
+    strict = Translator.load(folder).translate(samples, 44_100, draws=2)
+    assert strict.state == [State.NOTHING_RECOGNISABLE] * 2
+    assert (strict.images == CALM_LEVEL).all()
+    assert np.isnan(strict.informativity).all()
+    np.testing.assert_array_equal(strict.familiarity, result.familiarity)
 
 
 def test_arrays_need_their_rate(translator: Translator) -> None:

@@ -77,12 +77,14 @@ def encoder_run(toy_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> P
 def translator_task(
     bench: Bench, encoder_run: Path, objective: str, **changes: int | str
 ) -> tuple[TranslatorTask, TranslatorConfig]:
+    weights = dict.fromkeys(("contrast_weight", "coherence_weight", "variational_weight"), 1.0)
     config = TranslatorConfig(
         encoder="x",
         preset="tiny",
-        objective=objective,
+        objective="relativistic" if objective == "variational" else objective,
         penalty_every=2,
         loop=loop_config(**changes),
+        **(weights if objective == "variational" else {}),
     )
     data = PairDataset(bench, "train")
     return TranslatorTask(config, load_encoder(encoder_run), data, encoder_run=encoder_run), config
@@ -117,7 +119,7 @@ class Interrupted:
     ("kind", "accumulate"),
     [
         ("contrastive", 1), ("autoencoder", 1), ("relativistic", 1), ("rc", 1),
-        ("autoencoder", 3), ("relativistic", 2), ("rc", 3),
+        ("autoencoder", 3), ("relativistic", 2), ("rc", 3), ("variational", 1), ("variational", 2),
     ],
 )  # fmt: skip
 def test_two_and_two_steps_equal_four_to_the_last_bit(

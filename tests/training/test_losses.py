@@ -26,6 +26,34 @@ def test_pixel_losses() -> None:
     assert float(losses.pixel_loss(a, b, "mse")) == pytest.approx(4.0)
 
 
+def test_reconstruction_loss_against_numpy() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, 2, 3, 8, 8))
+    small = [x.reshape(2, 3, 2, 4, 2, 4).mean(axis=(3, 5)) for x in (a, b)]
+    expected = np.abs(small[0] - small[1]).mean() + 0.3 * np.abs(a - b).mean()
+    got = losses.reconstruction_loss(torch.from_numpy(a), torch.from_numpy(b))
+    assert float(got) == pytest.approx(expected, rel=1e-5)
+
+
+def test_feature_loss_is_a_share_of_each_layer() -> None:
+    target = [torch.full((2, 3, 4, 4), 2.0), torch.full((2, 5, 2, 2), -10.0)]
+    generated = [torch.full((2, 3, 4, 4), 3.0), torch.full((2, 5, 2, 2), -5.0)]
+    assert float(losses.feature_loss(generated, target)) == pytest.approx(0.5, rel=1e-4)
+    with pytest.raises(ValueError, match="zip"):
+        losses.feature_loss(generated, target[:1])
+
+
+def test_kl_divergence_against_torch() -> None:
+    mean, log_variance = torch.randn(4, 6), torch.randn(4, 6)
+    of_each = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, (0.5 * log_variance).exp()),
+        torch.distributions.Normal(torch.zeros(6), torch.ones(6)),
+    )
+    expected = float(of_each.sum(dim=1).mean())
+    assert float(losses.kl_divergence(mean, log_variance)) == pytest.approx(expected, rel=1e-5)
+    assert float(losses.kl_divergence(torch.zeros(1, 6), torch.zeros(1, 6))) == 0.0
+
+
 def test_relativistic_loss_against_numpy() -> None:
     rng = np.random.default_rng(0)
     better, worse = rng.normal(size=7), rng.normal(size=7)

@@ -209,6 +209,8 @@ def _measure(
             critic = Critic(
                 informativity=translator.critic.informativity,
                 threshold=translator.info.thresholds.informativity,
+                familiarity=translator.memory.familiarity,
+                least_familiarity=translator.info.thresholds.familiarity,
             )
         return measure(
             translator,

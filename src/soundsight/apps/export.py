@@ -30,12 +30,25 @@ def export(
             min=0, max=1, help="Score under which a picture is hidden (default: the critic's own)."
         ),
     ] = None,
+    familiarity: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of `soundsight train familiarity`: sounds of no known kind are not drawn."
+        ),
+    ] = None,
     trained_on: Annotated[str, typer.Option(help="One sentence for its card.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "BSD-3-Clause",
     report: Annotated[
         Path | None,
         typer.Option(help="report.json of `soundsight evaluate`: its figures go into the card."),
     ] = None,
+    trainable: Annotated[
+        bool,
+        typer.Option(
+            "--trainable",
+            help="Also carry the weights that training can go on from (`soundsight train --init`).",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace MODEL.")] = False,
 ) -> None:
     """Write a run's networks as ONNX, with model.json and a card.
@@ -56,6 +69,8 @@ def export(
         figures=figures_of(report) if report else None,
         critic=critic,
         threshold=threshold,
+        familiarity=familiarity,
+        trainable=trainable,
     )
     export_run(run, out, config, overwrite=overwrite)
     size = sum(path.stat().st_size for path in out.iterdir())

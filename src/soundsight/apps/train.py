@@ -1,4 +1,4 @@
-"""``soundsight train encoder|translator|judges|critic``: every network, from pairs on disk.
+"""``soundsight train encoder|translator|judges|critic|familiarity``: networks from pairs.
 
 A run that was stopped goes on with the same command. Started by torchrun or SLURM, all processes
 share one run of ``train encoder`` or ``train translator``.
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from soundsight.pairs.shards import PairFolder
     from soundsight.training.loop import Evaluate, Task
     from soundsight.training.machine import Machine
+    from soundsight.training.starting import StartingPoint
 
 Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="RUN", help="The run folder; the same one resumes.")
@@ -33,7 +34,32 @@ Data = Annotated[
         "../shared/data)."
     ),
 ]
-PresetName = Annotated[str, typer.Option("--preset", help="paper, compact, small or tiny.")]
+AllData = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--data",
+        help="A dataset of `soundsight prepare`, or the bench (default: SOUNDSIGHT_BENCH, else "
+        "../shared/data); repeat it to train on several together.",
+    ),
+]
+PresetName = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        show_default=False,
+        help="paper, flagship, compact, small or tiny. "
+        "[dim](default: compact, or that of --init)[/dim]",
+    ),
+]
+Init = Annotated[
+    Path | None,
+    typer.Option(
+        "--init",
+        metavar="RUN|MODEL",
+        help="Start from these weights: a finished run, or a model folder exported with "
+        "--trainable.",
+    ),
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")]
 BatchSize = Annotated[int | None, typer.Option(min=2, help="Pairs a step.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of weights, order and every random draw.")]
@@ -76,22 +102,23 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         no_args_is_help=True, help="Train an encoder, a translator, the judges or the critic."
     )
-    for command in (encoder, translator, judges, critic):
+    for command in (encoder, translator, judges, critic, familiarity):
         group.command()(command)
     app.add_typer(group, name="train")
 
 
 def encoder(
     out: Out,
-    data: Data = None,
+    data: AllData = None,
     kind: Annotated[str, typer.Option(help="contrastive or autoencoder.")] = "contrastive",
-    preset: PresetName = "compact",
+    preset: PresetName = None,
     schedule: Annotated[
         str, typer.Option(help="modern, or published (SGD; autoencoder only).")
     ] = "modern",
     embedding_size: Annotated[
         int | None, typer.Option(min=4, help="Length of the embedding (default: the preset's).")
     ] = None,
+    init: Init = None,
     steps: Steps = None,
     batch_size: BatchSize = None,
     seed: Seed = 0,
@@ -109,12 +136,16 @@ def encoder(
 ) -> None:
     """Train an audio encoder on pairs, without a label."""
     _start("soundsight train encoder", out, threads)
-    from soundsight.pairs.dataset import PairDataset, open_pairs
+    from soundsight.pairs.dataset import PairDataset
     from soundsight.training.encoder import EncoderTask, default_encoder_config
     from soundsight.training.machine import enough_memory
+    from soundsight.training.starting import ENCODER, PICTURE_ENCODER, StartingPoint
 
+    start = None if init is None else StartingPoint(init)
     defaults = dataclasses.replace(
-        default_encoder_config(kind, preset, schedule), embedding_size=embedding_size
+        default_encoder_config(kind, _preset(preset, start), schedule),
+        embedding_size=embedding_size,
+        init="" if start is None else start.sha256(ENCODER, PICTURE_ENCODER),
     )
     config = _resolve(
         defaults, settings, seed=seed, steps=steps, batch_size=batch_size, precision=precision,
@@ -123,9 +154,9 @@ def encoder(
     if _printed(config, dry_run):
         return
     machine = _machine(config, accelerator, devices, nodes, compiled, threads)
-    pairs = open_pairs(data)
+    pairs = _open(data)
     with enough_memory():
-        task = EncoderTask(config, PairDataset(pairs, "train"))
+        task = EncoderTask(config, PairDataset(pairs, "train"), start=start)
         _fit(task, out, config, machine, pairs, max_time)
 
 
@@ -134,8 +165,8 @@ def translator(
     encoder: Annotated[
         Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`; stays frozen.")
     ],
-    data: Data = None,
-    preset: PresetName = "compact",
+    data: AllData = None,
+    preset: PresetName = None,
     objective: Annotated[
         str, typer.Option(help="relativistic (ours) or rc (published).")
     ] = "relativistic",
@@ -155,6 +186,7 @@ def translator(
             min=1, max=13, help="Layer of the autoencoder that attention listens to; 13: embedding."
         ),
     ] = 13,
+    init: Init = None,
     steps: Steps = None,
     batch_size: BatchSize = None,
     seed: Seed = 0,
@@ -182,18 +214,23 @@ def translator(
     """Train generator and discriminator on pairs, without a label."""
     _start("soundsight train translator", out, threads)
     from soundsight.core.runs import sha256_of
-    from soundsight.pairs.dataset import PairDataset, open_pairs
+    from soundsight.pairs.dataset import PairDataset
     from soundsight.training.encoder import load_encoder
     from soundsight.training.machine import enough_memory
+    from soundsight.training.starting import DISCRIMINATOR, GENERATOR, POSTERIOR, StartingPoint
     from soundsight.training.translator import TranslatorTask, default_config
 
+    start = None if init is None else StartingPoint(init)
     frozen = load_encoder(encoder)
-    defaults = default_config(objective, preset, sha256_of(encoder / "encoder.safetensors"))
+    defaults = default_config(
+        objective, _preset(preset, start), sha256_of(encoder / "encoder.safetensors")
+    )
     defaults = dataclasses.replace(
         defaults,
         moving_average=dataclasses.replace(defaults.moving_average, reading=moving_average),
         attention=_numbers("--attention", attention),
         audio_source=audio_source,
+        init="" if start is None else start.sha256(GENERATOR, DISCRIMINATOR, POSTERIOR),
     )
     config = _resolve(
         defaults, settings, seed=seed, steps=steps, batch_size=batch_size, precision=precision,
@@ -207,13 +244,16 @@ def translator(
         from soundsight.evaluation.judging import Judges
         from soundsight.pairs.bench import find_bench
 
-        evaluate = ValInformativity(Judges.load(judges), find_bench(data))
+        bench = find_bench(data[0] if data else None)
+        evaluate = ValInformativity(Judges.load(judges), bench)
     elif evaluate_every is not None:
         raise ConfigError("--evaluate-every needs --judges")
     machine = _machine(config, accelerator, devices, nodes, compiled, threads)
-    pairs = open_pairs(data)
+    pairs = _open(data)
     with enough_memory():
-        task = TranslatorTask(config, frozen, PairDataset(pairs, "train"), encoder_run=encoder)
+        task = TranslatorTask(
+            config, frozen, PairDataset(pairs, "train"), encoder_run=encoder, start=start
+        )
         _fit(task, out, config, machine, pairs, max_time, evaluate)
 
 
@@ -262,6 +302,35 @@ def critic(
         typer.echo(f"written: {out}")
 
 
+def familiarity(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where it goes.")],
+    encoder: Annotated[
+        Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`.")
+    ],
+    data: AllData = None,
+    seed: Seed = 0,
+    settings: Settings = None,
+    threads: Threads = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Learn which sounds are familiar, so that others are not drawn. No label is used.
+
+    Train sounds are remembered; val sounds say how far from them a sound may be.
+    """
+    _start("soundsight train familiarity", out, threads)
+    from soundsight.pairs.dataset import PairDataset
+    from soundsight.training.encoder import load_encoder
+    from soundsight.training.familiarity import FitConfig, fit_familiarity, write_familiarity
+
+    config = _resolve(FitConfig(), settings, seed=seed)
+    if _printed(config, dry_run):
+        return
+    pairs, network = _open(data), load_encoder(encoder)
+    train, val = (PairDataset(pairs, split) for split in ("train", "val"))
+    write_familiarity(out, encoder, fit_familiarity(network, train, val, config), config)
+    typer.echo(f"written: {out}")
+
+
 def _start(command: str, out: Path, threads: int | None) -> None:
     local_output(out)
     need(
@@ -275,6 +344,19 @@ def _start(command: str, out: Path, threads: int | None) -> None:
     numpy_on_one_thread()
     if threads:
         torch.set_num_threads(threads)
+
+
+def _preset(name: str | None, start: StartingPoint | None) -> str:
+    """Return the sizes that are asked for: those of the starting point, unless they are named."""
+    if name is not None:
+        return name
+    return "compact" if start is None else start.preset()
+
+
+def _open(data: list[Path] | None) -> list[Bench | PairFolder]:
+    from soundsight.pairs.dataset import open_pairs
+
+    return [open_pairs(where) for where in data] if data else [open_pairs(None)]
 
 
 def _machine(
@@ -304,8 +386,8 @@ def _resolve(config: Any, settings: list[str] | None, **options: int | str | Non
         key, equals, text = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set {setting}: KEY=VALUE is expected")
-        if key == "encoder":
-            raise ConfigError(f"--set {setting}: the encoder is named by --encoder alone")
+        if key in {"encoder", "init"}:
+            raise ConfigError(f"--set {setting}: this is named by --{key} alone")
         try:
             value = json.loads(text)
         except ValueError:
@@ -346,7 +428,7 @@ def _fit(
     out: Path,
     config: Any,
     machine: Machine,
-    pairs: Bench | PairFolder,
+    pairs: list[Bench | PairFolder],
     max_time: float | None,
     evaluate: Evaluate | None = None,
 ) -> None:
@@ -354,11 +436,16 @@ def _fit(
     from soundsight.training.loop import fit
 
     finished = fit(
-        task, out, config.loop, to_dict(config), machine=machine, data=_about(pairs, "train"),
+        task, out, config.loop, to_dict(config), machine=machine, data=_about_all(pairs, "train"),
         evaluate=evaluate, max_time_s=None if max_time is None else 60.0 * max_time,
     )  # fmt: skip
     if finished and machine.first:
         typer.echo(f"finished: {out}")
+
+
+def _about_all(pairs: list[Bench | PairFolder], split: str) -> dict[str, Any]:
+    about = [_about(place, split) for place in pairs]
+    return about[0] if len(about) == 1 else {"kind": "several", "of": about, "split": split}
 
 
 def _about(pairs: Bench | PairFolder, split: str) -> dict[str, Any]:

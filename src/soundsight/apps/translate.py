@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -56,6 +56,7 @@ class _Wish:
     out: Path
     each_second: bool
     draws: int
+    candidates: int | None
     seed: int
     size_px: int
     json_lines: bool
@@ -107,6 +108,17 @@ def translate(
     draws: Annotated[
         int, typer.Option(min=1, max=1000, metavar="N", help="Pictures of each second.")
     ] = 1,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            metavar="N",
+            show_default=False,
+            help="Pictures made for each of these, of which the best is kept. "
+            "[dim](default: 4, or 1 for a model without a critic)[/dim]",
+        ),
+    ] = None,
     seed: Annotated[
         int,
         typer.Option(min=0, metavar="N", help="Another seed imagines another picture."),
@@ -140,7 +152,7 @@ def translate(
     A quiet second, and a picture that shows nothing recognisable, become a calm grey picture;
     [b]--sheet[/b] and [b]--json[/b] say which. A sound that turns out damaged leaves no picture.
     """
-    wish = _Wish(out, each_second, draws, seed, size, json_lines)
+    wish = _Wish(out, each_second, draws, candidates, seed, size, json_lines)
     failures: list[SoundsightError] = []
     found = _find(sounds, failures)
     if not found:
@@ -149,6 +161,7 @@ def translate(
     if not overwrite:
         _refuse_existing(jobs, wish, sheet)
     translator = _load(model)
+    translator.candidates(candidates)
     usable_folder(out)
     book = _book(translator, wish) if sheet else None
     counts: dict[str, int] = {}
@@ -175,13 +188,16 @@ def translate(
 
 def _results(translator: Translator, job: _Job, wish: _Wish) -> Iterator[tuple[Translation, float]]:
     """Yield what is imagined, with the share of the sound that is done (0..1)."""
+    options: dict[str, Any] = {
+        "draws": wish.draws, "candidates": wish.candidates, "seed": wish.seed,
+    }  # fmt: skip
     if not wish.each_second:
-        yield translator.translate(job.source, draws=wish.draws, seed=wish.seed), 1.0
+        yield translator.translate(job.source, **options), 1.0
         return
     from soundsight.media import audio
 
     length_s = audio.probe(job.source).duration_s or math.inf
-    for result in translator.iter_translate(job.source, draws=wish.draws, seed=wish.seed):
+    for result in translator.iter_translate(job.source, **options):
         yield result, min(1.0, (float(result.seconds[0]) + 1.0) / length_s)
 
 
@@ -266,7 +282,7 @@ def _draw(result: Translation, job: _Job, wish: _Wish, hidden: Path, *, sheet: b
         except OutputError as error:
             raise OutputError(str(error).replace(str(waiting), str(path))) from error
         if wish.json_lines:
-            score = float(result.informativity[i])
+            score, known = float(result.informativity[i]), float(result.familiarity[i])
             line = {
                 "file": str(job.source),
                 "png": str(path),
@@ -274,6 +290,7 @@ def _draw(result: Translation, job: _Job, wish: _Wish, hidden: Path, *, sheet: b
                 "state": str(result.state[i]),
                 # JSON knows no NaN; no score is null.
                 "informativity": None if math.isnan(score) else round(score, 4),
+                "familiarity": None if math.isnan(known) else round(known, 4),
                 "seed": wish.seed,
                 "draw": draw,
             }

@@ -109,6 +109,10 @@ def numbers_of(report: Mapping[str, Any]) -> dict[str, str]:
             found["nearest training photo, median distance"] = f"{values['generated']:.3f}"
             found["the same of unseen photos"] = f"{values['real']:.3f}"
             found["nearer than 19 of 20 unseen photos"] = f"{100 * values['closer']:.1f}"
+            if "near_duplicates" in values:
+                found["near-duplicates of training photos"] = _percent(values["near_duplicates"])
+        elif subject == "variety" and values:
+            found["variety as a share of the photos'"] = f"{values['mean']:.2f}"
     if report.get("agreement"):
         both = report["agreement"]["all"]
         found["agreement of the judges"] = f"{100 * both['share']:.1f} (kappa {both['kappa']:z.2f})"
@@ -160,7 +164,7 @@ def _informativity(report: Mapping[str, Any]) -> Section:
             "*mean of each video*: the seconds of a video are averaged first, so that videos count "
             "the same.",
             "*nothing hidden*: every picture counts, also those that the program would not show "
-            "(*hidden*: inaudible seconds, and what its critic refuses).",
+            "(*hidden*: inaudible seconds, sounds of no known kind, and what its critic refuses).",
         ],
     )
 
@@ -326,14 +330,34 @@ def _fidelity(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Secti
                 strong=frozenset({"pictures"}),
             )
         )
+    if found.get("variety"):
+        names = list(found["variety"])
+        tables.append(
+            Table(
+                caption="Variety: how far apart two pictures of a class are, as a share of how far "
+                "apart two of its photos are",
+                head=["", *names],
+                rows=[["pictures", *[f"{found['variety'][name]:.2f}" for name in names]]],
+            )
+        )
     copies = found["copying"]
     tables.append(
         Table(
             caption="Distance to the nearest training photo",
-            head=["", "median", f"nearer than {copies['near']:.3f}, %"],
+            head=["", "median", f"nearer than {copies['near']:.3f}, %", "near-duplicates, %"],
             rows=[
-                ["pictures", f"{copies['generated']:.3f}", f"{100 * copies['closer']:.1f}"],
-                ["unseen photos", f"{copies['real']:.3f}", "5.0"],
+                [
+                    "pictures",
+                    f"{copies['generated']:.3f}",
+                    f"{100 * copies['closer']:.1f}",
+                    _percent(copies.get("near_duplicates")),
+                ],
+                [
+                    "unseen photos",
+                    f"{copies['real']:.3f}",
+                    "5.0",
+                    _percent(copies.get("unseen_near_duplicates")),
+                ],
             ],
             strong=frozenset({"pictures"}),
         )
@@ -349,9 +373,15 @@ def _fidelity(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Secti
             "*precision*: pictures that lie among photos; *recall*: photos that lie among "
             "pictures.",
             "Copies would be nearer to training photos than unseen photos are; pictures of the "
-            "most common kind are near to many without repeating one, so look at the sheet.",
+            "most common kind are near to many without repeating one, so look at the sheet. "
+            "*near-duplicates*: pictures whose 256-bit difference hash is within 20 bits of that "
+            "of a training photo or of its mirror image.",
         ],
     )
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 def _made(report: Mapping[str, Any]) -> Section:

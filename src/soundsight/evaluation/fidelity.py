@@ -16,6 +16,7 @@ photos, or a translator would be measured by how many sounds of each class there
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from soundsight.core.errors import DataError, ModelError, first_line
@@ -284,6 +286,92 @@ def copying(generated: NDArray[np.floating], real: NDArray[np.floating]) -> Copy
         near=near,
         closer=float((generated < near).mean()),
     )
+
+
+def variety(
+    generated: NDArray[np.floating],
+    real: NDArray[np.floating],
+    generated_subjects: Sequence[str],
+    real_subjects: Sequence[str],
+) -> dict[str, float]:
+    """Compare how far apart the pictures of one class are with how far apart its photos are.
+
+    Args:
+        generated: features [n, F].
+        real: features [m, F].
+        generated_subjects: the class of each generated picture's sound.
+        real_subjects: the class of each photo.
+
+    Returns:
+        Mean distance of two pictures over that of two photos, by class, and ``mean`` over the
+        classes that have two of each.
+
+    Raises:
+        DataError: when the shapes do not fit or a feature is not finite.
+    """
+    _check(generated, real)
+    of_made, of_real = columns_of(generated_subjects), columns_of(real_subjects)
+    shares: dict[str, float] = {}
+    for column, subject in enumerate(SUBJECTS):
+        made, photos = generated[of_made == column], real[of_real == column]
+        if min(len(made), len(photos)) > 1:
+            apart = _mean_distance(photos)
+            shares[subject] = _mean_distance(made) / apart if apart else math.nan
+    return {"mean": float(np.mean(list(shares.values()))), **shares} if shares else {}
+
+
+def _mean_distance(points: NDArray[np.floating]) -> float:
+    """Mean distance of two different points."""
+    exact = points.astype(np.float64)
+    blocks = _square_distances(exact, exact, itself=True)
+    total = math.fsum(float(np.sqrt(block).sum()) for block in blocks)
+    return total / (len(exact) * (len(exact) - 1))
+
+
+NEAR_DUPLICATE_BITS = 20
+"""Photos whose 256-bit difference hashes differ in at most so many bits are taken for one."""
+
+_HASH_SIDE = 16
+
+
+def difference_hash(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return 256 bits of each picture: is a place brighter than the one to its left?
+
+    Args:
+        images: uint8 [n, h, w, 3].
+
+    Returns:
+        bool [n, 256].
+    """
+    size = (_HASH_SIDE + 1, _HASH_SIDE)
+    small = [
+        np.asarray(Image.fromarray(i).convert("L").resize(size, Image.Resampling.LANCZOS), int)
+        for i in images
+    ]
+    if not small:
+        return np.zeros((0, _HASH_SIDE**2), np.bool_)
+    return (np.diff(np.stack(small), axis=2) > 0).reshape(len(small), -1)
+
+
+def near_duplicates(images: NDArray[np.uint8], photos: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Tell which pictures are near-duplicates of a photo or of its mirror image.
+
+    Args:
+        images: uint8 [n, h, w, 3].
+        photos: uint8 [m, h, w, 3].
+
+    Returns:
+        bool [n].
+    """
+    known = np.concatenate([difference_hash(photos), difference_hash(photos[:, :, ::-1])])
+    signs = known.astype(np.float32) * 2 - 1
+    least = known.shape[1] - 2 * NEAR_DUPLICATE_BITS
+    found = np.zeros(len(images), np.bool_)
+    for start in range(0, len(images), _ROWS_AT_ONCE):
+        bits = difference_hash(images[start : start + _ROWS_AT_ONCE])
+        # Of 256 signs, agreements less differences.
+        found[start : start + len(bits)] = ((bits * 2.0 - 1) @ signs.T >= least).any(axis=1)
+    return found
 
 
 class FeatureNetwork:

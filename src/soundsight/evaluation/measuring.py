@@ -56,6 +56,16 @@ class Critic:
     """Pictures uint8 [n, 96, 96, 3] -> float32 [n]."""
     threshold: float
     """A picture below it is not shown."""
+    familiarity: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
+    """Log-mels uint8 [n, 128, 100] -> float32 [n], NaN where it cannot be told; None: not asked."""
+    least_familiarity: float = 0.0
+    """A sound below it is not drawn."""
+
+    def draws(self, mels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Return which sounds are familiar enough to be drawn, bool [n]."""
+        if self.familiarity is None:
+            return np.ones(len(mels), np.bool_)
+        return ~(self.familiarity(mels) < self.least_familiarity)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,7 +115,10 @@ def draw(
     shape = (IMAGE_PX, IMAGE_PX, IMAGE_CHANNELS)
     first = np.empty((len(mels), *shape), np.uint8)
     best = np.empty_like(first) if critic is not None and best_of > 1 else None
-    shown, best_shown = audible(mels), audible(mels)
+    shown = audible(mels)
+    if critic is not None:
+        shown &= critic.draws(mels)
+    best_shown = shown.copy()
     for start in range(0, len(mels), _AT_ONCE):
         part = slice(start, min(start + _AT_ONCE, len(mels)))
         count = part.stop - start
@@ -182,15 +195,16 @@ def silence_and_noise(
     # Silence is one sound: its pictures differ by the seed alone.
     of_silence = [translator.imagine(silence, seed=seed + i) for i in range(_CONTROL_SOUNDS)]
     drawn = {
-        "silence": np.concatenate(of_silence),
-        "white noise": translator.imagine(noise, seed=seed),
+        "silence": (silence.repeat(_CONTROL_SOUNDS, axis=0), np.concatenate(of_silence)),
+        "white noise": (noise, translator.imagine(noise, seed=seed)),
     }
     rows = {}
-    for name, pictures in drawn.items():
+    for name, (mels, pictures) in drawn.items():
         rows[f"{name}: accepted"] = sound_control(judges, pictures, seed=seed)
         # Silence is quiet: the program draws nothing, whatever its critic says.
         shown = np.full(len(pictures), name != "silence")
         if critic is not None:
+            shown &= critic.draws(mels)
             shown &= critic.informativity(pictures) >= critic.threshold
         rows[f"{name}: shown and accepted"] = sound_control(
             judges, pictures, shown=shown, seed=seed

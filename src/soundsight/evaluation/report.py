@@ -27,7 +27,14 @@ from soundsight.evaluation.curves import (
     Curves,
     draw_curves,
 )
-from soundsight.evaluation.fidelity import FeatureNetwork, copying, fidelity, nearest
+from soundsight.evaluation.fidelity import (
+    FeatureNetwork,
+    copying,
+    fidelity,
+    near_duplicates,
+    nearest,
+    variety,
+)
 from soundsight.evaluation.informativity import (
     CONFIDENCE,
     RESAMPLES,
@@ -303,7 +310,11 @@ def _fidelity(
     except DataError as error:
         report["left_out"].append(f"KID, Frechet distance, precision and recall: {error}")
     places, distances = nearest(made, known)
-    about["copying"] = asdict(copying(distances, nearest(real, known)[1]))
+    about["copying"] = asdict(copying(distances, nearest(real, known)[1])) | {
+        "near_duplicates": float(near_duplicates(drawn.pictures, photos).mean()),
+        "unseen_near_duplicates": float(near_duplicates(controls.photos, photos).mean()),
+    }
+    about["variety"] = variety(made, real, drawn.subjects, controls.subjects)
     report["fidelity"] = about
     order = np.argsort(distances, kind="stable")
     # The seconds of a video look alike: each photo is shown beside its nearest picture alone.

@@ -33,11 +33,15 @@ from soundsight.core.runs import atomic_folder, commit, sha256_of, write_json
 from soundsight.export.card import write_card
 from soundsight.media.mel import MelConfig
 from soundsight.models.dense_generator import DenseGenerator
+from soundsight.models.familiarity import Familiarity
 from soundsight.models.informativity import InformativityClassifier
 from soundsight.runtime import model_folder
 from soundsight.training import judge_files
+from soundsight.training.checkpoints import read_tensors, save_tensors
 from soundsight.training.encoder import AudioEncoder, condition, load_encoder
+from soundsight.training.familiarity import LIMIT, load_familiarity
 from soundsight.training.loop import read_run
+from soundsight.training.starting import TRAINABLE, StartingPoint
 from soundsight.training.translator import load_generator
 
 TOLERANCE = 1e-4
@@ -66,6 +70,8 @@ class ExportConfig:
         critic: folder of a trained critic; None exports a model that hides no picture.
         threshold: pictures that the critic scores below this are not shown; None takes the
             critic's own, which accepts most real photos.
+        familiarity: folder of a memory of familiar sounds; None exports a model that draws any.
+        trainable: also carry the weights that training can go on from, in fp16.
     """
 
     name: str
@@ -75,6 +81,8 @@ class ExportConfig:
     figures: Mapping[str, Any] | None = None
     critic: Path | None = None
     threshold: float | None = None
+    familiarity: Path | None = None
+    trainable: bool = False
 
 
 class _EncodeOnly(nn.Module):
@@ -143,9 +151,11 @@ def export_run(
         models, record = judge_files.read(config.critic, "critic")
         critic, threshold = models["critic"], float(record["thresholds"]["critic"])
         threshold = threshold if config.threshold is None else config.threshold
+    memory = None if config.familiarity is None else load_familiarity(config.familiarity, run)
     return export_networks(
-        encoder, generator, critic, threshold, out, config, about=about, overwrite=overwrite
-    )
+        encoder, generator, critic, threshold, out, config,
+        memory=memory, about=about, weights=run if config.trainable else None, overwrite=overwrite,
+    )  # fmt: skip
 
 
 def export_networks(
@@ -156,14 +166,18 @@ def export_networks(
     out: Path,
     config: ExportConfig,
     *,
+    memory: Familiarity | None = None,
     about: Mapping[str, Any] | None = None,
+    weights: Path | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a model folder of three networks; see :func:`export_run`.
 
     Args:
         threshold: pictures that ``critic`` scores below this are not shown.
+        memory: tells familiar sounds from others; None for a model that draws any sound.
         about: the run's ``run.json``, for the card.
+        weights: a finished run whose weights are carried for others to start from.
     """
     if encoder.embedding_size != generator.embedding_size:
         raise ModelError(
@@ -184,6 +198,12 @@ def export_networks(
         _export(_Draw(generator), inputs, "image", folder / model_folder.GENERATOR)
         if critic is not None:
             _export(_Score(critic), {"image": image}, "informativity", folder / model_folder.CRITIC)
+        thresholds = {"quiet_dbfs": QUIET_DBFS, "informativity": threshold}
+        if memory is not None:
+            _export(memory, {"mel": mel}, "familiarity", folder / model_folder.FAMILIARITY)
+            thresholds["familiarity"] = LIMIT
+        if weights is not None:
+            _carry(StartingPoint(weights), folder)
         values = {
             "format": model_folder.FORMAT,
             "format_version": model_folder.FORMAT_VERSION,
@@ -199,7 +219,7 @@ def export_networks(
             "embedding_size": generator.condition_size,
             "noise_size": generator.noise_size,
             "dropout_size": generator.dropout_size,
-            "thresholds": {"quiet_dbfs": QUIET_DBFS, "informativity": threshold},
+            "thresholds": thresholds,
             "trained_on": config.trained_on,
             "training": {key: about[key] for key in _PROVENANCE if key in about} if about else {},
             "figures": dict(config.figures or {}),
@@ -212,6 +232,15 @@ def export_networks(
         write_json(folder / model_folder.MODEL_JSON, values)
         model_folder.read(folder)
     return out
+
+
+def _carry(start: StartingPoint, folder: Path) -> None:
+    """Write the weights of a run that training can go on from, rounded to fp16."""
+    for name in TRAINABLE:
+        if start.has(name):
+            tensors, about = read_tensors(start.folder / f"{name}.safetensors")
+            halved = {k: t.half() if t.dtype == torch.float32 else t for k, t in tensors.items()}
+            save_tensors(folder / f"{name}.safetensors", halved, about)
 
 
 def _is_model(folder: Path) -> bool:

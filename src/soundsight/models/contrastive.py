@@ -5,23 +5,31 @@ Shapes (E = ``embedding_size``)::
     sound tower     mel   [n, 1, 128, 100] in [-1, 1] -> [n, E], root mean square 1
     picture tower   image [n, 3, 96, 96]   in [-1, 1] -> [n, E], root mean square 1
 
-Each stage halves both sides: 3x3 stride-2 convolution (5x5 at the first), BatchNorm, ReLU. The
-sound tower keeps the frequency axis to the end (a band is a place, not a texture) and pools over
-time by mean and by maximum (a bark lasts a tenth of the second). Trained by the symmetric InfoNCE
-of ``training.losses`` on unlabelled pairs; only the sound tower goes into a model folder.
+Both towers may look at something smaller: ``frames_pooled`` neighbouring frames are averaged into
+one first, and pictures are shrunk to ``picture_px``. Each stage halves both sides: 3x3 stride-2
+convolution (5x5 at the first), BatchNorm, ReLU. The sound tower keeps the frequency axis to the end
+(a band is a place, not a texture) and pools over time by mean and by maximum (a bark lasts a tenth
+of the second). Trained by the symmetric InfoNCE of ``training.losses`` on unlabelled pairs; only
+the sound tower goes into a model folder.
 
 Source: ours; the loss is that of audio-visual instance discrimination (van den Oord et al. 2018).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from soundsight.core.units import N_MELS
+from soundsight.core.errors import ConfigError
+from soundsight.core.units import IMAGE_PX, N_MELS
+
+FIRST_TEMPERATURE = 0.1
+"""Where the learned temperature starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +41,23 @@ class ContrastiveConfig:
         sound_maps: feature maps of the sound tower's five stages.
         picture_maps: feature maps of the picture tower's five stages.
         dropout: dropout rate before the last linear layer of each tower.
+        frames_pooled: neighbouring 10-ms frames averaged into one before the sound tower.
+        picture_px: side to which pictures are shrunk before the picture tower.
+
+    Raises:
+        ConfigError: when either is out of range.
     """
 
     embedding_size: int = 128
     sound_maps: tuple[int, ...] = (16, 32, 64, 96, 128)
     picture_maps: tuple[int, ...] = (16, 32, 64, 96, 128)
     dropout: float = 0.2
+    frames_pooled: int = 1
+    picture_px: int = IMAGE_PX
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.frames_pooled <= 4 or not 32 <= self.picture_px <= IMAGE_PX:
+            raise ConfigError(f"frames_pooled must lie in 1 .. 4, picture_px in 32 .. {IMAGE_PX}")
 
 
 def _stages(in_maps: int, maps: tuple[int, ...]) -> nn.Sequential:
@@ -64,16 +83,22 @@ class SoundEncoder(nn.Module):
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
         self.embedding_size = config.embedding_size
+        self.frames_pooled = config.frames_pooled
         self.stages = _stages(1, config.sound_maps)
         rows = N_MELS // 2 ** len(config.sound_maps)
         self.dropout = nn.Dropout(config.dropout)
-        self.project = nn.Linear(2 * config.sound_maps[-1] * rows, config.embedding_size)
+        self.feature_size = 2 * config.sound_maps[-1] * rows
+        self.project = nn.Linear(self.feature_size, config.embedding_size)
+
+    def features(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n f"]:
+        """Return what the last stage notices, pooled over time: ``feature_size`` numbers."""
+        x = F.avg_pool2d(mel, (1, self.frames_pooled)) if self.frames_pooled > 1 else mel
+        x = self.stages(x)
+        return torch.cat([x.mean(dim=3), x.amax(dim=3)], dim=1).flatten(1)
 
     def forward(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n e"]:
         """Return embeddings whose root mean square is 1."""
-        x = self.stages(mel)
-        x = torch.cat([x.mean(dim=3), x.amax(dim=3)], dim=1).flatten(1)
-        return _unit_rms(self.project(self.dropout(x)))
+        return _unit_rms(self.project(self.dropout(self.features(mel))))
 
     def encode(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n e"]:
         """The same as ``forward``; every audio encoder has this method."""
@@ -85,12 +110,15 @@ class PictureEncoder(nn.Module):
 
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
+        self.picture_px = config.picture_px
         self.stages = _stages(3, config.picture_maps)
         self.dropout = nn.Dropout(config.dropout)
         self.project = nn.Linear(2 * config.picture_maps[-1], config.embedding_size)
 
     def forward(self, image: Float[Tensor, "n 3 96 96"]) -> Float[Tensor, "n e"]:
         """Return embeddings whose root mean square is 1."""
+        if self.picture_px != image.shape[-1]:
+            image = F.interpolate(image, size=(self.picture_px, self.picture_px), mode="area")
         x = self.stages(image)
         x = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
         return _unit_rms(self.project(self.dropout(x)))
@@ -105,8 +133,8 @@ class ContrastivePair(nn.Module):
         self.embedding_size = config.embedding_size
         self.sound = SoundEncoder(config)
         self.picture = PictureEncoder(config)
-        # ln(1 / temperature), started at temperature .1.
-        self.log_scale = nn.Parameter(torch.tensor(2.3))
+        # The natural logarithm of one over the temperature.
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(FIRST_TEMPERATURE)))
 
     def forward(
         self, mel: Float[Tensor, "n 1 128 100"], image: Float[Tensor, "n 3 96 96"]

@@ -17,15 +17,24 @@ follows transitions 0 to 5 and **stays on when a picture is drawn**: it is where
 system's variety comes from. Its random numbers are an input, so that a picture depends on its own
 seed and not on its batch.
 
+With ``modulation`` (ours), a small network maps embedding and noise to a *style* [n, S], and scale
+and shift of every map after transitions 0 to 5 come from it::
+
+    x = ReLU(BatchNorm(transition_k(x)) * (1 + gamma_k(style)) + beta_k(style))
+
+so that sound and noise speak at every scale, and not at 1x1 alone.
+
 Attention blocks (:mod:`soundsight.models.attention`) may follow transitions 0 to 5 and their
 dropout. What they listen to comes with the embedding, in one vector: the *condition*.
 
 Sources: arXiv 2106.01266, the dense generator, 38.64 M parameters and 4.46 GFLOP at E = 512;
-Appl. Sci. 16(6):2942, the attention variant (18 blocks after transition 1).
+Appl. Sci. 16(6):2942, the attention variant (18 blocks after transition 1); Perez et al. 2018
+(FiLM) and Karras et al. 2019 (a mapped style), for modulation.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +77,8 @@ class DenseGeneratorConfig:
             in time and frequency, among which each place of the picture can choose; earlier layers
             give more and finer ones (``LAYER_SIZES``), and a longer condition.
         source_maps: C, maps of that layer when it is an earlier one than 13; else 0.
+        modulation: S, length of the style that modulates transitions 0 to 5; 0 (published) for
+            none.
 
     Raises:
         ConfigError: when attention cannot be so.
@@ -87,8 +98,11 @@ class DenseGeneratorConfig:
     attention_heads: int = 8
     audio_source: int = EMBEDDING_LAYER
     source_maps: int = 0
+    modulation: int = 0
 
     def __post_init__(self) -> None:
+        if self.modulation < 0:
+            raise ConfigError("modulation must not be negative")
         if len(self.attention) != len(_TRANSITIONS) or min(self.attention) < 0:
             raise ConfigError(
                 f"attention: {len(_TRANSITIONS)} numbers of blocks are expected, one for each of "
@@ -150,6 +164,34 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
         return F.conv2d(input, kernel, self.bias, padding=1)
 
 
+class _Style(nn.Module):
+    """Embedding and noise [n, E + Z] -> style [n, S] -> scale and shift of a transition's maps."""
+
+    def __init__(self, size_in: int, config: DenseGeneratorConfig) -> None:
+        super().__init__()
+        size = config.modulation
+        self.map = nn.Sequential(
+            nn.Linear(size_in, size), nn.LeakyReLU(0.2), nn.Linear(size, size), nn.LeakyReLU(0.2)
+        )
+        layers = [nn.Linear(size, 2 * width) for width in config.transitions]
+        self.speak = nn.ModuleList(layers)
+        for layer in layers:
+            # Scales begin near 1 and shifts near 0: at first it is the plain generator.
+            nn.init.normal_(layer.weight, std=0.3 / math.sqrt(size))
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, told: Float[Tensor, "n d"]) -> Float[Tensor, "n s"]:
+        style: Tensor = self.map(told)
+        return style
+
+    def of_transition(
+        self, k: int, style: Float[Tensor, "n s"]
+    ) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+        """Return gamma and beta of the maps after transition k."""
+        gamma, beta = self.speak[k](style).chunk(2, dim=1)
+        return gamma, beta
+
+
 class DenseGenerator(nn.Module):
     """The published generator at any width. Layers are named as in its checkpoints."""
 
@@ -173,11 +215,21 @@ class DenseGenerator(nn.Module):
                     setattr(self, f"convT{i}_bn", nn.BatchNorm2d(n_out))
                 maps_in = a + b + c
         # Last, so that with one seed the layers above are those of the plain generator.
+        if config.modulation:
+            self.style = _Style(config.embedding_size + self.noise_size, config)
         for k, sizes in _attention_sizes(config).items():
             setattr(self, f"attention{k}", AttentionStack(sizes))
 
     def _layer(self, name: str, x: Tensor) -> Tensor:
         return torch.relu(getattr(self, f"{name}_bn")(getattr(self, name)(x)))
+
+    def _transition(self, k: int, x: Tensor, style: Tensor | None) -> Tensor:
+        """Transition k < 6 and its modulation: [n, maps, s, s] -> [n, transition, s', s']."""
+        x = getattr(self, f"transition{k}_bn")(getattr(self, f"transition{k}")(x))
+        if style is not None:
+            gamma, beta = self.style.of_transition(k, style)
+            x = x * (1.0 + gamma[:, :, None, None]) + beta[:, :, None, None]
+        return torch.relu(x)
 
     def _block(self, k: int, x: Tensor) -> Tensor:
         """Dense block k (0-based): [n, transition, s, s] -> [n, a+b+c, s, s]."""
@@ -219,12 +271,13 @@ class DenseGenerator(nn.Module):
             if noise is None:
                 noise = x.new_zeros(len(x), self.noise_size)
             x = torch.cat([noise * self.config.noise_std, x], dim=1)
+        style = self.style(x) if self.config.modulation else None
         x = x[:, :, None, None]
         start = 0
         for k, (width, rate) in enumerate(
             zip(self.config.transitions, self.config.dropout, strict=True)
         ):
-            x = self._layer(f"transition{k}", x)
+            x = self._transition(k, x, style)
             if dropout is not None and rate > 0:
                 kept = (dropout[:, start : start + width] >= rate).to(x.dtype) / (1.0 - rate)
                 x = x * kept[:, :, None, None]
@@ -257,12 +310,12 @@ def _attention_sizes(config: DenseGeneratorConfig) -> dict[int, AttentionConfig]
 def count_flop(config: DenseGeneratorConfig) -> int:
     """Operations (one multiply and one add count as two) of the convolutions for one picture.
 
-    With attention, its matrix products too.
+    With attention or modulation, their matrix products too.
 
     A transposed convolution multiplies each *input* position by the whole kernel; padding crops
     the result and does not change this count.
     """
-    maps_in = config.embedding_size + round(config.noise_ratio * config.embedding_size)
+    first = maps_in = config.embedding_size + round(config.noise_ratio * config.embedding_size)
     widths = (*config.transitions, IMAGE_CHANNELS)
     side_in, total = 1, 0
     for k, (kernel, _, _) in enumerate(_TRANSITIONS):
@@ -272,4 +325,7 @@ def count_flop(config: DenseGeneratorConfig) -> int:
             a, b, c = config.blocks[k]
             total += 2 * side_in**2 * 9 * (widths[k] * a + a * b + (a + b) * c)
             maps_in = a + b + c
+    if config.modulation:
+        size = config.modulation
+        total += 2 * size * (first + size + 2 * sum(config.transitions))
     return total + sum(count_attention_flop(sizes) for sizes in _attention_sizes(config).values())

@@ -113,19 +113,30 @@ class ProjectionDiscriminator(nn.Module):
         self.realness = nn.Linear(config.features, 1)
         self.condition = nn.Linear(config.embedding_size, config.features, bias=False)
 
-    def features(self, image: Float[Tensor, "n 3 96 96"]) -> Float[Tensor, "n h"]:
-        """Return what the discriminator sees in each picture, whatever its sound."""
+    def maps(self, image: Float[Tensor, "n 3 96 96"]) -> list[Tensor]:
+        """Return the maps after each stage: what the discriminator sees, from fine to coarse."""
+        maps: list[Tensor] = []
         x: Tensor = image
         for stage in self.stages:
             x = F.leaky_relu(stage(x), 0.2)
-        return F.leaky_relu(self.to_features(x.flatten(1)), 0.2)
+            maps.append(x)
+        return maps
+
+    def features(self, image: Float[Tensor, "n 3 96 96"]) -> Float[Tensor, "n h"]:
+        """Return what the discriminator sees in each picture, whatever its sound."""
+        return F.leaky_relu(self.to_features(self.maps(image)[-1].flatten(1)), 0.2)
 
     def score(
         self, features: Float[Tensor, "n h"], embedding: Float[Tensor, "n e"]
     ) -> Float[Tensor, " n"]:
         """Score pictures by their features with a sound each; one picture may meet several."""
-        coherence = (self.condition(embedding) * features).sum(dim=1)
+        coherence = (self.heard(embedding) * features).sum(dim=1)
         return self.realness(features).squeeze(1) + coherence / math.sqrt(features.shape[1])
+
+    def heard(self, embedding: Float[Tensor, "n e"]) -> Float[Tensor, "n h"]:
+        """Return where sounds lie among the features of pictures: W embedding."""
+        features: Tensor = self.condition(embedding)
+        return features
 
     def forward(
         self, image: Float[Tensor, "n 3 96 96"], embedding: Float[Tensor, "n e"]

@@ -1,7 +1,7 @@
 """Named sizes of every network.
 
-``paper`` is as published, ``compact`` for two CPU cores, ``small`` for studies of many runs,
-``tiny`` for tests.
+``paper`` is as published, ``compact`` for two CPU cores, ``flagship`` the bundled model's,
+``small`` for studies of many runs, ``tiny`` for tests.
 
 ``compact`` draws 96x96 pictures with at most 3 M parameters and 0.15 GFLOP: the channels sit at
 24x24 and below, and only a thin head runs at 48x48. Every ``tiny`` network has under 100,000
@@ -15,7 +15,7 @@ that this is as published (p = .5 of k = 256). At .5 they stay at chance (``docs
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from soundsight.core.config import choose
 from soundsight.models.autoencoder import AutoencoderConfig
@@ -25,6 +25,7 @@ from soundsight.models.discriminator import (
     ProjectionDiscriminatorConfig,
     RCDiscriminatorConfig,
 )
+from soundsight.models.picture_posterior import PicturePosteriorConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class Preset:
         generator: the dense generator.
         rc_discriminator: the published discriminator.
         projection_discriminator: ours.
+        picture_posterior: ours; its noise size is the generator's.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Preset:
     generator: DenseGeneratorConfig
     rc_discriminator: RCDiscriminatorConfig
     projection_discriminator: ProjectionDiscriminatorConfig
+    picture_posterior: PicturePosteriorConfig = field(default_factory=PicturePosteriorConfig)
 
 
 def paper() -> Preset:
@@ -98,6 +101,23 @@ def compact() -> Preset:
         ),
         projection_discriminator=ProjectionDiscriminatorConfig(embedding_size=size),
     )
+
+
+def flagship() -> Preset:
+    """The sizes of the bundled model: ``compact`` with a modulated generator, E = 128.
+
+    The encoder's towers look at half the frames and at smaller pictures: twice as many pairs in
+    the same time, and no less known of the class (``docs/LOG.md``).
+    """
+    sizes = compact()
+    contrastive = replace(sizes.contrastive, frames_pooled=2, picture_px=64)
+    generator = replace(
+        sizes.generator,
+        # What noise says at every scale needs no dropout beside it.
+        dropout=(0.0,) * len(sizes.generator.transitions),
+        modulation=256,
+    )
+    return replace(sizes, name="flagship", contrastive=contrastive, generator=generator)
 
 
 def small() -> Preset:
@@ -156,11 +176,13 @@ def tiny() -> Preset:
         projection_discriminator=ProjectionDiscriminatorConfig(
             embedding_size=size, maps=(4, 8, 12, 16, 24), features=16
         ),
+        picture_posterior=PicturePosteriorConfig(maps=(4, 8, 8, 16, 16)),
     )
 
 
 PRESETS: dict[str, Callable[[], Preset]] = {
     "paper": paper,
+    "flagship": flagship,
     "compact": compact,
     "small": small,
     "tiny": tiny,

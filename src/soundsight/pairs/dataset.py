@@ -130,17 +130,41 @@ class _FolderStore:
         return image
 
 
+class _JoinedStore:
+    """The pairs of several stores, one after the other."""
+
+    def __init__(self, stores: Sequence[_Store]) -> None:
+        self._stores = stores
+
+    def items(self) -> list[_Item]:
+        return [
+            item._replace(mel=(number, item.mel), image=(number, item.image))
+            for number, store in enumerate(self._stores)
+            for item in store.items()
+        ]
+
+    def mel(self, place: Any) -> NDArray[np.uint8]:
+        return self._stores[place[0]].mel(place[1])
+
+    def image(self, place: Any) -> NDArray[np.uint8]:
+        return self._stores[place[0]].image(place[1])
+
+
 _CACHED_PAIRS = 50_000
 """A split of at most so many pairs is kept decoded in memory (2 GB at most) by default."""
 
 
+def _store_of(data: Bench | PairFolder, split: str) -> _Store:
+    return _BenchStore(data, split) if isinstance(data, Bench) else _FolderStore(data, split)
+
+
 class PairDataset(Dataset[dict[str, Tensor]]):
-    """The pairs of one split of a bench, or of a dataset that ``soundsight prepare`` made.
+    """The pairs of one split of benches and of datasets that ``soundsight prepare`` made.
 
     The order is that of the opaque ids, so that position tells nothing either.
 
     Args:
-        data: where the pairs lie.
+        data: where the pairs lie; of several, the pairs of all.
         split: ``train``, ``val`` and ``devtest`` of a bench, or ``test`` of a prepared dataset.
         cache: keep decoded records in memory; None to do so for up to 50,000 pairs.
 
@@ -149,12 +173,19 @@ class PairDataset(Dataset[dict[str, Tensor]]):
             a record cannot be read.
     """
 
-    def __init__(self, data: Bench | PairFolder, split: str, *, cache: bool | None = None) -> None:
-        self._store: _Store
-        if isinstance(data, Bench):
-            self._store, where = _BenchStore(data, split), str(data.root)
-        else:
-            self._store, where = _FolderStore(data, split), data.where
+    def __init__(
+        self,
+        data: Bench | PairFolder | Sequence[Bench | PairFolder],
+        split: str,
+        *,
+        cache: bool | None = None,
+    ) -> None:
+        places = [data] if isinstance(data, Bench | PairFolder) else list(data)
+        stores = [_store_of(place, split) for place in places]
+        self._store: _Store = stores[0] if len(stores) == 1 else _JoinedStore(stores)
+        where = ", ".join(
+            str(place.root if isinstance(place, Bench) else place.where) for place in places
+        )
         self._records = sorted(self._store.items(), key=lambda item: item[:3])
         if not self._records:
             raise DataError(f"{where} has no pairs in its {split} split")

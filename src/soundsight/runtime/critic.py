@@ -1,7 +1,8 @@
 """The state of a picture: whether it may be shown, and what to say when it may not.
 
-A misleading picture is worse than none. Silence and pictures that show nothing recognisable are
-therefore replaced by one calm, flat picture, and the state says why.
+A misleading picture is worse than none. Silence, sounds of no kind that the model knows, and
+pictures that show nothing recognisable are therefore replaced by one calm, flat picture, and the
+state says why.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core import units
-from soundsight.runtime.model_folder import CRITIC, ModelInfo, Thresholds
+from soundsight.runtime.model_folder import CRITIC, FAMILIARITY, ModelInfo, Thresholds
 from soundsight.runtime.session import Network
 
 INAUDIBLE_LEVEL = 2.0
@@ -51,6 +52,15 @@ def is_quiet(mel: NDArray[np.uint8], rms_dbfs: float, thresholds: Thresholds) ->
     return rms_dbfs < thresholds.quiet_dbfs or float(mel.mean()) < INAUDIBLE_LEVEL
 
 
+def is_unfamiliar(familiarity: float, thresholds: Thresholds) -> bool:
+    """Tell whether a sound is of no kind that the model was trained on.
+
+    Args:
+        familiarity: in [0, 1]; NaN where the model cannot tell, which refuses no sound.
+    """
+    return familiarity < thresholds.familiarity
+
+
 def state_of(informativity: float, thresholds: Thresholds) -> State:
     """Return the state of a picture of a second that is not quiet.
 
@@ -61,6 +71,30 @@ def state_of(informativity: float, thresholds: Thresholds) -> State:
     if math.isnan(informativity) or informativity >= thresholds.informativity:
         return State.PICTURE
     return State.NOTHING_RECOGNISABLE
+
+
+class SoundMemory:
+    """Tells how familiar sounds are. Without a network for it every answer is NaN.
+
+    Args:
+        info: a folder that ``model_folder.read`` has checked.
+        threads: threads of one run; None takes the CPUs of the process, at most 4.
+
+    Raises:
+        ModelError: when there is a network that cannot be opened.
+    """
+
+    def __init__(self, info: ModelInfo, threads: int | None = None) -> None:
+        self._network: Network | None = None
+        if info.knows_its_sounds:
+            self._network = Network(info.folder / FAMILIARITY, "familiarity", threads)
+            self._network.require({"mel"})
+
+    def familiarity(self, mels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Tell how familiar sounds are: uint8 [n, 128, 100] -> float32 [n] in [0, 1]."""
+        if self._network is None:
+            return np.full(len(mels), np.nan, np.float32)
+        return self._network.run((), mel=units.to_unit(mels)[:, None])
 
 
 class Critic:

@@ -25,6 +25,7 @@ MODEL_JSON = "model.json"
 ENCODER = "encoder.onnx"
 GENERATOR = "generator.onnx"
 CRITIC = "critic.onnx"
+FAMILIARITY = "familiarity.onnx"
 
 _MOST_NUMBERS = 100_000
 """No network takes or makes a vector longer than this; a damaged size would fill the memory."""
@@ -50,10 +51,12 @@ class Thresholds:
     Attributes:
         quiet_dbfs: a second whose level is below this counts as quiet, in dB re full scale.
         informativity: a picture that the critic scores below this (0..1) is not shown.
+        familiarity: a sound that is less familiar than this (0..1) is not drawn.
     """
 
     quiet_dbfs: float
     informativity: float
+    familiarity: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,11 @@ class ModelInfo:
     def has_critic(self) -> bool:
         """Whether the folder has a critic."""
         return CRITIC in self.files
+
+    @property
+    def knows_its_sounds(self) -> bool:
+        """Whether the folder can tell familiar sounds from others."""
+        return FAMILIARITY in self.files
 
     @property
     def label(self) -> str:
@@ -208,6 +216,7 @@ def _parse(folder: Path, values: dict[str, Any]) -> ModelInfo:
         thresholds=Thresholds(
             quiet_dbfs=_number(where, thresholds, "quiet_dbfs"),
             informativity=_number(where, thresholds, "informativity"),
+            familiarity=_number(where, {"familiarity": 0.0, **thresholds}, "familiarity"),
         ),
         files=files,
         licence=str(values.get("licence") or ""),

@@ -118,6 +118,8 @@ class Stream:
         rate_hz: rate of the signal, in hertz.
         hop_s: seconds between pictures: 0.25, 0.5, 0.75 or 1.
         draws: pictures of each window.
+        candidates: see ``Translator.translate``; the attribute may be set to another number while
+            the stream runs: to 1 when there is no time for more.
         seed: see ``Translator.translate``.
         scene: all windows share their random numbers under this name, so that the picture moves
             with the sound alone and does not flicker; None draws anew for every window.
@@ -133,6 +135,7 @@ class Stream:
         hop_s: float = 0.25,
         *,
         draws: int = 1,
+        candidates: int | None = None,
         seed: int = 0,
         scene: int | None = 0,
     ) -> None:
@@ -147,6 +150,7 @@ class Stream:
         self._translator = translator
         self._rate_hz = rate_hz
         self._draws = draws
+        self.candidates = translator.candidates(candidates)
         self._seed = seed
         self._scene = scene
         self._mel = StreamingLogMel(translator.info.mel, hop_s=hop_s)
@@ -189,7 +193,11 @@ class Stream:
     def _translated(self, segments: list[Segment]) -> list[Translation]:
         return [
             self._translator.translate_segment(
-                segment, draws=self._draws, seed=self._seed, item=self._scene
+                segment,
+                draws=self._draws,
+                candidates=self.candidates,
+                seed=self._seed,
+                item=self._scene,
             )
             for segment in segments
         ]

@@ -20,12 +20,23 @@ from soundsight.core.draws import generator_draws, item_of
 from soundsight.core.errors import AudioError, ConfigError
 from soundsight.media.segments import Segment, loudest_segment
 from soundsight.runtime import model_folder
-from soundsight.runtime.critic import Critic, State, calm_picture, is_quiet, state_of
+from soundsight.runtime.critic import (
+    Critic,
+    SoundMemory,
+    State,
+    calm_picture,
+    is_quiet,
+    is_unfamiliar,
+    state_of,
+)
 from soundsight.runtime.model_folder import ModelInfo
 from soundsight.runtime.session import ImagineSession
 from soundsight.runtime.stream import Sound, Waveform, blocks_of, every_segment
 
 MAX_DRAWS = 1000
+DEFAULT_CANDIDATES = 4
+"""Pictures made for each draw where the model has a critic to choose among them."""
+MAX_CANDIDATES = 64
 MAX_SEED = 2**64 - 1
 MAX_ITEM = 2**47 - 1
 
@@ -38,7 +49,9 @@ class Translation:
         images: uint8 [n, 96, 96, 3]; the calm flat picture where the state is not ``picture``.
         seconds: float64 [n], where each picture's second starts, in seconds.
         informativity: float32 [n] in [0, 1], the critic's score; NaN where nothing was scored (a
-            quiet second, or a model without a critic).
+            quiet or unfamiliar second, or a model without a critic).
+        familiarity: float32 [n] in [0, 1], how much the second is of a kind that the model knows;
+            NaN for a quiet second, or a model that cannot tell.
         state: n states.
         draw: int64 [n], which of the draws of its second a picture is, from 0.
         mels: uint8 [n, 128, 100], what was heard.
@@ -52,6 +65,7 @@ class Translation:
     images: NDArray[np.uint8]
     seconds: NDArray[np.float64]
     informativity: NDArray[np.float32]
+    familiarity: NDArray[np.float32]
     state: list[State]
     draw: NDArray[np.int64]
     mels: NDArray[np.uint8]
@@ -106,6 +120,7 @@ class Translator:
         self.info = info
         self.session = ImagineSession(info, threads)
         self.critic = Critic(info, threads)
+        self.memory = SoundMemory(info, threads)
 
     @classmethod
     def load(cls, folder: str | Path | None = None, threads: int | None = None) -> Translator:
@@ -129,6 +144,7 @@ class Translator:
         *,
         each_second: bool = False,
         draws: int = 1,
+        candidates: int | None = None,
         seed: int = 0,
     ) -> Translation:
         """Imagine a sound: its loudest second, or every second.
@@ -141,25 +157,35 @@ class Translator:
             rate_hz: rate of the samples, in hertz; needed for samples, not for a path.
             each_second: every second, one after the other, instead of the loudest one.
             draws: pictures of each second.
+            candidates: pictures made for each draw, of which the critic keeps the best. None makes
+                4, or 1 where the model has no critic.
             seed: another seed imagines another picture of the same sound.
 
         Raises:
             AudioError: when the sound cannot be read or is no sound.
-            ConfigError: when ``draws``, ``seed`` or ``rate_hz`` is wrong.
+            ConfigError: when ``draws``, ``candidates``, ``seed`` or ``rate_hz`` is wrong.
         """
         check_options(draws, seed)
+        candidates = self.candidates(candidates)
         if not each_second:
             waveform = Waveform(self.info.mel)
             blocks = blocks_of(sound, rate_hz, self.info.mel)
             segment = loudest_segment(waveform.watch(blocks), self.info.mel)
             wave = waveform.cut(segment.start_s)
             return self.translate_segment(
-                segment, wave, draws=draws, seed=seed, source=_name_of(sound)
+                segment, wave, draws=draws, candidates=candidates, seed=seed, source=_name_of(sound)
             )
-        return _joined(self.iter_translate(sound, rate_hz, draws=draws, seed=seed))
+        parts = self.iter_translate(sound, rate_hz, draws=draws, candidates=candidates, seed=seed)
+        return _joined(parts)
 
     def iter_translate(
-        self, sound: Sound, rate_hz: int | None = None, *, draws: int = 1, seed: int = 0
+        self,
+        sound: Sound,
+        rate_hz: int | None = None,
+        *,
+        draws: int = 1,
+        candidates: int | None = None,
+        seed: int = 0,
     ) -> Iterator[Translation]:
         """Imagine every second of a sound, one ``Translation`` a second, in constant memory.
 
@@ -167,17 +193,23 @@ class Translator:
         damaged sound at the second where the fault is met.
         """
         check_options(draws, seed)
-        return self._each_second(blocks_of(sound, rate_hz, self.info.mel), draws, seed, sound)
+        blocks = blocks_of(sound, rate_hz, self.info.mel)
+        return self._each_second(blocks, draws, self.candidates(candidates), seed, sound)
 
     def _each_second(
-        self, blocks: Iterator[NDArray[np.float32]], draws: int, seed: int, sound: Sound
+        self,
+        blocks: Iterator[NDArray[np.float32]],
+        draws: int,
+        candidates: int,
+        seed: int,
+        sound: Sound,
     ) -> Iterator[Translation]:
         waveform = Waveform(self.info.mel)
         for segment in every_segment(waveform.watch(blocks), self.info.mel):
             wave = waveform.cut(segment.start_s)
             waveform.forget(segment.start_s)
             yield self.translate_segment(
-                segment, wave, draws=draws, seed=seed, source=_name_of(sound)
+                segment, wave, draws=draws, candidates=candidates, seed=seed, source=_name_of(sound)
             )
 
     def translate_segment(
@@ -186,6 +218,7 @@ class Translator:
         waveform: NDArray[np.float32] | None = None,
         *,
         draws: int = 1,
+        candidates: int | None = None,
         seed: int = 0,
         item: int | None = None,
         source: str = "",
@@ -194,22 +227,26 @@ class Translator:
 
         Args:
             waveform: float32 [100, 2] for the views; None stands for a flat one.
+            candidates: see ``translate``.
             item: see ``imagine``.
 
         Raises:
-            ConfigError: when ``draws``, ``seed`` or ``item`` is wrong.
+            ConfigError: when ``draws``, ``candidates``, ``seed`` or ``item`` is wrong.
         """
         check_options(draws, seed, item)
+        candidates = self.candidates(candidates)
         thresholds = self.info.thresholds
         calm = calm_picture(self.info.image_px)
-        if is_quiet(segment.mel, segment.rms_dbfs, thresholds):
+        familiarity = np.float32(np.nan)
+        quiet = is_quiet(segment.mel, segment.rms_dbfs, thresholds)
+        if not quiet:
+            familiarity = self.memory.familiarity(segment.mel[None])[0]
+        if quiet or is_unfamiliar(float(familiarity), thresholds):
             images = np.repeat(calm[None], draws, axis=0)
             informativity = np.full(draws, np.nan, np.float32)
-            state = [State.QUIET] * draws
+            state = [State.QUIET if quiet else State.NOTHING_RECOGNISABLE] * draws
         else:
-            items = None if item is None else [item]
-            images = self.imagine(segment.mel, draws=draws, seed=seed, items=items)
-            informativity = self.critic.informativity(images)
+            images, informativity = self._best(segment.mel, draws, candidates, seed, item)
             state = [state_of(float(score), thresholds) for score in informativity]
             images[[i for i, each in enumerate(state) if each is not State.PICTURE]] = calm
         wave = np.zeros((units.FRAMES_PER_SEGMENT, 2), np.float32)
@@ -217,6 +254,7 @@ class Translator:
             images=images,
             seconds=np.full(draws, segment.start_s, np.float64),
             informativity=informativity,
+            familiarity=np.full(draws, familiarity, np.float32),
             state=state,
             draw=np.arange(draws, dtype=np.int64),
             mels=np.repeat(segment.mel[None], draws, axis=0),
@@ -255,16 +293,78 @@ class Translator:
         check_options(draws, seed)
         levels, unit = _checked_mels(mels)
         names = _checked_items(items, len(levels))
-        info = self.info
         embeddings = self.session.embed(unit[:, None])
+        images = [
+            self._draw(
+                levels[i], embeddings[i], range(draws), seed, None if names is None else names[i]
+            )
+            for i in range(len(levels))
+        ]
+        px = self.info.image_px
+        return np.reshape(images, (-1, px, px, units.IMAGE_CHANNELS)).astype(np.uint8, copy=False)
+
+    def candidates(self, wanted: int | None = None) -> int:
+        """Return how many pictures are made for each draw.
+
+        Args:
+            wanted: 1 to 64; None leaves it to the model.
+
+        Raises:
+            ConfigError: on another number, or more than 1 of a model that has no critic.
+        """
+        if wanted is None:
+            return DEFAULT_CANDIDATES if self.info.has_critic else 1
+        number = _whole(wanted)
+        if number is None or not 1 <= number <= MAX_CANDIDATES:
+            raise ConfigError(
+                f"candidates must be a whole number from 1 to {MAX_CANDIDATES}, not {wanted!r}"
+            )
+        if number > 1 and not self.info.has_critic:
+            raise ConfigError(
+                f"candidates is {number}, but the model {self.info.label} has no critic to choose "
+                "among them: ask for 1"
+            )
+        return number
+
+    def _best(
+        self, mel: NDArray[np.uint8], draws: int, candidates: int, seed: int, item: int | None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Draw ``candidates`` pictures for each of ``draws`` and keep those the critic prefers.
+
+        Returns:
+            uint8 [draws, px, px, 3] and what the critic says of each, float32 [draws].
+        """
+        levels, unit = _checked_mels(mel)
+        embedding = self.session.embed(unit[:, None])[0]
+        px = self.info.image_px
+        images = np.empty((draws, px, px, units.IMAGE_CHANNELS), np.uint8)
+        informativity = np.empty(draws, np.float32)
+        for draw in range(draws):
+            numbers = range(draw * candidates, (draw + 1) * candidates)
+            made = self._draw(levels[0], embedding, numbers, seed, item)
+            said = self.critic.informativity(made)
+            # Of equal scores, and of NaN where there is no critic, the first.
+            best = int(said.argmax())
+            images[draw], informativity[draw] = made[best], said[best]
+        return images, informativity
+
+    def _draw(
+        self,
+        levels: NDArray[np.uint8],
+        embedding: NDArray[np.float32],
+        numbers: range,
+        seed: int,
+        item: int | None,
+    ) -> NDArray[np.uint8]:
+        """Draw the pictures of one log-mel that have these numbers: uint8 [n, px, px, 3]."""
+        info = self.info
         px = info.image_px
-        images = np.empty((len(levels), draws, px, px, units.IMAGE_CHANNELS), np.uint8)
-        for i, embedding in enumerate(embeddings):
-            for draw in range(draws):
-                item = item_of(levels[i], draw) if names is None else names[i] * 2**16 + draw
-                noise, dropout = generator_draws(seed, item, info.noise_size, info.dropout_size)
-                images[i, draw] = self.session.draw(embedding[None], noise[None], dropout[None])[0]
-        return images.reshape(-1, px, px, units.IMAGE_CHANNELS)
+        images = np.empty((len(numbers), px, px, units.IMAGE_CHANNELS), np.uint8)
+        for i, number in enumerate(numbers):
+            name = item_of(levels, number) if item is None else item * 2**16 + number
+            noise, dropout = generator_draws(seed, name, info.noise_size, info.dropout_size)
+            images[i] = self.session.draw(embedding[None], noise[None], dropout[None])[0]
+        return images
 
 
 # --- checks ----------------------------------------------------------------------------------
@@ -342,7 +442,10 @@ def _name_of(sound: Sound) -> str:
 def _joined(parts: Iterable[Translation]) -> Translation:
     """Put translations of one sound one after the other."""
     # Growing buffers, not lists of arrays: joining at the end would need everything twice.
-    fields = ("images", "seconds", "informativity", "draw", "mels", "rms_dbfs", "waveforms")
+    fields = (
+        "images", "seconds", "informativity", "familiarity", "draw", "mels", "rms_dbfs",
+        "waveforms",
+    )  # fmt: skip
     buffers = {name: bytearray() for name in fields}
     state: list[State] = []
     last: Translation | None = None

@@ -55,6 +55,56 @@ def augment_mel(
     return mel.clamp(-1.0, 1.0)
 
 
+def add_background(
+    mel: Float[Tensor, "n 1 128 100"],
+    rng: Generator,
+    *,
+    range_db: float,
+    sounds: float = 0.0,
+    noise: float = 0.0,
+    tilt: float = 0.0,
+) -> Float[Tensor, "n 1 128 100"]:
+    """Put other sounds and steady noise behind sounds, and another microphone before them.
+
+    Powers are added, as in air. An other sound is one of the batch, 10 to 30 dB lower; noise has a
+    slope of at most 10 dB either way over the bands and lies 8 to 38 dB below full scale.
+
+    Args:
+        mel: in [-1, 1], -1 for ``range_db`` below full scale and less.
+        rng: source of randomness (on the CPU).
+        range_db: what [-1, 1] spans, in dB.
+        sounds: share of the sounds that get another one behind them.
+        noise: share of the sounds that get noise behind them.
+        tilt: standard deviation of a smooth curve over the bands that is added to what sounds, as
+            a share of half the range: another microphone, another room.
+    """
+    n, _, bands, _ = mel.shape
+    if tilt:
+        bends = torch.randn(n, 1, 5, generator=rng) * tilt
+        curve = F.interpolate(bends, size=bands, mode="linear", align_corners=True)
+        curve = curve.transpose(1, 2)[:, None].to(mel.device, mel.dtype)
+        # What is silent stays silent under any microphone.
+        mel = torch.where(mel > -1.0, mel + curve, mel).clamp(-1.0, 1.0)
+    if not sounds and not noise:
+        return mel
+
+    def level(low_db: float, high_db: float) -> Tensor:
+        return 10.0 ** (_uniform(n, low_db, high_db, mel, rng) / 10.0)[:, None, None, None]
+
+    def chosen(share: float) -> Tensor:
+        return (torch.rand(n, generator=rng) < share).to(mel.device)[:, None, None, None]
+
+    power = 10.0 ** ((mel - 1.0) * (range_db / 20.0))
+    other = power[torch.randperm(n, generator=rng).to(mel.device)] * level(-30.0, -10.0)
+    power = torch.where(chosen(sounds), power + other, power)
+    slope = _uniform(n, -10.0, 10.0, mel, rng)[:, None] * torch.linspace(-1.0, 1.0, bands).to(mel)
+    steady = 10.0 ** (slope / 10.0)[:, None, :, None] * level(-38.0, -8.0)
+    grain = (torch.rand(mel.shape, generator=rng) * 0.6 + 0.7).to(mel.device, mel.dtype)
+    power = torch.where(chosen(noise), power + steady * grain, power)
+    db = 10.0 * torch.log10(power.clamp(min=1e-12))
+    return (db * (2.0 / range_db) + 1.0).clamp(-1.0, 1.0)
+
+
 def augment_image(
     image: Float[Tensor, "n 3 h w"],
     rng: Generator,

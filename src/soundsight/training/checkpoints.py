@@ -30,6 +30,15 @@ def save_weights(path: Path, network: nn.Module, about: dict[str, Any] | None = 
         OutputError: when the place cannot be written to.
     """
     tensors = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
+    save_tensors(path, tensors, about)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] | None) -> None:
+    """Write named tensors as :func:`save_weights` writes those of a network.
+
+    Raises:
+        OutputError: when the place cannot be written to.
+    """
     with atomic_file(path) as temporary:
         temporary.write_bytes(save(tensors))
     write_json(path.with_suffix(".json"), {**(about or {}), "sha256": sha256_of(path)})

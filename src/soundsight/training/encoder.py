@@ -16,15 +16,22 @@ from torch import Tensor, nn
 
 from soundsight.core.config import choose, from_dict, to_dict
 from soundsight.core.errors import ConfigError, DataError
+from soundsight.media.mel import MelConfig
 from soundsight.models.autoencoder import EMBEDDING_LAYER, Autoencoder, AutoencoderConfig
-from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair, SoundEncoder
+from soundsight.models.contrastive import (
+    FIRST_TEMPERATURE,
+    ContrastiveConfig,
+    ContrastivePair,
+    SoundEncoder,
+)
 from soundsight.models.presets import preset
 from soundsight.pairs.dataset import PairDataset, batch_indices
-from soundsight.training.augment import augment_image, augment_mel
+from soundsight.training.augment import add_background, augment_image, augment_mel
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
 from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last, read_run
 from soundsight.training.losses import info_nce
 from soundsight.training.machine import Machine
+from soundsight.training.starting import ENCODER, PICTURE_ENCODER, StartingPoint
 
 SCHEDULES = ("modern", "published")
 
@@ -50,7 +57,12 @@ class EncoderConfig:
         learning_rate: AdamW's peak, or SGD's constant, learning rate.
         momentum: SGD's.
         weight_decay: AdamW's.
+        other_sounds: share of the sounds that get another one behind them (contrastive only, as
+            the two below; ``augment.add_background``).
+        noise: share of the sounds that get steady noise behind them.
+        tilt: strength of a random microphone's curve over the bands.
         warm_up: share of the steps in which AdamW's rate rises; it then falls as a cosine.
+        init: hash of the weights that it starts from; empty for random ones.
         loop: steps, batch and seed.
     """
 
@@ -61,7 +73,11 @@ class EncoderConfig:
     learning_rate: float = 2e-3
     momentum: float = 0.9
     weight_decay: float = 1e-2
+    other_sounds: float = 0.0
+    noise: float = 0.0
+    tilt: float = 0.0
     warm_up: float = 0.1
+    init: str = ""
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=400, batch_size=256))
 
     def __post_init__(self) -> None:
@@ -76,6 +92,8 @@ class EncoderConfig:
             raise ConfigError("embedding_size must lie between 4 and 65536")
         if not 0 <= self.momentum < 1:
             raise ConfigError("momentum must lie in [0, 1)")
+        if not 0 <= self.other_sounds <= 1 or not 0 <= self.noise <= 1 or not 0 <= self.tilt <= 1:
+            raise ConfigError("other_sounds, noise and tilt must lie in [0, 1]")
         if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.warm_up <= 1:
             raise ConfigError(
                 "learning_rate must be above 0, weight_decay not negative, warm_up in [0, 1]"
@@ -83,7 +101,7 @@ class EncoderConfig:
 
 
 def default_encoder_config(kind: str, preset: str, schedule: str) -> EncoderConfig:
-    """Return the settings that belong to a kind of encoder and its schedule.
+    """Return the settings that belong to a kind of encoder, its preset and its schedule.
 
     Raises:
         ConfigError: on an unknown kind or schedule, naming the choices.
@@ -91,6 +109,9 @@ def default_encoder_config(kind: str, preset: str, schedule: str) -> EncoderConf
     config = EncoderConfig(kind=kind, preset=preset, schedule=schedule)
     if kind == "autoencoder":
         config = replace(config, loop=replace(config.loop, batch_size=64))
+    elif preset == "flagship":
+        loop = replace(config.loop, steps=5000, batch_size=128)
+        config = replace(config, other_sounds=0.3, noise=0.3, tilt=0.08, loop=loop)
     if schedule == "published":
         config = replace(config, learning_rate=0.05, weight_decay=0.0)
     return config
@@ -115,11 +136,22 @@ def to_levels(unit: Tensor) -> Tensor:
 
 
 class EncoderTask(Task):
-    """Fits one audio encoder on a split's pairs (the autoencoder looks at the sounds only)."""
+    """Fits one audio encoder on a split's pairs (the autoencoder looks at the sounds only).
+
+    Args:
+        config: what to do.
+        data: the pairs.
+        start: weights to start from; None for random ones.
+
+    Raises:
+        DataError: when ``start`` is of another kind or of other sizes.
+    """
 
     kind: ClassVar[str] = "encoder"
 
-    def __init__(self, config: EncoderConfig, data: PairDataset) -> None:
+    def __init__(
+        self, config: EncoderConfig, data: PairDataset, *, start: StartingPoint | None = None
+    ) -> None:
         self.config, self.data = config, data
         torch.manual_seed(config.loop.seed)
         sizes = preset(config.preset)
@@ -130,8 +162,23 @@ class EncoderTask(Task):
             if config.kind == "contrastive"
             else Autoencoder(replace(sizes.autoencoder, **changes))
         )
+        if start is not None:
+            self._start_from(start)
         channels_last(self.network)
         self.optimizer = self._make_optimizer()
+
+    def _start_from(self, start: StartingPoint) -> None:
+        network = self.network
+        kind = start.about(ENCODER).get("kind")
+        if kind != self.config.kind:
+            raise DataError(f"{start.folder} has an encoder of kind {kind}, not {self.config.kind}")
+        if not isinstance(network, ContrastivePair):
+            start.load(ENCODER, network)
+            return
+        start.load(ENCODER, network.sound)
+        about = start.load(PICTURE_ENCODER, network.picture)
+        with torch.no_grad():
+            network.log_scale.fill_(-math.log(about.get("temperature", FIRST_TEMPERATURE)))
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         config = self.config
@@ -175,10 +222,17 @@ class EncoderTask(Task):
     def _contrast(self, rows: NDArray[np.int64], *, rng: torch.Generator) -> tuple[Tensor, Scalars]:
         """Sounds and pictures of these pairs among those of every process."""
         machine, network = self.machine, self.network
+        config = self.config
         batch = self.data.gather(rows)
         with machine.shared_draws(rng):
             image = augment_image(to_float(batch.image.to(machine.device)), rng)
-            mel = augment_mel(to_float(batch.mel.to(machine.device)), rng)
+            mel = to_float(batch.mel.to(machine.device))
+            if config.other_sounds or config.noise or config.tilt:
+                mel = add_background(
+                    mel, rng, range_db=MelConfig().range_db, sounds=config.other_sounds,
+                    noise=config.noise, tilt=config.tilt,
+                )  # fmt: skip
+            mel = augment_mel(mel, rng)
         with machine.autocast():
             sound, picture = network(mel, image)
         log_scale = cast(Tensor, network.log_scale)
@@ -226,9 +280,11 @@ class EncoderTask(Task):
             {"kind": self.config.kind, "preset": self.config.preset, "network": to_dict(size)},
         )
         if isinstance(network, ContrastivePair):
+            temperature = float((-network.log_scale).exp())
             save_weights(
-                run / "picture_encoder.safetensors", network.picture, {"network": to_dict(size)}
-            )
+                run / "picture_encoder.safetensors", network.picture,
+                {"network": to_dict(size), "temperature": temperature},
+            )  # fmt: skip
 
 
 def load_encoder(folder: Path) -> AudioEncoder:

@@ -10,7 +10,14 @@ Two objectives, both without a label:
 ``relativistic`` (ours)
     Paired softplus loss, R1 + R2 gradient penalties, differentiable augmentation, and a
     matching-aware negative: a real picture with the sound of another video must score below the
-    same picture with its own (Reed et al. 2016).
+    same picture with its own (Reed et al. 2016). Beside it, with ``contrast_weight`` and
+    ``coherence_weight``, a symmetric InfoNCE in the discriminator's features: it learns which sound
+    of the batch goes with which real picture, and the generator's pictures must be found by their
+    sounds there (Kang & Park 2020, ContraGAN, with sounds in the place of labels). With
+    ``variational_weight`` every other picture of a batch is drawn from noise that a *picture
+    posterior* read off its photo, and is asked to be that photo again: in pixels, in the
+    discriminator's maps, and at the price of the KL divergence of that noise from the standard
+    normal one (Larsen et al. 2016; Zhu et al. 2017).
 
 Not known from the paper, and chosen here: r = +1 / -1, L1 as pixel loss with weight 1 for ``rc``
 (a frame is compared as a viewer sees it, not squared) and 0 for ``relativistic`` (the bench pairs a
@@ -19,6 +26,8 @@ sound with one of many photos that would fit), Adam with beta1 = 0 or .5, learni
 
 from __future__ import annotations
 
+import math
+import shutil
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,6 +46,7 @@ from soundsight.core.runs import atomic_file
 from soundsight.models.autoencoder import EMBEDDING_LAYER, Autoencoder, check_source
 from soundsight.models.dense_generator import DenseGenerator, DenseGeneratorConfig
 from soundsight.models.discriminator import ProjectionDiscriminator, RCDiscriminator
+from soundsight.models.picture_posterior import PicturePosterior
 from soundsight.models.presets import preset
 from soundsight.pairs.dataset import PairDataset, batch_indices
 from soundsight.training.augment import diff_augment
@@ -46,13 +56,24 @@ from soundsight.training.encoder import AudioEncoder, condition, embed, to_float
 from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last, read_run
 from soundsight.training.losses import (
     PIXEL_LOSSES,
+    feature_loss,
     gradient_penalty,
+    info_nce,
+    kl_divergence,
     pixel_loss,
     rc_discriminator_loss,
+    reconstruction_loss,
     relativistic_loss,
 )
 from soundsight.training.machine import Machine
 from soundsight.training.moving_average import MovingAverageAdversary, MovingAverageConfig
+from soundsight.training.starting import (
+    DISCRIMINATOR,
+    GENERATOR,
+    PICTURE_ENCODER,
+    POSTERIOR,
+    StartingPoint,
+)
 
 OBJECTIVES = ("relativistic", "rc")
 MAX_NOISE_RATIO = 64
@@ -86,10 +107,20 @@ class TranslatorConfig:
         penalty: gamma of the R1 and R2 gradient penalties (``relativistic``).
         penalty_every: steps between two penalties; each is scaled up to make up for it.
         wrong_sound_weight: weight of the matching-aware negative (``relativistic``).
+        contrast_weight: weight of the discriminator's InfoNCE between sounds and real pictures
+            (``relativistic``).
+        coherence_weight: weight of the generator's InfoNCE between its pictures and their sounds,
+            in the discriminator's features (``relativistic``).
+        temperature: of both.
+        variational_weight: weight of drawing photos again from noise read off them
+            (``relativistic``); 0 for none, and no picture posterior. Of it:
+        feature_weight: weight of the likeness in the discriminator's maps, the pixels' being 1;
+        kl_weight: weight of the KL divergence, a nat.
         embedding_noise: standard deviation of noise on the embeddings, so that the generator meets
             sounds it has not seen (``relativistic``). A contrastive encoder's have a root mean
             square of 1, those of an autoencoder less.
         ema_decay: of the generator's average, which is the one that is kept.
+        init: hash of the weights that the generator starts from; empty for random ones.
         loop: steps, batch and seed.
     """
 
@@ -111,8 +142,15 @@ class TranslatorConfig:
     penalty: float = 1.0
     penalty_every: int = 8
     wrong_sound_weight: float = 0.5
+    contrast_weight: float = 0.0
+    coherence_weight: float = 0.0
+    temperature: float = 0.1
+    variational_weight: float = 0.0
+    feature_weight: float = 0.2
+    kl_weight: float = 0.006
     embedding_noise: float = 0.15
     ema_decay: float = 0.999
+    init: str = ""
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=6000, batch_size=32))
 
     def __post_init__(self) -> None:
@@ -126,18 +164,30 @@ class TranslatorConfig:
             raise ConfigError("the moving average belongs to --objective rc")
         if self.noise_ratio is not None and not 0 <= self.noise_ratio <= MAX_NOISE_RATIO:
             raise ConfigError(f"noise_ratio must lie in [0, {MAX_NOISE_RATIO}]")
-        for name in ("pixel_weight", "penalty", "wrong_sound_weight", "embedding_noise"):
+        for name in (
+            "pixel_weight", "penalty", "wrong_sound_weight", "contrast_weight", "coherence_weight",
+            "variational_weight", "feature_weight", "kl_weight", "embedding_noise",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative")
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie in [0, 1)")
+        if self.objective == "rc" and max(
+            self.contrast_weight, self.coherence_weight, self.variational_weight
+        ):
+            raise ConfigError(
+                "contrast_weight, coherence_weight and variational_weight belong to "
+                "--objective relativistic"
+            )
+        if self.temperature <= 0:
+            raise ConfigError("temperature must be above 0")
         if self.generator_rate <= 0 or self.discriminator_rate <= 0 or self.penalty_every < 1:
             raise ConfigError("learning rates must be above 0 and penalty_every at least 1")
 
 
 def default_config(objective: str, preset: str, encoder: str) -> TranslatorConfig:
-    """Return the settings that belong to an objective.
+    """Return the settings that belong to an objective and a preset.
 
     Args:
         objective: ``relativistic`` or ``rc``.
@@ -154,6 +204,8 @@ def default_config(objective: str, preset: str, encoder: str) -> TranslatorConfi
             pixel_weight=1.0, noise_ratio=0.0, embedding_noise=0.0,
             loop=replace(config.loop, batch_size=64),
         )  # fmt: skip
+    if preset == "flagship":
+        return replace(config, contrast_weight=1.0, coherence_weight=0.3, variational_weight=1.0)
     return config
 
 
@@ -187,6 +239,18 @@ def _make_discriminator(config: TranslatorConfig, embedding_size: int) -> nn.Mod
     )
 
 
+def _make_posterior(config: TranslatorConfig, generator: DenseGenerator) -> PicturePosterior | None:
+    if not config.variational_weight:
+        return None
+    if not generator.noise_size:
+        raise ConfigError(
+            "variational_weight: the generator takes no noise to be read off a photo; set "
+            "noise_ratio above 0"
+        )
+    sizes = preset(config.preset).picture_posterior
+    return channels_last(PicturePosterior(replace(sizes, noise_size=generator.noise_size)))
+
+
 @dataclass(kw_only=True)
 class _Part:
     """This process's pairs of one micro-batch, and what is drawn and found out about them.
@@ -194,7 +258,8 @@ class _Part:
     ``told`` is what the generator is told of the sound, ``heard`` its embedding alone, without the
     tokens that attention listens to. ``lent`` is the embedding of the next pair of the whole
     micro-batch, ``other`` whether it is another video's, and ``others`` of how many pairs that is
-    true, as a mean over processes.
+    true, as a mean over processes. ``video`` and ``photo`` are the ids of the whole micro-batch.
+    ``posterior`` is what the picture posterior says of every other photo.
     """
 
     image: Tensor
@@ -205,8 +270,11 @@ class _Part:
     lent: Tensor
     other: Tensor
     others: Tensor
+    video: Tensor
+    photo: Tensor
     generated: Tensor | None = None
     real_score: Tensor | None = None
+    posterior: tuple[Tensor, Tensor] | None = None
 
 
 class TranslatorTask(Task):
@@ -218,6 +286,12 @@ class TranslatorTask(Task):
         data: the pairs.
         encoder_run: where the encoder's weights came from; ``finish`` writes them into the run,
             so that the run is whole by itself.
+        start: weights to start from; None for random ones. Of a discriminator and a posterior
+            only where they are there.
+
+    Raises:
+        ConfigError: when the encoder is of another preset.
+        DataError: when ``start`` is of other sizes.
     """
 
     kind: ClassVar[str] = "translator"
@@ -229,6 +303,7 @@ class TranslatorTask(Task):
         data: PairDataset,
         *,
         encoder_run: Path,
+        start: StartingPoint | None = None,
     ) -> None:
         about = read_tensors(encoder_run / "encoder.safetensors")[1]
         if about["preset"] != config.preset:
@@ -237,16 +312,26 @@ class TranslatorTask(Task):
                 "train one of this preset, or choose the other one"
             )
         self.config, self.data, self._encoder = config, data, encoder
+        picture_encoder = encoder_run / f"{PICTURE_ENCODER}.safetensors"
+        self._picture_encoder = picture_encoder if picture_encoder.is_file() else None
         self._encoder_about = {key: about[key] for key in ("kind", "preset", "network")}
         torch.manual_seed(config.loop.seed)
         self.generator = channels_last(DenseGenerator(generator_config(config, encoder)))
         self.discriminator = channels_last(_make_discriminator(config, encoder.embedding_size))
+        self.posterior = _make_posterior(config, self.generator)
+        if start is not None:
+            start.load(GENERATOR, self.generator)
+            others = {DISCRIMINATOR: self.discriminator, POSTERIOR: self.posterior}
+            for name, network in others.items():
+                if network is not None and start.has(name):
+                    start.load(name, network)
         self.adversary = MovingAverageAdversary(self.discriminator, config.moving_average)
         self.ema = Ema(self.generator, config.ema_decay)
         betas = (config.beta1, config.beta2)
-        self.g_optimizer = torch.optim.Adam(
-            self.generator.parameters(), lr=config.generator_rate, betas=betas
-        )
+        drawing = [*self.generator.parameters()]
+        if self.posterior is not None:
+            drawing += self.posterior.parameters()
+        self.g_optimizer = torch.optim.Adam(drawing, lr=config.generator_rate, betas=betas)
         self.d_optimizer = torch.optim.Adam(
             self.discriminator.parameters(), lr=config.discriminator_rate, betas=betas
         )
@@ -254,12 +339,13 @@ class TranslatorTask(Task):
         self._steps_to_sample = {max(1, round(s * config.loop.steps)) for s in _EARLY_SHARES}
 
     def networks(self) -> dict[str, nn.Module]:
-        return {
+        networks = {
             "generator": self.generator,
             "average": self.ema.average,
             "discriminator": self.discriminator,
             "adversary": self.adversary,
         }
+        return networks if self.posterior is None else {**networks, "posterior": self.posterior}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"generator": self.g_optimizer, "discriminator": self.d_optimizer}
@@ -308,6 +394,8 @@ class TranslatorTask(Task):
         rows = batch_indices(len(self.data), loop.batch_size, loop.seed, step)
         self.generator.train()
         self.discriminator.train()
+        if self.posterior is not None:
+            self.posterior.train()
         parts = [self._part(own, rng) for own in self.machine.parts_of(rows, loop.accumulate)]
         do = self._step_rc if self.config.objective == "rc" else self._step_relativistic
         scalars = do(step, parts, rng)
@@ -345,11 +433,20 @@ class TranslatorTask(Task):
             lent=machine.own_rows(machine.all_rows(heard).roll(1, dims=0)),
             other=other,
             others=machine.mean(other.float().sum()),
+            video=video,
+            photo=photo,
         )
 
     def _draw(self, part: _Part) -> Tensor:
+        noise = part.noise
+        if self.posterior is not None:
+            with self.machine.autocast():
+                mean, log_variance = self.posterior(part.image[::2])
+            part.posterior = mean.float(), log_variance.float()
+            noise = noise.clone()
+            noise[::2] = part.posterior[0] + noise[::2] * (0.5 * part.posterior[1]).exp()
         with self.machine.autocast():
-            picture: Tensor = self.generator(part.told, part.noise, part.dropout)
+            picture: Tensor = self.generator(part.told, noise, part.dropout)
         return picture.float()
 
     def _shown(self, part: _Part) -> Tensor:
@@ -434,6 +531,10 @@ class TranslatorTask(Task):
         wrong = relativistic_loss(real_score, wrong_score, part.other, part.others)
         total = d_loss + config.wrong_sound_weight * wrong
         scalars = {"d_loss": d_loss.detach(), "wrong_sound": wrong.detach()}
+        if config.contrast_weight:
+            contrast = self._contrast(part, seen)
+            total = total + config.contrast_weight * contrast
+            scalars["contrast"] = contrast.detach()
         if penalised:
             r1, r2 = gradient_penalty(real_score, real), gradient_penalty(fake_score, fake)
             total = total + config.penalty * config.penalty_every * (r1 + r2)
@@ -451,14 +552,56 @@ class TranslatorTask(Task):
         generated = self._drawn(part)
         with self.machine.shared_draws(rng):
             shown = diff_augment(generated, rng)
+        judge = self.discriminator
+        assert isinstance(judge, ProjectionDiscriminator)
         with self.machine.autocast():
-            fake_score = self.discriminator(shown, part.heard)
+            seen = judge.features(shown)
+            fake_score = judge.score(seen, part.heard)
         g_loss = relativistic_loss(fake_score, part.real_score)
         total = g_loss
+        scalars = {"g_loss": g_loss.detach()}
+        if self.config.coherence_weight:
+            coherence = self._contrast(part, seen)
+            total = total + self.config.coherence_weight * coherence
+            scalars["coherence"] = coherence.detach()
         if self.config.pixel_weight:
             pixels = pixel_loss(generated, part.image, self.config.pixel)
             total = total + self.config.pixel_weight * pixels
-        return total, {"g_loss": g_loss.detach()}
+        if part.posterior is not None:
+            again, of_it = self._drawn_again(generated[::2], part.image[::2], part.posterior)
+            total = total + self.config.variational_weight * again
+            scalars |= of_it
+        return total, scalars
+
+    def _drawn_again(
+        self, generated: Tensor, photo: Tensor, posterior: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Scalars]:
+        """How far pictures are from the photos whose noise they were drawn from."""
+        judge = self.discriminator
+        assert isinstance(judge, ProjectionDiscriminator)
+        with self.machine.autocast():
+            made = judge.maps(generated)[1:]
+            with torch.no_grad():
+                real = judge.maps(photo)[1:]
+        pixels = reconstruction_loss(generated, photo)
+        features = feature_loss(made, real)
+        kl = kl_divergence(*posterior)
+        total = pixels + self.config.feature_weight * features + self.config.kl_weight * kl
+        return total, {
+            "reconstruction": pixels.detach(), "likeness": features.detach(), "kl": kl.detach(),
+        }  # fmt: skip
+
+    def _contrast(self, part: _Part, seen: Tensor) -> Tensor:
+        """InfoNCE between these pictures' features and the sounds, over all processes."""
+        judge, machine = self.discriminator, self.machine
+        assert isinstance(judge, ProjectionDiscriminator)
+        with machine.autocast():
+            heard = judge.heard(part.heard)
+        scale = torch.tensor(-math.log(self.config.temperature), device=seen.device)
+        return info_nce(
+            machine.all_rows(heard.float()), machine.all_rows(seen.float()),
+            part.video, part.photo, scale,
+        )  # fmt: skip
 
     @torch.no_grad()
     def _imagine(self, network: DenseGenerator, conditions: Tensor, seed: int) -> Tensor:
@@ -512,7 +655,7 @@ class TranslatorTask(Task):
             np.savez_compressed(temporary, images=images.permute(0, 2, 3, 1).cpu().numpy())
 
     def finish(self, run: Path) -> None:
-        """Write the averaged generator, and the encoder's weights beside it."""
+        """Write the averaged generator, the encoder's weights beside it, and what to go on with."""
         about = {
             "preset": self.config.preset,
             "network": to_dict(self.generator.config),
@@ -521,6 +664,15 @@ class TranslatorTask(Task):
         }
         save_weights(run / "generator.safetensors", self.ema.average, about)
         save_weights(run / "encoder.safetensors", self._encoder, self._encoder_about)
+        save_weights(run / f"{DISCRIMINATOR}.safetensors", self.discriminator)
+        if self.posterior is not None:
+            save_weights(run / f"{POSTERIOR}.safetensors", self.posterior)
+        if self._picture_encoder is not None:
+            for suffix in (".safetensors", ".json"):
+                shutil.copyfile(
+                    self._picture_encoder.with_suffix(suffix),
+                    (run / PICTURE_ENCODER).with_suffix(suffix),
+                )
 
 
 def load_generator(run: Path) -> DenseGenerator:

@@ -1,0 +1,69 @@
+"""Picture posterior: which noise would have led the generator to this very photo? Training only.
+
+Shapes (Z = the generator's ``noise_size``)::
+
+    image [n, 3, 96, 96] in [-1, 1] -> 48 -> 24 -> 12 -> 6 -> 3x3 by strided convolutions,
+        each + BatchNorm + LeakyReLU
+    -> mean [n, Z], log variance [n, Z] of a normal distribution
+
+A sound leaves open which of many scenes it comes from. Given noise that was read off a photo, the
+generator can be asked to draw that photo again, and learns to say with its noise what the sound
+leaves open; given noise drawn at random, it imagines.
+
+Sources: Larsen et al. 2016 (an autoencoder joined to a GAN); Zhu et al. 2017, BicycleGAN (the same
+under a condition).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from soundsight.core.units import IMAGE_CHANNELS, IMAGE_PX
+
+_LOG_VARIANCE = (-10.0, 2.0)
+_FIRST_LOG_VARIANCE = -2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturePosteriorConfig:
+    """Sizes of the picture posterior.
+
+    Attributes:
+        noise_size: Z.
+        maps: feature maps of the five strided convolutions (96 -> 48 -> 24 -> 12 -> 6 -> 3).
+    """
+
+    noise_size: int = 64
+    maps: tuple[int, ...] = (16, 32, 64, 128, 192)
+
+
+class PicturePosterior(nn.Module):
+    """A frame -> a normal distribution over the noise that leads to it."""
+
+    def __init__(self, config: PicturePosteriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        layers: list[nn.Module] = []
+        maps_in = IMAGE_CHANNELS
+        for maps in config.maps:
+            layers += [
+                nn.Conv2d(maps_in, maps, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(maps),
+                nn.LeakyReLU(0.2),
+            ]
+            maps_in = maps
+        self.stages = nn.Sequential(*layers)
+        side = IMAGE_PX // 2 ** len(config.maps)
+        self.project = nn.Linear(maps_in * side * side, 2 * config.noise_size)
+
+    def forward(
+        self, image: Float[Tensor, "n 3 96 96"]
+    ) -> tuple[Float[Tensor, "n z"], Float[Tensor, "n z"]]:
+        """Return mean and log variance, the latter kept within [-10, 2]."""
+        mean, log_variance = self.project(self.stages(image).flatten(1)).chunk(2, dim=1)
+        # Sure of itself from the start: noise is worth listening to.
+        return mean, torch.clamp(log_variance + _FIRST_LOG_VARIANCE, *_LOG_VARIANCE)

@@ -1,0 +1,158 @@
+"""Fits the memory of familiar sounds: train pairs fill it, val pairs set its limit. No label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundsight.core.config import from_dict, to_dict
+from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.runs import sha256_of
+from soundsight.models.contrastive import SoundEncoder
+from soundsight.models.familiarity import Familiarity, FamiliarityConfig
+from soundsight.pairs.dataset import PairDataset
+from soundsight.training.checkpoints import read_tensors, save_tensors
+from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
+
+LIMIT = 0.5
+"""Familiarity from which on a sound counts as known."""
+
+WEIGHTS = "familiarity.safetensors"
+
+_QUIET_LEVEL = 2.0
+_LEAST_SPREAD = 1e-3
+_AT_ONCE = 256
+_FEWEST = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How the memory is filled.
+
+    Attributes:
+        accepted: share of the audible val sounds that count as familiar.
+        axes: principal axes kept.
+        sounds: train sounds remembered; fewer where there are fewer.
+        neighbours: nearest sounds whose distances are averaged.
+        seed: of which sounds are remembered.
+    """
+
+    accepted: float = 0.95
+    axes: int = 32
+    sounds: int = 2048
+    neighbours: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.accepted < 1:
+            raise ConfigError("accepted must lie between 0 and 1")
+        if min(self.axes, self.sounds, self.neighbours) < 1:
+            raise ConfigError("axes, sounds and neighbours must be at least 1")
+
+
+def fit_familiarity(
+    encoder: AudioEncoder, train: PairDataset, val: PairDataset, config: FitConfig
+) -> Familiarity:
+    """Remember train sounds and set the limit so that a share of the val sounds is familiar.
+
+    Nearly black log-mels teach nothing and are left out of both.
+
+    Raises:
+        DataError: when there are fewer than 64 audible sounds in either.
+    """
+    size = _feature_size(encoder)
+    network = Familiarity(encoder, FamiliarityConfig(features=size)).eval()
+    known, unknown = (_features(network, data) for data in (train, val))
+    if min(len(known), len(unknown)) < _FEWEST:
+        raise DataError(
+            f"{len(known)} train and {len(unknown)} val sounds are audible: at least {_FEWEST} "
+            "of each are needed to learn what is familiar"
+        )
+    axes = min(config.axes, size, len(known))
+    sounds = min(config.sounds, len(known))
+    network = Familiarity(
+        encoder,
+        FamiliarityConfig(
+            features=size, axes=axes, sounds=sounds, neighbours=min(config.neighbours, sounds)
+        ),
+    ).eval()
+    mean, spread = known.mean(dim=0), known.std(dim=0) + _LEAST_SPREAD
+    standard = (known - mean) / spread
+    _, sizes, turned = torch.linalg.svd(standard, full_matrices=False)
+    scale = sizes[:axes] / len(known) ** 0.5 + _LEAST_SPREAD
+    network.mean.copy_(mean)
+    network.axes.copy_(turned[:axes].T / scale / spread[:, None])
+    rng = np.random.default_rng((config.seed, 11))
+    chosen = torch.from_numpy(rng.permutation(len(known))[:sounds])
+    network.memory.copy_((known[chosen] - mean) @ network.axes)
+    distances = _distances(network, val)
+    network.limit.copy_(torch.quantile(distances, config.accepted))
+    return network
+
+
+def write_familiarity(
+    out: Path, encoder_run: Path, network: Familiarity, config: FitConfig
+) -> None:
+    """Write a fitted memory; the encoder stays where it is and is named by its hash."""
+    about = {
+        "network": to_dict(network.config),
+        "fitted": to_dict(config),
+        "encoder": sha256_of(encoder_run / "encoder.safetensors"),
+    }
+    save_tensors(out / WEIGHTS, dict(network.named_buffers(recurse=False)), about)
+
+
+def load_familiarity(folder: Path, encoder_run: Path) -> Familiarity:
+    """Load a memory and put the encoder of ``encoder_run`` under it.
+
+    Raises:
+        DataError: when it is missing, damaged, or was fitted to another encoder.
+    """
+    path = folder / WEIGHTS
+    tensors, about = read_tensors(path)
+    if about.get("encoder") != sha256_of(encoder_run / "encoder.safetensors"):
+        raise DataError(
+            f"{folder} was fitted to another encoder than that of {encoder_run}: fit it again "
+            "(soundsight train familiarity)"
+        )
+    try:
+        config = from_dict(FamiliarityConfig, about["network"])
+    except (KeyError, ConfigError) as error:
+        raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error
+    network = Familiarity(load_encoder(encoder_run), config)
+    for name, value in network.named_buffers(recurse=False):
+        if name not in tensors or tensors[name].shape != value.shape:
+            raise DataError(f"{path} is damaged: {name} is missing or of another size")
+        value.copy_(tensors[name])
+    return network.eval().requires_grad_(False)
+
+
+def _feature_size(encoder: AudioEncoder) -> int:
+    return encoder.feature_size if isinstance(encoder, SoundEncoder) else encoder.embedding_size
+
+
+def _batches(data: PairDataset) -> Iterator[Tensor]:
+    """Yield the audible log-mels as the networks take them."""
+    rows = _audible(data)
+    for start in range(0, len(rows), _AT_ONCE):
+        yield to_float(data.gather(rows[start : start + _AT_ONCE]).mel)
+
+
+def _audible(data: PairDataset) -> list[int]:
+    return [i for i in range(len(data)) if float(data.mel(i).mean()) >= _QUIET_LEVEL]
+
+
+@torch.no_grad()
+def _features(network: Familiarity, data: PairDataset) -> Tensor:
+    parts = [network.features(mel) for mel in _batches(data)]
+    return torch.cat(parts) if parts else torch.zeros(0, network.config.features)
+
+
+@torch.no_grad()
+def _distances(network: Familiarity, data: PairDataset) -> Tensor:
+    return torch.cat([network.distance(mel) for mel in _batches(data)])
