@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -460,28 +461,57 @@ def write_video(
     if size_px < 16 or size_px % 2:
         raise ConfigError(f"size_px is an even number from 16, not {size_px}")
     samples = sound(subject, seconds, seed, rate_hz)
+    frames = (
+        scene(subject, index / fps, seed, size_px) for index in range(max(1, round(seconds * fps)))
+    )
+    return write_clip(path, frames, samples, fps=fps, rate_hz=rate_hz)
+
+
+def write_clip(
+    path: str | os.PathLike[str],
+    frames: Iterable[NDArray[np.uint8]],
+    samples: NDArray[np.float32],
+    *,
+    fps: int = 10,
+    rate_hz: int = RATE_HZ,
+) -> Path:
+    """Write an mp4 (H.264 and AAC) of given pictures and a given sound.
+
+    Args:
+        path: where to write; an existing file is replaced once the new one is whole.
+        frames: uint8 [h, w, 3], one after the other, of one size with even sides; at least one.
+        samples: the sound, float32 [t] of full scale 1.
+        fps: pictures per second.
+        rate_hz: sample rate of the sound in hertz.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: when the place cannot be written to.
+    """
     av = quiet_av()
+    rest = iter(frames)
+    first = next(rest)
     with (
         atomic_file(Path(path)) as temporary,
         av.open(os.fspath(temporary), "w", format="mp4") as container,
     ):
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         picture = container.add_stream(codec, rate=fps)
-        picture.width = picture.height = size_px
+        picture.height, picture.width = first.shape[:2]
         picture.pix_fmt = "yuv420p"
         # One thread: the same picture track wherever it is written.
         picture.codec_context.thread_count = 1
         voice = container.add_stream("aac", rate=rate_hz, layout="mono")
-        for index in range(max(1, round(seconds * fps))):
-            drawn = av.VideoFrame.from_ndarray(
-                scene(subject, index / fps, seed, size_px), format="rgb24"
-            )
-            container.mux(picture.encode(drawn))
+        for drawn in chain([first], rest):
+            frame = av.VideoFrame.from_ndarray(drawn, format="rgb24")
+            container.mux(picture.encode(frame))
         container.mux(picture.encode(None))
-        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-        frame.sample_rate = rate_hz
+        spoken = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        spoken.sample_rate = rate_hz
         cutter = av.AudioResampler(format="fltp", layout="mono", rate=rate_hz, frame_size=1024)
-        for piece in [*cutter.resample(frame), *cutter.resample(None)]:
+        for piece in [*cutter.resample(spoken), *cutter.resample(None)]:
             container.mux(voice.encode(piece))
         container.mux(voice.encode(None))
     return Path(path)

@@ -280,7 +280,7 @@ class EncoderTask(Task):
             {"kind": self.config.kind, "preset": self.config.preset, "network": to_dict(size)},
         )
         if isinstance(network, ContrastivePair):
-            temperature = float((-network.log_scale).exp())
+            temperature = float((-network.log_scale.detach()).exp())
             save_weights(
                 run / "picture_encoder.safetensors", network.picture,
                 {"network": to_dict(size), "temperature": temperature},

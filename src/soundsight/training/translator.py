@@ -444,7 +444,7 @@ class TranslatorTask(Task):
                 mean, log_variance = self.posterior(part.image[::2])
             part.posterior = mean.float(), log_variance.float()
             noise = noise.clone()
-            noise[::2] = part.posterior[0] + noise[::2] * (0.5 * part.posterior[1]).exp()
+            noise[::2] = part.posterior[0] + part.noise[::2] * (0.5 * part.posterior[1]).exp()
         with self.machine.autocast():
             picture: Tensor = self.generator(part.told, noise, part.dropout)
         return picture.float()
