@@ -55,7 +55,7 @@ _SECONDS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Heard:
+class Heard:
     """The n seconds of a split."""
 
     pairs: list[Pair]
@@ -118,10 +118,10 @@ def evaluate_encoder(
     for name in names:
         bench.pairs_of_every_class(name, "evaluation")
     with atomic_folder(out, overwrite=True, ours=is_report) as place:
-        heard: dict[str, _Heard] = {}
+        heard: dict[str, Heard] = {}
         for done, name in enumerate(names):
             tell("splits heard", done, len(names))
-            heard[name] = _hear(encoder, bench, name)
+            heard[name] = hear(encoder, bench, name)
         train, val, unknown = (heard[name] for name in ("train", "val", split))
         tell("measuring", 0, 0)
         found, penalties = _readings(train, val, unknown)
@@ -208,7 +208,12 @@ def principal_axes(embeddings: NDArray[np.floating]) -> tuple[NDArray[np.float64
     return two, [float(variances[-1] / whole), float(variances[-2] / whole)]
 
 
-def _hear(encoder: AudioEncoder, bench: Bench, split: str) -> _Heard:
+def hear(encoder: AudioEncoder, bench: Bench, split: str) -> Heard:
+    """Embed every second of a split; labels come beside the embeddings, for measuring alone.
+
+    Raises:
+        DataError: when an embedding is not finite.
+    """
     data = PairDataset(bench, split)
     # A dataset hands out no label; its order is that of the opaque ids.
     pairs = sorted(
@@ -219,11 +224,11 @@ def _hear(encoder: AudioEncoder, bench: Bench, split: str) -> _Heard:
     if not np.isfinite(embeddings).all():
         raise DataError(f"the encoder's embeddings of {split} are not finite")
     mels = np.stack([data.mel(index) for index in range(len(data))])
-    return _Heard(pairs=pairs, mels=mels, embeddings=embeddings)
+    return Heard(pairs=pairs, mels=mels, embeddings=embeddings)
 
 
 def _readings(
-    train: _Heard, val: _Heard, unknown: _Heard
+    train: Heard, val: Heard, unknown: Heard
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
     """Read the classes of ``unknown`` in each way: probabilities [n, 5], and the penalties."""
     classes, val_classes = columns_of(train.subjects), columns_of(val.subjects)
@@ -241,7 +246,7 @@ def _readings(
 
 
 def _rows(
-    found: dict[str, NDArray[np.float64]], unknown: _Heard, seed: int
+    found: dict[str, NDArray[np.float64]], unknown: Heard, seed: int
 ) -> tuple[dict[str, Shares], ClassAccuracy]:
     """Return the table's rows, and the linear probe's own accuracy with its confusion."""
     loud = audible(unknown.mels)
@@ -263,7 +268,7 @@ def _rows(
 
 
 def _error_rows(
-    errors: NDArray[np.float64], train: _Heard, unknown: _Heard, seed: int
+    errors: NDArray[np.float64], train: Heard, unknown: Heard, seed: int
 ) -> dict[str, Shares]:
     """Return reconstruction errors beside those of drawing the same for every sound."""
     usual = train.mels.mean(axis=0, dtype=np.float64)
@@ -281,7 +286,7 @@ def _error_rows(
     return rows
 
 
-def _map_figure(path: Path, train: _Heard, unknown: _Heard) -> Figure:
+def _map_figure(path: Path, train: Heard, unknown: Heard) -> Figure:
     """Write the map of the unknown seconds along the axes of the train seconds."""
     axes, parts = principal_axes(train.embeddings)
     places = (unknown.embeddings - train.embeddings.mean(axis=0)) @ axes
@@ -300,7 +305,7 @@ def _map_figure(path: Path, train: _Heard, unknown: _Heard) -> Figure:
 
 def _sheet_figure(
     path: Path,
-    unknown: _Heard,
+    unknown: Heard,
     shown: Sequence[int],
     drawn: NDArray[np.uint8],
     errors: NDArray[np.float64],
