@@ -12,6 +12,7 @@ thresholds come from the val split. With ``--install`` the model replaces that o
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from steps import arguments, install, measured, run, scaled, training, where
@@ -28,7 +29,7 @@ TRAINED_ON = (
 )
 
 
-def finish(args, out: Path, name: str) -> None:  # type: ignore[no-untyped-def]
+def finish(args: argparse.Namespace, out: Path, name: str) -> None:
     """Train what decides what is shown, export, measure, and export again with the figures."""
     common = [*where(args), "--threads", args.threads]
     early = ["--early", out / "translator" / "early"]
@@ -38,7 +39,7 @@ def finish(args, out: Path, name: str) -> None:  # type: ignore[no-untyped-def]
               "--familiarity", out / "familiarity", "--name", name, "--trained-on", TRAINED_ON,
               "--trainable", "--overwrite"]  # fmt: skip
     run(*export, "-o", out / "model")
-    measured(args, out / "model", out / "report", "--best-of", 4, "--blind-sheet", "--overwrite")
+    measured(args, out / "model", out / "report", "--best-of", 4, "--blind-sheet")
     run(*export, "-o", out / "model", "--report", out / "report" / "report.json")
 
 

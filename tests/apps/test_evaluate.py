@@ -51,7 +51,10 @@ def judges(tmp_path_factory: pytest.TempPathFactory, toy_bench: Bench) -> Path:
 class Grey:
     """A translator that draws grey and whose critic likes nothing."""
 
-    info = SimpleNamespace(has_critic=True, thresholds=SimpleNamespace(informativity=0.5))
+    info = SimpleNamespace(
+        has_critic=True, thresholds=SimpleNamespace(informativity=0.5, familiarity=0.0)
+    )
+    memory = SimpleNamespace(familiarity=lambda mels: np.full(len(mels), np.nan, np.float32))
     critic = SimpleNamespace(informativity=lambda images: np.zeros(len(images), np.float32))
 
     def imagine(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:

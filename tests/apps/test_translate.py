@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from soundsight.apps.cli import build_app
 from soundsight.runtime.critic import CALM_LEVEL
+from soundsight.runtime.translator import Translator
 
 
 @pytest.fixture
@@ -164,7 +165,10 @@ def test_json_lines(run: Callable[..., Result], write_sound: Callable[..., Path]
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(lines) == 6
-    assert set(lines[0]) == {"file", "png", "second", "state", "informativity", "seed", "draw"}
+    assert set(lines[0]) == {
+        "file", "png", "second", "state", "informativity", "familiarity", "seed", "draw",
+    }  # fmt: skip
+    assert lines[0]["familiarity"] is None
     assert [(line["second"], line["draw"]) for line in lines[:4]] == [
         (0, 0),
         (0, 1),
@@ -177,6 +181,37 @@ def test_json_lines(run: Callable[..., Result], write_sound: Callable[..., Path]
     assert lines[4]["state"] == "quiet"
     assert lines[4]["informativity"] is None
     assert "pictures in out" in result.stderr
+
+
+def test_candidates_are_the_translator_s_and_need_a_critic(
+    run: Callable[..., Result], write_sound: Callable[..., Path], tiny_model: Path,
+    make_model: Callable[..., Path], tmp_path: Path,
+) -> None:  # fmt: skip
+    path = write_sound(Path("a.wav"), 1.0)
+    for number in (1, 6):
+        assert run(path, "-o", f"out{number}", "--candidates", number).exit_code == 0
+        expected = Translator.load(tiny_model).translate(path, candidates=number).images[0]
+        with Image.open(f"out{number}/a.png") as picture:
+            np.testing.assert_array_equal(np.asarray(picture), expected)
+    blind = make_model(tmp_path / "blind", critic=False)
+    result = run(path, "-o", "none", "--candidates", 2, model=blind)
+    assert result.exit_code == 2
+    assert "no critic to choose among them" in " ".join(result.output.split())
+    assert not Path("none").exists()
+
+
+def test_an_unfamiliar_sound_is_told_as_such(
+    run: Callable[..., Result], write_sound: Callable[..., Path],
+    make_model: Callable[..., Path], tmp_path: Path,
+) -> None:  # fmt: skip
+    path = write_sound(Path("a.wav"), 1.0)
+    strict = make_model(tmp_path / "strict", familiarity=0.99)
+    result = run(path, "-o", "out", "--json", model=strict)
+    assert result.exit_code == 0
+    line = json.loads(result.stdout)
+    assert line["state"] == "nothing_recognisable"
+    assert 0 < line["familiarity"] < 0.99
+    assert line["informativity"] is None
 
 
 def test_silence_is_no_mistake(
