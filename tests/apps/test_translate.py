@@ -82,7 +82,6 @@ def test_default_folder(run: Callable[..., Result], write_sound: Callable[..., P
 def test_the_picture_is_the_translators(
     run: Callable[..., Result], write_sound: Callable[..., Path], tiny_model: Path
 ) -> None:
-    from soundsight import Translator
 
     path = write_sound(Path("dog.wav"), 3.0)
     assert run(path, "-o", "out", "--seed", 5, "--draws", 2, "--each-second").exit_code == 0

@@ -46,6 +46,10 @@ KINDS: dict[str, EncoderConfig | TranslatorConfig] = {
     "relativistic": TranslatorConfig(
         encoder="x", preset="tiny", objective="relativistic", penalty_every=2, loop=LOOP
     ),
+    "variational": TranslatorConfig(
+        encoder="x", preset="tiny", objective="relativistic", penalty_every=2, loop=LOOP,
+        contrast_weight=1.0, coherence_weight=1.0, variational_weight=1.0,
+    ),
     "rc": TranslatorConfig(
         encoder="x", preset="tiny", objective="rc", pixel_weight=1.0, loop=LOOP,
         moving_average=MovingAverageConfig(reading="snapshots", snapshots=2, snapshot_every=1),
@@ -69,7 +73,9 @@ def make_task(kind: str, bench: Bench, encoder_run: Path) -> Task:
         task.optimizer = torch.optim.SGD(task.network.parameters(), lr=0.05)
         return task  # type: ignore[no-any-return]
     task = TranslatorTask(config, load_encoder(encoder_run).double(), data, encoder_run=encoder_run)
-    task.g_optimizer = torch.optim.SGD(task.generator.parameters(), lr=0.05)
+    drawing = [*task.generator.parameters()]
+    drawing += [] if task.posterior is None else task.posterior.parameters()
+    task.g_optimizer = torch.optim.SGD(drawing, lr=0.05)
     task.d_optimizer = torch.optim.SGD(task.discriminator.parameters(), lr=0.05)
     return task  # type: ignore[no-any-return]
 

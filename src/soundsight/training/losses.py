@@ -56,14 +56,24 @@ def reconstruction_loss(
     return coarse + 0.3 * F.l1_loss(generated, target)
 
 
-def feature_loss(generated: Sequence[Tensor], target: Sequence[Tensor]) -> Float[Tensor, ""]:
+def feature_loss(
+    generated: Sequence[Tensor], target: Sequence[Tensor], sizes: Sequence[Tensor] | None = None
+) -> Float[Tensor, ""]:
     """Mean over layers of the L1 between maps, as a share of the target's mean absolute value.
 
     Source: Larsen et al. 2016 (likeness in a discriminator's features), with L1.
+
+    Args:
+        generated: maps of each layer.
+        target: the maps that they ought to be.
+        sizes: mean absolute value of each target; where several processes share a batch, the mean
+            of theirs.
     """
+    if sizes is None:
+        sizes = [t.float().abs().mean() for t in target]
     shares = [
-        F.l1_loss(g.float(), t.float()) / (t.float().abs().mean() + 1e-6)
-        for g, t in zip(generated, target, strict=True)
+        F.l1_loss(g.float(), t.float()) / (size + 1e-6)
+        for g, t, size in zip(generated, target, sizes, strict=True)
     ]
     return torch.stack(shares).mean()
 

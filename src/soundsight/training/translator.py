@@ -584,7 +584,8 @@ class TranslatorTask(Task):
             with torch.no_grad():
                 real = judge.maps(photo)[1:]
         pixels = reconstruction_loss(generated, photo)
-        features = feature_loss(made, real)
+        sizes = [self.machine.mean(maps.float().abs().mean()) for maps in real]
+        features = feature_loss(made, real, sizes)
         kl = kl_divergence(*posterior)
         total = pixels + self.config.feature_weight * features + self.config.kl_weight * kl
         return total, {
