@@ -10,7 +10,7 @@ help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(VENV)/.core  ## imagine the bundled example sounds (installs the light core, no torch)
-	@$(BIN)/soundsight translate src/soundsight/assets/examples -o demo-out --sheet --overwrite
+	@$(BIN)/soundsight translate src/soundsight/assets/examples -o demo-out --anyway --sheet --overwrite
 	@echo "Look at the contact sheet: $(CURDIR)/demo-out/sheet.png"
 
 test: $(VENV)/.dev  ## install what the tests need and run them all

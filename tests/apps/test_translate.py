@@ -211,6 +211,12 @@ def test_an_unfamiliar_sound_is_told_as_such(
     assert line["state"] == "nothing_recognisable"
     assert 0 < line["familiarity"] < 0.99
     assert line["informativity"] is None
+    result = run(path, "-o", "all", "--anyway", "--sheet", model=strict)
+    assert result.exit_code == 0
+    assert "nothing recognisable" in result.output
+    assert Path("all/sheet.png").is_file()
+    with Image.open("out/a.png") as hidden, Image.open("all/a.png") as shown:
+        assert np.asarray(hidden).std() == 0 < np.asarray(shown).std()
 
 
 def test_silence_is_no_mistake(

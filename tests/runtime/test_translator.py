@@ -320,6 +320,24 @@ def test_a_sound_of_no_known_kind_is_not_drawn(
     assert (strict.images == CALM_LEVEL).all()
     assert np.isnan(strict.informativity).all()
     np.testing.assert_array_equal(strict.familiarity, result.familiarity)
+    asked = Translator.load(folder).translate(samples, 44_100, draws=2, anyway=True)
+    assert asked.state == strict.state
+    np.testing.assert_array_equal(asked.images, result.images)
+    np.testing.assert_array_equal(asked.informativity, result.informativity)
+
+
+def test_what_the_critic_refuses_can_be_asked_for_but_silence_stays_calm(
+    make_model: Callable[..., Path], tmp_path: Path, tiny_model: Path
+) -> None:
+    samples = np.concatenate([tone(1.0), np.zeros(44_100, np.float32)])
+    strict = Translator.load(make_model(tmp_path / "strict", informativity=1.1))
+    result = strict.translate(samples, 44_100, each_second=True, anyway=True)
+    assert result.state == [State.NOTHING_RECOGNISABLE, State.QUIET]
+    plain = Translator.load(tiny_model).translate(samples, 44_100, each_second=True)
+    np.testing.assert_array_equal(result.images, plain.images)
+    assert (result.images[1] == CALM_LEVEL).all()
+    (first, _) = strict.iter_translate(samples, 44_100, anyway=True)
+    np.testing.assert_array_equal(first.images, result.images[:1])
 
 
 def test_arrays_need_their_rate(translator: Translator) -> None:

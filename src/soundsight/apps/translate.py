@@ -57,6 +57,7 @@ class _Wish:
     each_second: bool
     draws: int
     candidates: int | None
+    anyway: bool
     seed: int
     size_px: int
     json_lines: bool
@@ -119,6 +120,10 @@ def translate(
             "[dim](default: 4, or 1 for a model without a critic)[/dim]",
         ),
     ] = None,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="Give the pictures that would be hidden, too."),
+    ] = False,
     seed: Annotated[
         int,
         typer.Option(min=0, metavar="N", help="Another seed imagines another picture."),
@@ -152,7 +157,7 @@ def translate(
     A quiet second, and a picture that shows nothing recognisable, become a calm grey picture;
     [b]--sheet[/b] and [b]--json[/b] say which. A sound that turns out damaged leaves no picture.
     """
-    wish = _Wish(out, each_second, draws, candidates, seed, size, json_lines)
+    wish = _Wish(out, each_second, draws, candidates, anyway, seed, size, json_lines)
     failures: list[SoundsightError] = []
     found = _find(sounds, failures)
     if not found:
@@ -190,6 +195,7 @@ def _results(translator: Translator, job: _Job, wish: _Wish) -> Iterator[tuple[T
     """Yield what is imagined, with the share of the sound that is done (0..1)."""
     options: dict[str, Any] = {
         "draws": wish.draws, "candidates": wish.candidates, "seed": wish.seed,
+        "anyway": wish.anyway,
     }  # fmt: skip
     if not wish.each_second:
         yield translator.translate(job.source, **options), 1.0
@@ -304,7 +310,10 @@ def _draw(result: Translation, job: _Job, wish: _Wish, hidden: Path, *, sheet: b
             mel=result.mels[0],
             waveform=result.waveforms[0],
             images=list(result.images[:shown]),
-            notes=["" if s == "picture" else s.words for s in result.state[:shown]],
+            notes=[
+                "" if s == "picture" or (wish.anyway and s != "quiet") else s.words
+                for s in result.state[:shown]
+            ],
             more=len(result) - shown,
         )
     return _Second(paths, [str(state) for state in result.state], lines, row)
@@ -480,7 +489,12 @@ def _summarise(
     total = sum(counts.values())
     if not total:
         return
-    hidden = [f"{n} {state.replace('_', ' ')}" for state, n in counts.items() if state != "picture"]
+    asked = " (shown as asked)" if wish.anyway else ""
+    hidden = [
+        f"{n} {state.replace('_', ' ')}{asked if state != 'quiet' else ''}"
+        for state, n in counts.items()
+        if state != "picture"
+    ]
     if total == 1 and len(jobs) == 1:
         text = f"{jobs[0].source} -> {last} ({next(iter(counts)).replace('_', ' ')})"
     else:

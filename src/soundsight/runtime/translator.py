@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ class Translation:
     """What was imagined from a sound.
 
     Attributes:
-        images: uint8 [n, 96, 96, 3]; the calm flat picture where the state is not ``picture``.
+        images: uint8 [n, 96, 96, 3]; the calm flat picture where the state is not ``picture``,
+            unless it was asked for anyway.
         seconds: float64 [n], where each picture's second starts, in seconds.
         informativity: float32 [n] in [0, 1], the critic's score; NaN where nothing was scored (a
             quiet or unfamiliar second, or a model without a critic).
@@ -146,6 +147,7 @@ class Translator:
         draws: int = 1,
         candidates: int | None = None,
         seed: int = 0,
+        anyway: bool = False,
     ) -> Translation:
         """Imagine a sound: its loudest second, or every second.
 
@@ -160,6 +162,8 @@ class Translator:
             candidates: pictures made for each draw, of which the critic keeps the best. None makes
                 4, or 1 where the model has no critic.
             seed: another seed imagines another picture of the same sound.
+            anyway: give the pictures that would be hidden, too. Their state stays what it is, and
+                a quiet second stays a calm picture.
 
         Raises:
             AudioError: when the sound cannot be read or is no sound.
@@ -173,9 +177,12 @@ class Translator:
             segment = loudest_segment(waveform.watch(blocks), self.info.mel)
             wave = waveform.cut(segment.start_s)
             return self.translate_segment(
-                segment, wave, draws=draws, candidates=candidates, seed=seed, source=_name_of(sound)
-            )
-        parts = self.iter_translate(sound, rate_hz, draws=draws, candidates=candidates, seed=seed)
+                segment, wave, draws=draws, candidates=candidates, seed=seed, anyway=anyway,
+                source=_name_of(sound),
+            )  # fmt: skip
+        parts = self.iter_translate(
+            sound, rate_hz, draws=draws, candidates=candidates, seed=seed, anyway=anyway
+        )
         return _joined(parts)
 
     def iter_translate(
@@ -186,6 +193,7 @@ class Translator:
         draws: int = 1,
         candidates: int | None = None,
         seed: int = 0,
+        anyway: bool = False,
     ) -> Iterator[Translation]:
         """Imagine every second of a sound, one ``Translation`` a second, in constant memory.
 
@@ -194,23 +202,20 @@ class Translator:
         """
         check_options(draws, seed)
         blocks = blocks_of(sound, rate_hz, self.info.mel)
-        return self._each_second(blocks, draws, self.candidates(candidates), seed, sound)
+        options = {
+            "draws": draws, "candidates": self.candidates(candidates), "seed": seed,
+            "anyway": anyway, "source": _name_of(sound),
+        }  # fmt: skip
+        return self._each_second(blocks, options)
 
     def _each_second(
-        self,
-        blocks: Iterator[NDArray[np.float32]],
-        draws: int,
-        candidates: int,
-        seed: int,
-        sound: Sound,
+        self, blocks: Iterator[NDArray[np.float32]], options: Mapping[str, Any]
     ) -> Iterator[Translation]:
         waveform = Waveform(self.info.mel)
         for segment in every_segment(waveform.watch(blocks), self.info.mel):
             wave = waveform.cut(segment.start_s)
             waveform.forget(segment.start_s)
-            yield self.translate_segment(
-                segment, wave, draws=draws, candidates=candidates, seed=seed, source=_name_of(sound)
-            )
+            yield self.translate_segment(segment, wave, **options)
 
     def translate_segment(
         self,
@@ -221,6 +226,7 @@ class Translator:
         candidates: int | None = None,
         seed: int = 0,
         item: int | None = None,
+        anyway: bool = False,
         source: str = "",
     ) -> Translation:
         """Imagine one segment, as ``media.segments`` makes them.
@@ -229,6 +235,7 @@ class Translator:
             waveform: float32 [100, 2] for the views; None stands for a flat one.
             candidates: see ``translate``.
             item: see ``imagine``.
+            anyway: see ``translate``.
 
         Raises:
             ConfigError: when ``draws``, ``candidates``, ``seed`` or ``item`` is wrong.
@@ -237,18 +244,20 @@ class Translator:
         candidates = self.candidates(candidates)
         thresholds = self.info.thresholds
         calm = calm_picture(self.info.image_px)
-        familiarity = np.float32(np.nan)
-        quiet = is_quiet(segment.mel, segment.rms_dbfs, thresholds)
-        if not quiet:
-            familiarity = self.memory.familiarity(segment.mel[None])[0]
-        if quiet or is_unfamiliar(float(familiarity), thresholds):
-            images = np.repeat(calm[None], draws, axis=0)
-            informativity = np.full(draws, np.nan, np.float32)
-            state = [State.QUIET if quiet else State.NOTHING_RECOGNISABLE] * draws
+        familiarity, informativity = np.float32(np.nan), np.full(draws, np.nan, np.float32)
+        images = np.repeat(calm[None], draws, axis=0)
+        if is_quiet(segment.mel, segment.rms_dbfs, thresholds):
+            state = [State.QUIET] * draws
         else:
-            images, informativity = self._best(segment.mel, draws, candidates, seed, item)
-            state = [state_of(float(score), thresholds) for score in informativity]
-            images[[i for i, each in enumerate(state) if each is not State.PICTURE]] = calm
+            familiarity = self.memory.familiarity(segment.mel[None])[0]
+            state = [State.NOTHING_RECOGNISABLE] * draws
+            unknown = is_unfamiliar(float(familiarity), thresholds)
+            if not unknown or anyway:
+                drawn, informativity = self._best(segment.mel, draws, candidates, seed, item)
+                if not unknown:
+                    state = [state_of(float(score), thresholds) for score in informativity]
+                shown = [i for i, each in enumerate(state) if anyway or each is State.PICTURE]
+                images[shown] = drawn[shown]
         wave = np.zeros((units.FRAMES_PER_SEGMENT, 2), np.float32)
         return Translation(
             images=images,
