@@ -19,6 +19,7 @@ from steps import arguments, install, measured, run, scaled, training, where
 
 ENCODER_STEPS = 5000
 TRANSLATOR_STEPS = 16_000
+CRITIC_STEPS = 5000
 
 TRAINED_ON = (
     "20,751 one-second log-mels of VEGAS videos (the dataset published with arXiv 2106.01266, "
@@ -33,7 +34,8 @@ def finish(args: argparse.Namespace, out: Path, name: str) -> None:
     """Train what decides what is shown, export, measure, and export again with the figures."""
     common = [*where(args), "--threads", args.threads]
     early = ["--early", out / "translator" / "early"]
-    run("train", "critic", *early, "-o", out / "critic", *common)
+    run("train", "critic", *early, "--steps", scaled(args, CRITIC_STEPS), "-o", out / "critic",
+        *common)  # fmt: skip
     run("train", "familiarity", "--encoder", out / "encoder", "-o", out / "familiarity", *common)
     export = ["export", out / "translator", "--critic", out / "critic",
               "--familiarity", out / "familiarity", "--name", name, "--trained-on", TRAINED_ON,
