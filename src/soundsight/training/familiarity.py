@@ -42,7 +42,7 @@ class FitConfig:
         seed: of which sounds are remembered.
     """
 
-    accepted: float = 0.95
+    accepted: float = 0.98
     axes: int = 32
     sounds: int = 2048
     neighbours: int = 5
