@@ -3,10 +3,10 @@
     python recipes/flagship_cpu.py --out runs/flagship --threads 1 --precision bf16-mixed
 
 Within two and a half hours of two CPU cores with bfloat16 arithmetic: a quarter of an hour for the
-encoder (5,000 batches of 128 pairs), some two hours for the translator, a quarter of an hour for
+encoder (5,000 batches of 128 pairs), an hour and a half for the translator, a quarter of one for
 the critic, export and report; one process of one thread, as a second core brings little to networks
 of this size and can do something else meanwhile. Every step resumes: run it again after a stop. The
-test split is looked at once, at the end, by the judges of the package (``recipes/judges.py``);
+test split is looked at at the end, by the judges of the package (``recipes/judges.py``);
 thresholds come from the val split. With ``--install`` the model replaces that of the package.
 """
 
