@@ -146,7 +146,9 @@ def test_what_is_missing_is_named(
     app: typer.Typer, model: Path, judges: Path, toy_bench: Bench, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match="holds no judges"):
-        run(app, model, "--judges", tmp_path, "-o", tmp_path / "out")
+        run(
+            app, model, "--judges", tmp_path, "--data", toy_bench.root, "-o", tmp_path / "out"
+        )  # fmt: skip
     with pytest.raises(DataError, match="no bench at"):
         run(app, model, "--judges", judges, "--data", tmp_path / "none", "-o", tmp_path / "out")
     with pytest.raises(DataError, match="unknown split 'test'"):
