@@ -1,6 +1,6 @@
 """Does pre-cleaning the training pairs, without a label, make better pictures? The table.
 
-    python recipes/cleaned_pairs.py --out runs/cleaned --threads 1 --precision bf16-mixed
+    python recipes/cleaned_pairs.py --encoder runs/flagship/encoder --precision bf16-mixed
 
 The label-free coherence score of ``soundsight prepare`` (``docs/cleaning.md``), fitted in 8 passes,
 drops the 15 % of the train pairs whose sound and photo agree least. The same translator, at the
@@ -20,7 +20,7 @@ from cleaning import DROP_SHARE, TrainPairs, bar
 from soundsight.core.runs import atomic_file
 from soundsight.pairs.bench import Bench, find_bench
 from soundsight.training.coherence import CoherenceConfig, contrastive_scores, keep_share
-from steps import arguments, command_line, measured, percent, run, scaled, table, training
+from steps import arguments, command_line, how, measured, percent, run, scaled, table
 
 STEPS = 750
 PASSES = 8.0
@@ -66,7 +66,7 @@ def main() -> None:
         "all pairs": bench.root,
         "cleaned": cleaned(bench, out, bfloat16=args.precision == "bf16-mixed"),
     }
-    options = training(args)[-4:]
+    options = how(args)
     rows = []
     for seed in range(args.seeds):
         for name, place in places.items():

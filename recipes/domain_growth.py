@@ -14,7 +14,6 @@ CPU core. Writes ``README.md`` and ``sheet.png``.
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 
@@ -26,11 +25,11 @@ from soundsight.core.runs import atomic_file
 from soundsight.core.units import IMAGE_PX, RATE_HZ
 from soundsight.evaluation.judging import Judges
 from soundsight.media import audio, synth
-from soundsight.pairs.bench import Bench, find_bench, photo_subject
+from soundsight.pairs.bench import find_bench, photo_subject
 from soundsight.runtime.model_folder import bundled
 from soundsight.runtime.stream import blocks_of, every_segment
 from soundsight.runtime.translator import Translator
-from steps import arguments, command_line, measured, percent, run, scaled, table, training
+from steps import arguments, command_line, how, measured, percent, recordings, run, scaled, table
 
 NEW = ("helicopter", "chainsaw")
 KEPT_ASIDE = 4
@@ -90,19 +89,11 @@ def drawing(subject: str, seed: int) -> Picture:
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
-def recordings(bench: Bench) -> dict[str, list[Path]]:
-    """Return the recordings of each new subject."""
-    place = bench.root / "sounds"
-    with (place / "index.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {new: [place / row["file"] for row in rows if row["class"] == new] for new in NEW}
-
-
-def write_videos(found: dict[str, list[Path]], folder: Path) -> list[tuple[str, Path]]:
+def write_videos(found: list[tuple[str, Path]], folder: Path) -> list[tuple[str, Path]]:
     """Write a video of every recording that is not kept aside; return those that are."""
     aside = []
-    for subject, paths in found.items():
-        for number, path in enumerate(paths):
+    for subject in NEW:
+        for number, path in enumerate(path for name, path in found if name == subject):
             if number % KEPT_ASIDE == 0:
                 aside.append((subject, path))
                 continue
@@ -137,7 +128,7 @@ def main() -> None:
     run("prepare", out / "videos", "-o", out / "pairs", "--layout", "classes", "--clean", "none",
         "--split", "1,0,0", "--workers", 1)  # fmt: skip
     both = [*["--data", bench.root], *(["--data", out / "pairs"] * NAMED)]
-    options = training(args)[-4:]
+    options = how(args)
     run("train", "encoder", "--init", model, *both, "--steps", scaled(args, ENCODER_STEPS),
         "--batch-size", 128, "--set", "learning_rate=0.0005", "-o", out / "encoder",
         *options)  # fmt: skip

@@ -14,11 +14,10 @@ come back in the model folder (fp16, each file under 16 MiB). Try it out with ``
 
 from __future__ import annotations
 
-import sys
 import time
 
 from flagship_cpu import finish
-from steps import arguments, install, run, scaled, training
+from steps import arguments, install, scaled, train_a_slice, training
 
 ENCODER_STEPS, ENCODER_BATCH = 6000, 256
 TRANSLATOR_STEPS, TRANSLATOR_BATCH = 40_000, 64
@@ -35,15 +34,7 @@ def main() -> None:
     ends = time.monotonic() + 60.0 * args.slice_minutes
 
     def slice_of(folder: str, *command: object) -> None:
-        """Go on with one training for what is left of the slice; stop the recipe at its end."""
-        left = (ends - time.monotonic()) / 60.0
-        if not (out / folder / "done.json").exists():
-            if left > 0:
-                run("train", *command, *training(args), "--max-time", f"{left:.2f}",
-                    "-o", out / folder)  # fmt: skip
-            if not (out / folder / "done.json").exists():
-                print(f"{out / folder} is not finished: run this recipe again")
-                sys.exit(0)
+        train_a_slice(args, ends, folder, *command, *training(args))
 
     slice_of("encoder", "encoder", "--preset", preset, "--steps", scaled(args, ENCODER_STEPS),
              "--batch-size", ENCODER_BATCH)  # fmt: skip

@@ -15,10 +15,9 @@ with ``--preset tiny --scale .01``.
 
 from __future__ import annotations
 
-import sys
 import time
 
-from steps import arguments, measured, run, scaled, training
+from steps import arguments, measured, run, scaled, train_a_slice, training
 
 AUTOENCODER_STEPS, AUTOENCODER_BATCH = 1600, 256
 TRANSLATOR_STEPS, TRANSLATOR_BATCH = 6000, 128
@@ -37,14 +36,7 @@ def main() -> None:
     common = [*training(args), *(["--compile"] if args.compile else [])]
 
     def slice_of(folder: str, *command: object) -> None:
-        """Go on with one training for what is left of the slice; stop the recipe at its end."""
-        left = (ends - time.monotonic()) / 60.0
-        if not (out / folder / "done.json").exists():
-            if left > 0:
-                run("train", *command, *common, "--max-time", f"{left:.2f}", "-o", out / folder)
-            if not (out / folder / "done.json").exists():
-                print(f"{out / folder} is not finished: run this recipe again")
-                sys.exit(0)
+        train_a_slice(args, ends, folder, *command, *common)
 
     slice_of("autoencoder", "encoder", "--kind", "autoencoder", "--schedule", "published",
              "--preset", preset, "--steps", scaled(args, AUTOENCODER_STEPS),

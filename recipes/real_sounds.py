@@ -20,7 +20,6 @@ Nothing is fitted or chosen here; labels of the bench and of ESC-10 measure only
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +42,7 @@ from soundsight.pairs.bench import SUBJECTS, Bench, find_bench
 from soundsight.runtime.critic import State
 from soundsight.runtime.translator import Translator
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
-from steps import arguments, command_line, table
+from steps import arguments, command_line, recordings, table
 
 KNOWN = {"dog_bark": "dog", "baby_cry": "baby", "sea_waves": "water"}
 NOISE_SECONDS = 40
@@ -117,12 +116,9 @@ DISTURBANCES: dict[str, Callable[[Samples, np.random.Generator], Samples]] = {
 }
 
 
-def recordings(bench: Bench) -> list[tuple[str, Samples]]:
+def decoded(bench: Bench) -> list[tuple[str, Samples]]:
     """Return class and samples of every recording."""
-    place = bench.root / "sounds"
-    with (place / "index.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [(row["class"], audio.decode(place / row["file"], RATE_HZ)) for row in rows]
+    return [(name, audio.decode(path, RATE_HZ)) for name, path in recordings(bench)]
 
 
 def seconds(samples: Samples) -> list[Segment]:
@@ -138,7 +134,7 @@ def embedded(encoder: AudioEncoder, mels: NDArray[np.uint8]) -> NDArray[np.float
 
 def recognised(bench: Bench, runs: list[Path]) -> list[list[object]]:
     """Say what each encoder recognises under each disturbance."""
-    sounds = [(KNOWN[name], samples) for name, samples in recordings(bench) if name in KNOWN]
+    sounds = [(KNOWN[name], samples) for name, samples in decoded(bench) if name in KNOWN]
     rows: list[list[object]] = []
     for run in runs:
         encoder = load_encoder(run)
@@ -178,7 +174,7 @@ def shown(bench: Bench, model: Path, judges: Path | None) -> list[list[object]]:
     classifier = Judges.load(judges).classifier
     rng = np.random.default_rng(0)
     of_class: dict[str, list[Samples]] = {}
-    for name, samples in recordings(bench):
+    for name, samples in decoded(bench):
         of_class.setdefault(name, []).append(samples)
     of_class["silence"] = [np.zeros(5 * RATE_HZ, np.float32)] * (NOISE_SECONDS // 5)
     for name, slope in {"white noise": 0.0, "pink noise": -0.5, "brown noise": -1.0}.items():

@@ -7,11 +7,13 @@ is run again.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import soundsight
 from soundsight.core.runs import sha256_of
 from soundsight.evaluation.judging import PACKAGED_JUDGES
+from soundsight.pairs.bench import Bench
 
 
 def arguments(about: str, out: str, *, seeds: int | None = None) -> argparse.ArgumentParser:
@@ -70,9 +73,39 @@ def where(args: argparse.Namespace) -> list[object]:
     return [] if args.data is None else ["--data", args.data]
 
 
+def how(args: argparse.Namespace) -> list[object]:
+    """Return the options that say how a network is trained, wherever the pairs lie."""
+    return ["--threads", args.threads, "--precision", args.precision]
+
+
 def training(args: argparse.Namespace) -> list[object]:
     """Return the options that every ``soundsight train`` of a network of ours is given."""
-    return [*where(args), "--threads", args.threads, "--precision", args.precision]
+    return [*where(args), *how(args)]
+
+
+def train_a_slice(args: argparse.Namespace, ends: float, folder: str, *command: object) -> None:
+    """Go on with one training for what is left of a slice; stop the recipe at its end.
+
+    Args:
+        args: of the recipe.
+        ends: when the slice ends, on the clock of ``time.monotonic``.
+        folder: of the run, in ``args.out``.
+        command: what stands after ``soundsight train``.
+    """
+    left, run_folder = (ends - time.monotonic()) / 60.0, args.out / folder
+    if not (run_folder / "done.json").exists():
+        if left > 0:
+            run("train", *command, "--max-time", f"{left:.2f}", "-o", run_folder)
+        if not (run_folder / "done.json").exists():
+            print(f"{run_folder} is not finished: run this recipe again")
+            sys.exit(0)
+
+
+def recordings(bench: Bench) -> list[tuple[str, Path]]:
+    """Return class and file of every recording in the bench's ``sounds/``."""
+    place = bench.root / "sounds"
+    with (place / "index.csv").open(encoding="utf-8", newline="") as file:
+        return [(row["class"], place / row["file"]) for row in csv.DictReader(file)]
 
 
 def measured(

@@ -68,7 +68,11 @@ class Familiarity(nn.Module):
 
     def distance(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, " n"]:
         """Return the mean distance to the nearest remembered sounds."""
-        place = (self.features(mel) - self.mean) @ self.axes
+        return self.distance_of(self.features(mel))
+
+    def distance_of(self, features: Float[Tensor, "n f"]) -> Float[Tensor, " n"]:
+        """Return ``distance`` of sounds whose features are at hand."""
+        place = (features - self.mean) @ self.axes
         squares = (
             place.square().sum(dim=1, keepdim=True)
             - 2.0 * place @ self.memory.T

@@ -73,7 +73,26 @@ def state_of(informativity: float, thresholds: Thresholds) -> State:
     return State.NOTHING_RECOGNISABLE
 
 
-class SoundMemory:
+class _Optional:
+    """A network of a model folder that may be missing: its score of every item is NaN then."""
+
+    def __init__(
+        self, info: ModelInfo, file: str, scored: str, score: str, threads: int | None
+    ) -> None:
+        self._scored = scored
+        self._network: Network | None = None
+        if file in info.files:
+            self._network = Network(info.folder / file, score, threads)
+            self._network.require({scored})
+
+    def _score(self, levels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Score items, uint8 levels laid out as the network takes them, one number each."""
+        if self._network is None:
+            return np.full(len(levels), np.nan, np.float32)
+        return self._network.run((), **{self._scored: units.to_unit(levels)})
+
+
+class SoundMemory(_Optional):
     """Tells how familiar sounds are. Without a network for it every answer is NaN.
 
     Args:
@@ -85,19 +104,14 @@ class SoundMemory:
     """
 
     def __init__(self, info: ModelInfo, threads: int | None = None) -> None:
-        self._network: Network | None = None
-        if info.knows_its_sounds:
-            self._network = Network(info.folder / FAMILIARITY, "familiarity", threads)
-            self._network.require({"mel"})
+        super().__init__(info, FAMILIARITY, "mel", "familiarity", threads)
 
     def familiarity(self, mels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Tell how familiar sounds are: uint8 [n, 128, 100] -> float32 [n] in [0, 1]."""
-        if self._network is None:
-            return np.full(len(mels), np.nan, np.float32)
-        return self._network.run((), mel=units.to_unit(mels)[:, None])
+        return self._score(mels[:, None])
 
 
-class Critic:
+class Critic(_Optional):
     """Scores how much a picture shows. Without a critic network every score is NaN.
 
     Args:
@@ -109,14 +123,8 @@ class Critic:
     """
 
     def __init__(self, info: ModelInfo, threads: int | None = None) -> None:
-        self._network: Network | None = None
-        if info.has_critic:
-            self._network = Network(info.folder / CRITIC, "informativity", threads)
-            self._network.require({"image"})
+        super().__init__(info, CRITIC, "image", "informativity", threads)
 
     def informativity(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Score pictures as they are shown: uint8 [n, px, px, 3] -> float32 [n] in [0, 1]."""
-        if self._network is None:
-            return np.full(len(images), np.nan, np.float32)
-        unit = units.to_unit(images).transpose(0, 3, 1, 2)
-        return self._network.run((), image=unit)
+        return self._score(images.transpose(0, 3, 1, 2))

@@ -103,11 +103,6 @@ class ModelInfo:
         return CRITIC in self.files
 
     @property
-    def knows_its_sounds(self) -> bool:
-        """Whether the folder can tell familiar sounds from others."""
-        return FAMILIARITY in self.files
-
-    @property
     def label(self) -> str:
         """Name and version, as written into pictures."""
         return f"{self.name} {self.version}".strip()

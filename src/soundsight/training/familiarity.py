@@ -16,6 +16,7 @@ from soundsight.core.runs import sha256_of
 from soundsight.models.contrastive import SoundEncoder
 from soundsight.models.familiarity import Familiarity, FamiliarityConfig
 from soundsight.pairs.dataset import PairDataset
+from soundsight.runtime.critic import INAUDIBLE_LEVEL
 from soundsight.training.checkpoints import read_tensors, save_tensors
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
 
@@ -24,7 +25,6 @@ LIMIT = 0.5
 
 WEIGHTS = "familiarity.safetensors"
 
-_QUIET_LEVEL = 2.0
 _LEAST_SPREAD = 1e-3
 _AT_ONCE = 256
 _FEWEST = 64
@@ -90,8 +90,7 @@ def fit_familiarity(
     rng = np.random.default_rng((config.seed, 11))
     chosen = torch.from_numpy(rng.permutation(len(known))[:sounds])
     network.memory.copy_((known[chosen] - mean) @ network.axes)
-    distances = _distances(network, val)
-    network.limit.copy_(torch.quantile(distances, config.accepted))
+    network.limit.copy_(torch.quantile(network.distance_of(unknown), config.accepted))
     return network
 
 
@@ -144,15 +143,10 @@ def _batches(data: PairDataset) -> Iterator[Tensor]:
 
 
 def _audible(data: PairDataset) -> list[int]:
-    return [i for i in range(len(data)) if float(data.mel(i).mean()) >= _QUIET_LEVEL]
+    return [i for i in range(len(data)) if float(data.mel(i).mean()) >= INAUDIBLE_LEVEL]
 
 
 @torch.no_grad()
 def _features(network: Familiarity, data: PairDataset) -> Tensor:
     parts = [network.features(mel) for mel in _batches(data)]
     return torch.cat(parts) if parts else torch.zeros(0, network.config.features)
-
-
-@torch.no_grad()
-def _distances(network: Familiarity, data: PairDataset) -> Tensor:
-    return torch.cat([network.distance(mel) for mel in _batches(data)])
