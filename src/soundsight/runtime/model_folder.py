@@ -26,6 +26,7 @@ ENCODER = "encoder.onnx"
 GENERATOR = "generator.onnx"
 CRITIC = "critic.onnx"
 FAMILIARITY = "familiarity.onnx"
+NAMES = "names.json"
 
 _MOST_NUMBERS = 100_000
 """No network takes or makes a vector longer than this; a damaged size would fill the memory."""
@@ -52,11 +53,14 @@ class Thresholds:
         quiet_dbfs: a second whose level is below this counts as quiet, in dB re full scale.
         informativity: a picture that the critic scores below this (0..1) is not shown.
         familiarity: a sound that is less familiar than this (0..1) is not drawn.
+        confidence: a live sound of which the model is less sure than this (0..1, see
+            ``runtime.listener``) is not shown, at the middle of the sensitivity's scale.
     """
 
     quiet_dbfs: float
     informativity: float
     familiarity: float = 0.0
+    confidence: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +216,7 @@ def _parse(folder: Path, values: dict[str, Any]) -> ModelInfo:
             quiet_dbfs=_number(where, thresholds, "quiet_dbfs"),
             informativity=_number(where, thresholds, "informativity"),
             familiarity=_number(where, {"familiarity": 0.0, **thresholds}, "familiarity"),
+            confidence=_number(where, {"confidence": 0.5, **thresholds}, "confidence"),
         ),
         files=files,
         licence=str(values.get("licence") or ""),

@@ -107,11 +107,65 @@ class Waveform:
             self._first += len(self._parts.pop(0))
 
 
-class Stream:
-    """Pictures of one live signal: windows of 1 s over blocks of any size.
+class LiveCutter:
+    """Windows of 1 s of one live signal that comes in blocks of any size and at any rate.
 
     The resampler keeps its state from block to block: one that forgets drifts by half a second a
     minute and clicks at every seam.
+
+    Args:
+        rate_hz: rate of the signal, in hertz.
+        config: settings of the log-mel.
+        hop_s: seconds between the starts of windows: 0.25, 0.5, 0.75 or 1.
+
+    Raises:
+        ConfigError: when ``rate_hz`` or ``hop_s`` is wrong.
+    """
+
+    def __init__(self, rate_hz: int, config: MelConfig, hop_s: float = 0.25) -> None:
+        if not audio.MIN_RATE_HZ <= rate_hz <= audio.MAX_RATE_HZ:
+            raise ConfigError(
+                f"rate_hz must be from {audio.MIN_RATE_HZ} to {audio.MAX_RATE_HZ} Hz, not {rate_hz}"
+            )
+        self._rate_hz = rate_hz
+        self._target_hz = config.rate_hz
+        self._mel = StreamingLogMel(config, hop_s=hop_s)
+        self._resampler = self._new_resampler()
+
+    def push(self, samples: ArrayLike) -> list[Segment]:
+        """Take the next samples and return the windows they complete.
+
+        Args:
+            samples: [t] or [t, channels], floats of full scale 1 or int16; any t, 0 included.
+
+        Raises:
+            AudioError: on another kind or shape, or samples that are not finite. The signal is
+                as before and may go on.
+        """
+        block = _mono(samples)
+        if self._resampler is not None:
+            block = self._resampler.resample_chunk(block)
+        return self._mel.push(block)
+
+    def flush(self) -> list[Segment]:
+        """End the signal: return what is left. It may begin again from 0 s."""
+        segments: list[Segment] = []
+        if self._resampler is not None:
+            tail = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            segments += self._mel.push(tail)
+            self._resampler = self._new_resampler()
+        return segments + self._mel.flush()
+
+    def _new_resampler(self) -> Any:
+        if self._rate_hz == self._target_hz:
+            return None
+        import soxr
+
+        return soxr.ResampleStream(self._rate_hz, self._target_hz, 1, dtype="float32")
+
+
+class Stream:
+    """Pictures of one live signal: windows of 1 s over blocks of any size.
 
     Args:
         translator: a loaded translator; streams may share it.
@@ -143,18 +197,12 @@ class Stream:
         from soundsight.runtime.translator import check_options
 
         check_options(draws, seed, scene)
-        if not audio.MIN_RATE_HZ <= rate_hz <= audio.MAX_RATE_HZ:
-            raise ConfigError(
-                f"rate_hz must be from {audio.MIN_RATE_HZ} to {audio.MAX_RATE_HZ} Hz, not {rate_hz}"
-            )
         self._translator = translator
-        self._rate_hz = rate_hz
         self._draws = draws
         self.candidates = translator.candidates(candidates)
         self._seed = seed
         self._scene = scene
-        self._mel = StreamingLogMel(translator.info.mel, hop_s=hop_s)
-        self._resampler = self._new_resampler()
+        self._cutter = LiveCutter(rate_hz, translator.info.mel, hop_s)
 
     def push(self, samples: ArrayLike) -> list[Translation]:
         """Take the next samples and return a translation for each window they complete.
@@ -168,27 +216,11 @@ class Stream:
             AudioError: on another kind or shape, or samples that are not finite. The stream is
                 as before and may go on.
         """
-        block = _mono(samples)
-        if self._resampler is not None:
-            block = self._resampler.resample_chunk(block)
-        return self._translated(self._mel.push(block))
+        return self._translated(self._cutter.push(samples))
 
     def flush(self) -> list[Translation]:
         """End the signal: return what is left. The stream may be used again from 0 s."""
-        segments: list[Segment] = []
-        if self._resampler is not None:
-            tail = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            segments += self._mel.push(tail)
-            self._resampler = self._new_resampler()
-        return self._translated(segments + self._mel.flush())
-
-    def _new_resampler(self) -> Any:
-        target_hz = self._translator.info.mel.rate_hz
-        if self._rate_hz == target_hz:
-            return None
-        import soxr
-
-        return soxr.ResampleStream(self._rate_hz, target_hz, 1, dtype="float32")
+        return self._translated(self._cutter.flush())
 
     def _translated(self, segments: list[Segment]) -> list[Translation]:
         return [

@@ -30,6 +30,7 @@ from soundsight.runtime.critic import (
     state_of,
 )
 from soundsight.runtime.model_folder import ModelInfo
+from soundsight.runtime.naming import Names
 from soundsight.runtime.session import ImagineSession
 from soundsight.runtime.stream import Sound, Waveform, blocks_of, every_segment
 
@@ -122,6 +123,7 @@ class Translator:
         self.session = ImagineSession(info, threads)
         self.critic = Critic(info, threads)
         self.memory = SoundMemory(info, threads)
+        self.names = Names.of(info)
 
     @classmethod
     def load(cls, folder: str | Path | None = None, threads: int | None = None) -> Translator:
