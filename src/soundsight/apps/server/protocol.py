@@ -116,7 +116,7 @@ class Hello(_Message):
     version: Annotated[int, Field(ge=1)] = VERSION
     rate_hz: Annotated[int, Field(ge=MIN_RATE_HZ, le=MAX_RATE_HZ)] = 44_100
     format: Literal["s16le", "f32le"] = "s16le"
-    hop_s: Literal[0.25, 0.5, 0.75, 1.0, 1] = 0.25
+    hop_s: Annotated[float, Field(ge=0.25, le=1, multiple_of=0.25)] = 0.25
     draws: Draws = 1
     sensitivity: Sensitivity = 0.5
     seed: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
