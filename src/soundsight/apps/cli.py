@@ -22,6 +22,7 @@ from soundsight.apps import (
     export,
     import_published,
     prepare,
+    serve,
     train,
     translate,
 )
@@ -81,7 +82,9 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    for module in (translate, prepare, data, train, evaluate, compare, export, import_published):
+    for module in (
+        translate, serve, prepare, data, train, evaluate, compare, export, import_published,
+    ):  # fmt: skip
         module.register(app)
     return app
 

@@ -18,8 +18,9 @@ from soundsight.media.segments import Segment, StreamingLogMel, segments_of
 if TYPE_CHECKING:
     from soundsight.runtime.translator import Translation, Translator
 
-Sound = str | os.PathLike[str] | ArrayLike
-"""A path, or samples in memory (which need their rate)."""
+Sound = str | os.PathLike[str] | ArrayLike | Iterator[NDArray[np.float32]]
+"""A path; samples in memory, which need their rate; or an iterator of blocks [t], mono float32 at
+the model's rate (44,100 Hz), as ``media.audio.stream`` gives them."""
 
 
 def blocks_of(
@@ -30,6 +31,10 @@ def blocks_of(
         if rate_hz is not None:
             raise ConfigError("a file knows its own rate: leave rate_hz out")
         return audio.stream(sound, config.rate_hz)
+    if isinstance(sound, Iterator):
+        if rate_hz not in (None, config.rate_hz):
+            raise ConfigError(f"blocks of sound have {config.rate_hz} Hz: leave rate_hz out")
+        return sound
     if isinstance(sound, bytes):
         raise ConfigError("pass a path or an array of samples, not bytes")
     if rate_hz is None or isinstance(rate_hz, bool) or not hasattr(rate_hz, "__index__"):

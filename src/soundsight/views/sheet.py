@@ -6,6 +6,7 @@ log-mel on one time axis, and beside them what was imagined from it.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,18 @@ def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
     Raises:
         OutputError: when the place cannot be written to.
     """
+    with atomic_file(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=_said(texts))
+
+
+def png_bytes(image: NDArray[np.uint8], texts: Mapping[str, str]) -> bytes:
+    """The PNG of uint8 [px, px, 3] that ``save_png`` would write."""
+    file = io.BytesIO()
+    picture(image).save(file, format="PNG", pnginfo=_said(texts))
+    return file.getvalue()
+
+
+def _said(texts: Mapping[str, str]) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     for key, value in {"soundsight": CAPTION, **texts}.items():
         clean = value.encode("utf-8", "replace").decode("utf-8")
@@ -95,8 +108,7 @@ def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
             info.add_text(key, clean)
         else:
             info.add_itxt(key, clean)
-    with atomic_file(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=info)
+    return info
 
 
 def contact_sheet(

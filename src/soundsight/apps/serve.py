@@ -1,0 +1,258 @@
+"""``soundsight serve``: the live page, the file page, the REST API and the stream."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from soundsight.apps.console import say
+from soundsight.apps.extras import need
+from soundsight.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from soundsight.apps.server.tls import Certificate
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+STREAMS_PER_CPU = 32
+_ADDRESS_STREAMS = 8
+_EVERYWHERE = ("0.0.0.0", "::")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command()(serve)
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where it listens: this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A model folder. [dim](default: the bundled one)[/dim]"),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SOUNDSIGHT_TOKEN", show_envvar=True, help="What clients have to show."
+        ),
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL", help="A page of another origin that may use it; may be repeated."
+        ),
+    ] = None,
+    max_streams: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Streams at once. [dim](default: 32 a CPU)[/dim]"),
+    ] = None,
+    max_streams_per_address: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="... of one address. [dim](default: 8; of this machine alone: no limit)[/dim]",
+        ),
+    ] = None,
+    max_upload_mb: Annotated[
+        int, typer.Option("--max-upload", min=1, metavar="MB", help="Longest upload.")
+    ] = 1024,
+    max_duration_min: Annotated[
+        float,
+        typer.Option("--max-duration", min=0.1, metavar="MIN", help="Longest sound of an upload."),
+    ] = 240.0,
+    max_speed: Annotated[
+        float,
+        typer.Option(
+            min=1.0, metavar="X", help="Seconds of sound a second that a stream may send."
+        ),
+    ] = 2.0,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Certificate chain; serves https.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its key.")] = None,
+    lan: Annotated[
+        bool,
+        typer.Option(
+            "--lan",
+            help="For a phone on the same network: listens on all addresses, over https with a "
+            "certificate of its own, and with a token.",
+        ),
+    ] = False,
+    proxy: Annotated[
+        str,
+        typer.Option(metavar="ADDRESSES", help="Proxies whose X-Forwarded headers are believed."),
+    ] = "127.0.0.1",
+) -> None:
+    """See it live: a page that listens and shows what is sounding.
+
+    Prints its address when the model is warm. Ctrl-C answers what has come, tells every
+    stream, and stops. Sound is neither stored nor logged.
+    """
+    need(
+        "soundsight serve", "serve", "fastapi", "uvicorn", "websockets", "python_multipart",
+        "prometheus_client", "cryptography",
+    )  # fmt: skip
+    from soundsight.apps.server.app import ServerConfig, create_app
+    from soundsight.apps.server.limits import Access, Limits
+    from soundsight.runtime import model_folder
+
+    model_folder.read(model_folder.bundled() if model is None else model)
+    if lan and host in LOOPBACK:
+        host = "0.0.0.0"
+    if lan and token is None:
+        token = secrets.token_urlsafe(12)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    streams = max_streams or STREAMS_PER_CPU * cpus
+    alone = host in LOOPBACK
+    limits = Limits(
+        max_streams=streams,
+        max_streams_per_address=max_streams_per_address or (streams if alone else _ADDRESS_STREAMS),
+        max_speed=max_speed,
+        max_jobs=max(1, cpus),
+        max_upload_bytes=max_upload_mb << 20,
+        max_duration_s=60 * max_duration_min,
+    )
+    hosts = () if host in (*LOOPBACK, *_EVERYWHERE) else (host.lower(),)
+    access = Access(token, origin, hosts)
+    bound = _bind(host, port)
+    own: Certificate | None = None
+    with bound:
+        if lan and tls_cert is None:
+            from soundsight.apps.server.tls import self_signed
+
+            own = self_signed(_names())
+            tls_cert, tls_key = own.certificate, own.key
+        elif (tls_cert is None) != (tls_key is None):
+            raise ConfigError("--tls-cert and --tls-key go together")
+        if tls_cert is not None and tls_key is not None:
+            _check_certificate(tls_cert, tls_key)
+        app = create_app(
+            ServerConfig(model=model, access=access, limits=limits, workers=max(1, cpus))
+        )
+        welcome = _welcome(host, bound.getsockname()[1], tls_cert is not None, token, own)
+        _run(app, bound, welcome, tls_cert, tls_key, proxy)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Take the port before the model is loaded.
+
+    Raises:
+        ConfigError: when the address is none of this machine's, or the port is taken.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}: {error.strerror or error}") from None
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except (OSError, OverflowError) as error:
+        bound.close()
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"cannot listen on {host}, port {port}: {reason} (choose another with --port)"
+        ) from None
+    return bound
+
+
+def _check_certificate(certificate: Path, key: Path) -> None:
+    for path in (certificate, key):
+        if not path.is_file():
+            raise ConfigError(f"{path} does not exist: check --tls-cert and --tls-key")
+    try:
+        # A key with a pass phrase would ask for it on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, lambda: "")
+    except (OSError, ssl.SSLError, ValueError) as error:
+        raise ConfigError(
+            f"{certificate} and {key} are no certificate and its key (PEM, no pass phrase): {error}"
+        ) from None
+
+
+def _names() -> list[str]:
+    from soundsight.apps.server.tls import lan_address
+
+    own = socket.gethostname()
+    addresses = [address for address in (lan_address(),) if address]
+    return list(dict.fromkeys(["localhost", own, f"{own}.local", "127.0.0.1", *addresses]))
+
+
+def _welcome(
+    host: str, port: int, secure: bool, token: str | None, own: Certificate | None
+) -> list[str]:
+    """What is said once everything is ready."""
+    from soundsight.apps.server.tls import lan_address
+
+    scheme = "https" if secure else "http"
+    # After the #, a token is not sent with requests, and so stands in no log.
+    after = f"#token={token}" if token else ""
+    shown = (lan_address() or "127.0.0.1") if host in _EVERYWHERE else host
+    shown = f"[{shown}]" if ":" in shown else shown
+    lines = [f"ready: {scheme}://{shown}:{port}/{after}   (Ctrl-C stops)"]
+    if own is not None:
+        lines += [
+            "the certificate is this server's own: the browser will warn; its SHA-256 is",
+            f"  {own.fingerprint}",
+        ]
+    elif not secure and host not in LOOPBACK:
+        lines.append(
+            "note: browsers give a page the microphone only over https or on this machine: "
+            "use --lan, or --tls-cert and --tls-key"
+        )
+    if token is None and host not in LOOPBACK:
+        lines.append("note: everybody who reaches this address may use it: --token asks for one")
+    return lines
+
+
+def _run(
+    app: Any,
+    bound: socket.socket,
+    welcome: list[str],
+    certificate: Path | None,
+    key: Path | None,
+    proxy: str,
+) -> None:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if not self.should_exit:
+                for line in welcome:
+                    say(line)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # uvicorn would close every stream without a word.
+            for listening in self.servers:
+                listening.close()
+            if app.state.services is not None:
+                await app.state.services.streams.leave()
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=proxy,
+        ws="websockets-sansio",
+        ws_max_size=1 << 20,
+        ws_ping_interval=20.0,
+        ws_ping_timeout=20.0,
+        ws_per_message_deflate=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=20,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+    )
+    Server(config).run(sockets=[bound])

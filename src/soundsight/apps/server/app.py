@@ -1,0 +1,263 @@
+"""The application: routes, what every answer carries, start and stop.
+
+Import law of this folder: ``limits, metrics, protocol <- engine, decoding, uploads <- streams,
+jobs <- rest, storyboards <- app``; the command ``apps/serve.py`` runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import MutableHeaders, State
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from soundsight import __version__
+from soundsight.apps.server import protocol, rest
+from soundsight.apps.server.decoding import Decoder
+from soundsight.apps.server.engine import Engine
+from soundsight.apps.server.jobs import RETRY_S, Jobs
+from soundsight.apps.server.limits import Access, Limits
+from soundsight.apps.server.metrics import Metrics
+from soundsight.apps.server.rest import Services
+from soundsight.apps.server.streams import Streams
+from soundsight.apps.server.uploads import RefusedError
+from soundsight.core.errors import SoundsightError
+from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
+from soundsight.runtime.translator import Translator
+
+_LOG = logging.getLogger("soundsight.server")
+
+STATIC = Path(__file__).parent / "static"
+
+CSP = "; ".join(
+    (
+        "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self' blob: data:",
+        "connect-src 'self'", "media-src 'self' blob:", "worker-src 'self'", "font-src 'self'",
+        "manifest-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'",
+    )
+)  # fmt: skip
+
+_HEADERS = {
+    "content-security-policy": CSP,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "microphone=(self), display-capture=(self), camera=(), geolocation=()",
+}
+
+_OPEN = frozenset(("/", "/file", "/healthz", "/readyz", "/favicon.ico"))
+"""Paths that need no token: the page itself, which has to ask for one, and the probes."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ServerConfig:
+    """What an application is made of.
+
+    Attributes:
+        model: a model folder; None takes the bundled one.
+        access: who may talk to it.
+        limits: how much is taken.
+        workers: threads that imagine; at most the CPUs of the process is sensible.
+    """
+
+    model: Path | None = None
+    access: Access
+    limits: Limits
+    workers: int = 2
+
+
+def create_app(config: ServerConfig) -> FastAPI:
+    """Make the application. The model is loaded and warmed up when it starts.
+
+    Raises:
+        ModelError: at its start, when the model folder is unusable.
+    """
+    metrics = Metrics()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        translator = await asyncio.to_thread(Translator.load, config.model, 1)
+        decoder = Decoder(config.limits)
+        await asyncio.to_thread(decoder.warm_up)
+        await asyncio.to_thread(_warm_up, translator)
+        engine = Engine(translator, config.workers, metrics)
+        streams = Streams(engine, config.access, config.limits, metrics)
+        app.state.services = Services(
+            translator=translator,
+            decoder=decoder,
+            jobs=Jobs(config.limits, metrics),
+            streams=streams,
+            limits=config.limits,
+            metrics=metrics,
+        )
+        try:
+            yield
+        finally:
+            await streams.leave()
+            engine.stop()
+            decoder.close()
+
+    app = FastAPI(
+        title="soundsight",
+        version=__version__,
+        summary="Turns sound into sight: hears a second of sound and imagines the scene.",
+        # Their pages fetch scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.services = None
+    app.include_router(rest.router)
+    _pages(app)
+    _faults(app)
+
+    @app.websocket(protocol.PATH)
+    async def stream(socket: WebSocket) -> None:
+        found: Services = socket.app.state.services
+        await found.streams.handle(socket)
+
+    app.add_middleware(_Gate, access=config.access, metrics=metrics, app_state=app.state)
+    if config.access.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(config.access.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type"],
+        )
+    return app
+
+
+class _Gate:
+    """Who comes in, and what every answer carries. Plain ASGI: a stream of lines passes through."""
+
+    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, app_state: State) -> None:
+        self._app = app
+        self._access = access
+        self._metrics = metrics
+        self._state = app_state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # a WebSocket has its own gate
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        request = Request(scope)
+        path = request.url.path
+        status = 0
+
+        async def carry(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("cache-control", "no-store" if _is_api(path) else "no-cache")
+            await send(message)
+
+        try:
+            refusal = self._refusal(request)
+            if refusal is not None:
+                self._metrics.refusals.labels(refusal.code).inc()
+                answer = _told(refusal.status, refusal.code, str(refusal))
+                await answer(scope, receive, carry)
+            else:
+                await self._app(scope, receive, carry)
+        except Exception:
+            _LOG.exception("a request has failed")
+            if not status:
+                await _told(500, "fault", "a fault of the server")(scope, receive, carry)
+        finally:
+            known = getattr(scope.get("route"), "path", "other")
+            took_s = time.perf_counter() - began
+            self._metrics.requests.labels(known, str(status)).observe(took_s)
+
+    def _refusal(self, request: Request) -> RefusedError | None:
+        host, access = request.headers.get("host", ""), self._access
+        if not access.host(host):
+            return RefusedError(
+                403, "host", "the server is not known by this name: start it with --origin"
+            )
+        if not access.origin(request.headers.get("origin"), host, request.url.scheme):
+            return RefusedError(403, "origin", "pages of this origin may not use the server")
+        path = request.url.path
+        if path in _OPEN or path.startswith("/static/"):
+            return None
+        if not access.bearer(request.headers):
+            return RefusedError(401, "token", "the token is missing or wrong")
+        if self._state.services is None:
+            return RefusedError(503, "not_ready", "the server starts: try again")
+        return None
+
+
+def _is_api(path: str) -> bool:
+    return path.startswith("/v1/") or path in ("/metrics", "/healthz", "/readyz")
+
+
+def _warm_up(translator: Translator) -> None:
+    """Run every network once: the first picture is not to pay for the start."""
+    mel = np.full((1, N_MELS, FRAMES_PER_SEGMENT), 128, np.uint8)
+    translator.memory.familiarity(mel)
+    translator.critic.informativity(translator.imagine(mel))
+
+
+def _pages(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def live() -> FileResponse:
+        return FileResponse(STATIC / "index.html")
+
+    @app.get("/file", include_in_schema=False)
+    async def file() -> FileResponse:
+        return FileResponse(STATIC / "file.html")
+
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+
+def _told(status: int, code: str, message: str) -> JSONResponse:
+    headers = {}
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if status == 503:
+        headers["retry-after"] = str(RETRY_S)
+    return JSONResponse(
+        {"error": {"code": code, "message": message}}, status_code=status, headers=headers
+    )
+
+
+def _faults(app: FastAPI) -> None:
+    @app.exception_handler(RefusedError)
+    async def refused(_request: Request, error: RefusedError) -> JSONResponse:
+        return _told(error.status, error.code, str(error))
+
+    @app.exception_handler(SoundsightError)
+    async def mendable(_request: Request, error: SoundsightError) -> JSONResponse:
+        return _told(400, "sound", str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def parameter(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first: dict[str, Any] = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
+        return _told(422, "parameter", f"{where}: {first['msg']}")
+
+    @app.exception_handler(HTTPException)
+    async def other(_request: Request, error: HTTPException) -> JSONResponse:
+        answer = _told(error.status_code, "http", str(error.detail))
+        answer.headers.update(error.headers or {})
+        return answer

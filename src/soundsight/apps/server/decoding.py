@@ -1,0 +1,260 @@
+"""Decoding what strangers send: in a process of its own that has little to spend.
+
+A file that was made to harm - a flac of a few kilobytes that unpacks to days, a picture track of
+30,000 x 30,000 - meets the decoders' own faults and appetite. They run in a child that may take so
+much memory and so much time and is then gone; a crash is the child's alone.
+
+The child is handed the upload as an open descriptor and answers on a socket: frames of ``<I`` bytes
+of float32 samples, a frame of length 0, and a line of JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundsight.apps.server.limits import Limits
+from soundsight.core.errors import AudioError, SoundsightError
+from soundsight.core.units import RATE_HZ
+
+_LENGTH = struct.Struct("<I")
+_BLOCK_S = 10.0
+_MOST_JSON = 65_536
+_CPU_S_PER_S = 0.5
+"""Seconds of a core that a second of sound may take to decode, beside a fixed allowance."""
+_CPU_ALLOWANCE_S = 60
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decoded:
+    """A sound on its way.
+
+    Attributes:
+        duration_s: what the file says of its length; None where it does not.
+        blocks: float32 [t] each, mono at 44,100 Hz. Raises ``AudioError`` in one line.
+    """
+
+    duration_s: float | None
+    blocks: Iterator[NDArray[np.float32]]
+
+
+class Decoder:
+    """Keeps one child ready, so that an upload does not wait for its start.
+
+    Args:
+        limits: ``max_duration_s``, ``decode_idle_s`` and ``decode_memory_bytes``.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._spare: _Child | None = None
+        self._closed = False
+
+    def warm_up(self) -> None:
+        """Start the first child."""
+        with self._lock:
+            if self._spare is None and not self._closed:
+                self._spare = _Child()
+
+    def close(self) -> None:
+        """End the spare child."""
+        with self._lock:
+            self._closed = True
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.end()
+
+    @contextlib.contextmanager
+    def open(
+        self, handle: int, name: str, max_duration_s: float | None = None
+    ) -> Iterator[Decoded]:
+        """Decode an upload; the child ends with the block, whatever happens.
+
+        Args:
+            handle: an open descriptor of the file. It stays open.
+            name: what the sender calls the file, for messages.
+            max_duration_s: longest sound; None takes that of the limits.
+
+        Raises:
+            AudioError: when it is no sound, damaged, too long, or takes too much to decode.
+        """
+        longest_s = self._limits.max_duration_s if max_duration_s is None else max_duration_s
+        with self._lock:
+            child, self._spare = self._spare, None
+        if child is None:
+            child = _Child()
+        try:
+            order = {
+                "name": name,
+                "max_duration_s": longest_s,
+                "memory_bytes": self._limits.decode_memory_bytes,
+                "cpu_s": int(_CPU_ALLOWANCE_S + _CPU_S_PER_S * longest_s),
+            }
+            child.begin(order, handle, self._limits.decode_idle_s)
+            said = child.line(name)
+            yield Decoded(duration_s=said["duration_s"], blocks=child.blocks(name))
+        finally:
+            child.end()
+            self.warm_up()
+
+
+class _Child:
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._socket = ours
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "soundsight.apps.server.decoding",
+                    str(theirs.fileno()),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                # Ctrl-C is the server's: it ends its children itself.
+                start_new_session=True,
+            )
+
+    def begin(self, order: dict[str, Any], handle: int, idle_s: float) -> None:
+        self._socket.settimeout(idle_s)
+        with contextlib.suppress(OSError):  # told by the first line
+            socket.send_fds(self._socket, [json.dumps(order).encode()], [handle])
+
+    def line(self, name: str) -> dict[str, Any]:
+        """Read a line of JSON: what the file says, or why there is no more."""
+        text = b""
+        while not text.endswith(b"\n"):
+            if len(text) > _MOST_JSON:
+                raise AudioError(f"cannot read {name}: its decoder has failed")
+            # A byte at a time: what follows the line is not to be taken with it.
+            text += self._bytes(1, name)
+        values: dict[str, Any] = json.loads(text)
+        if "error" in values:
+            raise AudioError(values["error"])
+        return values
+
+    def blocks(self, name: str) -> Iterator[NDArray[np.float32]]:
+        while True:
+            (size,) = _LENGTH.unpack(self._bytes(_LENGTH.size, name))
+            if not size:
+                self.line(name)
+                return
+            yield np.frombuffer(self._bytes(size, name), np.float32)
+
+    def _bytes(self, count: int, name: str) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            try:
+                part = self._socket.recv(min(count - len(data), 1 << 20))
+            except TimeoutError:
+                raise AudioError(f"cannot read {name}: decoding it takes too long") from None
+            except OSError:
+                part = b""
+            if not part:
+                raise AudioError(f"cannot read {name}: decoding it takes too much memory or time")
+            data += part
+        return bytes(data)
+
+    def end(self) -> None:
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+
+
+# --- in the child ----------------------------------------------------------------------------
+
+
+def main(argument: str) -> None:
+    """Wait for an order, decode, answer."""
+    # Before anything is sent: what all files need is there when the first comes.
+    import soundfile  # noqa: F401
+    import soxr  # noqa: F401
+
+    from soundsight.media import audio
+
+    audio.quiet_av()
+    with socket.socket(fileno=int(argument)) as pipe:
+        data, handles, _, _ = socket.recv_fds(pipe, _MOST_JSON, 1)
+        if not data or not handles:
+            return
+        order = json.loads(data)
+        _bound(order)
+        path = _path_of(handles[0])
+        try:
+            _decode(pipe, path, order)
+        except SoundsightError as error:
+            # The descriptor's path says nothing to the sender.
+            _finish(pipe, error=str(error).replace(path, order["name"]))
+        except MemoryError:
+            _finish(pipe, error=f"cannot read {order['name']}: decoding it takes too much memory")
+
+
+def _decode(pipe: socket.socket, path: str, order: dict[str, Any]) -> None:
+    from soundsight.media import audio
+
+    longest_s = float(order["max_duration_s"])
+    too_long = f"{order['name']} is longer than {longest_s:g} s, the most that is taken: cut it"
+    duration_s = audio.probe(path).duration_s
+    if duration_s is not None and duration_s > longest_s + 1:
+        raise AudioError(too_long)
+    pipe.sendall(json.dumps({"duration_s": duration_s}).encode() + b"\n")
+    given = 0
+    try:
+        for block in audio.stream(path, RATE_HZ, _BLOCK_S):
+            given += len(block)
+            if given > (longest_s + 1) * RATE_HZ:
+                raise AudioError(too_long)
+            pipe.sendall(_LENGTH.pack(4 * len(block)))
+            pipe.sendall(np.ascontiguousarray(block, np.float32).tobytes())
+    except SoundsightError:
+        pipe.sendall(_LENGTH.pack(0))
+        raise
+    pipe.sendall(_LENGTH.pack(0))
+    _finish(pipe, done=True)
+
+
+def _finish(pipe: socket.socket, **values: Any) -> None:
+    with contextlib.suppress(OSError):
+        pipe.sendall(json.dumps(values).encode() + b"\n")
+
+
+def _path_of(handle: int) -> str:
+    """A path by which the decoders can open a descriptor that was handed over."""
+    return f"/proc/self/fd/{handle}" if os.path.isdir("/proc/self/fd") else f"/dev/fd/{handle}"
+
+
+def _bound(order: dict[str, Any]) -> None:
+    """Take no more memory and time than the order allows, and write no file."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    resource.setrlimit(resource.RLIMIT_CPU, (order["cpu_s"], order["cpu_s"] + 1))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+            taken = int(file.read().split()[0]) * resource.getpagesize()
+        most = taken + int(order["memory_bytes"])
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

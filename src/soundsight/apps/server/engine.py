@@ -1,0 +1,328 @@
+"""Many streams, one set of networks: who is served when.
+
+Every stream has at most one window on its way. When the next one is complete, the stream joins a
+queue, once; a worker takes it from there with *all* the sound that has come meanwhile, and answers
+the newest window in it. So the queue cannot grow beyond the streams, every stream gets its turn
+before another gets its second, and where there is more sound than time the newest is served.
+
+Workers take several streams at once (a micro-batch), but run the networks window by window: on a
+CPU a batch of 16 takes as long as 16 windows (1.20 and 1.23 ms a picture), and one by one a picture
+does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from soundsight.apps.server.metrics import Metrics
+from soundsight.apps.server.protocol import EventFacts, WindowFacts, pack_window
+from soundsight.core.errors import SoundsightError
+from soundsight.media.segments import Segment
+from soundsight.runtime.listener import Heard, Listener
+from soundsight.runtime.stream import LiveCutter
+from soundsight.runtime.translator import Translator
+
+MAX_BATCH = 8
+"""Most streams that a worker takes at once."""
+
+BUSY_S, FREE_S = 0.1, 0.03
+"""Mean waits above and below which new events get one candidate, and all of them."""
+
+OVERLOADED_S = 1.0
+"""Mean wait above which no further stream is admitted."""
+
+_MOST_MARKS = 512
+_JPEG_QUALITY = 90
+_NEWEST = 0.1
+
+Answer = tuple[WindowFacts, bytes]
+
+
+class Feed:
+    """One stream as the engine sees it.
+
+    Args:
+        engine: where it is served.
+        cutter: cuts its windows.
+        listener: hears them.
+        rate_hz: rate of its samples.
+        hop_s: seconds between windows.
+        answer: takes an answer, on the event loop.
+        failed: takes the fault that ended the feed, on the event loop.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        cutter: LiveCutter,
+        listener: Listener,
+        *,
+        rate_hz: int,
+        hop_s: float,
+        answer: Callable[[Answer], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._engine = engine
+        self._cutter = cutter
+        self.listener = listener
+        self._rate_hz = rate_hz
+        self._hop_s = hop_s
+        self._answer = answer
+        self._failed = failed
+        self._lock = threading.Lock()
+        self._waiting: list[NDArray[Any]] = []
+        self._received = 0
+        self._due = round(hop_s * rate_hz)
+        self._offset_s = 0.0
+        self._restart_at: int | None = None
+        self._marks: deque[tuple[int, float]] = deque(maxlen=_MOST_MARKS)
+        self._ended = False
+        self._flushed = False
+        self._skipped = 0
+        self.queued = False
+        self.busy = False
+        self.closed = False
+        self.queued_at = 0.0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def push(self, samples: NDArray[Any]) -> None:
+        """Take sound [t], int16 or float32."""
+        with self._lock:
+            self._waiting.append(samples)
+            self._received += len(samples)
+            self._marks.append((self._received, time.monotonic()))
+        if self._received >= self._due:
+            self._engine.enqueue(self)
+
+    def restart(self, position: int) -> None:
+        """Sound is missing before ``position``: no window is to span the gap."""
+        with self._lock:
+            # What came before the gap and completes no window is of no use.
+            self._waiting = []
+            self._restart_at = position
+            self._received = position
+            self._due = position + round(self._hop_s * self._rate_hz)
+
+    def end(self) -> None:
+        """There is no more sound: what is left makes a last window, or none."""
+        self._ended = True
+        self._engine.enqueue(self)
+
+    def close(self) -> None:
+        """Nothing is answered any more."""
+        self.closed = True
+
+    # --- on a worker's thread ----------------------------------------------------------------
+
+    def work(self) -> Answer | None:
+        """Cut what has come and answer the newest window in it.
+
+        Raises:
+            SoundsightError: when the sound is no sound.
+        """
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            received, marks = self._received, list(self._marks)
+            restart_at, self._restart_at = self._restart_at, None
+            self._flushed = self._ended
+        if restart_at is not None:
+            self._cutter.flush()
+            self._offset_s = restart_at / self._rate_hz
+        segments: list[Segment] = []
+        if waiting:
+            segments = self._cutter.push(np.concatenate(waiting))
+        if self._flushed:
+            segments += self._cutter.flush()
+        self._plan(received, bool(segments))
+        if not segments:
+            return None
+        self._skipped += len(segments) - 1
+        newest = replace(segments[-1], start_s=segments[-1].start_s + self._offset_s)
+        heard = self.listener.hear(newest)
+        skipped, self._skipped = self._skipped, 0
+        # When the window's last sample came, to a frame.
+        last = heard.end_s * self._rate_hz
+        came = next((at for count, at in marks if count >= last), marks[-1][1] if marks else 0.0)
+        return _answer(heard, skipped, 1000 * (time.monotonic() - came))
+
+    def _plan(self, received: int, cut: bool) -> None:
+        """Say at which sample the next window is looked for."""
+        hop = self._hop_s * self._rate_hz
+        since = received - round(self._offset_s * self._rate_hz)
+        # A window is cut half a frame after its end, and a resampler holds something back: where
+        # it was not complete yet, the next frame of sound may complete it.
+        hops = since // hop
+        late = since - hops * hop
+        if not cut and since >= self._rate_hz and late < 0.5 * hop:
+            due = float(received + 1)
+        else:
+            due = received - late + hop + 0.0135 * self._rate_hz
+        with self._lock:
+            if self._restart_at is None:
+                self._due = math.ceil(due)
+
+    @property
+    def more(self) -> bool:
+        """Whether a further window may be complete."""
+        return self._received >= self._due or (self._ended and not self._flushed)
+
+    # --- on the event loop -------------------------------------------------------------------
+
+    def deliver(self, answer: Answer | None, fault: Exception | None) -> None:
+        """Take what a worker has made."""
+        self.busy = False
+        if fault is not None and not self.closed:
+            self.close()
+            self._failed(fault)
+        if answer is not None and not self.closed:
+            self._answer(answer)
+        if self.more and not self.closed:
+            self._engine.enqueue(self)
+        elif not self.queued:
+            self.idle.set()
+
+
+class Engine:
+    """The workers and their queue. Made, used and stopped on one event loop.
+
+    Args:
+        translator: a loaded translator, of one thread.
+        workers: threads.
+        metrics: where it is counted.
+    """
+
+    def __init__(self, translator: Translator, workers: int, metrics: Metrics) -> None:
+        self.translator = translator
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._ready: deque[Feed] = deque()
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._wait_s = 0.0
+        self._candidates = translator.candidates()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"soundsight-{n}", daemon=True)
+            for n in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether there is no time for a further stream."""
+        return self._wait_s > OVERLOADED_S
+
+    def enqueue(self, feed: Feed) -> None:
+        """Let a feed wait for a worker, unless it does or is being served."""
+        if feed.queued or feed.busy or feed.closed:
+            return
+        feed.queued = True
+        feed.queued_at = time.monotonic()
+        feed.idle.clear()
+        with self._changed:
+            self._ready.append(feed)
+            self._metrics.queue.set(len(self._ready))
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Stop the workers; what is being worked on is finished."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while not self._ready and not self._stopped:
+                    self._changed.wait()
+                if self._stopped:
+                    return
+                share = -(-len(self._ready) // len(self._threads))
+                batch = [self._ready.popleft() for _ in range(min(share, MAX_BATCH))]
+                self._metrics.queue.set(len(self._ready))
+                for feed in batch:
+                    feed.busy, feed.queued = True, False
+            for feed in batch:
+                self._one(feed)
+
+    def _one(self, feed: Feed) -> None:
+        waited_s = time.monotonic() - feed.queued_at
+        self._wait_s += _NEWEST * (waited_s - self._wait_s)
+        self._metrics.wait.set(self._wait_s)
+        if self._wait_s > BUSY_S:
+            feed.listener.candidates = 1
+        elif self._wait_s < FREE_S:
+            feed.listener.candidates = self._candidates
+        answer: Answer | None = None
+        fault: Exception | None = None
+        if not feed.closed:
+            try:
+                answer = feed.work()
+            except Exception as error:  # a fault of one stream must not end the worker
+                fault = error
+        if answer is not None:
+            facts = answer[0]
+            self._metrics.windows.labels(str(facts.state)).inc()
+            self._metrics.skipped.inc(facts.skipped)
+            self._metrics.latency.observe(facts.served_ms / 1000)
+        try:
+            self._loop.call_soon_threadsafe(feed.deliver, answer, fault)
+        except RuntimeError:  # the loop has been closed meanwhile
+            return
+
+
+def _answer(heard: Heard, skipped: int, served_ms: float) -> Answer:
+    event = heard.event
+    facts = WindowFacts(
+        start_s=round(heard.start_s, 3),
+        end_s=round(heard.end_s, 3),
+        settled=heard.settled,
+        state=heard.state,
+        level_dbfs=round(heard.level_dbfs, 1),
+        familiarity=_known(heard.familiarity),
+        informativity=[_known(float(score)) for score in heard.informativity],
+        confidence=_known(heard.confidence),
+        name=heard.name,
+        event=None
+        if event is None
+        else EventFacts(
+            number=event.number,
+            began_s=round(event.began_s, 3),
+            heard_s=round(event.heard_s, 3),
+            repeats=event.repeats,
+        ),
+        skipped=skipped,
+        served_ms=round(served_ms, 1),
+    )
+    return facts, pack_window(facts, [jpeg(image) for image in heard.images])
+
+
+def jpeg(image: NDArray[np.uint8]) -> bytes:
+    """Write a picture, uint8 [px, px, 3], as a JPEG of some kilobytes."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    return file.getvalue()
+
+
+def _known(score: float) -> float | None:
+    return None if math.isnan(score) else round(score, 4)
+
+
+def words_of(fault: Exception) -> str:
+    """What a client may be told of a fault: our own lines, and nothing of the machine."""
+    return str(fault) if isinstance(fault, SoundsightError) else "a fault of the server"

@@ -1,0 +1,336 @@
+"""The REST API: a sound comes in, its pictures go out. Described by ``/openapi.json``."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from soundsight import __version__
+from soundsight.apps.server.decoding import Decoder
+from soundsight.apps.server.jobs import Jobs
+from soundsight.apps.server.limits import Limits
+from soundsight.apps.server.metrics import Metrics
+from soundsight.apps.server.streams import Streams
+from soundsight.apps.server.uploads import FIELD, RefusedError, Upload, receive
+from soundsight.runtime.critic import State
+from soundsight.runtime.translator import Translation, Translator
+from soundsight.views.sheet import ROWS_PER_PAGE, Row, contact_sheet, png_bytes
+
+MAX_DRAWS = 64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Services:
+    """What the handlers share; made when the server starts.
+
+    Attributes:
+        translator: of one thread; many handlers use it at once.
+        decoder: opens uploads.
+        jobs: seats for uploads.
+        streams: the WebSocket's side.
+        limits: of this process.
+        metrics: of this process.
+    """
+
+    translator: Translator
+    decoder: Decoder
+    jobs: Jobs
+    streams: Streams
+    limits: Limits
+    metrics: Metrics
+
+
+def services(request: Request) -> Services:
+    """The services of the application that a request has come to."""
+    found: Services = request.app.state.services
+    return found
+
+
+Here = Annotated[Services, Depends(services)]
+Seed = Annotated[
+    int, Query(ge=0, le=2**53 - 1, description="Another seed imagines another picture.")
+]
+
+
+class Format(StrEnum):
+    """What the answer is."""
+
+    JSON = "json"
+    PNG = "png"
+
+
+class Picture(BaseModel):
+    """One picture of one second."""
+
+    second: float = Field(description="Where the second starts, in seconds.")
+    draw: int = Field(description="Which of the pictures of its second this is, from 0.")
+    state: State
+    informativity: float | None = Field(description="The critic's score, 0 to 1.")
+    familiarity: float | None = Field(description="How much the sound is of a known kind, 0 to 1.")
+    level_dbfs: float
+    png: str = Field(description="The picture: a PNG in base64.")
+
+
+class Translated(BaseModel):
+    """The pictures of a sound."""
+
+    model: str
+    seed: int
+    pictures: list[Picture]
+
+
+class Fault(BaseModel):
+    """What went wrong, for programs and for people."""
+
+    code: str
+    message: str
+
+
+class FaultAnswer(BaseModel):
+    """The answer to a request that is not done."""
+
+    error: Fault
+
+
+class ModelAnswer(BaseModel):
+    """What may be known of the model."""
+
+    name: str
+    version: str
+    licence: str
+    soundsight: str
+    image_px: int
+    segment_s: float
+    names: list[str]
+    thresholds: dict[str, float]
+    figures: dict[str, Any]
+    trained_on: str
+
+
+class Health(BaseModel):
+    """How the server is."""
+
+    status: str
+
+
+def faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entry of answers that are no success."""
+    told = {
+        400: "The body is no sound, is damaged or too long, or the form is wrong.",
+        401: "The token is missing or wrong.",
+        403: "The page's origin, or the name the server is addressed by, is not allowed.",
+        408: "The body comes too slowly.",
+        413: "The body or the answer would be too long.",
+        422: "A parameter is out of range.",
+        503: "The server is busy, starts or stops: try again.",
+    }
+    return {s: {"model": FaultAnswer, "description": told[s]} for s in statuses}
+
+
+UPLOAD: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "A sound or video file of any usual format: raw, or in the field "
+        f"'{FIELD}' of a form.",
+        "content": {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FIELD],
+                    "properties": {FIELD: {"type": "string", "format": "binary"}},
+                }
+            },
+        },
+    }
+}
+
+router = APIRouter()
+
+_EXAMPLE = {
+    "model": "flagship 1",
+    "seed": 0,
+    "pictures": [
+        {
+            "second": 1.25,
+            "draw": 0,
+            "state": "picture",
+            "informativity": 0.61,
+            "familiarity": 0.78,
+            "level_dbfs": -20.4,
+            "png": "iVBORw0KGgo...",
+        }
+    ],
+}
+
+
+@router.post(
+    "/v1/translate",
+    response_model=Translated,
+    openapi_extra=UPLOAD,
+    responses={
+        200: {
+            "description": "The pictures; with format=png one PNG, a contact sheet where there "
+            "are several.",
+            "content": {
+                "application/json": {"example": _EXAMPLE},
+                "image/png": {"schema": {"type": "string", "format": "binary"}},
+            },
+        },
+        **faults(400, 401, 403, 408, 413, 422, 503),
+    },
+)
+async def translate(
+    request: Request,
+    here: Here,
+    each_second: Annotated[
+        bool, Query(description="Every second, instead of the loudest one.")
+    ] = False,
+    draws: Annotated[int, Query(ge=1, le=MAX_DRAWS, description="Pictures of each second.")] = 1,
+    candidates: Annotated[
+        int | None, Query(ge=1, le=64, description="Pictures made for each of these.")
+    ] = None,
+    seed: Seed = 0,
+    anyway: Annotated[
+        bool, Query(description="Give the pictures that would be hidden, too.")
+    ] = False,
+    format: Annotated[Format, Query(description="What the answer is.")] = Format.JSON,
+) -> Any:
+    """Imagine a sound: its loudest second, or every second."""
+    here.translator.candidates(candidates)
+    options: dict[str, Any] = {
+        "draws": draws, "candidates": candidates, "seed": seed, "anyway": anyway,
+    }  # fmt: skip
+    most = here.limits.max_pictures if format is Format.JSON else ROWS_PER_PAGE * draws
+    with here.jobs.admit():
+        async with receive(request, here.limits) as upload:
+
+            def work() -> list[Translation]:
+                return _imagined(here, upload, each_second, options, most)
+
+            results = await here.jobs.run(work)
+            if format is Format.PNG:
+                png = await here.jobs.run(lambda: _drawn(results, upload.name, here))
+                return Response(png, media_type="image/png")
+    return Translated(
+        model=here.translator.info.label,
+        seed=seed,
+        pictures=[picture for result in results for picture in _pictures(result)],
+    )
+
+
+def _imagined(
+    here: Services, upload: Upload, each_second: bool, options: dict[str, Any], most: int
+) -> list[Translation]:
+    with here.decoder.open(upload.handle, upload.name) as sound:
+        if not each_second:
+            return [here.translator.translate(sound.blocks, **options)]
+        seconds = most // options["draws"]
+        too_many = RefusedError(
+            413,
+            "too_many",
+            f"{upload.name} would give more than {most} pictures: ask for fewer draws, cut the "
+            "sound, or ask for a storyboard",
+        )
+        if seconds == 0 or (sound.duration_s or 0.0) > seconds + 0.5:
+            raise too_many
+        every = here.translator.iter_translate(sound.blocks, **options)
+        results = list(islice(every, seconds + 1))
+        if len(results) > seconds:
+            raise too_many
+        return results
+
+
+def _pictures(result: Translation) -> Iterator[Picture]:
+    for i, image in enumerate(result.images):
+        yield Picture(
+            second=round(float(result.seconds[i]), 3),
+            draw=int(result.draw[i]),
+            state=result.state[i],
+            informativity=_known(result.informativity[i]),
+            familiarity=_known(result.familiarity[i]),
+            level_dbfs=round(float(result.rms_dbfs[i]), 1),
+            png=base64.b64encode(png_bytes(image, result.texts(i))).decode(),
+        )
+
+
+def _drawn(results: list[Translation], name: str, here: Services) -> bytes:
+    """One picture as it is, several as a contact sheet."""
+    if len(results) == 1 and len(results[0]) == 1:
+        return png_bytes(results[0].images[0], results[0].texts(0))
+    rows = [
+        Row(
+            name=name,
+            second=float(result.seconds[0]),
+            mel=result.mels[0],
+            waveform=result.waveforms[0],
+            images=list(result.images),
+            notes=["" if state is State.PICTURE else state.words for state in result.state],
+        )
+        for result in results
+    ]
+    page = contact_sheet(rows, subtitle=f"model {here.translator.info.label}")[0]
+    file = io.BytesIO()
+    page.save(file, "PNG")
+    return file.getvalue()
+
+
+def _known(score: Any) -> float | None:
+    return None if math.isnan(score) else round(float(score), 4)
+
+
+@router.get("/v1/model", responses=faults(401, 403, 503))
+async def model(here: Here) -> ModelAnswer:
+    """Say which model answers, and how well it does."""
+    info, names = here.translator.info, here.translator.names
+    return ModelAnswer(
+        name=info.name,
+        version=info.version,
+        licence=info.licence,
+        soundsight=__version__,
+        image_px=info.image_px,
+        segment_s=info.segment_s,
+        names=list(names.names) if names else [],
+        thresholds={
+            "quiet_dbfs": info.thresholds.quiet_dbfs,
+            "informativity": info.thresholds.informativity,
+            "familiarity": info.thresholds.familiarity,
+            "confidence": info.thresholds.confidence,
+        },
+        figures=info.figures,
+        trained_on=str(info.trained_on or ""),
+    )
+
+
+@router.get("/healthz", responses=faults(403))
+async def healthz() -> Health:
+    """Say that the process lives."""
+    return Health(status="alive")
+
+
+@router.get("/readyz", responses=faults(403, 503))
+async def readyz(request: Request) -> Health:
+    """Say whether new streams and requests are welcome: the model is warm, nothing stops."""
+    found: Services | None = getattr(request.app.state, "services", None)
+    if found is None or found.streams.leaving:
+        raise RefusedError(503, "not_ready", "the server starts or stops")
+    return Health(status="ready")
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}, **faults(401, 403, 503)},
+)
+async def metrics(here: Here) -> Response:
+    """Give the figures of this process, for Prometheus."""
+    return Response(here.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,93 @@
+"""A certificate that a server makes for itself, for a phone on the same network.
+
+Browsers give a page the microphone only over TLS or on the machine itself. Nobody vouches for such
+a certificate: the browser warns, and the fingerprint is what can be compared.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+_VALID_DAYS = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """A certificate and its key in a private folder.
+
+    Attributes:
+        folder: to be kept while the server starts; removes the files when it is cleaned up.
+        certificate: PEM.
+        key: PEM, readable by the owner alone.
+        fingerprint: SHA-256, as browsers write it.
+    """
+
+    folder: tempfile.TemporaryDirectory[str]
+    certificate: Path
+    key: Path
+    fingerprint: str
+
+
+def self_signed(names: list[str]) -> Certificate:
+    """Make a key and a certificate for some names and addresses, valid for a week."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "soundsight")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=_VALID_DAYS))
+        .add_extension(x509.SubjectAlternativeName([_name(n) for n in names]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    folder = tempfile.TemporaryDirectory(prefix="soundsight-tls-")
+    paths = Path(folder.name) / "certificate.pem", Path(folder.name) / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    handle = os.open(paths[1], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+    print_hex = certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+    return Certificate(folder=folder, certificate=paths[0], key=paths[1], fingerprint=print_hex)
+
+
+def _name(text: str):  # type: ignore[no-untyped-def]
+    from cryptography import x509
+
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
+
+
+def lan_address() -> str | None:
+    """The address by which others on the network reach this machine; None without a network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # Nothing is sent: connecting a datagram socket only chooses the way out.
+            probe.connect(("192.0.2.1", 9))
+            address = str(probe.getsockname()[0])
+        except OSError:
+            return None
+    return None if address.startswith("127.") else address

@@ -1,0 +1,174 @@
+"""Bodies of requests: taken in bounds, held in memory, or in a private file that has no name.
+
+Up to ``Limits.memory_bytes`` an upload never touches a disk. A longer one goes to an unnamed
+temporary file, which is gone with its descriptor, however the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import time
+import unicodedata
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from soundsight.apps.server.limits import Limits
+
+FIELD = "sound"
+"""Name of the multipart field that holds the file."""
+
+_LONGEST_NAME = 120
+
+
+class RefusedError(Exception):
+    """A request that is not done.
+
+    Attributes:
+        status: the HTTP status.
+        code: a word for programs.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A file that has come.
+
+    Attributes:
+        name: what the sender calls it, made fit for one line; ``the sound`` where it says nothing.
+        handle: an open descriptor.
+        size: its length in bytes.
+    """
+
+    name: str
+    handle: int
+    size: int
+
+
+@contextlib.asynccontextmanager
+async def receive(request: Request, limits: Limits, name: str = "") -> AsyncIterator[Upload]:
+    """Take the body of a request; it is gone when the block ends.
+
+    Args:
+        name: what the sender calls the file, where the body itself does not say.
+
+    Raises:
+        RefusedError: when it is too long, too slow, empty or no proper form.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limits.max_upload_bytes:
+        raise _too_big(limits)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    with contextlib.ExitStack() as held:
+        if kind == "multipart/form-data":
+            file, own = await _form(request, limits, held)
+            name = own or name
+        else:
+            file = held.enter_context(_spool(limits))
+            async for chunk in _chunks(request, limits):
+                file.write(chunk)
+        size = file.tell() if kind != "multipart/form-data" else _size_of(file)
+        if not size:
+            raise RefusedError(400, "empty", "the body is empty: send a sound or video file")
+        yield Upload(name=clean_name(name), handle=_handle_of(file, held), size=size)
+
+
+def clean_name(name: str) -> str:
+    """The last part of a file's name as printable text of one line; ``the sound`` for none."""
+    last = PurePosixPath(name.replace("\\", "/")).name
+    text = "".join(c if c.isprintable() else "?" for c in unicodedata.normalize("NFC", last))
+    text = text.encode("utf-8", "replace").decode("utf-8").strip()
+    return text[:_LONGEST_NAME] or "the sound"
+
+
+def _too_big(limits: Limits) -> RefusedError:
+    return RefusedError(
+        413, "too_big", f"the body is longer than {limits.max_upload_bytes:,} bytes: cut the sound"
+    )
+
+
+async def _chunks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
+    """The body as it comes: not too much of it, and not too slowly."""
+    total = 0
+    deadline = time.monotonic() + limits.body_s
+    stream = request.stream().__aiter__()
+    while True:
+        left_s = min(limits.body_idle_s, deadline - time.monotonic())
+        try:
+            async with asyncio.timeout(max(0.0, left_s)):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise RefusedError(
+                408, "too_slow", "the body comes too slowly: send it again"
+            ) from None
+        except ClientDisconnect:
+            raise RefusedError(400, "cut_short", "the body was cut short") from None
+        total += len(chunk)
+        if total > limits.max_upload_bytes:
+            raise _too_big(limits)
+        yield chunk
+
+
+def _spool(limits: Limits) -> Any:
+    return tempfile.SpooledTemporaryFile(max_size=limits.memory_bytes)
+
+
+async def _form(request: Request, limits: Limits, held: contextlib.ExitStack) -> tuple[Any, str]:
+    """Read a multipart form and return the file in its field ``sound``."""
+
+    async def body() -> AsyncGenerator[bytes, None]:
+        async for chunk in _chunks(request, limits):
+            yield chunk
+
+    parser = MultiPartParser(request.headers, body(), max_files=1, max_fields=8)
+    parser.spool_max_size = limits.memory_bytes
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError, UnicodeError) as error:
+        told = getattr(error, "message", "") or "the form is damaged"
+        raise RefusedError(400, "form", f"the form cannot be read: {told}".rstrip(".")) from None
+    for _, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            held.callback(value.file.close)
+    found = form.get(FIELD)
+    if not isinstance(found, UploadFile):
+        raise RefusedError(400, "form", f"the form has no file in the field '{FIELD}'")
+    return found.file, found.filename or ""
+
+
+def _size_of(file: Any) -> int:
+    file.seek(0, os.SEEK_END)
+    return int(file.tell())
+
+
+def _handle_of(file: Any, held: contextlib.ExitStack) -> int:
+    """A descriptor of a spooled file; one in memory is put into an unnamed memory file."""
+    if file._rolled:
+        file.flush()
+        return int(file.fileno())
+    data = file._file.getbuffer()
+    if hasattr(os, "memfd_create"):
+        handle = os.memfd_create("sound")
+        held.callback(os.close, handle)
+    else:
+        handle = held.enter_context(tempfile.TemporaryFile()).fileno()  # noqa: SIM115
+    with data:
+        at = 0
+        while at < len(data):
+            at += os.write(handle, data[at:])
+    return handle
