@@ -230,10 +230,7 @@ def _card(
     write_line(ink, (left, y + 13), row.name, 17, TEXT, right - left - 100)
     write_line(ink, (right, y + 15), time, 15, DIM, 90, right=True)
     top = y + PAD_PX // 2 + NAME_PX
-    mel_h = PICTURE_PX - WAVE_PX - 2
-    _waveform(page, row.waveform, (left, top, PANEL_PX, WAVE_PX))
-    mel = Image.fromarray(heat()[row.mel]).resize((PANEL_PX, mel_h), Image.Resampling.BILINEAR)
-    page.paste(mel, (left, top + WAVE_PX + 2))
+    paste_heard(page, row.waveform, row.mel, (left, top))
     write_line(ink, (left, top + PICTURE_PX + 4), "what was heard, 1 s", 13, DIM, PANEL_PX)
     first = left + PANEL_PX + GAP_PX
     shown = row.images[:MAX_PICTURES]
@@ -272,6 +269,26 @@ def clock(seconds: float) -> str:
     whole, tenth = divmod(rest, 10)
     head = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
     return f"{head}:{whole:02d}" + (f".{tenth}" if tenth else "")
+
+
+def paste_heard(
+    page: Image.Image,
+    waveform: NDArray[np.float32],
+    mel: NDArray[np.uint8],
+    at: tuple[int, int],
+) -> None:
+    """Draw a second of sound: its waveform over its log-mel, ``PANEL_PX`` by ``PICTURE_PX``.
+
+    Args:
+        waveform: float32 [k, 2], lowest and highest sample of k equal steps.
+        mel: uint8 [bands, frames], row 0 the highest band.
+        at: the upper left corner.
+    """
+    left, top = at
+    _waveform(page, waveform, (left, top, PANEL_PX, WAVE_PX))
+    size = (PANEL_PX, PICTURE_PX - WAVE_PX - 2)
+    drawn = Image.fromarray(heat()[mel]).resize(size, Image.Resampling.BILINEAR)
+    page.paste(drawn, (left, top + WAVE_PX + 2))
 
 
 def _waveform(

@@ -1,0 +1,221 @@
+"""The storyboard as a film: the pictures in time with the sound they were imagined from.
+
+Frame k stands for the eighth of a second from k / 8 s on: it shows what is told of its beginning.
+Windows lie on quarters of a second, so a picture appears with its sound to the frame. The sound is
+the file's own, mono, to the last sample.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from soundsight.core import units
+from soundsight.core.runs import atomic_file
+from soundsight.media.audio import quiet_av
+from soundsight.media.voice import VoiceTrack
+from soundsight.views.drawing import (
+    AMBER,
+    CARD,
+    DIM,
+    MARGIN_PX,
+    PAGE,
+    TEXT,
+    default_font,
+    write_line,
+)
+from soundsight.views.sheet import CAPTION, picture
+from soundsight.views.story import NOTHING_WORDS, QUIET, Story, StoryEvent
+from soundsight.views.timeline import (
+    CLOCK_PX,
+    clock,
+    draw_head,
+    height_px,
+    span_words,
+    timeline,
+    x_of,
+)
+
+FPS = 8
+WIDTH_PX, HEIGHT_PX = 960, 540
+
+_PICTURE_PX = 320
+_PICTURE_AT = (MARGIN_PX, 54)
+_WORDS_X = MARGIN_PX + _PICTURE_PX + 32
+_CLOCK_AT = (_WORDS_X, 54)
+_CLOCK_SIZE = 34
+_WAVE_PX, _MEL_PX = 34, 46
+_LINE_W = WIDTH_PX - 2 * MARGIN_PX
+_LINE_Y = HEIGHT_PX - height_px(_WAVE_PX, _MEL_PX) - 6
+_AUDIO_BPS = 96_000
+
+
+def film(
+    story: Story,
+    blocks: Iterable[NDArray[np.float32]],
+    path: Path,
+    rate_hz: int = units.RATE_HZ,
+) -> Iterator[float]:
+    """Write the film (MP4: H.264 and AAC), in constant memory, while the iterator is drawn from.
+
+    The file appears when the iterator ends; if it is closed before that, nothing is left behind.
+
+    Args:
+        story: what is shown.
+        blocks: the sound once more: float32 [t] each, mono, full scale 1.
+        path: an existing file is replaced once the film is whole.
+        rate_hz: rate of the blocks, in hertz.
+
+    Yields:
+        Seconds that are written, about once a second of sound.
+
+    Raises:
+        AudioError: from the blocks.
+        OutputError: when the place cannot be written to.
+    """
+    av = quiet_av()
+    frames = _Frames(story)
+    with (
+        atomic_file(path) as temporary,
+        # The index comes first, so that a browser can begin before it has all.
+        av.open(
+            os.fspath(temporary), "w", format="mp4", options={"movflags": "+faststart"}
+        ) as container,
+    ):
+        container.metadata["title"] = _clean(story.source or "storyboard")
+        container.metadata["comment"] = f"soundsight: {CAPTION}; model {_clean(story.model)}"
+        shown = _picture_track(av, container)
+        voice = VoiceTrack(container, rate_hz, _AUDIO_BPS)
+        drawn = 0
+
+        def draw_until(count: int) -> None:
+            nonlocal drawn
+            while drawn < count:
+                container.mux(shown.encode(_frame(av, frames.at(drawn / FPS), drawn)))
+                drawn += 1
+
+        for block in blocks:
+            for first in range(0, len(block), rate_hz):
+                voice.push(block[first : first + rate_hz])
+                # Both tracks grow together: the muxer holds back the one that is ahead.
+                draw_until(voice.samples * FPS // rate_hz)
+                yield voice.samples / rate_hz
+        draw_until(max(1, math.ceil(voice.samples * FPS / rate_hz)))
+        container.mux(shown.encode(None))
+        voice.close()
+
+
+def _picture_track(av: Any, container: Any) -> Any:
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    track = container.add_stream(codec, rate=FPS)
+    track.width, track.height = WIDTH_PX, HEIGHT_PX
+    track.pix_fmt = "yuv420p"
+    # One thread: the same picture track wherever it is written.
+    track.codec_context.thread_count = 1
+    track.codec_context.gop_size = 5 * FPS
+    # No frame waits for a later one: players that leave out a track's edit list stay in time.
+    track.codec_context.max_b_frames = 0
+    if codec == "libx264":
+        track.options = {"preset": "veryfast", "tune": "stillimage", "crf": "20"}
+    else:
+        track.bit_rate = 1_500_000
+    return track
+
+
+def _frame(av: Any, drawn: NDArray[np.uint8], number: int) -> Any:
+    frame = av.VideoFrame.from_ndarray(drawn, format="rgb24")
+    frame.pts = number
+    return frame
+
+
+def _clean(text: str) -> str:
+    printable = "".join(c if c.isprintable() else "?" for c in text)
+    return printable.encode("utf-8", "replace").decode("utf-8")
+
+
+class _Frames:
+    """Draws the frames of a film. What does not move is drawn once for each event."""
+
+    def __init__(self, story: Story) -> None:
+        self._story = story
+        self._line = timeline(story, _LINE_W, _WAVE_PX, _MEL_PX)
+        self._of: StoryEvent | None = None
+        self._still: Image.Image | None = None
+
+    def at(self, second: float) -> NDArray[np.uint8]:
+        """Draw the frame at a time in seconds: uint8 [540, 960, 3]."""
+        event = self._story.at(second)
+        if self._still is None or event is not self._of:
+            self._still, self._of = self._draw(event), event
+        made = self._still.copy()
+        ink = ImageDraw.Draw(made)
+        now = clock(second)
+        write_line(ink, _CLOCK_AT, now, _CLOCK_SIZE, TEXT, 300)
+        x = MARGIN_PX + x_of(self._story, second, _LINE_W)
+        draw_head(made, x, _LINE_Y + 2, _LINE_Y + self._line.height - CLOCK_PX - 1)
+        drawn: NDArray[np.uint8] = np.asarray(made)
+        return drawn
+
+    def _draw(self, event: StoryEvent | None) -> Image.Image:
+        story = self._story
+        made = Image.new("RGB", (WIDTH_PX, HEIGHT_PX), PAGE)
+        ink = ImageDraw.Draw(made)
+        write_line(ink, (MARGIN_PX, 15), "soundsight", 18, TEXT, 140)
+        write_line(ink, (MARGIN_PX + 106, 18), CAPTION, 14, DIM, 180)
+        source = story.source or "sound"
+        write_line(ink, (WIDTH_PX - MARGIN_PX, 17), source, 15, DIM, 520, right=True)
+        ink.rounded_rectangle(
+            (MARGIN_PX - 12, _LINE_Y - 8, WIDTH_PX - MARGIN_PX + 11, HEIGHT_PX - 5), 10, fill=CARD
+        )
+        made.paste(self._line, (MARGIN_PX, _LINE_Y))
+        x = WIDTH_PX - MARGIN_PX
+        length = f"of {clock(story.duration_s)}"
+        write_line(ink, (x, _CLOCK_AT[1] + 16), length, 18, DIM, 200, right=True)
+        self._draw_picture(made, ink, event)
+        self._draw_words(ink, event)
+        return made
+
+    def _draw_picture(
+        self, made: Image.Image, ink: ImageDraw.ImageDraw, event: StoryEvent | None
+    ) -> None:
+        x, y = _PICTURE_AT
+        if event is not None and event.picture is not None:
+            made.paste(picture(event.picture, _PICTURE_PX), (x, y))
+            # In the picture itself, so that it goes where a screenshot goes.
+            label = "imagined"
+            room = int(ink.textlength(label, font=default_font(15))) + 16
+            ink.rectangle((x, y + _PICTURE_PX - 26, x + room, y + _PICTURE_PX - 1), fill=PAGE)
+            write_line(ink, (x + 8, y + _PICTURE_PX - 23), label, 15, TEXT, room)
+            return
+        ink.rectangle((x, y, x + _PICTURE_PX - 1, y + _PICTURE_PX - 1), fill=CARD)
+        words = QUIET if event is None else NOTHING_WORDS.replace(" ", "\n")
+        middle = (x + _PICTURE_PX // 2, y + _PICTURE_PX // 2)
+        ink.multiline_text(
+            middle, words, font=default_font(24), fill=DIM, anchor="mm", align="center"
+        )
+
+    def _draw_words(self, ink: ImageDraw.ImageDraw, event: StoryEvent | None) -> None:
+        room = WIDTH_PX - MARGIN_PX - _WORDS_X
+        y = 140
+        if event is None:
+            return
+        known = event.picture is not None
+        write_line(ink, (_WORDS_X, y), event.title, 34, TEXT if known else DIM, room)
+        lines = [
+            event.sure,
+            f"{span_words(self._story, event.began_s, event.ended_s)}"
+            + (f", {event.repeats} times" if event.repeats > 1 else ""),
+            f"event {event.number} of {len(self._story.events)}",
+        ]
+        y += 56
+        for line, color in zip(lines, (AMBER, TEXT, DIM), strict=True):
+            if line:
+                write_line(ink, (_WORDS_X, y), line, 20, color, room)
+                y += 32
