@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check axe format bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -22,6 +22,13 @@ check: $(VENV)/.dev  ## format, lint, types, import law
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+axe: .axe/axe.min.js  ## fetch the accessibility checker of the browser tests (needs npm)
+
+.axe/axe.min.js:
+	@mkdir -p .axe
+	@cd .axe && npm pack --silent axe-core@4.11.0 >/dev/null && tar -xzf axe-core-4.11.0.tgz --strip-components=1 package/axe.min.js
+	@rm -f .axe/axe-core-4.11.0.tgz
+
 format: $(VENV)/.dev  ## put the code in the house's shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -32,6 +39,8 @@ bench: $(VENV)/.dev  ## measure speed and memory, side by side
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/reader.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/server.py
+	$(BIN)/python benchmarks/live.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
