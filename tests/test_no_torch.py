@@ -107,3 +107,47 @@ for words in (
 """
     assert loaded_by(code) == set()
     assert (tmp_path / "sheet.png").is_file()
+
+
+def test_the_server_loads_no_torch(
+    tiny_model: Path, tmp_path: Path, write_sound: Callable[..., Path]
+) -> None:
+    """A stream and an upload are answered without it."""
+    pytest.importorskip("fastapi")
+    sound = write_sound(tmp_path / "a.wav", 1.5)
+    code = f"""
+import threading, time
+from pathlib import Path
+import httpx, numpy as np, uvicorn
+from websockets.sync.client import connect
+from soundsight.apps.server import protocol
+from soundsight.apps.server.app import ServerConfig, create_app
+from soundsight.apps.server.limits import Access, Limits
+config = ServerConfig(
+    model=Path({str(tiny_model)!r}), access=Access(), limits=Limits(), workers=1
+)
+server = uvicorn.Server(uvicorn.Config(create_app(config), port=0, log_level="error"))
+thread = threading.Thread(target=server.run, daemon=True)
+thread.start()
+while not server.started:
+    time.sleep(0.01)
+at = "127.0.0.1:%d" % server.servers[0].sockets[0].getsockname()[1]
+answer = httpx.post(f"http://{{at}}/v1/translate", content=Path({str(sound)!r}).read_bytes())
+assert answer.status_code == 200, answer.text
+samples = np.full(66_150, 3_000, np.int16)
+samples[::2] *= -1
+with connect(f"ws://{{at}}/v1/stream") as socket:
+    socket.send(protocol.Hello().model_dump_json())
+    protocol.read_server_text(socket.recv())
+    for number in range(3):
+        at, piece = number * 22_050, samples[:22_050]
+        socket.send(protocol.SoundFrame(sequence=number, position=at, samples=piece).pack())
+    said = [socket.recv()]
+    while isinstance(said[-1], str):  # a notice
+        said.append(socket.recv())
+    facts, _ = protocol.read_window(said[-1])
+    assert facts.end_s >= 1.0
+server.should_exit = True
+thread.join()
+"""
+    assert loaded_by(code) == set()
