@@ -23,6 +23,7 @@ from soundsight.apps import (
     import_published,
     prepare,
     serve,
+    storyboard,
     train,
     translate,
 )
@@ -83,7 +84,8 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_options)
     for module in (
-        translate, serve, prepare, data, train, evaluate, compare, export, import_published,
+        translate, storyboard, serve, prepare, data, train, evaluate, compare, export,
+        import_published,
     ):  # fmt: skip
         module.register(app)
     return app

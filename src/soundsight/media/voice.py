@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from fractions import Fraction
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,22 +58,28 @@ class VoiceTrack:
 
 
 def m4a(
-    blocks: Iterable[NDArray[np.float32]], rate_hz: int = units.RATE_HZ, bit_rate_bps: int = 64_000
-) -> bytes:
-    """Compress a sound: an M4A file in memory, 8 kB a second at 64 kbit/s.
+    file: IO[bytes],
+    blocks: Iterable[NDArray[np.float32]],
+    rate_hz: int = units.RATE_HZ,
+    bit_rate_bps: int = 64_000,
+) -> Generator[float]:
+    """Write a sound as M4A, 8 kB a second at 64 kbit/s, while the iterator is drawn from.
 
     Args:
+        file: open for writing, seekable.
         blocks: float32 [t] each, mono, full scale 1.
         rate_hz: their rate, in hertz.
         bit_rate_bps: bits a second.
 
+    Yields:
+        Seconds that are written, after each block.
+
     Raises:
         AudioError: from the blocks.
     """
-    file = io.BytesIO()
     with quiet_av().open(file, "w", format="mp4") as container:
         track = VoiceTrack(container, rate_hz, bit_rate_bps)
         for block in blocks:
             track.push(block)
+            yield track.samples / rate_hz
         track.close()
-    return file.getvalue()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def tell(
     candidates: int | None = None,
     source: str | None = None,
     total_s: float | None = None,
-) -> Iterator[Told]:
+) -> Generator[Told]:
     """Tell what happens in a sound of any length.
 
     Stop by closing the iterator. Memory grows with the events (40 kB each) and with nothing else.
@@ -162,7 +162,7 @@ class _Telling:
         source: str,
         model: str,
         seed: int,
-    ) -> Iterator[Told]:
+    ) -> Generator[Told]:
         overview = OverviewMaker(self._config)
         window: Window | None = None
         heard: Heard | None = None

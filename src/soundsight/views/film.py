@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def film(
     blocks: Iterable[NDArray[np.float32]],
     path: Path,
     rate_hz: int = units.RATE_HZ,
-) -> Iterator[float]:
+) -> Generator[float]:
     """Write the film (MP4: H.264 and AAC), in constant memory, while the iterator is drawn from.
 
     The file appears when the iterator ends; if it is closed before that, nothing is left behind.

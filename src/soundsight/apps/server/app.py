@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from soundsight import __version__
-from soundsight.apps.server import protocol, rest
+from soundsight.apps.server import protocol, rest, storyboards
 from soundsight.apps.server.decoding import Decoder
 from soundsight.apps.server.engine import Engine
 from soundsight.apps.server.jobs import RETRY_S, Jobs
@@ -125,6 +125,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     )
     app.state.services = None
     app.include_router(rest.router)
+    app.include_router(storyboards.router)
     _pages(app)
     _faults(app)
 

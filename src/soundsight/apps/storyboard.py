@@ -1,0 +1,209 @@
+"""``soundsight storyboard``: what happened in a sound or video, as a sheet, film, page or data."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from soundsight.apps.console import say
+from soundsight.apps.extras import local_output
+from soundsight.core.errors import OutputError
+from soundsight.core.runs import usable_folder
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from soundsight.runtime.translator import Translator
+    from soundsight.views.story import Story
+
+Advance = Callable[[str, float, float | None], None]
+"""(what is done, seconds that are done, seconds in all where they are known)"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command()(storyboard)
+
+
+def storyboard(
+    sound: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A sound, or a video with sound; also of hours.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        list[Path],
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="OUT",
+            show_default=False,
+            help="Where it goes; the suffix says as what: .png (a sheet), .mp4 (a film with the "
+            "sound), .html (a page that plays) or .json. May be given several times. "
+            "[dim](default: storyboard.png)[/dim]",
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    sensitivity: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, metavar="X", help="0 tells only what is loud and sure, 1 tells more."
+        ),
+    ] = 0.5,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Another seed imagines other pictures.")
+    ] = 0,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            metavar="N",
+            show_default=False,
+            help="Pictures made for each event, of which the best is kept. "
+            "[dim](default: 4, or 1 for a model without a critic)[/dim]",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there already.")
+    ] = False,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A model folder. [dim](default: the bundled one)[/dim]"),
+    ] = None,
+) -> None:
+    """Tell what happened in a sound: a picture of each event, in time.
+
+    Waveform, log-mel and what was imagined from each event, on one time line.
+
+    A sound of no kind that the model knows has no picture: nothing recognisable.
+    Between events it is quiet.
+    """
+    from soundsight.media import audio
+    from soundsight.runtime.translator import Translator
+    from soundsight.views.story_files import save
+
+    outs = out or [Path("storyboard.png")]
+    _check(sound, outs, overwrite)
+    audio.probe(sound)
+    translator = Translator.load(model)
+    translator.candidates(candidates)
+    for path in outs:
+        usable_folder(path.parent)
+    with _progress() as advance:
+        story = _told(translator, sound, sensitivity, seed, candidates, advance)
+        for path in outs:
+            with closing(save(story, lambda: audio.stream(sound), path)) as steps:
+                for done_s in steps:
+                    advance(f"writing {path.suffix[1:]}", done_s, story.duration_s)
+    for path in outs:
+        say(f"{sound} -> {path} ({story.words})")
+
+
+def _told(
+    translator: Translator,
+    sound: Path,
+    sensitivity: float,
+    seed: int,
+    candidates: int | None,
+    advance: Advance,
+) -> Story:
+    from soundsight.runtime.story import Progress, tell
+    from soundsight.views.story import Story
+
+    telling = tell(translator, sound, sensitivity=sensitivity, seed=seed, candidates=candidates)
+    for told in telling:
+        if isinstance(told, Progress):
+            advance("listening", told.done_s, told.total_s)
+        elif isinstance(told, Story):
+            return told
+    raise AssertionError("a telling ends with a story")
+
+
+def _check(sound: Path, outs: Sequence[Path], overwrite: bool) -> None:
+    """Look at the outputs before any work is done.
+
+    Raises:
+        OutputError: naming the first one that will not do.
+    """
+    from soundsight.views.story_files import SUFFIXES
+
+    seen: set[str] = set()
+    for path in outs:
+        local_output(path)
+        if path.suffix.lower() not in SUFFIXES:
+            raise OutputError(
+                f"{path}: name an output that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+            )
+        # Path.absolute keeps "..", and resolve follows links.
+        place = os.path.abspath(path)  # noqa: PTH100
+        if place in seen:
+            raise OutputError(f"{path} is named twice")
+        seen.add(place)
+        if place == os.path.abspath(sound) or _same(path, sound):  # noqa: PTH100
+            raise OutputError(f"{path} is the sound itself: choose another -o OUT")
+        if os.path.isdir(path):
+            raise OutputError(f"{path} is a folder: name a file in it")
+        if os.path.lexists(path) and not overwrite:
+            raise OutputError(f"{path} is there already: choose another -o OUT or pass --overwrite")
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def _progress() -> Iterator[Advance]:
+    """Show a bar on a terminal while there is something to wait for."""
+    if not sys.stderr.isatty():
+        yield lambda _what, _done_s, _total_s: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    from soundsight.views.timeline import clock
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            done = clock(task.completed, tenths=False)
+            of = "" if task.total is None else f" of {clock(task.total, tenths=False)}"
+            speed = f"   {task.speed:.0f} x real time" if task.speed else ""
+            return Text(f"{done}{of}{speed}", style="dim")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), Rate(), TimeRemainingColumn())
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(what: str, done_s: float, total_s: float | None) -> None:
+            if what not in tasks:
+                for old in tasks.values():
+                    progress.update(old, visible=False)
+                tasks[what] = progress.add_task(what, total=total_s)
+            progress.update(tasks[what], completed=done_s, total=total_s)
+
+        yield advance
