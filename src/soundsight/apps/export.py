@@ -36,6 +36,14 @@ def export(
             help="Folder of `soundsight train familiarity`: sounds of no known kind are not drawn."
         ),
     ] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(help="Folder of `soundsight train names`: the model names what it hears."),
+    ] = None,
+    confidence: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="How sure a live view has to be to show a picture."),
+    ] = 0.5,
     trained_on: Annotated[str, typer.Option(help="One sentence for its card.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "BSD-3-Clause",
     report: Annotated[
@@ -70,6 +78,8 @@ def export(
         critic=critic,
         threshold=threshold,
         familiarity=familiarity,
+        names=names,
+        confidence=confidence,
         trainable=trainable,
     )
     export_run(run, out, config, overwrite=overwrite)

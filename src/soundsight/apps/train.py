@@ -1,4 +1,4 @@
-"""``soundsight train encoder|translator|judges|critic|familiarity``: networks from pairs.
+"""``soundsight train encoder|translator|judges|critic|familiarity|names``: networks from pairs.
 
 A run that was stopped goes on with the same command. Started by torchrun or SLURM, all processes
 share one run of ``train encoder`` or ``train translator``.
@@ -102,7 +102,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         no_args_is_help=True, help="Train an encoder, a translator, the judges or the critic."
     )
-    for command in (encoder, translator, judges, critic, familiarity):
+    for command in (encoder, translator, judges, critic, familiarity, names):
         group.command()(command)
     app.add_typer(group, name="train")
 
@@ -328,6 +328,37 @@ def familiarity(
     pairs, network = _open(data), load_encoder(encoder)
     train, val = (PairDataset(pairs, split) for split in ("train", "val"))
     write_familiarity(out, encoder, fit_familiarity(network, train, val, config), config)
+    typer.echo(f"written: {out}")
+
+
+def names(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where they go.")],
+    encoder: Annotated[
+        Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`.")
+    ],
+    data: AllData = None,
+    settings: Settings = None,
+    threads: Threads = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Learn what the subjects are called, for the words beside the pictures.
+
+    A linear reading of the finished encoder, fitted with the labels of the pairs: the bench's
+    classes, or those that `soundsight prepare` found. Labels name; they never reach encoder or
+    generator. Val chooses how sure it may say it is.
+    """
+    _start("soundsight train names", out, threads)
+    from soundsight.training.encoder import load_encoder
+    from soundsight.training.naming import NamingConfig, fit_names, named_seconds, write_names
+
+    config = _resolve(NamingConfig(), settings)
+    if _printed(config, dry_run):
+        return
+    places, network = _open(data), load_encoder(encoder)
+    train, val = (named_seconds(network, places, split) for split in ("train", "val"))
+    fitted = fit_names(train, val, config)
+    write_names(out, encoder, fitted, config)
+    typer.echo(f"{', '.join(fitted.names.names)}: {fitted.figures.words()}")
     typer.echo(f"written: {out}")
 
 

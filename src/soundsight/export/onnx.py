@@ -28,7 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from soundsight import __version__
 from soundsight.core import units
 from soundsight.core.config import to_dict
-from soundsight.core.errors import ModelError, SoundsightError
+from soundsight.core.errors import ConfigError, ModelError, SoundsightError
 from soundsight.core.runs import atomic_folder, commit, sha256_of, write_json
 from soundsight.export.card import write_card
 from soundsight.media.mel import MelConfig
@@ -41,6 +41,7 @@ from soundsight.training.checkpoints import read_tensors, save_tensors
 from soundsight.training.encoder import AudioEncoder, condition, load_encoder
 from soundsight.training.familiarity import LIMIT, load_familiarity
 from soundsight.training.loop import read_run
+from soundsight.training.naming import FittedNames, load_names
 from soundsight.training.starting import TRAINABLE, StartingPoint
 from soundsight.training.translator import load_generator
 
@@ -71,6 +72,8 @@ class ExportConfig:
         threshold: pictures that the critic scores below this are not shown; None takes the
             critic's own, which accepts most real photos.
         familiarity: folder of a memory of familiar sounds; None exports a model that draws any.
+        names: folder of names of the subjects; None exports a model without.
+        confidence: how sure a live view has to be to show a picture, 0 to 1.
         trainable: also carry the weights that training can go on from, in fp16.
     """
 
@@ -82,7 +85,13 @@ class ExportConfig:
     critic: Path | None = None
     threshold: float | None = None
     familiarity: Path | None = None
+    names: Path | None = None
+    confidence: float = 0.5
     trainable: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.confidence <= 1:
+            raise ConfigError(f"confidence must be from 0 to 1, not {self.confidence}")
 
 
 class _EncodeOnly(nn.Module):
@@ -138,8 +147,9 @@ def export_run(
         ``out``.
 
     Raises:
-        DataError: when ``run`` is no finished translator run.
-        ModelError: when the critic's folder is damaged.
+        DataError: when ``run`` is no finished translator run, or the memory of sounds or the names
+            were fitted to another encoder.
+        ModelError: when the critic's folder or the names are damaged.
         OutputError: when ``out`` exists and ``overwrite`` is false, or cannot be written to.
         SoundsightError: when a network does not survive the export to ``TOLERANCE``.
     """
@@ -152,9 +162,11 @@ def export_run(
         critic, threshold = models["critic"], float(record["thresholds"]["critic"])
         threshold = threshold if config.threshold is None else config.threshold
     memory = None if config.familiarity is None else load_familiarity(config.familiarity, run)
+    names = None if config.names is None else load_names(config.names, run, encoder.embedding_size)
     return export_networks(
         encoder, generator, critic, threshold, out, config,
-        memory=memory, about=about, weights=run if config.trainable else None, overwrite=overwrite,
+        memory=memory, names=names, about=about, weights=run if config.trainable else None,
+        overwrite=overwrite,
     )  # fmt: skip
 
 
@@ -167,6 +179,7 @@ def export_networks(
     config: ExportConfig,
     *,
     memory: Familiarity | None = None,
+    names: FittedNames | None = None,
     about: Mapping[str, Any] | None = None,
     weights: Path | None = None,
     overwrite: bool = False,
@@ -176,6 +189,7 @@ def export_networks(
     Args:
         threshold: pictures that ``critic`` scores below this are not shown.
         memory: tells familiar sounds from others; None for a model that draws any sound.
+        names: of the subjects, fitted to ``encoder``; None for a model without.
         about: the run's ``run.json``, for the card.
         weights: a finished run whose weights are carried for others to start from.
     """
@@ -198,10 +212,19 @@ def export_networks(
         _export(_Draw(generator), inputs, "image", folder / model_folder.GENERATOR)
         if critic is not None:
             _export(_Score(critic), {"image": image}, "informativity", folder / model_folder.CRITIC)
-        thresholds = {"quiet_dbfs": QUIET_DBFS, "informativity": threshold}
+        thresholds = {
+            "quiet_dbfs": QUIET_DBFS,
+            "informativity": threshold,
+            "confidence": config.confidence,
+        }
         if memory is not None:
             _export(memory, {"mel": mel}, "familiarity", folder / model_folder.FAMILIARITY)
             thresholds["familiarity"] = LIMIT
+        figures = dict(config.figures or {})
+        if names is not None:
+            # The file says more of its origin than the program needs: that part stays behind.
+            write_json(folder / model_folder.NAMES, names.names.to_json())
+            figures["names"] = names.figures.words()
         if weights is not None:
             _carry(StartingPoint(weights), folder)
         values = {
@@ -222,8 +245,10 @@ def export_networks(
             "thresholds": thresholds,
             "trained_on": config.trained_on,
             "training": {key: about[key] for key in _PROVENANCE if key in about} if about else {},
-            "figures": dict(config.figures or {}),
+            "figures": figures,
         }
+        if names is not None:
+            values["names"] = list(names.names.names)
         write_card(folder / "CARD.md", values)
         values["files"] = {
             path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}

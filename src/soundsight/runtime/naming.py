@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from soundsight.core.errors import ModelError
+from soundsight.core.errors import ModelError, first_line
 from soundsight.runtime.model_folder import NAMES, ModelInfo
 
 FORMAT = "soundsight-names"
@@ -26,6 +27,7 @@ FORMAT_VERSION = 1
 
 _MOST_NAMES = 1000
 _LONGEST_NAME = 60
+_LARGEST = 1e30
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,27 +53,7 @@ class Names:
         """
         if NAMES not in info.files:
             return None
-        path = info.folder / NAMES
-        try:
-            values: dict[str, Any] = json.loads(path.read_text("utf-8"))
-            if values["format"] != FORMAT or values["format_version"] != FORMAT_VERSION:
-                raise ValueError("another format or version")
-            names = tuple(str(name) for name in values["names"])
-            weights = np.asarray(values["weights"], np.float32)
-            bias = np.asarray(values["bias"], np.float32)
-            if not 2 <= len(names) <= _MOST_NAMES or len(set(names)) != len(names):
-                raise ValueError("2 to 1000 different names are expected")
-            if any(not n.isprintable() or not 1 <= len(n) <= _LONGEST_NAME for n in names):
-                raise ValueError("a name is empty, too long or no text")
-            if weights.ndim != 2 or weights.shape[0] != len(names) or bias.shape != (len(names),):
-                raise ValueError("the weights are of another shape than the names")
-            if weights.shape[1] > info.embedding_size:
-                raise ValueError("the embedding is shorter than the weights")
-            if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
-                raise ValueError("a weight is not finite")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{path} is damaged: {error}") from error
-        return cls(names=names, weights=weights, bias=bias)
+        return read_names(info.folder / NAMES, info.embedding_size)
 
     def probabilities(self, embeddings: ArrayLike) -> NDArray[np.float32]:
         """Read embeddings [n, E or more]: float32 [n, K], each row sums to 1."""
@@ -98,3 +80,53 @@ class Names:
             "weights": [[round(w, 6) for w in row] for row in self.weights.tolist()],
             "bias": [round(b, 6) for b in self.bias.tolist()],
         }
+
+
+def read_names(path: Path, embedding_size: int) -> Names:
+    """Read and check ``names.json``; keys that are not known are let pass.
+
+    Args:
+        path: the file.
+        embedding_size: length of the embeddings that it is to read.
+
+    Raises:
+        ModelError: when it is damaged or does not fit the embeddings.
+    """
+    try:
+        values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if values["format"] != FORMAT or values["format_version"] != FORMAT_VERSION:
+            raise ValueError("another format or version")
+        names = _checked_names(values["names"])
+        weights = _numbers(values["weights"])
+        bias = _numbers(values["bias"])
+        if weights.ndim != 2 or weights.shape[0] != len(names) or bias.shape != (len(names),):
+            raise ValueError("the weights are of another shape than the names")
+        if not 1 <= weights.shape[1] <= embedding_size:
+            raise ValueError("the embedding is of another length than the weights")
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    except KeyError as error:
+        raise ModelError(f"{path} is damaged: the key {error} is missing") from error
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ModelError(f"{path} is damaged: {first_line(error)}") from error
+    return Names(names=names, weights=weights, bias=bias)
+
+
+def _checked_names(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(name, str) for name in values):
+        raise ValueError("names is a list of words")
+    if not 2 <= len(values) <= _MOST_NAMES or len(set(values)) != len(values):
+        raise ValueError(f"2 to {_MOST_NAMES} different names are expected")
+    if any(not n.isprintable() or not 1 <= len(n.strip()) <= _LONGEST_NAME for n in values):
+        raise ValueError("a name is empty, too long or no text")
+    return tuple(values)
+
+
+def _numbers(values: object) -> NDArray[np.float32]:
+    # NumPy would read "1" and true as numbers, and what is beyond float32 as infinite.
+    array = np.asarray(values)
+    if array.dtype.kind not in "if":
+        raise ValueError("the weights are no numbers")
+    if not (np.abs(array) < _LARGEST).all():
+        raise ValueError("a weight is not finite")
+    return array.astype(np.float32)

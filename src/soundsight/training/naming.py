@@ -1,0 +1,319 @@
+"""Fits the names of a model's subjects: a multinomial logistic regression on the embedding.
+
+Here, and only here, labels are read outside evaluation. They name what is heard, for the words
+beside the pictures, after all other training is done: the encoder is frozen, and no label and no
+name reaches encoder or generator.
+
+Train seconds fit the weights; val seconds choose the regularisation and the temperature, so that
+a probability means what it says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from soundsight.core.config import to_dict
+from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.runs import sha256_of, write_json
+from soundsight.pairs.bench import Bench
+from soundsight.pairs.records import SIDECAR
+from soundsight.pairs.shards import PairFolder
+from soundsight.runtime.critic import INAUDIBLE_LEVEL
+from soundsight.runtime.model_folder import NAMES
+from soundsight.runtime.naming import Names, read_names
+from soundsight.training.encoder import AudioEncoder, to_float
+
+BENCH_NAMES = {
+    "baby": "baby crying",
+    "dog": "dog",
+    "rail": "train",
+    "fireworks": "fireworks",
+    "water": "water",
+}
+"""The bench's subjects in words for people."""
+
+_AT_ONCE = 256
+_FEWEST = 64
+_LEAST_SPREAD = 1e-3
+_BINS = 15
+_COLDEST, _HOTTEST, _TEMPERATURES = 0.25, 8.0, 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamingConfig:
+    """How the names are fitted.
+
+    Attributes:
+        penalties: weights of the squared coefficients, of standardised embeddings, that are tried;
+            the one with the least log loss on val is kept.
+        iterations: of L-BFGS, at most.
+    """
+
+    penalties: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+    iterations: int = 200
+
+    def __post_init__(self) -> None:
+        if not self.penalties or not all(0 < p < 1e6 for p in self.penalties):
+            raise ConfigError("penalties must be numbers above 0")
+        if self.iterations < 1:
+            raise ConfigError("iterations must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamingFigures:
+    """What the names do on val seconds, which chose penalty and temperature.
+
+    Attributes:
+        seconds: audible val seconds.
+        accuracy: share of them whose most probable name is the right one.
+        log_loss: mean of minus the logarithm of the right name's probability.
+        calibration_error: expected calibration error of the most probable name, 15 bins.
+        penalty: the one that was kept.
+        temperature: what the logits were divided by.
+    """
+
+    seconds: int
+    accuracy: float
+    log_loss: float
+    calibration_error: float
+    penalty: float
+    temperature: float
+
+    def words(self) -> str:
+        """The figures in one line."""
+        return (
+            f"{100 * self.accuracy:.1f} % right, log loss {self.log_loss:.3f}, expected "
+            f"calibration error {self.calibration_error:.3f} ({self.seconds:,} audible val seconds)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedNames:
+    """Names and what they do on val.
+
+    Attributes:
+        names: what the runtime reads.
+        figures: what they do on val.
+    """
+
+    names: Names
+    figures: NamingFigures
+
+
+Seconds = tuple[Tensor, list[str]]
+"""Embeddings, float64 [n, E], and n names."""
+
+
+def named_seconds(
+    encoder: AudioEncoder, places: Sequence[Bench | PairFolder], split: str
+) -> Seconds:
+    """Embed the audible seconds of a split that have a label: [n, E] and n names.
+
+    A bench names its subjects; a dataset of ``soundsight prepare`` has labels in its sidecars,
+    where the source had classes. Nearly black log-mels say nothing and are left out.
+
+    Raises:
+        DataError: when a record cannot be read, or there is no such split.
+    """
+    parts: list[Tensor] = []
+    names: list[str] = []
+    waiting: list[NDArray[np.uint8]] = []
+
+    def embed() -> None:
+        if waiting:
+            mel = torch.from_numpy(np.stack(waiting))[:, None]
+            with torch.no_grad():
+                parts.append(encoder.encode(to_float(mel)).double())
+            waiting.clear()
+
+    for place in places:
+        for mel, name in _labelled(place, split):
+            if float(mel.mean()) >= INAUDIBLE_LEVEL:
+                waiting.append(mel)
+                names.append(name)
+                if len(waiting) == _AT_ONCE:
+                    embed()
+    embed()
+    return torch.cat(parts) if parts else torch.zeros(0, encoder.embedding_size).double(), names
+
+
+def fit_names(train: Seconds, val: Seconds, config: NamingConfig) -> FittedNames:
+    """Fit names to train seconds; choose penalty and temperature by the log loss on val.
+
+    A val second whose name train does not know is left out.
+
+    Raises:
+        DataError: when there are fewer than two names, or fewer than 64 seconds in either.
+    """
+    names = tuple(_in_order(train[1]))
+    number = {name: i for i, name in enumerate(names)}
+    known = [i for i, name in enumerate(val[1]) if name in number]
+    if min(len(train[1]), len(known)) < _FEWEST or len(names) < 2:
+        raise DataError(
+            f"{len(train[1])} train and {len(known)} val seconds are audible and have a label, of "
+            f"{len(names)} names: at least {_FEWEST} of each, of two names, are needed"
+        )
+    x, y = train[0], torch.tensor([number[name] for name in train[1]])
+    x_val, y_val = val[0][known], torch.tensor([number[val[1][i]] for i in known])
+    mean, spread = x.mean(dim=0), x.std(dim=0) + _LEAST_SPREAD
+    best: tuple[float, float, float, Tensor, Tensor] | None = None
+    for penalty in config.penalties:
+        slopes, bias = _regress((x - mean) / spread, y, len(names), penalty, config.iterations)
+        weights = slopes / spread
+        bias = bias - weights @ mean
+        temperature, loss = _cooled(x_val @ weights.T + bias, y_val)
+        if best is None or loss < best[0]:
+            best = (loss, penalty, temperature, weights / temperature, bias / temperature)
+    assert best is not None
+    _, penalty, temperature, weights, bias = best
+    fitted = Names(
+        names=names,
+        weights=weights.numpy().astype(np.float32),
+        bias=bias.numpy().astype(np.float32),
+    )
+    shares, truth = fitted.probabilities(x_val.numpy()).astype(np.float64), y_val.numpy()
+    right = shares[np.arange(len(truth)), truth]
+    figures = NamingFigures(
+        seconds=len(truth),
+        accuracy=float((shares.argmax(axis=1) == truth).mean()),
+        log_loss=float(-np.log(np.maximum(right, 1e-12)).mean()),
+        calibration_error=calibration_error(shares, truth),
+        penalty=penalty,
+        temperature=temperature,
+    )
+    return FittedNames(names=fitted, figures=figures)
+
+
+def calibration_error(
+    shares: NDArray[np.floating], truth: NDArray[np.integer], bins: int = _BINS
+) -> float:
+    """Expected calibration error (Guo 2017): how far probabilities are from shares that are right.
+
+    Args:
+        shares: [n, K], rows sum to 1.
+        truth: [n], numbers of the right names.
+        bins: of equal width, over the probability of the most probable name.
+    """
+    top = shares.max(axis=1)
+    right = shares.argmax(axis=1) == truth
+    which = np.minimum((top * bins).astype(int), bins - 1)
+    error = 0.0
+    for k in range(bins):
+        within = which == k
+        if within.any():
+            error += within.mean() * abs(float(right[within].mean()) - float(top[within].mean()))
+    return float(error)
+
+
+def write_names(out: Path, encoder_run: Path, fitted: FittedNames, config: NamingConfig) -> Path:
+    """Write ``names.json``: what the runtime reads, and whose embedding it reads.
+
+    Raises:
+        OutputError: when the place cannot be written to.
+    """
+    path = out / NAMES
+    write_json(
+        path,
+        {
+            **fitted.names.to_json(),
+            "encoder": sha256_of(encoder_run / "encoder.safetensors"),
+            "fitted": to_dict(config),
+            "figures": to_dict(fitted.figures),
+        },
+    )
+    return path
+
+
+def load_names(folder: Path, encoder_run: Path, embedding_size: int) -> FittedNames:
+    """Read and check the names in ``folder``.
+
+    Args:
+        folder: of ``soundsight train names``.
+        encoder_run: the run whose encoder makes the embeddings.
+        embedding_size: E of that encoder.
+
+    Raises:
+        DataError: when there are none, or they were fitted to another encoder.
+        ModelError: when they are damaged.
+    """
+    path = folder / NAMES
+    if not path.is_file():
+        raise DataError(f"{folder} has no {NAMES}: make it with  soundsight train names")
+    names = read_names(path, embedding_size)
+    try:
+        about: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        encoder, figures = about["encoder"], NamingFigures(**about["figures"])
+        figures.words()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} does not say how it was fitted: fit it again") from error
+    if encoder != sha256_of(encoder_run / "encoder.safetensors"):
+        raise DataError(
+            f"{folder} was fitted to another encoder than that of {encoder_run}: fit it again "
+            "(soundsight train names)"
+        )
+    return FittedNames(names=names, figures=figures)
+
+
+def _labelled(place: Bench | PairFolder, split: str) -> Iterator[tuple[NDArray[np.uint8], str]]:
+    """Yield log-mels, uint8 [128, 100], with their names."""
+    if isinstance(place, Bench):
+        for pair in place.pairs(split):
+            yield place.spectrogram(pair.spectrogram), BENCH_NAMES[pair.subject]
+        return
+    for record in place.records(split):
+        try:
+            label = json.loads(record.files[SIDECAR])["label"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{place.where}: the pair {record.key} has a bad sidecar") from error
+        if label is not None:
+            yield place.decode(record, with_image=False)[0], _spoken(str(label))
+
+
+def _spoken(label: str) -> str:
+    """A class's name as people write it."""
+    return " ".join(label.replace("_", " ").split())
+
+
+def _in_order(names: Sequence[str]) -> list[str]:
+    """Names in an order that does not depend on that of the seconds: the bench's, then the rest."""
+    first = list(BENCH_NAMES.values())
+    rest = sorted(set(names) - set(first))
+    return [name for name in first if name in set(names)] + rest
+
+
+def _regress(
+    x: Tensor, y: Tensor, count: int, penalty: float, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Least penalised log loss: weights [count, E] and bias [count]."""
+    weights = torch.zeros(count, x.shape[1], dtype=x.dtype, requires_grad=True)
+    bias = torch.zeros(count, dtype=x.dtype, requires_grad=True)
+    search = torch.optim.LBFGS(
+        [weights, bias], max_iter=iterations, line_search_fn="strong_wolfe", tolerance_grad=1e-7
+    )
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        value = cross_entropy(x @ weights.T + bias, y) + penalty / 2 * weights.square().sum()
+        value.backward()
+        return value
+
+    search.step(loss)
+    return weights.detach(), bias.detach()
+
+
+def _cooled(logits: Tensor, y: Tensor) -> tuple[float, float]:
+    """Return the temperature with the least log loss (Guo 2017), and that loss."""
+    tried = np.geomspace(_COLDEST, _HOTTEST, _TEMPERATURES)
+    losses = [float(cross_entropy(logits / t, y)) for t in tried]
+    best = int(np.argmin(losses))
+    return float(tried[best]), losses[best]
