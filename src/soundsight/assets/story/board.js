@@ -288,8 +288,8 @@ export class Board {
       heard.loading = "lazy";
       card.append(heard);
     }
-    const title = [event.title, event.sure].filter(Boolean).join(", ");
-    card.append(element("strong", "", `${event.number}  ${title}`));
+    card.append(element("strong", "", `${event.number} ${event.title}`));
+    if (event.sure) card.append(element("span", "board-time", event.sure));
     card.append(element("span", "board-time", this.#times(event)));
     if (event.repeats > 1) card.append(element("span", "board-time", `${event.repeats} times`));
     card.addEventListener("click", () => this.player.seek(event.began_s));
