@@ -26,8 +26,8 @@ axe: .axe/axe.min.js  ## fetch the accessibility checker of the browser tests (n
 
 .axe/axe.min.js:
 	@mkdir -p .axe
-	@cd .axe && npm pack --silent axe-core@4.11.0 >/dev/null && tar -xzf axe-core-4.11.0.tgz --strip-components=1 package/axe.min.js
-	@rm -f .axe/axe-core-4.11.0.tgz
+	@cd .axe && npm pack --silent axe-core@4.14.1 >/dev/null && tar -xzf axe-core-4.14.1.tgz --strip-components=1 package/axe.min.js
+	@rm -f .axe/axe-core-4.14.1.tgz
 
 format: $(VENV)/.dev  ## put the code in the house's shape
 	$(BIN)/ruff format .
