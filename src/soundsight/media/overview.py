@@ -78,15 +78,14 @@ class OverviewMaker:
         """Take the next window; what earlier ones have shown is left out.
 
         Args:
-            window: of 1 s, a whole number of quarters of a second after the first one, and at or
-                before the end of what has been taken.
+            window: of 1 s, a quarter of a second after the last one (or 0.5 or 0.75 s).
 
         Raises:
             AudioError: when one is missing before it.
         """
         config = self._config
         first = self._frames - round(window.start_s / units.HOP_S)
-        if first < 0:
+        if first < (config.block_frames if self._last is not None else 0):
             raise AudioError(f"a window before {window.start_s:g} s is missing")
         frames = config.segment_frames
         if first >= frames:

@@ -1,8 +1,13 @@
 """Tells the story of a sound: what happened in it, event by event, in constant memory.
 
 A window of 1 s every quarter of a second goes to a ``Listener``, as a live sound does, so a file
-and the microphone tell the same. What is known only of a file is used, too: a short clip is scaled
-as a whole, and what begins in the last half second is told from what there is of it.
+and the microphone tell the same. What is known only of a file is used, too:
+
+* A short clip is scaled as a whole.
+* What begins in the last half second is told from what there is of it.
+* Windows that a sound has all but left are no evidence of what it was: the end of a roar, cut out
+  of its second, sounds like a bang.
+* Events of one name that follow each other within the listener's pause are one event.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +35,12 @@ from soundsight.views.story import Story, StoryEvent
 
 HOP_S = 0.25
 """Seconds between the starts of windows."""
+
+_QUARTERS = 4
+"""Quarters of a second in a window."""
+
+_LEFT_S = 0.5
+"""A window with no more of a longer sound than this, at its beginning, has been left by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +106,10 @@ def tell(
 class _Open:
     """An event that may go on."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.spans: list[tuple[float, float]] = []
+    def __init__(self, event: Event, began_s: float, ended_s: float) -> None:
+        self.number = event.number  # the listener's
+        self.repeats = event.repeats
+        self.spans = [(began_s, ended_s)]
         self.heard_s = 0.0  # the end of its last window, which is what the listener counts by
         self.level_dbfs = -math.inf
         self.confidence = -math.inf
@@ -130,7 +142,7 @@ class _Open:
         assert self._window is not None, "an event has at least one window"
         hops = self._window.samples.reshape(config.segment_frames, config.hop_samples)
         return StoryEvent(
-            number=self.number,
+            number=0,  # given when it is told
             spans=tuple((began_s, min(ended_s, by_s)) for began_s, ended_s in self.spans),
             state=str(State.PICTURE if self._is_pictured else State.NOTHING_RECOGNISABLE),
             name=self.name,
@@ -151,8 +163,11 @@ class _Telling:
         self._samples = 0
         self._events: list[StoryEvent] = []
         self._open: _Open | None = None
-        self._event: Event | None = None
+        self._waiting: StoryEvent | None = None
+        # The present stretch without quiet: where it began, and how far it has sounded.
         self._onset_s = 0.0
+        self._until_s = 0.0
+        self._counted_s = 0.0
         self._was_quiet = True
 
     def run(
@@ -177,6 +192,7 @@ class _Telling:
             yield from self._take(window, heard)
         duration_s = self._samples / self._config.rate_hz
         yield from self._close(duration_s)
+        yield from self._tell()
         yield Progress(done_s=duration_s, total_s=duration_s)
         yield Story(
             source=source, model=model, seed=seed, sensitivity=self._listener.sensitivity,
@@ -193,51 +209,112 @@ class _Telling:
             yield np.zeros(missing, np.float32)
 
     def _take(self, window: Window, heard: Heard) -> Iterator[StoryEvent]:
-        """Take a window; yield the event that has ended with it."""
+        """Take a window; yield the events that are over with it."""
         if heard.state is State.QUIET:
             self._was_quiet = True
-            open_ = self._open
-            # The next onset is too late for it to go on.
-            if open_ is not None and heard.end_s - open_.heard_s > self._pause_s:
+            # The next onset is too late for an event to go on.
+            if self._open is not None and heard.end_s - self._open.heard_s > self._pause_s:
                 yield from self._close(heard.end_s)
+            waits = self._waiting is not None and self._open is None
+            if waits and heard.end_s - self._waiting_s > self._pause_s:
+                yield from self._tell()
             return
+        loud = self._loud_quarters(window)
+        # A bark of a tenth of a second is in windows that end three quarters later.
+        ended_s = window.start_s + (max(loud, default=_QUARTERS - 1) + 1) * HOP_S
         if self._was_quiet:
-            self._onset_s = window.start_s + units.SEGMENT_S - HOP_S if window.start_s else 0.0
-            self._was_quiet = False
+            self._begin(window, loud)
+        self._until_s = max(self._until_s, ended_s)
         event = heard.event
         if event is None:
             return
-        if self._open is not None and event.number != self._open.number:
-            yield from self._close(event.began_s)
-        ended_s = self._sounded_until(window)
-        if self._open is None:
-            self._open = _Open(event.number)
-            self._open.spans.append((event.began_s, max(ended_s, event.began_s + HOP_S)))
-        elif self._event is not None and event.repeats > self._event.repeats:
-            self._open.spans.append((self._onset_s, max(ended_s, self._onset_s + HOP_S)))
-        else:
-            began_s, until_s = self._open.spans[-1]
-            self._open.spans[-1] = (began_s, max(until_s, ended_s))
-        self._event = event
-        self._open.heard_s = event.heard_s
+        goes_on = self._open is not None and event.number == self._open.number
+        if self._is_left(window, ended_s):
+            if goes_on and self._open is not None:
+                self._go_on(self._open, event)
+            return
+        if not goes_on:
+            # What has not taken over from another sound begins where the quiet ended.
+            took_over = event.repeats == 1 and event.began_s > self._counted_s
+            began_s = event.began_s if took_over else self._onset_s
+            yield from self._close(began_s)
+            self._open = _Open(event, began_s, max(ended_s, began_s + HOP_S))
+        assert self._open is not None
+        self._go_on(self._open, event)
         self._open.take(window, heard, ended_s)
+        began_s, until_s = self._open.spans[-1]
+        if until_s - began_s > self._pause_s and not self._may_join(self._open.name):
+            yield from self._tell()
 
-    def _sounded_until(self, window: Window) -> float:
-        """The end of the last quarter of a window that is loud enough, in seconds.
+    def _go_on(self, open_: _Open, event: Event) -> None:
+        """The event sounds on, or again."""
+        if event.repeats > open_.repeats:
+            open_.repeats = event.repeats
+            open_.spans.append((self._onset_s, self._until_s))
+        else:
+            open_.spans[-1] = (open_.spans[-1][0], self._until_s)
+        open_.heard_s = event.heard_s
 
-        A bark of a tenth of a second is in windows that end three quarters later.
-        """
-        quarters = np.split(window.samples, round(units.SEGMENT_S / HOP_S))
-        for index in range(len(quarters), 0, -1):
-            if rms_dbfs(quarters[index - 1]) >= self._listener.quiet_dbfs:
-                return window.start_s + index * HOP_S
-        return window.start_s + units.SEGMENT_S
+    def _loud_quarters(self, window: Window) -> list[int]:
+        """Which quarters of a window are loud enough by themselves."""
+        quarters = np.split(window.samples, _QUARTERS)
+        quiet_dbfs = self._listener.quiet_dbfs
+        return [i for i, quarter in enumerate(quarters) if rms_dbfs(quarter) >= quiet_dbfs]
 
-    def _close(self, by_s: float) -> Iterator[StoryEvent]:
-        """End the event that is open, at ``by_s`` at the latest."""
+    def _begin(self, window: Window, loud: list[int]) -> None:
+        """It was quiet up to this window."""
+        self._was_quiet = False
+        first = max(loud, default=_QUARTERS - 1)
+        while first - 1 in loud:
+            first -= 1
+        self._onset_s = window.start_s + first * HOP_S
+        self._until_s = self._onset_s + HOP_S
+        # Where the listener takes it to have begun.
+        self._counted_s = window.start_s + units.SEGMENT_S - HOP_S if window.start_s else 0.0
+
+    def _is_left(self, window: Window, ended_s: float) -> bool:
+        """Whether a window holds no more than the end of a longer sound."""
+        held_s = ended_s - max(window.start_s, self._onset_s)
+        return held_s <= _LEFT_S < self._until_s - self._onset_s
+
+    def _close(self, by_s: float) -> Generator[StoryEvent]:
+        """End the event that is open, at ``by_s`` at the latest; it waits for one to join it."""
         if self._open is None:
             return
         event = self._open.close(by_s, self._config)
-        self._open, self._event = None, None
-        self._events.append(event)
-        yield event
+        self._open = None
+        waiting = self._waiting
+        near = event.began_s - self._waiting_s <= self._pause_s
+        if waiting is not None and near and self._may_join(event.name):
+            self._waiting = _joined(waiting, event)
+        else:
+            yield from self._tell()
+            self._waiting = event
+
+    @property
+    def _waiting_s(self) -> float:
+        """When the event that waits has ended."""
+        return self._waiting.ended_s if self._waiting is not None else -math.inf
+
+    def _may_join(self, name: str) -> bool:
+        return self._waiting is not None and bool(name) and name == self._waiting.name
+
+    def _tell(self) -> Generator[StoryEvent]:
+        """Tell the event that waits."""
+        if self._waiting is not None:
+            event = replace(self._waiting, number=len(self._events) + 1)
+            self._waiting = None
+            self._events.append(event)
+            yield event
+
+
+def _joined(one: StoryEvent, other: StoryEvent) -> StoryEvent:
+    """Make one event of two that follow each other; the surer one shows what it is."""
+    surer = other if other.confidence > one.confidence else one
+    spans = list(one.spans)
+    if other.began_s - one.ended_s < HOP_S:
+        spans[-1] = (spans[-1][0], other.spans[0][1])
+        spans += other.spans[1:]
+    else:
+        spans += other.spans
+    return replace(surer, spans=tuple(spans), level_dbfs=max(one.level_dbfs, other.level_dbfs))

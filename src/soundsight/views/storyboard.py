@@ -45,7 +45,7 @@ _LEGEND_PX = 30
 
 
 def storyboard(story: Story) -> Image.Image:
-    """Draw the sheet of a story: RGB, 1,388 px wide, at most 5,700 px high."""
+    """Draw the sheet of a story: RGB, 1,396 px wide, at most 5,800 px high."""
     cards = shown_events(story.events)
     line_h = height_px(_WAVE_PX, _MEL_PX)
     top = HEADER_PX + _TITLE_PX
