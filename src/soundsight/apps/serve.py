@@ -16,11 +16,16 @@ from soundsight.apps.extras import need
 from soundsight.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from soundsight.apps.server.tls import Certificate
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 STREAMS_PER_CPU = 32
 _ADDRESS_STREAMS = 8
+_CONNECTIONS = 256
+"""Connections beside those of streams."""
+_BACKLOG = 1024
 _EVERYWHERE = ("0.0.0.0", "::")
 
 
@@ -103,9 +108,10 @@ def serve(
     )  # fmt: skip
     from soundsight.apps.server.app import ServerConfig, create_app
     from soundsight.apps.server.limits import Access, Limits
-    from soundsight.runtime import model_folder
+    from soundsight.runtime.translator import Translator
 
-    model_folder.read(model_folder.bundled() if model is None else model)
+    if (tls_cert is None) != (tls_key is None):
+        raise ConfigError("--tls-cert and --tls-key go together")
     if lan and host in LOOPBACK:
         host = "0.0.0.0"
     if lan and token is None:
@@ -120,26 +126,30 @@ def serve(
         max_jobs=max(1, cpus),
         max_upload_bytes=max_upload_mb << 20,
         max_duration_s=60 * max_duration_min,
+        max_connections=_CONNECTIONS + 2 * streams,
     )
     hosts = () if host in (*LOOPBACK, *_EVERYWHERE) else (host.lower(),)
     access = Access(token, origin, hosts)
     bound = _bind(host, port)
     own: Certificate | None = None
+    secure: ssl.SSLContext | None = None
     with bound:
         if lan and tls_cert is None:
             from soundsight.apps.server.tls import self_signed
 
             own = self_signed(_names())
-            tls_cert, tls_key = own.certificate, own.key
-        elif (tls_cert is None) != (tls_key is None):
-            raise ConfigError("--tls-cert and --tls-key go together")
-        if tls_cert is not None and tls_key is not None:
-            _check_certificate(tls_cert, tls_key)
+            # Once they are loaded, neither the certificate nor its key stays on the disk.
+            with own.folder:
+                secure = _secured(own.certificate, own.key)
+        elif tls_cert is not None and tls_key is not None:
+            secure = _secured(tls_cert, tls_key)
+        # A model that cannot be used is told before anything is served.
+        translator = Translator.load(model, 1)
         app = create_app(
-            ServerConfig(model=model, access=access, limits=limits, workers=max(1, cpus))
+            ServerConfig(model=translator, access=access, limits=limits, workers=max(1, cpus))
         )
-        welcome = _welcome(host, bound.getsockname()[1], tls_cert is not None, token, own)
-        _run(app, bound, welcome, tls_cert, tls_key, proxy)
+        welcome = _welcome(host, bound.getsockname()[1], secure is not None, token, own)
+        _run(app, bound, welcome, secure, proxy, limits.max_connections)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -151,11 +161,14 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         bound = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {host}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: no name at all
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot listen on {host}: {reason}") from None
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        # At once: until somebody listens, another server could take the same port.
+        bound.listen(_BACKLOG)
     except (OSError, OverflowError) as error:
         bound.close()
         reason = getattr(error, "strerror", None) or error
@@ -165,17 +178,25 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _check_certificate(certificate: Path, key: Path) -> None:
+def _secured(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Load a certificate and its key.
+
+    Raises:
+        ConfigError: when one is missing or they do not fit.
+    """
     for path in (certificate, key):
         if not path.is_file():
             raise ConfigError(f"{path} does not exist: check --tls-cert and --tls-key")
+    secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    secure.set_alpn_protocols(["http/1.1"])
     try:
         # A key with a pass phrase would ask for it on the terminal.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, lambda: "")
-    except (OSError, ssl.SSLError, ValueError) as error:
+        secure.load_cert_chain(certificate, key, lambda: "")
+    except (OSError, ValueError) as error:  # SSLError is an OSError
         raise ConfigError(
             f"{certificate} and {key} are no certificate and its key (PEM, no pass phrase): {error}"
         ) from None
+    return secure
 
 
 def _names() -> list[str]:
@@ -217,11 +238,33 @@ def _run(
     app: Any,
     bound: socket.socket,
     welcome: list[str],
-    certificate: Path | None,
-    key: Path | None,
+    secure: ssl.SSLContext | None,
     proxy: str,
+    connections: int,
 ) -> None:
+    _allow_files(2 * connections + 256)
+    server_of(app, welcome, secure, proxy, connections).run(sockets=[bound])
+
+
+def server_of(
+    app: Any,
+    welcome: list[str],
+    secure: ssl.SSLContext | None,
+    proxy: str,
+    connections: int,
+) -> uvicorn.Server:
+    """The server of an application: it says ``welcome`` when it is ready, and stops in order.
+
+    Args:
+        app: made by ``create_app``.
+        welcome: lines for people.
+        secure: a certificate and its key; None speaks http.
+        proxy: addresses whose X-Forwarded headers are believed.
+        connections: at once.
+    """
     import uvicorn
+
+    from soundsight.apps.server.connections import StreamConnection, http_connection
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -245,14 +288,26 @@ def _run(
         server_header=False,
         proxy_headers=True,
         forwarded_allow_ips=proxy,
-        ws="websockets-sansio",
+        http=http_connection(connections),
+        ws=StreamConnection,
         ws_max_size=1 << 20,
         ws_ping_interval=20.0,
         ws_ping_timeout=20.0,
         ws_per_message_deflate=False,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=20,
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
+        ssl_context_factory=None if secure is None else lambda _config, _default: secure,
     )
-    Server(config).run(sockets=[bound])
+    return Server(config)
+
+
+def _allow_files(count: int) -> None:
+    """Let this process open so many files at once, as far as it may."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -1,7 +1,8 @@
 """The application: routes, what every answer carries, start and stop.
 
-Import law of this folder: ``limits, metrics, protocol <- engine, decoding, uploads <- streams,
-jobs <- rest, storyboards <- app``; the command ``apps/serve.py`` runs it.
+Import law of this folder: ``answers, limits, metrics, protocol, tls <- connections, engine,
+decoding, uploads <- streams, jobs <- rest, storyboards <- app``; the command ``apps/serve.py``
+runs it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import MutableHeaders, State
 from starlette.exceptions import HTTPException
@@ -28,14 +29,14 @@ from starlette.websockets import WebSocket
 
 from soundsight import __version__
 from soundsight.apps.server import protocol, rest, storyboards
+from soundsight.apps.server.answers import HEADERS, RefusedError, told
 from soundsight.apps.server.decoding import Decoder
 from soundsight.apps.server.engine import Engine
-from soundsight.apps.server.jobs import RETRY_S, Jobs
+from soundsight.apps.server.jobs import Jobs
 from soundsight.apps.server.limits import Access, Limits
 from soundsight.apps.server.metrics import Metrics
 from soundsight.apps.server.rest import Services
 from soundsight.apps.server.streams import Streams
-from soundsight.apps.server.uploads import RefusedError
 from soundsight.core.errors import SoundsightError
 from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
 from soundsight.runtime.translator import Translator
@@ -43,24 +44,6 @@ from soundsight.runtime.translator import Translator
 _LOG = logging.getLogger("soundsight.server")
 
 STATIC = Path(__file__).parent / "static"
-
-CSP = "; ".join(
-    (
-        "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self' blob: data:",
-        "connect-src 'self'", "media-src 'self' blob:", "worker-src 'self'", "font-src 'self'",
-        "manifest-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'",
-    )
-)  # fmt: skip
-
-_HEADERS = {
-    "content-security-policy": CSP,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "x-frame-options": "DENY",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "microphone=(self), display-capture=(self), camera=(), geolocation=()",
-}
 
 _OPEN = frozenset(("/", "/file", "/healthz", "/readyz", "/favicon.ico"))
 """Paths that need no token: the page itself, which has to ask for one, and the probes."""
@@ -71,13 +54,14 @@ class ServerConfig:
     """What an application is made of.
 
     Attributes:
-        model: a model folder; None takes the bundled one.
+        model: a model folder, or a translator of one thread that has been loaded from one; None
+            takes the bundled folder.
         access: who may talk to it.
         limits: how much is taken.
         workers: threads that imagine; at most the CPUs of the process is sensible.
     """
 
-    model: Path | None = None
+    model: Path | Translator | None = None
     access: Access
     limits: Limits
     workers: int = 2
@@ -93,7 +77,11 @@ def create_app(config: ServerConfig) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        translator = await asyncio.to_thread(Translator.load, config.model, 1)
+        translator = (
+            config.model
+            if isinstance(config.model, Translator)
+            else await asyncio.to_thread(Translator.load, config.model, 1)
+        )
         decoder = Decoder(config.limits)
         await asyncio.to_thread(decoder.warm_up)
         await asyncio.to_thread(_warm_up, translator)
@@ -111,8 +99,9 @@ def create_app(config: ServerConfig) -> FastAPI:
             yield
         finally:
             await streams.leave()
-            engine.stop()
+            # Uploads that are still worked on end with their decoders.
             decoder.close()
+            await asyncio.to_thread(engine.stop)
 
     app = FastAPI(
         title="soundsight",
@@ -141,12 +130,37 @@ def create_app(config: ServerConfig) -> FastAPI:
             allow_origins=sorted(config.access.origins),
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type"],
+            expose_headers=["content-disposition", "retry-after"],
         )
+    app.add_middleware(_Carrier)
     return app
 
 
+class _Carrier:
+    """What every answer carries, whoever gives it. Plain ASGI: a stream of lines passes through."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # a WebSocket answers with frames
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+
+        async def carry(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("cache-control", "no-store" if _is_api(path) else "no-cache")
+            await send(message)
+
+        await self._app(scope, receive, carry)
+
+
 class _Gate:
-    """Who comes in, and what every answer carries. Plain ASGI: a stream of lines passes through."""
+    """Who comes in. Plain ASGI."""
 
     def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, app_state: State) -> None:
         self._app = app
@@ -158,33 +172,31 @@ class _Gate:
         if scope["type"] != "http":  # a WebSocket has its own gate
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            # Answered as GET is; the connection leaves the body out.
+            scope = {**scope, "method": "GET"}
         began = time.perf_counter()
         request = Request(scope)
-        path = request.url.path
         status = 0
 
-        async def carry(message: Message) -> None:
+        async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers[name] = value
-                headers.setdefault("cache-control", "no-store" if _is_api(path) else "no-cache")
             await send(message)
 
         try:
             refusal = self._refusal(request)
             if refusal is not None:
                 self._metrics.refusals.labels(refusal.code).inc()
-                answer = _told(refusal.status, refusal.code, str(refusal))
-                await answer(scope, receive, carry)
+                answer = told(refusal.status, refusal.code, str(refusal))
+                await answer(scope, receive, counted)
             else:
-                await self._app(scope, receive, carry)
+                await self._app(scope, receive, counted)
         except Exception:
             _LOG.exception("a request has failed")
             if not status:
-                await _told(500, "fault", "a fault of the server")(scope, receive, carry)
+                await told(500, "fault", "a fault of the server")(scope, receive, counted)
         finally:
             known = getattr(scope.get("route"), "path", "other")
             took_s = time.perf_counter() - began
@@ -231,34 +243,23 @@ def _pages(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
 
-def _told(status: int, code: str, message: str) -> JSONResponse:
-    headers = {}
-    if status == 401:
-        headers["www-authenticate"] = "Bearer"
-    if status == 503:
-        headers["retry-after"] = str(RETRY_S)
-    return JSONResponse(
-        {"error": {"code": code, "message": message}}, status_code=status, headers=headers
-    )
-
-
 def _faults(app: FastAPI) -> None:
     @app.exception_handler(RefusedError)
-    async def refused(_request: Request, error: RefusedError) -> JSONResponse:
-        return _told(error.status, error.code, str(error))
+    async def refused(_request: Request, error: RefusedError) -> Response:
+        return told(error.status, error.code, str(error))
 
     @app.exception_handler(SoundsightError)
-    async def mendable(_request: Request, error: SoundsightError) -> JSONResponse:
-        return _told(400, "sound", str(error))
+    async def mendable(_request: Request, error: SoundsightError) -> Response:
+        return told(400, "sound", str(error))
 
     @app.exception_handler(RequestValidationError)
-    async def parameter(_request: Request, error: RequestValidationError) -> JSONResponse:
+    async def parameter(_request: Request, error: RequestValidationError) -> Response:
         first: dict[str, Any] = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
-        return _told(422, "parameter", f"{where}: {first['msg']}")
+        return told(422, "parameter", f"{where}: {first['msg']}")
 
     @app.exception_handler(HTTPException)
-    async def other(_request: Request, error: HTTPException) -> JSONResponse:
-        answer = _told(error.status_code, "http", str(error.detail))
+    async def other(_request: Request, error: HTTPException) -> Response:
+        answer = told(error.status_code, "http", str(error.detail))
         answer.headers.update(error.headers or {})
         return answer

@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from soundsight.apps.server.answers import RefusedError
 from soundsight.apps.server.limits import Limits
 from soundsight.core.errors import AudioError, SoundsightError
 from soundsight.core.units import RATE_HZ
@@ -32,9 +34,12 @@ from soundsight.core.units import RATE_HZ
 _LENGTH = struct.Struct("<I")
 _BLOCK_S = 10.0
 _MOST_JSON = 65_536
-_CPU_S_PER_S = 0.5
-"""Seconds of a core that a second of sound may take to decode, beside a fixed allowance."""
-_CPU_ALLOWANCE_S = 60
+_MOST_BLOCK = 4 * RATE_HZ * int(_BLOCK_S)
+_S_PER_S = 0.5
+"""Seconds that a second of sound may take to decode, beside a fixed allowance."""
+_ALLOWANCE_S = 60
+_LOUDEST = 1e6
+"""Largest sample: what is louder than any recording overflows what comes after."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,19 +66,24 @@ class Decoder:
         self._limits = limits
         self._lock = threading.Lock()
         self._spare: _Child | None = None
+        self._busy: set[_Child] = set()
         self._closed = False
 
     def warm_up(self) -> None:
         """Start the first child."""
         with self._lock:
             if self._spare is None and not self._closed:
-                self._spare = _Child()
+                # Where there is no process to be had, the next upload will say so.
+                with contextlib.suppress(OSError):
+                    self._spare = _Child()
 
     def close(self) -> None:
-        """End the spare child."""
+        """End the spare child, and those at work."""
         with self._lock:
             self._closed = True
             spare, self._spare = self._spare, None
+            for child in self._busy:
+                child.stop()
         if spare is not None:
             spare.end()
 
@@ -90,47 +100,76 @@ class Decoder:
 
         Raises:
             AudioError: when it is no sound, damaged, too long, or takes too much to decode.
+            RefusedError: 503, when the server stops or has no process left.
         """
         longest_s = self._limits.max_duration_s if max_duration_s is None else max_duration_s
-        with self._lock:
-            child, self._spare = self._spare, None
-        if child is None:
-            child = _Child()
+        child = self._child()
         try:
             order = {
                 "name": name,
                 "max_duration_s": longest_s,
                 "memory_bytes": self._limits.decode_memory_bytes,
-                "cpu_s": int(_CPU_ALLOWANCE_S + _CPU_S_PER_S * longest_s),
+                "cpu_s": int(_ALLOWANCE_S + _S_PER_S * longest_s),
             }
             child.begin(order, handle, self._limits.decode_idle_s)
             said = child.line(name)
             yield Decoded(duration_s=said["duration_s"], blocks=child.blocks(name))
         finally:
+            with self._lock:
+                self._busy.discard(child)
             child.end()
             self.warm_up()
+
+    def _child(self) -> _Child:
+        with self._lock:
+            if self._closed:
+                raise _stops()
+            child, self._spare = self._spare, None
+            if child is not None and not child.lives:
+                child.end()
+                child = None
+            if child is None:
+                try:
+                    child = _Child()
+                except OSError:
+                    raise RefusedError(
+                        503, "busy", "the server has no process left: try again later"
+                    ) from None
+            self._busy.add(child)
+            return child
+
+
+def _stops() -> RefusedError:
+    return RefusedError(503, "not_ready", "the server stops: send it again")
 
 
 class _Child:
     def __init__(self) -> None:
+        self._stopped = False
+        self._waited_s = 0.0  # what it has let us wait
+        self._given_s = 0.0  # what it has decoded meanwhile
         ours, theirs = socket.socketpair()
         self._socket = ours
-        with theirs:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "soundsight.apps.server.decoding",
-                    str(theirs.fileno()),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                # Ctrl-C is the server's: it ends its children itself.
-                start_new_session=True,
-            )
+        module = "soundsight.apps.server.decoding"
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    # Ctrl-C is the server's: it ends its children itself.
+                    start_new_session=True,
+                )
+        except OSError:
+            ours.close()
+            raise
+
+    @property
+    def lives(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
 
     def begin(self, order: dict[str, Any], handle: int, idle_s: float) -> None:
         self._socket.settimeout(idle_s)
@@ -142,7 +181,7 @@ class _Child:
         text = b""
         while not text.endswith(b"\n"):
             if len(text) > _MOST_JSON:
-                raise AudioError(f"cannot read {name}: its decoder has failed")
+                raise _failed(name)
             # A byte at a time: what follows the line is not to be taken with it.
             text += self._bytes(1, name)
         values: dict[str, Any] = json.loads(text)
@@ -156,26 +195,48 @@ class _Child:
             if not size:
                 self.line(name)
                 return
+            if size % 4 or size > _MOST_BLOCK:
+                raise _failed(name)
+            self._given_s += size / (4 * RATE_HZ)
             yield np.frombuffer(self._bytes(size, name), np.float32)
 
     def _bytes(self, count: int, name: str) -> bytes:
         data = bytearray()
+        began = time.monotonic()
         while len(data) < count:
             try:
                 part = self._socket.recv(min(count - len(data), 1 << 20))
             except TimeoutError:
-                raise AudioError(f"cannot read {name}: decoding it takes too long") from None
+                raise _too_slow(name) from None
             except OSError:
                 part = b""
             if not part:
-                raise AudioError(f"cannot read {name}: decoding it takes too much memory or time")
+                raise _stops() if self._stopped else _failed(name)
             data += part
+        self._waited_s += time.monotonic() - began
+        if self._waited_s > _ALLOWANCE_S + _S_PER_S * self._given_s:
+            raise _too_slow(name)
         return bytes(data)
+
+    def stop(self) -> None:
+        """End the process, while another thread waits for it: it is told that the server stops."""
+        self._stopped = True
+        self._process.kill()
 
     def end(self) -> None:
         self._socket.close()
         self._process.kill()
         self._process.wait()
+
+
+def _too_slow(name: str) -> AudioError:
+    return AudioError(f"cannot read {name}: decoding it takes too long")
+
+
+def _failed(name: str) -> AudioError:
+    return AudioError(
+        f"cannot read {name}: it is damaged, or decoding it takes too much memory or time"
+    )
 
 
 # --- in the child ----------------------------------------------------------------------------
@@ -221,6 +282,8 @@ def _decode(pipe: socket.socket, path: str, order: dict[str, Any]) -> None:
             given += len(block)
             if given > (longest_s + 1) * RATE_HZ:
                 raise AudioError(too_long)
+            if np.abs(block).max(initial=0.0) > _LOUDEST:
+                raise AudioError(f"{order['name']} is far over full scale: repair the sound")
             pipe.sendall(_LENGTH.pack(4 * len(block)))
             pipe.sendall(np.ascontiguousarray(block, np.float32).tobytes())
     except SoundsightError:

@@ -29,6 +29,7 @@ from PIL import Image
 from soundsight.apps.server.metrics import Metrics
 from soundsight.apps.server.protocol import EventFacts, WindowFacts, pack_window
 from soundsight.core.errors import SoundsightError
+from soundsight.core.units import SEGMENT_S
 from soundsight.media.segments import Segment
 from soundsight.runtime.listener import Heard, Listener
 from soundsight.runtime.stream import LiveCutter
@@ -42,6 +43,15 @@ BUSY_S, FREE_S = 0.1, 0.03
 
 OVERLOADED_S = 1.0
 """Mean wait above which no further stream is admitted."""
+
+MOST_WAITING_S = 30.0
+"""Sound of one stream that waits at most: where more comes than is served, the oldest goes."""
+
+_FORGOTTEN_S = 1.0
+"""An engine that has nothing to do forgets half of its mean wait in this time."""
+
+_CUT_AFTER_S = 0.0135
+"""A window is cut this long after its last sample (see ``media.segments.StreamingLogMel``)."""
 
 _MOST_MARKS = 512
 _JPEG_QUALITY = 90
@@ -83,8 +93,11 @@ class Feed:
         self._failed = failed
         self._lock = threading.Lock()
         self._waiting: list[NDArray[Any]] = []
+        self._held = 0  # samples of what waits
+        self._start = 0  # where the signal began, or began anew
         self._received = 0
-        self._due = round(hop_s * rate_hz)
+        self._taken = 0  # what a worker has taken of it
+        self._due = round(SEGMENT_S * rate_hz)
         self._offset_s = 0.0
         self._restart_at: int | None = None
         self._marks: deque[tuple[int, float]] = deque(maxlen=_MOST_MARKS)
@@ -100,7 +113,12 @@ class Feed:
 
     def push(self, samples: NDArray[Any]) -> None:
         """Take sound [t], int16 or float32."""
+        if self._ended:
+            return
+        if self._held + len(samples) > MOST_WAITING_S * self._rate_hz:
+            self.restart(self._received)
         with self._lock:
+            self._held += len(samples)
             self._waiting.append(samples)
             self._received += len(samples)
             self._marks.append((self._received, time.monotonic()))
@@ -110,11 +128,18 @@ class Feed:
     def restart(self, position: int) -> None:
         """Sound is missing before ``position``: no window is to span the gap."""
         with self._lock:
-            # What came before the gap and completes no window is of no use.
-            self._waiting = []
-            self._restart_at = position
-            self._received = position
-            self._due = position + round(self._hop_s * self._rate_hz)
+            # Windows that were complete and had no turn yet are left out; what completes none is
+            # of no use.
+            self._skipped += self._full(self._received) - self._full(self._taken)
+            self._waiting, self._held = [], 0
+            self._restart_at = self._start = position
+            self._received = self._taken = position
+            self._due = position + round(SEGMENT_S * self._rate_hz)
+
+    def _full(self, received: int) -> int:
+        """Windows since the last gap that are complete when so much has come."""
+        since_s = (received - self._start) / self._rate_hz - SEGMENT_S - _CUT_AFTER_S
+        return max(0, math.floor(since_s / self._hop_s) + 1)
 
     def end(self) -> None:
         """There is no more sound: what is left makes a last window, or none."""
@@ -134,8 +159,9 @@ class Feed:
             SoundsightError: when the sound is no sound.
         """
         with self._lock:
-            waiting, self._waiting = self._waiting, []
-            received, marks = self._received, list(self._marks)
+            waiting, self._waiting, self._held = self._waiting, [], 0
+            received = self._taken = self._received
+            marks = list(self._marks)
             restart_at, self._restart_at = self._restart_at, None
             self._flushed = self._ended
         if restart_at is not None:
@@ -149,10 +175,10 @@ class Feed:
         self._plan(received, bool(segments))
         if not segments:
             return None
-        self._skipped += len(segments) - 1
         newest = replace(segments[-1], start_s=segments[-1].start_s + self._offset_s)
         heard = self.listener.hear(newest)
-        skipped, self._skipped = self._skipped, 0
+        with self._lock:
+            skipped, self._skipped = self._skipped + len(segments) - 1, 0
         # When the window's last sample came, to a frame.
         last = heard.end_s * self._rate_hz
         came = next((at for count, at in marks if count >= last), marks[-1][1] if marks else 0.0)
@@ -160,16 +186,18 @@ class Feed:
 
     def _plan(self, received: int, cut: bool) -> None:
         """Say at which sample the next window is looked for."""
-        hop = self._hop_s * self._rate_hz
-        since = received - round(self._offset_s * self._rate_hz)
+        hop, segment = self._hop_s * self._rate_hz, SEGMENT_S * self._rate_hz
+        # Samples since the first window was full, and since the last one was.
+        since = received - round(self._offset_s * self._rate_hz) - segment
+        late = since % hop
         # A window is cut half a frame after its end, and a resampler holds something back: where
         # it was not complete yet, the next frame of sound may complete it.
-        hops = since // hop
-        late = since - hops * hop
-        if not cut and since >= self._rate_hz and late < 0.5 * hop:
-            due = float(received + 1)
+        if since < 0:
+            due = received - since
+        elif not cut and late < 0.5 * hop:
+            due = received + 1.0
         else:
-            due = received - late + hop + 0.0135 * self._rate_hz
+            due = received - late + hop + _CUT_AFTER_S * self._rate_hz
         with self._lock:
             if self._restart_at is None:
                 self._due = math.ceil(due)
@@ -212,6 +240,8 @@ class Engine:
         self._changed = threading.Condition()
         self._stopped = False
         self._wait_s = 0.0
+        self._served_at = time.monotonic()
+        metrics.wait.set_function(lambda: self.wait_s)
         self._candidates = translator.candidates()
         self._threads = [
             threading.Thread(target=self._serve, name=f"soundsight-{n}", daemon=True)
@@ -223,7 +253,16 @@ class Engine:
     @property
     def overloaded(self) -> bool:
         """Whether there is no time for a further stream."""
-        return self._wait_s > OVERLOADED_S
+        return self.wait_s > OVERLOADED_S
+
+    @property
+    def wait_s(self) -> float:
+        """Mean wait of the last windows, in seconds; it fades where there are no further ones."""
+        now = time.monotonic()
+        with self._changed:
+            if self._ready:
+                return max(self._wait_s, now - self._ready[0].queued_at)
+        return float(self._wait_s * 0.5 ** ((now - self._served_at) / _FORGOTTEN_S))
 
     def enqueue(self, feed: Feed) -> None:
         """Let a feed wait for a worker, unless it does or is being served."""
@@ -263,7 +302,7 @@ class Engine:
     def _one(self, feed: Feed) -> None:
         waited_s = time.monotonic() - feed.queued_at
         self._wait_s += _NEWEST * (waited_s - self._wait_s)
-        self._metrics.wait.set(self._wait_s)
+        self._served_at = time.monotonic()
         if self._wait_s > BUSY_S:
             feed.listener.candidates = 1
         elif self._wait_s < FREE_S:

@@ -8,14 +8,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TypeVar
 
+from soundsight.apps.server.answers import RETRY_S, RefusedError
 from soundsight.apps.server.limits import Limits
 from soundsight.apps.server.metrics import Metrics
-from soundsight.apps.server.uploads import RefusedError
 
 _T = TypeVar("_T")
-
-RETRY_S = 10
-"""What a refused client is told to wait."""
 
 
 class Jobs:

@@ -6,12 +6,15 @@ import contextlib
 import hmac
 import ipaddress
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from soundsight.core.errors import ConfigError
+
+MAX_TOKEN = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +25,11 @@ class Limits:
         max_streams: streams at once.
         max_streams_per_address: streams at once of one address.
         max_speed: a stream may send this many seconds of sound a second ...
-        burst_s: ... after so many seconds at once.
-        frames_per_s: frames a second, over one second of sound (at least).
+        burst_s: ... and so many seconds at once, as often as it has sent slower for as long.
+        frames_per_s: frames a second, and as many at once.
         hello_s: seconds in which a stream must say hello.
-        silent_s: seconds without a frame after which a stream is closed.
+        silent_s: seconds without sound after which a stream is closed.
+        max_connections: connections at once, of all kinds.
         max_upload_bytes: longest body.
         memory_bytes: a body up to this long is kept in memory, a longer one in a private file.
         max_jobs: uploads that are worked on at once.
@@ -34,6 +38,7 @@ class Limits:
         max_pictures: most pictures of one answer.
         body_idle_s: seconds without a byte after which an upload is given up.
         body_s: seconds in which a body must have come.
+        body_bytes_per_s: pace that a body must keep, after its first ``body_idle_s``.
         decode_idle_s: seconds that a decoder may take for one block.
         decode_memory_bytes: memory that a decoder may take on top of its libraries.
     """
@@ -41,10 +46,11 @@ class Limits:
     max_streams: int = 64
     max_streams_per_address: int = 64
     max_speed: float = 2.0
-    burst_s: float = 5.0
-    frames_per_s: int = 400
+    burst_s: float = 10.0
+    frames_per_s: int = 800
     hello_s: float = 5.0
     silent_s: float = 30.0
+    max_connections: int = 1024
     max_upload_bytes: int = 1 << 30
     memory_bytes: int = 16 << 20
     max_jobs: int = 2
@@ -53,8 +59,34 @@ class Limits:
     max_pictures: int = 600
     body_idle_s: float = 30.0
     body_s: float = 1800.0
+    body_bytes_per_s: int = 1024
     decode_idle_s: float = 30.0
     decode_memory_bytes: int = 768 << 20
+
+
+class Bucket:
+    """So much a second, and so much at once.
+
+    Args:
+        per_s: what flows in.
+        most: what it holds; it is full at first.
+    """
+
+    def __init__(self, per_s: float, most: float) -> None:
+        self._per_s = per_s
+        self._most = most
+        self._left = most
+        self._at = time.monotonic()
+
+    def take(self, amount: float) -> bool:
+        """Take an amount; false where it is not there."""
+        now = time.monotonic()
+        self._left = min(self._most, self._left + (now - self._at) * self._per_s)
+        self._at = now
+        if amount > self._left:
+            return False
+        self._left -= amount
+        return True
 
 
 class Access:
@@ -78,6 +110,8 @@ class Access:
     ) -> None:
         if token is not None and (not token.isascii() or not token.isprintable() or not token):
             raise ConfigError("the token must be plain printable ASCII text, at least one letter")
+        if token is not None and len(token) > MAX_TOKEN:
+            raise ConfigError(f"the token has {len(token)} letters: at most {MAX_TOKEN} are taken")
         self.token = token
         self.origins = frozenset(_origin(text) for text in origins or [])
         own = socket.gethostname().lower()

@@ -33,6 +33,14 @@ MAX_FRAME_S = 1.0
 
 MAX_TEXT_BYTES = 4_096
 
+MAX_POSITION = 2**53 - 1
+"""Last position of a sample: what every language counts exactly."""
+
+MAX_SAMPLE = 1_000.0
+"""Largest f32 sample: full scale is 1."""
+
+_LONGEST_COMPLAINT = 200
+
 _SOUND = struct.Struct("<BBHIQ")
 _WINDOW = struct.Struct("<BBHI")
 _LENGTH = struct.Struct("<I")
@@ -230,7 +238,7 @@ def read_client_text(text: str) -> Hello | Settings | End:
         version = values.get("version", VERSION)
         if isinstance(version, int) and not isinstance(version, bool) and version != VERSION:
             raise ProtocolError(
-                f"this server speaks version {VERSION} of the protocol, not {version}: "
+                f"this server speaks version {VERSION} of the protocol, not {str(version)[:9]}: "
                 + ("upgrade the server" if version > VERSION else "upgrade the client"),
                 Close.VERSION,
             )
@@ -264,7 +272,10 @@ def _validated(adapter: TypeAdapter[_T], values: dict[str, Any]) -> _T:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or "the message"
-        raise ProtocolError(f"{where}: {first['msg']}", Close.MALFORMED) from None
+        said = f"{where}: {first['msg']}"[:_LONGEST_COMPLAINT]
+        # Names of fields are the sender's: what is told stays one line.
+        line = "".join(c if c.isprintable() else "?" for c in said)
+        raise ProtocolError(line, Close.MALFORMED) from None
 
 
 # --- sound -----------------------------------------------------------------------------------
@@ -302,7 +313,8 @@ def read_sound(data: bytes, sample_format: SampleFormat, rate_hz: int) -> SoundF
 
     Raises:
         ProtocolError: when the head is wrong, the frame holds no whole number of samples, none at
-            all or more than a second of them, or a sample that is not finite.
+            all or more than a second of them, a sample that is not finite or far over full scale,
+            or lies beyond the last position.
     """
     if len(data) > max_frame_bytes(rate_hz, sample_format):
         raise ProtocolError(f"a frame holds at most {MAX_FRAME_S:g} s of sound", Close.TOO_BIG)
@@ -317,8 +329,12 @@ def read_sound(data: bytes, sample_format: SampleFormat, rate_hz: int) -> SoundF
     if not length or length % sample_format.dtype.itemsize:
         raise ProtocolError("a frame holds a whole number of samples, and some", Close.MALFORMED)
     samples = np.frombuffer(data, sample_format.dtype, offset=_SOUND.size)
+    if position + len(samples) > MAX_POSITION:
+        raise ProtocolError(f"the last position is {MAX_POSITION}", Close.MALFORMED)
     if samples.dtype.kind == "f" and not np.isfinite(samples).all():
         raise ProtocolError("a sample is not a finite number", Close.MALFORMED)
+    if samples.dtype.kind == "f" and np.abs(samples).max() > MAX_SAMPLE:
+        raise ProtocolError("a sample is far over full scale, which is 1", Close.MALFORMED)
     return SoundFrame(sequence=sequence, position=position, samples=samples)
 
 

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import io
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from soundsight import __version__
+from soundsight.apps.server.answers import RefusedError
 from soundsight.apps.server.decoding import Decoder
 from soundsight.apps.server.jobs import Jobs
 from soundsight.apps.server.limits import Limits
 from soundsight.apps.server.metrics import Metrics
 from soundsight.apps.server.streams import Streams
-from soundsight.apps.server.uploads import FIELD, RefusedError, Upload, receive
+from soundsight.apps.server.uploads import FIELD, Upload, receive
 from soundsight.runtime.critic import State
 from soundsight.runtime.translator import Translation, Translator
 from soundsight.views.sheet import ROWS_PER_PAGE, Row, contact_sheet, png_bytes
 
 MAX_DRAWS = 64
+
+_LOOK_S = 0.25
+"""Seconds between two looks at whether the client is still there."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,6 +75,9 @@ class Format(StrEnum):
 
     JSON = "json"
     PNG = "png"
+
+
+_MEDIA_TYPES = {Format.JSON: "application/json", Format.PNG: "image/png"}
 
 
 class Picture(BaseModel):
@@ -212,28 +224,57 @@ async def translate(
     }  # fmt: skip
     most = here.limits.max_pictures if format is Format.JSON else ROWS_PER_PAGE * draws
     with here.jobs.admit():
-        async with receive(request, here.limits) as upload:
+        async with receive(request, here.limits) as upload, _while_wanted(request) as unwanted:
 
-            def work() -> list[Translation]:
-                return _imagined(here, upload, each_second, options, most)
+            def work() -> bytes:
+                results = _imagined(here, upload, each_second, options, most, unwanted)
+                if format is Format.PNG:
+                    return _drawn(results, upload.name, here)
+                return _told(results, seed, here)
 
-            results = await here.jobs.run(work)
-            if format is Format.PNG:
-                png = await here.jobs.run(lambda: _drawn(results, upload.name, here))
-                return Response(png, media_type="image/png")
-    return Translated(
-        model=here.translator.info.label,
-        seed=seed,
-        pictures=[picture for result in results for picture in _pictures(result)],
-    )
+            body = await here.jobs.run(work)
+    return Response(body, media_type=_MEDIA_TYPES[format])
+
+
+@contextlib.asynccontextmanager
+async def _while_wanted(request: Request) -> AsyncIterator[threading.Event]:
+    """Watch the client of a request whose body has come: the event is set when it is gone."""
+    unwanted = threading.Event()
+
+    async def watch() -> None:
+        while not await request.is_disconnected():
+            await asyncio.sleep(_LOOK_S)
+        unwanted.set()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield unwanted
+    finally:
+        unwanted.set()
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
 
 
 def _imagined(
-    here: Services, upload: Upload, each_second: bool, options: dict[str, Any], most: int
+    here: Services,
+    upload: Upload,
+    each_second: bool,
+    options: dict[str, Any],
+    most: int,
+    unwanted: threading.Event,
 ) -> list[Translation]:
+    def wanted(items: Iterable[_T]) -> Iterator[_T]:
+        for item in items:
+            if unwanted.is_set():
+                raise RefusedError(499, "gone", "the client has gone")
+            yield item
+
+    # Its turn may come when nobody waits any more.
+    next(wanted([None]))
     with here.decoder.open(upload.handle, upload.name) as sound:
+        blocks = wanted(sound.blocks)
         if not each_second:
-            return [here.translator.translate(sound.blocks, **options)]
+            return [here.translator.translate(blocks, **options)]
         seconds = most // options["draws"]
         too_many = RefusedError(
             413,
@@ -243,11 +284,20 @@ def _imagined(
         )
         if seconds == 0 or (sound.duration_s or 0.0) > seconds + 0.5:
             raise too_many
-        every = here.translator.iter_translate(sound.blocks, **options)
+        every = wanted(here.translator.iter_translate(blocks, **options))
         results = list(islice(every, seconds + 1))
         if len(results) > seconds:
             raise too_many
         return results
+
+
+def _told(results: list[Translation], seed: int, here: Services) -> bytes:
+    answer = Translated(
+        model=here.translator.info.label,
+        seed=seed,
+        pictures=[picture for result in results for picture in _pictures(result)],
+    )
+    return answer.model_dump_json().encode()
 
 
 def _pictures(result: Translation) -> Iterator[Picture]:

@@ -16,8 +16,9 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from soundsight.apps.server import protocol
+from soundsight.apps.server.answers import HEADERS, told
 from soundsight.apps.server.engine import Answer, Engine, Feed, words_of
-from soundsight.apps.server.limits import Access, Limits, Seats
+from soundsight.apps.server.limits import Access, Bucket, Limits, Seats
 from soundsight.apps.server.metrics import Metrics
 from soundsight.apps.server.protocol import Close, ProtocolError, SampleFormat
 from soundsight.core import units
@@ -61,12 +62,18 @@ class Streams:
             headers.get("origin"), host, socket.url.scheme
         ):
             self._refused("origin")
-            await socket.close()  # before it is accepted: HTTP 403
+            answer = told(403, "origin", "pages of this origin may not open a stream")
+            answer.headers.update(HEADERS)
+            with contextlib.suppress(Exception):  # who is gone already need not be told
+                await socket.send_denial_response(answer)
             return
         wanted = headers.get("sec-websocket-protocol", "")
         offered = [name.strip() for name in wanted.split(",")]
         chosen = protocol.SUBPROTOCOL if protocol.SUBPROTOCOL in offered else None
-        await socket.accept(subprotocol=chosen)
+        try:
+            await socket.accept(subprotocol=chosen)
+        except (OSError, RuntimeError, WebSocketDisconnect):  # gone before it began
+            return
         stream = _Stream(socket, self._engine, self._limits)
         try:
             address = socket.client.host if socket.client else ""
@@ -103,7 +110,8 @@ class Streams:
         """Answer what has come, tell every stream that the server stops, and close it."""
         self.leaving = True
         streams = list(self._open)
-        await asyncio.gather(*(stream.leave() for stream in streams), return_exceptions=True)
+        leaving = (asyncio.wait_for(stream.leave(), 2 * _CLOSE_S) for stream in streams)
+        await asyncio.gather(*leaving, return_exceptions=True)
 
 
 class _RefusedError(Exception):
@@ -166,7 +174,7 @@ class _Stream:
             hop_s=hello.hop_s,
             segment_s=units.SEGMENT_S,
         )
-        await self._send_text(ready)
+        await self._send(ready)
         writer = asyncio.create_task(self._write())
         reader = asyncio.create_task(self._read(feed, hello, sample_format))
         try:
@@ -204,27 +212,25 @@ class _Stream:
 
     async def _read(self, feed: Feed, hello: protocol.Hello, kind: SampleFormat) -> None:
         limits, rate_hz = self._limits, hello.rate_hz
-        began = time.monotonic()
-        expected = received = frames = 0
+        frames = Bucket(limits.frames_per_s, limits.frames_per_s)
+        sound_s = Bucket(limits.max_speed, limits.burst_s)
+        expected = 0
         loop = asyncio.get_running_loop()
         # One timer that is put off by each frame, not one a frame.
         async with self._silence(limits.silent_s) as silence:
             while True:
                 message = await self._socket.receive()
-                silence.reschedule(loop.time() + limits.silent_s)
                 if message["type"] == "websocket.disconnect":
                     raise WebSocketDisconnect(message.get("code", 1005))
-                frames += 1
-                spent_s = time.monotonic() - began
-                if frames > limits.frames_per_s * (spent_s + 1) * max(1.0, limits.max_speed):
+                if not frames.take(1):
                     raise _RefusedError("too many frames a second", Close.REFUSED, "rate")
                 if message.get("text") is not None:
                     if self._told(feed, message["text"]):
                         return
                     continue
                 frame = protocol.read_sound(message["bytes"], kind, rate_hz)
-                received += len(frame.samples)
-                if received > rate_hz * (spent_s * limits.max_speed + limits.burst_s):
+                silence.reschedule(loop.time() + limits.silent_s)
+                if not sound_s.take(len(frame.samples) / rate_hz):
                     raise _RefusedError(
                         f"sound comes faster than {limits.max_speed:g} times real time",
                         Close.REFUSED,
@@ -292,7 +298,7 @@ class _Stream:
 
     async def _flush(self) -> None:
         while self._notices:
-            await self._send_text(self._notices.pop(0))
+            await self._send(self._notices.pop(0))
         if self._newest is not None:
             (facts, data), missed = self._newest, self._missed
             self._newest, self._missed = None, 0
@@ -300,12 +306,19 @@ class _Stream:
                 _, pictures = protocol.read_window(data)
                 changed = facts.model_copy(update={"skipped": facts.skipped + missed})
                 data = protocol.pack_window(changed, pictures)
-            async with self._sending:
-                await self._socket.send_bytes(data)
+            await self._send(data)
 
-    async def _send_text(self, message: Any) -> None:
+    async def _send(self, message: Any) -> None:
         async with self._sending:
-            await self._socket.send_text(message.model_dump_json())
+            if self._closing:  # what comes after the close frame is no message
+                return
+            try:
+                if isinstance(message, bytes):
+                    await self._socket.send_bytes(message)
+                else:
+                    await self._socket.send_text(message.model_dump_json())
+            except RuntimeError:  # the connection has been closed below us, for a broken frame
+                raise WebSocketDisconnect(1006) from None
 
     async def _finish(self, feed: Feed, code: Close = Close.DONE) -> None:
         """Answer what is left and close."""
@@ -327,17 +340,22 @@ class _Stream:
         """Say why, and close; a client that is gone already is no fault."""
         with contextlib.suppress(Exception):
             error = protocol.Error(code=int(code), message=message)
-            await asyncio.wait_for(self._send_text(error), _CLOSE_S)
+            await asyncio.wait_for(self._send(error), _CLOSE_S)
         await self._close(code, message)
 
     async def _close(self, code: int, reason: str) -> None:
         if self._closing or self._socket.application_state is not WebSocketState.CONNECTED:
             return
         self._closing = True
+        # The close frame has room for 123 bytes of reason.
+        short = reason.encode("utf-8")[:120].decode("utf-8", "ignore")
+
+        async def close() -> None:
+            async with self._sending:  # after what is being sent
+                await self._socket.close(int(code), short)
+
         with contextlib.suppress(Exception):
-            # The close frame has room for 123 bytes of reason.
-            short = reason.encode("utf-8")[:120].decode("utf-8", "ignore")
-            await asyncio.wait_for(self._socket.close(int(code), short), _CLOSE_S)
+            await asyncio.wait_for(close(), _CLOSE_S)
 
     def close(self) -> None:
         if self._feed is not None:

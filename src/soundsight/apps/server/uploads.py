@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import tempfile
 import time
@@ -21,6 +22,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from soundsight.apps.server.answers import RefusedError
 from soundsight.apps.server.limits import Limits
 
 FIELD = "sound"
@@ -28,19 +30,7 @@ FIELD = "sound"
 
 _LONGEST_NAME = 120
 
-
-class RefusedError(Exception):
-    """A request that is not done.
-
-    Attributes:
-        status: the HTTP status.
-        code: a word for programs.
-    """
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
+_LOG = logging.getLogger("soundsight.server")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,24 +56,32 @@ async def receive(request: Request, limits: Limits, name: str = "") -> AsyncIter
         name: what the sender calls the file, where the body itself does not say.
 
     Raises:
-        RefusedError: when it is too long, too slow, empty or no proper form.
+        RefusedError: when it is too long, too slow, empty or no proper form, or there is no room
+            for it.
     """
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limits.max_upload_bytes:
+    if declared.isascii() and declared.isdigit() and int(declared) > limits.max_upload_bytes:
         raise _too_big(limits)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     with contextlib.ExitStack() as held:
-        if kind == "multipart/form-data":
-            file, own = await _form(request, limits, held)
-            name = own or name
-        else:
-            file = held.enter_context(_spool(limits))
-            async for chunk in _chunks(request, limits):
-                file.write(chunk)
-        size = file.tell() if kind != "multipart/form-data" else _size_of(file)
-        if not size:
-            raise RefusedError(400, "empty", "the body is empty: send a sound or video file")
-        yield Upload(name=clean_name(name), handle=_handle_of(file, held), size=size)
+        try:
+            if kind == "multipart/form-data":
+                file, own = await _form(request, limits, held)
+                name = own or name
+            else:
+                file = held.enter_context(_spool(limits))
+                async for chunk in _chunks(request, limits):
+                    file.write(chunk)
+            size = _size_of(file)
+            if not size:
+                raise RefusedError(400, "empty", "the body is empty: send a sound or video file")
+            handle = _handle_of(file, held)
+        except OSError as error:
+            _LOG.error("no room for an upload: %s", error.strerror or type(error).__name__)
+            raise RefusedError(
+                503, "no_room", "the server has no room for the body: try again later"
+            ) from None
+        yield Upload(name=clean_name(name), handle=handle, size=size)
 
 
 def clean_name(name: str) -> str:
@@ -103,7 +101,9 @@ def _too_big(limits: Limits) -> RefusedError:
 async def _chunks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
     """The body as it comes: not too much of it, and not too slowly."""
     total = 0
-    deadline = time.monotonic() + limits.body_s
+    too_slow = RefusedError(408, "too_slow", "the body comes too slowly: send it again")
+    began = time.monotonic()
+    deadline = began + limits.body_s
     stream = request.stream().__aiter__()
     while True:
         left_s = min(limits.body_idle_s, deadline - time.monotonic())
@@ -113,14 +113,15 @@ async def _chunks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise RefusedError(
-                408, "too_slow", "the body comes too slowly: send it again"
-            ) from None
+            raise too_slow from None
         except ClientDisconnect:
             raise RefusedError(400, "cut_short", "the body was cut short") from None
         total += len(chunk)
         if total > limits.max_upload_bytes:
             raise _too_big(limits)
+        spent_s = time.monotonic() - began
+        if total < limits.body_bytes_per_s * (spent_s - limits.body_idle_s):
+            raise too_slow
         yield chunk
 
 
@@ -171,4 +172,5 @@ def _handle_of(file: Any, held: contextlib.ExitStack) -> int:
         at = 0
         while at < len(data):
             at += os.write(handle, data[at:])
+    file.close()  # the body is there once
     return handle
