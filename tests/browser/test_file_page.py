@@ -1,0 +1,491 @@
+"""The file page and the saved page as a person meets them, in real Chromium."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from soundsight.media import audio
+
+playwright = pytest.importorskip("playwright.sync_api")
+expect = playwright.expect
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
+AXE = Path(__file__).parents[2] / ".axe" / "axe.min.js"
+RATE = 44_100
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: set CHROMIUM to its path"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Full Chromium without a window."""
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--autoplay-policy=no-user-gesture-required", "--no-sandbox"],
+        )
+        yield chromium
+        chromium.close()
+
+
+@contextlib.contextmanager
+def serving(model: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    command = [sys.executable, "-m", "soundsight", "serve", "--port", "0", "--model", str(model)]
+    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().split()[1].partition("#")[0], process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT)
+        process.wait(30)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path) -> Iterator[str]:
+    """The address of a server, with a slash at its end."""
+    with serving(tiny_model) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def page(browser: Any, server: str) -> Iterator[Any]:
+    """The file page; any error in its console is a fault."""
+    with opened(browser, f"{server}file") as made:
+        yield made
+
+
+@contextlib.contextmanager
+def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
+    faults: list[str] = []
+    made = browser.new_page(**options)
+    made.on("pageerror", lambda error: faults.append(str(error)))
+    made.on(
+        "console",
+        # A refused request is told in the console, too, whatever the page makes of it.
+        lambda said: (
+            said.type == "error"
+            and "Failed to load resource" not in said.text
+            and faults.append(said.text)
+        ),
+    )
+    made.goto(address)
+    yield made
+    made.close()
+    assert faults == []
+
+
+def write(path: Path, *parts: tuple[float, float], rate_hz: int = RATE, **options: Any) -> Path:
+    """Write a tone over noise: parts of (seconds, level) after one another."""
+    rng = np.random.default_rng(0)
+    level = np.concatenate([np.full(round(s * rate_hz), level) for s, level in parts])
+    tone = np.sin(2 * np.pi * 440 * np.arange(len(level)) / rate_hz)
+    sound = 0.3 * level * (tone + rng.normal(0.0, 0.05, len(level)))
+    soundfile.write(path, sound.astype(np.float32), rate_hz, **options)
+    return path
+
+
+@pytest.fixture
+def dog(tmp_path: Path) -> Path:
+    """Sound from 1 to 3 s and from 11 to 12 s."""
+    return write(tmp_path / "dog.wav", (1, 0), (2, 1), (8, 0), (1, 1), (1, 0))
+
+
+@pytest.fixture(scope="module")
+def long_sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half an hour: telling it takes seconds."""
+    return write(tmp_path_factory.mktemp("long") / "long.flac", (1800, 0.1), rate_hz=8000)
+
+
+def choose(page: Any, *files: Path) -> None:
+    page.get_by_label("Choose files").set_input_files([str(file) for file in files])
+
+
+def told(page: Any, file: Path) -> Any:
+    """The section of a file, once its storyboard is done."""
+    section = page.get_by_role("region", name=file.name, exact=True)
+    section.get_by_role("button", name="Sheet (PNG)").wait_for(timeout=60_000)
+    return section
+
+
+def title(section: Any) -> str:
+    """What is said of the present time: its words, or those of the calm picture."""
+    words = str(section.locator(".board-title").inner_text())
+    return words or str(section.locator(".board-calm").inner_text())
+
+
+def until(page: Any, expression: str) -> None:
+    """Wait until it holds. The page's policy forbids what Playwright would wait with."""
+    deadline = time.monotonic() + 30
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, expression
+        page.wait_for_timeout(50)
+
+
+def slider(section: Any) -> Any:
+    return section.get_by_role("slider", name="Position in the sound")
+
+
+# --- a sound is told and played --------------------------------------------------------------
+
+
+def test_a_sound_is_told(page: Any, dog: Path) -> None:
+    choose(page, dog)
+    section = told(page, dog)
+    expect(section.locator(".file-state")).to_have_text("0:13.0, 2 events")
+    expect(section.locator(".board-card")).to_have_count(2)
+    assert title(section) == "quiet"
+    expect(section.locator(".board-picture img")).to_be_hidden()
+    section.locator(".board-card").first.click()
+    expect(section.locator(".board-title")).to_have_text("a familiar sound")
+    image = section.get_by_role("img", name="Imagined picture: a familiar sound")
+    expect(image).to_be_visible()
+    assert image.evaluate("image => image.naturalWidth") == 96
+    expect(section.locator(".board-picture figcaption")).to_have_text("imagined")
+    expect(section.locator(".board-when")).to_have_text("0:01.0 – 0:03.0")  # noqa: RUF001
+    expect(section.locator(".board-card").first).to_have_attribute("aria-current", "true")
+
+
+def test_the_time_line_is_moved_by_keys_and_by_pointer(page: Any, dog: Path) -> None:
+    choose(page, dog)
+    section = told(page, dog)
+    line = slider(section)
+    line.focus()
+    steps = (
+        ("ArrowRight", 1.0), ("ArrowRight", 2.0), ("ArrowLeft", 1.0), ("Shift+ArrowRight", 11.0),
+        ("End", 13.0), ("Home", 0.0), ("n", 1.0), ("n", 11.0), ("p", 1.0), ("PageUp", 2.3),
+    )  # fmt: skip
+    for key, second in steps:
+        page.keyboard.press(key)
+        expect(line).to_have_attribute("aria-valuenow", f"{second:.1f}")
+    expect(line).to_have_attribute("aria-valuemax", "13.0")
+    expect(line).to_have_attribute("aria-valuetext", "0:02.3, a familiar sound, probably")
+    box = line.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 50)
+    now = "document.querySelector('[role=slider]').getAttribute('aria-valuenow')"
+    until(page, f"Math.abs({now} - 6.5) < 0.1")
+    expect(section.locator(".board-calm")).to_have_text("quiet")
+
+
+def test_pictures_are_in_time_with_the_sound(page: Any, dog: Path) -> None:
+    """While it plays, what is shown is what is said of the media element's own time."""
+    choose(page, dog)
+    section = told(page, dog)
+    # Watches as it plays: the element's time and what is shown, before each frame is painted.
+    page.evaluate(
+        """() => {
+          window.seen = [];
+          const media = [];
+          const play = HTMLMediaElement.prototype.play;
+          HTMLMediaElement.prototype.play = function () {
+            media.push(this);
+            return play.call(this);
+          };
+          const look = () => {
+            const shown = !document.querySelector(".board-picture img").hidden;
+            if (media[0]) window.seen.push([media[0].currentTime, shown, media[0].paused]);
+            requestAnimationFrame(look);
+          };
+          requestAnimationFrame(look);
+        }"""
+    )
+    section.get_by_role("button", name="Play", exact=True).click()
+    expect(section.get_by_role("button", name="Pause")).to_be_visible()
+    until(page, "window.seen.at(-1)?.[0] > 3.6")
+    section.get_by_role("button", name="Pause").click()
+    expect(section.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    seen = page.evaluate("window.seen")
+    assert len(seen) > 20
+    for at_s, shown, _ in seen:
+        if 0.25 < at_s < 0.8 or at_s > 3.25:
+            assert not shown, at_s
+        if 1.25 < at_s < 2.8:
+            assert shown, at_s
+    said = page.locator(".board [role=status]").inner_text()
+    assert said == "0:03: quiet"
+
+
+def test_a_video_is_shown_beside(page: Any, tmp_path: Path) -> None:
+    from soundsight.media.synth import write_video
+
+    path = write_video(tmp_path / "fire.mp4", "fireworks", 3.0, 0, size_px=192)
+    choose(page, path)
+    section = told(page, path)
+    expect(section.get_by_text("the video itself")).to_be_visible()
+    video = section.locator("video")
+    until(page, "document.querySelector('video').readyState >= 1")
+    assert video.evaluate("video => video.duration") == pytest.approx(3.0, abs=0.1)
+    slider(section).focus()
+    page.keyboard.press("ArrowRight")
+    until(page, "document.querySelector('video').currentTime === 1")
+
+
+def test_what_the_browser_cannot_play_is_told_all_the_same(page: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "x.au", (1, 0), (2, 1), (1, 0), format="AU")
+    choose(page, path)
+    section = told(page, path)
+    expect(section.get_by_text("This browser cannot play the file")).to_be_visible()
+    section.get_by_role("button", name="Play without sound").click()
+    expect(section.get_by_role("button", name="Pause")).to_be_visible()
+    expect(section.locator(".board-picture img")).to_be_visible()
+    expect(section.locator(".board-calm")).to_have_text("quiet", timeout=10_000)
+
+
+def test_several_files_one_after_the_other(page: Any, dog: Path, tmp_path: Path) -> None:
+    still = write(tmp_path / "still.wav", (2, 0))
+    text = tmp_path / "notes.txt"
+    text.write_text("no sound")
+    choose(page, dog, text, still)
+    told(page, dog)
+    section = told(page, still)
+    expect(section.locator(".file-state")).to_have_text("0:02.0, quiet from beginning to end")
+    failed = page.get_by_role("region", name="notes.txt")
+    expect(failed.locator(".file-state.is-fault")).to_have_text(
+        "Cannot read notes.txt: it is no sound or video file, or it is damaged or cut short."
+    )
+    failed.get_by_role("button", name="Remove").click()
+    expect(page.locator(".file-job")).to_have_count(2)
+
+
+def test_dropped_files(page: Any, dog: Path) -> None:
+    transfer = page.evaluate_handle(
+        """async (bytes) => {
+          const given = new DataTransfer();
+          given.items.add(new File([Uint8Array.from(bytes)], "dropped.wav"));
+          return given;
+        }""",
+        list(write(dog.with_name("short.wav"), (1, 1)).read_bytes()),
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    expect(told(page, Path("dropped.wav")).locator(".board-card")).to_have_count(1)
+
+
+def test_a_name_is_no_markup(page: Any, dog: Path) -> None:
+    name = "<img src=x onerror=window.evil=1>&amp;.wav"
+    path = dog.rename(dog.with_name(name))
+    choose(page, path)
+    section = told(page, path)
+    expect(section.get_by_role("heading")).to_have_text(name)
+    assert page.evaluate("window.evil") is None
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_settings(page: Any, dog: Path) -> None:
+    page.get_by_text("Settings").click()
+    page.get_by_label("Seed").fill("5")
+    page.get_by_label("Sensitivity").fill("0.9")
+    expect(page.locator("#sensitivity-words")).to_have_text("more is shown")
+    with page.expect_request("**/v1/storyboard*") as sent:
+        choose(page, dog)
+    assert "seed=5" in sent.value.url
+    assert "sensitivity=0.9" in sent.value.url
+    told(page, dog)
+
+
+# --- files to keep ---------------------------------------------------------------------------
+
+
+def test_files_to_keep(page: Any, dog: Path, tmp_path: Path) -> None:
+    choose(page, dog)
+    section = told(page, dog)
+    for words, suffix in (("Sheet", "png"), ("Film", "mp4"), ("Page", "html"), ("Data", "json")):
+        with page.expect_download(timeout=60_000) as saved:
+            section.get_by_role("button", name=words).click()
+        assert saved.value.suggested_filename == f"dog-storyboard.{suffix}"
+        saved.value.save_as(tmp_path / f"a.{suffix}")
+        expect(section.locator(".file-saves p")).to_have_text(f"dog-storyboard.{suffix} is saved.")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.info["source"] == "dog.wav"
+    assert len(json.loads((tmp_path / "a.json").read_text("utf-8"))["events"]) == 2
+    assert len(audio.decode(tmp_path / "a.mp4")) >= 13 * RATE
+    assert "dog.wav" in (tmp_path / "a.html").read_text("utf-8")
+
+
+# --- what can go wrong -----------------------------------------------------------------------
+
+
+def test_cancel(page: Any, long_sound: Path) -> None:
+    choose(page, long_sound)
+    section = page.get_by_role("region", name="long.flac")
+    expect(section.get_by_text(" of 30:00")).to_be_visible(timeout=30_000)
+    assert section.get_by_role("progressbar").evaluate("bar => bar.value") < 1
+    section.get_by_role("button", name="Cancel").click()
+    expect(section.locator(".file-state")).to_have_text("cancelled")
+    expect(section.get_by_role("progressbar")).to_be_hidden()
+    section.get_by_role("button", name="Remove").click()
+    expect(page.locator(".file-job")).to_have_count(0)
+
+
+def test_the_token_is_asked_for(browser: Any, tiny_model: Path, dog: Path) -> None:
+    with serving(tiny_model, "--token", "secret") as (address, _):
+        with opened(browser, f"{address}file") as page:
+            choose(page, dog)
+            field = page.get_by_label("This server wants a token.")
+            field.fill("wrong")
+            page.keyboard.press("Enter")
+            field = page.get_by_label("The token is wrong.")
+            field.fill("secret")
+            page.get_by_role("button", name="Go on").click()
+            told(page, dog)
+            expect(field).to_be_hidden()
+        with opened(browser, f"{address}file#token=secret") as page:
+            choose(page, dog)
+            told(page, dog)
+            assert "secret" not in page.url
+
+
+def test_too_big_and_too_long(browser: Any, tiny_model: Path, tmp_path: Path) -> None:
+    big = write(tmp_path / "big.wav", (40, 1))
+    long = write(tmp_path / "long.flac", (30, 0))
+    options = ("--max-upload", "1", "--max-duration", "0.2")
+    with (
+        serving(tiny_model, *options) as (address, _),
+        opened(browser, f"{address}file") as page,
+    ):
+        choose(page, big, long)
+        state = page.get_by_role("region", name="big.wav").locator(".is-fault")
+        expect(state).to_be_visible(timeout=20_000)
+        assert "too big" in state.inner_text() or "longer than" in state.inner_text()
+        state = page.get_by_role("region", name="long.flac").locator(".is-fault")
+        expect(state).to_contain_text("longer than 12 s, the most that is taken")
+
+
+def test_the_server_is_gone(browser: Any, tiny_model: Path, dog: Path, long_sound: Path) -> None:
+    with (
+        serving(tiny_model) as (address, process),
+        opened(browser, f"{address}file") as page,
+    ):
+        choose(page, long_sound)
+        section = page.get_by_role("region", name="long.flac")
+        expect(section.get_by_text(" of 30:00")).to_be_visible(timeout=30_000)
+        process.kill()
+        gone = "The server does not answer. Is it still running?"
+        expect(section.locator(".is-fault")).to_have_text(gone, timeout=20_000)
+        choose(page, dog)
+        state = page.get_by_role("region", name="dog.wav").locator(".is-fault")
+        expect(state).to_have_text(gone, timeout=20_000)
+
+
+# --- for everybody ---------------------------------------------------------------------------
+
+
+def violations(page: Any) -> list[str]:
+    page.evaluate(AXE.read_text("utf-8"))
+    found = page.evaluate("axe.run()")["violations"]
+    return [f"{v['id']}: {v['help']}: {node['html'][:120]}" for v in found for node in v["nodes"]]
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_no_barrier(
+    browser: Any, server: str, dog: Path, tmp_path: Path, width: int, scheme: str
+) -> None:
+    if not AXE.exists():
+        pytest.skip("axe-core is not there: run  make axe")
+    text = tmp_path / "notes.txt"
+    text.write_text("no sound")
+    view = {"width": width, "height": 900}
+    with opened(browser, f"{server}file", viewport=view, color_scheme=scheme) as page:
+        assert violations(page) == []
+        page.get_by_text("Settings").click()
+        choose(page, dog, text)
+        section = told(page, dog)
+        section.locator(".board-card").first.click()
+        expect(page.locator(".is-fault")).to_be_visible()
+        assert violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        small = page.evaluate(
+            """() => [...document.querySelectorAll("button, .file-choose, nav a")]
+              .map((each) => each.getBoundingClientRect())
+              .filter((box) => box.width && (box.width < 24 || box.height < 24)).length"""
+        )
+        assert small == 0
+
+
+def test_by_keyboard_alone(page: Any, dog: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        for _ in range(10):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.id") == "files":
+                break
+        page.keyboard.press("Enter")
+    chooser.value.set_files(str(dog))
+    section = told(page, dog)
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate(
+                "(document.activeElement.getAttribute('aria-label') ?? "
+                "document.activeElement.textContent).trim()"
+            )
+        )
+    for words in ("Remove", "Play", "Next event", "Position in the sound", "Film (MP4)"):
+        assert words in reached
+    assert any(words.startswith("1 a familiar sound") for words in reached)
+    slider(section).focus()
+    page.keyboard.press("Space")
+    expect(section.get_by_role("button", name="Pause")).to_be_visible()
+
+
+# --- the saved page --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Writes the page of a sound with the command."""
+
+    def write_page(sound: Path) -> Path:
+        out = tmp_path / "saved.html"
+        command = [sys.executable, "-m", "soundsight", "storyboard", str(sound), "-o", str(out)]
+        subprocess.run([*command, "--model", str(tiny_model)], check=True, capture_output=True)
+        return out
+
+    return write_page
+
+
+def test_the_saved_page_plays(browser: Any, saved: Callable[..., Path], dog: Path) -> None:
+    address = saved(dog).as_uri()
+    asked: list[str] = []
+    view = {"width": 390, "height": 844}
+    context = browser.new_context(viewport=view, offline=True)
+    context.on("request", lambda request: asked.append(request.url))
+    with opened(context, address) as page:
+        expect(page.get_by_role("heading")).to_have_text("dog.wav")
+        page.get_by_role("button", name="Next event").click()
+        expect(page.locator(".board-picture img")).to_be_visible()
+        page.get_by_role("button", name="Play", exact=True).click()
+        expect(page.locator(".board-calm")).to_have_text("quiet", timeout=10_000)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()
+    assert {url.partition(":")[0] for url in asked} <= {"file", "blob", "data"}
+    assert sum(url.startswith("file:") for url in asked) == 1
+
+
+def test_the_saved_page_of_an_evil_name(
+    browser: Any, saved: Callable[..., Path], dog: Path
+) -> None:
+    name = "<script>window.evil=1<|script><img src=x onerror=window.evil=1>.wav"
+    path = dog.rename(dog.with_name(name))
+    with opened(browser, saved(path).as_uri()) as page:
+        expect(page.get_by_role("heading")).to_have_text(name)
+        assert page.evaluate("window.evil") is None
