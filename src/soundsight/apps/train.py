@@ -345,18 +345,25 @@ def names(
 
     A linear reading of the finished encoder, fitted with the labels of the pairs: the bench's
     classes, or those that `soundsight prepare` found. Labels name; they never reach encoder or
-    generator. Val chooses how sure it may say it is.
+    generator. Val chooses how sure it may say it is. Made sounds that are none of the subjects
+    teach it when to give no name (`--set others_each=0`: none).
     """
     _start("soundsight train names", out, threads)
     from soundsight.training.encoder import load_encoder
-    from soundsight.training.naming import NamingConfig, fit_names, named_seconds, write_names
+    from soundsight.training.naming import (
+        NamingConfig,
+        fit_names,
+        named_seconds,
+        other_seconds,
+        write_names,
+    )
 
     config = _resolve(NamingConfig(), settings)
     if _printed(config, dry_run):
         return
     places, network = _open(data), load_encoder(encoder)
     train, val = (named_seconds(network, places, split) for split in ("train", "val"))
-    fitted = fit_names(train, val, config)
+    fitted = fit_names(train, val, config, other_seconds(network, config))
     write_names(out, encoder, fitted, config)
     typer.echo(f"{', '.join(fitted.names.names)}: {fitted.figures.words()}")
     typer.echo(f"written: {out}")

@@ -6,6 +6,9 @@ strip depends on them. No name ever reaches the encoder or the generator.
 Shapes (K = subjects, E = numbers of the embedding that are read)::
 
     embedding [n, E or more] -> weights [K, E], bias [K] -> probabilities [n, K]
+
+With ``other`` there is one row more, for a sound that is none of the subjects; the probabilities
+of the subjects are what it leaves.
 """
 
 from __future__ import annotations
@@ -36,13 +39,15 @@ class Names:
 
     Attributes:
         names: K words for people, such as ``dog``.
-        weights: float32 [K, E].
-        bias: float32 [K].
+        weights: float32 [K, E], or [K + 1, E] with ``other``.
+        bias: float32 [K], or [K + 1].
+        other: whether the last row stands for a sound that is none of the subjects.
     """
 
     names: tuple[str, ...]
     weights: NDArray[np.float32]
     bias: NDArray[np.float32]
+    other: bool = False
 
     @classmethod
     def of(cls, info: ModelInfo) -> Names | None:
@@ -56,13 +61,16 @@ class Names:
         return read_names(info.folder / NAMES, info.embedding_size)
 
     def probabilities(self, embeddings: ArrayLike) -> NDArray[np.float32]:
-        """Read embeddings [n, E or more]: float32 [n, K], each row sums to 1."""
+        """Read embeddings [n, E or more]: float32 [n, K].
+
+        Each row sums to 1 or, with ``other``, to the probability that it is any of the subjects.
+        """
         read = np.asarray(embeddings, np.float32)[:, : self.weights.shape[1]]
         logits = read @ self.weights.T + self.bias
         logits -= logits.max(axis=1, keepdims=True)
         raised = np.exp(logits)
         shares: NDArray[np.float32] = raised / raised.sum(axis=1, keepdims=True)
-        return shares
+        return shares[:, : len(self.names)]
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``names.json``.
@@ -77,6 +85,7 @@ class Names:
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "names": list(self.names),
+            "other": self.other,
             "weights": [[round(w, 6) for w in row] for row in self.weights.tolist()],
             "bias": [round(b, 6) for b in self.bias.tolist()],
         }
@@ -99,7 +108,11 @@ def read_names(path: Path, embedding_size: int) -> Names:
         names = _checked_names(values["names"])
         weights = _numbers(values["weights"])
         bias = _numbers(values["bias"])
-        if weights.ndim != 2 or weights.shape[0] != len(names) or bias.shape != (len(names),):
+        other = values.get("other", False)
+        if not isinstance(other, bool):
+            raise ValueError("other is true or false")
+        rows = len(names) + other
+        if weights.ndim != 2 or weights.shape[0] != rows or bias.shape != (rows,):
             raise ValueError("the weights are of another shape than the names")
         if not 1 <= weights.shape[1] <= embedding_size:
             raise ValueError("the embedding is of another length than the weights")
@@ -109,7 +122,7 @@ def read_names(path: Path, embedding_size: int) -> Names:
         raise ModelError(f"{path} is damaged: the key {error} is missing") from error
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: {first_line(error)}") from error
-    return Names(names=names, weights=weights, bias=bias)
+    return Names(names=names, weights=weights, bias=bias, other=other)
 
 
 def _checked_names(values: object) -> tuple[str, ...]:

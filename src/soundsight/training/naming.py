@@ -5,7 +5,8 @@ beside the pictures, after all other training is done: the encoder is frozen, an
 name reaches encoder or generator.
 
 Train seconds fit the weights; val seconds choose the regularisation and the temperature, so that
-a probability means what it says.
+a probability means what it says. Beside the subjects' seconds stand sounds that are none of them
+(``training.other_sounds``): one more row of weights takes what no name fits.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from soundsight.core.config import to_dict
+from soundsight.core.config import choose, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.runs import sha256_of, write_json
 from soundsight.pairs.bench import Bench
@@ -32,6 +34,7 @@ from soundsight.runtime.critic import INAUDIBLE_LEVEL
 from soundsight.runtime.model_folder import NAMES
 from soundsight.runtime.naming import Names, read_names
 from soundsight.training.encoder import AudioEncoder, to_float
+from soundsight.training.other_sounds import KINDS, log_mels
 
 BENCH_NAMES = {
     "baby": "baby crying",
@@ -57,16 +60,32 @@ class NamingConfig:
         penalties: weights of the squared coefficients, of standardised embeddings, that are tried;
             the one with the least log loss on val is kept.
         iterations: of L-BFGS, at most.
+        others: kinds of made sounds that are none of the subjects. Leave out what is a subject.
+        others_each: sounds of each kind, and a quarter as many beside val; 0 for none, and every
+            sound is given one of the names.
+        others_weight: weight of all of them together beside that of all named seconds.
     """
 
-    penalties: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+    penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
     iterations: int = 200
+    others: tuple[str, ...] = tuple(KINDS)
+    others_each: int = 120
+    others_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.penalties or not all(0 < p < 1e6 for p in self.penalties):
             raise ConfigError("penalties must be numbers above 0")
         if self.iterations < 1:
             raise ConfigError("iterations must be at least 1")
+        for kind in self.others:
+            choose("kind of other sound", kind, KINDS)
+        if self.others_each < 0 or not 0 < self.others_weight < 1e6:
+            raise ConfigError("others_each must be at least 0 and others_weight above 0")
+
+    @property
+    def with_others(self) -> bool:
+        """Whether sounds are made that are none of the subjects."""
+        return bool(self.others) and self.others_each > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +95,11 @@ class NamingFigures:
     Attributes:
         seconds: audible val seconds.
         accuracy: share of them whose most probable name is the right one.
-        log_loss: mean of minus the logarithm of the right name's probability.
-        calibration_error: expected calibration error of the most probable name, 15 bins.
+        log_loss: mean of minus the logarithm of the right name's probability among the names.
+        calibration_error: expected calibration error of the most probable of the names, 15 bins.
+        others: made sounds that are none of the subjects, half seconds apart, beside val.
+        others_told: share of them that are more probably none than any one subject; 1 for none.
+        named: share of the val seconds that are more probably some one subject than none.
         penalty: the one that was kept.
         temperature: what the logits were divided by.
     """
@@ -86,14 +108,23 @@ class NamingFigures:
     accuracy: float
     log_loss: float
     calibration_error: float
+    others: int
+    others_told: float
+    named: float
     penalty: float
     temperature: float
 
     def words(self) -> str:
         """The figures in one line."""
-        return (
+        text = (
             f"{100 * self.accuracy:.1f} % right, log loss {self.log_loss:.3f}, expected "
             f"calibration error {self.calibration_error:.3f} ({self.seconds:,} audible val seconds)"
+        )
+        if not self.others:
+            return text
+        return (
+            f"{text}; {100 * self.others_told:.1f} % of {self.others:,} made seconds of other "
+            f"sounds are told as none of them, and {100 * (1 - self.named):.1f} % of val"
         )
 
 
@@ -114,6 +145,32 @@ Seconds = tuple[Tensor, list[str]]
 """Embeddings, float64 [n, E], and n names."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Weighed:
+    """Seconds [n, E], the numbers of their names [n], and weights [n] that sum to 1."""
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: list[int], rest: Tensor, names: int, share: float) -> _Weighed:
+        """Named seconds and, behind them, those of none, which weigh ``share`` times as much."""
+        weights = [torch.full((len(x),), 1.0 / len(x))]
+        if len(rest):
+            weights.append(torch.full((len(rest),), share / len(rest)))
+        weight = torch.cat(weights).double()
+        return cls(
+            x=torch.cat([x, rest]),
+            y=torch.tensor(y + [names] * len(rest)),
+            weight=weight / weight.sum(),
+        )
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """The weighed log loss of logits [n, names]."""
+        return (cross_entropy(logits, self.y, reduction="none") * self.weight).sum()
+
+
 def named_seconds(
     encoder: AudioEncoder, places: Sequence[Bench | PairFolder], split: str
 ) -> Seconds:
@@ -125,32 +182,39 @@ def named_seconds(
     Raises:
         DataError: when a record cannot be read, or there is no such split.
     """
-    parts: list[Tensor] = []
     names: list[str] = []
-    waiting: list[NDArray[np.uint8]] = []
 
-    def embed() -> None:
-        if waiting:
-            mel = torch.from_numpy(np.stack(waiting))[:, None]
-            with torch.no_grad():
-                parts.append(encoder.encode(to_float(mel)).double())
-            waiting.clear()
+    def heard() -> Iterator[NDArray[np.uint8]]:
+        for place in places:
+            for mel, name in _labelled(place, split):
+                if float(mel.mean()) >= INAUDIBLE_LEVEL:
+                    names.append(name)
+                    yield mel
 
-    for place in places:
-        for mel, name in _labelled(place, split):
-            if float(mel.mean()) >= INAUDIBLE_LEVEL:
-                waiting.append(mel)
-                names.append(name)
-                if len(waiting) == _AT_ONCE:
-                    embed()
-    embed()
-    return torch.cat(parts) if parts else torch.zeros(0, encoder.embedding_size).double(), names
+    return _embedded(encoder, heard()), names
 
 
-def fit_names(train: Seconds, val: Seconds, config: NamingConfig) -> FittedNames:
+def other_seconds(encoder: AudioEncoder, config: NamingConfig) -> tuple[Tensor, Tensor]:
+    """Make and embed sounds that are none of the subjects: float64 [n, E] for train and for val."""
+    if not config.with_others:
+        return (torch.zeros(0, encoder.embedding_size).double(),) * 2
+    each, aside = config.others_each, -(-config.others_each // 4)
+    train = _embedded(encoder, log_mels(config.others, range(each)))
+    return train, _embedded(encoder, log_mels(config.others, range(each, each + aside)))
+
+
+def fit_names(
+    train: Seconds, val: Seconds, config: NamingConfig, others: tuple[Tensor, Tensor] | None = None
+) -> FittedNames:
     """Fit names to train seconds; choose penalty and temperature by the log loss on val.
 
     A val second whose name train does not know is left out.
+
+    Args:
+        train: embeddings and names, of ``named_seconds``.
+        val: likewise.
+        config: how.
+        others: of ``other_seconds``; None, or empty ones, for names that take every sound.
 
     Raises:
         DataError: when there are fewer than two names, or fewer than 64 seconds in either.
@@ -163,15 +227,26 @@ def fit_names(train: Seconds, val: Seconds, config: NamingConfig) -> FittedNames
             f"{len(train[1])} train and {len(known)} val seconds are audible and have a label, of "
             f"{len(names)} names: at least {_FEWEST} of each, of two names, are needed"
         )
-    x, y = train[0], torch.tensor([number[name] for name in train[1]])
-    x_val, y_val = val[0][known], torch.tensor([number[val[1][i]] for i in known])
-    mean, spread = x.mean(dim=0), x.std(dim=0) + _LEAST_SPREAD
+    other = others is not None and min(map(len, others)) > 0
+    sets = []
+    for i, (x, y) in enumerate(
+        (
+            (train[0], [number[name] for name in train[1]]),
+            (val[0][known], [number[val[1][i]] for i in known]),
+        )
+    ):
+        rest = others[i] if other and others is not None else x[:0]
+        sets.append(_Weighed.of(x, y, rest, len(names), config.others_weight))
+    fitting, choosing = sets
+    mean, spread = fitting.x.mean(dim=0), fitting.x.std(dim=0) + _LEAST_SPREAD
     best: tuple[float, float, float, Tensor, Tensor] | None = None
     for penalty in config.penalties:
-        slopes, bias = _regress((x - mean) / spread, y, len(names), penalty, config.iterations)
+        slopes, bias = _regress(
+            fitting, (fitting.x - mean) / spread, len(names) + other, penalty, config.iterations
+        )
         weights = slopes / spread
         bias = bias - weights @ mean
-        temperature, loss = _cooled(x_val @ weights.T + bias, y_val)
+        temperature, loss = _cooled(choosing, choosing.x @ weights.T + bias)
         if best is None or loss < best[0]:
             best = (loss, penalty, temperature, weights / temperature, bias / temperature)
     assert best is not None
@@ -180,14 +255,23 @@ def fit_names(train: Seconds, val: Seconds, config: NamingConfig) -> FittedNames
         names=names,
         weights=weights.numpy().astype(np.float32),
         bias=bias.numpy().astype(np.float32),
+        other=other,
     )
-    shares, truth = fitted.probabilities(x_val.numpy()).astype(np.float64), y_val.numpy()
-    right = shares[np.arange(len(truth)), truth]
+    shares = fitted.probabilities(choosing.x.numpy()).astype(np.float64)
+    is_named = shares.max(axis=1) > 1 - shares.sum(axis=1) if other else np.ones(len(shares), bool)
+    truth = choosing.y.numpy()
+    ours = truth < len(names)
+    told, truth = shares[ours], truth[ours]
+    told /= told.sum(axis=1, keepdims=True)
+    right = told[np.arange(len(truth)), truth]
     figures = NamingFigures(
         seconds=len(truth),
-        accuracy=float((shares.argmax(axis=1) == truth).mean()),
+        accuracy=float((told.argmax(axis=1) == truth).mean()),
         log_loss=float(-np.log(np.maximum(right, 1e-12)).mean()),
-        calibration_error=calibration_error(shares, truth),
+        calibration_error=calibration_error(told, truth),
+        others=int((~ours).sum()),
+        others_told=float((~is_named[~ours]).mean()) if other else 1.0,
+        named=float(is_named[ours].mean()),
         penalty=penalty,
         temperature=temperature,
     )
@@ -264,6 +348,15 @@ def load_names(folder: Path, encoder_run: Path, embedding_size: int) -> FittedNa
     return FittedNames(names=names, figures=figures)
 
 
+@torch.no_grad()
+def _embedded(encoder: AudioEncoder, mels: Iterator[NDArray[np.uint8]]) -> Tensor:
+    """Embed log-mels, uint8 [128, 100] each, a few hundred at once: float64 [n, E]."""
+    parts = [torch.zeros(0, encoder.embedding_size).double()]
+    while batch := list(islice(mels, _AT_ONCE)):
+        parts.append(encoder.encode(to_float(torch.from_numpy(np.stack(batch))[:, None])).double())
+    return torch.cat(parts)
+
+
 def _labelled(place: Bench | PairFolder, split: str) -> Iterator[tuple[NDArray[np.uint8], str]]:
     """Yield log-mels, uint8 [128, 100], with their names."""
     if isinstance(place, Bench):
@@ -292,18 +385,18 @@ def _in_order(names: Sequence[str]) -> list[str]:
 
 
 def _regress(
-    x: Tensor, y: Tensor, count: int, penalty: float, iterations: int
+    data: _Weighed, standard: Tensor, count: int, penalty: float, iterations: int
 ) -> tuple[Tensor, Tensor]:
     """Least penalised log loss: weights [count, E] and bias [count]."""
-    weights = torch.zeros(count, x.shape[1], dtype=x.dtype, requires_grad=True)
-    bias = torch.zeros(count, dtype=x.dtype, requires_grad=True)
+    weights = torch.zeros(count, standard.shape[1], dtype=standard.dtype, requires_grad=True)
+    bias = torch.zeros(count, dtype=standard.dtype, requires_grad=True)
     search = torch.optim.LBFGS(
         [weights, bias], max_iter=iterations, line_search_fn="strong_wolfe", tolerance_grad=1e-7
     )
 
     def loss() -> Tensor:
         search.zero_grad()
-        value = cross_entropy(x @ weights.T + bias, y) + penalty / 2 * weights.square().sum()
+        value = data.loss(standard @ weights.T + bias) + penalty / 2 * weights.square().sum()
         value.backward()
         return value
 
@@ -311,9 +404,9 @@ def _regress(
     return weights.detach(), bias.detach()
 
 
-def _cooled(logits: Tensor, y: Tensor) -> tuple[float, float]:
+def _cooled(data: _Weighed, logits: Tensor) -> tuple[float, float]:
     """Return the temperature with the least log loss (Guo 2017), and that loss."""
     tried = np.geomspace(_COLDEST, _HOTTEST, _TEMPERATURES)
-    losses = [float(cross_entropy(logits / t, y)) for t in tried]
+    losses = [float(data.loss(logits / t)) for t in tried]
     best = int(np.argmin(losses))
     return float(tried[best]), losses[best]
