@@ -51,7 +51,8 @@ _FORGOTTEN_S = 1.0
 """An engine that has nothing to do forgets half of its mean wait in this time."""
 
 _CUT_AFTER_S = 0.0135
-"""A window is cut this long after its last sample (see ``media.segments.StreamingLogMel``)."""
+"""A window is cut this long after its last sample (see ``media.segments.StreamingLogMel``); a
+resampler adds to it, which shows as the stream runs."""
 
 _MOST_MARKS = 512
 _JPEG_QUALITY = 90
@@ -97,7 +98,8 @@ class Feed:
         self._start = 0  # where the signal began, or began anew
         self._received = 0
         self._taken = 0  # what a worker has taken of it
-        self._due = round(SEGMENT_S * rate_hz)
+        self._lag_s = _CUT_AFTER_S  # seconds after its end at which a window is complete
+        self._due = self._first_due()
         self._offset_s = 0.0
         self._restart_at: int | None = None
         self._marks: deque[tuple[int, float]] = deque(maxlen=_MOST_MARKS)
@@ -116,7 +118,7 @@ class Feed:
         if self._ended:
             return
         if self._held + len(samples) > MOST_WAITING_S * self._rate_hz:
-            self.restart(self._received)
+            self._drop_oldest()
         with self._lock:
             self._held += len(samples)
             self._waiting.append(samples)
@@ -134,11 +136,24 @@ class Feed:
             self._waiting, self._held = [], 0
             self._restart_at = self._start = position
             self._received = self._taken = position
-            self._due = position + round(SEGMENT_S * self._rate_hz)
+            self._due = self._first_due()
+
+    def _drop_oldest(self) -> None:
+        """Let go of the older half of what waits, as if it had never come."""
+        with self._lock:
+            before = self._full(self._received) - self._full(self._taken)
+            while self._held > MOST_WAITING_S * self._rate_hz / 2:
+                self._held -= len(self._waiting.pop(0))
+            self._restart_at = self._start = self._taken = self._received - self._held
+            self._skipped += max(0, before - self._full(self._received))
+            self._due = self._first_due()
+
+    def _first_due(self) -> int:
+        return self._start + math.ceil((SEGMENT_S + self._lag_s) * self._rate_hz)
 
     def _full(self, received: int) -> int:
         """Windows since the last gap that are complete when so much has come."""
-        since_s = (received - self._start) / self._rate_hz - SEGMENT_S - _CUT_AFTER_S
+        since_s = (received - self._start) / self._rate_hz - SEGMENT_S - self._lag_s
         return max(0, math.floor(since_s / self._hop_s) + 1)
 
     def end(self) -> None:
@@ -186,18 +201,18 @@ class Feed:
 
     def _plan(self, received: int, cut: bool) -> None:
         """Say at which sample the next window is looked for."""
-        hop, segment = self._hop_s * self._rate_hz, SEGMENT_S * self._rate_hz
-        # Samples since the first window was full, and since the last one was.
-        since = received - round(self._offset_s * self._rate_hz) - segment
-        late = since % hop
-        # A window is cut half a frame after its end, and a resampler holds something back: where
-        # it was not complete yet, the next frame of sound may complete it.
-        if since < 0:
-            due = received - since
-        elif not cut and late < 0.5 * hop:
+        # Samples since the first window was complete, and since the last one was.
+        start = round(self._offset_s * self._rate_hz)
+        past = received - start - (SEGMENT_S + self._lag_s) * self._rate_hz
+        late = past % (self._hop_s * self._rate_hz)
+        if past < 0:
+            due = received - past
+        elif not cut:
+            # A resampler holds back up to 0.13 s: the next frame may complete the window.
+            self._lag_s += late / self._rate_hz
             due = received + 1.0
         else:
-            due = received - late + hop + _CUT_AFTER_S * self._rate_hz
+            due = received - late + self._hop_s * self._rate_hz
         with self._lock:
             if self._restart_at is None:
                 self._due = math.ceil(due)
