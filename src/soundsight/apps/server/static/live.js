@@ -1,0 +1,587 @@
+/**
+ * The live page: capture -> line -> what is shown. One present state at any moment, decided in one
+ * place (`#decide`), from what is known of the sound, the line and the last answer.
+ */
+
+import { Capture, RATE_HZ } from "./capture.js";
+import { quietLevel, SoundMark } from "./level.js";
+import { Link } from "./link.js";
+import { SoundMemory } from "./memory.js";
+import { prefer, preferences } from "./preferences.js";
+import { Protocol } from "./protocol.js";
+import { Stage } from "./stage.js";
+import { Strip } from "./strip.js";
+import { remember, token } from "./token.js";
+import { clock, DEAF, DETAILS, howSure, length, nameOf } from "./words.js";
+
+const TICK_MS = 200;
+const ANSWER_MS = 1500; // no answer for so long: nobody listens
+const FIRST_ANSWER_MS = 2800; // the first window has to fill
+const STALE_S = 1.5; // an older answer is not the present
+const LATE_MS = 4000; // only old answers for so long: begin anew
+const PAST_MS = 5000; // a picture stays so long after its sound
+const YOUNG_MS = 2500; // after so long it is for the server to say whether something sounds
+const CHANGE_MS = 1000; // within an event the picture changes this often at most
+const OPENING_MS = 2000; // so long a line may take before it is a fault
+const MEMORY_S = 300;
+const SPOKEN = {
+  nothing: "a sound, nothing recognisable",
+  quiet: "quiet",
+  paused: "paused",
+  replay: "seen again",
+};
+const REPLAY_AROUND_S = 0.4;
+const REPLAY_MOST_S = 20;
+
+function find(id) {
+  return document.getElementById(id);
+}
+
+function tell(kind, facts) {
+  const detail = { kind, at: performance.now(), ...facts };
+  window.dispatchEvent(new CustomEvent("soundsight", { detail }));
+}
+
+class Live {
+  constructor(protocol) {
+    this.protocol = protocol;
+    this.stage = new Stage();
+    this.strip = new Strip((entry) => this.replay(entry));
+    this.memory = new SoundMemory(MEMORY_S, RATE_HZ);
+    this.mark = new SoundMark(-60);
+    this.capture = new Capture({
+      onFrame: (frame) => this.#frame(frame),
+      onLost: () => this.#decide(),
+    });
+    this.link = new Link(protocol, {
+      rateHz: RATE_HZ,
+      hello: () => this.#hello(),
+      onReady: (ready) => this.#ready(ready),
+      onWindow: (facts, pictures) => this.#window(facts, pictures),
+      onNotice: (notice) => this.#notice(notice),
+      onChange: () => this.#decide(),
+      onDropped: () => this.#notice({ code: "slow" }),
+    });
+    this.running = false; // Start has been pressed
+    this.paused = false;
+    this.replaying = null;
+    this.player = null;
+    this.problem = ""; // why it could not start
+    this.startedAt = 0;
+    this.connection = 0;
+    this.arrived = []; // [position after the frame, performance.now()] of the last seconds
+    this.answerAt = 0;
+    this.freshAt = 0;
+    this.present = null; // {state, entry, heardAt} of the last settled window
+    this.shown = { key: "", at: 0 };
+    this.markAt = -Infinity;
+    this.lineDownAt = 0;
+    this.noteUntil = 0;
+    this.state = "";
+    this.saidKey = "";
+    setInterval(() => this.#tick(), TICK_MS);
+    this.#decide();
+  }
+
+  // --- start, stop, pause ---------------------------------------------------------------------
+
+  async start() {
+    this.problem = "";
+    this.running = true;
+    this.paused = false;
+    this.startedAt = performance.now();
+    this.present = null;
+    this.mark.reset();
+    this.#decide();
+    try {
+      await this.capture.start(preferences.source);
+    } catch (error) {
+      if (!this.running) return;
+      this.running = false;
+      this.link.stop();
+      this.problem = error.message;
+      this.strip.endGap();
+      this.#decide();
+      return;
+    }
+    if (!this.running) {
+      this.capture.stop();
+      return;
+    }
+    this.startedAt = performance.now();
+    this.stage.note(this.capture.note);
+    this.noteUntil = Infinity;
+    this.link.start();
+    this.#decide();
+  }
+
+  stop() {
+    this.running = false;
+    this.problem = "";
+    this.capture.stop();
+    this.link.stop();
+    this.strip.endGap();
+    this.stage.note("");
+    this.present = null;
+    this.#decide();
+  }
+
+  pause() {
+    if (!this.running) return;
+    this.paused = !this.paused;
+    if (this.paused) this.link.stop();
+    else this.#goOn();
+    this.#decide();
+  }
+
+  #goOn() {
+    this.startedAt = performance.now();
+    this.present = null;
+    this.mark.reset();
+    this.link.start();
+  }
+
+  /** The source has come back, or another has been plugged in. */
+  again() {
+    const lost = this.running && this.capture.fault(performance.now()) === "ended";
+    const absent = !this.running && this.problem.startsWith("No microphone");
+    if ((lost || absent) && preferences.source === "microphone") this.start();
+  }
+
+  // --- sound ----------------------------------------------------------------------------------
+
+  #frame(frame) {
+    const end = frame.position + frame.pcm.byteLength / 2;
+    this.arrived.push([end, frame.at]);
+    if (this.arrived.length > 250) this.arrived.splice(0, 50);
+    if (this.paused || this.replaying?.sounding) return;
+    this.memory.push(frame.position, frame.pcm);
+    this.stage.level(frame.level);
+    if (this.mark.push(frame.level, (1000 * frame.position) / RATE_HZ)) {
+      this.stage.mark(this.mark.on);
+      if (this.mark.on) this.markAt = frame.at;
+      tell("sound", { on: this.mark.on, received: frame.at });
+      this.#decide();
+    }
+    this.link.push(frame.position, frame.pcm);
+  }
+
+  /** performance.now() at which the sample before a position had come. */
+  #when(position) {
+    const frame = this.arrived.find(([end]) => end >= position);
+    return frame ? frame[1] : performance.now();
+  }
+
+  #hello() {
+    const { draws, sensitivity } = preferences;
+    this.helloSensitivity = sensitivity;
+    const fields = { draws, sensitivity, client: "page" };
+    return token() ? { ...fields, token: token() } : fields;
+  }
+
+  #ready(ready) {
+    this.connection += 1;
+    this.quietDbfs = ready.model.quiet_dbfs;
+    this.present = null;
+    this.answerAt = 0;
+    this.freshAt = performance.now();
+    this.lineDownAt = 0;
+    find("token-form").hidden = true;
+    this.#threshold();
+    tell("ready", {});
+  }
+
+  #threshold() {
+    if (this.quietDbfs === undefined) return;
+    const { sensitivity } = preferences;
+    this.mark.thresholdDbfs = quietLevel(this.quietDbfs, this.helloSensitivity, sensitivity);
+  }
+
+  // --- answers --------------------------------------------------------------------------------
+
+  #window(facts, pictures) {
+    const now = performance.now();
+    this.answerAt = now;
+    const end = Math.round(facts.end_s * RATE_HZ);
+    if ((this.capture.position - end) / RATE_HZ > STALE_S) {
+      if (now - this.freshAt > LATE_MS) this.link.renew(DEAF.late);
+      return;
+    }
+    this.freshAt = now;
+    if (!facts.settled || this.paused || this.replaying?.sounding) {
+      this.#decide();
+      return;
+    }
+    const pictured = facts.state === "picture" && pictures.length > 0;
+    const known = { quiet: "quiet", picture: "picture" }[facts.state] ?? "nothing";
+    if (facts.event) {
+      const key = `${this.connection}.${facts.event.number}`;
+      const entry = this.strip.event(key, {
+        from: Math.round(facts.event.began_s * RATE_HZ),
+        to: end,
+        at: this.#date(Math.round(facts.event.began_s * RATE_HZ)),
+        until: this.#date(end),
+        repeats: facts.event.repeats,
+        pictured,
+        name: facts.name,
+        confidence: facts.confidence ?? 0,
+        pictures,
+      });
+      // The entry holds the event's surest moment, the present is this window.
+      const confidence = facts.confidence ?? 0;
+      const present = { ...entry, confidence, name: facts.name || entry.name };
+      this.present = { state: known, entry: present, key, heardAt: now };
+      if (pictured) this.#show(key, pictures, end, now);
+    } else if (known === "quiet") {
+      const { entry, key, heardAt } = this.present ?? {};
+      this.present = { state: "quiet", entry, key, heardAt: heardAt ?? -Infinity };
+    }
+    this.#decide();
+  }
+
+  async #show(key, pictures, end, now) {
+    const isNew = key !== this.shown.key;
+    if (!isNew && now - this.shown.at < CHANGE_MS) return;
+    this.shown = { key, at: now };
+    if (this.replaying) return;
+    if (await this.stage.show(pictures)) {
+      tell("picture", {
+        event: key,
+        isNew,
+        position: end,
+        received: this.#when(end),
+        answered: now,
+        painted: performance.now(),
+      });
+    }
+  }
+
+  /** The clock time of a position, by the newest frame's. */
+  #date(position) {
+    const [end, at] = this.arrived[this.arrived.length - 1] ?? [position, performance.now()];
+    const ago = performance.now() - at + (1000 * (end - position)) / RATE_HZ;
+    return new Date(Date.now() - ago);
+  }
+
+  #notice({ code, message }) {
+    const words = {
+      slow: "The network is slow: some sound was left out.",
+      load: "The server has much to do: some moments are left out.",
+      gap: "",
+      going_away: "The server stops.",
+    };
+    const said = words[code] ?? message;
+    if (!said) return;
+    this.stage.note(said);
+    this.noteUntil = performance.now() + 6000;
+  }
+
+  // --- the present state ----------------------------------------------------------------------
+
+  #tick() {
+    this.strip.forget();
+    if (performance.now() > this.noteUntil) {
+      this.noteUntil = Infinity;
+      this.stage.note(this.running ? this.capture.note : "");
+    }
+    this.#decide();
+  }
+
+  /** Why nobody listens, in words; empty while somebody does. */
+  #deaf(now) {
+    const lost = this.capture.fault(now);
+    if (lost === "ended" && preferences.source === "tab") return DEAF.tab;
+    if (lost) return DEAF[lost];
+    const { link } = this;
+    if (link.state !== "ready") {
+      const { close } = this.protocol;
+      if (link.fault?.code === close.unauthorised) return DEAF.token;
+      if (link.fault?.code === close.version) return DEAF.version;
+      if (!this.lineDownAt) this.lineDownAt = now;
+      // A line that is only being opened for the first time is no fault yet.
+      const first = !link.fault && now - this.startedAt < OPENING_MS;
+      if (first) return "";
+      const wait = link.retryAt ? Math.max(0, Math.ceil((link.retryAt - now) / 1000)) : 0;
+      let why = link.fault?.code === close.try_later ? DEAF.full : DEAF.gone;
+      if (link.fault?.code === close.malformed) why = DEAF.malformed;
+      if (link.fault?.code === 0 && link.fault.message) why = link.fault.message;
+      return `${why} ${wait ? `Trying again in ${wait} s.` : "Trying again now."}`;
+    }
+    this.lineDownAt = 0;
+    const patience = this.answerAt ? ANSWER_MS : FIRST_ANSWER_MS;
+    return now - Math.max(this.answerAt, link.readyAt) > patience ? DEAF.silent : "";
+  }
+
+  #decide() {
+    const now = performance.now();
+    const facts = this.#facts(now);
+    const { state } = facts;
+    if (state !== "not_listening" && state !== "paused") this.strip.endGap();
+    if (state === "not_listening") this.strip.gap("not listening");
+    if (state === "paused" && this.running) this.strip.gap("paused");
+    const bare = ["not_listening", "quiet", "nothing", "start", "starting"].includes(state);
+    if (bare && state !== this.state) {
+      this.stage.clear();
+      this.shown = { key: "", at: 0 };
+    }
+    const heard = ["quiet", "sound", "picture", "past", "nothing"].includes(state);
+    if (!heard) this.stage.mark(false);
+    else this.stage.mark(this.mark.on);
+    this.stage.say(state, facts);
+    this.#buttons();
+    this.#announce(state, facts);
+    if (state !== this.state) {
+      const was = this.state;
+      this.state = state;
+      tell("state", { state, was });
+      if ((state === "not_listening") !== (was === "not_listening")) {
+        tell("listening", { listening: state !== "not_listening", reason: facts.detail });
+      }
+    }
+  }
+
+  #facts(now) {
+    if (this.replaying) {
+      const { entry, sounding, kept } = this.replaying;
+      const sound = kept ? "" : " Its sound is no longer kept.";
+      const detail = sounding
+        ? "Its sound is played; the page does not listen meanwhile."
+        : `This is the past.${sound} “Back to live” shows the present.`;
+      const when = `${clock(entry.at)}, ${length((entry.until - entry.at) / 1000)}`;
+      return { state: "replay", entry, detail, when };
+    }
+    if (!this.running) {
+      if (this.problem) return { state: "not_listening", detail: this.problem };
+      return { state: "start" };
+    }
+    if (this.paused) return { state: "paused" };
+    if (!this.capture.track) return { state: "starting" };
+    const deaf = this.#deaf(now);
+    if (deaf) return { state: "not_listening", detail: deaf };
+    const young = this.mark.on && now - this.markAt < YOUNG_MS;
+    if (this.link.state !== "ready" || (!this.present && !young && !this.answerAt)) {
+      return { state: "starting" };
+    }
+    const { state, entry, heardAt } = this.present ?? { state: "quiet" };
+    if (state === "picture") {
+      return { state, entry, detail: "", when: `since ${clock(entry.at)}${times(entry)}` };
+    }
+    if (state === "nothing") return { state, when: `since ${clock(entry.at)}` };
+    const ago = (now - (heardAt ?? -Infinity)) / 1000;
+    if (entry?.pictured && 1000 * ago < PAST_MS) {
+      const when = `${Math.max(1, Math.round(ago))} s ago${times(entry)}`;
+      return { state: "past", entry, detail: young ? DETAILS.sound : "", when };
+    }
+    return young ? { state: "sound" } : { state: "quiet" };
+  }
+
+  #announce(state, facts) {
+    const { entry } = facts;
+    // Passing states are seen, not said: a person who listens to a reader cannot skip them.
+    if (["sound", "past", "starting", "start"].includes(state)) return;
+    // A count of seconds is no news.
+    const about = state === "not_listening" ? facts.detail.replace(/\d+/g, "") : (entry?.key ?? "");
+    const key = `${state} ${about}`;
+    if (key === this.saidKey) return;
+    this.saidKey = key;
+    const at = clock(new Date());
+    if (state === "not_listening") {
+      this.stage.announce(`${at}: not listening. ${facts.detail}`, true);
+    } else if (state === "picture") {
+      const { words } = howSure(entry.confidence);
+      this.stage.announce(`${clock(entry.at)}: ${words} ${nameOf(entry)}, imagined`);
+    } else {
+      this.stage.announce(`${at}: ${SPOKEN[state]}`);
+    }
+  }
+
+  #buttons() {
+    const start = find("start");
+    start.textContent = this.running ? "Stop" : "Start";
+    start.classList.toggle("primary", !this.running);
+    const pause = find("pause");
+    pause.hidden = !this.running;
+    pause.textContent = this.paused ? "Go on" : "Pause";
+    find("back").hidden = !this.replaying;
+    const { unauthorised } = this.protocol.close;
+    const form = find("token-form");
+    const wanted = this.running && this.link.fault?.code === unauthorised;
+    if (wanted && form.hidden) find("token").focus();
+    form.hidden = !wanted;
+  }
+
+  // --- the past -------------------------------------------------------------------------------
+
+  async replay(entry) {
+    this.#silence();
+    const around = Math.round(REPLAY_AROUND_S * RATE_HZ);
+    const from = Math.max(0, entry.from - around);
+    const to = Math.min(this.memory.end, from + REPLAY_MOST_S * RATE_HZ, entry.to + around);
+    const kept = this.memory.has(from, to) && to > from;
+    this.replaying = { entry, kept, sounding: kept };
+    this.strip.choose(entry);
+    if (entry.pictured) this.stage.show(entry.pictures);
+    else this.stage.clear();
+    if (kept) {
+      if (this.running) this.strip.gap("replaying");
+      const context = new AudioContext();
+      const buffer = context.createBuffer(1, to - from, RATE_HZ);
+      buffer.copyToChannel(this.memory.cut(from, to), 0);
+      const player = context.createBufferSource();
+      player.buffer = buffer;
+      player.connect(context.destination);
+      player.onended = () => this.#played();
+      this.player = { context, player };
+      player.start();
+    }
+    this.#decide();
+  }
+
+  #played() {
+    this.#silence();
+    if (this.replaying) this.replaying.sounding = false;
+    this.strip.endGap();
+    this.#decide();
+  }
+
+  #silence() {
+    if (!this.player) return;
+    this.player.player.onended = null;
+    try {
+      this.player.player.stop();
+    } catch {
+      // It has ended by itself.
+    }
+    this.player.context.close().catch(() => {});
+    this.player = null;
+  }
+
+  live() {
+    if (!this.replaying) return;
+    this.#silence();
+    this.replaying = null;
+    this.shown = { key: "", at: 0 };
+    this.strip.choose(null);
+    this.strip.endGap();
+    this.stage.clear();
+    this.mark.reset();
+    this.present = null;
+    this.#decide();
+  }
+
+  clear() {
+    this.live();
+    this.strip.clear();
+    this.memory.clear();
+    this.present = null;
+    this.#decide();
+  }
+
+  // --- settings -------------------------------------------------------------------------------
+
+  prefer(name, value) {
+    prefer(name, value);
+    if (name === "sensitivity" || name === "draws") {
+      this.link.settings({ [name]: value });
+      this.#threshold();
+    }
+    if (name === "source" && this.running) this.start();
+    showPreferences();
+  }
+}
+
+function times(entry) {
+  return entry.repeats > 1 ? `, ${entry.repeats} times` : "";
+}
+
+function sensitivityWords(value) {
+  if (value < 0.25) return "low: only what is loud and sure";
+  if (value < 0.45) return "lower";
+  if (value <= 0.55) return "middle";
+  return value <= 0.75 ? "higher" : "high: shows more, errs more";
+}
+
+function showPreferences() {
+  find("source").value = preferences.source;
+  find("sensitivity").value = String(preferences.sensitivity);
+  find("sensitivity-words").textContent = sensitivityWords(preferences.sensitivity);
+  find("draws").value = String(preferences.draws);
+  find("size").value = preferences.size;
+  find("keys-on").checked = preferences.keys;
+  document.documentElement.dataset.size = preferences.size;
+}
+
+function fullScreen() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else find("stage").requestFullscreen?.().catch(() => {});
+}
+
+function wire(live) {
+  const toggle = () => (live.running ? live.stop() : live.start());
+  find("start").addEventListener("click", toggle);
+  find("pause").addEventListener("click", () => live.pause());
+  find("back").addEventListener("click", () => live.live());
+  find("clear").addEventListener("click", () => live.clear());
+  find("full").addEventListener("click", fullScreen);
+  find("help").addEventListener("click", () => find("keys").showModal());
+  find("source").addEventListener("change", ({ target }) => live.prefer("source", target.value));
+  find("draws").addEventListener("change", ({ target }) => {
+    live.prefer("draws", Number(target.value));
+  });
+  find("size").addEventListener("change", ({ target }) => live.prefer("size", target.value));
+  find("sensitivity").addEventListener("input", ({ target }) => {
+    live.prefer("sensitivity", Number(target.value));
+  });
+  find("keys-on").addEventListener("change", ({ target }) => live.prefer("keys", target.checked));
+  find("token-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    remember(find("token").value);
+    find("token").value = "";
+    live.link.stop();
+    live.link.start();
+  });
+  const sizes = ["small", "medium", "large"];
+  const step = (by) => {
+    const tenths = Math.round(10 * (preferences.sensitivity + by));
+    return Math.min(10, Math.max(0, tenths)) / 10;
+  };
+  const keys = {
+    s: toggle,
+    " ": () => live.pause(),
+    "+": () => live.prefer("sensitivity", step(0.1)),
+    "-": () => live.prefer("sensitivity", step(-0.1)),
+    p: () => live.prefer("size", sizes[(sizes.indexOf(preferences.size) + 1) % sizes.length]),
+    f: fullScreen,
+    h: () => live.strip.focus(),
+    "?": () => find("keys").showModal(),
+  };
+  for (const draws of [1, 2, 3, 4]) keys[String(draws)] = () => live.prefer("draws", draws);
+  document.addEventListener("keydown", (event) => {
+    live.capture.wake();
+    if (event.ctrlKey || event.altKey || event.metaKey || find("keys").open) return;
+    if (event.key === "Escape") {
+      live.live();
+      return;
+    }
+    const busy = event.target.closest("input, select, textarea");
+    const pressed = event.target.closest("button, a") && event.key === " ";
+    const action = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (!preferences.keys || busy || pressed || !action) return;
+    event.preventDefault();
+    action();
+  });
+  document.addEventListener("pointerdown", () => live.capture.wake());
+  document.addEventListener("visibilitychange", () => live.capture.wake());
+  document.addEventListener("resume", () => live.capture.wake());
+  navigator.mediaDevices?.addEventListener?.("devicechange", () => live.again());
+  window.addEventListener("pagehide", () => live.link.stop());
+}
+
+showPreferences();
+try {
+  wire(new Live(await Protocol.load()));
+} catch (error) {
+  document.documentElement.dataset.state = "not_listening";
+  find("headline").textContent = "NOT LISTENING";
+  find("detail").textContent = `The page could not be loaded whole: load it again. (${error.message})`;
+}

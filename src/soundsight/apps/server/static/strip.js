@@ -1,0 +1,178 @@
+/** The last minutes: an entry for each event, gaps where nothing listened, newest first. */
+
+import { drawGrid, Stage } from "./stage.js";
+import { clock, howSure, length, nameOf } from "./words.js";
+
+const KEPT_S = 600;
+const MOST = 200;
+const THUMB = 192;
+
+function element(tag, className = "", words = "") {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (words) made.textContent = words;
+  return made;
+}
+
+function shape(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+  use.setAttribute("href", `#shape-${name}`);
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(use);
+  return svg;
+}
+
+export class Strip {
+  /** @param {(entry: object) => void} onChoose */
+  constructor(onChoose) {
+    this.list = document.getElementById("strip");
+    this.onChoose = onChoose;
+    this.entries = [];
+    this.list.addEventListener("keydown", (event) => this.#walk(event));
+  }
+
+  /**
+   * Takes what is known of an event.
+   * @param {string} key the connection's number and the event's
+   * @param {object} facts from, to (positions), at, until (Date), pictured, name, confidence,
+   *   repeats, pictures (JPEG)
+   */
+  event(key, facts) {
+    let entry = this.entries.find((one) => one.key === key);
+    if (!entry) {
+      entry = { key, kind: "event", confidence: 0, pictured: false, pictures: [], ...facts };
+      entry.pictured = false;
+      this.#add(entry);
+    }
+    entry.until = facts.until;
+    entry.to = facts.to;
+    entry.repeats = facts.repeats;
+    if (facts.pictured && (!entry.pictured || facts.confidence > entry.confidence)) {
+      entry.pictured = true;
+      entry.name = facts.name;
+      entry.confidence = facts.confidence;
+      entry.pictures = facts.pictures;
+      this.#picture(entry);
+    }
+    this.#words(entry);
+    return entry;
+  }
+
+  /** Begins a gap, or goes on with the one that is open. */
+  gap(words) {
+    const open = this.entries.find((one) => one.kind === "gap" && !one.closed);
+    if (open) {
+      open.until = new Date();
+      this.#words(open);
+      return;
+    }
+    this.#add({ kind: "gap", name: words, at: new Date(), until: new Date(), closed: false });
+  }
+
+  endGap() {
+    const open = this.entries.find((one) => one.kind === "gap" && !one.closed);
+    if (!open) return;
+    open.until = new Date();
+    open.closed = true;
+    this.#words(open);
+  }
+
+  choose(entry) {
+    for (const one of this.entries) {
+      one.button?.setAttribute("aria-pressed", String(one === entry));
+    }
+  }
+
+  clear() {
+    this.entries = [];
+    this.list.replaceChildren();
+    this.#tell();
+  }
+
+  forget() {
+    const oldest = Date.now() - KEPT_S * 1000;
+    for (const entry of [...this.entries]) {
+      const old = entry.until.getTime() < oldest && (entry.kind === "event" || entry.closed);
+      if (old || this.entries.indexOf(entry) >= MOST) {
+        if (entry.item.contains(document.activeElement)) continue;
+        entry.item.remove();
+        this.entries.splice(this.entries.indexOf(entry), 1);
+      }
+    }
+    this.#tell();
+  }
+
+  focus() {
+    this.list.querySelector("button")?.focus();
+  }
+
+  #add(entry) {
+    entry.item = element("li");
+    const isGap = entry.kind === "gap";
+    entry.button = element(isGap ? "div" : "button", `entry${isGap ? " is-gap" : ""}`);
+    if (!isGap) {
+      entry.button.type = "button";
+      entry.button.setAttribute("aria-pressed", "false");
+      entry.button.addEventListener("click", () => this.onChoose(entry));
+    }
+    const blank = element("span", "blank");
+    blank.append(shape(isGap ? "deaf" : "nothing"));
+    entry.face = blank;
+    entry.title = element("b");
+    entry.time = element("small");
+    entry.more = element("small");
+    entry.button.append(blank, entry.title, entry.time, entry.more);
+    entry.item.append(entry.button);
+    this.list.prepend(entry.item);
+    this.entries.unshift(entry);
+    this.#words(entry);
+    this.#tell();
+  }
+
+  async #picture(entry) {
+    const { pictures } = entry;
+    const bitmaps = await Stage.decode(pictures);
+    if (entry.pictures !== pictures) return;
+    const canvas = element("canvas");
+    canvas.setAttribute("aria-hidden", "true");
+    drawGrid(canvas, bitmaps, THUMB);
+    entry.face.replaceWith(canvas);
+    entry.face = canvas;
+  }
+
+  #words(entry) {
+    const spent = (entry.until - entry.at) / 1000;
+    if (entry.kind === "gap") {
+      set(entry.title, entry.name);
+      set(entry.time, clock(entry.at));
+      set(entry.more, entry.closed ? `for ${length(spent)}` : "until now");
+      return;
+    }
+    const times = entry.repeats > 1 ? ` ×${entry.repeats}` : "";
+    set(entry.title, nameOf(entry) + times);
+    set(entry.time, clock(entry.at));
+    const sure = entry.pictured ? `${howSure(entry.confidence).words}, ` : "";
+    set(entry.more, sure + length(spent));
+  }
+
+  #walk(event) {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    const buttons = [...this.list.querySelectorAll("button")];
+    const next = buttons[buttons.indexOf(document.activeElement) + step];
+    if (next) {
+      event.preventDefault();
+      next.focus();
+    }
+  }
+
+  #tell() {
+    document.getElementById("empty").hidden = this.entries.length > 0;
+    document.getElementById("clear").hidden = this.entries.length === 0;
+  }
+}
+
+function set(place, words) {
+  if (place.textContent !== words) place.textContent = words;
+}
