@@ -5,7 +5,7 @@ times a second. What is shown is therefore steadied:
 
 * *Quiet* and *sound* change places only when the level leaves a band of 3 dB around the threshold.
 * The model's confidence is averaged over the last windows; a picture appears where it reaches the
-  threshold and goes where it stays a step below it.
+  threshold in several in a row, and goes where it stays a step below it.
 * A sound is *settled* once it has been heard in several windows: the first of them hold little of
   it and would be mistaken often.
 * What sounds is *one event* as long as it is of one kind, short pauses included: a dog that barks
@@ -30,7 +30,7 @@ from soundsight.core.draws import generator_draws
 from soundsight.core.errors import ConfigError
 from soundsight.media.segments import Segment
 from soundsight.runtime.critic import INAUDIBLE_LEVEL, State
-from soundsight.runtime.translator import MAX_SEED, Translator
+from soundsight.runtime.translator import MAX_CANDIDATES, Translator, check_options
 
 MAX_LIVE_DRAWS = 4
 """Pictures of one moment that a live view shows at most."""
@@ -40,8 +40,6 @@ SENSITIVITY_DB = 24.0
 
 SENSITIVITY_CONFIDENCE = 0.4
 """... and the confidence that a picture needs by this much."""
-
-_HOP_S = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +51,13 @@ class SteadyConfig:
         confidence_band: a picture goes when the confidence is this far below the threshold.
         newest: weight of the newest window in the running averages.
         settle: windows with sound, from its beginning, after which it is told what it is.
-        windows: windows in a row that it takes to hide a picture or to change the kind.
+        windows: windows in a row that it takes to show or hide a picture, or to change the kind.
         lead: by how much another kind must be ahead in probability.
         alike: cosine between two embeddings above which they are of one kind, without names.
         pause_s: an event goes on after a pause of at most this long.
+
+    Raises:
+        ConfigError: when a number is out of its range.
     """
 
     level_band_db: float = 3.0
@@ -64,9 +65,19 @@ class SteadyConfig:
     newest: float = 0.5
     settle: int = 3
     windows: int = 2
-    lead: float = 0.15
+    lead: float = 0.3
     alike: float = 0.6
     pause_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.settle < 1 or self.windows < 1:
+            raise ConfigError("settle and windows must be at least 1")
+        if not 0 < self.newest <= 1:
+            raise ConfigError("newest must be above 0 and at most 1")
+        if not all(0 <= v < math.inf for v in (self.level_band_db, self.lead, self.pause_s)):
+            raise ConfigError("level_band_db, lead and pause_s must be at least 0")
+        if not (0 <= self.confidence_band <= 1 and -1 <= self.alike <= 1):
+            raise ConfigError("confidence_band must be from 0 to 1, alike from -1 to 1")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,7 +86,7 @@ class Event:
 
     Attributes:
         number: counts the events of a signal, from 1.
-        began_s: when it was first heard, in seconds of the signal, to a quarter of a second.
+        began_s: when it was first heard, in seconds of the signal, to the step between windows.
         heard_s: the end of its last window with sound.
         repeats: how often it has sounded: 1, and 1 more after each pause.
     """
@@ -175,8 +186,7 @@ class Listener:
         sensitivity: float = 0.5,
         steady: SteadyConfig | None = None,
     ) -> None:
-        if not 0 <= seed <= MAX_SEED:
-            raise ConfigError(f"seed must be a whole number from 0 to 2**64 - 1, not {seed!r}")
+        check_options(1, seed)
         self._translator = translator
         self._steady = steady or SteadyConfig()
         self._seed = seed
@@ -190,12 +200,16 @@ class Listener:
         self._average: _Kind | None = None
         self._age = 0
         self._onset_s = 0.0
+        self._heard_until_s = 0.0  # the end of the last window
         self._event: Event | None = None
         self._anchor: _Kind | None = None  # what the event was when it was told apart
         self._chosen: list[int] = []  # the number of each draw's picture among the candidates
+        self._score = math.nan  # the critic's, averaged, where the names do not say how sure
         self._pictured = False
-        self._low = 0  # windows in a row that would hide the picture
+        self._high = 0  # windows in a row that would show a picture
+        self._low = 0  # windows in a row that would hide it
         self._other = 0  # windows in a row of another kind than the event's
+        self._other_since_s = 0.0
 
     @property
     def draws(self) -> int:
@@ -204,7 +218,11 @@ class Listener:
 
     @draws.setter
     def draws(self, value: int) -> None:
-        if isinstance(value, bool) or not 1 <= value <= MAX_LIVE_DRAWS:
+        if (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or not 1 <= value <= MAX_LIVE_DRAWS
+        ):
             raise ConfigError(
                 f"draws must be a whole number from 1 to {MAX_LIVE_DRAWS}, not {value!r}"
             )
@@ -217,7 +235,8 @@ class Listener:
 
     @sensitivity.setter
     def sensitivity(self, value: float) -> None:
-        if not 0 <= value <= 1:  # NaN is refused, too
+        known = isinstance(value, int | float) and not isinstance(value, bool)
+        if not known or not 0 <= value <= 1:  # NaN is refused, too
             raise ConfigError(f"sensitivity must be from 0 to 1, not {value!r}")
         self._sensitivity = float(value)
 
@@ -236,20 +255,26 @@ class Listener:
 
     def hear(self, segment: Segment) -> Heard:
         """Take the next window."""
-        if self._is_quiet(segment):
-            return self._quiet(segment)
+        heard = self._quiet(segment) if self._is_quiet(segment) else self._sound(segment)
+        self._heard_until_s = heard.end_s
+        return heard
+
+    def _sound(self, segment: Segment) -> Heard:
         now = self._look(segment)
         average = self._take(now, segment.start_s)
         settled = self._age >= self._steady.settle
-        event = self._belongs(now, average, segment.start_s + units.SEGMENT_S) if settled else None
+        event = self._belongs(now, average, segment.start_s) if settled else None
         images, informativity = self._nothing()
-        confidence, name = self._named(average)
+        confidence, name = self._named(average, event)
+        # A model without names says how sure it is once it has drawn.
+        sure = confidence is None or confidence >= self.confidence_needed
+        self._high = self._high + 1 if sure else 0
         if event is not None:
             # Where the names alone say that nothing will be shown, nothing is drawn.
-            if confidence is None or self._pictured or confidence >= self.confidence_needed:
+            if confidence is None or self._pictured or self._high >= self._steady.windows:
                 images, informativity = self._draw(now.embedding, event)
             if confidence is None:
-                confidence = _mean_of(average.familiarity, float(informativity.max()))
+                confidence = _mean_of(average.familiarity, self._scored(informativity))
             self._show(confidence, informativity)
         self._state = State.PICTURE if self._pictured else State.NOTHING_RECOGNISABLE
         return Heard(
@@ -279,7 +304,7 @@ class Listener:
         self._state = State.QUIET
         self._average = None
         self._age = 0
-        self._pictured = False
+        self._pictured, self._high = False, 0
         images, informativity = self._nothing()
         return Heard(
             start_s=segment.start_s,
@@ -310,17 +335,18 @@ class Listener:
         """Take a window with sound into the running average."""
         if self._average is None:
             self._average = now
-            # What was quiet a hop ago has begun within the last one; the first window of all may
-            # be full of it.
-            self._onset_s = start_s + units.SEGMENT_S - _HOP_S if start_s > 0 else 0.0
+            # What was quiet in the last window has begun behind it; the first window of all may be
+            # full of it.
+            self._onset_s = max(start_s, self._heard_until_s)
         else:
             self._average = self._average.towards(now, self._steady.newest)
         self._age += 1
         return self._average
 
-    def _belongs(self, now: _Kind, average: _Kind, end_s: float) -> Event:
+    def _belongs(self, now: _Kind, average: _Kind, start_s: float) -> Event:
         """Say which event a settled window belongs to."""
         event, anchor = self._event, self._anchor
+        end_s = start_s + units.SEGMENT_S
         resumed = self._age == self._steady.settle
         if event is None or anchor is None:
             return self._begin(average, self._onset_s, end_s)
@@ -330,11 +356,13 @@ class Listener:
                 return self._begin(average, self._onset_s, end_s)
             return self._go_on(event, end_s, event.repeats + 1)
         self._other = 0 if self._same(anchor, average) else self._other + 1
+        if self._other == 1:
+            self._other_since_s = max(start_s, self._heard_until_s)
         if self._other < self._steady.windows:
             return self._go_on(event, end_s, event.repeats)
         # The old kind is forgotten at once, or it would be heard in the new one for a second.
         self._average = now
-        return self._begin(average, end_s - self._steady.windows * _HOP_S, end_s)
+        return self._begin(average, self._other_since_s, end_s)
 
     def _same(self, anchor: _Kind, kind: _Kind) -> bool:
         if anchor.shares is not None and kind.shares is not None:
@@ -354,8 +382,9 @@ class Listener:
         number = 1 if self._event is None else self._event.number + 1
         self._anchor = kind
         self._chosen = []
+        self._score = math.nan
         self._pictured, self._low, self._other = False, 0, 0
-        self._event = Event(number=number, began_s=max(0.0, began_s), heard_s=end_s, repeats=1)
+        self._event = Event(number=number, began_s=began_s, heard_s=end_s, repeats=1)
         return self._event
 
     # --- the pictures ------------------------------------------------------------------------
@@ -372,7 +401,8 @@ class Listener:
             if draw < len(self._chosen):
                 numbers = [self._chosen[draw]]
             else:
-                first = draw * self.candidates
+                # Whatever the number of candidates becomes, no two draws share a picture.
+                first = draw * MAX_CANDIDATES
                 numbers = list(range(first, first + self.candidates))
             made = np.concatenate([self._picture(embedding, event.number, n) for n in numbers])
             said = self._translator.critic.informativity(made)
@@ -394,16 +424,24 @@ class Listener:
 
     # --- whether to show them ----------------------------------------------------------------
 
-    def _named(self, kind: _Kind) -> tuple[float | None, str]:
+    def _named(self, kind: _Kind, event: Event | None) -> tuple[float | None, str]:
         """Confidence and name by the model's names; None where it has none."""
         names = self._translator.names
         if kind.shares is None or names is None:
             return None, ""
         # An event keeps its name while another is not clearly ahead.
         best = kind.top
-        if self._anchor is not None and self._same(self._anchor, kind):
-            best = self._anchor.top
+        anchor = self._anchor if event is not None else None
+        if anchor is not None and anchor.shares is not None and self._same(anchor, kind):
+            best = anchor.top
         return _mean_of(kind.familiarity, float(kind.shares[best])), names.names[best]
+
+    def _scored(self, informativity: NDArray[np.float32]) -> float:
+        """What the critic says of the best picture, averaged over an event's windows."""
+        said = float(informativity.max())
+        newest = 1.0 if math.isnan(self._score) else self._steady.newest
+        self._score = said if newest == 1.0 else self._score + newest * (said - self._score)
+        return self._score
 
     def _show(self, confidence: float, informativity: NDArray[np.float32]) -> None:
         """Decide between a picture and nothing recognisable."""
@@ -411,7 +449,8 @@ class Listener:
         hidden = bool(informativity.max() < self._translator.info.thresholds.informativity)
         needed = self.confidence_needed
         if not self._pictured:
-            if confidence >= needed and not hidden:
+            long = self._high >= self._steady.windows
+            if confidence >= needed and long and not hidden:
                 self._pictured, self._low = True, 0
         else:
             low = confidence < needed - self._steady.confidence_band or hidden

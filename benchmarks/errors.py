@@ -1,0 +1,437 @@
+"""Errors an hour of the live path: wrong pictures on other sounds, misses on the five subjects.
+
+    python benchmarks/errors.py [--half test] [--figure docs/figures/errors_an_hour.png] [--server]
+
+One hour of sound that is none of the five subjects, recordings of three subjects, and videos of the
+other two (``errors_material.py`` says what they are) go through ``LiveCutter`` and ``Listener``, a
+window every quarter of a second, as in the server. Counted are
+
+* events for which a wrong picture was shown, and seconds during which one was: any picture beside
+  a sound that is none of the five; the picture of another subject beside one that is;
+* misses: recordings of a subject for which its picture was never shown.
+
+The half ``val`` chooses the default threshold, by this rule, which was written down before the
+other half was looked at: **the highest confidence (in steps of .02) at which every subject is
+rightly shown for at least half of its recordings.** ``--server`` also sends some minutes through
+the WebSocket of a real server and compares what it says with the curve's own listener.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from errors_material import HALVES, Item, Stretch, stretches
+from numpy.typing import NDArray
+
+from soundsight.core.errors import SoundsightError
+from soundsight.core.units import RATE_HZ
+from soundsight.pairs.bench import SUBJECTS, find_bench
+from soundsight.runtime import model_folder
+from soundsight.runtime.critic import State
+from soundsight.runtime.listener import Heard, Listener, SteadyConfig
+from soundsight.runtime.translator import Translator
+from soundsight.training.naming import BENCH_NAMES
+
+CONFIDENCES = [round(0.3 + 0.02 * k, 2) for k in range(29)]
+SENSITIVITIES = [0.0, 0.25, 0.5, 0.75, 1.0]
+LEAST_SHOWN = 0.5
+SUBJECT_BY_NAME = {name: subject for subject, name in BENCH_NAMES.items()}
+
+
+class Remembering:
+    """A translator that does nothing twice: many settings of a listener hear the same windows.
+
+    A picture is a function of its embedding and noise, and nothing of it is needed here but what
+    the critic says: pictures are numbers of what would be drawn.
+    """
+
+    def __init__(self, translator: Translator) -> None:
+        self._real = translator
+        self.info = dataclasses.replace(translator.info, image_px=1)
+        self.names = translator.names
+        self.candidates = translator.candidates
+        self.session = SimpleNamespace(embed=self._embed, draw=self._draw)
+        self.memory = SimpleNamespace(familiarity=self._familiarity)
+        self.critic = SimpleNamespace(informativity=self._informativity)
+        self._known: dict[bytes, Any] = {}
+        self._drawn: list[tuple[NDArray[np.float32], ...]] = []
+        self._scores: dict[int, float] = {}
+
+    def confident(self, confidence: float) -> None:
+        """Set the threshold at the middle of the sensitivity's scale."""
+        thresholds = dataclasses.replace(self.info.thresholds, confidence=confidence)
+        self.info = dataclasses.replace(self.info, thresholds=thresholds)
+
+    def _once(self, what: str, make: Any, *values: NDArray[Any]) -> Any:
+        digest = hashlib.blake2b(what.encode(), digest_size=16)
+        for value in values:
+            digest.update(np.ascontiguousarray(value))
+        key = digest.digest()
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+    def _embed(self, mels: NDArray[np.float32]) -> Any:
+        return self._once("embedding", lambda: self._real.session.embed(mels), mels)
+
+    def _familiarity(self, mels: NDArray[np.uint8]) -> Any:
+        return self._once("familiarity", lambda: self._real.memory.familiarity(mels), mels)
+
+    def _draw(self, *inputs: NDArray[np.float32]) -> NDArray[np.int64]:
+        def number() -> int:
+            self._drawn.append(inputs)
+            return len(self._drawn) - 1
+
+        return np.full((1, 1, 1, 1), self._once("picture", number, *inputs), np.int64)
+
+    def _informativity(self, pictures: NDArray[np.int64]) -> NDArray[np.float32]:
+        for number in pictures.ravel().tolist():
+            if number not in self._scores:
+                picture = self._real.session.draw(*self._drawn[number])
+                self._scores[number] = float(self._real.critic.informativity(picture)[0])
+        return np.array([self._scores[n] for n in pictures.ravel().tolist()], np.float32)
+
+
+@dataclass
+class Counted:
+    """What one setting has come to, over all stretches.
+
+    Attributes:
+        wrong_events: on other sounds, within the hour.
+        wrong_s: likewise, in seconds.
+        confused_events: wrong pictures beside subjects.
+        confused_s: likewise, in seconds.
+        shown: subject -> for each of its recordings, whether its picture was shown.
+        by_kind: kind of other sound -> how many there were, how many with a wrong picture.
+        other_hours: length of the stretch of other sounds.
+        subject_hours: length of the other stretches.
+    """
+
+    wrong_events: int = 0
+    wrong_s: float = 0.0
+    confused_events: int = 0
+    confused_s: float = 0.0
+    shown: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
+    by_kind: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
+    other_hours: float = 0.0
+    subject_hours: float = 0.0
+
+    def share(self, subject: str) -> float:
+        """Share of a subject's recordings for which its picture was shown."""
+        return float(np.mean(self.shown[subject]))
+
+    @property
+    def shown_share(self) -> float:
+        """Mean over the subjects."""
+        return float(np.mean([self.share(subject) for subject in SUBJECTS]))
+
+    @property
+    def misses(self) -> int:
+        """Recordings of subjects for which no right picture was shown."""
+        return sum(not shown for found in self.shown.values() for shown in found)
+
+    def take(self, stretch: Stretch, heard: list[Heard]) -> None:
+        """Count one stretch."""
+        hop_s = 0.25
+        wrong_events, wrong_items, right_items = set(), set(), set()
+        wrong = 0
+        for number, answer in zip(stretch.item_of, heard, strict=True):
+            if answer.state is not State.PICTURE:
+                continue
+            subject = stretch.items[number].subject if number >= 0 else None
+            if subject is not None and SUBJECT_BY_NAME.get(answer.name) == subject:
+                right_items.add(number)
+                continue
+            wrong += 1
+            assert answer.event is not None
+            wrong_events.add(answer.event.number)
+            wrong_items.add(number)
+        hours = stretch.seconds / 3600
+        if stretch.name == "others":
+            self.other_hours += hours
+            self.wrong_events += len(wrong_events)
+            self.wrong_s += wrong * hop_s
+        else:
+            self.subject_hours += hours
+            self.confused_events += len(wrong_events)
+            self.confused_s += wrong * hop_s
+        for number, item in enumerate(stretch.items):
+            if item.subject is None:
+                self.by_kind[item.kind].append(number in wrong_items)
+            else:
+                self.shown[item.subject].append(number in right_items)
+
+    def row(self) -> dict[str, float]:
+        """The figures, an hour where they are counts."""
+        return {
+            "wrong_events_an_hour": self.wrong_events / self.other_hours,
+            "wrong_s_an_hour": self.wrong_s / self.other_hours,
+            "shown": self.shown_share,
+            **{f"shown_{subject}": self.share(subject) for subject in SUBJECTS},
+            "misses_an_hour": self.misses / self.subject_hours,
+            "confused_events_an_hour": self.confused_events / self.subject_hours,
+            "confused_s_an_hour": self.confused_s / self.subject_hours,
+        }
+
+
+def listen(
+    translator: Remembering | Translator,
+    heard_by: list[Stretch],
+    *,
+    sensitivity: float = 0.5,
+    steady: SteadyConfig | None = None,
+) -> Counted:
+    """Let a fresh listener hear each stretch."""
+    counted = Counted()
+    for stretch in heard_by:
+        listener = Listener(translator, sensitivity=sensitivity, steady=steady)  # type: ignore[arg-type]
+        counted.take(stretch, [listener.hear(window) for window in stretch.windows])
+    return counted
+
+
+def curve(
+    translator: Remembering, heard_by: list[Stretch], steady: SteadyConfig | None = None
+) -> dict[float, Counted]:
+    """Every confidence threshold, at the middle sensitivity."""
+    found = {}
+    for confidence in CONFIDENCES:
+        translator.confident(confidence)
+        found[confidence] = listen(translator, heard_by, steady=steady)
+    return found
+
+
+def choose(found: dict[float, Counted]) -> float:
+    """The rule: see the top of this file."""
+    good = [
+        confidence
+        for confidence, counted in found.items()
+        if min(counted.share(subject) for subject in SUBJECTS) >= LEAST_SHOWN
+    ]
+    return max(good, default=min(found))
+
+
+def table(rows: dict[str, Counted], marked: str) -> str:
+    """Lay settings out as lines."""
+    head = (
+        f"{'':>8}  {'wrong pictures':>16}  {'misses':>9}  right picture shown: mean, "
+        + ", ".join(SUBJECTS)
+        + "   other subject's"
+    )
+    lines = [head]
+    for name, counted in rows.items():
+        row = counted.row()
+        shares = " ".join(f"{100 * counted.share(subject):4.0f}" for subject in SUBJECTS)
+        lines.append(
+            f"{name:>8}  {row['wrong_events_an_hour']:4.0f}/h {row['wrong_s_an_hour']:5.0f} s/h"
+            f"  {row['misses_an_hour']:7.0f}/h  {100 * row['shown']:5.1f} % {shares}"
+            f"   {row['confused_events_an_hour']:4.0f}/h {row['confused_s_an_hour']:5.0f} s/h"
+            + ("   <- default" if name == marked else "")
+        )
+    return "\n".join(lines)
+
+
+def kinds(counted: Counted) -> str:
+    """Of each kind of other sound, the share with a wrong picture."""
+    return ", ".join(
+        f"{kind} {100 * np.mean(found):.0f} % of {len(found)}"
+        for kind, found in sorted(counted.by_kind.items(), key=lambda pair: -np.mean(pair[1]))
+    )
+
+
+def draw(curves: dict[str, dict[float, Counted]], default: float, path: Path) -> None:
+    """Wrong pictures an hour over the share of recordings that are shown, for both halves."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.2, 3.7), dpi=100)
+    for half, style in (("val", "--"), ("test", "-")):
+        if half not in curves:
+            continue
+        found = curves[half]
+        rows = [counted.row() for counted in found.values()]
+        wrong = [row["wrong_events_an_hour"] for row in rows]
+        left.plot(list(found), wrong, style, color="#b4480f", label=f"wrong pictures, {half}")
+        missed = [row["misses_an_hour"] for row in rows]
+        left.plot(list(found), missed, style, color="#1f5f99", label=f"misses, {half}")
+        shares = [100 * row["shown"] for row in rows]
+        right.plot(shares, wrong, style, color="#333333", label=half)
+        at = list(found).index(default)
+        right.plot(shares[at], wrong[at], "o", color="#b4480f")
+    left.axvline(default, color="#888888", linewidth=1)
+    left.set_xlabel("confidence from which on a picture is shown")
+    left.set_ylabel("an hour")
+    left.set_ylim(bottom=0)
+    left.legend(frameon=False, fontsize=8)
+    left.set_title(f"default {default:.2f}", fontsize=9)
+    right.set_xlabel("recordings whose right picture is shown, % (mean of five)")
+    right.set_ylabel("wrong pictures in an hour of other sounds")
+    right.set_ylim(bottom=0)
+    right.legend(frameon=False, fontsize=8)
+    right.set_title("the default is marked", fontsize=9)
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+async def _over_the_wire(port: int, samples: NDArray[np.float32], speed: float) -> list[Any]:
+    import websockets
+
+    from soundsight.apps.server import protocol
+
+    facts: list[Any] = []
+    url = f"ws://127.0.0.1:{port}{protocol.PATH}"
+    async with websockets.connect(
+        url, subprotocols=[protocol.SUBPROTOCOL], compression=None, open_timeout=60
+    ) as socket:
+        await socket.send(protocol.Hello(client="errors").model_dump_json())
+        await socket.recv()
+
+        async def hear() -> None:
+            async for data in socket:
+                if isinstance(data, bytes):
+                    facts.append(protocol.read_window(data)[0])
+
+        hearing = asyncio.create_task(hear())
+        whole = np.rint(samples * 32768).clip(-32768, 32767).astype(np.int16)
+        began, step = time.perf_counter(), RATE_HZ // 25
+        for number, first in enumerate(range(0, len(whole), step)):
+            frame = protocol.SoundFrame(
+                sequence=number, position=first, samples=whole[first : first + step]
+            )
+            await socket.send(frame.pack())
+            wait_s = began + (first + step) / RATE_HZ / speed - time.perf_counter()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+        await socket.send(protocol.End().model_dump_json())
+        await hearing
+    return facts
+
+
+def through_the_server(
+    model: Path, translator: Translator, stretch: Stretch, minutes: float, speed: float
+) -> str:
+    """Send the beginning of a stretch to a real server; compare it with a listener in process."""
+    from server import server  # benchmarks/server.py
+
+    assert stretch.samples is not None
+    samples = stretch.samples[: int(60 * minutes * RATE_HZ)]
+    with server(model, "--max-speed", str(speed + 1)) as (port, *_):
+        facts = asyncio.run(_over_the_wire(port, samples, speed))
+    listener = Listener(translator)
+    ours = {}
+    for window in stretch.windows:
+        if window.start_s + 1 > len(samples) / RATE_HZ:
+            break
+        ours[window.start_s] = listener.hear(window)
+    # At its end the server hears the last windows with other sound behind them than we do.
+    both = [fact for fact in facts if fact.start_s in ours and fact.start_s < max(ours) - 0.5]
+    skipped = sum(fact.skipped for fact in facts)
+    same = 0
+    for fact in both:
+        mine = ours[fact.start_s]
+        number = None if mine.event is None else mine.event.number
+        theirs = None if fact.event is None else fact.event.number
+        same += (mine.state, mine.name, number) == (State(fact.state), fact.name, theirs)
+    events = len({fact.event.number for fact in both if fact.event})
+    pictured = len({f.event.number for f in both if f.event and f.state == State.PICTURE.value})
+    return (
+        f"{minutes:g} min of '{stretch.name}' over the WebSocket at {speed:g} times real time: "
+        f"{len(both)} windows ({skipped} left out), {events} events, {pictured} with a picture; "
+        f"state, name and event equal in {same} of {len(both)}"
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, help="model folder [default: the bundled one]")
+    parser.add_argument("--half", choices=[*HALVES, "both"], default="both")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--figure", type=Path, help="draw the curves here")
+    parser.add_argument("--json", type=Path, help="write every figure here")
+    parser.add_argument("--server", action="store_true", help="also through a real server")
+    parser.add_argument("--minutes", type=float, default=3.0, help="... so long")
+    parser.add_argument("--speed", type=float, default=1.0, help="... so fast")
+    options = parser.parse_args()
+    if shutil.which("espeak-ng") is None:
+        print("skipped: errors an hour needs espeak-ng (apt install espeak-ng)", file=sys.stderr)
+        return
+    try:
+        bench = find_bench()
+        if not any((bench.root / "sounds").glob("*.ogg")):
+            raise SystemExit(f"error: {bench.root} has no recordings in sounds/")
+        model = options.model or model_folder.bundled()
+        real = Translator.load(model)
+    except SoundsightError as error:
+        print(f"skipped: errors an hour: {error}", file=sys.stderr)
+        return
+    default = real.info.thresholds.confidence
+    espeak = subprocess.run(["espeak-ng", "--version"], capture_output=True, text=True, check=True)
+    print(f"model {real.info.label}, default confidence {default:g}, seed {options.seed}, "
+          f"{os.cpu_count()} CPUs; {espeak.stdout.split('Data')[0].strip()}")  # fmt: skip
+    curves: dict[str, dict[float, Counted]] = {}
+    report: dict[str, Any] = {"default": default, "seed": options.seed}
+    for half in HALVES if options.half == "both" else [options.half]:
+        began = time.perf_counter()
+        heard_by = stretches(bench, half, real.info.mel, options.seed)
+        translator = Remembering(real)
+        found = curves[half] = curve(translator, heard_by)
+        print(f"\n{half}: " + "; ".join(_about(stretch) for stretch in heard_by))
+        print(table({f"{c:.2f}": counted for c, counted in found.items()}, f"{default:.2f}"))
+        if half == "val":
+            print(f"the rule chooses {choose(found):.2f}")
+        translator.confident(default)
+        at = listen(translator, heard_by)
+        print(f"default {default:g}, other sounds with a wrong picture: {kinds(at)}")
+        print("sensitivity, which moves the quiet threshold too:")
+        moved = {f"{s:.2f}": listen(translator, heard_by, sensitivity=s) for s in SENSITIVITIES}
+        print(table(moved, "0.50"))
+        report[half] = {
+            "default": at.row(),
+            "confidence": {c: counted.row() for c, counted in found.items()},
+            "sensitivity": {name: counted.row() for name, counted in moved.items()},
+            "by_kind": {k: [sum(v), len(v)] for k, v in at.by_kind.items()},
+        }
+        if options.server:
+            for stretch in heard_by[:2]:
+                print(through_the_server(model, real, stretch, options.minutes, options.speed))
+        print(f"({time.perf_counter() - began:.0f} s)", flush=True)
+    if options.figure:
+        nearest = min(CONFIDENCES, key=lambda c: abs(c - default))
+        draw(curves, nearest, options.figure)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+
+
+def _about(stretch: Stretch) -> str:
+    seconds = sum(_length_s(item) for item in stretch.items)
+    return f"{stretch.name} {stretch.seconds:.0f} s, {len(stretch.items)} sounds of {seconds:.0f} s"
+
+
+def _length_s(item: Item) -> float:
+    return item.end_s - item.begin_s
+
+
+if __name__ == "__main__":
+    main()
