@@ -128,9 +128,8 @@ def told(page: Any, file: Path) -> Any:
 
 
 def title(section: Any) -> str:
-    """What is said of the present time: its words, or those of the calm picture."""
-    words = str(section.locator(".board-title").inner_text())
-    return words or str(section.locator(".board-calm").inner_text())
+    """What is said of the present time."""
+    return str(section.locator(".board-title").inner_text())
 
 
 def until(page: Any, expression: str) -> None:
@@ -183,7 +182,7 @@ def test_the_time_line_is_moved_by_keys_and_by_pointer(page: Any, dog: Path) -> 
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 50)
     now = "document.querySelector('[role=slider]').getAttribute('aria-valuenow')"
     until(page, f"Math.abs({now} - 6.5) < 0.1")
-    expect(section.locator(".board-calm")).to_have_text("quiet")
+    expect(section.locator(".board-title")).to_have_text("quiet")
 
 
 def test_pictures_are_in_time_with_the_sound(page: Any, dog: Path) -> None:
@@ -247,7 +246,7 @@ def test_what_the_browser_cannot_play_is_told_all_the_same(page: Any, tmp_path: 
     section.get_by_role("button", name="Play without sound").click()
     expect(section.get_by_role("button", name="Pause")).to_be_visible()
     expect(section.locator(".board-picture img")).to_be_visible()
-    expect(section.locator(".board-calm")).to_have_text("quiet", timeout=10_000)
+    expect(section.locator(".board-title")).to_have_text("quiet", timeout=10_000)
 
 
 def test_several_files_one_after_the_other(page: Any, dog: Path, tmp_path: Path) -> None:
@@ -474,7 +473,7 @@ def test_the_saved_page_plays(browser: Any, saved: Callable[..., Path], dog: Pat
         page.get_by_role("button", name="Next event").click()
         expect(page.locator(".board-picture img")).to_be_visible()
         page.get_by_role("button", name="Play", exact=True).click()
-        expect(page.locator(".board-calm")).to_have_text("quiet", timeout=10_000)
+        expect(page.locator(".board-title")).to_have_text("quiet", timeout=10_000)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     context.close()
     assert {url.partition(":")[0] for url in asked} <= {"file", "blob", "data"}

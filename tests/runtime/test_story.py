@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -228,7 +229,7 @@ def naming(tiny_model: Path) -> Translator:
     """A translator that calls what is low ``low`` and what is high ``high``."""
     translator = Translator.load(tiny_model, threads=1)
     low, high = (translator.session.embed(_unit(translator, hz))[0] for hz in (300.0, 6000.0))
-    towards = 12 * (low - high) / np.linalg.norm(low - high)
+    towards = 4 * (low - high) / np.square(low - high).sum()
     middle = float(towards @ (low + high) / 2)
     translator.names = Names(
         names=("low", "high"),
@@ -257,7 +258,18 @@ def test_one_kind_takes_over_from_another(naming: Translator) -> None:
     told = story(naming, tone(5, 300), tone(5, 6000), quiet(1))
     assert [event.name for event in told.events] == ["low", "high"]
     (first,), (second,) = times(told)
-    assert first[1] == second[0] == pytest.approx(5.0, abs=0.5)
+    assert first[1] == second[0] == pytest.approx(5.0, abs=0.75)
+
+
+def test_neighbours_of_no_known_kind_are_one_event(naming: Translator) -> None:
+    """The listener tells their kinds apart; a reader is told twice that nothing is known."""
+    sounds = (tone(5, 300), tone(5, 6000), quiet(8), tone(3, 300), quiet(1))
+    told = story(naming, *sounds, sensitivity=0.0)
+    assert [event.state for event in told.events] == ["picture"] * 3
+    naming.info = replace(naming.info, thresholds=replace(naming.info.thresholds, confidence=1.0))
+    told = story(naming, *sounds, sensitivity=0.5)
+    assert [event.state for event in told.events] == ["nothing_recognisable"] * 2
+    assert times(told) == [[(0.0, 10.0)], [(18.0, 21.0)]]
 
 
 def test_the_end_of_a_sound_is_no_event(naming: Translator) -> None:

@@ -7,7 +7,8 @@ and the microphone tell the same. What is known only of a file is used, too:
 * What begins in the last half second is told from what there is of it.
 * Windows that a sound has all but left are no evidence of what it was: the end of a roar, cut out
   of its second, sounds like a bang.
-* Events of one name that follow each other within the listener's pause are one event.
+* Events of one name that follow each other within the listener's pause are one event, and so are
+  those of no known kind without a pause.
 """
 
 from __future__ import annotations
@@ -103,55 +104,87 @@ def tell(
     return telling.run(blocks, total_s, source, translator.info.label, seed)
 
 
+@dataclass(kw_only=True, eq=False)
+class _Reading:
+    """What the windows of an event that are read alike have come to.
+
+    Attributes:
+        windows: how many there are.
+        confidence: the highest; minus infinity where there is none.
+        rank: how well the shown window shows it.
+    """
+
+    windows: int = 0
+    confidence: float = -math.inf
+    rank: tuple[bool, float] = (False, -math.inf)
+    picture: NDArray[np.uint8] | None = None
+    moment_s: float = 0.0
+    mel: NDArray[np.uint8] | None = None
+    waveform: NDArray[np.float32] | None = None
+
+    def take(self, window: Window, heard: Heard, *, full: bool, config: MelConfig) -> None:
+        pictured = heard.state is State.PICTURE
+        sure = -math.inf if math.isnan(heard.confidence) else heard.confidence
+        self.windows += 1
+        self.confidence = max(self.confidence, sure)
+        # A second that is full of the sound shows more than one that it begins or ends in.
+        rank = (full, sure if pictured else heard.level_dbfs)
+        if rank <= self.rank and self.mel is not None:
+            return
+        hops = window.samples.reshape(config.segment_frames, config.hop_samples)
+        self.rank, self.moment_s, self.mel = rank, window.start_s, window.mel
+        self.waveform = np.stack([hops.min(axis=1), hops.max(axis=1)], axis=1)
+        self.picture = heard.images[0].copy() if pictured else None
+
+
 class _Open:
     """An event that may go on."""
 
-    def __init__(self, event: Event, began_s: float, ended_s: float) -> None:
+    def __init__(self, event: Event, began_s: float, ended_s: float, config: MelConfig) -> None:
         self.number = event.number  # the listener's
         self.repeats = event.repeats
         self.spans = [(began_s, ended_s)]
         self.heard_s = 0.0  # the end of its last window, which is what the listener counts by
-        self.level_dbfs = -math.inf
-        self.confidence = -math.inf
-        self._is_pictured = False
-        self.name = ""
-        self.picture: NDArray[np.uint8] | None = None
-        # How well the shown window shows it.
-        self._rank = (False, False, -math.inf)
-        self._window: Window | None = None
+        self._config = config
+        self._level_dbfs = -math.inf
+        self._unknown = _Reading()
+        self._names: dict[str, _Reading] = {}
+
+    @property
+    def kind(self) -> str:
+        """What it is so far, see ``_kind``."""
+        return self._name() if self._names else str(State.NOTHING_RECOGNISABLE)
+
+    def _name(self) -> str:
+        # Where another kind takes over, the last windows of the old one have the new name.
+        return max(self._names, key=lambda name: self._names[name].windows)
 
     def take(self, window: Window, heard: Heard, ended_s: float) -> None:
-        sure = -math.inf if math.isnan(heard.confidence) else heard.confidence
-        pictured = heard.state is State.PICTURE
-        self.level_dbfs = max(self.level_dbfs, heard.level_dbfs)
-        # A second that is full of the sound shows more than one that it begins or ends in.
+        self._level_dbfs = max(self._level_dbfs, heard.level_dbfs)
+        reading = self._unknown
+        if heard.state is State.PICTURE:
+            reading = self._names.setdefault(heard.name, _Reading())
         full = window.start_s >= self.spans[-1][0] and ended_s >= heard.end_s
-        rank = (pictured, full, sure if pictured else heard.level_dbfs)
-        if rank > self._rank or self._window is None:
-            self._rank, self._window = rank, window
-            if pictured:
-                self.picture, self.name = heard.images[0].copy(), heard.name
-        # What was heard before a picture came is no reason to be surer of it.
-        if pictured and not self._is_pictured:
-            self._is_pictured, self.confidence = True, sure
-        elif pictured or not self._is_pictured:
-            self.confidence = max(self.confidence, sure)
+        reading.take(window, heard, full=full, config=self._config)
 
-    def close(self, by_s: float, config: MelConfig) -> StoryEvent:
+    def close(self, by_s: float) -> StoryEvent:
         """End it, at ``by_s`` at the latest."""
-        assert self._window is not None, "an event has at least one window"
-        hops = self._window.samples.reshape(config.segment_frames, config.hop_samples)
+        name = self._name() if self._names else ""
+        reading = self._names[name] if self._names else self._unknown
+        assert reading.mel is not None, "an event has at least one window"
+        assert reading.waveform is not None
+        known = math.isfinite(reading.confidence)
         return StoryEvent(
             number=0,  # given when it is told
             spans=tuple((began_s, min(ended_s, by_s)) for began_s, ended_s in self.spans),
-            state=str(State.PICTURE if self._is_pictured else State.NOTHING_RECOGNISABLE),
-            name=self.name,
-            confidence=self.confidence if math.isfinite(self.confidence) else math.nan,
-            level_dbfs=self.level_dbfs,
-            moment_s=self._window.start_s,
-            picture=self.picture,
-            mel=self._window.mel,
-            waveform=np.stack([hops.min(axis=1), hops.max(axis=1)], axis=1),
+            state=str(State.PICTURE if self._names else State.NOTHING_RECOGNISABLE),
+            name=name,
+            confidence=reading.confidence if known else math.nan,
+            level_dbfs=self._level_dbfs,
+            moment_s=reading.moment_s,
+            picture=reading.picture,
+            mel=reading.mel,
+            waveform=reading.waveform,
         )
 
 
@@ -238,12 +271,12 @@ class _Telling:
             took_over = event.repeats == 1 and event.began_s > self._counted_s
             began_s = event.began_s if took_over else self._onset_s
             yield from self._close(began_s)
-            self._open = _Open(event, began_s, max(ended_s, began_s + HOP_S))
+            self._open = _Open(event, began_s, max(ended_s, began_s + HOP_S), self._config)
         assert self._open is not None
         self._go_on(self._open, event)
         self._open.take(window, heard, ended_s)
         began_s, until_s = self._open.spans[-1]
-        if until_s - began_s > self._pause_s and not self._may_join(self._open.name):
+        if until_s - began_s > self._pause_s and not self._may_join(self._open.kind):
             yield from self._tell()
 
     def _go_on(self, open_: _Open, event: Event) -> None:
@@ -281,11 +314,13 @@ class _Telling:
         """End the event that is open, at ``by_s`` at the latest; it waits for one to join it."""
         if self._open is None:
             return
-        event = self._open.close(by_s, self._config)
+        event = self._open.close(by_s)
         self._open = None
         waiting = self._waiting
-        near = event.began_s - self._waiting_s <= self._pause_s
-        if waiting is not None and near and self._may_join(event.name):
+        pause_s = event.began_s - self._waiting_s
+        # Two sounds of no known kind are one only where there is no quiet between them.
+        near = pause_s <= (self._pause_s if event.name else 0.0)
+        if waiting is not None and near and self._may_join(_kind(event)):
             self._waiting = _joined(waiting, event)
         else:
             yield from self._tell()
@@ -296,8 +331,8 @@ class _Telling:
         """When the event that waits has ended."""
         return self._waiting.ended_s if self._waiting is not None else -math.inf
 
-    def _may_join(self, name: str) -> bool:
-        return self._waiting is not None and bool(name) and name == self._waiting.name
+    def _may_join(self, kind: str) -> bool:
+        return self._waiting is not None and bool(kind) and kind == _kind(self._waiting)
 
     def _tell(self) -> Generator[StoryEvent]:
         """Tell the event that waits."""
@@ -306,6 +341,11 @@ class _Telling:
             self._waiting = None
             self._events.append(event)
             yield event
+
+
+def _kind(event: StoryEvent) -> str:
+    """What events that may be one have in common; empty for a picture without a name."""
+    return event.name if event.picture is not None else event.state
 
 
 def _joined(one: StoryEvent, other: StoryEvent) -> StoryEvent:

@@ -227,6 +227,7 @@ export class Board {
     this.image = element("img");
     this.caption = element("figcaption", "", "imagined");
     this.calm = element("p", "board-calm");
+    this.calm.setAttribute("aria-hidden", "true");
     this.figure.append(this.image, this.caption, this.calm);
     const words = element("div", "board-words");
     this.time = element("p", "board-clock");
@@ -381,11 +382,12 @@ export class Board {
     } else {
       this.image.removeAttribute("src");
       this.image.alt = "";
-      // What is not told yet is not quiet.
-      const untold = !this.overview && this.player.now >= this.doneS;
-      this.calm.textContent = event ? NOTHING : untold ? "" : "quiet";
+      // Signs, as on the live page: the words stand beside them.
+      this.calm.textContent = event ? "?" : "–";
     }
-    this.title.textContent = event ? event.title : "";
+    // What is not told yet is not quiet.
+    const untold = !event && !this.overview && this.player.now >= this.doneS;
+    this.title.textContent = event ? event.title : untold ? "" : "quiet";
     this.title.classList.toggle("is-calm", !pictured);
     this.sure.replaceChildren();
     const dots = SURENESS.indexOf(event?.sure ?? "") + 1;
