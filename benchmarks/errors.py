@@ -392,7 +392,8 @@ def main() -> None:
           f"{os.cpu_count()} CPUs; {espeak.stdout.split('Data')[0].strip()}")  # fmt: skip
     curves: dict[str, dict[float, Counted]] = {}
     report: dict[str, Any] = {"default": default, "seed": options.seed}
-    for half in HALVES if options.half == "both" else [options.half]:
+    halves = HALVES if options.half == "both" else [options.half]
+    for half in halves:
         began = time.perf_counter()
         heard_by = stretches(bench, half, real.info.mel, options.seed)
         translator = Remembering(real)
@@ -413,7 +414,7 @@ def main() -> None:
             "sensitivity": {name: counted.row() for name, counted in moved.items()},
             "by_kind": {k: [sum(v), len(v)] for k, v in at.by_kind.items()},
         }
-        if options.server:
+        if options.server and half == halves[-1]:
             for stretch in heard_by[:2]:
                 print(through_the_server(model, real, stretch, options.minutes, options.speed))
         print(f"({time.perf_counter() - began:.0f} s)", flush=True)
