@@ -1,0 +1,655 @@
+"""The live page as a person meets it: real Chromium, a fake microphone, a real server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from soundsight.apps.server import protocol
+from soundsight.core.units import RATE_HZ
+from soundsight.media import audio
+from soundsight.runtime.critic import State
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
+AXE = Path(__file__).parents[2] / ".axe" / "axe.min.js"
+FAKE = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+WATCH = """
+window.seen = [];
+addEventListener('soundsight', (event) => seen.push(event.detail));
+const open = navigator.mediaDevices?.getUserMedia.bind(navigator.mediaDevices);
+if (open) {
+  navigator.mediaDevices.getUserMedia = async (wanted) => {
+    window.wanted = wanted;
+    window.stream = await open(wanted);
+    return window.stream;
+  };
+}
+const Context = window.AudioContext;
+window.AudioContext = class extends Context {
+  constructor(...options) { super(...options); window.context = this; }
+};
+"""
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: set CHROMIUM to its path"),
+]
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        yield started
+
+
+@contextlib.contextmanager
+def serving(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    command = [sys.executable, "-m", "soundsight", "serve", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().split()[1], process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def address(tiny_model: Path) -> Iterator[str]:
+    """A server whose model draws a picture of every sound."""
+    with serving("--port", "0", "--model", str(tiny_model)) as (address, _):
+        yield address
+
+
+@contextlib.contextmanager
+def page_of(
+    driver: Any, microphone: Path | None, *flags: str, init: str = WATCH, **options: Any
+) -> Iterator[Any]:
+    """A page in a browser that hears a file; any error in its console is a fault."""
+    given = ["--headless=new", "--no-sandbox", *flags]
+    if microphone is not None:
+        given += [*FAKE, f"--use-file-for-fake-audio-capture={microphone}%noloop"]
+    # headless=False beside --headless=new: the whole browser, not the headless shell.
+    browser = driver.chromium.launch(executable_path=CHROMIUM, headless=False, args=given)
+    options.setdefault("viewport", {"width": 1440, "height": 900})
+    context = browser.new_context(**options)
+    if microphone is not None:
+        context.grant_permissions(["microphone"])
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda said: said.type == "error" and faults.append(said.text))
+    page.add_init_script(init)
+    try:
+        yield page
+    finally:
+        browser.close()
+    # A line that breaks is told in the console, whatever the page makes of it.
+    assert [fault for fault in faults if "WebSocket" not in fault and "ERR_" not in fault] == []
+
+
+def tones(path: Path, *parts: tuple[float, float]) -> Path:
+    """Write a wav: parts of (seconds, level) after one another, a tone over noise."""
+    rng = np.random.default_rng(0)
+    level = np.concatenate([np.full(round(s * RATE_HZ), level) for s, level in parts])
+    tone = np.sin(2 * np.pi * 440 * np.arange(len(level)) / RATE_HZ)
+    sound = level * (tone + rng.normal(0.0, 0.05, len(level)))
+    soundfile.write(path, sound.astype(np.float32), RATE_HZ, subtype="PCM_16")
+    return path
+
+
+@pytest.fixture(scope="module")
+def beeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1.5 s of silence, a sound of 2.5 s, and silence for a minute."""
+    path = tmp_path_factory.mktemp("microphone") / "beeps.wav"
+    return tones(path, (1.5, 0), (2.5, 0.3), (60, 0))
+
+
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound that does not end."""
+    path = tmp_path_factory.mktemp("microphone") / "steady.wav"
+    return tones(path, (90, 0.2))
+
+
+def reaches(page: Any, state: str, within_s: float = 10.0) -> float:
+    """Wait for a state; how long it took in seconds."""
+    began = time.monotonic()
+    page.locator(f"html[data-state={state}]").wait_for(state="attached", timeout=1000 * within_s)
+    return time.monotonic() - began
+
+
+def states(page: Any) -> list[str]:
+    return [s["state"] for s in page.evaluate("seen") if s["kind"] == "state"]
+
+
+def listens(page: Any, address: str) -> None:
+    page.goto(address)
+    page.click("#start")
+    page.wait_for_function("() => seen.some((s) => s.kind === 'ready')")
+
+
+# --- what is shown ---------------------------------------------------------------------------
+
+
+def test_a_sound_is_marked_pictured_kept_a_while_and_gone(
+    driver: Any, address: str, beeps: Path
+) -> None:
+    with page_of(driver, beeps) as page:
+        listens(page, address)
+        reaches(page, "picture")
+        assert page.locator("#tag").inner_text() == "imagined"
+        assert page.locator("#tag").is_visible()
+        assert page.locator("#mark").is_visible()
+        assert page.locator("#sure").is_visible()
+        reaches(page, "past")
+        assert "ago" in page.locator("#when").inner_text()
+        reaches(page, "quiet")
+        assert not page.locator("#tag").is_visible()
+        assert page.locator("#headline").inner_text() == "Quiet"
+        told = states(page)
+        wanted = ["start", "starting", "quiet", "sound", "picture", "past", "quiet"]
+        assert [s for s in told if s != "starting" or told.index(s) == 1] == wanted
+        assert page.locator(".strip .entry").count() == 1
+        # Echo cancellation and its like are for telephones.
+        asked = page.evaluate("wanted.audio")
+        assert not any(
+            asked[k] for k in ("echoCancellation", "noiseSuppression", "autoGainControl")
+        )
+
+
+def test_a_dog_then_silence_then_water(driver: Any, tmp_path: Path) -> None:
+    """The bundled model hears real recordings, and the page tells them apart."""
+    folder = Path(os.environ.get("SOUNDSIGHT_BENCH", "../shared/data")) / "sounds"
+    if not folder.is_dir():
+        pytest.skip(f"no recordings in {folder}: set SOUNDSIGHT_BENCH")
+    dog, sea = (audio.decode(sorted(folder.glob(f"{n}*.ogg"))[0]) for n in ("dog", "sea_waves"))
+    gap = np.zeros(8 * RATE_HZ, np.float32)
+    sound = np.concatenate([gap[: 2 * RATE_HZ], 0.6 * dog[: 4 * RATE_HZ], gap, sea, gap])
+    soundfile.write(tmp_path / "m.wav", sound, RATE_HZ, subtype="PCM_16")
+    with serving("--port", "0") as (own, _), page_of(driver, tmp_path / "m.wav") as page:
+        listens(page, own)
+        reaches(page, "picture")
+        assert page.locator("#headline").inner_text().lower().rstrip("?") == "dog"
+        reaches(page, "quiet")
+        page.wait_for_function("() => document.querySelectorAll('.strip .entry').length >= 2")
+        page.wait_for_timeout(4000)
+        names = page.locator(".strip .entry b").all_inner_texts()
+        # The newest stands first. What the sea is taken for is the model's affair, but no dog.
+        assert names[-1].startswith("dog")
+        assert not any(name.startswith("dog") for name in names[:-1])
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_is_light(
+    driver: Any, address: str, beeps: Path
+) -> None:
+    with page_of(driver, beeps) as page:
+        seen: dict[str, int] = {}
+        page.on("response", lambda answer: seen.update({answer.url: len(answer.body())}))
+        listens(page, address)
+        reaches(page, "quiet")
+        assert all(url.startswith(address) for url in seen), seen
+        assert any(url.endswith("live.js") for url in seen)
+        # What the audio thread loads is not told to the page.
+        static = Path(protocol.__file__).parent / "static"
+        worklet = sum((static / n).stat().st_size for n in ("worklet.js", "resampler.js"))
+        assert sum(seen.values()) + worklet < 200_000
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1440, 900)])
+def test_it_fits_phones_and_desktops(
+    driver: Any, address: str, steady: Path, width: int, height: int
+) -> None:
+    with page_of(driver, steady, viewport={"width": width, "height": height}) as page:
+        listens(page, address)
+        reaches(page, "picture")
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= page.evaluate("document.documentElement.clientWidth")
+        frame, words = (page.locator(s).bounding_box() for s in ("#frame", "#headline"))
+        for box in (frame, words):
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+            assert box["y"] + box["height"] <= height
+        assert frame["width"] > 0.35 * min(width, height)
+
+
+def test_pictures_do_not_fade_for_those_who_ask_for_it(
+    driver: Any, address: str, steady: Path
+) -> None:
+    with page_of(driver, steady, reduced_motion="reduce") as page:
+        listens(page, address)
+        reaches(page, "picture")
+        faded = page.locator("#layer-a").evaluate("(e) => getComputedStyle(e).transitionDuration")
+        assert faded == "0s"
+
+
+def test_settings_reach_the_stream_and_stay(driver: Any, address: str, steady: Path) -> None:
+    with page_of(driver, steady) as page:
+        listens(page, address)
+        reaches(page, "picture")
+        page.select_option("#draws", "4")
+        page.wait_for_function("() => document.querySelector('.layer.is-shown').height === 768")
+        page.locator("#sensitivity").fill("0")
+        # The least sensitive setting wants more confidence than the tiny model has.
+        page.select_option("#size", "small")
+        page.reload()
+        assert page.input_value("#draws") == "4"
+        assert page.input_value("#sensitivity") == "0"
+        assert page.evaluate("document.documentElement.dataset.size") == "small"
+        stored = page.evaluate("JSON.stringify(localStorage) + JSON.stringify(sessionStorage)")
+        assert len(stored) < 500  # preferences, and never a sound
+
+
+# --- nobody listens --------------------------------------------------------------------------
+
+
+def test_a_dead_server_is_told_within_two_seconds_and_found_again(
+    driver: Any, tiny_model: Path, steady: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    options = ["--port", port, "--model", str(tiny_model)]
+    with contextlib.ExitStack() as first:
+        own, process = first.enter_context(serving(*options))
+        page = first.enter_context(page_of(driver, steady))
+        listens(page, own)
+        reaches(page, "picture")
+        process.kill()
+        assert reaches(page, "not_listening") < 2
+        assert page.locator("#headline").inner_text() == "NOT LISTENING"
+        assert "server is gone" in page.locator("#detail").inner_text()
+        assert page.locator(".entry.is-gap").count() == 1
+        assert "not listening" in page.locator("#assertive").inner_text()
+        with serving(*options):
+            reaches(page, "picture", 15)
+            gap = page.locator(".entry.is-gap")
+            assert gap.count() == 1
+            assert "until now" not in gap.inner_text()
+
+
+def test_a_server_that_hangs_is_told_within_two_seconds(
+    driver: Any, tiny_model: Path, steady: Path
+) -> None:
+    options = ["--port", "0", "--model", str(tiny_model)]
+    with serving(*options) as (own, process), page_of(driver, steady) as page:
+        listens(page, own)
+        reaches(page, "picture")
+        process.send_signal(signal.SIGSTOP)
+        assert reaches(page, "not_listening") < 2.2
+        process.send_signal(signal.SIGCONT)
+        reaches(page, "picture")
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("stream.getTracks()[0].stop()", "microphone has gone"),
+        ("context.suspend()", "put the sound to sleep"),
+        (
+            "Object.defineProperty(stream.getTracks()[0], 'muted', {get: () => true})",
+            "muted",
+        ),
+    ],
+)
+def test_a_source_that_is_lost_is_told_within_two_seconds(
+    driver: Any, address: str, steady: Path, fault: str, says: str
+) -> None:
+    with page_of(driver, steady) as page:
+        listens(page, address)
+        reaches(page, "picture")
+        page.evaluate(f"() => {{ {fault}; }}")
+        assert reaches(page, "not_listening") < 2
+        assert says in page.locator("#detail").inner_text()
+        assert page.locator(".entry.is-gap").count() == 1
+
+
+def test_a_frozen_audio_clock_is_told_within_two_seconds(
+    driver: Any, address: str, steady: Path
+) -> None:
+    frozen = WATCH + (
+        "const Node = window.AudioWorkletNode;"
+        "window.AudioWorkletNode = class extends Node {"
+        "constructor(...o) { super(...o); window.node = this; } };"
+    )
+    with page_of(driver, steady, init=frozen) as page:
+        listens(page, address)
+        reaches(page, "picture")
+        page.evaluate("() => node.port.postMessage('stop')")
+        assert reaches(page, "not_listening") < 2
+        assert "No more sound comes" in page.locator("#detail").inner_text()
+
+
+def test_a_refused_microphone_is_told_in_words(driver: Any, address: str) -> None:
+    with page_of(driver, None, "--use-fake-device-for-media-stream",
+                 "--deny-permission-prompts") as page:  # fmt: skip
+        page.goto(address)
+        page.click("#start")
+        reaches(page, "not_listening")
+        assert "not allowed" in page.locator("#detail").inner_text()
+        assert page.locator("#start").inner_text() == "Start"
+
+
+def test_a_missing_microphone_is_told_in_words(driver: Any, address: str) -> None:
+    with page_of(driver, None, "--use-fake-ui-for-media-stream") as page:
+        page.goto(address)
+        if page.evaluate(
+            "async () => (await navigator.mediaDevices.enumerateDevices())"
+            ".some((d) => d.kind === 'audioinput')"
+        ):
+            pytest.skip("this machine has a microphone")
+        page.click("#start")
+        reaches(page, "not_listening")
+        assert "No microphone was found" in page.locator("#detail").inner_text()
+
+
+def test_a_full_server_is_told_in_words(driver: Any, tiny_model: Path, steady: Path) -> None:
+    options = ["--port", "0", "--model", str(tiny_model), "--max-streams", "1"]
+    with serving(*options) as (own, _), page_of(driver, steady) as page:
+        listens(page, own)
+        with page_of(driver, steady) as second:
+            second.goto(own)
+            second.click("#start")
+            reaches(second, "not_listening")
+            assert "full" in second.locator("#detail").inner_text()
+
+
+def test_a_token_is_asked_for_taken_from_the_address_and_not_left_there(
+    driver: Any, tiny_model: Path, steady: Path
+) -> None:
+    options = ["--port", "0", "--model", str(tiny_model), "--token", "sesame"]
+    with serving(*options) as (own, _), page_of(driver, steady) as page:
+        bare = own.partition("#")[0]
+        page.goto(bare)
+        page.click("#start")
+        page.locator("#token").wait_for(state="visible")
+        assert "wants a token" in page.locator("#detail").inner_text()
+        page.fill("#token", "sesame")
+        page.keyboard.press("Enter")
+        reaches(page, "picture")
+        page.goto("about:blank")
+        page.goto(f"{bare}#token=sesame")
+        assert page.url == bare
+        page.click("#start")
+        reaches(page, "picture")
+
+
+# --- pause, replay, keys ---------------------------------------------------------------------
+
+
+def test_it_can_be_used_with_keys_alone(driver: Any, address: str, beeps: Path) -> None:
+    with page_of(driver, beeps) as page:
+        page.goto(address)
+        page.keyboard.press("s")
+        reaches(page, "past")
+        page.keyboard.press("?")
+        assert page.locator("#keys").is_visible()
+        page.keyboard.press("Escape")
+        page.locator("#keys").wait_for(state="hidden")
+        page.keyboard.press("h")
+        page.keyboard.press("Enter")
+        reaches(page, "replay")
+        assert (
+            "Seen again" in page.locator("#polite").inner_text()
+            or page.locator("#back").is_visible()
+        )
+        page.keyboard.press("Escape")
+        reaches(page, "quiet")
+        page.evaluate("document.activeElement.blur()")
+        page.keyboard.press("Space")
+        reaches(page, "paused")
+        page.keyboard.press("Space")
+        reaches(page, "quiet")
+        page.keyboard.press("s")
+        reaches(page, "start")
+        labels = page.locator(".entry.is-gap").all_inner_texts()
+        assert any("paused" in label for label in labels)
+
+
+def test_every_control_is_reached_by_tab(driver: Any, address: str, beeps: Path) -> None:
+    with page_of(driver, beeps) as page:
+        listens(page, address)
+        reaches(page, "past")
+        page.evaluate("document.activeElement.blur()")
+        met = set()
+        for _ in range(20):
+            page.keyboard.press("Tab")
+            met.add(page.evaluate("document.activeElement.id || document.activeElement.className"))
+        wanted = {"start", "pause", "clear", "source", "sensitivity", "draws", "size", "full"}
+        assert wanted | {"help", "entry"} <= met
+
+
+def test_a_replay_plays_the_sound_that_was_heard(driver: Any, address: str, beeps: Path) -> None:
+    with page_of(driver, beeps) as page:
+        listens(page, address)
+        reaches(page, "past")
+        page.evaluate(
+            "() => { const start = AudioBufferSourceNode.prototype.start;"
+            "AudioBufferSourceNode.prototype.start = function (...o) {"
+            "window.played = this.buffer; return start.apply(this, o); }; }"
+        )
+        page.click(".strip .entry")
+        reaches(page, "replay")
+        loud = page.evaluate(
+            "() => { const s = played.getChannelData(0); let n = 0;"
+            "for (const v of s) n += Math.abs(v) > 0.05; return [n / s.length, played.duration]; }"
+        )
+        assert loud[0] > 0.5
+        assert 2.5 <= loud[1] <= 4.5
+
+
+def test_clear_forgets_sounds_and_pictures(driver: Any, address: str, beeps: Path) -> None:
+    with page_of(driver, beeps) as page:
+        listens(page, address)
+        reaches(page, "past")
+        page.click("#clear")
+        assert page.locator(".strip .entry").count() == 0
+
+
+# --- accessibility ---------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there: run  make axe")
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_axe_finds_no_violation(driver: Any, address: str, beeps: Path, scheme: str) -> None:
+    code = AXE.read_text("utf-8")
+    found: dict[str, Any] = {}
+    with page_of(driver, beeps, color_scheme=scheme) as page:
+
+        def look(state: str) -> None:
+            reaches(page, state)
+            page.evaluate(code)
+            result = page.evaluate("(tags) => axe.run(document, {runOnly: tags})", RULES)
+            found[state] = [(v["id"], v["nodes"][0]["target"]) for v in result["violations"]]
+            assert len(result["passes"]) > 10
+
+        page.goto(address)
+        look("start")
+        page.click("#start")
+        look("picture")
+        look("past")
+        look("quiet")
+        page.click("#pause")
+        look("paused")
+        page.click("#pause")
+        page.evaluate("() => stream.getTracks()[0].stop()")
+        look("not_listening")
+        page.keyboard.press("?")
+        look("not_listening")
+    assert not any(found.values()), found
+
+
+def test_a_reader_hears_of_changes_and_of_nothing_else(
+    driver: Any, address: str, beeps: Path
+) -> None:
+    said = WATCH + (
+        "window.said = [];"
+        "addEventListener('DOMContentLoaded', () => {"
+        "for (const id of ['polite', 'assertive']) new MutationObserver(() =>"
+        "said.push(document.getElementById(id).textContent)).observe("
+        "document.getElementById(id), {childList: true, characterData: true, subtree: true}); });"
+    )
+    with page_of(driver, beeps, init=said) as page:
+        listens(page, address)
+        reaches(page, "past")
+        reaches(page, "quiet")
+        spoken = page.evaluate("said")
+        kinds = [text.split(": ", 1)[1] for text in spoken]
+        assert len(kinds) <= 3, spoken
+        assert kinds[-1] == "quiet"
+        assert any("imagined" in kind for kind in kinds)
+
+
+# --- the page's own machinery, in the browser -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def modules(driver: Any, address: str) -> Iterator[Any]:
+    """A page of the server on which modules may be imported."""
+    with page_of(driver, None) as page:
+        page.goto(address)
+        yield page
+
+
+@pytest.mark.parametrize("rate_hz", [48_000, 44_100, 16_000, 96_000])
+def test_the_resampler_keeps_tones_in_phase_across_blocks(modules: Any, rate_hz: int) -> None:
+    """Blocks of 128 give what a pure tone is at 44,100 Hz, to -60 dB, after a minute, too."""
+    hz = 997.0
+    tail = modules.evaluate(
+        """async ([from, hz]) => {
+          const {Resampler} = await import('/static/resampler.js');
+          const one = new Resampler(from, 44100);
+          let out = 0; let tail = [];
+          const block = new Float32Array(128);
+          for (let n = 0; n < 60 * from; n += 128) {
+            for (let i = 0; i < 128; i += 1) block[i] = Math.sin(2 * Math.PI * hz * (n + i) / from);
+            const made = one.push(block);
+            out += made.length;
+            if (n > 59 * from) tail.push(...made);
+          }
+          return {count: out, tail: tail.slice(-20000)};
+        }""",
+        [rate_hz, hz],
+    )
+    count, made = tail["count"], np.array(tail["tail"])
+    assert abs(count - 60 * 44_100) < 100  # no drift: what is missing is held back
+    n = np.arange(count - len(made), count)
+    basis = np.stack([np.sin(2 * np.pi * hz * n / 44_100), np.cos(2 * np.pi * hz * n / 44_100)])
+    fitted = np.linalg.lstsq(basis.T, made, rcond=None)[0]
+    error = np.sqrt(np.mean((basis.T @ fitted - made) ** 2)) / np.sqrt(0.5)
+    assert 20 * np.log10(error) < -60
+    assert abs(np.hypot(*fitted) - 1) < 0.01
+    # The output's clock is the input's: no sample is lost or doubled in a minute.
+    assert abs(np.arctan2(fitted[1], fitted[0])) < 0.01
+
+
+def test_frames_of_the_page_are_read_by_the_server(modules: Any) -> None:
+    data = modules.evaluate(
+        """async () => {
+          const {Protocol} = await import('/static/protocol.js');
+          const pcm = new Int16Array([0, 1, -1, 32767, -32768]);
+          const frame = (await Protocol.load()).packSound(7, 2 ** 40 + 3, pcm.buffer);
+          return [...new Uint8Array(frame)];
+        }"""
+    )
+    frame = protocol.read_sound(bytes(data), protocol.SampleFormat.S16LE, RATE_HZ)
+    assert (frame.sequence, frame.position) == (7, 2**40 + 3)
+    assert frame.samples.tolist() == [0, 1, -1, 32767, -32768]
+
+
+def test_windows_of_the_server_are_read_by_the_page(modules: Any) -> None:
+    facts = protocol.WindowFacts(
+        start_s=1.25, end_s=2.25, settled=True, state=State.PICTURE, level_dbfs=-20.5,
+        familiarity=0.5, informativity=[0.25, None], confidence=0.75, name="dög", skipped=2,
+        event=protocol.EventFacts(number=3, began_s=1.0, heard_s=2.25, repeats=2),
+    )  # fmt: skip
+    data = protocol.pack_window(facts, [b"first", b""])
+    read = modules.evaluate(
+        """async (bytes) => {
+          const {Protocol} = await import('/static/protocol.js');
+          const made = (await Protocol.load()).readWindow(new Uint8Array(bytes).buffer);
+          return {facts: made.facts, pictures: made.pictures.map((p) => [...p])};
+        }""",
+        list(data),
+    )
+    assert read["facts"] == facts.model_dump(mode="json")
+    assert [bytes(p) for p in read["pictures"]] == [b"first", b""]
+    cut = "async (b) => (await (await import('/static/protocol.js')).Protocol.load())"
+    with pytest.raises(Exception, match="cut short"):
+        modules.evaluate(cut + ".readWindow(new Uint8Array(b).buffer)", [*data, 0])
+
+
+@pytest.mark.parametrize("start_db", [-70, -50])
+def test_a_level_around_the_threshold_changes_the_mark_at_most_once(
+    modules: Any, start_db: float
+) -> None:
+    """10 s of +-1 dB around the threshold, coming from below or from above."""
+    changes = modules.evaluate(
+        """async (start) => {
+          const {SoundMark} = await import('/static/level.js');
+          const mark = new SoundMark(-60);
+          let at = 0; let changes = 0;
+          for (let n = 0; n < 100; n += 1, at += 20) mark.push(start, at);
+          for (let n = 0; n < 500; n += 1, at += 20) {
+            changes += mark.push(-60 + Math.sin(n / 7), at) ? 1 : 0;
+          }
+          return changes;
+        }""",
+        start_db,
+    )
+    assert changes <= 1
+
+
+def test_the_mark_comes_within_a_few_frames(modules: Any) -> None:
+    frames: int = modules.evaluate(
+        """async () => {
+          const {SoundMark} = await import('/static/level.js');
+          const mark = new SoundMark(-60);
+          let at = 0;
+          for (let n = 0; n < 50; n += 1, at += 20) mark.push(-100, at);
+          for (let n = 1; n < 50; n += 1, at += 20) if (mark.push(-30, at)) return n;
+          return 50;
+        }"""
+    )
+    assert frames <= 3
+
+
+def test_the_memory_gives_back_what_was_heard_and_no_more(modules: Any) -> None:
+    got = modules.evaluate(
+        """async () => {
+          const {SoundMemory} = await import('/static/memory.js');
+          const memory = new SoundMemory(1, 100);
+          memory.push(0, new Int16Array(60).fill(100).buffer);
+          memory.push(90, new Int16Array(30).fill(200).buffer);
+          return [memory.has(0, 60), memory.has(20, 120), memory.has(100, 130),
+                  [...memory.cut(58, 62)].map((v) => v * 32768), memory.cut(95, 96)[0] * 32768];
+        }"""
+    )
+    assert got == [False, True, False, [100, 100, 0, 0], 200]
+
+
+def test_unused_callables_are_not_hidden() -> None:
+    """Every module that the page loads is asked for by another: nothing lies about."""
+    static = Path(protocol.__file__).parent / "static"
+    text = "".join(p.read_text("utf-8") for p in static.iterdir() if p.suffix in (".js", ".html"))
+    found: Callable[[str], bool] = lambda name: f"./{name}" in text or f"/static/{name}" in text  # noqa: E731
+    assert [p.name for p in static.glob("*.js") if not found(p.name)] == []
