@@ -399,6 +399,7 @@ def test_a_token_is_asked_for_taken_from_the_address_and_not_left_there(
 def test_it_can_be_used_with_keys_alone(driver: Any, address: str, beeps: Path) -> None:
     with page_of(driver, beeps) as page:
         page.goto(address)
+        page.locator("#start:enabled").wait_for()
         page.keyboard.press("s")
         reaches(page, "past")
         page.keyboard.press("?")

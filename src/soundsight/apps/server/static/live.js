@@ -575,6 +575,7 @@ function wire(live) {
   document.addEventListener("resume", () => live.capture.wake());
   navigator.mediaDevices?.addEventListener?.("devicechange", () => live.again());
   window.addEventListener("pagehide", () => live.link.stop());
+  find("start").disabled = false;
 }
 
 showPreferences();
