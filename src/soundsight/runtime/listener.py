@@ -9,7 +9,8 @@ times a second. What is shown is therefore steadied:
 * A sound is *settled* once it has been heard in several windows: the first of them hold little of
   it and would be mistaken often.
 * What sounds is *one event* as long as it is of one kind, short pauses included: a dog that barks
-  eight times is one dog. Another kind has to be clearly ahead to take over.
+  eight times is one dog. Another kind has to be clearly ahead to take over, and is another event
+  then, unless the sound has only just begun and was mistaken.
 * All pictures of an event share their random numbers and their place among the candidates: the
   picture moves with the sound and with nothing else.
 
@@ -203,6 +204,7 @@ class Listener:
         self._heard_until_s = 0.0  # the end of the last window
         self._event: Event | None = None
         self._anchor: _Kind | None = None  # what the event was when it was told apart
+        self._told = 0  # windows that have been told as the event's
         self._chosen: list[int] = []  # the number of each draw's picture among the candidates
         self._score = math.nan  # the critic's, averaged, where the names do not say how sure
         self._pictured = False
@@ -362,6 +364,10 @@ class Listener:
             return self._go_on(event, end_s, event.repeats)
         # The old kind is forgotten at once, or it would be heard in the new one for a second.
         self._average = now
+        if self._told <= 2 * self._steady.settle:
+            # What has only just begun was mistaken: the same event has another kind.
+            self._anchor, self._other = average, 0
+            return self._go_on(event, end_s, event.repeats)
         return self._begin(average, self._other_since_s, end_s)
 
     def _same(self, anchor: _Kind, kind: _Kind) -> bool:
@@ -373,6 +379,7 @@ class Listener:
 
     def _go_on(self, event: Event, end_s: float, repeats: int) -> Event:
         self._other = 0 if repeats != event.repeats else self._other
+        self._told += 1
         self._event = Event(
             number=event.number, began_s=event.began_s, heard_s=end_s, repeats=repeats
         )
@@ -383,6 +390,7 @@ class Listener:
         self._anchor = kind
         self._chosen = []
         self._score = math.nan
+        self._told = 1
         self._pictured, self._low, self._other = False, 0, 0
         self._event = Event(number=number, began_s=began_s, heard_s=end_s, repeats=1)
         return self._event
@@ -429,11 +437,9 @@ class Listener:
         names = self._translator.names
         if kind.shares is None or names is None:
             return None, ""
-        # An event keeps its name while another is not clearly ahead.
-        best = kind.top
-        anchor = self._anchor if event is not None else None
-        if anchor is not None and anchor.shares is not None and self._same(anchor, kind):
-            best = anchor.top
+        # An event keeps its name; where another is clearly ahead, another event begins.
+        anchor = None if event is None else self._anchor
+        best = kind.top if anchor is None or anchor.shares is None else anchor.top
         return _mean_of(kind.familiarity, float(kind.shares[best])), names.names[best]
 
     def _scored(self, informativity: NDArray[np.float32]) -> float:
