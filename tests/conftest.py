@@ -122,9 +122,13 @@ def write_tiny_model(
     informativity: float = 0.0,
     familiarity: float | None = None,
     quiet_dbfs: float = -60.0,
+    names: object = None,
     seed: int = 0,
 ) -> Path:
-    """Write a model folder by hand: small random networks with the real inputs and outputs."""
+    """Write a model folder by hand: small random networks with the real inputs and outputs.
+
+    ``names`` is the content of ``names.json``: bytes, or what JSON can hold.
+    """
     import hashlib
     import json
 
@@ -211,6 +215,9 @@ def write_tiny_model(
             value("familiarity", "n"),
             [],
         )
+    if names is not None:
+        content = names if isinstance(names, bytes) else json.dumps(names).encode()
+        (folder / "names.json").write_bytes(content)
     (folder / "CARD.md").write_text("# tiny\n", "utf-8")
     files = {
         path.name: {
