@@ -183,7 +183,6 @@ def run_server(tiny_model: Path) -> Callable[..., contextlib.AbstractContextMana
         origins: list[str] | None = None,
         model: Path | Translator | None = None,
         workers: int = 1,
-        faults: bool = False,
     ) -> Iterator[Running]:
         config = ServerConfig(
             model=model or tiny_model,
@@ -212,8 +211,7 @@ def run_server(tiny_model: Path) -> Callable[..., contextlib.AbstractContextMana
             for logger in loggers:
                 logger.removeHandler(log)
         assert not thread.is_alive(), "the server did not stop"
-        if not faults:
-            assert running.faults() == []
+        assert running.faults() == []
 
     return run
 

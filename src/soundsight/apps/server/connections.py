@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import h11
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
@@ -150,6 +151,12 @@ class StreamConnection(WebSocketsSansIOProtocol):
             if not self.disconnected:
                 # A client that reads nothing would never let a mere close come through.
                 self._end = self.loop.call_later(GONE_S, self.transport.abort)
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            # A refusal completes the handshake, too; uvicorn would log a fault.
+            self.handshake_complete = True
 
     def shutdown(self) -> None:
         super().shutdown()
