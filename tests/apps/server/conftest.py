@@ -45,6 +45,10 @@ class _Records(logging.Handler):
         self.records.append(record)
 
 
+LOG = _Records()
+"""Of all servers: they share the process's loggers."""
+
+
 class Talk:
     """One stream of a client."""
 
@@ -117,10 +121,10 @@ class Talk:
 class Running:
     """A server that runs in a thread of this process."""
 
-    def __init__(self, port: int, app: Any, log: _Records) -> None:
+    def __init__(self, port: int, app: Any) -> None:
         self.port = port
         self.app = app
-        self.log = log
+        self.log = LOG
         self.url = f"http://127.0.0.1:{port}"
         self.leave = lambda: None
         self.client = httpx.Client(base_url=self.url, timeout=60)
@@ -193,23 +197,19 @@ def run_server(tiny_model: Path) -> Callable[..., contextlib.AbstractContextMana
         app = create_app(config)
         bound = socket.create_server(("127.0.0.1", 0))
         server = server_of(app, [], None, "127.0.0.1", 256)
-        log = _Records()
-        loggers = [logging.getLogger(n) for n in ("uvicorn.error", "soundsight.server", "asyncio")]
-        for logger in loggers:
-            logger.addHandler(log)
+        for name in ("uvicorn.error", "soundsight.server", "asyncio"):
+            logging.getLogger(name).addHandler(LOG)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
         try:
             wait_for(lambda: server.started or not thread.is_alive(), "the start")
-            running = Running(bound.getsockname()[1], app, log)
+            running = Running(bound.getsockname()[1], app)
             running.leave = lambda: setattr(server, "should_exit", True)
             with running.client:
                 yield running
         finally:
             server.should_exit = True
             thread.join(40)
-            for logger in loggers:
-                logger.removeHandler(log)
         assert not thread.is_alive(), "the server did not stop"
         assert running.faults() == []
 
