@@ -138,14 +138,13 @@ async def _form(request: Request, limits: Limits, held: contextlib.ExitStack) ->
 
     parser = MultiPartParser(request.headers, body(), max_files=1, max_fields=8)
     parser.spool_max_size = limits.memory_bytes
+    # Those of a form that ends too early, too, which are in no field.
+    held.callback(lambda: [file.close() for file in parser._files_to_close_on_error])
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError, UnicodeError) as error:
         told = getattr(error, "message", "") or "the form is damaged"
         raise RefusedError(400, "form", f"the form cannot be read: {told}".rstrip(".")) from None
-    for _, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            held.callback(value.file.close)
     found = form.get(FIELD)
     if not isinstance(found, UploadFile):
         raise RefusedError(400, "form", f"the form has no file in the field '{FIELD}'")
