@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -195,6 +196,7 @@ def run_server(tiny_model: Path) -> Callable[..., contextlib.AbstractContextMana
             workers=workers,
         )
         app = create_app(config)
+        children = set(psutil.Process().children())
         bound = socket.create_server(("127.0.0.1", 0))
         server = server_of(app, [], None, "127.0.0.1", 256)
         for name in ("uvicorn.error", "soundsight.server", "asyncio"):
@@ -211,6 +213,7 @@ def run_server(tiny_model: Path) -> Callable[..., contextlib.AbstractContextMana
             server.should_exit = True
             thread.join(40)
         assert not thread.is_alive(), "the server did not stop"
+        assert set(psutil.Process().children()) <= children, "a decoder is left"
         assert running.faults() == []
 
     return run
