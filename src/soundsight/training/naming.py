@@ -46,7 +46,7 @@ BENCH_NAMES = {
 """The bench's subjects in words for people."""
 
 _AT_ONCE = 256
-_FEWEST = 64
+_FEWEST = 20
 _LEAST_SPREAD = 1e-3
 _BINS = 15
 _COLDEST, _HOTTEST, _TEMPERATURES = 0.25, 8.0, 400
@@ -217,7 +217,7 @@ def fit_names(
         others: of ``other_seconds``; None, or empty ones, for names that take every sound.
 
     Raises:
-        DataError: when there are fewer than two names, or fewer than 64 seconds in either.
+        DataError: when there are fewer than two names, or fewer than 20 seconds in either.
     """
     names = tuple(_in_order(train[1]))
     number = {name: i for i, name in enumerate(names)}
