@@ -39,7 +39,10 @@ def place(toy_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = ["--data", data, "--threads", "1", "--steps", 20, "--set", "val_per_kind=20"]
     run("train", "judges", "-o", root / "judges", *small, *early)
     run("train", "critic", "-o", root / "critic", *small, *early)
-    run("export", root / "translator", "-o", root / "model", "--critic", root / "critic")
+    run("train", "names", "--encoder", root / "encoder", "-o", root / "names", "--data", data,
+        "--threads", "1", "--set", "others_each=1")  # fmt: skip
+    run("export", root / "translator", "-o", root / "model", "--critic", root / "critic",
+        "--names", root / "names", "--confidence", 0.4)  # fmt: skip
     run("evaluate", root / "model", "--data", data, "--judges", root / "judges",
         "-o", root / "report", *early)  # fmt: skip
     return root
@@ -80,6 +83,22 @@ def test_a_video_s_sound_becomes_a_picture(place: Path, tmp_path: Path) -> None:
     assert pictures.std() > 0
 
 
+def test_the_model_names_its_subjects(place: Path, toy_bench: Bench) -> None:
+    translator = Translator.load(place / "model")
+    assert translator.names is not None
+    assert translator.names.names == ("baby crying", "dog", "train", "fireworks", "water")
+    assert translator.info.thresholds.confidence == 0.4
+    other = place / "another-encoder"
+    run("train", "encoder", "-o", other, "--steps", 1, "--batch-size", 12, "--seed", 5,
+        "--data", toy_bench.root, "--preset", "tiny", "--threads", "1", *STEPS)  # fmt: skip
+    run("train", "names", "--encoder", other, "-o", place / "other-names", "--data",
+        toy_bench.root, "--threads", "1", "--set", "others_each=0")  # fmt: skip
+    output = run("export", place / "translator", "-o", place / "misnamed", "--names",
+                 place / "other-names", code=2)  # fmt: skip
+    assert "was fitted to another encoder" in " ".join(output.split())
+    assert not (place / "misnamed").exists()
+
+
 def test_figures_go_into_the_card(place: Path) -> None:
     run("export", place / "translator", "-o", place / "with-figures", "--report",
         place / "report" / "report.json", "--critic", place / "critic")  # fmt: skip
@@ -106,6 +125,7 @@ def test_the_same_command_goes_on_and_another_is_refused(place: Path, toy_bench:
         (["train", "encoder", "--set", "learning_rate"], "KEY=VALUE"),
         (["train", "encoder", "--data", "nowhere"], "nowhere"),
         (["train", "translator", "--encoder", "nowhere"], "no run folder"),
+        (["train", "names", "--encoder", "nowhere"], "no run folder"),
         (["export", "nowhere"], "no run folder"),
         (["evaluate", "nowhere"], "nowhere"),
     ],

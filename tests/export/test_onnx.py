@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from soundsight.core.draws import generator_draws, item_of
-from soundsight.core.errors import DataError, ModelError, OutputError, SoundsightError
+from soundsight.core.errors import ConfigError, DataError, ModelError, OutputError, SoundsightError
 from soundsight.core.units import to_levels, to_unit
 from soundsight.export import onnx as export
 from soundsight.export.card import figures_of
@@ -22,7 +22,9 @@ from soundsight.models.contrastive import SoundEncoder
 from soundsight.models.dense_generator import DenseGenerator
 from soundsight.models.informativity import InformativityClassifier
 from soundsight.models.presets import preset
+from soundsight.runtime.naming import Names
 from soundsight.runtime.translator import Translator
+from soundsight.training.naming import FittedNames, NamingFigures
 
 SIZES = preset("tiny")
 
@@ -112,6 +114,55 @@ def test_model_json_and_card_say_what_they_should(folder: Path) -> None:
     assert values["thresholds"]["informativity"] == 0.3
     assert "imagined" in (folder / "CARD.md").read_text("utf-8")
     assert "informativity: 0 %" in (folder / "CARD.md").read_text("utf-8")
+
+
+def fitted_names(size: int) -> FittedNames:
+    rng = np.random.default_rng(0)
+    figures = NamingFigures(
+        seconds=1234, accuracy=0.741, log_loss=0.7, calibration_error=0.02, others=50,
+        others_told=0.9, named=0.95, penalty=0.001, temperature=1.1,
+    )  # fmt: skip
+    names = Names(
+        names=("dog", "train"),
+        weights=rng.normal(0, 1, (3, size)).astype(np.float32),
+        bias=rng.normal(0, 1, 3).astype(np.float32),
+        other=True,
+    )
+    return FittedNames(names=names, figures=figures)
+
+
+def test_names_and_confidence_go_into_the_folder(folder: Path, tmp_path: Path) -> None:
+    encoder, generator, _ = networks()
+    fitted = fitted_names(encoder.embedding_size)
+    config = export.ExportConfig(name="named", confidence=0.61)
+    out = export.export_networks(
+        encoder, generator, None, 0.0, tmp_path / "model", config, names=fitted
+    )
+    translator = Translator.load(out)
+    assert translator.names is not None
+    assert (translator.names.names, translator.names.other) == (("dog", "train"), True)
+    np.testing.assert_allclose(translator.names.weights, fitted.names.weights, atol=1e-6)
+    assert translator.info.thresholds.confidence == 0.61
+    values = json.loads((out / "model.json").read_text("utf-8"))
+    assert "names.json" in values["files"]
+    assert values["names"] == ["dog", "train"]
+    assert values["figures"]["names"] == fitted.figures.words()
+    card = (out / "CARD.md").read_text("utf-8")
+    assert "74.1 % right" in card
+    assert "No label and no name reached encoder or generator" in card
+    # A model without names says nothing of them.
+    assert json.loads((folder / "model.json").read_text("utf-8"))["thresholds"]["confidence"] == 0.5
+    assert "names" not in (folder / "CARD.md").read_text("utf-8")
+    # A changed file is a damaged one.
+    (out / "names.json").write_text((out / "names.json").read_text().replace("dog", "cat"))
+    with pytest.raises(ModelError, match=r"names\.json is damaged"):
+        Translator.load(out)
+
+
+@pytest.mark.parametrize("confidence", [-0.1, 1.1, float("nan")])
+def test_a_confidence_that_is_none_is_refused(confidence: float) -> None:
+    with pytest.raises(ConfigError, match="confidence"):
+        export.ExportConfig(name="x", confidence=confidence)
 
 
 def test_no_path_of_the_building_machine_is_left(folder: Path) -> None:
