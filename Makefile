@@ -41,6 +41,7 @@ bench: $(VENV)/.dev  ## measure speed and memory, side by side
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/server.py
 	$(BIN)/python benchmarks/live.py
+	$(BIN)/python benchmarks/errors.py --server
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -4,9 +4,9 @@
 
 Within two and a half hours of two CPU cores with bfloat16 arithmetic: a quarter of an hour for the
 encoder (5,000 batches of 128 pairs), an hour and a half for the translator, a quarter of one for
-the critic, export and report; one process of one thread, as a second core brings little to networks
-of this size and can do something else meanwhile. Every step resumes: run it again after a stop. The
-test split is looked at at the end, by the judges of the package (``recipes/judges.py``);
+the critic, names, export and report; one process of one thread, as a second core brings little to
+networks of this size and can do something else meanwhile. Every step resumes: run it again after a
+stop. The test split is looked at at the end, by the judges of the package (``recipes/judges.py``);
 thresholds come from the val split. With ``--install`` the model replaces that of the package.
 """
 
@@ -21,6 +21,10 @@ ENCODER_STEPS = 5000
 TRANSLATOR_STEPS = 16_000
 CRITIC_STEPS = 5000
 
+CONFIDENCE = 0.54
+"""From which on a live view shows a picture: chosen on val by ``benchmarks/errors.py``. Another
+encoder's names may want another one; the benchmark tells which."""
+
 TRAINED_ON = (
     "20,751 one-second log-mels of VEGAS videos (the dataset published with arXiv 2106.01266, "
     "CC BY 4.0), each paired with a real photo of the same subject in place of the video's frame "
@@ -31,14 +35,16 @@ TRAINED_ON = (
 
 
 def finish(args: argparse.Namespace, out: Path, name: str) -> None:
-    """Train what decides what is shown, export, measure, and export again with the figures."""
+    """Train what decides what is shown and named, export, measure, export with the figures."""
     common = [*where(args), "--threads", args.threads]
     early = ["--early", out / "translator" / "early"]
     run("train", "critic", *early, "--steps", scaled(args, CRITIC_STEPS), "-o", out / "critic",
         *common)  # fmt: skip
     run("train", "familiarity", "--encoder", out / "encoder", "-o", out / "familiarity", *common)
+    run("train", "names", "--encoder", out / "encoder", "-o", out / "names", *common)
     export = ["export", out / "translator", "--critic", out / "critic",
-              "--familiarity", out / "familiarity", "--name", name, "--trained-on", TRAINED_ON,
+              "--familiarity", out / "familiarity", "--names", out / "names",
+              "--confidence", CONFIDENCE, "--name", name, "--trained-on", TRAINED_ON,
               "--trainable", "--overwrite"]  # fmt: skip
     run(*export, "-o", out / "model")
     measured(args, out / "model", out / "report", "--best-of", 4, "--blind-sheet")
