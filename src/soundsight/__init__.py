@@ -14,13 +14,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["SoundsightError", "Translation", "Translator", "__version__"]
+__all__ = ["Client", "SoundsightError", "Translation", "Translator", "__version__"]
 
 if TYPE_CHECKING:
+    from soundsight.apps.client import Client
     from soundsight.core.errors import SoundsightError
     from soundsight.runtime.translator import Translation, Translator
 
 _HOMES = {
+    "Client": "soundsight.apps.client",
     "SoundsightError": "soundsight.core.errors",
     "Translation": "soundsight.runtime.translator",
     "Translator": "soundsight.runtime.translator",

@@ -37,6 +37,10 @@ class OutputError(SoundsightError):
     """A place that cannot be written to."""
 
 
+class ServerError(SoundsightError):
+    """A server that cannot be reached, refuses, or goes away."""
+
+
 class MissingExtraError(SoundsightError):
     """A command that needs an optional set of packages that is not installed."""
 

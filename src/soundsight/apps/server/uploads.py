@@ -13,10 +13,10 @@ import os
 import tempfile
 import time
 import unicodedata
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -129,6 +129,11 @@ def _spool(limits: Limits) -> Any:
     return tempfile.SpooledTemporaryFile(max_size=limits.memory_bytes)
 
 
+def _close_all(files: Iterable[IO[bytes]]) -> None:
+    for file in files:
+        file.close()
+
+
 async def _form(request: Request, limits: Limits, held: contextlib.ExitStack) -> tuple[Any, str]:
     """Read a multipart form and return the file in its field ``sound``."""
 
@@ -139,7 +144,7 @@ async def _form(request: Request, limits: Limits, held: contextlib.ExitStack) ->
     parser = MultiPartParser(request.headers, body(), max_files=1, max_fields=8)
     parser.spool_max_size = limits.memory_bytes
     # Those of a form that ends too early, too, which are in no field.
-    held.callback(lambda: [file.close() for file in parser._files_to_close_on_error])
+    held.callback(_close_all, parser._files_to_close_on_error)
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError, UnicodeError) as error:

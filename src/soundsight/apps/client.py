@@ -1,0 +1,346 @@
+"""``soundsight.Client``: a server's REST API and its stream, from Python.
+
+::
+
+    with Client("http://127.0.0.1:8000") as client:
+        (imagined,) = client.translate("dog.wav")
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import ssl
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from soundsight.apps.extras import need
+from soundsight.core.errors import AudioError, ConfigError, ServerError, first_line
+from soundsight.core.runs import atomic_file
+from soundsight.runtime.critic import State
+
+if TYPE_CHECKING:
+    import httpx
+
+    from soundsight.apps.server.protocol import WindowFacts
+
+STORYBOARDS = ("png", "mp4", "html", "json")
+"""Suffixes, and so formats, of a storyboard."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Imagined:
+    """One picture of one second.
+
+    Attributes:
+        image: uint8 [px, px, 3].
+        second: where the second starts, in seconds.
+        draw: which of the pictures of its second this is, from 0.
+        state: whether it is a picture, or the calm one that stands for none.
+        informativity: the critic's score in [0, 1]; None where nothing was scored.
+        familiarity: how much the sound is of a known kind, in [0, 1]; None where it is not known.
+        level_dbfs: level of the second, in dB re full scale.
+    """
+
+    image: NDArray[np.uint8]
+    second: float
+    draw: int
+    state: State
+    informativity: float | None
+    familiarity: float | None
+    level_dbfs: float
+
+
+class Client:
+    """A running ``soundsight serve``.
+
+    Args:
+        url: its address, as it prints it; a token behind ``#token=`` is taken from there.
+        token: what the server wants to be shown.
+        timeout_s: seconds without an answer after which a request is given up.
+        verify: False, or the path of a certificate, for a server with a certificate of its own.
+
+    Raises:
+        ConfigError: when ``url`` is no address of a server.
+        MissingExtraError: when httpx is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        token: str | None = None,
+        *,
+        timeout_s: float = 120.0,
+        verify: bool | str = True,
+    ) -> None:
+        need("soundsight.Client", "serve", "httpx")
+        import httpx
+
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"{url!r} is no server's address: write http://HOST:PORT")
+        self.url = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
+        given = parts.fragment.removeprefix("token=") if "token=" in parts.fragment else None
+        self._token = token if token is not None else given
+        self._tls: Any = verify
+        if isinstance(verify, str):
+            try:
+                self._tls = ssl.create_default_context(cafile=verify)
+            except (OSError, ssl.SSLError) as error:
+                raise ConfigError(f"{verify} is no certificate: {first_line(error)}") from None
+        headers = {} if self._token is None else {"authorization": f"Bearer {self._token}"}
+        self._http = httpx.Client(
+            base_url=self.url, headers=headers, timeout=timeout_s, verify=self._tls
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    # --- requests ----------------------------------------------------------------------------
+
+    def translate(
+        self,
+        sound: str | os.PathLike[str] | bytes | ArrayLike,
+        rate_hz: int | None = None,
+        *,
+        each_second: bool = False,
+        draws: int = 1,
+        candidates: int | None = None,
+        seed: int = 0,
+        anyway: bool = False,
+    ) -> list[Imagined]:
+        """Imagine a sound, as ``Translator.translate`` does.
+
+        Args:
+            sound: a path, the bytes of a sound or video file, or samples [t] or [t, channels].
+            rate_hz: rate of the samples, in hertz; needed for samples alone.
+            each_second: every second, instead of the loudest one.
+            draws: pictures of each second.
+            candidates: pictures made for each draw; None leaves it to the server.
+            seed: another seed imagines another picture.
+            anyway: give the pictures that would be hidden, too.
+
+        Raises:
+            ServerError: when the server cannot be reached or refuses, in its own words.
+            AudioError: when ``sound`` is a path that cannot be read, or no sound.
+            ConfigError: when samples come without their rate.
+        """
+        body, name = _body(sound, rate_hz)
+        options: dict[str, Any] = {
+            "each_second": each_second, "draws": draws, "seed": seed, "anyway": anyway,
+        }  # fmt: skip
+        if candidates is not None:
+            options["candidates"] = candidates
+        with body as file:
+            answer = self._ask(
+                "POST", "/v1/translate", params=options, files={"sound": (name, file)}
+            )
+        return [_imagined(picture) for picture in answer.json()["pictures"]]
+
+    def model(self) -> dict[str, Any]:
+        """Return what the server tells of its model.
+
+        Raises:
+            ServerError: when the server cannot be reached or refuses.
+        """
+        values: dict[str, Any] = self._ask("GET", "/v1/model").json()
+        return values
+
+    def ready(self) -> bool:
+        """Whether the server takes new streams and requests; False where there is none."""
+        try:
+            self._ask("GET", "/readyz")
+        except ServerError:
+            return False
+        return True
+
+    def storyboard(
+        self,
+        sound: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        *,
+        sensitivity: float = 0.5,
+        seed: int = 0,
+    ) -> Path:
+        """Tell what happened in a file, and write it whole or not at all.
+
+        Args:
+            sound: a sound or video file.
+            out: its suffix says what is made: .png, .mp4, .html or .json.
+            sensitivity: 0 (tells only what is loud and sure) to 1.
+            seed: another seed imagines other pictures.
+
+        Returns:
+            The path that was written.
+
+        Raises:
+            ServerError: when the server cannot be reached or refuses.
+            AudioError: when ``sound`` cannot be read.
+            ConfigError: on another suffix.
+            OutputError: when ``out`` cannot be written.
+        """
+        import httpx
+
+        path = Path(out)
+        kind = path.suffix.lower().removeprefix(".")
+        if kind not in STORYBOARDS:
+            raise ConfigError(f"{path}: the suffix is one of .{', .'.join(STORYBOARDS)}")
+        options: dict[str, Any] = {"format": kind, "sensitivity": sensitivity, "seed": seed}
+        body, name = _body(os.fspath(sound), None)
+        with body as file, atomic_file(path) as temporary:
+            request = self._http.build_request(
+                "POST", "/v1/storyboard", params={**options, "name": name},
+                files={"sound": (name, file)},
+            )  # fmt: skip
+            try:
+                answer = self._http.send(request, stream=True)
+                try:
+                    if answer.is_error:
+                        answer.read()
+                        raise _refused(answer)
+                    with temporary.open("wb") as written:
+                        for part in answer.iter_bytes():
+                            written.write(part)
+                finally:
+                    answer.close()
+            except (httpx.HTTPError, OSError) as error:
+                if isinstance(error, httpx.HTTPError):
+                    raise self._unreachable(error) from None
+                raise
+        return path
+
+    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        import httpx
+
+        try:
+            answer = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        if answer.is_error:
+            raise _refused(answer)
+        return answer
+
+    def _unreachable(self, error: Exception) -> ServerError:
+        import httpx
+
+        if isinstance(error, httpx.TimeoutException):
+            return ServerError(f"{self.url} does not answer in time: try again, or raise timeout_s")
+        if "CERTIFICATE" in str(error):
+            return ServerError(
+                f"{self.url} has a certificate that nobody vouches for: pass verify=, its path or "
+                "False"
+            )
+        return ServerError(
+            f"cannot reach {self.url} ({first_line(error)}): is  soundsight serve  running there?"
+        )
+
+    # --- the stream --------------------------------------------------------------------------
+
+    def stream(
+        self,
+        blocks: Iterable[ArrayLike],
+        rate_hz: int,
+        *,
+        hop_s: float = 0.25,
+        draws: int = 1,
+        sensitivity: float = 0.5,
+        seed: int = 0,
+    ) -> Iterator[tuple[WindowFacts, list[bytes]]]:
+        """Let the server listen to a live signal.
+
+        Args:
+            blocks: [t] each, int16 or floats of full scale 1, mono, as they come. A signal that
+                comes faster than in real time is refused after some seconds.
+            rate_hz: their rate, 8,000 to 192,000 Hz.
+            hop_s: seconds between windows: 0.25, 0.5, 0.75 or 1.
+            draws: pictures of each window, 1 to 4.
+            sensitivity: 0 (shows only what is loud and sure) to 1.
+            seed: another seed imagines other pictures.
+
+        Yields:
+            Each window, see ``docs/protocol.md``, and its pictures as JPEG.
+
+        Raises:
+            ServerError: when the server cannot be reached, refuses or goes away.
+            AudioError: when a block is no sound.
+        """
+        need("soundsight.Client.stream", "serve", "websockets", "pydantic")
+        from soundsight.apps.streaming import stream
+
+        return stream(
+            self.url, self._token, self._tls, blocks, rate_hz,
+            hop_s=hop_s, draws=draws, sensitivity=sensitivity, seed=seed,
+        )  # fmt: skip
+
+
+def _body(sound: Any, rate_hz: int | None) -> tuple[Any, str]:
+    """An open file of what is sent, and its name."""
+    if isinstance(sound, (str, os.PathLike)):
+        if rate_hz is not None:
+            raise ConfigError("a file knows its own rate: leave rate_hz out")
+        path = Path(sound)
+        try:
+            return path.open("rb"), path.name
+        except FileNotFoundError:
+            raise AudioError(f"{path} does not exist: check the path") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise AudioError(f"cannot read {path}: {reason}") from None
+    if isinstance(sound, (bytes, bytearray, memoryview)):
+        return io.BytesIO(bytes(sound)), "sound"
+    if rate_hz is None:
+        raise ConfigError("samples in memory need their rate: pass rate_hz, a whole number of Hz")
+    import soundfile
+
+    from soundsight.media.audio import from_array
+    from soundsight.media.mel import DEFAULT
+
+    file = io.BytesIO()
+    samples = from_array(sound, rate_hz)
+    soundfile.write(file, samples, DEFAULT.rate_hz, format="WAV", subtype="FLOAT")
+    file.seek(0)
+    return file, "samples.wav"
+
+
+def _refused(answer: httpx.Response) -> ServerError:
+    try:
+        message = str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = f"answered {answer.status_code}: is it a soundsight server?"
+    return ServerError(f"{answer.url.host}: {first_line(ValueError(message))}")
+
+
+def _imagined(values: dict[str, Any]) -> Imagined:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(values["png"]))) as picture:
+        image = np.asarray(picture.convert("RGB"), np.uint8)
+    return Imagined(
+        image=image,
+        second=float(values["second"]),
+        draw=int(values["draw"]),
+        state=State(values["state"]),
+        informativity=values["informativity"],
+        familiarity=values["familiarity"],
+        level_dbfs=float(values["level_dbfs"]),
+    )
