@@ -7,6 +7,8 @@
 
 export const RATE_HZ = 44100;
 
+const CLOCK_GAP_MS = 500; // frames further apart by so much: the audio clock stood still
+
 const PLAIN = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
 const IMPROVEMENTS = {
   echoCancellation: "echo cancellation",
@@ -28,6 +30,7 @@ export class Capture {
     this.options = options;
     this.position = 0;
     this.lastAt = 0;
+    this.wall = 0; // the last frame's own time, in ms
     this.note = "";
     this.context = null;
     this.stream = null;
@@ -60,7 +63,9 @@ export class Capture {
       [this.track] = stream.getAudioTracks();
       this.note = source === "tab" ? "" : improved(this.track);
       await context.audioWorklet.addModule("/static/worklet.js");
-      await context.resume();
+      // Without a click a browser may never answer; the page says then that it sleeps.
+      await Promise.race([context.resume(), new Promise((done) => setTimeout(done, 1000))]);
+      if (this.context !== context) throw new CaptureError("Stopped.");
       this.#connect();
     } catch (error) {
       if (this.context === context) this.stop();
@@ -71,6 +76,7 @@ export class Capture {
   #connect() {
     const { context, stream, track } = this;
     this.lastAt = performance.now();
+    this.wall = 0;
     const node = new AudioWorkletNode(context, "soundsight-frames", {
       numberOfOutputs: 1,
       channelCountMode: "max",
@@ -79,6 +85,11 @@ export class Capture {
     node.port.onmessage = ({ data }) => {
       const at = performance.now();
       this.lastAt = at;
+      // While the clock stood still there was sound, too: no window may span that.
+      const heldMs = (1000 * data.pcm.byteLength) / 2 / RATE_HZ;
+      const lostMs = this.wall ? data.wall - this.wall - heldMs : 0;
+      if (lostMs > CLOCK_GAP_MS) this.position += Math.round((lostMs * RATE_HZ) / 1000);
+      this.wall = data.wall;
       const frame = { position: this.position, pcm: data.pcm, level: data.level, at };
       this.position += data.pcm.byteLength / 2;
       this.options.onFrame(frame);
@@ -100,7 +111,8 @@ export class Capture {
 
   /** Lets a context that the browser has put to sleep go on. */
   wake() {
-    if (this.context?.state === "suspended") this.context.resume().catch(() => {});
+    const asleep = this.context && !["running", "closed"].includes(this.context.state);
+    if (asleep) this.context.resume().catch(() => {});
   }
 
   stop() {

@@ -5,6 +5,8 @@
  * position goes on counting; the server sees from the position that sound is missing.
  */
 
+import { VERSION } from "./protocol.js";
+
 const FIRST_WAIT_S = 1;
 const LONGEST_WAIT_S = 30;
 const OPENING_S = 5; // for the connection and its `ready`
@@ -48,6 +50,7 @@ export class Link {
     this.wanted = true;
     this.tries = 0;
     this.fault = null;
+    this.#leave(1000);
     this.#open();
   }
 
@@ -125,7 +128,7 @@ export class Link {
     socket.binaryType = "arraybuffer";
     let said = ""; // the server's own words, which come before its close
     socket.onopen = () => {
-      const hello = { type: "hello", version: this.protocol.version, format: "s16le" };
+      const hello = { type: "hello", version: VERSION, format: "s16le" };
       socket.send(
         JSON.stringify({ ...hello, rate_hz: this.options.rateHz, ...this.options.hello() }),
       );

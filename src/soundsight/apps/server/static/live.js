@@ -12,13 +12,16 @@ import { Protocol } from "./protocol.js";
 import { Stage } from "./stage.js";
 import { Strip } from "./strip.js";
 import { remember, token } from "./token.js";
-import { clock, DEAF, DETAILS, howSure, length, nameOf } from "./words.js";
+import { clock, DEAF, DETAILS, HEADLINES, howSure, length, nameOf } from "./words.js";
 
 const TICK_MS = 200;
 const ANSWER_MS = 1500; // no answer for so long: nobody listens
 const FIRST_ANSWER_MS = 2800; // the first window has to fill
 const STALE_S = 1.5; // an older answer is not the present
 const LATE_MS = 4000; // only old answers for so long: begin anew
+const SLEPT_MS = 2500; // no frame for so long: the page or the machine has slept
+const STALLED_MS = 800; // a tick so late says nothing of the others
+const LOOK_MS = 15000; // a look at the past ends by itself: the present must not be missed
 const PAST_MS = 5000; // a picture stays so long after its sound
 const YOUNG_MS = 2500; // after so long it is for the server to say whether something sounds
 const CHANGE_MS = 1000; // within an event the picture changes this often at most
@@ -60,18 +63,30 @@ class Live {
       onWindow: (facts, pictures) => this.#window(facts, pictures),
       onNotice: (notice) => this.#notice(notice),
       onChange: () => this.#decide(),
-      onDropped: () => this.#notice({ code: "slow" }),
+      onDropped: () => {
+        // No window spans what was left out: the next one has to fill.
+        if (this.answerAt > this.fillsFrom) this.fillsFrom = performance.now();
+        this.#notice({ code: "slow" });
+      },
     });
     this.running = false; // Start has been pressed
     this.paused = false;
     this.replaying = null;
     this.player = null;
     this.problem = ""; // why it could not start
+    this.ticket = 0; // counts starts and stops: one that has been overtaken changes nothing
     this.startedAt = 0;
     this.connection = 0;
     this.arrived = []; // [position after the frame, performance.now()] of the last seconds
-    this.answerAt = 0;
+    this.answerAt = 0; // of the last answer that was not old
     this.freshAt = 0;
+    this.freshWall = 0; // ... by the clock on the wall, which goes on in a machine that sleeps
+    this.lateAt = -Infinity;
+    this.fillsFrom = 0; // since when the first window fills again
+    this.frameWall = 0;
+    this.tickAt = performance.now();
+    this.stalled = false;
+    this.screen = null; // keeps the screen on
     this.present = null; // {state, entry, heardAt} of the last settled window
     this.shown = { key: "", at: 0 };
     this.markAt = -Infinity;
@@ -86,29 +101,30 @@ class Live {
   // --- start, stop, pause ---------------------------------------------------------------------
 
   async start() {
+    this.ticket += 1;
+    const { ticket } = this;
     this.problem = "";
     this.running = true;
     this.paused = false;
     this.startedAt = performance.now();
-    this.present = null;
     this.mark.reset();
+    this.link.stop();
+    this.#fills();
     this.#decide();
     try {
       await this.capture.start(preferences.source);
     } catch (error) {
-      if (!this.running) return;
+      if (ticket !== this.ticket) return;
       this.running = false;
       this.link.stop();
       this.problem = error.message;
-      this.strip.endGap();
       this.#decide();
       return;
     }
-    if (!this.running) {
-      this.capture.stop();
-      return;
-    }
+    if (ticket !== this.ticket) return;
     this.startedAt = performance.now();
+    this.#fills();
+    this.keepScreen();
     this.stage.note(this.capture.note);
     this.noteUntil = Infinity;
     this.link.start();
@@ -116,12 +132,15 @@ class Live {
   }
 
   stop() {
+    this.ticket += 1;
     this.running = false;
+    this.screen?.release().catch(() => {});
     this.problem = "";
     this.capture.stop();
     this.link.stop();
     this.strip.endGap();
     this.stage.note("");
+    this.stage.level(-Infinity);
     this.present = null;
     this.#decide();
   }
@@ -129,6 +148,7 @@ class Live {
   pause() {
     if (!this.running) return;
     this.paused = !this.paused;
+    this.stage.level(-Infinity);
     if (this.paused) this.link.stop();
     else this.#goOn();
     this.#decide();
@@ -136,9 +156,32 @@ class Live {
 
   #goOn() {
     this.startedAt = performance.now();
-    this.present = null;
     this.mark.reset();
+    this.#fills();
     this.link.start();
+  }
+
+  /** From now on there is sound for the server again: until its first window nothing is known. */
+  #fills() {
+    this.answerAt = 0;
+    this.fillsFrom = performance.now();
+    this.freshWall = Date.now();
+    this.present = null;
+  }
+
+  /** A screen that goes dark takes the page with it. */
+  async keepScreen() {
+    if (!this.running || this.screen || document.hidden) return;
+    try {
+      const lock = await navigator.wakeLock?.request("screen");
+      if (!lock) return;
+      this.screen = lock;
+      lock.addEventListener("release", () => {
+        this.screen = null;
+      });
+    } catch {
+      // A battery that is nearly empty: the screen keeps its own time.
+    }
   }
 
   /** The source has come back, or another has been plugged in. */
@@ -154,6 +197,13 @@ class Live {
     const end = frame.position + frame.pcm.byteLength / 2;
     this.arrived.push([end, frame.at]);
     if (this.arrived.length > 250) this.arrived.splice(0, 50);
+    const wall = Date.now();
+    if (wall - this.frameWall > SLEPT_MS && this.frameWall > this.freshWall && !this.paused) {
+      // What is on the page is from before the sleep.
+      this.strip.gap("not listening", new Date(this.frameWall));
+      this.#fills();
+    }
+    this.frameWall = wall;
     if (this.paused || this.replaying?.sounding) return;
     this.memory.push(frame.position, frame.pcm);
     this.stage.level(frame.level);
@@ -201,13 +251,15 @@ class Live {
 
   #window(facts, pictures) {
     const now = performance.now();
-    this.answerAt = now;
     const end = Math.round(facts.end_s * RATE_HZ);
     if ((this.capture.position - end) / RATE_HZ > STALE_S) {
+      this.lateAt = now;
       if (now - this.freshAt > LATE_MS) this.link.renew(DEAF.late);
       return;
     }
+    this.answerAt = now;
     this.freshAt = now;
+    this.freshWall = Date.now();
     if (!facts.settled || this.paused || this.replaying?.sounding) {
       this.#decide();
       return;
@@ -284,7 +336,21 @@ class Live {
       this.noteUntil = Infinity;
       this.stage.note(this.running ? this.capture.note : "");
     }
-    this.#decide();
+    const now = performance.now();
+    // A page that was busy has frames and answers waiting, which come after this tick.
+    this.stalled = now - this.tickAt > STALLED_MS && !this.stalled && !document.hidden;
+    this.tickAt = now;
+    if (this.stalled) return;
+    if (this.#callsBack(now)) this.live();
+    else this.#decide();
+  }
+
+  /** Whether a look at the past has to end. */
+  #callsBack(now) {
+    const { replaying } = this;
+    if (!replaying || replaying.sounding || !this.running || this.paused) return false;
+    if (now - replaying.endedAt > LOOK_MS) return true;
+    return !replaying.deaf && this.#deaf(now) !== "";
   }
 
   /** Why nobody listens, in words; empty while somebody does. */
@@ -302,31 +368,36 @@ class Live {
       const first = !link.fault && now - this.startedAt < OPENING_MS;
       if (first) return "";
       const wait = link.retryAt ? Math.max(0, Math.ceil((link.retryAt - now) / 1000)) : 0;
-      let why = link.fault?.code === close.try_later ? DEAF.full : DEAF.gone;
-      if (link.fault?.code === close.malformed) why = DEAF.malformed;
-      if (link.fault?.code === 0 && link.fault.message) why = link.fault.message;
+      let why = DEAF.gone;
+      if (link.fault?.code === close.try_later) why = DEAF.full;
+      else if (link.fault?.code === close.malformed) why = DEAF.malformed;
+      else if (link.fault?.message && link.fault.code !== close.going_away) why = said(link.fault);
       return `${why} ${wait ? `Trying again in ${wait} s.` : "Trying again now."}`;
     }
     this.lineDownAt = 0;
     const patience = this.answerAt ? ANSWER_MS : FIRST_ANSWER_MS;
-    return now - Math.max(this.answerAt, link.readyAt) > patience ? DEAF.silent : "";
+    if (now - Math.max(this.answerAt, link.readyAt, this.fillsFrom) <= patience) return "";
+    return now - this.lateAt < ANSWER_MS ? DEAF.late : DEAF.silent;
   }
 
   #decide() {
     const now = performance.now();
     const facts = this.#facts(now);
     const { state } = facts;
-    if (state !== "not_listening" && state !== "paused") this.strip.endGap();
-    if (state === "not_listening") this.strip.gap("not listening");
+    const heard = ["quiet", "sound", "picture", "past", "nothing"].includes(state);
+    // A gap ends when something is heard again, not when one begins to try.
+    if (heard || state === "start") this.strip.endGap();
+    if (state === "not_listening") {
+      this.strip.gap("not listening", new Date(this.running ? this.freshWall : Date.now()));
+    }
     if (state === "paused" && this.running) this.strip.gap("paused");
     const bare = ["not_listening", "quiet", "nothing", "start", "starting"].includes(state);
     if (bare && state !== this.state) {
       this.stage.clear();
       this.shown = { key: "", at: 0 };
     }
-    const heard = ["quiet", "sound", "picture", "past", "nothing"].includes(state);
-    if (!heard) this.stage.mark(false);
-    else this.stage.mark(this.mark.on);
+    const looking = state === "replay" && this.running && !this.paused && !this.replaying.sounding;
+    this.stage.mark((heard || looking) && this.mark.on);
     this.stage.say(state, facts);
     this.#buttons();
     this.#announce(state, facts);
@@ -346,7 +417,7 @@ class Live {
       const sound = kept ? "" : " Its sound is no longer kept.";
       const detail = sounding
         ? "Its sound is played; the page does not listen meanwhile."
-        : `This is the past.${sound} “Back to live” shows the present.`;
+        : `This is the past.${sound} Now: ${this.#briefly(now)}.`;
       const when = `${clock(entry.at)}, ${length((entry.until - entry.at) / 1000)}`;
       return { state: "replay", entry, detail, when };
     }
@@ -373,6 +444,16 @@ class Live {
       return { state: "past", entry, detail: young ? DETAILS.sound : "", when };
     }
     return young ? { state: "sound" } : { state: "quiet" };
+  }
+
+  /** The present in a few words, for one who looks at the past. */
+  #briefly(now) {
+    if (!this.running) return this.problem ? HEADLINES.not_listening : "stopped";
+    if (this.paused) return SPOKEN.paused;
+    if (!this.capture.track || this.#deaf(now)) return HEADLINES.not_listening;
+    if (!this.present) return this.mark.on ? "something sounds" : "listening";
+    const { state, entry } = this.present;
+    return state === "picture" ? nameOf(entry) : SPOKEN[state];
   }
 
   #announce(state, facts) {
@@ -414,11 +495,12 @@ class Live {
 
   async replay(entry) {
     this.#silence();
+    const deaf = this.state === "not_listening" || Boolean(this.replaying?.deaf);
     const around = Math.round(REPLAY_AROUND_S * RATE_HZ);
     const from = Math.max(0, entry.from - around);
     const to = Math.min(this.memory.end, from + REPLAY_MOST_S * RATE_HZ, entry.to + around);
     const kept = this.memory.has(from, to) && to > from;
-    this.replaying = { entry, kept, sounding: kept };
+    this.replaying = { entry, kept, deaf, sounding: kept, endedAt: performance.now() };
     this.strip.choose(entry);
     if (entry.pictured) this.stage.show(entry.pictures);
     else this.stage.clear();
@@ -439,8 +521,12 @@ class Live {
 
   #played() {
     this.#silence();
-    if (this.replaying) this.replaying.sounding = false;
+    if (this.replaying) {
+      this.replaying.sounding = false;
+      this.replaying.endedAt = performance.now();
+    }
     this.strip.endGap();
+    this.#fills();
     this.#decide();
   }
 
@@ -459,13 +545,12 @@ class Live {
   live() {
     if (!this.replaying) return;
     this.#silence();
+    if (this.replaying.sounding) this.#fills();
     this.replaying = null;
     this.shown = { key: "", at: 0 };
     this.strip.choose(null);
     this.strip.endGap();
     this.stage.clear();
-    this.mark.reset();
-    this.present = null;
     this.#decide();
   }
 
@@ -488,6 +573,11 @@ class Live {
     if (name === "source" && this.running) this.start();
     showPreferences();
   }
+}
+
+/** What the server said when it closed the line. */
+function said({ code, message }) {
+  return code === 0 ? message : `The server has closed the line: ${message}.`;
 }
 
 function times(entry) {
@@ -559,22 +649,32 @@ function wire(live) {
   document.addEventListener("keydown", (event) => {
     live.capture.wake();
     if (event.ctrlKey || event.altKey || event.metaKey || find("keys").open) return;
+    // A key that is held down must not start and stop ten times.
+    if (event.repeat && !"+-".includes(event.key)) return;
     if (event.key === "Escape") {
       live.live();
       return;
     }
-    const busy = event.target.closest("input, select, textarea");
-    const pressed = event.target.closest("button, a") && event.key === " ";
+    // The help that has just been closed keeps the focus until the page is drawn anew.
+    const gone = find("keys").contains(event.target);
+    const busy = !gone && event.target.closest("input, select, textarea");
+    const pressed = !gone && event.target.closest("button, a") && event.key === " ";
     const action = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!preferences.keys || busy || pressed || !action) return;
     event.preventDefault();
     action();
   });
   document.addEventListener("pointerdown", () => live.capture.wake());
-  document.addEventListener("visibilitychange", () => live.capture.wake());
+  document.addEventListener("visibilitychange", () => {
+    live.capture.wake();
+    live.keepScreen();
+  });
   document.addEventListener("resume", () => live.capture.wake());
   navigator.mediaDevices?.addEventListener?.("devicechange", () => live.again());
   window.addEventListener("pagehide", () => live.link.stop());
+  window.addEventListener("pageshow", ({ persisted }) => {
+    if (persisted && live.running && !live.paused) live.start();
+  });
   find("start").disabled = false;
 }
 

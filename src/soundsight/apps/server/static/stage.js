@@ -124,6 +124,7 @@ export function drawGrid(canvas, bitmaps, side) {
   ink.imageSmoothingQuality = "high";
   bitmaps.forEach((bitmap, i) => {
     ink.drawImage(bitmap, (i % across) * cell, Math.floor(i / across) * cell, cell, cell);
+    bitmap.close();
   });
 }
 

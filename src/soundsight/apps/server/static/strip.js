@@ -6,6 +6,7 @@ import { clock, howSure, length, nameOf } from "./words.js";
 const KEPT_S = 600;
 const MOST = 200;
 const THUMB = 192;
+const GAPS = { "not listening": "deaf", paused: "paused", replaying: "replay" };
 
 function element(tag, className = "", words = "") {
   const made = document.createElement(tag);
@@ -59,15 +60,17 @@ export class Strip {
     return entry;
   }
 
-  /** Begins a gap, or goes on with the one that is open. */
-  gap(words) {
+  /** Begins a gap, or goes on with the one that is open where it is of the same kind. */
+  gap(words, since = new Date()) {
     const open = this.entries.find((one) => one.kind === "gap" && !one.closed);
-    if (open) {
+    if (open?.name === words) {
       open.until = new Date();
       this.#words(open);
       return;
     }
-    this.#add({ kind: "gap", name: words, at: new Date(), until: new Date(), closed: false });
+    this.endGap();
+    const at = open ? new Date() : since;
+    this.#add({ kind: "gap", name: words, at, until: new Date(), closed: false });
   }
 
   endGap() {
@@ -117,7 +120,8 @@ export class Strip {
       entry.button.addEventListener("click", () => this.onChoose(entry));
     }
     const blank = element("span", "blank");
-    blank.append(shape(isGap ? "deaf" : "nothing"));
+    blank.append(shape(isGap ? GAPS[entry.name] : "nothing"));
+    if (entry.name === "not listening") entry.button.classList.add("is-lost");
     entry.face = blank;
     entry.title = element("b");
     entry.time = element("small");

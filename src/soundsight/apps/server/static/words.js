@@ -26,7 +26,7 @@ export function length(seconds) {
 /** What sounds, in words; the picture says it better. */
 export function nameOf(entry) {
   if (!entry.pictured) return "nothing recognisable";
-  return entry.name || "a sound, pictured";
+  return entry.name || "a familiar sound";
 }
 
 export const HEADLINES = {
