@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import TypeVar
+
+import anyio
 
 from soundsight.apps.server.answers import RETRY_S, RefusedError
 from soundsight.apps.server.limits import Limits
@@ -16,7 +18,11 @@ _T = TypeVar("_T")
 
 
 class Jobs:
-    """Seats for uploads. Used on one event loop."""
+    """Seats for uploads. Used on one event loop.
+
+    A thread cannot be stopped from outside. Where the request it works for is cancelled, its seat
+    and all it uses are kept until it has ended.
+    """
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits = limits
@@ -40,10 +46,29 @@ class Jobs:
         finally:
             self._present -= 1
 
-    async def run(self, work: Callable[[], _T]) -> _T:
-        """Run a piece of work on a thread when its turn comes."""
+    async def run(self, work: Callable[[], _T], unwanted: threading.Event) -> _T:
+        """Run a piece of work on a thread when its turn comes.
+
+        Args:
+            work: looks at ``unwanted`` now and then.
+            unwanted: is set when this is cancelled.
+        """
         async with self._seat():
-            return await asyncio.to_thread(work)
+            return await _on_thread(work, unwanted.set)
+
+    async def iterate(self, steps: Generator[_T]) -> AsyncGenerator[_T]:
+        """Run a generator on threads, each step when it is asked for, and close it at the end.
+
+        Args:
+            steps: nobody else touches it. A step takes no longer than a cancelled request may.
+        """
+        end = object()
+        async with self._seat():
+            try:
+                while (item := await _on_thread(lambda: next(steps, end))) is not end:
+                    yield item  # type: ignore[misc]
+            finally:
+                await _on_thread(steps.close)
 
     @contextlib.asynccontextmanager
     async def _seat(self) -> AsyncIterator[None]:
@@ -54,24 +79,28 @@ class Jobs:
             finally:
                 self._metrics.jobs.dec()
 
-    async def iterate(self, work: Callable[[threading.Event], Iterator[_T]]) -> AsyncIterator[_T]:
-        """Run an iterator on a thread and hand out what it yields, one ahead at most.
 
-        Args:
-            work: makes the iterator; it is given an event that is set when nobody wants more.
-        """
-        stopped = threading.Event()
-        end = object()
-        async with self._seat():
-            items = await asyncio.to_thread(work, stopped)
-            try:
-                while True:
-                    item = await asyncio.to_thread(next, items, end)
-                    if item is end:
-                        return
-                    yield item  # type: ignore[misc]
-            finally:
-                stopped.set()
-                close = getattr(items, "close", None)
-                if close is not None:
-                    await asyncio.shield(asyncio.to_thread(close))
+async def _on_thread(work: Callable[[], _T], cancelled: Callable[[], None] | None = None) -> _T:
+    """Run a piece of work on a thread; it has ended when this has, cancelled or not.
+
+    Args:
+        cancelled: called at once when this is cancelled.
+    """
+    running = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        await asyncio.wait([running])
+    except asyncio.CancelledError:
+        if cancelled is not None:
+            cancelled()
+        # Starlette's answers are cancelled anew in every turn of the loop until they have ended.
+        with anyio.CancelScope(shield=True):
+            await _ended(running)
+        running.exception()  # has been seen, and is nobody's any more
+        raise
+    return running.result()
+
+
+async def _ended(running: asyncio.Future[_T]) -> None:
+    while not running.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([running])

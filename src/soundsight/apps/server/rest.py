@@ -232,7 +232,7 @@ async def translate(
                     return _drawn(results, upload.name, here)
                 return _told(results, seed, here)
 
-            body = await here.jobs.run(work)
+            body = await here.jobs.run(work, unwanted)
     return Response(body, media_type=_MEDIA_TYPES[format])
 
 

@@ -10,14 +10,13 @@ import contextlib
 import json
 import os
 import tempfile
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -37,8 +36,6 @@ _PROGRESS_S = 0.25
 """Seconds between two lines of progress."""
 
 _CHUNK_BYTES = 1 << 16
-
-_T = TypeVar("_T")
 
 
 class Format(StrEnum):
@@ -118,8 +115,8 @@ async def storyboard(
         stack.enter_context(here.jobs.admit())
         upload = await stack.enter_async_context(receive(request, here.limits, name))
         if format is Format.NDJSON:
-            steps = here.jobs.iterate(_steps(lambda: _lines(here, upload, wish)))
-            stack.push_async_callback(_closed, steps)
+            steps = here.jobs.iterate(_lines(here, upload, wish))
+            stack.push_async_callback(steps.aclose)
             # What cannot be read at all is an answer of its own, not a line.
             first = await anext(steps)
             return _Held(
@@ -131,8 +128,8 @@ async def storyboard(
             )
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soundsight-")))
         path = folder / f"storyboard.{format}"
-        writing = here.jobs.iterate(_steps(lambda: _file(here, upload, wish, path)))
-        stack.push_async_callback(_closed, writing)
+        writing = here.jobs.iterate(_file(here, upload, wish, path))
+        stack.push_async_callback(writing.aclose)
         async for _ in writing:
             if await request.is_disconnected():
                 return Response(status_code=499)
@@ -164,10 +161,6 @@ class _Held(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _closed(steps: AsyncIterator[Any]) -> None:
-    await steps.aclose()  # type: ignore[attr-defined]
-
-
 async def _with_first(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield first
     async for line in rest:
@@ -186,34 +179,6 @@ def _disposition(name: str, format: Format) -> str:
 
 
 # --- the work, on a thread --------------------------------------------------------------------
-
-
-class _Steps(Generic[_T]):
-    """A generator that one thread may close while another one is in it: it waits its turn."""
-
-    def __init__(self, steps: Generator[_T], stopped: threading.Event) -> None:
-        self._steps = steps
-        self._stopped = stopped
-        self._turn = threading.Lock()
-
-    def __iter__(self) -> _Steps[_T]:
-        return self
-
-    def __next__(self) -> _T:
-        with self._turn:
-            if self._stopped.is_set():
-                raise StopIteration
-            return next(self._steps)
-
-    def close(self) -> None:
-        with self._turn:
-            self._steps.close()
-
-
-def _steps(
-    make: Callable[[], Generator[_T]],
-) -> Callable[[threading.Event], Iterator[_T]]:
-    return lambda stopped: _Steps(make(), stopped)
 
 
 def _lines(here: Services, upload: Upload, wish: _Wish) -> Generator[bytes]:
