@@ -21,6 +21,7 @@ from soundsight.apps import (
     evaluate,
     export,
     import_published,
+    listen,
     prepare,
     serve,
     storyboard,
@@ -84,7 +85,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_options)
     for module in (
-        translate, storyboard, serve, prepare, data, train, evaluate, compare, export,
+        translate, storyboard, listen, serve, prepare, data, train, evaluate, compare, export,
         import_published,
     ):  # fmt: skip
         module.register(app)

@@ -1,0 +1,265 @@
+"""Live sound for a command: a microphone, through PortAudio, or a file at its own pace."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundsight.core.errors import AudioError, MissingExtraError, first_line
+from soundsight.media import audio
+
+BLOCK_S = 1 / 32
+"""Length of the blocks that a microphone gives."""
+
+MOST_WAITING_S = 4.0
+"""Of more than this the oldest is dropped: what is shown is never long past."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Block:
+    """The next samples.
+
+    Attributes:
+        samples: int16 or float32 [t] or [t, channels].
+        gap: sound is missing before them.
+    """
+
+    samples: NDArray[Any]
+    gap: bool
+
+
+class Source(Protocol):
+    """Something that gives live sound.
+
+    Attributes:
+        name: in words.
+        rate_hz: its rate.
+        over: there is no more, and there never will be.
+    """
+
+    name: str
+    rate_hz: int
+    over: bool
+
+    def read(self, timeout_s: float) -> Block | None:
+        """Give what has come, or None when nothing comes for ``timeout_s``."""
+
+    def reopen(self) -> str:
+        """Try to get a lost source back; say why it cannot be, or nothing."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class Microphone:
+    """A microphone, or another input of the sound card.
+
+    Args:
+        device: its number or a part of its name; None takes the system's own choice.
+
+    Raises:
+        MissingExtraError: when sounddevice is not installed.
+        AudioError: when PortAudio is missing, or there is no such device, or it cannot be opened.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        self._sounddevice = _sounddevice()
+        self._wanted = device
+        self._waiting: deque[NDArray[Any]] = deque()
+        self._held = 0
+        self._gap = False
+        self._came = threading.Condition()
+        self._stream: Any = None
+        self.over = False
+        self.name = ""
+        self.rate_hz = 0
+        self._open()
+
+    def _open(self) -> None:
+        sd = self._sounddevice
+        number, facts = _find(sd, self._wanted)
+        self.name, self.rate_hz = str(facts["name"]), int(facts["default_samplerate"])
+        fault: Exception | None = None
+        # Some devices give all of their channels or none.
+        for channels in dict.fromkeys((1, min(2, int(facts["max_input_channels"])))):
+            stream: Any = None
+            try:
+                stream = sd.InputStream(
+                    device=number, channels=channels, samplerate=self.rate_hz, dtype="int16",
+                    blocksize=round(self.rate_hz * BLOCK_S), callback=self._take,
+                )  # fmt: skip
+                stream.start()
+            except (sd.PortAudioError, ValueError, OSError) as error:
+                fault = error
+                if stream is not None:
+                    stream.close()
+                continue
+            self._stream = stream
+            return
+        assert fault is not None
+        raise AudioError(
+            f"cannot listen to {self.name}: {_reason(fault)} (another program may hold it, or this "
+            "one may not use it; --list-devices shows the others)"
+        )
+
+    def _take(self, data: NDArray[Any], frames: int, _time: Any, status: Any) -> None:
+        """On PortAudio's thread: keep a copy, drop the oldest of too much."""
+        with self._came:
+            self._waiting.append(data.copy())
+            self._held += frames
+            # A flag that something was lost before this block: windows must not span that.
+            self._gap = self._gap or bool(status and status.input_overflow)
+            while self._held > MOST_WAITING_S * self.rate_hz and len(self._waiting) > 1:
+                self._held -= len(self._waiting.popleft())
+                self._gap = True
+            self._came.notify()
+
+    def read(self, timeout_s: float) -> Block | None:
+        """See ``Source``."""
+        with self._came:
+            if not self._waiting:
+                self._came.wait(timeout_s)
+            if not self._waiting:
+                return None
+            samples = np.concatenate(self._waiting)
+            self._waiting.clear()
+            gap, self._gap, self._held = self._gap, False, 0
+        return Block(samples=samples, gap=gap)
+
+    def reopen(self) -> str:
+        """See ``Source``. What has been plugged in since is found, too."""
+        sd = self._sounddevice
+        self.close()
+        # PortAudio looks for devices when it starts, and never again.
+        with contextlib.suppress(sd.PortAudioError):
+            sd._terminate()
+        try:
+            sd._initialize()
+            self._open()
+        except sd.PortAudioError as error:
+            return f"The microphone has gone: {_reason(error)}"
+        except AudioError as error:
+            return f"The microphone has gone: {error}"
+        return ""
+
+    def close(self) -> None:
+        """See ``Source``."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with contextlib.suppress(self._sounddevice.PortAudioError):
+                stream.abort()
+                stream.close()
+        with self._came:
+            self._waiting.clear()
+            self._held, self._gap = 0, False
+
+
+class Playback:
+    """A sound or video file, heard at its own pace as if it were sounding now.
+
+    Raises:
+        AudioError: when it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self.rate_hz = audio.probe(path).rate_hz
+        self.over = False
+        self._blocks = self._cut(path)
+        self._given_s = 0.0
+        self._began = time.monotonic()
+
+    def _cut(self, path: Path) -> Iterator[NDArray[np.float32]]:
+        step = round(self.rate_hz * BLOCK_S)
+        for block in audio.stream(path, self.rate_hz):
+            for first in range(0, len(block), step):
+                yield block[first : first + step]
+
+    def read(self, timeout_s: float) -> Block | None:
+        """See ``Source``."""
+        wait_s = self._began + self._given_s - time.monotonic()
+        if wait_s > timeout_s:
+            time.sleep(timeout_s)
+            return None
+        time.sleep(max(0.0, wait_s))
+        samples = next(self._blocks, None)
+        if samples is None:
+            self.over = True
+            return None
+        self._given_s += len(samples) / self.rate_hz
+        return Block(samples=samples, gap=False)
+
+    def reopen(self) -> str:
+        """See ``Source``."""
+        return "The file gives no sound."
+
+    def close(self) -> None:
+        """See ``Source``."""
+
+
+def devices() -> list[str]:
+    """Describe the inputs, a line each; the system's own choice is marked.
+
+    Raises:
+        MissingExtraError: when sounddevice is not installed.
+        AudioError: when PortAudio is missing or cannot list them.
+    """
+    sd = _sounddevice()
+    try:
+        found = list(sd.query_devices())
+    except sd.PortAudioError as error:
+        raise AudioError(f"cannot list the microphones: {_reason(error)}") from None
+    own: int | None = None
+    with contextlib.suppress(sd.PortAudioError, ValueError, KeyError, TypeError):
+        own = int(sd.query_devices(kind="input")["index"])
+    return [
+        f"{'*' if facts['index'] == own else ' '} {facts['index']:>2}  {facts['name']}  "
+        f"({facts['max_input_channels']} channels, {facts['default_samplerate']:.0f} Hz)"
+        for facts in found
+        if facts["max_input_channels"] > 0
+    ]
+
+
+def _sounddevice() -> Any:
+    try:
+        import sounddevice
+    except ModuleNotFoundError:
+        raise MissingExtraError("soundsight listen", "mic", "sounddevice") from None
+    except OSError:
+        raise AudioError(
+            "PortAudio, which opens microphones, is not installed: run  apt install libportaudio2"
+        ) from None
+    return sounddevice
+
+
+def _find(sd: Any, wanted: str | None) -> tuple[int | None, Any]:
+    """Number and facts of a device."""
+    try:
+        if wanted is None:
+            return None, sd.query_devices(kind="input")
+        number = int(wanted) if wanted.isdecimal() else wanted
+        facts = sd.query_devices(number, kind="input")
+    except (sd.PortAudioError, ValueError) as error:
+        if wanted is None:
+            raise AudioError(
+                "there is no microphone: plug one in, or choose an input with --device "
+                "(--list-devices shows them)"
+            ) from None
+        raise AudioError(
+            f"no input is called {wanted!r} ({_reason(error)}): --list-devices shows what there is"
+        ) from None
+    return int(facts["index"]), facts
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a fault of PortAudio, without its number."""
+    return first_line(error).split(" [PaErrorCode")[0].removesuffix(".")
