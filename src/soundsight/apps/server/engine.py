@@ -30,6 +30,7 @@ from soundsight.apps.server.metrics import Metrics
 from soundsight.apps.server.protocol import EventFacts, WindowFacts, pack_window
 from soundsight.core.errors import SoundsightError
 from soundsight.core.units import SEGMENT_S
+from soundsight.media.mel import DEFAULT
 from soundsight.media.segments import Segment
 from soundsight.runtime.listener import Heard, Listener
 from soundsight.runtime.stream import LiveCutter
@@ -50,9 +51,9 @@ MOST_WAITING_S = 30.0
 _FORGOTTEN_S = 1.0
 """An engine that has nothing to do forgets half of its mean wait in this time."""
 
-_CUT_AFTER_S = 0.0135
-"""A window is cut this long after its last sample (see ``media.segments.StreamingLogMel``); a
-resampler adds to it, which shows as the stream runs."""
+_CUT_AFTER = DEFAULT.window_samples // 2 - DEFAULT.hop_samples
+"""A window is cut when so many samples have come after its last (see
+``media.segments.StreamingLogMel``); a resampler adds to it, which shows as the stream runs."""
 
 _MOST_MARKS = 512
 _JPEG_QUALITY = 90
@@ -89,7 +90,8 @@ class Feed:
         self._cutter = cutter
         self.listener = listener
         self._rate_hz = rate_hz
-        self._hop_s = hop_s
+        # Of whole and quarter seconds: exact, whatever the rate.
+        self._window, self._hop = SEGMENT_S * rate_hz, hop_s * rate_hz
         self._answer = answer
         self._failed = failed
         self._lock = threading.Lock()
@@ -98,10 +100,12 @@ class Feed:
         self._start = 0  # where the signal began, or began anew
         self._received = 0
         self._taken = 0  # what a worker has taken of it
-        self._lag_s = _CUT_AFTER_S  # seconds after its end at which a window is complete
-        self._due = self._first_due()
-        self._offset_s = 0.0
+        # Samples after its end with which a window is complete: never more than it takes.
+        self._lag = math.ceil(_CUT_AFTER * rate_hz / DEFAULT.rate_hz)
+        self._due = self._complete(0)
         self._restart_at: int | None = None
+        self._cut_start = 0  # where the signal begins that the cutter has
+        self._cut = 0  # windows that it has cut of it
         self._marks: deque[tuple[int, float]] = deque(maxlen=_MOST_MARKS)
         self._ended = False
         self._flushed = False
@@ -136,7 +140,7 @@ class Feed:
             self._waiting, self._held = [], 0
             self._restart_at = self._start = position
             self._received = self._taken = position
-            self._due = self._first_due()
+            self._due = self._complete(position)
 
     def _drop_oldest(self) -> None:
         """Let go of the older half of what waits, as if it had never come."""
@@ -146,15 +150,16 @@ class Feed:
                 self._held -= len(self._waiting.pop(0))
             self._restart_at = self._start = self._taken = self._received - self._held
             self._skipped += max(0, before - self._full(self._received))
-            self._due = self._first_due()
+            self._due = self._complete(self._start)
 
-    def _first_due(self) -> int:
-        return self._start + math.ceil((SEGMENT_S + self._lag_s) * self._rate_hz)
+    def _complete(self, start: int, number: int = 0) -> int:
+        """The sample with which a window of a signal is complete, at the earliest."""
+        return start + math.ceil(self._window + number * self._hop + self._lag)
 
     def _full(self, received: int) -> int:
         """Windows since the last gap that are complete when so much has come."""
-        since_s = (received - self._start) / self._rate_hz - SEGMENT_S - self._lag_s
-        return max(0, math.floor(since_s / self._hop_s) + 1)
+        past = received - self._start - self._window - self._lag
+        return max(0, int(past // self._hop) + 1)
 
     def end(self) -> None:
         """There is no more sound: what is left makes a last window, or none."""
@@ -181,16 +186,17 @@ class Feed:
             self._flushed = self._ended
         if restart_at is not None:
             self._cutter.flush()
-            self._offset_s = restart_at / self._rate_hz
+            self._cut_start, self._cut = restart_at, 0
         segments: list[Segment] = []
         if waiting:
             segments = self._cutter.push(np.concatenate(waiting))
+        self._plan(received, len(segments))
         if self._flushed:
             segments += self._cutter.flush()
-        self._plan(received, bool(segments))
         if not segments:
             return None
-        newest = replace(segments[-1], start_s=segments[-1].start_s + self._offset_s)
+        offset_s = self._cut_start / self._rate_hz
+        newest = replace(segments[-1], start_s=segments[-1].start_s + offset_s)
         heard = self.listener.hear(newest)
         with self._lock:
             skipped, self._skipped = self._skipped + len(segments) - 1, 0
@@ -199,23 +205,17 @@ class Feed:
         came = next((at for count, at in marks if count >= last), marks[-1][1] if marks else 0.0)
         return _answer(heard, skipped, 1000 * (time.monotonic() - came))
 
-    def _plan(self, received: int, cut: bool) -> None:
+    def _plan(self, received: int, cut: int) -> None:
         """Say at which sample the next window is looked for."""
-        # Samples since the first window was complete, and since the last one was.
-        start = round(self._offset_s * self._rate_hz)
-        past = received - start - (SEGMENT_S + self._lag_s) * self._rate_hz
-        late = past % (self._hop_s * self._rate_hz)
-        if past < 0:
-            due = received - past
-        elif not cut:
-            # A resampler holds back up to 0.13 s: the next frame may complete the window.
-            self._lag_s += late / self._rate_hz
-            due = received + 1.0
-        else:
-            due = received - late + self._hop_s * self._rate_hz
+        self._cut += cut
         with self._lock:
+            due = self._complete(self._cut_start, self._cut)
+            if received >= due:
+                # A resampler holds back up to 0.13 s: the next frame may complete the window.
+                self._lag += received - due
+                due = received + 1
             if self._restart_at is None:
-                self._due = math.ceil(due)
+                self._due = due
 
     @property
     def more(self) -> bool:
