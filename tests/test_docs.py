@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,12 +56,27 @@ def test_an_unknown_option_would_be_noticed() -> None:
         test_every_command_in_the_documents_parses("soundsight translate a.wav -o out --nonsense")
 
 
-def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The address of a server, as it prints it."""
+    command = [sys.executable, "-m", "soundsight", "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split()[1].rstrip("/")
+        finally:
+            process.terminate()
+
+
+def test_python_in_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
     synth.write_examples(tmp_path)
     monkeypatch.chdir(tmp_path)
     (sound,) = tmp_path.glob("dog.*")
     for block in blocks((ROOT / "README.md").read_text("utf-8"), "python"):
-        exec(compile(block.replace("dog.wav", sound.name), "README.md", "exec"), {})
+        here = block.replace("dog.wav", sound.name).replace("http://127.0.0.1:8000", address)
+        exec(compile(here, "README.md", "exec"), {})
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:

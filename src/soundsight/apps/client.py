@@ -155,7 +155,10 @@ class Client:
             answer = self._ask(
                 "POST", "/v1/translate", params=options, files={"sound": (name, file)}
             )
-        return [_imagined(picture) for picture in answer.json()["pictures"]]
+        try:
+            return [_imagined(picture) for picture in answer.json()["pictures"]]
+        except (ValueError, KeyError, TypeError, OSError):  # OSError: no picture
+            raise self._strange() from None
 
     def model(self) -> dict[str, Any]:
         """Return what the server tells of its model.
@@ -163,8 +166,10 @@ class Client:
         Raises:
             ServerError: when the server cannot be reached or refuses.
         """
-        values: dict[str, Any] = self._ask("GET", "/v1/model").json()
-        return values
+        try:
+            return dict(self._ask("GET", "/v1/model").json())
+        except (ValueError, TypeError):
+            raise self._strange() from None
 
     def ready(self) -> bool:
         """Whether the server takes new streams and requests; False where there is none."""
@@ -239,6 +244,9 @@ class Client:
         if answer.is_error:
             raise _refused(answer)
         return answer
+
+    def _strange(self) -> ServerError:
+        return ServerError(f"{self.url} answers something else: is it a soundsight server?")
 
     def _unreachable(self, error: Exception) -> ServerError:
         import httpx
@@ -326,7 +334,7 @@ def _refused(answer: httpx.Response) -> ServerError:
     try:
         message = str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        message = f"answered {answer.status_code}: is it a soundsight server?"
+        message = f"it answered {answer.status_code}: is it a soundsight server?"
     return ServerError(f"{answer.url.host}: {first_line(ValueError(message))}")
 
 

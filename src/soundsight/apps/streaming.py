@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from soundsight.apps.server import protocol
-from soundsight.core.errors import AudioError, ConfigError, ServerError, SoundsightError, first_line
+from soundsight.core.errors import AudioError, ConfigError, ServerError, first_line
 
 _FRAMES_PER_S = 32
 _PATIENCE_S = 30.0
@@ -71,16 +71,16 @@ def _talk(
     socket: ClientConnection, hello: protocol.Hello, blocks: Iterable[ArrayLike]
 ) -> Iterator[tuple[protocol.WindowFacts, list[bytes]]]:
     said: list[str] = []
-    fault: list[SoundsightError] = []
+    fault: list[Exception] = []
 
     def speak() -> None:
         try:
             _send(socket, hello, blocks)
-        except SoundsightError as error:
-            fault.append(error)
-            socket.close()
         except ConnectionClosed:
             pass  # the reader knows why
+        except Exception as error:  # the caller's own: its blocks may come from anywhere
+            fault.append(error)
+            socket.close()
 
     try:
         socket.send(hello.model_dump_json())
