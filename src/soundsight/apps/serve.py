@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
+import signal
 import socket
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -16,6 +19,8 @@ from soundsight.apps.extras import need
 from soundsight.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import uvicorn
 
     from soundsight.apps.server.tls import Certificate
@@ -27,6 +32,8 @@ _CONNECTIONS = 256
 """Connections beside those of streams."""
 _BACKLOG = 1024
 _EVERYWHERE = ("0.0.0.0", "::")
+_LOOK_S = 0.1
+"""Seconds between two looks at whether a server that stops is to stop at once."""
 
 
 def register(app: typer.Typer) -> None:
@@ -99,8 +106,9 @@ def serve(
 ) -> None:
     """See it live: a page that listens and shows what is sounding.
 
-    Prints its address when the model is warm. Ctrl-C answers what has come, tells every
-    stream, and stops. Sound is neither stored nor logged.
+    Prints its address when the model is warm. Ctrl-C, or a SIGTERM, answers what has come, tells
+    every stream, and stops with exit code 0; a second Ctrl-C stops at once. Sound is neither
+    stored nor logged.
     """
     need(
         "soundsight serve", "serve", "fastapi", "uvicorn", "websockets", "python_multipart",
@@ -112,10 +120,15 @@ def serve(
 
     if (tls_cert is None) != (tls_key is None):
         raise ConfigError("--tls-cert and --tls-key go together")
+    if token is None and "SOUNDSIGHT_TOKEN" in os.environ:
+        # A secret that could not be read must not open the door.
+        raise ConfigError("SOUNDSIGHT_TOKEN is empty: set it, or unset it to ask for no token")
     if lan and host in LOOPBACK:
         host = "0.0.0.0"
     if lan and token is None:
         token = secrets.token_urlsafe(12)
+    # The runtime of the networks would tell its makers who runs it, and leave files for that.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     streams = max_streams or STREAMS_PER_CPU * cpus
     alone = host in LOOPBACK
@@ -163,7 +176,7 @@ def _bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, ValueError) as error:  # ValueError: no name at all
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot listen on {host}: {reason}") from None
+        raise ConfigError(f"cannot listen on {host or 'no address'}: {reason}") from None
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
@@ -186,7 +199,7 @@ def _secured(certificate: Path, key: Path) -> ssl.SSLContext:
     """
     for path in (certificate, key):
         if not path.is_file():
-            raise ConfigError(f"{path} does not exist: check --tls-cert and --tls-key")
+            raise ConfigError(f"there is no file {path}: check --tls-cert and --tls-key")
     secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     secure.set_alpn_protocols(["http/1.1"])
     try:
@@ -215,7 +228,7 @@ def _welcome(
 
     scheme = "https" if secure else "http"
     # After the #, a token is not sent with requests, and so stands in no log.
-    after = f"#token={token}" if token else ""
+    after = f"#token={quote(token, safe='')}" if token else ""
     shown = (lan_address() or "127.0.0.1") if host in _EVERYWHERE else host
     shown = f"[{shown}]" if ":" in shown else shown
     lines = [f"ready: {scheme}://{shown}:{port}/{after}   (Ctrl-C stops)"]
@@ -243,7 +256,12 @@ def _run(
     connections: int,
 ) -> None:
     _allow_files(2 * connections + 256)
-    server_of(app, welcome, secure, proxy, connections).run(sockets=[bound])
+    server = server_of(app, welcome, secure, proxy, connections)
+    server.run(sockets=[bound])
+    if server.force_exit:
+        raise KeyboardInterrupt
+    if not server.started:  # the log has said why
+        raise typer.Exit(1)
 
 
 def server_of(
@@ -255,6 +273,8 @@ def server_of(
 ) -> uvicorn.Server:
     """The server of an application: it says ``welcome`` when it is ready, and stops in order.
 
+    ``force_exit`` tells afterwards that it was not let stop in order.
+
     Args:
         app: made by ``create_app``.
         welcome: lines for people.
@@ -262,6 +282,8 @@ def server_of(
         proxy: addresses whose X-Forwarded headers are believed.
         connections: at once.
     """
+    import asyncio
+
     import uvicorn
 
     from soundsight.apps.server.connections import StreamConnection, http_connection
@@ -273,13 +295,24 @@ def server_of(
                 for line in welcome:
                     say(line)
 
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+            # uvicorn would send itself the signal again at its end: a server that was told to
+            # stop, and has stopped in order, has done what it was told.
+            self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
+            self.should_exit = True
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            # uvicorn would close every stream without a word.
             for listening in self.servers:
                 listening.close()
             if app.state.services is not None:
-                await app.state.services.streams.leave()
+                # uvicorn would close every stream without a word.
+                leaving = asyncio.create_task(app.state.services.streams.leave())
+                while not (leaving.done() or self.force_exit):
+                    await asyncio.wait([leaving], timeout=_LOOK_S)
             await super().shutdown(sockets)
+            if self.force_exit:
+                # That work is cut off is no fault to tell of: it was asked for.
+                logging.getLogger("uvicorn.error").disabled = True
 
     config = uvicorn.Config(
         app,

@@ -48,6 +48,8 @@ STATIC = Path(__file__).parent / "static"
 _OPEN = frozenset(("/", "/file", "/healthz", "/readyz", "/favicon.ico"))
 """Paths that need no token: the page itself, which has to ask for one, and the probes."""
 
+_STOPS = "the server stops: send it again"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ServerConfig:
@@ -193,6 +195,10 @@ class _Gate:
                 await answer(scope, receive, counted)
             else:
                 await self._app(scope, receive, counted)
+        except asyncio.CancelledError:
+            # Only a server whose patience has ended cancels requests; it would log a traceback.
+            if not status:
+                await told(503, "not_ready", _STOPS)(scope, receive, counted)
         except Exception:
             _LOG.exception("a request has failed")
             if not status:
