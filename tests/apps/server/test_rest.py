@@ -219,7 +219,8 @@ def test_openapi(server: Any) -> None:
         "draws=0", "draws=65", "draws=-1", "draws=x", "draws=1.5", "draws=", "draws=1e1",
         "candidates=0", "candidates=65", "candidates=x", "seed=-1", "seed=9007199254740992",
         "seed=x", "seed=" + "9" * 5_000, "each_second=maybe", "anyway=2", "format=gif", "format=",
-        "format=PNG", "draws=%00", "draws=\u0663\u00b2", "seed=NaN", "seed=Infinity",
+        "format=PNG", "draws=%00", "draws=\u0663\u00b2", "seed=NaN", "seed=Infinity", "draw=2",
+        "x=1&draws=1",
     ],
 )  # fmt: skip
 def test_parameters_out_of_range(server: Any, query: str) -> None:

@@ -105,7 +105,8 @@ def create_app(config: ServerConfig) -> FastAPI:
             decoder.close()
             await asyncio.to_thread(engine.stop)
 
-    app = FastAPI(
+    app = _Described(
+        with_token=config.access.token is not None,
         title="soundsight",
         version=__version__,
         summary="Turns sound into sight: hears a second of sound and imagines the scene.",
@@ -136,6 +137,24 @@ def create_app(config: ServerConfig) -> FastAPI:
         )
     app.add_middleware(_Carrier)
     return app
+
+
+class _Described(FastAPI):
+    """An application whose description says which paths want a token."""
+
+    def __init__(self, *, with_token: bool, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._with_token = with_token
+
+    def openapi(self) -> dict[str, Any]:
+        """Describe the API."""
+        told = super().openapi()
+        if self._with_token:
+            told["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            for path, methods in told["paths"].items():
+                for operation in methods.values():
+                    operation["security"] = [] if path in _OPEN else [{"token": []}]
+        return told
 
 
 class _Carrier:

@@ -34,6 +34,8 @@ MAX_DRAWS = 64
 _LOOK_S = 0.25
 """Seconds between two looks at whether the client is still there."""
 
+_LONGEST_SHOWN = 80
+
 _T = TypeVar("_T")
 
 
@@ -65,6 +67,25 @@ def services(request: Request) -> Services:
 
 
 Here = Annotated[Services, Depends(services)]
+
+
+def known_parameters(request: Request) -> None:
+    """Check that a request asks for nothing that is not there.
+
+    Raises:
+        RefusedError: 422, for the name of a parameter that is misspelled.
+    """
+    known = {field.alias for field in request.scope["route"].dependant.query_params}
+    for name in request.query_params:
+        if name not in known:
+            shown = "".join(c for c in name[:_LONGEST_SHOWN] if c.isprintable())
+            raise RefusedError(
+                422,
+                "parameter",
+                f"{shown or '?'}: no such parameter, there are {', '.join(sorted(known))}",
+            )
+
+
 Seed = Annotated[
     int, Query(ge=0, le=2**53 - 1, description="Another seed imagines another picture.")
 ]
@@ -142,7 +163,7 @@ def faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
         403: "The page's origin, or the name the server is addressed by, is not allowed.",
         408: "The body comes too slowly.",
         413: "The body or the answer would be too long.",
-        422: "A parameter is out of range.",
+        422: "A parameter is out of range, or unknown.",
         503: "The server is busy, starts or stops: try again.",
     }
     return {s: {"model": FaultAnswer, "description": told[s]} for s in statuses}
@@ -189,6 +210,7 @@ _EXAMPLE = {
     "/v1/translate",
     response_model=Translated,
     openapi_extra=UPLOAD,
+    dependencies=[Depends(known_parameters)],
     responses={
         200: {
             "description": "The pictures; with format=png one PNG, a contact sheet where there "

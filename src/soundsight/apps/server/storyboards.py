@@ -20,12 +20,12 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import numpy as np
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
-from soundsight.apps.server.rest import UPLOAD, Here, Seed, Services, faults
+from soundsight.apps.server.rest import UPLOAD, Here, Seed, Services, faults, known_parameters
 from soundsight.apps.server.uploads import Upload, receive
 from soundsight.core.errors import SoundsightError
 from soundsight.runtime.story import Progress, tell
@@ -73,6 +73,7 @@ router = APIRouter()
     "/v1/storyboard",
     response_class=Response,
     openapi_extra=UPLOAD,
+    dependencies=[Depends(known_parameters)],
     responses={
         200: {
             "description": "As ndjson one JSON object a line, each sent as soon as it is known: "
