@@ -11,7 +11,12 @@ nothing::
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# onnxruntime's wheels keep a file of what they are used for, and send it to their maker, unless
+# this is set before they are loaded. Nothing leaves this machine but what its user sends.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["Client", "SoundsightError", "Translation", "Translator", "__version__"]

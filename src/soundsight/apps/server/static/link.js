@@ -78,7 +78,8 @@ export class Link {
 
   /** @param {object} values draws, sensitivity */
   settings(values) {
-    if (this.state === "ready") this.socket.send(JSON.stringify({ type: "settings", ...values }));
+    if (this.state !== "ready" || this.socket.readyState !== WebSocket.OPEN) return;
+    this.socket.send(JSON.stringify({ type: "settings", ...values }));
   }
 
   /**
@@ -102,7 +103,8 @@ export class Link {
   }
 
   #drain() {
-    if (this.state !== "ready") return;
+    // A line that is being closed stays "ready" until its end has been told.
+    if (this.state !== "ready" || this.socket.readyState !== WebSocket.OPEN) return;
     while (this.queue.length && this.socket.bufferedAmount < BUFFERED_S * this.bytesPerS) {
       const { position, pcm } = this.queue.shift();
       this.queued -= pcm.byteLength;

@@ -230,6 +230,7 @@ class Live {
   }
 
   #ready(ready) {
+    this.noteUntil = 0; // what was said of the line before is over
     this.connection += 1;
     this.quietDbfs = ready.model.quiet_dbfs;
     this.present = null;
