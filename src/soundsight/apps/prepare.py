@@ -289,7 +289,8 @@ class _Run:
 
     def _cut(self, stage: Stage, found: Clips) -> None:
         """Turn every clip into a part."""
-        from soundsight.pairs.engines import Job, cores, run_local, run_ray
+        from soundsight.core.cpus import usable_cpus
+        from soundsight.pairs.engines import Job, run_local, run_ray
 
         tally = Tally(len(found.clips), len(found.skipped))
         jobs = [
@@ -302,8 +303,8 @@ class _Run:
             outcomes = run_ray(jobs, self.ingest, self.address, self.workers, self.timeout_s)
         else:
             # More processes than that only wait for each other.
-            most = min(_WORKERS_PER_CORE * cores(), max(1, len(jobs)))
-            workers = min(self.workers or cores(), most)
+            most = min(_WORKERS_PER_CORE * usable_cpus(), max(1, len(jobs)))
+            workers = min(self.workers or usable_cpus(), most)
             outcomes = run_local(jobs, self.ingest, workers, self.timeout_s)
         try:
             with display(tally) as show, closing(outcomes):  # type: ignore[type-var]

@@ -50,13 +50,6 @@ class Job:
     part: Path
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
-
-
 def run_local(
     jobs: Sequence[Job], config: IngestConfig, workers: int, timeout_s: float = TIMEOUT_S
 ) -> Iterator[Outcome]:

@@ -5,7 +5,6 @@ Shapes: n sounds, E the embedding, Z the noise, M the dropout, px the picture's 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core import units
+from soundsight.core.cpus import usable_cpus
 from soundsight.core.errors import ConfigError, ModelError, first_line
 from soundsight.runtime.model_folder import ENCODER, GENERATOR, ModelInfo
 
@@ -25,11 +25,7 @@ MAX_THREADS = 4
 
 def default_threads() -> int:
     """Return how many threads a session takes: the CPUs this process may use, at most 4."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every platform
-        count = os.cpu_count() or 1
-    return max(1, min(count, MAX_THREADS))
+    return min(usable_cpus(), MAX_THREADS)
 
 
 def open_onnx(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:

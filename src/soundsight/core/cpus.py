@@ -1,0 +1,66 @@
+"""How many CPUs this process may use, which is seldom how many the machine has."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
+
+
+def usable_cpus() -> int:
+    """Return the CPUs that this process may run on, or its container's quota if that is less.
+
+    A quota of one and a half is two: threads may wait, a CPU that idles is lost.
+    """
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every platform
+        count = os.cpu_count() or 1
+    return max(1, math.ceil(min(count, _quota(_CGROUPS, _OWN))))
+
+
+def _quota(root: Path, own: Path) -> float:
+    """CPUs that the control groups above a process grant; infinity without a limit."""
+    # Version 2 has one tree, "0::/path"; version 1 one for each resource.
+    trees = {0: root, 1: root / "cpu"}
+    places = []
+    try:
+        for line in own.read_text("utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:
+                places.append((trees[0], path))
+            elif "cpu" in controllers.split(","):
+                places.append((trees[1], path))
+    except (OSError, ValueError):
+        return math.inf
+    least = math.inf
+    for tree, path in places:
+        # In a container the path may be that of the host, of which the container sees its own end.
+        group = Path(os.path.normpath(f"{tree}/{path}"))
+        for folder in (group, *group.parents):
+            if tree in (folder, *folder.parents):
+                least = min(least, _limit(folder))
+    return least
+
+
+def _limit(folder: Path) -> float:
+    for read in (_limit_2, _limit_1):
+        try:
+            return read(folder)
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return math.inf
+
+
+def _limit_2(folder: Path) -> float:
+    quota, period = (folder / "cpu.max").read_text("ascii").split()
+    return math.inf if quota == "max" else int(quota) / int(period)
+
+
+def _limit_1(folder: Path) -> float:
+    quota = int((folder / "cpu.cfs_quota_us").read_text("ascii"))
+    period = int((folder / "cpu.cfs_period_us").read_text("ascii"))
+    return math.inf if quota <= 0 else quota / period
