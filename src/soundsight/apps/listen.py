@@ -14,6 +14,7 @@ import typer
 
 from soundsight.apps.console import say
 from soundsight.apps.extras import local_output
+from soundsight.apps.options import EventCandidates, Model, Seed
 from soundsight.core.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -72,20 +73,8 @@ def listen(
             min=0.0, max=1.0, metavar="X", help="0 shows only what is loud and sure, 1 shows more."
         ),
     ] = 0.5,
-    candidates: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=64,
-            metavar="N",
-            show_default=False,
-            help="Pictures made for each event, of which the best is kept. "
-            "[dim](default: 4, or 1 for a model without a critic)[/dim]",
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Another seed imagines other pictures.")
-    ] = 0,
+    candidates: EventCandidates = None,
+    seed: Seed = 0,
     seconds: Annotated[
         float | None,
         typer.Option(min=0.1, metavar="S", show_default=False, help="Ends by itself after these."),
@@ -94,10 +83,7 @@ def listen(
         bool,
         typer.Option("--json", help="Writes a line of JSON for every window, four a second."),
     ] = False,
-    model: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="A model folder. [dim](default: the bundled one)[/dim]"),
-    ] = None,
+    model: Model = None,
 ) -> None:
     """See what the microphone hears, in this terminal.
 

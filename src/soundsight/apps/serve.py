@@ -16,6 +16,7 @@ import typer
 
 from soundsight.apps.console import say
 from soundsight.apps.extras import need
+from soundsight.apps.options import Model
 from soundsight.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,10 +47,7 @@ def serve(
         str, typer.Option(metavar="ADDRESS", help="Where it listens: this machine alone.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    model: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="A model folder. [dim](default: the bundled one)[/dim]"),
-    ] = None,
+    model: Model = None,
     token: Annotated[
         str | None,
         typer.Option(

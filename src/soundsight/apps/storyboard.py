@@ -13,6 +13,7 @@ import typer
 
 from soundsight.apps.console import say
 from soundsight.apps.extras import local_output
+from soundsight.apps.options import EventCandidates, Model, Seed
 from soundsight.core.errors import OutputError
 from soundsight.core.runs import usable_folder
 
@@ -58,27 +59,12 @@ def storyboard(
             min=0.0, max=1.0, metavar="X", help="0 tells only what is loud and sure, 1 tells more."
         ),
     ] = 0.5,
-    seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Another seed imagines other pictures.")
-    ] = 0,
-    candidates: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=64,
-            metavar="N",
-            show_default=False,
-            help="Pictures made for each event, of which the best is kept. "
-            "[dim](default: 4, or 1 for a model without a critic)[/dim]",
-        ),
-    ] = None,
+    seed: Seed = 0,
+    candidates: EventCandidates = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is there already.")
     ] = False,
-    model: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="A model folder. [dim](default: the bundled one)[/dim]"),
-    ] = None,
+    model: Model = None,
 ) -> None:
     """Tell what happened in a sound: a picture of each event, in time.
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soundsight.apps.console import complain, say
+from soundsight.apps.options import Candidates, Model, Seed
 from soundsight.core.errors import AudioError, OutputError, SoundsightError
 from soundsight.core.runs import usable_folder
 
@@ -109,25 +110,12 @@ def translate(
     draws: Annotated[
         int, typer.Option(min=1, max=1000, metavar="N", help="Pictures of each second.")
     ] = 1,
-    candidates: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=64,
-            metavar="N",
-            show_default=False,
-            help="Pictures made for each of these, of which the best is kept. "
-            "[dim](default: 4, or 1 for a model without a critic)[/dim]",
-        ),
-    ] = None,
+    candidates: Candidates = None,
     anyway: Annotated[
         bool,
         typer.Option("--anyway", help="Give the pictures that would be hidden, too."),
     ] = False,
-    seed: Annotated[
-        int,
-        typer.Option(min=0, metavar="N", help="Another seed imagines another picture."),
-    ] = 0,
+    seed: Seed = 0,
     size: Annotated[
         int, typer.Option(min=16, max=4096, metavar="PX", help="Side of the pictures, in pixels.")
     ] = 96,
@@ -144,10 +132,7 @@ def translate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace pictures that are there already.")
     ] = False,
-    model: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="A model folder. [dim](default: the bundled one)[/dim]"),
-    ] = None,
+    model: Model = None,
 ) -> None:
     """Draw what the sounds look like: a PNG for every sound.
 
