@@ -125,8 +125,6 @@ def serve(
         host = "0.0.0.0"
     if lan and token is None:
         token = secrets.token_urlsafe(12)
-    # The runtime of the networks would tell its makers who runs it, and leave files for that.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     streams = max_streams or STREAMS_PER_CPU * cpus
     alone = host in LOOPBACK
