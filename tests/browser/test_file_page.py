@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -24,46 +21,27 @@ from soundsight.media import audio
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-AXE = Path(__file__).parents[2] / ".axe" / "axe.min.js"
 RATE = 44_100
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: set CHROMIUM to its path"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser(chromium: str) -> Iterator[Any]:
     """Full Chromium without a window."""
     with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(
-            executable_path=CHROMIUM,
+        made = started.chromium.launch(
+            executable_path=chromium,
             args=["--autoplay-policy=no-user-gesture-required", "--no-sandbox"],
         )
-        yield chromium
-        chromium.close()
-
-
-@contextlib.contextmanager
-def serving(model: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    command = [sys.executable, "-m", "soundsight", "serve", "--port", "0", "--model", str(model)]
-    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().split()[1].partition("#")[0], process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT)
-        process.wait(30)
-        process.stdout.close()
+        yield made
+        made.close()
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model: Path) -> Iterator[str]:
+def server(serving: Any, tiny_model: Path) -> Iterator[str]:
     """The address of a server, with a slash at its end."""
-    with serving(tiny_model) as (address, _):
+    with serving("--model", tiny_model) as (address, _):
         yield address
 
 
@@ -334,8 +312,8 @@ def test_cancel(page: Any, long_sound: Path) -> None:
     expect(page.locator(".file-job")).to_have_count(0)
 
 
-def test_the_token_is_asked_for(browser: Any, tiny_model: Path, dog: Path) -> None:
-    with serving(tiny_model, "--token", "secret") as (address, _):
+def test_the_token_is_asked_for(browser: Any, serving: Any, tiny_model: Path, dog: Path) -> None:
+    with serving("--model", tiny_model, "--token", "secret") as (address, _):
         with opened(browser, f"{address}file") as page:
             choose(page, dog)
             field = page.get_by_label("This server wants a token.")
@@ -352,12 +330,12 @@ def test_the_token_is_asked_for(browser: Any, tiny_model: Path, dog: Path) -> No
             assert "secret" not in page.url
 
 
-def test_too_big_and_too_long(browser: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_too_big_and_too_long(browser: Any, serving: Any, tiny_model: Path, tmp_path: Path) -> None:
     big = write(tmp_path / "big.wav", (40, 1))
     long = write(tmp_path / "long.flac", (30, 0))
     options = ("--max-upload", "1", "--max-duration", "0.2")
     with (
-        serving(tiny_model, *options) as (address, _),
+        serving("--model", tiny_model, *options) as (address, _),
         opened(browser, f"{address}file") as page,
     ):
         choose(page, big, long)
@@ -368,9 +346,11 @@ def test_too_big_and_too_long(browser: Any, tiny_model: Path, tmp_path: Path) ->
         expect(state).to_contain_text("longer than 12 s, the most that is taken")
 
 
-def test_the_server_is_gone(browser: Any, tiny_model: Path, dog: Path, long_sound: Path) -> None:
+def test_the_server_is_gone(
+    browser: Any, serving: Any, tiny_model: Path, dog: Path, long_sound: Path
+) -> None:
     with (
-        serving(tiny_model) as (address, process),
+        serving("--model", tiny_model) as (address, process),
         opened(browser, f"{address}file") as page,
     ):
         choose(page, long_sound)
@@ -387,8 +367,8 @@ def test_the_server_is_gone(browser: Any, tiny_model: Path, dog: Path, long_soun
 # --- for everybody ---------------------------------------------------------------------------
 
 
-def violations(page: Any) -> list[str]:
-    page.evaluate(AXE.read_text("utf-8"))
+def violations(page: Any, axe: str) -> list[str]:
+    page.evaluate(axe)
     found = page.evaluate("axe.run()")["violations"]
     return [f"{v['id']}: {v['help']}: {node['html'][:120]}" for v in found for node in v["nodes"]]
 
@@ -396,21 +376,19 @@ def violations(page: Any) -> list[str]:
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 @pytest.mark.parametrize("width", [390, 1440])
 def test_no_barrier(
-    browser: Any, server: str, dog: Path, tmp_path: Path, width: int, scheme: str
+    browser: Any, server: str, dog: Path, tmp_path: Path, width: int, scheme: str, axe: str
 ) -> None:
-    if not AXE.exists():
-        pytest.skip("axe-core is not there: run  make axe")
     text = tmp_path / "notes.txt"
     text.write_text("no sound")
     view = {"width": width, "height": 900}
     with opened(browser, f"{server}file", viewport=view, color_scheme=scheme) as page:
-        assert violations(page) == []
+        assert violations(page, axe) == []
         page.get_by_text("Settings").click()
         choose(page, dog, text)
         section = told(page, dog)
         section.locator(".board-card").first.click()
         expect(page.locator(".is-fault")).to_be_visible()
-        assert violations(page) == []
+        assert violations(page, axe) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         small = page.evaluate(
             """() => [...document.querySelectorAll("button, .file-choose, nav a")]

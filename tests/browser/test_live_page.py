@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,6 @@ from soundsight.runtime.critic import State
 
 playwright = pytest.importorskip("playwright.sync_api")
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-AXE = Path(__file__).parents[2] / ".axe" / "axe.min.js"
 FAKE = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
@@ -47,35 +44,19 @@ window.AudioContext = class extends Context {
 };
 """
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: set CHROMIUM to its path"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
+def driver(chromium: str) -> Iterator[Any]:
+    """Has ``launch``, which starts a browser."""
     with playwright.sync_playwright() as started:
-        yield started
-
-
-@contextlib.contextmanager
-def serving(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    command = [sys.executable, "-m", "soundsight", "serve", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().split()[1], process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGCONT)
-            process.send_signal(signal.SIGTERM)
-        process.wait(30)
-        process.stdout.close()
+        launch = functools.partial(started.chromium.launch, executable_path=chromium)
+        yield SimpleNamespace(launch=launch)
 
 
 @pytest.fixture(scope="module")
-def address(tiny_model: Path) -> Iterator[str]:
+def address(serving: Any, tiny_model: Path) -> Iterator[str]:
     """A server whose model draws a picture of every sound."""
     with serving("--port", "0", "--model", str(tiny_model)) as (address, _):
         yield address
@@ -90,7 +71,7 @@ def page_of(
     if microphone is not None:
         given += [*FAKE, f"--use-file-for-fake-audio-capture={microphone}%noloop"]
     # headless=False beside --headless=new: the whole browser, not the headless shell.
-    browser = driver.chromium.launch(executable_path=CHROMIUM, headless=False, args=given)
+    browser = driver.launch(headless=False, args=given)
     options.setdefault("viewport", {"width": 1440, "height": 900})
     context = browser.new_context(**options)
     if microphone is not None:
@@ -178,7 +159,7 @@ def test_a_sound_is_marked_pictured_kept_a_while_and_gone(
         )
 
 
-def test_a_dog_then_silence_then_water(driver: Any, tmp_path: Path) -> None:
+def test_a_dog_then_silence_then_water(driver: Any, serving: Any, tmp_path: Path) -> None:
     """The bundled model hears real recordings, and the page tells them apart."""
     folder = Path(os.environ.get("SOUNDSIGHT_BENCH", "../shared/data")) / "sounds"
     if not folder.is_dir():
@@ -264,7 +245,7 @@ def test_settings_reach_the_stream_and_stay(driver: Any, address: str, steady: P
 
 
 def test_a_dead_server_is_told_within_two_seconds_and_found_again(
-    driver: Any, tiny_model: Path, steady: Path
+    driver: Any, serving: Any, tiny_model: Path, steady: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
@@ -288,7 +269,7 @@ def test_a_dead_server_is_told_within_two_seconds_and_found_again(
 
 
 def test_a_server_that_hangs_is_told_within_two_seconds(
-    driver: Any, tiny_model: Path, steady: Path
+    driver: Any, serving: Any, tiny_model: Path, steady: Path
 ) -> None:
     options = ["--port", "0", "--model", str(tiny_model)]
     with serving(*options) as (own, process), page_of(driver, steady) as page:
@@ -362,7 +343,9 @@ def test_a_missing_microphone_is_told_in_words(driver: Any, address: str) -> Non
         assert "No microphone was found" in page.locator("#detail").inner_text()
 
 
-def test_a_full_server_is_told_in_words(driver: Any, tiny_model: Path, steady: Path) -> None:
+def test_a_full_server_is_told_in_words(
+    driver: Any, serving: Any, tiny_model: Path, steady: Path
+) -> None:
     options = ["--port", "0", "--model", str(tiny_model), "--max-streams", "1"]
     with serving(*options) as (own, _), page_of(driver, steady) as page:
         listens(page, own)
@@ -374,7 +357,7 @@ def test_a_full_server_is_told_in_words(driver: Any, tiny_model: Path, steady: P
 
 
 def test_a_token_is_asked_for_taken_from_the_address_and_not_left_there(
-    driver: Any, tiny_model: Path, steady: Path
+    driver: Any, serving: Any, tiny_model: Path, steady: Path
 ) -> None:
     options = ["--port", "0", "--model", str(tiny_model), "--token", "sesame"]
     with serving(*options) as (own, _), page_of(driver, steady) as page:
@@ -469,16 +452,16 @@ def test_clear_forgets_sounds_and_pictures(driver: Any, address: str, beeps: Pat
 # --- accessibility ---------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there: run  make axe")
 @pytest.mark.parametrize("scheme", ["dark", "light"])
-def test_axe_finds_no_violation(driver: Any, address: str, beeps: Path, scheme: str) -> None:
-    code = AXE.read_text("utf-8")
+def test_axe_finds_no_violation(
+    driver: Any, address: str, beeps: Path, scheme: str, axe: str
+) -> None:
     found: dict[str, Any] = {}
     with page_of(driver, beeps, color_scheme=scheme) as page:
 
         def look(state: str) -> None:
             reaches(page, state)
-            page.evaluate(code)
+            page.evaluate(axe)
             result = page.evaluate("(tags) => axe.run(document, {runOnly: tags})", RULES)
             found[state] = [(v["id"], v["nodes"][0]["target"]) for v in result["violations"]]
             assert len(result["passes"]) > 10

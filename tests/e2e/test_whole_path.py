@@ -1,19 +1,24 @@
 """From pairs on disk to a picture, by the commands that people type, with tiny networks.
 
-pairs -> encoder -> translator -> judges and critic -> figures -> model folder -> picture.
+pairs -> encoder -> translator -> judges and critic -> figures -> model folder -> picture -> page.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from soundsight import Translator
+from soundsight import Client, Translator
 from soundsight.apps.cli import build_app
 from soundsight.media import synth
 from soundsight.pairs.bench import Bench
@@ -145,3 +150,34 @@ def test_dry_run_prints_the_config_and_writes_nothing(tmp_path: Path) -> None:
     output = run("train", "encoder", "-o", tmp_path / "run", "--dry-run", "--steps", 7)
     assert json.loads(output)["config"]["loop"]["steps"] == 7
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_made_model_is_served(place: Path, tmp_path: Path) -> None:
+    video = tmp_path / "dog.mp4"
+    synth.write_video(video, "dog", seconds=2, seed=0)
+    command = [sys.executable, "-m", "soundsight", "serve", "--port", "0", "--model",
+               str(place / "model")]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            address = process.stdout.readline().split()[1]
+            assert "soundsight" in httpx.get(address).text
+            with Client(address) as client:
+                there = client.translate(video, each_second=True, seed=4)
+                blocks = np.array_split(np.random.default_rng(0).normal(0, 0.3, 44_100 * 3), 96)
+                windows = [facts for facts, _ in client.stream(paced(blocks), 44_100)]
+        finally:
+            process.terminate()
+        assert process.wait(40) == 0
+    here = Translator.load(place / "model").translate(video, each_second=True, seed=4)
+    assert [one.state for one in there] == here.state
+    for one, image in zip(there, here.images, strict=True):
+        np.testing.assert_array_equal(one.image, image)
+    assert windows[-1].end_s == 3.0
+    assert windows[-1].level_dbfs == pytest.approx(-10.5, abs=0.5)
+
+
+def paced(blocks: list[np.ndarray]) -> Iterator[np.ndarray]:
+    for block in blocks:
+        time.sleep(0.017)
+        yield block

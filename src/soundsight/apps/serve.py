@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 import ssl
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -17,6 +18,7 @@ import typer
 from soundsight.apps.console import say
 from soundsight.apps.extras import need
 from soundsight.apps.options import Model
+from soundsight.core.cpus import usable_cpus
 from soundsight.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -123,16 +125,19 @@ def serve(
         raise ConfigError("SOUNDSIGHT_TOKEN is empty: set it, or unset it to ask for no token")
     if lan and host in LOOPBACK:
         host = "0.0.0.0"
+    # A token that was given is a secret, which no log is to keep; one that is made here nobody
+    # knows until it is told.
+    told = sys.stdout.isatty()
     if lan and token is None:
-        token = secrets.token_urlsafe(12)
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        token, told = secrets.token_urlsafe(12), True
+    cpus = usable_cpus()
     streams = max_streams or STREAMS_PER_CPU * cpus
     alone = host in LOOPBACK
     limits = Limits(
         max_streams=streams,
         max_streams_per_address=max_streams_per_address or (streams if alone else _ADDRESS_STREAMS),
         max_speed=max_speed,
-        max_jobs=max(1, cpus),
+        max_jobs=cpus,
         max_upload_bytes=max_upload_mb << 20,
         max_duration_s=60 * max_duration_min,
         max_connections=_CONNECTIONS + 2 * streams,
@@ -154,10 +159,12 @@ def serve(
             secure = _secured(tls_cert, tls_key)
         # A model that cannot be used is told before anything is served.
         translator = Translator.load(model, 1)
-        app = create_app(
-            ServerConfig(model=translator, access=access, limits=limits, workers=max(1, cpus))
-        )
-        welcome = _welcome(host, bound.getsockname()[1], secure is not None, token, own)
+        app = create_app(ServerConfig(model=translator, access=access, limits=limits, workers=cpus))
+        address = _address(host, bound.getsockname()[1], secure is not None)
+        # After the #, a token is not sent with requests.
+        after = f"#token={quote(token, safe='')}" if token and told else ""
+        welcome = [f"ready: {address}{after}   (Ctrl-C stops)"]
+        welcome += _notes(host, secure is not None, token, own)
         _run(app, bound, welcome, secure, proxy, limits.max_connections)
 
 
@@ -216,18 +223,17 @@ def _names() -> list[str]:
     return list(dict.fromkeys(["localhost", own, f"{own}.local", "127.0.0.1", *addresses]))
 
 
-def _welcome(
-    host: str, port: int, secure: bool, token: str | None, own: Certificate | None
-) -> list[str]:
-    """What is said once everything is ready."""
+def _address(host: str, port: int, secure: bool) -> str:
     from soundsight.apps.server.tls import lan_address
 
-    scheme = "https" if secure else "http"
-    # After the #, a token is not sent with requests, and so stands in no log.
-    after = f"#token={quote(token, safe='')}" if token else ""
     shown = (lan_address() or "127.0.0.1") if host in _EVERYWHERE else host
     shown = f"[{shown}]" if ":" in shown else shown
-    lines = [f"ready: {scheme}://{shown}:{port}/{after}   (Ctrl-C stops)"]
+    return f"{'https' if secure else 'http'}://{shown}:{port}/"
+
+
+def _notes(host: str, secure: bool, token: str | None, own: Certificate | None) -> list[str]:
+    """What else is to be known of the address."""
+    lines = []
     if own is not None:
         lines += [
             "the certificate is this server's own: the browser will warn; its SHA-256 is",
