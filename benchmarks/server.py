@@ -124,6 +124,8 @@ async def talk(
                     seen += 1
 
             listening = asyncio.create_task(listen())
+            # A fault of it is the sender's, too, which tells it.
+            listening.add_done_callback(lambda task: task.cancelled() or task.exception())
             sent = number = 0
             while sent < seconds * RATE_HZ:
                 piece = np.take(clip, range(sent, sent + FRAME), mode="wrap")
