@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ import pytest
 import soundfile
 from PIL import Image
 
+from soundsight.apps.server import storyboards
+from soundsight.apps.server.limits import Limits
+from soundsight.apps.server.uploads import Upload
 from soundsight.media import audio
 
 RATE = 44_100
@@ -204,3 +208,37 @@ def test_what_the_page_needs(server: httpx.Client) -> None:
     assert page.status_code == 200
     assert "<script>" not in page.text
     assert " style=" not in page.text
+
+
+# --- where files are made --------------------------------------------------------------------
+
+
+def test_a_short_sound_s_film_is_made_in_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    limits = Limits(memory_bytes=1000)
+
+    def place(size: int) -> Path | None:
+        return storyboards._place(Upload(name="a", handle=0, size=size), limits)
+
+    monkeypatch.setattr(storyboards, "_IN_MEMORY", tmp_path)
+    assert place(1000) == tmp_path
+    assert place(1001) is None
+    monkeypatch.setattr(storyboards, "_ROOM", 1 << 50)  # more than any disk has
+    assert place(1000) is None
+    monkeypatch.setattr(storyboards, "_IN_MEMORY", tmp_path / "missing")
+    assert place(1000) is None
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no file system in memory here")
+def test_a_film_never_touches_the_disk(
+    run_server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Where anything that asks for a temporary file of the disk would fail.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    before = set(Path("/dev/shm").iterdir())
+    with run_server() as running:
+        answer = running.client.post("/v1/storyboard", params={"format": "mp4"}, content=DOG)
+        assert answer.status_code == 200
+        assert b"ftyp" in answer.content[:16]
+    assert set(Path("/dev/shm").iterdir()) <= before

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -25,6 +26,7 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
+from soundsight.apps.server.limits import Limits
 from soundsight.apps.server.rest import UPLOAD, Here, Seed, Services, faults, known_parameters
 from soundsight.apps.server.uploads import Upload, receive
 from soundsight.core.errors import SoundsightError
@@ -36,6 +38,10 @@ _PROGRESS_S = 0.25
 """Seconds between two lines of progress."""
 
 _CHUNK_BYTES = 1 << 16
+
+_IN_MEMORY = Path("/dev/shm")
+_ROOM = 16
+"""Times the longest upload in memory that have to be free where its film is made in memory."""
 
 
 class Format(StrEnum):
@@ -127,7 +133,9 @@ async def storyboard(
                 headers={"x-accel-buffering": "no"},
                 held=stack.pop_all(),
             )
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soundsight-")))
+        place = _place(upload, here.limits)
+        made = tempfile.TemporaryDirectory(prefix="soundsight-", dir=place)
+        folder = Path(stack.enter_context(made))
         path = folder / f"storyboard.{format}"
         writing = here.jobs.iterate(_file(here, upload, wish, path))
         stack.push_async_callback(writing.aclose)
@@ -249,6 +257,17 @@ def _file(here: Services, upload: Upload, wish: _Wish, path: Path) -> Generator[
             if time.monotonic() - told_at >= _PROGRESS_S:
                 told_at = time.monotonic()
                 yield done_s
+
+
+def _place(upload: Upload, limits: Limits) -> Path | None:
+    """Where a file is made: in memory for what has touched no disk; its film holds the sound."""
+    if upload.size > limits.memory_bytes:
+        return None
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(_IN_MEMORY).free
+        if os.access(_IN_MEMORY, os.W_OK | os.X_OK) and free > _ROOM * limits.memory_bytes:
+            return _IN_MEMORY
+    return None
 
 
 def _begun(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
