@@ -8,7 +8,7 @@ from datetime import datetime
 
 import numpy as np
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 
 from soundsight.views.moment import Look, Moment, Past
 from soundsight.views.terminal import UPPER_HALF, half_blocks, terminal_panel
@@ -24,6 +24,10 @@ def drawn(shown: object, columns: int = 80, colour: str | None = "truecolor") ->
     )  # fmt: skip
     console.print(shown)
     return file.getvalue()
+
+
+def lines_of(image: np.ndarray) -> Group:
+    return Group(*half_blocks(image))
 
 
 def plain(text: str) -> list[str]:
@@ -48,20 +52,20 @@ def a_moment(look: Look = Look.PICTURE, gaps: int = 1, **values: object) -> Mome
 
 def test_two_pixels_stand_in_every_cell() -> None:
     image = np.asarray([[[1, 2, 3], [4, 5, 6]], [[7, 8, 9], [10, 11, 12]]], np.uint8)
-    text = drawn(half_blocks(image))
+    text = drawn(lines_of(image))
     assert plain(text) == [UPPER_HALF * 2]
     assert "38;2;1;2;3;48;2;7;8;9m" in text
     assert "38;2;4;5;6;48;2;10;11;12m" in text
 
 
 def test_an_odd_row_stands_over_black() -> None:
-    text = drawn(half_blocks(np.full((3, 2, 3), 200, np.uint8)))
+    text = drawn(lines_of(np.full((3, 2, 3), 200, np.uint8)))
     assert plain(text) == [UPPER_HALF * 2] * 2
     assert "48;2;0;0;0m" in text
 
 
 def test_fewer_colours_will_do() -> None:
-    text = drawn(half_blocks(np.full((2, 2, 3), 123, np.uint8)), colour="256")
+    text = drawn(lines_of(np.full((2, 2, 3), 123, np.uint8)), colour="256")
     assert "38;5;" in text
 
 
@@ -70,7 +74,7 @@ def test_fewer_colours_will_do() -> None:
 def test_it_fits_any_terminal(size: tuple[int, int], look: Look) -> None:
     columns, rows = size
     lines = plain(drawn(terminal_panel(a_moment(look, gaps=100), columns, rows), columns))
-    assert len(lines) <= max(rows, 7)
+    assert len(lines) <= rows
     assert max(map(len, lines)) <= columns
 
 
@@ -81,6 +85,29 @@ def test_a_picture_says_what_it_is_and_that_it_is_imagined() -> None:
     assert "\u25cf\u25cf\u25cb probably" in words
     assert "imagined from sound" in words
     assert "12:00:00  not listening, 9 s" in words
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "beside"), [((80, 24), 44, True), ((120, 50), 86, True), ((70, 40), 58, False)]
+)
+def test_the_words_stand_where_the_picture_is_largest(
+    size: tuple[int, int], side: int, beside: bool
+) -> None:
+    columns, rows = size
+    lines = plain(drawn(terminal_panel(a_moment(), columns, rows), columns))
+    pictured = [line for line in lines if UPPER_HALF in line]
+    assert len(pictured) == side // 2
+    assert all(line.startswith(UPPER_HALF * side) for line in pictured)
+    assert any("Dog" in line for line in pictured) == beside
+    assert any("probably" in line for line in lines)
+    assert any("not listening, 9 s" in line for line in lines)
+
+
+def test_a_long_reason_is_broken_beside_the_picture() -> None:
+    why = "The microphone has gone: there is no microphone any more, and it will be looked for."
+    shown = a_moment(Look.NOT_LISTENING, detail=why)
+    words = " ".join(" ".join(plain(drawn(terminal_panel(shown, 80, 24)))).split())
+    assert "The microphone has gone: there is no microphone" in words
 
 
 def test_not_listening_is_no_picture_and_not_quiet() -> None:

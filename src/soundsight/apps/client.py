@@ -186,6 +186,7 @@ class Client:
         *,
         sensitivity: float = 0.5,
         seed: int = 0,
+        candidates: int | None = None,
     ) -> Path:
         """Tell what happened in a file, and write it whole or not at all.
 
@@ -194,6 +195,7 @@ class Client:
             out: its suffix says what is made: .png, .mp4, .html or .json.
             sensitivity: 0 (tells only what is loud and sure) to 1.
             seed: another seed imagines other pictures.
+            candidates: pictures made for each event; None leaves it to the server.
 
         Returns:
             The path that was written.
@@ -211,6 +213,8 @@ class Client:
         if kind not in STORYBOARDS:
             raise ConfigError(f"{path}: the suffix is one of .{', .'.join(STORYBOARDS)}")
         options: dict[str, Any] = {"format": kind, "sensitivity": sensitivity, "seed": seed}
+        if candidates is not None:
+            options["candidates"] = candidates
         body, name = _body(os.fspath(sound), None)
         with body as file, atomic_file(path) as temporary:
             request = self._http.build_request(

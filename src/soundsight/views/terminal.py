@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 from numpy.typing import NDArray
 from rich.color import Color
@@ -17,7 +19,10 @@ LEAST_PX = 16
 """A picture smaller than this shows nothing."""
 
 _TEXT_LINES = 8
+_DETAIL_LINES = 3
 _LEAST_HISTORY = 3
+_LEAST_COLUMNS = 34
+"""Words beside the picture need as many."""
 _LEVEL_CELLS = 32
 _LOOKS = {
     Look.STARTING: "dim",
@@ -30,7 +35,7 @@ _LOOKS = {
 }
 
 
-def half_blocks(image: NDArray[np.uint8]) -> Text:
+def half_blocks(image: NDArray[np.uint8]) -> list[Text]:
     """Write a picture as characters, two pixels in each.
 
     Args:
@@ -44,11 +49,11 @@ def half_blocks(image: NDArray[np.uint8]) -> Text:
         image = np.concatenate([image, np.zeros_like(image[:1])])
     lines = []
     for upper, lower in zip(image[::2], image[1::2], strict=True):
-        line = Text(no_wrap=True, end="")
+        line = Text(no_wrap=True)
         for above, below in zip(upper.tolist(), lower.tolist(), strict=True):
             line.append(UPPER_HALF, _style(tuple(above), tuple(below)))
         lines.append(line)
-    return Text("\n").join(lines)
+    return lines
 
 
 def _style(above: tuple[int, int, int], below: tuple[int, int, int]) -> Style:
@@ -58,26 +63,24 @@ def _style(above: tuple[int, int, int], below: tuple[int, int, int]) -> Style:
 def terminal_panel(moment: Moment, columns: int, rows: int) -> Group:
     """Lay a moment out for a terminal of so many columns and rows.
 
-    The picture takes what the words leave; where that is less than 16 pixels there are words
-    alone.
+    The words stand below the picture or beside it, wherever the picture is larger; where it would
+    be less than 16 pixels there are words alone.
     """
-    side = min(96, columns - 1, 2 * (rows - _TEXT_LINES - _LEAST_HISTORY))
-    side -= side % 2
-    shown = side >= LEAST_PX
-    parts: list[Text] = [_head(moment, columns)]
-    if shown:
-        parts.append(_picture(moment, side))
-    parts += [Text(), _headline(moment), _cut(moment.detail, columns), _level(moment)]
-    used = len(parts) + (side // 2 - 1 if shown else 0)
-    parts.append(Text())
-    for past in moment.history[: max(0, rows - used - 2)]:
-        words = f"{past.began:%H:%M:%S}  {past.title}"
-        sure = f", {past.sure}" if past.sure else ""
-        style = "red" if past.gap else ""
-        line = Text(no_wrap=True, overflow="ellipsis", style=style)
-        line.append(words).append(f"{sure}, {how_long(past.lasted_s)}", "dim")
-        parts.append(line)
-    return Group(*parts)
+    below = min(96, columns - 1, 2 * (rows - _TEXT_LINES - _LEAST_HISTORY)) // 2 * 2
+    beside = min(96, columns - _LEAST_COLUMNS, 2 * (rows - 2)) // 2 * 2
+    head = _head(moment, columns)
+    if max(below, beside) < LEAST_PX:
+        return Group(head, *_words(moment, columns, rows - 2))
+    if below >= beside:
+        room = rows - 2 - below // 2
+        return Group(head, *_picture(moment, below), *_words(moment, columns, room))
+    words = _words(moment, columns - beside - 1, beside // 2)
+    lines = []
+    for number, line in enumerate(_picture(moment, beside)):
+        if number < len(words):
+            line = Text.assemble(line, " ", words[number], no_wrap=True, overflow="ellipsis")
+        lines.append(line)
+    return Group(head, *lines)
 
 
 def _head(moment: Moment, columns: int) -> Text:
@@ -88,28 +91,42 @@ def _head(moment: Moment, columns: int) -> Text:
     return line
 
 
-def _picture(moment: Moment, side: int) -> Text:
+def _picture(moment: Moment, side: int) -> list[Text]:
+    """The picture's lines, or an empty place of its size: what stands around it stays."""
     if moment.pictured and moment.present is not None and moment.present.picture is not None:
         return half_blocks(np.asarray(picture(moment.present.picture, side)))
-    # An empty place of the same size: what stands below stays where it is.
-    return Text("\n" * (side // 2 - 1))
+    return [Text(" " * side, no_wrap=True) for _ in range(side // 2)]
+
+
+def _words(moment: Moment, columns: int, rows: int) -> list[Text]:
+    """What is now, and below it what was, in so many lines at most."""
+    lines = [Text(), _headline(moment)]
+    told = textwrap.wrap(moment.detail, max(8, columns - 1))
+    if moment.pictured:
+        marks = "\N{BLACK CIRCLE}" * moment.marks + "\N{WHITE CIRCLE}" * (3 - moment.marks)
+        told = [f"{marks} {moment.sure}", CAPTION, *told]
+    # Always so many: what stands below stays where it is.
+    lines += [Text(f" {line}") for line in [*told, "", "", ""][:_DETAIL_LINES]]
+    lines += [_level(moment, columns), Text()]
+    for past in moment.history[: max(0, rows - len(lines))]:
+        line = Text(style="red" if past.gap else "")
+        sure = f", {past.sure}" if past.sure else ""
+        line.append(f" {past.began:%H:%M:%S}  {past.title}")
+        line.append(f"{sure}, {how_long(past.lasted_s)}", "dim")
+        lines.append(line)
+    for line in lines:
+        line.no_wrap = True
+        line.truncate(max(1, columns), overflow="ellipsis")
+    return lines[: max(2, rows)]
 
 
 def _headline(moment: Moment) -> Text:
-    line = Text(no_wrap=True, overflow="ellipsis")
-    line.append(f" {moment.headline} ", _LOOKS[moment.look])
-    if moment.pictured:
-        marks = "\N{BLACK CIRCLE}" * moment.marks + "\N{WHITE CIRCLE}" * (3 - moment.marks)
-        line.append(f"  {marks} {moment.sure}   ({CAPTION})")
-    return line
+    return Text.assemble((f" {moment.headline} ", _LOOKS[moment.look]))
 
 
-def _level(moment: Moment) -> Text:
-    full = round(_LEVEL_CELLS * moment.level_share)
-    bar = "\N{FULL BLOCK}" * full + "\N{LIGHT SHADE}" * (_LEVEL_CELLS - full)
-    line = Text(f" {bar} ", no_wrap=True, overflow="ellipsis")
+def _level(moment: Moment, columns: int) -> Text:
+    cells = max(4, min(_LEVEL_CELLS, columns - 14))
+    full = round(cells * moment.level_share)
+    bar = "\N{FULL BLOCK}" * full + "\N{LIGHT SHADE}" * (cells - full)
+    line = Text(f" {bar} ")
     return line.append("\N{BLACK CIRCLE} sound now" if moment.sounding else "", "cyan")
-
-
-def _cut(words: str, columns: int) -> Text:
-    return Text(f" {words}"[:columns], no_wrap=True, overflow="ellipsis")

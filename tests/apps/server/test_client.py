@@ -113,7 +113,7 @@ def test_a_storyboard_is_written_whole(
     client: Client, sound: Path, tmp_path: Path, suffix: str
 ) -> None:
     out = tmp_path / "made" / f"story.{suffix}"
-    assert client.storyboard(sound, out) == out
+    assert client.storyboard(sound, out, candidates=2) == out
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     if suffix == "png":
         with Image.open(out) as image:
