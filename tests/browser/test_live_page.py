@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import signal
 import socket
@@ -157,6 +158,23 @@ def test_a_sound_is_marked_pictured_kept_a_while_and_gone(
         assert not any(
             asked[k] for k in ("echoCancellation", "noiseSuppression", "autoGainControl")
         )
+
+
+def test_a_picture_that_was_taken_back_does_not_come_back_as_the_past(
+    driver: Any, serving: Any, own_model: Path, tmp_path: Path
+) -> None:
+    settings = json.loads((own_model / "model.json").read_text("utf-8"))
+    settings["thresholds"]["confidence"] = 0.6  # the tiny model's is .7
+    (own_model / "model.json").write_text(json.dumps(settings), "utf-8")
+    sound = tones(tmp_path / "m.wav", (1, 0), (6, 0.3), (60, 0))
+    with serving("--model", own_model) as (own, _), page_of(driver, sound) as page:
+        listens(page, own)
+        reaches(page, "picture")
+        page.locator("#sensitivity").fill("0")
+        reaches(page, "nothing")
+        reaches(page, "quiet")
+        told = states(page)
+        assert told[told.index("nothing") :] == ["nothing", "quiet"]
 
 
 def test_a_dog_then_silence_then_water(driver: Any, serving: Any, tmp_path: Path) -> None:
@@ -512,6 +530,13 @@ def modules(driver: Any, address: str) -> Iterator[Any]:
     with page_of(driver, None) as page:
         page.goto(address)
         yield page
+
+
+def test_lengths_are_said_as_people_say_them(modules: Any) -> None:
+    said = modules.evaluate(
+        "async () => [0.2, 59.4, 59.6, 119.7, 200].map((await import('/static/words.js')).length)"
+    )
+    assert said == ["1 s", "59 s", "1 min 0 s", "2 min 0 s", "3 min 20 s"]
 
 
 @pytest.mark.parametrize("rate_hz", [48_000, 44_100, 16_000, 96_000])

@@ -125,6 +125,18 @@ def test_what_is_of_no_known_kind_is_not_quiet(scene: Scene) -> None:
     assert (moment.sure, moment.marks) == ("", 0)
 
 
+def test_a_picture_that_was_taken_back_does_not_come_back_as_the_past(scene: Scene) -> None:
+    scene.sound(1)
+    scene.hear(State.PICTURE, 1)
+    scene.sound(1)
+    scene.hear(State.NOTHING_RECOGNISABLE, 1)
+    scene.sound(1.5, -90)
+    scene.hear(State.QUIET)
+    moment = scene.moment
+    assert (moment.look, moment.pictured) == (Look.QUIET, False)
+    assert [past.title for past in moment.history] == ["dog"]
+
+
 def test_a_window_that_is_not_settled_changes_nothing(scene: Scene) -> None:
     scene.sound(1)
     scene.hear(State.PICTURE, 1)

@@ -149,6 +149,9 @@ class Watch:
                 entry.confidence = heard.confidence
             entry.name, entry.picture = heard.name, heard.images[0]
             self._pictured_at = now
+        elif heard.settled:
+            # What is no longer recognised does not come back as the past.
+            self._pictured_at = -math.inf
 
     def lost(self, why: str) -> None:
         """Say why no sound comes. The next block ends that."""

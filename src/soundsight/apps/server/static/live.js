@@ -283,6 +283,8 @@ class Live {
       // The entry holds the event's surest moment, the present is this window.
       const confidence = facts.confidence ?? 0;
       const present = { ...entry, confidence, name: facts.name || entry.name };
+      // What the program no longer stands by does not come back as the past.
+      present.pictured = entry.pictured && known === "picture";
       this.present = { state: known, entry: present, key, heardAt: now };
       if (pictured) this.#show(key, pictures, end, now);
     } else if (known === "quiet") {
