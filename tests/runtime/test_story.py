@@ -261,6 +261,13 @@ def test_one_kind_takes_over_from_another(naming: Translator) -> None:
     assert first[1] == second[0] == pytest.approx(5.0, abs=0.75)
 
 
+def test_the_times_of_an_event_do_not_overlap(naming: Translator) -> None:
+    """Beside a loud sound a faint one is inaudible, and yet not quiet by its level."""
+    faint = np.random.default_rng(0).normal(0.0, 0.0012, round(1.25 * RATE)).astype(np.float32)
+    told = story(naming, quiet(1), tone(2, 6000), faint, tone(3, 6000), quiet(8))
+    assert times(told) == [[(1.0, 7.25)]]
+
+
 def test_neighbours_of_no_known_kind_are_one_event(naming: Translator) -> None:
     """The listener tells their kinds apart; a reader is told twice that nothing is known."""
     sounds = (tone(5, 300), tone(5, 6000), quiet(8), tone(3, 300), quiet(1))

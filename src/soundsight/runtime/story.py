@@ -281,11 +281,14 @@ class _Telling:
 
     def _go_on(self, open_: _Open, event: Event) -> None:
         """The event sounds on, or again."""
-        if event.repeats > open_.repeats:
-            open_.repeats = event.repeats
+        began_s, until_s = open_.spans[-1]
+        again = event.repeats > open_.repeats
+        open_.repeats = event.repeats
+        # A second may be quiet whose last quarter is not: then it has sounded on.
+        if again and self._onset_s > until_s:
             open_.spans.append((self._onset_s, self._until_s))
         else:
-            open_.spans[-1] = (open_.spans[-1][0], self._until_s)
+            open_.spans[-1] = (began_s, self._until_s)
         open_.heard_s = event.heard_s
 
     def _loud_quarters(self, window: Window) -> list[int]:
