@@ -94,7 +94,7 @@ def test_a_picture_says_what_how_sure_and_since_when(scene: Scene) -> None:
     assert moment.look is Look.PICTURE
     assert moment.pictured
     assert (moment.headline, moment.sure, moment.marks) == ("Dog?", "perhaps", 1)
-    assert moment.detail == "since 12:01:41"
+    assert moment.detail == "since 12:01:40"  # when the event began, not when it was told
     scene.hear(State.PICTURE, 1, confidence=0.9, repeats=3)
     moment = scene.moment
     assert (moment.headline, moment.sure, moment.marks) == ("Dog x3", "quite sure", 3)

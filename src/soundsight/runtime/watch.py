@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,7 +139,9 @@ class Watch:
             return
         entry = self._present
         if entry is None or entry.number != event.number:
-            entry = _Entry(began=wall, until=wall, number=event.number)
+            # An event is told only once it has settled: it has begun before.
+            began = wall - timedelta(seconds=max(0.0, heard.end_s - event.began_s))
+            entry = _Entry(began=began, until=wall, number=event.number)
             self._present = entry
             self._entries.appendleft(entry)
         entry.until, entry.repeats = wall, event.repeats
