@@ -243,6 +243,12 @@ def test_several_files_one_after_the_other(page: Any, dog: Path, tmp_path: Path)
     expect(page.locator(".file-job")).to_have_count(2)
 
 
+def test_a_message_does_not_alter_the_name(page: Any, tmp_path: Path) -> None:
+    choose(page, write(tmp_path / "short.wav", (0.02, 1)))
+    failed = page.get_by_role("region", name="short.wav").locator(".is-fault")
+    expect(failed).to_have_text("short.wav has only 20 ms of sound: at least 100 ms are needed.")
+
+
 def test_dropped_files(page: Any, dog: Path) -> None:
     transfer = page.evaluate_handle(
         """async (bytes) => {

@@ -40,7 +40,7 @@ async function withoutAnswer(sent, file) {
   return new RequestError("cut", "The connection broke off. Try the file again.");
 }
 
-async function withAnswer(request) {
+async function withAnswer(request, file) {
   let text = "";
   try {
     const body = request.response;
@@ -59,11 +59,12 @@ async function withAnswer(request) {
     return new RequestError("token", why);
   }
   const message = error.message ?? `The server answered ${request.status}`;
-  return new RequestError(error.code ?? "http", sentence(message));
+  return new RequestError(error.code ?? "http", sentence(message, file));
 }
 
-function sentence(text) {
-  const clean = text.charAt(0).toUpperCase() + text.slice(1);
+function sentence(text, { name }) {
+  const named = text.startsWith(name); // a file keeps its name
+  const clean = named ? text : text.charAt(0).toUpperCase() + text.slice(1);
   return /[.?!]$/.test(clean) ? clean : `${clean}.`;
 }
 
@@ -98,7 +99,7 @@ export function ask(file, query, { signal, onSent, onLine }) {
       const text = request.responseText;
       for (let end; (end = text.indexOf("\n", read)) >= 0; read = end + 1) {
         const line = JSON.parse(text.slice(read, end));
-        if (line.type === "error") told = new RequestError("sound", sentence(line.message));
+        if (line.type === "error") told = new RequestError("sound", sentence(line.message, file));
         if (line.type === "done") ended = true;
         onLine(line);
       }
@@ -118,7 +119,7 @@ export function ask(file, query, { signal, onSent, onLine }) {
       takeLines();
     });
     request.addEventListener("load", async () => {
-      if (request.status !== 200) return reject(await withAnswer(request));
+      if (request.status !== 200) return reject(await withAnswer(request, file));
       if (!onLine) return resolve(request.response);
       takeLines();
       if (told) return reject(told);
