@@ -532,6 +532,15 @@ def modules(driver: Any, address: str) -> Iterator[Any]:
         yield page
 
 
+def test_how_sure_does_not_waver_at_a_limit(modules: Any) -> None:
+    marks = modules.evaluate(
+        "async () => { const {howSure} = await import('/static/words.js');"
+        "return [[0.76], [0.74], [0.74, 3], [0.68, 3], [0.55, 2], [0.53, 2], [null, 3], [0.9, 1]]"
+        ".map((given) => howSure(...given).marks); }"
+    )
+    assert marks == [3, 2, 3, 2, 2, 1, 1, 3]
+
+
 def test_lengths_are_said_as_people_say_them(modules: Any) -> None:
     said = modules.evaluate(
         "async () => [0.2, 59.4, 59.6, 119.7, 200].map((await import('/static/words.js')).length)"

@@ -285,6 +285,8 @@ class Live {
       const present = { ...entry, confidence, name: facts.name || entry.name };
       // What the program no longer stands by does not come back as the past.
       present.pictured = entry.pictured && known === "picture";
+      const before = this.present?.key === key ? this.present.entry.marks : 0;
+      present.marks = howSure(confidence, before).marks;
       this.present = { state: known, entry: present, key, heardAt: now };
       if (pictured) this.#show(key, pictures, end, now);
     } else if (known === "quiet") {
@@ -472,7 +474,7 @@ class Live {
     if (state === "not_listening") {
       this.stage.announce(`${at}: not listening. ${facts.detail}`, true);
     } else if (state === "picture") {
-      const { words } = howSure(entry.confidence);
+      const { words } = howSure(entry.confidence, entry.marks);
       this.stage.announce(`${clock(entry.at)}: ${words} ${nameOf(entry)}, imagined`);
     } else {
       this.stage.announce(`${at}: ${SPOKEN[state]}`);

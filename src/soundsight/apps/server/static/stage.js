@@ -81,7 +81,7 @@ export class Stage {
     find("sure").hidden = !pictured;
     let headline = HEADLINES[state] ?? "";
     if (pictured) {
-      const { words, marks } = howSure(entry.confidence);
+      const { words, marks } = howSure(entry.confidence, entry.marks);
       headline = nameOf(entry);
       headline = headline[0].toUpperCase() + headline.slice(1) + (marks === 1 ? "?" : "");
       text("sure-words", entry.name ? words : `a picture of what it is: ${words}`);

@@ -6,9 +6,18 @@ const SURE = [
   [0, "perhaps", 1],
 ];
 
-/** @returns {{words: string, marks: number}} how sure the program is; marks of three */
-export function howSure(confidence) {
-  const [, words, marks] = SURE.find(([least]) => (confidence ?? 0) >= least);
+const BAND = 0.06; // so far below its limit a word stands that has been said
+
+/**
+ * @param {number | null} confidence
+ * @param {number} [before] the marks that stand there now
+ * @returns {{words: string, marks: number}} how sure the program is; marks of three
+ */
+export function howSure(confidence, before = 0) {
+  const given = confidence ?? 0;
+  const [, words, marks] = SURE.find(
+    ([least, , many]) => given >= (many <= before ? least - BAND : least),
+  );
   return { words, marks };
 }
 
