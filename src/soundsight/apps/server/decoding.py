@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import socket
 import struct
@@ -109,7 +110,7 @@ class Decoder:
                 "name": name,
                 "max_duration_s": longest_s,
                 "memory_bytes": self._limits.decode_memory_bytes,
-                "cpu_s": int(_ALLOWANCE_S + _S_PER_S * longest_s),
+                "cpu_s": max(1, int(_ALLOWANCE_S + _S_PER_S * longest_s)),
             }
             child.begin(order, handle, self._limits.decode_idle_s)
             said = child.line(name)
@@ -309,7 +310,9 @@ def _bound(order: dict[str, Any]) -> None:
         import resource
     except ImportError:  # not on Windows
         return
-    resource.setrlimit(resource.RLIMIT_CPU, (order["cpu_s"], order["cpu_s"] + 1))
+    # The limit counts from the process's start, which took time, too.
+    until_s = math.ceil(time.process_time()) + int(order["cpu_s"])
+    resource.setrlimit(resource.RLIMIT_CPU, (until_s, until_s + 1))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
