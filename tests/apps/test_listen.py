@@ -316,6 +316,22 @@ def test_a_file_that_is_none(run: Callable[..., Result], tmp_path: Path) -> None
     refused(run("--play", "text.wav"), "text.wav")
 
 
+def test_what_libraries_say_of_themselves_is_not_shown(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from soundsight.apps.microphone import hushed\n"
+        "with hushed():\n"
+        "    os.write(2, b'ALSA lib pcm.c: unknown\\n')\n"
+        "    print('ours, within', file=sys.stderr)\n"
+        "os.write(2, b'another, after\\n')\n"
+        "print('ours, after', file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stderr.splitlines() == ["ours, within", "another, after", "ours, after"]
+
+
 def test_too_much_that_waits_loses_its_oldest() -> None:
     card = Card()
     source = microphone.Microphone.__new__(microphone.Microphone)

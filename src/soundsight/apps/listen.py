@@ -93,7 +93,8 @@ def listen(
     from soundsight.apps import microphone
 
     if list_devices:
-        lines = microphone.devices()
+        with microphone.hushed():
+            lines = microphone.devices()
         for line in lines or ["there is no microphone"]:
             say(line)
         return
@@ -108,18 +109,19 @@ def listen(
     from soundsight.runtime.translator import Translator
 
     translator = Translator.load(model)
-    source: Source = microphone.Playback(play) if play else microphone.Microphone(device)
-    with closing(source):
-        run = _Run(translator, source, sensitivity, candidates, seed)
-        faces: list[_Face] = [_Json()] if json_lines else [_words_or_picture()]
-        if png is not None:
-            faces.append(_Panel(png))
-        try:
-            _follow(run, faces, seconds)
-        except KeyboardInterrupt:
-            pass  # the way to end what has no end
-        finally:
-            _leave(run, faces, play is not None)
+    with microphone.hushed():
+        source: Source = microphone.Playback(play) if play else microphone.Microphone(device)
+        with closing(source):
+            run = _Run(translator, source, sensitivity, candidates, seed)
+            faces: list[_Face] = [_Json()] if json_lines else [_words_or_picture()]
+            if png is not None:
+                faces.append(_Panel(png))
+            try:
+                _follow(run, faces, seconds)
+            except KeyboardInterrupt:
+                pass  # the way to end what has no end
+            finally:
+                _leave(run, faces)
 
 
 class _Face(Protocol):
@@ -230,10 +232,9 @@ def _follow(run: _Run, faces: list[_Face], seconds: float | None) -> None:
             retry_at, wait_s = time.monotonic() + wait_s, min(_LONGEST_RETRY_S, 2 * wait_s)
 
 
-def _leave(run: _Run, faces: list[_Face], ended: bool) -> None:
+def _leave(run: _Run, faces: list[_Face]) -> None:
     """What stays behind must not look like the present."""
-    over = ended and run.source.over
-    run.watch.lost("The file has ended." if over else "Stopped.")
+    run.watch.lost("The file has ended." if run.source.over else "Stopped.")
     moment = run.watch.moment()
     for face in faces:
         face.close(moment)

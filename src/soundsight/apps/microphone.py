@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -19,6 +21,8 @@ from soundsight.media import audio
 
 BLOCK_S = 1 / 32
 """Length of the blocks that a microphone gives."""
+
+_STDERR = 2
 
 MOST_WAITING_S = 4.0
 """Of more than this the oldest is dropped: what is shown is never long past."""
@@ -204,6 +208,33 @@ class Playback:
 
     def close(self) -> None:
         """See ``Source``."""
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Keep what PortAudio and ALSA say of themselves off the terminal: this program says it better.
+
+    They write to the descriptor of standard error; Python's own goes on to where it went.
+    """
+    own = sys.stderr
+    try:
+        if own.fileno() != _STDERR:
+            raise OSError
+        own.flush()
+        kept = os.dup(_STDERR)
+    except (OSError, ValueError):  # it is no file, or another one
+        yield
+        return
+    with open(kept, "w", encoding=own.encoding, errors=own.errors, buffering=1) as aside:  # noqa: PTH123
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, _STDERR)
+        os.close(nowhere)
+        sys.stderr = aside
+        try:
+            yield
+        finally:
+            sys.stderr = own
+            os.dup2(kept, _STDERR)
 
 
 def devices() -> list[str]:
