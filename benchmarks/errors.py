@@ -46,6 +46,7 @@ from soundsight.runtime.critic import State
 from soundsight.runtime.listener import Heard, Listener, SteadyConfig
 from soundsight.runtime.translator import Translator
 from soundsight.training.naming import BENCH_NAMES
+from soundsight.views.story import SURENESS, sureness
 
 CONFIDENCES = [round(0.3 + 0.02 * k, 2) for k in range(29)]
 SENSITIVITIES = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -118,6 +119,8 @@ class Counted:
         confused_s: likewise, in seconds.
         shown: subject -> for each of its recordings, whether its picture was shown.
         by_kind: kind of other sound -> how many there were, how many with a wrong picture.
+        told: for each event with a picture whether the sound was a subject's, the highest
+            confidence, and whether the name it was told with then was right.
         other_hours: length of the stretch of other sounds.
         subject_hours: length of the other stretches.
     """
@@ -128,6 +131,7 @@ class Counted:
     confused_s: float = 0.0
     shown: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
     by_kind: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
+    told: list[tuple[bool, float, bool]] = field(default_factory=list)
     other_hours: float = 0.0
     subject_hours: float = 0.0
 
@@ -150,17 +154,23 @@ class Counted:
         hop_s = 0.25
         wrong_events, wrong_items, right_items = set(), set(), set()
         wrong = 0
+        surest: dict[int, tuple[float, bool]] = {}
         for number, answer in zip(stretch.item_of, heard, strict=True):
             if answer.state is not State.PICTURE:
                 continue
             subject = stretch.items[number].subject if number >= 0 else None
-            if subject is not None and SUBJECT_BY_NAME.get(answer.name) == subject:
+            right = subject is not None and SUBJECT_BY_NAME.get(answer.name) == subject
+            if answer.event is not None:
+                before = surest.get(answer.event.number, (-1.0, False))
+                surest[answer.event.number] = max(before, (answer.confidence, right))
+            if right:
                 right_items.add(number)
                 continue
             wrong += 1
             assert answer.event is not None
             wrong_events.add(answer.event.number)
             wrong_items.add(number)
+        self.told += [(stretch.name != "others", *told) for told in surest.values()]
         hours = stretch.seconds / 3600
         if stretch.name == "others":
             self.other_hours += hours
@@ -251,6 +261,22 @@ def kinds(counted: Counted) -> str:
         f"{kind} {100 * np.mean(found):.0f} % of {len(found)}"
         for kind, found in sorted(counted.by_kind.items(), key=lambda pair: -np.mean(pair[1]))
     )
+
+
+def words(counted: Counted) -> str:
+    """How often each word of certainty is right where as many sounds are subjects' as are not."""
+    subjects = sum(map(len, counted.shown.values()))
+    weight = subjects / sum(map(len, counted.by_kind.values()))
+    said: dict[str, list[float]] = {word: [0, 0, 0] for _, word in SURENESS}
+    for known, confidence, right in counted.told:
+        kind = 0 if right else 1 if known else 2
+        said[sureness(confidence)][kind] += 1
+    parts = []
+    for word, (right, confused, unknown) in said.items():
+        whole = right + confused + weight * unknown
+        share = f"{100 * right / whole:.0f} %" if whole else "never said"
+        parts.append(f"{word} {share} ({right:g} right, {confused:g} another, {unknown:g} unknown)")
+    return "; ".join(parts)
 
 
 def draw(curves: dict[str, dict[float, Counted]], default: float, path: Path) -> None:
@@ -405,6 +431,7 @@ def main() -> None:
         translator.confident(default)
         at = listen(translator, heard_by)
         print(f"default {default:g}, other sounds with a wrong picture: {kinds(at)}")
+        print(f"how often each word is right: {words(at)}")
         print("sensitivity, which moves the quiet threshold too:")
         moved = {f"{s:.2f}": listen(translator, heard_by, sensitivity=s) for s in SENSITIVITIES}
         print(table(moved, "0.50"))

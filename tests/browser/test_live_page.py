@@ -160,6 +160,27 @@ def test_a_sound_is_marked_pictured_kept_a_while_and_gone(
         )
 
 
+def test_what_is_past_does_not_look_like_the_present(
+    driver: Any, address: str, beeps: Path
+) -> None:
+    look = """() => [
+      getComputedStyle(document.getElementById("headline")).color,
+      document.getElementById("shape").getAttribute("href"),
+      document.getElementById("sure").hidden,
+      Number(getComputedStyle(document.querySelector(".layer.is-shown")).opacity),
+    ]"""
+    with page_of(driver, beeps) as page:
+        listens(page, address)
+        reaches(page, "picture")
+        page.wait_for_timeout(500)
+        now = page.evaluate(look)
+        reaches(page, "past")
+        page.wait_for_timeout(500)
+        past = page.evaluate(look)
+        assert "heard" in page.locator("#when").inner_text()
+    assert all(a != b for a, b in zip(now, past, strict=True)), (now, past)
+
+
 def test_a_picture_that_was_taken_back_does_not_come_back_as_the_past(
     driver: Any, serving: Any, own_model: Path, tmp_path: Path
 ) -> None:
@@ -425,6 +446,12 @@ def test_it_can_be_used_with_keys_alone(driver: Any, address: str, beeps: Path) 
         reaches(page, "start")
         labels = page.locator(".entry.is-gap").all_inner_texts()
         assert any("paused" in label for label in labels)
+        # What is not heard until the next start is told, too.
+        assert "stopped" in labels[0]
+        assert "until now" in labels[0]
+        page.keyboard.press("s")
+        reaches(page, "quiet")
+        assert "until now" not in page.locator(".entry.is-gap").first.inner_text()
 
 
 def test_every_control_is_reached_by_tab(driver: Any, address: str, beeps: Path) -> None:
@@ -457,6 +484,12 @@ def test_a_replay_plays_the_sound_that_was_heard(driver: Any, address: str, beep
         )
         assert loud[0] > 0.5
         assert 2.5 <= loud[1] <= 4.5
+        # While it plays nothing moves under the pointer; then it is told that nobody listened.
+        assert page.locator(".strip .entry").count() == 1
+        gap = page.locator(".entry.is-gap")
+        gap.wait_for()
+        assert "replaying" in gap.inner_text()
+        assert "for " in gap.inner_text()
 
 
 def test_clear_forgets_sounds_and_pictures(driver: Any, address: str, beeps: Path) -> None:
@@ -535,7 +568,7 @@ def modules(driver: Any, address: str) -> Iterator[Any]:
 def test_how_sure_does_not_waver_at_a_limit(modules: Any) -> None:
     marks = modules.evaluate(
         "async () => { const {howSure} = await import('/static/words.js');"
-        "return [[0.76], [0.74], [0.74, 3], [0.68, 3], [0.55, 2], [0.53, 2], [null, 3], [0.9, 1]]"
+        "return [[0.85], [0.83], [0.83, 3], [0.77, 3], [0.65, 2], [0.63, 2], [null, 3], [0.9, 1]]"
         ".map((given) => howSure(...given).marks); }"
     )
     assert marks == [3, 2, 3, 2, 2, 1, 1, 3]

@@ -117,3 +117,13 @@ def test_lengths_are_said_as_people_say_them(seconds: float, words: str) -> None
 def test_a_picture_without_a_name_claims_none() -> None:
     shown = moment(present=past(name="", confidence=math.nan))
     assert (shown.headline, shown.sure, shown.marks) == ("A familiar sound", "", 0)
+
+
+def test_what_is_past_does_not_look_like_the_present() -> None:
+    now, past_one = (
+        pixels(moment(look, detail="", sounding=False, history=[], level_dbfs=-math.inf))
+        for look in (Look.PICTURE, Look.PAST)
+    )
+    stage = (slice(100, 400), slice(60, 380))
+    assert past_one[stage].mean() < 0.7 * now[stage].mean()
+    assert (np.abs(now - past_one).max(axis=2) > 60)[:, 420:].sum() > 500  # the words, too

@@ -21,8 +21,8 @@ from soundsight.views.story import Story, StoryEvent, story_json, sureness
 @pytest.mark.parametrize(
     ("confidence", "words"),
     [
-        (1.0, "quite sure"), (0.75, "quite sure"), (0.749, "probably"), (0.6, "probably"),
-        (0.599, "perhaps"), (0.0, "perhaps"), (math.nan, ""),
+        (1.0, "quite sure"), (0.84, "quite sure"), (0.839, "probably"), (0.7, "probably"),
+        (0.699, "perhaps"), (0.0, "perhaps"), (math.nan, ""),
     ],
 )  # fmt: skip
 def test_how_sure_in_words(confidence: float, words: str) -> None:
@@ -47,7 +47,7 @@ def test_words(
 ) -> None:
     assert toy_story.words == "3 events, in 1 of them nothing recognisable"
     assert [event.words for event in toy_story.events] == [
-        "dog, quite sure, 2 times", "nothing recognisable", "water, probably",
+        "dog, probably, 2 times", "nothing recognisable", "water, perhaps",
     ]  # fmt: skip
     assert story_of([]).words == "quiet from beginning to end"
     assert story_of([story_event(1, (0, 1))]).words == "1 event"
@@ -68,7 +68,7 @@ def test_json_says_all_of_it(toy_story: Story) -> None:
     first, second, third = values["events"]
     assert first["spans"] == [[1.0, 3.0], [4.0, 5.0]]
     assert (first["began_s"], first["ended_s"], first["repeats"]) == (1.0, 5.0, 2)
-    assert (third["name"], third["sure"], third["confidence"]) == ("water", "probably", 0.65)
+    assert (third["name"], third["sure"], third["confidence"]) == ("water", "perhaps", 0.65)
     assert (second["state"], second["picture"]) == ("nothing_recognisable", None)
     assert (second["sure"], second["confidence"]) == ("", None)
     with _image(first["picture"]) as image:

@@ -52,15 +52,17 @@ def live_panel(moment: Moment) -> Image.Image:
         ink.rectangle((0, 0, width - 1, height - 1), outline=_ALARM, width=10)
         box = (left - 8, _TOP + 8, width - MARGIN_PX, _TOP + 72)
         ink.rounded_rectangle(box, 8, fill=_ALARM_DARK, outline=_ALARM, width=3)
-    write_line(ink, (left + (8 if deaf else 0), _TOP + 18), moment.headline, 38, TEXT, room - 16)
+    past = moment.look is Look.PAST
+    at = (left + (8 if deaf else 0), _TOP + 18)
+    write_line(ink, at, moment.headline, 38, DIM if past else TEXT, room - 16)
     y = _TOP + 84
-    if moment.pictured:
+    if moment.pictured and not past:
         _marks(ink, (left, y), moment.marks)
         write_line(ink, (left + 3 * (_MARK_PX + 8) + 8, y - 2), moment.sure, 22, AMBER, room - 100)
         y += 40
     for line in _lines(moment.detail, 40)[:5]:
-        write_line(ink, (left, y), line, 20, TEXT if deaf else DIM, room)
-        y += 28
+        write_line(ink, (left, y), line, 24 if past else 20, TEXT if deaf or past else DIM, room)
+        y += 30
     _level(ink, moment, (left, _TOP + _STAGE_PX - 34), room)
     _past(panel, ink, moment)
     return panel
@@ -80,7 +82,10 @@ def _stage(panel: Image.Image, ink: ImageDraw.ImageDraw, moment: Moment) -> None
     x, y = MARGIN_PX, _TOP
     box = (x, y, x + _STAGE_PX - 1, y + _STAGE_PX - 1)
     if moment.pictured and moment.present is not None and moment.present.picture is not None:
-        panel.paste(picture(moment.present.picture, _STAGE_PX), (x, y))
+        shown = picture(moment.present.picture, _STAGE_PX)
+        if moment.look is Look.PAST:
+            shown = Image.blend(shown, Image.new("RGB", shown.size, PAGE), 0.45)
+        panel.paste(shown, (x, y))
         # A picture that leaves its place may be taken for a photo: it carries its mark with it.
         ink.rectangle((x, y + _STAGE_PX - 30, x + 184, y + _STAGE_PX - 1), fill=PAGE)
         write_line(ink, (x + 10, y + _STAGE_PX - 25), CAPTION, 16, TEXT, 170)

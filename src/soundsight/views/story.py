@@ -30,8 +30,8 @@ QUIET = "quiet"
 NOTHING_WORDS = "nothing recognisable"
 
 SURENESS: tuple[tuple[float, str], ...] = (
-    (0.75, "quite sure"),
-    (0.6, "probably"),
+    (0.84, "quite sure"),
+    (0.7, "probably"),
     (0.0, "perhaps"),
 )
 """How sure, in words, from which confidence on."""

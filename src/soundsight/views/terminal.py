@@ -30,7 +30,7 @@ _LOOKS = {
     Look.QUIET: "dim",
     Look.SOUND: "bold cyan",
     Look.PICTURE: "bold",
-    Look.PAST: "bold",
+    Look.PAST: "dim",
     Look.NOTHING: "bold",
 }
 
@@ -102,7 +102,9 @@ def _words(moment: Moment, columns: int, rows: int) -> list[Text]:
     """What is now, and below it what was, in so many lines at most."""
     lines = [Text(), _headline(moment)]
     told = textwrap.wrap(moment.detail, max(8, columns - 1))
-    if moment.pictured:
+    if moment.look is Look.PAST:
+        told = [*told, CAPTION]
+    elif moment.pictured:
         marks = "\N{BLACK CIRCLE}" * moment.marks + "\N{WHITE CIRCLE}" * (3 - moment.marks)
         told = [f"{marks} {moment.sure}", CAPTION, *told]
     # Always so many: what stands below stays where it is.

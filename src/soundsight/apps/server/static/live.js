@@ -391,7 +391,8 @@ class Live {
     const { state } = facts;
     const heard = ["quiet", "sound", "picture", "past", "nothing"].includes(state);
     // A gap ends when something is heard again, not when one begins to try.
-    if (heard || state === "start") this.strip.endGap();
+    if (heard) this.strip.endGap();
+    if (state === "start" && this.strip.entries.length) this.strip.gap("stopped");
     if (state === "not_listening") {
       this.strip.gap("not listening", new Date(this.running ? this.freshWall : Date.now()));
     }
@@ -435,8 +436,9 @@ class Live {
     const deaf = this.#deaf(now);
     if (deaf) return { state: "not_listening", detail: deaf };
     const young = this.mark.on && now - this.markAt < YOUNG_MS;
-    if (this.link.state !== "ready" || (!this.present && !young && !this.answerAt)) {
-      return { state: "starting" };
+    if (this.link.state !== "ready") return { state: "starting" };
+    if (!this.present && !young && !this.answerAt) {
+      return { state: "starting", detail: DETAILS.filling };
     }
     const { state, entry, heardAt } = this.present ?? { state: "quiet" };
     if (state === "picture") {
@@ -445,7 +447,7 @@ class Live {
     if (state === "nothing") return { state, when: `since ${clock(entry.at)}` };
     const ago = (now - (heardAt ?? -Infinity)) / 1000;
     if (entry?.pictured && 1000 * ago < PAST_MS) {
-      const when = `${Math.max(1, Math.round(ago))} s ago${times(entry)}`;
+      const when = `heard ${Math.max(1, Math.round(ago))} s ago${times(entry)}`;
       return { state: "past", entry, detail: young ? DETAILS.sound : "", when };
     }
     return young ? { state: "sound" } : { state: "quiet" };
@@ -505,12 +507,14 @@ class Live {
     const from = Math.max(0, entry.from - around);
     const to = Math.min(this.memory.end, from + REPLAY_MOST_S * RATE_HZ, entry.to + around);
     const kept = this.memory.has(from, to) && to > from;
-    this.replaying = { entry, kept, deaf, sounding: kept, endedAt: performance.now() };
+    const playing = this.replaying?.sounding ? this.replaying.began : null;
+    if (!kept) this.#unheard();
+    const began = this.running && kept ? (playing ?? new Date()) : null;
+    this.replaying = { entry, kept, deaf, began, sounding: kept, endedAt: performance.now() };
     this.strip.choose(entry);
     if (entry.pictured) this.stage.show(entry.pictures);
     else this.stage.clear();
     if (kept) {
-      if (this.running) this.strip.gap("replaying");
       const context = new AudioContext();
       const buffer = context.createBuffer(1, to - from, RATE_HZ);
       buffer.copyToChannel(this.memory.cut(from, to), 0);
@@ -526,11 +530,11 @@ class Live {
 
   #played() {
     this.#silence();
+    this.#unheard();
     if (this.replaying) {
       this.replaying.sounding = false;
       this.replaying.endedAt = performance.now();
     }
-    this.strip.endGap();
     this.#fills();
     this.#decide();
   }
@@ -547,14 +551,23 @@ class Live {
     this.player = null;
   }
 
+  /** While a sound was played nobody listened. It is told once it is over: nothing moves under a
+   * pointer that has just chosen. */
+  #unheard() {
+    const { began, sounding } = this.replaying ?? {};
+    if (!began || !sounding) return;
+    this.strip.gap("replaying", began);
+    this.strip.endGap();
+  }
+
   live() {
     if (!this.replaying) return;
     this.#silence();
+    this.#unheard();
     if (this.replaying.sounding) this.#fills();
     this.replaying = null;
     this.shown = { key: "", at: 0 };
     this.strip.choose(null);
-    this.strip.endGap();
     this.stage.clear();
     this.#decide();
   }
@@ -618,6 +631,7 @@ function wire(live) {
   find("back").addEventListener("click", () => live.live());
   find("clear").addEventListener("click", () => live.clear());
   find("full").addEventListener("click", fullScreen);
+  find("leave").addEventListener("click", fullScreen);
   find("help").addEventListener("click", () => find("keys").showModal());
   find("source").addEventListener("change", ({ target }) => live.prefer("source", target.value));
   find("draws").addEventListener("change", ({ target }) => {

@@ -9,7 +9,7 @@ const SHAPES = {
   paused: "paused",
   sound: "sound",
   picture: "picture",
-  past: "picture",
+  past: "past",
   nothing: "nothing",
   quiet: "quiet",
   replay: "replay",
@@ -78,7 +78,7 @@ export class Stage {
     put(find("shape"), "href", shape);
     put(find("big-shape"), "href", shape);
     find("tag").hidden = !pictured;
-    find("sure").hidden = !pictured;
+    find("sure").hidden = !pictured || state === "past";
     let headline = HEADLINES[state] ?? "";
     if (pictured) {
       const { words, marks } = howSure(entry.confidence, entry.marks);

@@ -6,7 +6,7 @@ import { clock, howSure, length, nameOf } from "./words.js";
 const KEPT_S = 600;
 const MOST = 200;
 const THUMB = 192;
-const GAPS = { "not listening": "deaf", paused: "paused", replaying: "replay" };
+const GAPS = { "not listening": "deaf", paused: "paused", stopped: "paused", replaying: "replay" };
 
 function element(tag, className = "", words = "") {
   const made = document.createElement(tag);

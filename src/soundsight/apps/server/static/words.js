@@ -1,8 +1,8 @@
 /** What is said, in one place: the page's words for states, certainty and time. */
 
 const SURE = [
-  [0.75, "quite sure", 3],
-  [0.6, "probably", 2],
+  [0.84, "quite sure", 3],
+  [0.7, "probably", 2],
   [0, "perhaps", 1],
 ];
 
@@ -54,6 +54,7 @@ export const DETAILS = {
     "Press Start and allow the microphone. The sound goes to this server and nowhere else; " +
     "it is not stored.",
   starting: "Opening the sound and the line to the server.",
+  filling: "Listening to the first second.",
   paused: "The page does not listen until you go on.",
   sound: "It is too short yet to say what it is.",
   nothing: "There is a sound, but of no kind that the program knows.",
