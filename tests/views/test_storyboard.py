@@ -84,6 +84,21 @@ def test_clock(seconds: float, words: str) -> None:
     assert timeline.clock(seconds, tenths=False) == words[:-2]
 
 
+@pytest.mark.parametrize(
+    ("duration_s", "began_s", "ended_s", "words"),
+    [
+        (12.0, 1.0, 3.25, "0:01.0 - 0:03.2"),
+        (600.0, 122.0, 125.5, "2:02 - 2:05"),
+        (600.0, 122.25, 122.75, "2:02.2 - 2:02.7"),
+    ],
+)
+def test_a_time_is_not_said_twice(
+    story_of: Callable[..., Story], duration_s: float, began_s: float, ended_s: float, words: str
+) -> None:
+    told = story_of([], duration_s=duration_s)
+    assert timeline.span_words(told, began_s, ended_s) == words
+
+
 @pytest.mark.parametrize(("duration_s", "width"), [(0.2, 900), (12.0, 700), (4000.0, 300)])
 def test_the_time_line_shows_what_is_loud_where_it_is(
     story_of: Callable[..., Story], duration_s: float, width: int

@@ -77,8 +77,8 @@ def clock(seconds: float, *, tenths: bool = True) -> str:
 
 
 def span_words(story: Story, began_s: float, ended_s: float) -> str:
-    """Say from when to when: with tenths in a sound of less than ten minutes."""
-    tenths = story.duration_s < 600
+    """Say from when to when: with tenths in a short sound, or where it would say a time twice."""
+    tenths = story.duration_s < 600 or int(began_s) == int(ended_s)
     return f"{clock(began_s, tenths=tenths)} - {clock(ended_s, tenths=tenths)}"
 
 

@@ -228,9 +228,10 @@ def test_too_slow() -> None:
         (part(b"x")[:-3], FORM),
     ],
 )  # fmt: skip
-def test_forms_that_are_none(body: bytes, kind: str) -> None:
+def test_forms_that_are_none(body: bytes, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     error = refused([body], None, kind)
     assert (error.status, error.code) == (400, "form")
+    assert caplog.records == []  # a sender's fault is no news of the server
 
 
 @pytest.mark.parametrize("kind", ["application/octet-stream", FORM])

@@ -31,6 +31,8 @@ FIELD = "sound"
 _LONGEST_NAME = 120
 
 _LOG = logging.getLogger("soundsight.server")
+# It warns of each damaged form, which is its sender's fault and is answered.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True, kw_only=True)

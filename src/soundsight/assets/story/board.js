@@ -215,7 +215,8 @@ export class Board {
 
   #times(event) {
     const tenths = this.player.durationS < 600;
-    return `${clock(event.began_s, tenths)} – ${clock(event.ended_s, tenths)}`;
+    const short = Math.floor(event.began_s) === Math.floor(event.ended_s);
+    return `${clock(event.began_s, tenths || short)} – ${clock(event.ended_s, tenths || short)}`;
   }
 
   // --- the page's parts ---------------------------------------------------------------------
