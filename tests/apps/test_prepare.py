@@ -467,7 +467,9 @@ def test_ctrl_c_is_one_line_and_130(videos: Path, tmp_path: Path) -> None:
         wait_for(functools.partial(begun, data, count), process)
         os.killpg(process.pid, signal.SIGINT)
         out, told = process.communicate(timeout=120)
-        assert process.returncode == 130, told
+        # Where the signal met Python within exec(), as at an import, Python in the end dies of it,
+        # whatever has become of it meanwhile; shells call both 130.
+        assert process.returncode in (130, -signal.SIGINT), told
         assert out == ""
         lines = told.splitlines()
         assert lines[-1].startswith("interrupted")
