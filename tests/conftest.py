@@ -1,11 +1,16 @@
-"""Fixtures that several rooms' tests share: a toy bench in the layout of the real one."""
+"""Fixtures that several rooms share: a toy bench, tiny models, toy sounds, a running server."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import signal
+import subprocess
+import sys
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -294,3 +299,26 @@ def write_sound() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., AbstractContextManager[tuple[str, subprocess.Popen[str]]]]:
+    """Runs ``soundsight serve``: (options) -> a context of its address and its process."""
+
+    @contextlib.contextmanager
+    def run(*options: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+        command = [sys.executable, "-m", "soundsight", "serve", *map(str, options)]
+        if "--port" not in options:
+            command += ["--port", "0"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split()[1].partition("#")[0], process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)
+                process.send_signal(signal.SIGTERM)
+            process.wait(30)
+            process.stdout.close()
+
+    return run

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -57,15 +56,10 @@ def test_an_unknown_option_would_be_noticed() -> None:
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def address(serving: Callable[..., Any]) -> Iterator[str]:
     """The address of a server, as it prints it."""
-    command = [sys.executable, "-m", "soundsight", "serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().split()[1].rstrip("/")
-        finally:
-            process.terminate()
+    with serving() as (printed, _):
+        yield printed.rstrip("/")
 
 
 def test_python_in_the_readme_runs(

@@ -1,15 +1,9 @@
-"""What tests of both pages need: Chromium, a server in a process of its own, axe-core."""
+"""What tests of both pages need: Chromium, and axe-core."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -32,26 +26,3 @@ def axe() -> str:
     if not _AXE.is_file():
         pytest.skip("axe-core is not there: run  make axe")
     return _AXE.read_text("utf-8")
-
-
-@pytest.fixture(scope="session")
-def serving() -> Callable[..., AbstractContextManager[tuple[str, subprocess.Popen[str]]]]:
-    """Runs ``soundsight serve``: (options) -> a context of its address and its process."""
-
-    @contextlib.contextmanager
-    def run(*options: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-        command = [sys.executable, "-m", "soundsight", "serve", *map(str, options)]
-        if "--port" not in options:
-            command += ["--port", "0"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().split()[1].partition("#")[0], process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGCONT)
-                process.send_signal(signal.SIGTERM)
-            process.wait(30)
-            process.stdout.close()
-
-    return run

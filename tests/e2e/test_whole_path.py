@@ -6,11 +6,10 @@ pairs -> encoder -> translator -> judges and critic -> figures -> model folder -
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -152,23 +151,15 @@ def test_dry_run_prints_the_config_and_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_made_model_is_served(place: Path, tmp_path: Path) -> None:
+def test_the_made_model_is_served(place: Path, tmp_path: Path, serving: Callable[..., Any]) -> None:
     video = tmp_path / "dog.mp4"
     synth.write_video(video, "dog", seconds=2, seed=0)
-    command = [sys.executable, "-m", "soundsight", "serve", "--port", "0", "--model",
-               str(place / "model")]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            address = process.stdout.readline().split()[1]
-            assert "soundsight" in httpx.get(address).text
-            with Client(address) as client:
-                there = client.translate(video, each_second=True, seed=4)
-                blocks = np.array_split(np.random.default_rng(0).normal(0, 0.3, 44_100 * 3), 96)
-                windows = [facts for facts, _ in client.stream(paced(blocks), 44_100)]
-        finally:
-            process.terminate()
-        assert process.wait(40) == 0
+    with serving("--model", place / "model") as (address, process), Client(address) as client:
+        assert "soundsight" in httpx.get(address).text
+        there = client.translate(video, each_second=True, seed=4)
+        blocks = np.array_split(np.random.default_rng(0).normal(0, 0.3, 44_100 * 3), 96)
+        windows = [facts for facts, _ in client.stream(paced(blocks), 44_100)]
+    assert process.returncode == 0
     here = Translator.load(place / "model").translate(video, each_second=True, seed=4)
     assert [one.state for one in there] == here.state
     for one, image in zip(there, here.images, strict=True):

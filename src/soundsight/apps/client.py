@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
     from soundsight.apps.server.protocol import WindowFacts
 
-STORYBOARDS = ("png", "mp4", "html", "json")
-"""Suffixes, and so formats, of a storyboard."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Imagined:
@@ -208,10 +205,13 @@ class Client:
         """
         import httpx
 
+        from soundsight.views.story_files import SUFFIXES
+
         path = Path(out)
-        kind = path.suffix.lower().removeprefix(".")
-        if kind not in STORYBOARDS:
-            raise ConfigError(f"{path}: the suffix is one of .{', .'.join(STORYBOARDS)}")
+        suffix = path.suffix.lower()
+        if suffix not in SUFFIXES:
+            raise ConfigError(f"{path}: the suffix is one of {', '.join(SUFFIXES)}")
+        kind = suffix.removeprefix(".")
         options: dict[str, Any] = {"format": kind, "sensitivity": sensitivity, "seed": seed}
         if candidates is not None:
             options["candidates"] = candidates

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from soundsight.runtime.listener import Heard, Listener
     from soundsight.runtime.translator import Translator
     from soundsight.runtime.watch import Watch
-    from soundsight.views.moment import Moment
+    from soundsight.views.moment import Moment, Past
 
 _WAIT_S = 0.1
 _REFRESH_S = 0.1
@@ -208,24 +208,19 @@ def _follow(run: _Run, faces: list[_Face], seconds: float | None) -> None:
     from soundsight.views.moment import Look
 
     began = time.monotonic()
-    retry_at, wait_s = math.inf, _FIRST_RETRY_S
+    retry_at, wait_s = 0.0, _FIRST_RETRY_S
     while seconds is None or time.monotonic() - began < seconds:
         block = run.source.read(_WAIT_S)
         heard = run.finish() if run.source.over else None
         if block is not None:
             heard = run.take(block)
-            retry_at, wait_s = math.inf, _FIRST_RETRY_S
+            retry_at, wait_s = 0.0, _FIRST_RETRY_S
         moment = run.watch.moment()
         for face in faces:
             face.show(moment, heard)
         if run.source.over:
             return
-        if moment.look is not Look.NOT_LISTENING:
-            continue
-        now = time.monotonic()
-        if retry_at == math.inf:
-            retry_at = now
-        if now >= retry_at:
+        if moment.look is Look.NOT_LISTENING and time.monotonic() >= retry_at:
             why = run.reopen()
             if why:
                 run.watch.lost(why)
@@ -371,7 +366,7 @@ class _Panel:
         save_live_panel(moment, self._path)
 
 
-def _told(past: Any) -> list[str]:
+def _told(past: Past) -> list[str]:
     from soundsight.views.moment import how_long
 
     return [part for part in (past.title, past.sure, how_long(past.lasted_s)) if part]

@@ -25,15 +25,14 @@ def usable_cpus() -> int:
 def _quota(root: Path, own: Path) -> float:
     """CPUs that the control groups above a process grant; infinity without a limit."""
     # Version 2 has one tree, "0::/path"; version 1 one for each resource.
-    trees = {0: root, 1: root / "cpu"}
     places = []
     try:
         for line in own.read_text("utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             if not controllers:
-                places.append((trees[0], path))
+                places.append((root, path))
             elif "cpu" in controllers.split(","):
-                places.append((trees[1], path))
+                places.append((root / "cpu", path))
     except (OSError, ValueError):
         return math.inf
     least = math.inf
@@ -41,7 +40,7 @@ def _quota(root: Path, own: Path) -> float:
         # In a container the path may be that of the host, of which the container sees its own end.
         group = Path(os.path.normpath(f"{tree}/{path}"))
         for folder in (group, *group.parents):
-            if tree in (folder, *folder.parents):
+            if folder.is_relative_to(tree):
                 least = min(least, _limit(folder))
     return least
 

@@ -47,7 +47,8 @@ class _Entry:
     began: datetime
     until: datetime
     gap: bool = False
-    number: int = 0
+    closed: bool = False  # of a gap
+    number: int = 0  # of an event
     name: str = ""
     confidence: float = math.nan
     picture: NDArray[np.uint8] | None = None
@@ -99,7 +100,6 @@ class Watch:
         self._pictured_at = -math.inf
         self._entries: deque[_Entry] = deque(maxlen=MOST_PAST)  # the newest first
         self._why = ""
-        self._run = 0  # counts the signals: each begins its events at 1
 
     def block(self, samples: NDArray[np.generic], rate_hz: int) -> None:
         """Take the next samples [t] or [t, channels], int16 or floats of full scale 1."""
@@ -221,13 +221,13 @@ class Watch:
     def _gap(self) -> None:
         """Begin a gap in the history, or let the open one go on."""
         newest = self._entries[0] if self._entries else None
-        if newest is None or not newest.gap or newest.number:
+        if newest is None or not newest.gap or newest.closed:
             newest = _Entry(began=self._sample_wall, until=self._wall(), gap=True)
             self._entries.appendleft(newest)
         newest.until = self._wall()
 
     def _end_gap(self) -> None:
         newest = self._entries[0] if self._entries else None
-        if newest is not None and newest.gap and not newest.number:
+        if newest is not None and newest.gap and not newest.closed:
             newest.until = self._wall()
-            newest.number = -1  # closed
+            newest.closed = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -60,7 +61,8 @@ def live_panel(moment: Moment) -> Image.Image:
         _marks(ink, (left, y), moment.marks)
         write_line(ink, (left + 3 * (_MARK_PX + 8) + 8, y - 2), moment.sure, 22, AMBER, room - 100)
         y += 40
-    for line in _lines(moment.detail, 40)[:5]:
+    lines = textwrap.wrap(moment.detail, 40, break_long_words=False, break_on_hyphens=False)
+    for line in lines[:5]:
         write_line(ink, (left, y), line, 24 if past else 20, TEXT if deaf or past else DIM, room)
         y += 30
     _level(ink, moment, (left, _TOP + _STAGE_PX - 34), room)
@@ -159,13 +161,3 @@ def _entry(
     write_line(ink, (x + 8, words + 20), when, 13, DIM, room - 16)
     if past.sure:
         write_line(ink, (x + 8, words + 38), past.sure, 13, AMBER, room - 16)
-
-
-def _lines(words: str, most: int) -> list[str]:
-    lines: list[str] = []
-    for word in words.split():
-        if lines and len(lines[-1]) + 1 + len(word) <= most:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines

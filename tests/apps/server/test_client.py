@@ -61,6 +61,13 @@ def paced(samples: np.ndarray) -> Iterator[np.ndarray]:
         time.sleep(0.14)
 
 
+def endless() -> Iterator[np.ndarray]:
+    """A signal at its own pace that does not end."""
+    while True:
+        yield noise(0.1)
+        time.sleep(0.08)
+
+
 # --- requests --------------------------------------------------------------------------------
 
 
@@ -269,11 +276,6 @@ def test_windows_come_while_the_signal_waits(client: Client) -> None:
 def test_a_stream_that_is_left_ends_on_the_server(
     client: Client, server: Any, eventually: Callable[..., Any]
 ) -> None:
-    def endless() -> Iterator[np.ndarray]:
-        while True:
-            yield noise(0.1)
-            time.sleep(0.08)
-
     stream = client.stream(endless(), RATE)
     next(stream)
     eventually(lambda: server.figure("soundsight_streams") == 1, "the end of earlier streams")
@@ -318,12 +320,6 @@ def test_a_signal_that_comes_too_fast_is_refused_in_words(client: Client) -> Non
 
 def test_a_server_that_stops_is_told(run_server: Callable[..., Any]) -> None:
     with run_server() as running, Client(running.url) as client:
-
-        def endless() -> Iterator[np.ndarray]:
-            while True:
-                yield noise(0.1)
-                time.sleep(0.08)
-
         stream = client.stream(endless(), RATE)
         next(stream)
         running.leave()

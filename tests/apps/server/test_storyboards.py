@@ -5,10 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -44,21 +41,13 @@ DOG = sound((2, 0), (2, 1), (8, 0), (1, 1), (1, 0))
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model: Path) -> Iterator[httpx.Client]:
+def server(serving: Any, tiny_model: Path) -> Iterator[httpx.Client]:
     """A server of its own process, with a token and small limits."""
-    command = [sys.executable, "-m", "soundsight", "serve", "--port", "0", "--token", "secret"]
-    command += ["--model", str(tiny_model), "--max-upload", "40", "--max-duration", "60"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        address = process.stdout.readline().split()[1].partition("#")[0]
+    options = ["--token", "secret", "--max-upload", "40", "--max-duration", "60"]
+    with serving("--model", tiny_model, *options) as (address, _):
         headers = {"authorization": "Bearer secret"}
         with httpx.Client(base_url=address, headers=headers, timeout=60) as client:
             yield client
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
-        process.stdout.close()
 
 
 def lines(answer: httpx.Response) -> list[dict[str, Any]]:

@@ -7,6 +7,9 @@ from starlette.responses import JSONResponse
 RETRY_S = 10
 """What a refused client is told to wait."""
 
+STOPS = "the server stops: send it again"
+"""What a client is told whose request is not finished any more."""
+
 CSP = "; ".join(
     (
         "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self' blob: data:",

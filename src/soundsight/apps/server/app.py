@@ -29,7 +29,7 @@ from starlette.websockets import WebSocket
 
 from soundsight import __version__
 from soundsight.apps.server import protocol, rest, storyboards
-from soundsight.apps.server.answers import HEADERS, RefusedError, told
+from soundsight.apps.server.answers import HEADERS, STOPS, RefusedError, told
 from soundsight.apps.server.decoding import Decoder
 from soundsight.apps.server.engine import Engine
 from soundsight.apps.server.jobs import Jobs
@@ -47,8 +47,6 @@ STATIC = Path(__file__).parent / "static"
 
 _OPEN = frozenset(("/", "/file", "/healthz", "/readyz", "/favicon.ico"))
 """Paths that need no token: the page itself, which has to ask for one, and the probes."""
-
-_STOPS = "the server stops: send it again"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -217,7 +215,7 @@ class _Gate:
         except asyncio.CancelledError:
             # Only a server whose patience has ended cancels requests; it would log a traceback.
             if not status:
-                await told(503, "not_ready", _STOPS)(scope, receive, counted)
+                await told(503, "not_ready", STOPS)(scope, receive, counted)
         except Exception:
             _LOG.exception("a request has failed")
             if not status:

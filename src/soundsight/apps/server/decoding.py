@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from soundsight.apps.server.answers import RefusedError
+from soundsight.apps.server.answers import STOPS, RefusedError
 from soundsight.apps.server.limits import Limits
 from soundsight.core.errors import AudioError, SoundsightError
 from soundsight.core.units import RATE_HZ
@@ -141,7 +141,7 @@ class Decoder:
 
 
 def _stops() -> RefusedError:
-    return RefusedError(503, "not_ready", "the server stops: send it again")
+    return RefusedError(503, "not_ready", STOPS)
 
 
 class _Child:
