@@ -43,7 +43,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from soundsight.media import synth  # noqa: E402
-from soundsight.media.audio import quiet_av  # noqa: E402
+from soundsight.media.container import quiet_av  # noqa: E402
 
 SECONDS, FPS, WIDTH, HEIGHT = 10, 30, 1280, 720
 

@@ -29,14 +29,24 @@ def main_tone_hz(samples: np.ndarray) -> float:
     return float(spectrum.argmax() * RATE_HZ / len(samples))
 
 
-def fault(path: Path) -> str:
+def fault(path: Path, strict: bool = False) -> str:
     """The message of the error that reading ``path`` raises; it has to be one clear line."""
     with pytest.raises(AudioError) as caught:
-        audio.decode(path)
+        audio.decode(path, strict=strict)
     message = str(caught.value)
     assert "\n" not in message
     assert str(path) in message
     return message.replace(str(path), "FILE")
+
+
+def warned(path: Path) -> tuple[np.ndarray, str]:
+    """What can be read of ``path``, and the one line that says that it is not all."""
+    sound = audio.stream(path)
+    samples = np.concatenate(list(sound))
+    (told,) = sound.warnings
+    assert "\n" not in told
+    assert told.startswith(str(path))
+    return samples, told.replace(str(path), "FILE")
 
 
 # --- formats ---------------------------------------------------------------------------------
@@ -56,10 +66,11 @@ def test_every_kind_of_wav(tmp_path: Path, subtype: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.flac", "a.ogg", "a.aiff", "a.au", "a.w64", "a.caf"])
-def test_what_libsndfile_reads(tmp_path: Path, name: str) -> None:
+def test_what_libsndfile_writes(tmp_path: Path, name: str) -> None:
     soundfile.write(tmp_path / name, sine(2.0), RATE_HZ)
     samples = audio.decode(tmp_path / name)
-    assert len(samples) == 2 * RATE_HZ
+    # FFmpeg's Vorbis decoder starts with half a block.
+    assert 2 * RATE_HZ - (128 if name == "a.ogg" else 0) <= len(samples) <= 2 * RATE_HZ
     assert main_tone_hz(samples) == pytest.approx(440, abs=1)
     assert Path(name).suffix in audio.SOUND_SUFFIXES
 
@@ -103,7 +114,10 @@ def test_an_mp3_with_tags_and_without_a_declared_length(tmp_path: Path, encode) 
     path.write_bytes(data + b"TAG" + bytes(125))
     assert len(audio.decode(path)) / RATE_HZ == pytest.approx(2, abs=0.1)
     path.write_bytes(data[: len(data) // 2 - 7])
-    assert "cut short" in fault(path)
+    samples, told = warned(path)
+    assert len(samples) / RATE_HZ == pytest.approx(1, abs=0.1)
+    assert "is damaged at 1.0" in told
+    assert "cut short" in fault(path, strict=True)
 
 
 @pytest.mark.parametrize("rate_hz", [4000, 8000, 11_025, 16_000, 22_050, 48_000, 96_000, 384_000])
@@ -117,17 +131,16 @@ def test_rates(tmp_path: Path, rate_hz: int) -> None:
 
 
 @pytest.mark.parametrize("channels", range(1, 9))
-def test_channels_are_averaged(tmp_path: Path, channels: int) -> None:
-    levels = np.linspace(0.2, 1, channels, dtype=np.float32)
-    many = sine()[:, None] * levels
+def test_a_sound_that_is_the_same_in_all_channels(tmp_path: Path, channels: int) -> None:
+    many = np.repeat(sine()[:, None], channels, axis=1)
     soundfile.write(tmp_path / "a.wav", many, RATE_HZ, subtype="FLOAT")
-    np.testing.assert_allclose(audio.decode(tmp_path / "a.wav"), sine() * levels.mean(), atol=1e-6)
+    np.testing.assert_allclose(audio.decode(tmp_path / "a.wav"), sine(), atol=1e-6)
 
 
 def test_probe(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros((24_000, 2)), 48_000)
     assert audio.probe(tmp_path / "a.wav") == audio.AudioInfo(
-        rate_hz=48_000, channels=2, duration_s=0.5, codec="pcm_16"
+        rate_hz=48_000, channels=2, duration_s=0.5, codec="pcm_s16le"
     )
 
 
@@ -197,7 +210,7 @@ def test_full_scale_integers_reach_one() -> None:
 def test_arrays_of_every_shape() -> None:
     two = np.stack([sine(), 0 * sine()], axis=1)
     for array in (two, two.T, two.T.copy(), two.tolist()):
-        np.testing.assert_allclose(audio.from_array(array, RATE_HZ), 0.5 * sine(), atol=1e-7)
+        np.testing.assert_allclose(audio.from_array(array, RATE_HZ), sine(), atol=1e-6)
     np.testing.assert_allclose(audio.from_array(sine()[:, None], RATE_HZ), sine(), atol=1e-7)
 
 
@@ -303,15 +316,50 @@ def test_cut_files(tmp_path: Path, encode, name, codec, options, share) -> None:
     path = encode(tmp_path / name, sine(8.0), codec, RATE_HZ, **options)
     data = path.read_bytes()
     path.write_bytes(data[: round(share * len(data))])
-    assert "cut short" in fault(path)
+    if name == "a.mp4" and not options:
+        # Its table of contents stood at the end: nothing can be found without it.
+        assert "cut short" in fault(path)
+        return
+    assert "cut short" in fault(path, strict=True)
+    samples, told = warned(path)
+    assert len(samples) / RATE_HZ == pytest.approx(8 * share, abs=0.3)
+    assert "what can be read is used" in told
 
 
 def test_a_cut_flac(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     rng = np.random.default_rng(0)
     soundfile.write(path, 0.1 * rng.standard_normal(8 * RATE_HZ), RATE_HZ)
-    path.write_bytes(path.read_bytes()[:300_000])
-    assert "cut short" in fault(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:300_000])
+    assert "cut short" in fault(path, strict=True)
+    samples, told = warned(path)
+    assert len(samples) / RATE_HZ == pytest.approx(8 * 300_000 / len(whole), abs=0.2)
+    assert "is cut short: it says it lasts 8.00 s" in told
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.w64", "a.caf"])
+def test_a_recording_without_coding_that_is_cut(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    soundfile.write(path, sine(8.0), RATE_HZ, "PCM_16")
+    path.write_bytes(path.read_bytes()[:300_001])
+    assert "cut short" in fault(path, strict=True)
+    samples, _ = warned(path)
+    assert len(samples) / RATE_HZ == pytest.approx(300_001 / 2 / RATE_HZ, abs=0.05)
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFF_F000, 0x8000_0000, 0xFFFF_FFFF])
+def test_a_wav_whose_recorder_did_not_know_its_length(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sine(2.0), RATE_HZ, "PCM_16")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data") + 4
+    data[at : at + 4] = size.to_bytes(4, "little")
+    data[4:8] = min(size + 36 if size else 0, 0xFFFF_FFFF).to_bytes(4, "little")
+    path.write_bytes(data)
+    sound = audio.stream(path, strict=True)
+    np.testing.assert_allclose(np.concatenate(list(sound)), sine(2.0), atol=1e-4)
+    assert sound.warnings == []
 
 
 def test_an_mp3_with_a_hole(tmp_path: Path, encode) -> None:
@@ -319,7 +367,11 @@ def test_an_mp3_with_a_hole(tmp_path: Path, encode) -> None:
     data = bytearray(path.read_bytes())
     data[30_000:34_000] = bytes(4000)
     path.write_bytes(data)
-    assert "damaged" in fault(path)
+    assert "damaged" in fault(path, strict=True)
+    samples, told = warned(path)
+    # An MP3 has no time stamps: what is lost is not replaced.
+    assert len(samples) / RATE_HZ == pytest.approx(7.6, abs=0.3)
+    assert "is damaged at 3.7" in told
 
 
 def test_a_video_without_sound(tmp_path: Path) -> None:
@@ -346,14 +398,14 @@ def test_the_libraries_print_nothing(tmp_path: Path, encode, capfd) -> None:
         "junk.mp3": np.random.default_rng(0).bytes(50_000), "head.mp4": b"\0\0\0\x20ftypisom" * 9,
     }.items():  # fmt: skip
         (tmp_path / name).write_bytes(content)
-        fault(tmp_path / name)
+        fault(tmp_path / name, strict=True)
     assert capfd.readouterr() == ("", "")
 
 
 def test_import_is_light() -> None:
     script = (
         "import sys, soundsight.media.audio, soundsight.media.mel\n"
-        "print([m for m in ('av', 'soxr', 'soundfile', 'scipy', 'PIL') if m in sys.modules])"
+        "print([m for m in ('av', 'soxr', 'scipy', 'PIL') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

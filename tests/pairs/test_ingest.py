@@ -20,7 +20,7 @@ from PIL import Image
 
 from soundsight.core.errors import ConfigError, OutputError
 from soundsight.media import synth
-from soundsight.media.audio import quiet_av
+from soundsight.media.container import quiet_av
 from soundsight.media.mel import log_mel
 from soundsight.media.video import frame_at
 from soundsight.pairs import ingest as room

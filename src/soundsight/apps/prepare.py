@@ -524,7 +524,7 @@ def _versions() -> dict[str, str]:
     import PIL
     import soxr
 
-    from soundsight.media.audio import quiet_av
+    from soundsight.media.container import quiet_av
 
     av = quiet_av()
     codec = av.library_versions.get("libavcodec", ())

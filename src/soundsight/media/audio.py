@@ -1,44 +1,68 @@
 """Sound files in, mono samples out: any usual format, rate and number of channels.
 
-libsndfile (through soundfile) reads what it can, FFmpeg's libraries (through PyAV) the rest: mp3,
-m4a and the sound of videos. The choice is made by trying, never by the file's name. A file is read
-in blocks, so a recording of three hours needs no more memory than one of ten seconds.
+FFmpeg's libraries (through PyAV) read everything. The choice of a decoder is made by trying, never
+by the file's name. A file is read in blocks, so a recording of three hours needs no more memory
+than one of ten seconds. ``media.decoder`` says how times and faults are dealt with,
+``media.downmix`` how channels become one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from soundsight.core.errors import AudioError
 from soundsight.core.units import RATE_HZ
+from soundsight.media.container import (
+    check_encryption,
+    discard_others,
+    is_still,
+    open_container,
+    quiet_av,
+)
+from soundsight.media.decoder import (
+    JITTER_S,
+    MAX_CHANNELS,
+    Chunk,
+    Faults,
+    TrackDecoder,
+    checked_channels,
+    checked_rate,
+    full_scale,
+    told_end_s,
+)
+from soundsight.media.downmix import Downmix
+from soundsight.media.inputs import SoundFile, local_file, name_of
 
-if TYPE_CHECKING:
-    import av.container
-    import av.stream
-
-MIN_RATE_HZ = 4_000
-MAX_RATE_HZ = 384_000
-MAX_CHANNELS = 8
 MIN_DURATION_S = 0.1
 
 SOUND_SUFFIXES = frozenset(
     (
-        ".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".m4v", ".mkv",
-        ".mov", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".w64", ".wav", ".webm",
+        ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".asf", ".au", ".avi",
+        ".caf", ".dts", ".eac3", ".flac", ".flv", ".m2ts", ".m4a", ".m4b", ".m4v", ".mka", ".mkv",
+        ".mov", ".mp2", ".mp3", ".mp4", ".mpeg", ".mpg", ".mts", ".oga", ".ogg", ".ogv", ".opus",
+        ".ra", ".rf64", ".rm", ".snd", ".spx", ".tta", ".ts", ".vob", ".w64", ".wav", ".wave",
+        ".webm", ".wma", ".wmv", ".wv",
     )
 )  # fmt: skip
 """Suffixes (lower case) by which sounds are found in a folder. Reading does not look at them."""
 
-_READ_S = 1.0
+SOUNDS_DBFS = -60.0
+"""Level of half a second, in dB re full scale, from which on a track counts as one that sounds."""
+
+_SEARCH_S = 600.0
+"""So much of a track is listened to in search of one that sounds."""
+
+_SILENCE_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,76 +70,133 @@ class AudioInfo:
     """What a file says of its sound.
 
     Attributes:
-        rate_hz: sample rate in hertz.
-        channels: number of channels.
-        duration_s: length in seconds, or None where the file does not tell.
-        codec: name of the coding, such as ``pcm_16``, ``vorbis`` or ``aac``.
+        rate_hz: sample rate in hertz, at the beginning.
+        channels: number of channels, at the beginning.
+        duration_s: when the sound ends, in seconds from the beginning of the file, or None where
+            the file does not tell. Some formats tell only roughly.
+        codec: FFmpeg's name of the coding, such as ``pcm_s16le``, ``vorbis`` or ``aac``.
+        track: which of the sound tracks this is, from 1.
+        tracks: how many there are.
     """
 
     rate_hz: int
     channels: int
     duration_s: float | None
     codec: str
+    track: int = 1
+    tracks: int = 1
 
 
-def probe(path: str | os.PathLike[str]) -> AudioInfo:
-    """Read what a file says of its sound, decoding at most its first second.
+class SoundStream(Iterator[NDArray[np.float32]]):
+    """The sound of a file in blocks, mono; made by :func:`stream`. Ends its file when it ends.
+
+    Attributes:
+        info: what the file says of its sound.
+        name: what the file is called: its path, or what an open file says of itself.
+    """
+
+    def __init__(
+        self, sound: SoundFile, rate_hz: int, block_s: float, track: int | None, strict: bool
+    ) -> None:
+        self.name = name_of(sound)
+        self._held = contextlib.ExitStack()
+        with contextlib.ExitStack() as stack:
+            self._sound = stack.enter_context(
+                open_sound(sound, rate_hz=rate_hz, track=track, strict=strict)
+            )
+            self._held = stack.pop_all()
+        self.info = self._sound.info
+        size = max(1, round(block_s * rate_hz))
+        self._blocks = _of_size(chain(_lead(self._sound, rate_hz), self._sound.blocks), size)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be told of the file as far as it has been read: a line each."""
+        return self._sound.faults.warnings
+
+    def __next__(self) -> NDArray[np.float32]:
+        try:
+            return next(self._blocks)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the file. The stream has ended then."""
+        self._blocks = iter(())
+        self._held.close()
+
+    def __enter__(self) -> SoundStream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def probe(sound: SoundFile, *, track: int | None = None) -> AudioInfo:
+    """Read what a file says of its sound, decoding at most its beginning.
+
+    Args:
+        track: see ``stream``.
 
     Raises:
         AudioError: when the file is missing, cannot be read or has no sound track.
     """
-    with _open(Path(path)) as source:
-        return source.info
+    with open_sound(sound, track=track) as opened:
+        return opened.info
 
 
-def decode(path: str | os.PathLike[str], rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
+def decode(
+    sound: SoundFile, rate_hz: int = RATE_HZ, *, track: int | None = None, strict: bool = False
+) -> NDArray[np.float32]:
     """Read the whole sound of a file.
 
-    Args:
-        path: a sound file, or a video with sound.
-        rate_hz: the rate to resample to, in hertz.
+    Arguments and errors are those of ``stream``.
 
     Returns:
-        float32 [t], the mean of the channels, full scale 1 (float files may exceed it).
-
-    Raises:
-        AudioError: when the file is missing, no sound, damaged, cut short, shorter than 100 ms, or
-            holds samples that are not finite. The message is one line.
+        float32 [t], mono, full scale 1 (it may be exceeded).
     """
-    return np.concatenate(list(stream(path, rate_hz)))
+    return np.concatenate(list(stream(sound, rate_hz, track=track, strict=strict)))
 
 
 def stream(
-    path: str | os.PathLike[str], rate_hz: int = RATE_HZ, block_s: float = 10.0
-) -> Iterator[NDArray[np.float32]]:
+    sound: SoundFile,
+    rate_hz: int = RATE_HZ,
+    block_s: float = 10.0,
+    *,
+    track: int | None = None,
+    strict: bool = False,
+) -> SoundStream:
     """Read the sound of a file in blocks, in constant memory.
 
+    The blocks begin where the file begins: a sound track that starts late starts with silence, and
+    what the file has lost is silence, so that times are those that a player shows. What cannot be
+    decoded is left out; ``SoundStream.warnings`` says so.
+
     Args:
-        path: a sound file, or a video with sound.
+        sound: a path of a sound file or of a video with sound, of a pipe, or a file that is open
+            for reading bytes (read from its beginning where it can be sought).
         rate_hz: the rate to resample to, in hertz.
         block_s: length of a block in seconds; the last one is shorter.
+        track: which sound track, from 1. None takes the first that sounds, beginning with those
+            that the file marks as its default.
+        strict: raise instead of leaving out what is damaged.
 
-    Yields:
-        float32 [block_s * rate_hz], the mean of the channels, full scale 1. At least one block.
+    Returns:
+        An iterator of float32 [block_s * rate_hz], mono, full scale 1; at least one block.
 
     Raises:
-        AudioError: as ``decode``, at the block where the fault is met.
+        AudioError: at once when the file is missing, no sound, encrypted, of a codec that is not
+            known, or has no such track; from the iterator when it is mostly damaged (in strict
+            mode: damaged or cut short), shorter than 100 ms, or holds samples that are not finite.
+            The message is one line.
     """
-    size = max(1, round(block_s * rate_hz))
-    waiting: list[NDArray[np.float32]] = []
-    held = 0
-    with _open(Path(path)) as source:
-        for samples in resampled(source, rate_hz):
-            waiting.append(samples)
-            held += len(samples)
-            if held >= size:
-                joined = np.concatenate(waiting)
-                whole = held - held % size
-                for first in range(0, whole, size):
-                    yield joined[first : first + size]
-                waiting, held = [joined[whole:].copy()], held - whole
-    if held:
-        yield np.concatenate(waiting)
+    return SoundStream(sound, rate_hz, block_s, track, strict)
 
 
 def from_array(samples: ArrayLike, rate_hz: int) -> NDArray[np.float32]:
@@ -142,199 +223,100 @@ def from_array(samples: ArrayLike, rate_hz: int) -> NDArray[np.float32]:
         raise AudioError(f"{where} has shape {array.shape}: pass [t] or [t, channels]")
     if array.ndim == 1:
         array = array[:, None]
-    info = AudioInfo(
-        rate_hz=checked_rate(rate_hz, where),
-        channels=checked_channels(array.shape[1], where),
-        duration_s=len(array) / rate_hz,
-        codec=str(array.dtype),
-    )
+    checked_rate(rate_hz, where)
+    checked_channels(array.shape[1], where)
     if array.dtype not in (np.uint8, np.int8, np.int16, np.int32) and array.dtype.kind != "f":
         raise AudioError(f"{where} holds {array.dtype}: pass int8, int16, int32, uint8 or floats")
-    blocks = (
-        mono_of(array[first : first + rate_hz], first, rate_hz, where)
-        for first in range(0, len(array), rate_hz)
+    chunks = (
+        Chunk(full_scale(array[i : i + rate_hz], i / rate_hz, rate_hz, where), rate_hz)
+        for i in range(0, len(array), rate_hz)
     )
-    return np.concatenate(list(resampled(Source(where, info, blocks), RATE_HZ)))
+    return np.concatenate(list(_mono(chunks, RATE_HZ, where)))
 
 
-# --- samples ---------------------------------------------------------------------------------
+# --- an open sound ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Source:
-    """An open sound: ``blocks`` are mono float32 [n] at ``info.rate_hz``."""
+@dataclass(frozen=True, kw_only=True)
+class OpenSound:
+    """A sound track that is open.
 
-    where: str
-    info: AudioInfo
-    blocks: Iterator[NDArray[np.float32]]
-
-
-def mono_of(samples: NDArray[Any], first: int, rate_hz: int, where: str) -> NDArray[np.float32]:
-    """Mean of the channels of [n, channels], integers scaled; checked to be finite."""
-    if samples.dtype.kind in "iu":
-        bits = 8 * samples.dtype.itemsize
-        offset = 1 << (bits - 1) if samples.dtype.kind == "u" else 0
-        # float64 holds 32-bit integers exactly; their mean is rounded once.
-        scaled = samples.mean(axis=1, dtype=np.float64)
-        centred: NDArray[np.float32] = ((scaled - offset) / (1 << (bits - 1))).astype(np.float32)
-        return centred
-    with np.errstate(over="ignore", invalid="ignore"):
-        mono: NDArray[np.float32] = (
-            samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-        ).astype(np.float32)
-    finite = np.isfinite(mono)
-    if not finite.all():
-        at_s = (first + int(finite.argmin())) / rate_hz
-        raise AudioError(
-            f"{where} holds a sample that is not a finite number at {at_s:.2f} s: repair the sound"
-        )
-    return mono
-
-
-def resampled(source: Source, rate_hz: int) -> Iterator[NDArray[np.float32]]:
-    """Resample block by block; the first block given out lasts 100 ms or more.
-
-    The output has round(t * rate_hz / source rate) samples.
+    Attributes:
+        info: what the file says of it.
+        start_s: when its first sample sounds, in seconds of the file's clock.
+        blocks: float32 [t] each, mono at the rate asked for, one after the other without a hole.
+        faults: what was wrong with it so far.
     """
-    import soxr
 
-    from_hz = source.info.rate_hz
-    resampler = (
-        None if from_hz == rate_hz else soxr.ResampleStream(from_hz, rate_hz, 1, dtype="float32")
-    )
-    taken = given = 0
-    start: list[NDArray[np.float32]] | None = []
-    for block in source.blocks:
-        taken += len(block)
-        samples = block if resampler is None else resampler.resample_chunk(block)
-        given += len(samples)
-        if start is not None:
-            start.append(samples)
-            if taken < MIN_DURATION_S * from_hz:
-                continue
-            samples, start = np.concatenate(start), None
-        if len(samples):
-            yield samples
-    if taken < MIN_DURATION_S * from_hz:
-        length = f"only {1000 * taken / from_hz:.0f} ms of sound" if taken else "no sound in it"
-        raise AudioError(f"{source.where} has {length}: at least 100 ms are needed")
-    if resampler is not None:
-        tail = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-        missing = round(taken * rate_hz / from_hz) - given
-        if len(tail) < missing:
-            tail = np.concatenate([tail, np.zeros(missing - len(tail), np.float32)])
-        if missing > 0:
-            yield tail[:missing]
-
-
-def checked_rate(rate_hz: int, where: str) -> int:
-    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
-        raise AudioError(
-            f"{where} has a sample rate of {rate_hz} Hz: rates from {MIN_RATE_HZ} to "
-            f"{MAX_RATE_HZ} Hz are understood"
-        )
-    return rate_hz
-
-
-def checked_channels(channels: int, where: str) -> int:
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise AudioError(f"{where} has {channels} channels: 1 to {MAX_CHANNELS} are understood")
-    return channels
-
-
-# --- files -----------------------------------------------------------------------------------
+    info: AudioInfo
+    start_s: float
+    blocks: Iterator[NDArray[np.float32]]
+    faults: Faults
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[Source]:
-    """Open a sound with the first library that can read it."""
-    check_file(path, AudioError)
-    import soundfile
+def open_sound(
+    sound: SoundFile,
+    *,
+    rate_hz: int = RATE_HZ,
+    track: int | None = None,
+    strict: bool = False,
+    start_s: float | None = None,
+    end_s: float | None = None,
+) -> Iterator[OpenSound]:
+    """Open a sound track, or a part of it, in constant memory.
 
-    with path.open("rb") as opened:
-        sound = None
-        # libsndfile's mp3 decoder writes its complaints to the terminal and hides a cut end. It is
-        # handed the open file, as by the path it would choose that decoder for any name in .mp3.
-        if not _looks_like_mpeg(path):
-            with contextlib.suppress(soundfile.LibsndfileError, TypeError, ValueError):
-                sound = soundfile.SoundFile(opened)
-        if sound is not None:
-            with sound:
-                yield _soundfile_source(path, sound)
-            return
-    header_hz = _wav_rate_hz(path)
-    if header_hz is not None:
-        checked_rate(header_hz, str(path))
-    with open_container(path, AudioError) as container:
-        yield _container_source(path, container)
+    Args:
+        rate_hz, track, strict: see ``stream``.
+        start_s: where the part starts, in seconds of the file's clock; None for the beginning.
+        end_s: where it ends; None for the end of the sound.
 
-
-def check_file(path: Path, error: type[Exception]) -> None:
-    """Raise ``error`` with one clear line unless ``path`` is a readable file with content."""
-    if os.path.isdir(path):
-        raise error(f"{path} is a folder: pass a file")
-    try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except FileNotFoundError:
-        raise error(f"{path} does not exist: check the path") from None
-    except (OSError, ValueError) as fault:
-        reason = getattr(fault, "strerror", None) or fault
-        raise error(f"cannot read {path}: {reason}") from None
-    if empty:
-        raise error(f"{path} is empty: the file has 0 bytes")
-
-
-def _looks_like_mpeg(path: Path) -> bool:
-    """Whether a file begins with an ID3 tag or an MPEG audio frame."""
-    with path.open("rb") as file:
-        head = file.read(3)
-    return head == b"ID3" or (head[:1] == b"\xff" and len(head) > 1 and head[1] >= 0xE0)
-
-
-def _soundfile_source(path: Path, file: Any) -> Source:
-    where = str(path)
-    info = AudioInfo(
-        rate_hz=checked_rate(int(file.samplerate), where),
-        channels=checked_channels(int(file.channels), where),
-        duration_s=file.frames / file.samplerate,
-        codec=str(file.subtype).lower(),
-    )
-    return Source(where, info, _soundfile_blocks(file, info.rate_hz, where))
-
-
-def _soundfile_blocks(file: Any, rate_hz: int, where: str) -> Iterator[NDArray[np.float32]]:
-    import soundfile
-
-    size = max(1, round(_READ_S * rate_hz))
-    taken = 0
-    while True:
-        try:
-            samples = file.read(size, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError:
-            raise AudioError(damaged(where, taken / rate_hz)) from None
-        if not len(samples):
-            break
-        yield mono_of(samples, taken, rate_hz, where)
-        taken += len(samples)
-    check_complete(where, taken / rate_hz, file.frames / rate_hz)
-
-
-def damaged(where: str, at_s: float) -> str:
-    return f"{where} is damaged or cut short at {at_s:.2f} s: get the whole file again"
-
-
-def check_complete(where: str, decoded_s: float, declared_s: float | None) -> None:
-    # Encoders pad and trim a few frames; a file that was cut misses more.
-    if declared_s is not None and decoded_s < declared_s - max(0.25, 0.01 * declared_s):
-        raise AudioError(
-            f"{where} is cut short: it says it lasts {declared_s:.2f} s but ends at "
-            f"{decoded_s:.2f} s: get the whole file again"
+    Raises:
+        AudioError: see ``stream``; also where there is no sound in the part.
+    """
+    where = name_of(sound)
+    faults = Faults(where, strict)
+    with contextlib.ExitStack() as stack:
+        path = stack.enter_context(local_file(sound))
+        # FFmpeg takes a wav of an impossible rate for no sound at all.
+        wav_rate_hz = _wav_rate_hz(path)
+        if wav_rate_hz is not None:
+            checked_rate(wav_rate_hz, where)
+        container = stack.enter_context(open_container(path, AudioError, where))
+        found, codec = _choose_track(container, path, where, track, faults)
+        check_encryption(found, where, AudioError)
+        if found.duration is not None:
+            discard_others(container, found)
+        decoder = TrackDecoder(container, found, path, faults, where, start_s, end_s)
+        chunks = decoder.chunks()
+        first = next(chunks, None)
+        if first is None:
+            if decoder.failed or not found.codec_context.sample_rate:
+                raise AudioError(
+                    f"cannot read {where}: it is no sound or video file, or it is damaged"
+                )
+            whole = start_s is None and end_s is None
+            why = ": at least 100 ms are needed" if whole else " in this part"
+            raise AudioError(f"{where} has no sound in it{why}")
+        tracks = list(container.streams.audio)
+        info = AudioInfo(
+            rate_hz=first.rate_hz,
+            channels=first.samples.shape[1],
+            duration_s=told_end_s(container, found),
+            codec=codec,
+            track=1 + [each.index for each in tracks].index(found.index),
+            tracks=len(tracks),
+        )
+        yield OpenSound(
+            info=info,
+            start_s=decoder.first_s or 0.0,
+            blocks=_mono(chain([first], chunks), rate_hz, where),
+            faults=faults,
         )
 
 
 def _wav_rate_hz(path: Path) -> int | None:
-    """The rate in a RIFF header, for a wav that no library accepts."""
+    """The rate in the header of a wav; None for any other file."""
     with path.open("rb") as file:
         head = file.read(4096)
     at = head.find(b"fmt ")
@@ -343,194 +325,176 @@ def _wav_rate_hz(path: Path) -> int | None:
     return int.from_bytes(head[at + 12 : at + 16], "big" if head[:4] == b"RIFX" else "little")
 
 
-# --- FFmpeg's containers, shared with the video room -------------------------------------------
-
-
-def quiet_av() -> ModuleType:
-    """Import PyAV with FFmpeg's log turned off: faults are raised, not printed."""
-    import av
-    import av.logging
-
-    av.logging.set_level(av.logging.PANIC)
-    av.logging.set_libav_level(av.logging.PANIC)
-    return av
-
-
-@contextlib.contextmanager
-def open_container(path: Path, error: type[Exception]) -> Iterator[av.container.InputContainer]:
-    """Open a file with FFmpeg's libraries.
-
-    Raises:
-        error: with one clear line, when it is no sound or video that they read.
-    """
-    av = quiet_av()
-    try:
-        container = av.open(os.fspath(path), metadata_errors="replace")
-    except (av.error.FFmpegError, ValueError):
-        raise error(
-            f"cannot read {path}: it is no sound or video file, or it is damaged or cut short"
-        ) from None
-    with container:
-        yield container
-
-
-def is_still(container: av.container.InputContainer) -> bool:
-    """Whether a container is a photo or a text, which FFmpeg shows as a film of one picture."""
-    name = container.format.name
-    return name.endswith("_pipe") or name in ("image2", "tty", "gif", "apng")
-
-
-def _container_source(path: Path, container: av.container.InputContainer) -> Source:
-    where = str(path)
-    if not container.streams.audio:
+def _choose_track(
+    container: Any, path: Path, where: str, wanted: int | None, faults: Faults
+) -> tuple[Any, str]:
+    """Choose a sound track; return it and the name of its codec."""
+    tracks = list(container.streams.audio)
+    if not tracks:
         if container.streams.video and not is_still(container):
             raise AudioError(f"{where} has no sound track: pass a file with sound")
         raise AudioError(f"cannot read {where}: it is no sound or video file")
-    track = container.streams.audio[0]
-    declared_s = None
-    if track.duration is not None and track.time_base is not None:
-        declared_s = float(track.duration * track.time_base)
-    elif container.duration is not None:
-        declared_s = container.duration / 1e6
-    packets = _Packets(container, track, where)
-    blocks = packets.blocks(declared_s if _length_is_declared(path, container) else None)
-    # The header of some AAC tells half of the rate: the first decoded block knows it.
-    first = next(blocks, None)
-    rate_hz = packets.rate_hz or int(track.rate or 0)
-    if not rate_hz:
-        raise AudioError(f"cannot read {where}: it is no sound or video file")
-    info = AudioInfo(
-        rate_hz=checked_rate(rate_hz, where),
-        channels=checked_channels(packets.channels or int(track.channels or 0), where),
-        duration_s=declared_s,
-        codec=str(track.codec_context.name),
-    )
-    return Source(where, info, _with_first(first, blocks))
+    if wanted is not None:
+        if not 1 <= wanted <= len(tracks):
+            count = f"{len(tracks)} sound track{'s' if len(tracks) > 1 else ''}"
+            raise AudioError(f"{where} has {count}: there is no track {wanted}")
+        tracks = [tracks[wanted - 1]]
+    known = [track for track in tracks if track.codec_context is not None]
+    if not known:
+        raise AudioError(
+            f"the sound of {where} is coded as {_unknown_codec(path)}, which is not known here: "
+            "convert it to wav or flac"
+        )
+    found = known[0]
+    if len(tracks) > 1:
+        # A file marks the first track that it holds as its default, whether it sounds or not.
+        known.sort(key=lambda track: not _is_default(track))
+        sounding = (track for track in known if _sounds(path, where, track.index))
+        chosen = next(sounding, None)
+        found = chosen or known[0]
+        number = 1 + [track.index for track in tracks].index(found.index)
+        why = "the first that sounds" if chosen else "as none sounds"
+        faults.notes.append(
+            f"{where} has {len(tracks)} sound tracks: track {number} is heard, {why} "
+            "(the option track takes another)"
+        )
+    return found, str(found.codec_context.name)
 
 
-def _with_first(
-    first: NDArray[np.float32] | None, rest: Iterator[NDArray[np.float32]]
-) -> Iterator[NDArray[np.float32]]:
-    if first is not None:
-        yield first
-    yield from rest
+def _is_default(track: Any) -> bool:
+    return bool(track.disposition & type(track.disposition).default)
 
 
-def _length_is_declared(path: Path, container: av.container.InputContainer) -> bool:
-    """Whether the length stands in the file, or is only guessed from its size and bit rate."""
-    name = container.format.name
-    if "mp4" in name or "matroska" in name:
-        return True
-    if name != "mp3":
-        return False
-    with path.open("rb") as file:
-        head = file.read(10)
-        if head[:3] == b"ID3" and len(head) == 10:
-            size = 0
-            for byte in head[6:10]:
-                size = size << 7 | byte & 0x7F
-            file.seek(10 + size)
-        else:
-            file.seek(0)
-        frame = file.read(2048)
-    return any(tag in frame for tag in (b"Xing", b"Info", b"VBRI"))
+def _sounds(path: Path, where: str, index: int) -> bool:
+    """Whether a track is louder than silence and hiss somewhere in its first minutes."""
+    with open_container(path, AudioError, where) as container:
+        track = container.streams[index]
+        discard_others(container, track)
+        decoder = TrackDecoder(container, track, path, Faults(where), where, end_s=_SEARCH_S)
+        try:
+            for chunk in decoder.chunks():
+                power = np.square(chunk.samples, dtype=np.float64).mean(axis=0).max()
+                if power >= 10 ** (SOUNDS_DBFS / 10):
+                    return True
+        except AudioError:
+            return False
+    return False
 
 
-_MP3_KBPS = {
-    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
-    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
-}
-_MP3_RATES_HZ = (44_100, 48_000, 32_000, 0)
+def _unknown_codec(path: Path) -> str:
+    """What FFmpeg says of a codec that it does not know; it says so in its log alone."""
+    import re
+
+    av = quiet_av()
+    told = ""
+    try:
+        av.logging.set_level(av.logging.INFO)
+        av.logging.set_libav_level(av.logging.INFO)
+        with av.logging.Capture() as log, contextlib.suppress(av.error.FFmpegError):
+            av.open(os.fspath(path)).close()
+        told = " ".join(entry[2] for entry in log)
+    finally:
+        quiet_av()
+    for pattern in (r"AVCodecID (\S+?)\.?\s", r"Audio: none \([^/]*/ (0x\w+)\)", r"Audio: (\w+)"):
+        found = re.search(pattern, told)
+        if found and found[1] != "none":
+            return found[1]
+    return "something"
 
 
-def _mp3_frame_bytes(frame: bytes) -> int:
-    """Length that an MPEG layer III frame's header tells, 0 where it tells none.
+# --- samples ---------------------------------------------------------------------------------
 
-    The decoder fills up a frame that was cut, so that only this shows the end of a cut file that
-    does not declare its length.
+
+class _Converter:
+    """Channels -> mono, one rate -> another, for samples that come in blocks."""
+
+    def __init__(self, from_hz: int, channels: int, to_hz: int) -> None:
+        import soxr
+
+        self._from_hz, self._to_hz = from_hz, to_hz
+        self._mix = Downmix(from_hz, channels)
+        self._resampler = (
+            None if from_hz == to_hz else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
+        )
+        self._taken = self._given = 0
+
+    def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._taken += len(samples)
+        return self._resampled(self._mix.push(samples))
+
+    def finish(self) -> NDArray[np.float32]:
+        """What is left: in all there are round(t * to_hz / from_hz) samples."""
+        rest = self._resampled(self._mix.finish())
+        if self._resampler is None:
+            return rest
+        tail = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        missing = max(0, round(self._taken * self._to_hz / self._from_hz) - self._given)
+        filled = np.zeros(max(0, missing - len(tail)), np.float32)
+        return np.concatenate([rest, tail[:missing], filled])
+
+    def _resampled(self, mono: NDArray[np.float32]) -> NDArray[np.float32]:
+        samples: NDArray[np.float32] = (
+            mono if self._resampler is None else self._resampler.resample_chunk(mono)
+        )
+        self._given += len(samples)
+        return samples
+
+
+def _mono(chunks: Iterable[Chunk], rate_hz: int, where: str) -> Iterator[NDArray[np.float32]]:
+    """Mix and resample chunk by chunk; the first block given out lasts 100 ms or more.
+
+    Where the sound changes its rate or its channels, mixing and resampling begin anew.
     """
-    if len(frame) < 4 or frame[0] != 0xFF or frame[1] & 0xE6 != 0xE2:
-        return 0
-    version = frame[1] >> 3 & 3
-    kbps = _MP3_KBPS[3 if version == 3 else 2][frame[2] >> 4]
-    rate_hz = _MP3_RATES_HZ[frame[2] >> 2 & 3] >> {3: 0, 2: 1, 0: 2}.get(version, 0)
-    if not kbps or not rate_hz:
-        return 0
-    return (144_000 if version == 3 else 72_000) * kbps // rate_hz + (frame[2] >> 1 & 1)
+    converter: _Converter | None = None
+    before = (0, 0)
+    taken_s = 0.0
+    begin: list[NDArray[np.float32]] = []
+
+    def given(samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        nonlocal begin
+        begin.append(samples)
+        if taken_s >= MIN_DURATION_S - 1e-9:
+            joined = np.concatenate(begin) if len(begin) > 1 else samples
+            begin = []
+            if len(joined):
+                yield joined
+
+    for chunk in chunks:
+        form = (chunk.rate_hz, chunk.samples.shape[1])
+        if converter is None or form != before:
+            if converter is not None:
+                yield from given(converter.finish())
+            converter, before = _Converter(*form, rate_hz), form
+        taken_s += len(chunk.samples) / chunk.rate_hz
+        yield from given(converter.push(chunk.samples))
+    if taken_s < MIN_DURATION_S - 1e-9:
+        length = f"only {1000 * taken_s:.0f} ms of sound" if taken_s else "no sound in it"
+        raise AudioError(f"{where} has {length}: at least 100 ms are needed")
+    if converter is not None:
+        yield from given(converter.finish())
 
 
-class _Packets:
-    """Decodes the sound track of a container."""
+def _lead(sound: OpenSound, rate_hz: int) -> Iterator[NDArray[np.float32]]:
+    """The silence before a sound track that starts late."""
+    left = round(sound.start_s * rate_hz) if sound.start_s > JITTER_S else 0
+    while left > 0:
+        length = min(left, round(_SILENCE_S * rate_hz))
+        yield np.zeros(length, np.float32)
+        left -= length
 
-    def __init__(self, container: av.container.InputContainer, track: Any, where: str) -> None:
-        self._container = container
-        self._track = track
-        self._where = where
-        self._taken = 0
-        self.rate_hz = 0
-        self.channels = 0
 
-    def _seconds(self) -> float:
-        return self._taken / self.rate_hz if self.rate_hz else 0.0
-
-    def blocks(self, declared_s: float | None) -> Iterator[NDArray[np.float32]]:
-        """Yield mono blocks [n] of about a second; check the declared length at the end."""
-        own_length = self._track.duration is not None
-        is_mp3 = str(self._track.codec_context.name).startswith("mp3")
-        latest_s = 0.0
-        last_packet: Any = None
-        waiting: list[NDArray[np.float32]] = []
-        held = 0
-        for packet in self._demux():
-            if packet.pts is not None and packet.time_base is not None:
-                end = packet.pts + (packet.duration or 0)
-                latest_s = max(latest_s, float(end * packet.time_base))
-            if packet.stream.index != self._track.index:
-                continue
-            if is_mp3 and packet.size:
-                last_packet = packet
-            for samples in self._frames(packet):
-                waiting.append(samples)
-                held += len(samples)
-            if self.rate_hz and held >= _READ_S * self.rate_hz:
-                yield np.concatenate(waiting)
-                waiting, held = [], 0
-        if held:
-            yield np.concatenate(waiting)
-        if last_packet is not None and last_packet.size < _mp3_frame_bytes(bytes(last_packet)):
-            raise AudioError(damaged(self._where, self._seconds()))
-        # A container without lengths of tracks tells when its longest track ends.
-        check_complete(self._where, self._seconds() if own_length else latest_s, declared_s)
-
-    def _demux(self) -> Iterator[Any]:
-        av = quiet_av()
-        try:
-            yield from self._container.demux()
-        except (av.error.FFmpegError, OSError):
-            raise AudioError(damaged(self._where, self._seconds())) from None
-
-    def _frames(self, packet: Any) -> Iterator[NDArray[np.float32]]:
-        av = quiet_av()
-        try:
-            frames = packet.decode()
-        except (av.error.FFmpegError, OSError):
-            # Cut recordings often begin inside a frame; later faults are damage.
-            if self._taken:
-                raise AudioError(damaged(self._where, self._seconds())) from None
-            return
-        for frame in frames:
-            channels = frame.layout.nb_channels
-            if not self.rate_hz:
-                self.rate_hz, self.channels = frame.sample_rate, channels
-                checked_rate(self.rate_hz, self._where)
-                checked_channels(self.channels, self._where)
-            elif frame.sample_rate != self.rate_hz:
-                raise AudioError(
-                    f"{self._where} changes its sample rate at {self._seconds():.2f} s: "
-                    "convert it to one rate"
-                )
-            array = frame.to_ndarray()
-            samples = array.T if frame.format.is_planar else array.reshape(-1, channels)
-            mono = mono_of(samples, self._taken, self.rate_hz, self._where)
-            self._taken += len(mono)
-            yield mono
+def _of_size(pieces: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
+    """Cut or join samples to blocks [size]; the last one is shorter."""
+    waiting: list[NDArray[np.float32]] = []
+    held = 0
+    for samples in pieces:
+        waiting.append(samples)
+        held += len(samples)
+        if held >= size:
+            joined = np.concatenate(waiting)
+            whole = held - held % size
+            for first in range(0, whole, size):
+                yield joined[first : first + size]
+            waiting, held = [joined[whole:].copy()], held - whole
+    if held:
+        yield np.concatenate(waiting)

@@ -24,14 +24,18 @@ from pathlib import Path
 from typing import Any
 
 from soundsight.core.errors import VideoError
-from soundsight.media.audio import check_file, damaged, is_still, open_container, quiet_av
-from soundsight.media.soundtrack import (
+from soundsight.media.container import (
     can_seek,
     check_encryption,
+    check_file,
     check_packet,
     discard_others,
+    is_still,
+    open_container,
     origin_s,
+    quiet_av,
 )
+from soundsight.media.decoder import damaged
 
 _HELD_BYTES = 64 << 20
 """Compressed packets that wait for a wanted time at most; then they are decoded as they come."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from soundsight.core.errors import ConfigError, SoundsightError
 from soundsight.core.runs import atomic_file
 from soundsight.core.units import IMAGE_PX, RATE_HZ
-from soundsight.media.audio import quiet_av
+from soundsight.media.container import quiet_av
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from soundsight.core.errors import VideoError
 from soundsight.core.units import IMAGE_PX
-from soundsight.media.audio import check_file, open_container, quiet_av
+from soundsight.media.container import check_file, open_container, quiet_av
 from soundsight.media.frames import open_frames, picture_track
 from soundsight.media.framing import quarter_turns, square
 

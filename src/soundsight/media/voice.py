@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core import units
-from soundsight.media.audio import quiet_av
+from soundsight.media.container import quiet_av
 
 _FRAME_SAMPLES = 1024  # of AAC
 

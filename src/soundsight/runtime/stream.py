@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from soundsight.core import units
 from soundsight.core.errors import AudioError, ConfigError
 from soundsight.media import audio
+from soundsight.media.decoder import MAX_RATE_HZ, MIN_RATE_HZ
 from soundsight.media.mel import MelConfig
 from soundsight.media.segments import Segment, StreamingLogMel, segments_of
 
@@ -128,9 +129,9 @@ class LiveCutter:
     """
 
     def __init__(self, rate_hz: int, config: MelConfig, hop_s: float = 0.25) -> None:
-        if not audio.MIN_RATE_HZ <= rate_hz <= audio.MAX_RATE_HZ:
+        if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
             raise ConfigError(
-                f"rate_hz must be from {audio.MIN_RATE_HZ} to {audio.MAX_RATE_HZ} Hz, not {rate_hz}"
+                f"rate_hz must be from {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, not {rate_hz}"
             )
         self._rate_hz = rate_hz
         self._target_hz = config.rate_hz

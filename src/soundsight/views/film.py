@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from soundsight.core import units
 from soundsight.core.runs import atomic_file
-from soundsight.media.audio import quiet_av
+from soundsight.media.container import quiet_av
 from soundsight.media.voice import VoiceTrack
 from soundsight.views.drawing import (
     AMBER,

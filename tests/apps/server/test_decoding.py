@@ -25,7 +25,7 @@ from soundsight.apps.server.decoding import Decoder
 from soundsight.apps.server.limits import Limits
 from soundsight.core.errors import AudioError
 from soundsight.core.units import RATE_HZ
-from soundsight.media.audio import quiet_av
+from soundsight.media.container import quiet_av
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 

@@ -246,12 +246,11 @@ def _failed(name: str) -> AudioError:
 def main(argument: str) -> None:
     """Wait for an order, decode, answer."""
     # Before anything is sent: what all files need is there when the first comes.
-    import soundfile  # noqa: F401
     import soxr  # noqa: F401
 
-    from soundsight.media import audio
+    from soundsight.media.container import quiet_av
 
-    audio.quiet_av()
+    quiet_av()
     with socket.socket(fileno=int(argument)) as pipe:
         data, handles, _, _ = socket.recv_fds(pipe, _MOST_JSON, 1)
         if not data or not handles:

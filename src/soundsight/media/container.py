@@ -1,0 +1,120 @@
+"""Opening sound and video files with FFmpeg's libraries (PyAV), and what a container tells."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import av.container
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+
+
+def quiet_av() -> ModuleType:
+    """Import PyAV with FFmpeg's log turned off: faults are raised, not printed."""
+    import av
+    import av.logging
+
+    av.logging.set_level(av.logging.PANIC)
+    av.logging.set_libav_level(av.logging.PANIC)
+    return av
+
+
+def check_file(path: Path, error: type[Exception]) -> None:
+    """Raise ``error`` with one clear line unless ``path`` is a readable file with content."""
+    if os.path.isdir(path):
+        raise error(f"{path} is a folder: pass a file")
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except FileNotFoundError:
+        if _ADDRESS.match(str(path)):
+            raise error(
+                f"{path} is an address: only files are read, download it and pass the file"
+            ) from None
+        raise error(f"{path} does not exist: check the path") from None
+    except (OSError, ValueError) as fault:
+        reason = getattr(fault, "strerror", None) or fault
+        raise error(f"cannot read {path}: {reason}") from None
+    if empty:
+        raise error(f"{path} is empty: the file has 0 bytes")
+
+
+@contextlib.contextmanager
+def open_container(
+    path: Path, error: type[Exception], where: str = ""
+) -> Iterator[av.container.InputContainer]:
+    """Open a file with FFmpeg's libraries.
+
+    Args:
+        where: what the file is called in messages; its path where this is empty.
+
+    Raises:
+        error: with one clear line, when it is no sound or video that they read.
+    """
+    av = quiet_av()
+    try:
+        try:
+            container = av.open(os.fspath(path), metadata_errors="replace")
+        except TypeError:
+            # From release 19 on PyAV has no such option: it always replaces.
+            container = av.open(os.fspath(path))
+    except (av.error.FFmpegError, OSError, ValueError):
+        raise error(
+            f"cannot read {where or path}: it is no sound or video file, or it is damaged or cut "
+            "short"
+        ) from None
+    with container:
+        yield container
+
+
+def is_still(container: av.container.InputContainer) -> bool:
+    """Whether a container is a photo or a text, which FFmpeg shows as a film of one picture."""
+    name = container.format.name
+    return name.endswith("_pipe") or name in ("image2", "tty", "gif", "apng")
+
+
+def origin_s(container: Any) -> float:
+    """Where the file's clock is 0, in seconds of its time stamps: its earliest track's start."""
+    if container.start_time is not None:
+        return float(container.start_time) / 1e6
+    starts = [float(t.start_time * t.time_base) for t in container.streams if t.start_time]
+    return min(starts, default=0.0)
+
+
+def can_seek(container: Any) -> bool:
+    """Whether the container has an index, so that seeking lands before the time asked for."""
+    return "mp4" in container.format.name or "matroska" in container.format.name
+
+
+def check_encryption(track: Any, where: object, error: type[Exception]) -> None:
+    """Raise ``error`` where a track's header says that it is encrypted."""
+    codec = track.codec_context
+    tag = "" if codec is None else str(codec.codec_tag).lower()
+    if tag in ("encv", "enca", "drmi", "drms", "p608"):
+        raise error(f"{where} is encrypted: decrypt it first")
+
+
+def check_packet(packet: Any, where: object, error: type[Exception]) -> None:
+    """Raise ``error`` where a packet is encrypted.
+
+    FFmpeg replaces the tag of a track under common encryption (ISO/IEC 23001-7) by that of what
+    is inside; only the packets tell.
+    """
+    if any(packet.has_sidedata(kind) for kind in ("encryption_info", "encryption_init_info")):
+        raise error(f"{where} is encrypted: decrypt it first")
+
+
+def discard_others(container: Any, track: Any) -> None:
+    """Let the container skip the packets of all tracks but one."""
+    for each in container.streams:
+        # Older releases of PyAV have no such switch: there the packets are read and left.
+        choices: Any = type(getattr(each, "discard", None))
+        if hasattr(choices, "all"):
+            each.discard = choices.default if each.index == track.index else choices.all

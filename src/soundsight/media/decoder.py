@@ -1,0 +1,518 @@
+"""Decodes one sound track of a container along its time stamps.
+
+A track that starts late keeps its delay, a hole is silence, what is told twice is heard once, and
+recordings joined into one file (chained Ogg, concatenated transport streams) follow one another.
+Times are seconds of the file's clock, which is 0 where a player shows 0 (the earliest track).
+
+What cannot be decoded is left out and told in a warning; the time stamps keep its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundsight.core.errors import AudioError
+from soundsight.media.container import can_seek, check_packet, origin_s, quiet_av
+
+MIN_RATE_HZ = 4_000
+MAX_RATE_HZ = 384_000
+MAX_CHANNELS = 8
+
+JITTER_S = 0.04
+"""Time stamps that disagree with the count of samples by less are taken for rounding."""
+
+_SAME_S = 0.001
+"""Frames whose time stamps follow one another this closely are one run."""
+
+_LONGEST_HOLE_S = 600.0
+"""A longer silence between two time stamps is taken for damage."""
+
+_PREROLL_S = 0.25
+"""Read before a part that starts inside the file: a decoder's first frames are not yet whole."""
+
+_BLOCK_S = 1.0
+
+_READ_FAULTS = 100
+"""Faults in a row, with no packet between them, after which a file is given up."""
+
+_ONE_PLACE_S = 0.5
+"""Faults that follow one another this closely count as one place."""
+
+_STREAMED_BYTES = 0x7FFF_F000
+"""Sizes from here on, and 0, are what a recorder writes that does not know the length yet."""
+
+
+def checked_rate(rate_hz: int, where: str) -> int:
+    """Return a sample rate in hertz.
+
+    Raises:
+        AudioError: when it is out of range.
+    """
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        raise AudioError(
+            f"{where} has a sample rate of {rate_hz} Hz: rates from {MIN_RATE_HZ} to "
+            f"{MAX_RATE_HZ} Hz are understood"
+        )
+    return rate_hz
+
+
+def checked_channels(channels: int, where: str) -> int:
+    """Return a number of channels.
+
+    Raises:
+        AudioError: when it is out of range.
+    """
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise AudioError(f"{where} has {channels} channels: 1 to {MAX_CHANNELS} are understood")
+    return channels
+
+
+def full_scale(
+    samples: NDArray[Any], first_s: float, rate_hz: int, where: str
+) -> NDArray[np.float32]:
+    """Bring samples [t, channels] of any type to float32 of full scale 1.
+
+    Args:
+        first_s: when the first sample sounds, in seconds, for the message.
+
+    Raises:
+        AudioError: when one is not a finite number.
+    """
+    if samples.dtype.kind in "iu":
+        half = float(1 << (8 * samples.dtype.itemsize - 1))
+        # float64 holds 32-bit integers exactly; they are rounded once.
+        wide = np.float32 if samples.dtype.itemsize < 4 else np.float64
+        scaled: NDArray[Any] = samples.astype(wide)
+        offset = half if samples.dtype.kind == "u" else 0.0
+        return ((scaled - wide(offset)) / wide(half)).astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        floats: NDArray[np.float32] = samples.astype(np.float32, copy=False)
+    finite = np.isfinite(floats)
+    if not finite.all():
+        at_s = first_s + int(finite.all(axis=1).argmin()) / rate_hz
+        raise AudioError(
+            f"{where} holds a sample that is not a finite number at {at_s:.2f} s: repair the sound"
+        )
+    return floats
+
+
+def damaged(where: object, at_s: float) -> str:
+    """Say that a file is damaged at a time in seconds."""
+    return f"{where} is damaged or cut short at {at_s:.2f} s: get the whole file again"
+
+
+class Faults:
+    """What is wrong with a file that can be used all the same.
+
+    Args:
+        where: what the file is called.
+        strict: raise ``AudioError`` at the first fault.
+    """
+
+    def __init__(self, where: str, strict: bool = False) -> None:
+        self._where = where
+        self._strict = strict
+        self._first_s = self._last_s = 0.0
+        self._places = 0
+        self._cut = ""
+        self.notes: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be told, a line each: damage, then what is merely worth knowing."""
+        told = []
+        more = f" and in {self._places - 1} more places" if self._places > 2 else ""
+        more = " and in one more place" if self._places == 2 else more
+        if self._places:
+            told.append(f"is damaged at {self._first_s:.2f} s{more}")
+        if self._cut:
+            told.append(f"is cut short: {self._cut}")
+        if not told:
+            return list(self.notes)
+        return [f"{self._where} {' and '.join(told)}; what can be read is used", *self.notes]
+
+    def damage(self, at_s: float) -> None:
+        """Count a place that cannot be decoded."""
+        if self._strict:
+            raise AudioError(damaged(self._where, at_s))
+        if not self._places:
+            self._first_s = at_s
+        if not self._places or at_s > self._last_s + _ONE_PLACE_S:
+            self._places += 1
+        self._last_s = at_s
+
+    def jump(self, at_s: float, by_s: float) -> None:
+        """Count a place where the time stamps go astray."""
+        if self._strict:
+            raise AudioError(
+                f"{self._where} jumps by {by_s:.0f} s at {at_s:.2f} s: its time stamps are damaged"
+            )
+        self.damage(at_s)
+
+    def check_complete(self, ended_s: float, declared_s: float | None) -> None:
+        """Compare where the sound ends with where the file says that it ends."""
+        # Encoders pad and trim a few frames; a file that was cut misses more.
+        if declared_s is None or ended_s >= declared_s - max(0.25, 0.01 * declared_s):
+            return
+        cut = f"it says it lasts {declared_s:.2f} s but ends at {ended_s:.2f} s"
+        if self._strict:
+            raise AudioError(f"{self._where} is cut short: {cut}: get the whole file again")
+        self._cut = cut
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Samples of a track: float32 [t, channels], full scale 1, at ``rate_hz``."""
+
+    samples: NDArray[np.float32]
+    rate_hz: int
+
+
+class TrackDecoder:
+    """Decodes a sound track, or a part of it, in constant memory.
+
+    Args:
+        container: open.
+        track: one of its sound tracks, with a codec that is known.
+        path: the file.
+        faults: takes what is wrong with it.
+        where: what it is called in messages.
+        start_s: where the part starts, in seconds of the file's clock; None for the beginning.
+        end_s: where it ends; None for the end of the sound.
+
+    Attributes:
+        first_s: when the first sample sounds, in seconds of the file's clock; known once the
+            first chunk has come.
+        failed: packets that could not be decoded so far.
+    """
+
+    def __init__(
+        self,
+        container: Any,
+        track: Any,
+        path: Path,
+        faults: Faults,
+        where: str,
+        start_s: float | None = None,
+        end_s: float | None = None,
+    ) -> None:
+        self._container = container
+        self._track = track
+        self._path = path
+        self._faults = faults
+        self._where = where
+        self._start_s = start_s
+        self._end_s = end_s
+        self._origin_s = origin_s(container)
+        self._mp3 = _Mp3Tail(track)
+        self._good_bytes = self._bad_bytes = 0
+        self._latest_s = 0.0  # the end of the latest packet, of any track
+        self._ends_corrupt = False
+        self._rate_hz = 0
+        self._channels = 0
+        # The count of samples since the rate was last another one.
+        self._base_s = 0.0
+        self._samples = 0
+        self.first_s: float | None = None
+        self.failed = 0
+
+    @property
+    def now_s(self) -> float:
+        """When the next sample is due, in seconds of the file's clock."""
+        return self._base_s + (self._samples / self._rate_hz if self._rate_hz else 0.0)
+
+    # --- the clock ----------------------------------------------------------------------------
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield what the track holds, in time and without a hole, in pieces of about half a second.
+
+        Raises:
+            AudioError: when the track is encrypted, has a rate or a number of channels that are
+                not understood, holds samples that are not finite, or is mostly damaged; in strict
+                mode at any fault.
+        """
+        told_twice = False
+        shift_s = 0.0  # what this recording's clock differs from the file's by
+        begin_s = 0.0  # where it began by its own clock
+        for run in self._runs():
+            at_s, samples = run.at_s + shift_s, run.samples
+            self._take_format(run)
+            if self.first_s is None:
+                early = 0
+                if self._start_s is not None:
+                    early = max(0, round((self._start_s - at_s) * run.rate_hz))
+                begin_s = run.at_s
+                if early >= len(samples):
+                    continue
+                samples = samples[early:]
+                self.first_s = self._base_s = at_s + early / run.rate_hz
+            else:
+                hole_s = at_s - self.now_s
+                if hole_s > _LONGEST_HOLE_S:
+                    self._faults.jump(self.now_s, hole_s)
+                if hole_s > _LONGEST_HOLE_S or (hole_s < -JITTER_S and self._anew(run, begin_s)):
+                    shift_s -= hole_s
+                    begin_s, hole_s = run.at_s, 0.0
+                if hole_s > JITTER_S:
+                    yield from self._silence(round(hole_s * run.rate_hz))
+                elif hole_s < -JITTER_S or (told_twice and hole_s < 0):
+                    samples = samples[round(-hole_s * run.rate_hz) :]
+                told_twice = not len(samples)
+            yield from self._until_end(samples)
+            if self._end_s is not None and self.now_s >= self._end_s - 1e-9:
+                return
+        self._check_whole()
+
+    def _anew(self, run: _Run, begin_s: float) -> bool:
+        """Whether a clock that goes back is that of another recording, joined to the first.
+
+        Each link of an Ogg chain has a clock of its own. Elsewhere a clock that begins again
+        where the recording began, or before, is one; what overlaps its end is told twice.
+        """
+        return self._container.format.name == "ogg" or run.at_s <= begin_s + JITTER_S
+
+    def _take_format(self, run: _Run) -> None:
+        channels = run.samples.shape[1]
+        if run.rate_hz != self._rate_hz:
+            self._base_s, self._samples = self.now_s, 0
+            self._rate_hz = checked_rate(run.rate_hz, self._where)
+        if channels != self._channels:
+            self._channels = checked_channels(channels, self._where)
+
+    def _silence(self, count: int) -> Iterator[Chunk]:
+        size = round(_BLOCK_S * self._rate_hz)
+        for first in range(0, count, size):
+            length = min(size, count - first)
+            yield from self._until_end(np.zeros((length, self._channels), np.float32))
+
+    def _until_end(self, samples: NDArray[np.float32]) -> Iterator[Chunk]:
+        if self._end_s is not None:
+            left = round((self._end_s - self.now_s) * self._rate_hz)
+            samples = samples[: max(0, left)]
+        if len(samples):
+            self._samples += len(samples)
+            yield Chunk(samples, self._rate_hz)
+
+    # --- decoding -----------------------------------------------------------------------------
+
+    def _runs(self) -> Iterator[_Run]:
+        """Join frames that follow one another: mixing them at once is five times cheaper."""
+        run: list[NDArray[Any]] = []
+        rate_hz = 0
+        run_s = expected_s = 0.0
+
+        def whole() -> _Run:
+            joined = np.concatenate(run)
+            return _Run(run_s, full_scale(joined, run_s, rate_hz, self._where), rate_hz)
+
+        for frame in self._frames():
+            at_s = None
+            if frame.pts is not None:
+                at_s = float(frame.pts * frame.time_base) - self._origin_s
+            channels = checked_channels(frame.layout.nb_channels, self._where)
+            array = frame.to_ndarray()
+            samples = array.T if frame.format.is_planar else array.reshape(-1, channels)
+            broken = at_s is not None and abs(at_s - expected_s) > _SAME_S
+            another = run and (frame.sample_rate != rate_hz or samples.shape[1] != run[0].shape[1])
+            if run and (broken or another or expected_s - run_s > _BLOCK_S / 2):
+                yield whole()
+                run = []
+            if not run:
+                run_s = expected_s if at_s is None else at_s
+                expected_s = run_s
+                rate_hz = checked_rate(frame.sample_rate, self._where)
+            run.append(samples)
+            expected_s += len(samples) / rate_hz
+        if run:
+            yield whole()
+
+    def _frames(self) -> Iterator[Any]:
+        """Yield the frames that can be decoded."""
+        av = quiet_av()
+        corrupt = begun = False
+        for packet in self._packets():
+            if packet.pts is not None and packet.time_base is not None:
+                end = packet.pts + (packet.duration or 0)
+                end_s = float(end * packet.time_base) - self._origin_s
+                self._latest_s = max(self._latest_s, end_s)
+            if packet.stream.index != self._track.index:
+                continue
+            if packet.size:
+                if not begun:
+                    check_packet(packet, self._where, AudioError)
+                if corrupt:
+                    # The end of a file whose length is not told looks the same: only a packet
+                    # that another one follows is damaged.
+                    self._faults.damage(self._time_of(packet))
+                corrupt = bool(packet.is_corrupt)
+                self._mp3.take(packet)
+            try:
+                frames = packet.decode()
+            except (av.error.FFmpegError, OSError):
+                self._bad_bytes += packet.size
+                self.failed += 1
+                corrupt = False
+                # Cut recordings often begin inside a frame.
+                if begun or self.failed > 1:
+                    self._faults.damage(self._time_of(packet))
+                continue
+            if frames and packet.size:
+                begun = True
+            self._good_bytes += packet.size
+            yield from frames
+        self._ends_corrupt = corrupt
+
+    def _time_of(self, packet: Any) -> float:
+        if packet.pts is None or packet.time_base is None:
+            return self.now_s
+        return max(0.0, float(packet.pts * packet.time_base) - self._origin_s)
+
+    def _packets(self) -> Iterator[Any]:
+        """Yield the packets of the container; where reading fails, what comes after it."""
+        av = quiet_av()
+        if (self._start_s or 0.0) > _PREROLL_S and can_seek(self._container):
+            target_s = self._origin_s + (self._start_s or 0.0) - _PREROLL_S
+            try:
+                self._container.seek(int(target_s * 1e6), backward=True)
+            except (av.error.FFmpegError, OSError):
+                self._faults.damage(self._start_s or 0.0)
+        faults = 0
+        while faults < _READ_FAULTS:
+            try:
+                for packet in self._container.demux():
+                    faults = 0
+                    yield packet
+            except (av.error.FFmpegError, OSError):
+                if not faults:
+                    self._faults.damage(self.now_s)
+                faults += 1
+            else:
+                return
+
+    # --- whether it is all there ----------------------------------------------------------------
+
+    def _check_whole(self) -> None:
+        if self._bad_bytes > self._good_bytes:
+            raise AudioError(
+                f"{self._where} is damaged: most of its sound cannot be decoded, get the whole "
+                "file again"
+            )
+        if self._end_s is None and self._mp3.is_cut:
+            self._faults.damage(self.now_s)
+        declared_s = declared_end_s(self._container, self._track, self._path)
+        if self._end_s is not None and declared_s is not None:
+            declared_s = min(declared_s, self._end_s)
+        # A container without lengths of tracks tells when its longest track ends.
+        ended_s = self.now_s
+        if self._track.duration is None or self._container.format.name == "avi":
+            ended_s = max(self._latest_s, ended_s)
+        self._faults.check_complete(ended_s, declared_s)
+        if self._ends_corrupt and self._container.format.name in ("w64", "caf"):
+            self._faults.damage(self.now_s)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Frames without a break: when they sound by the recording's own clock, and their samples."""
+
+    at_s: float
+    samples: NDArray[np.float32]
+    rate_hz: int
+
+
+# --- the length that a file declares --------------------------------------------------------------
+
+
+def declared_end_s(container: Any, track: Any, path: Path) -> float | None:
+    """When a track ends by what is written in the file; None where it does not say."""
+    name = container.format.name
+    if name in ("wav", "avi"):
+        return _riff_end_s(container, path)
+    known = any(each in name for each in ("mp4", "matroska", "flv", "flac", "aiff"))
+    if not (known or name == "au" or (name == "mp3" and _has_xing(path))):
+        return None
+    return told_end_s(container, track)
+
+
+def told_end_s(container: Any, track: Any) -> float | None:
+    """When a track ends by what is written in the file, or guessed from its size; or None."""
+    if track.duration is not None:
+        start = track.start_time if track.start_time is not None else 0
+        begin_s = float(start * track.time_base) - origin_s(container)
+        if track.start_time is None:
+            begin_s = 0.0
+        return begin_s + float(track.duration * track.time_base)
+    if container.duration is not None:
+        return float(container.duration) / 1e6
+    return None
+
+
+def _riff_end_s(container: Any, path: Path) -> float | None:
+    """When a wav or AVI ends by its first bytes; FFmpeg guesses it from what there is."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    declared = int.from_bytes(head[4:8], "little")
+    if head[:4] != b"RIFF" or not 0 < declared < _STREAMED_BYTES or not container.duration:
+        return None
+    size = path.stat().st_size
+    return float(container.duration) / 1e6 * (8 + declared) / max(size, 1)
+
+
+def _has_xing(path: Path) -> bool:
+    """Whether an mp3's length stands in the file, or is only guessed from size and bit rate."""
+    with path.open("rb") as file:
+        head = file.read(10)
+        if head[:3] == b"ID3" and len(head) == 10:
+            size = 0
+            for byte in head[6:10]:
+                size = size << 7 | byte & 0x7F
+            file.seek(10 + size)
+        else:
+            file.seek(0)
+        frame = file.read(2048)
+    return any(tag in frame for tag in (b"Xing", b"Info", b"VBRI"))
+
+
+_MP3_KBPS = {
+    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
+    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
+}
+_MP3_RATES_HZ = (44_100, 48_000, 32_000, 0)
+
+
+def _mp3_frame_bytes(frame: bytes) -> int:
+    """Length that an MPEG layer III frame's header tells, 0 where it tells none."""
+    if len(frame) < 4 or frame[0] != 0xFF or frame[1] & 0xE6 != 0xE2:
+        return 0
+    version = frame[1] >> 3 & 3
+    kbps = _MP3_KBPS[3 if version == 3 else 2][frame[2] >> 4]
+    rate_hz = _MP3_RATES_HZ[frame[2] >> 2 & 3] >> {3: 0, 2: 1, 0: 2}.get(version, 0)
+    if not kbps or not rate_hz:
+        return 0
+    return (144_000 if version == 3 else 72_000) * kbps // rate_hz + (frame[2] >> 1 & 1)
+
+
+class _Mp3Tail:
+    """Whether the last frame of an mp3 is whole.
+
+    The decoder fills up a frame that was cut, so that only this shows the end of a cut file that
+    does not declare its length.
+    """
+
+    def __init__(self, track: Any) -> None:
+        self._watches = str(track.codec_context.name).startswith("mp3")
+        self._last: Any = None
+
+    def take(self, packet: Any) -> None:
+        if self._watches:
+            self._last = packet
+
+    @property
+    def is_cut(self) -> bool:
+        return self._last is not None and self._last.size < _mp3_frame_bytes(bytes(self._last))
