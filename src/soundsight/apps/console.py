@@ -14,6 +14,11 @@ def complain(error: SoundsightError) -> None:
     say(f"error: {error}", err=True)
 
 
+def warn(text: str) -> None:
+    """Print a line of warning on standard error."""
+    say(f"warning: {text}", err=True)
+
+
 def say(text: str, *, err: bool = False) -> None:
     """Print one line. Names of files may hold anything; a terminal is shown only what is text."""
     stream = sys.stderr if err else sys.stdout

@@ -28,6 +28,29 @@ def _candidates(of: str) -> typer.models.OptionInfo:
 Candidates = Annotated[int | None, _candidates("of these")]
 EventCandidates = Annotated[int | None, _candidates("event")]
 
+Track = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        show_default=False,
+        help="Which sound track of the file, from 1. [dim](default: the first that sounds)[/dim]",
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Refuse what is damaged or cut short, instead of using what can be read."
+    ),
+]
+
 Seed = Annotated[
     int, typer.Option(min=0, metavar="N", help="Another seed imagines other pictures.")
 ]
+
+STDIN = Path("/dev/stdin")
+
+
+def sound_path(path: Path) -> Path:
+    """The path of a sound that is named on the command line; ``-`` is standard input."""
+    return STDIN if str(path) == "-" else path

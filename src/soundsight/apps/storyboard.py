@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soundsight.apps.console import say
+from soundsight.apps.console import say, warn
 from soundsight.apps.extras import local_output
-from soundsight.apps.options import EventCandidates, Model, Seed
+from soundsight.apps.options import EventCandidates, Model, Seed, Strict, Track, sound_path
 from soundsight.core.errors import OutputError
 from soundsight.core.runs import usable_folder
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from soundsight.media.audio import SoundStream
     from soundsight.runtime.translator import Translator
     from soundsight.views.story import Story
 
@@ -37,7 +38,7 @@ def storyboard(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A sound, or a video with sound; also of hours.",
+            help="A sound, or a video with sound; also of hours; - is standard input.",
             show_default=False,
         ),
     ],
@@ -61,6 +62,8 @@ def storyboard(
     ] = 0.5,
     seed: Seed = 0,
     candidates: EventCandidates = None,
+    track: Track = None,
+    strict: Strict = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is there already.")
     ] = False,
@@ -74,29 +77,40 @@ def storyboard(
     Between events it is quiet.
     """
     from soundsight.media import audio
+    from soundsight.media.inputs import local_file
     from soundsight.runtime.translator import Translator
     from soundsight.views.story_files import save
 
     outs = out or [Path("storyboard.png")]
     _check(sound, outs, overwrite)
-    audio.probe(sound)
-    translator = Translator.load(model)
-    translator.candidates(candidates)
-    for path in outs:
-        usable_folder(path.parent)
-    with _progress() as advance:
-        story = _told(translator, sound, sensitivity, seed, candidates, advance)
+    sound = sound_path(sound)
+    with ExitStack() as stack:
+        # A pipe can be read once; a film needs its sound a second time.
+        file = stack.enter_context(local_file(sound))
+
+        def blocks() -> audio.SoundStream:
+            return audio.stream(file, track=track, strict=strict, name=str(sound))
+
+        first = stack.enter_context(blocks())
+        translator = Translator.load(model)
+        translator.candidates(candidates)
         for path in outs:
-            with closing(save(story, lambda: audio.stream(sound), path)) as steps:
+            usable_folder(path.parent)
+        advance = stack.enter_context(_progress())
+        story = _told(translator, first, sensitivity, seed, candidates, advance)
+        for path in outs:
+            with closing(save(story, blocks, path)) as steps:
                 for done_s in steps:
                     advance(f"writing {path.suffix[1:]}", done_s, story.duration_s)
+    for told in story.warnings:
+        warn(told)
     for path in outs:
         say(f"{sound} -> {path} ({story.words})")
 
 
 def _told(
     translator: Translator,
-    sound: Path,
+    sound: SoundStream,
     sensitivity: float,
     seed: int,
     candidates: int | None,

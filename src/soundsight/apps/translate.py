@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -19,17 +19,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soundsight.apps.console import complain, say
-from soundsight.apps.options import Candidates, Model, Seed
+from soundsight.apps.console import complain, say, warn
+from soundsight.apps.options import Candidates, Model, Seed, Strict, Track, sound_path
 from soundsight.core.errors import AudioError, OutputError, SoundsightError
 from soundsight.core.runs import usable_folder
 
 if TYPE_CHECKING:
+    from soundsight.media.audio import SoundStream
     from soundsight.runtime.translator import Translation, Translator
     from soundsight.views.sheet import Row, SheetBook
 
 _SHEET = re.compile(r"sheet(-\d+)?")
 _LARGE_BYTES = 20_000_000
+_SUFFIXES_TOLD = 4
 
 
 def register(app: typer.Typer) -> None:
@@ -62,6 +64,8 @@ class _Wish:
     seed: int
     size_px: int
     json_lines: bool
+    track: int | None
+    strict: bool
 
     def path(self, job: _Job, second: float, draw: int) -> Path:
         """Name the PNG of one picture."""
@@ -80,13 +84,13 @@ class _Second:
     Attributes:
         paths: its pictures.
         states: the state of each.
-        lines: a line of JSON for each, where they are wanted.
+        lines: what JSON says of each, where it is wanted.
         row: its card on the contact sheet, where one is wanted.
     """
 
     paths: list[Path]
     states: list[str]
-    lines: list[str]
+    lines: list[dict[str, Any]]
     row: Row | None
 
 
@@ -95,7 +99,8 @@ def translate(
         list[Path],
         typer.Argument(
             metavar="FILE|DIR...",
-            help="Sounds, videos with sound, or folders of them (searched to the bottom).",
+            help="Sounds, videos with sound, or folders of them (searched to the bottom); "
+            "- is standard input.",
             show_default=False,
         ),
     ],
@@ -129,6 +134,8 @@ def translate(
         bool,
         typer.Option("--json", help="Write a line of JSON for each picture to standard output."),
     ] = False,
+    track: Track = None,
+    strict: Strict = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace pictures that are there already.")
     ] = False,
@@ -140,11 +147,12 @@ def translate(
     The same sound with the same seed gives the same picture.
 
     A quiet second, and a picture that shows nothing recognisable, become a calm grey picture;
-    [b]--sheet[/b] and [b]--json[/b] say which. A sound that turns out damaged leaves no picture.
+    [b]--sheet[/b] and [b]--json[/b] say which. Of a sound that is damaged or cut short, what can
+    be read is used, with a line of warning.
     """
-    wish = _Wish(out, each_second, draws, candidates, anyway, seed, size, json_lines)
+    wish = _Wish(out, each_second, draws, candidates, anyway, seed, size, json_lines, track, strict)
     failures: list[SoundsightError] = []
-    found = _find(sounds, failures)
+    found = _find([sound_path(path) for path in sounds], failures)
     if not found:
         raise _told(failures)
     jobs = _plan(found)
@@ -155,11 +163,12 @@ def translate(
     usable_folder(out)
     book = _book(translator, wish) if sheet else None
     counts: dict[str, int] = {}
+    warnings: list[str] = []
     last: Path | None = None
     with _progress(jobs, wish) as advance:
         for index, job in enumerate(jobs):
             try:
-                with closing(_seconds(translator, job, wish, sheet=sheet)) as seconds:
+                with closing(_seconds(translator, job, wish, warnings, sheet=sheet)) as seconds:
                     for second, done in seconds:
                         if second is None:
                             advance(job, index + done)
@@ -171,34 +180,39 @@ def translate(
         pages = book.close() if book is not None else []
     if book is not None and pages:
         _remove_stale_pages(out, pages)
+    for told in warnings:
+        warn(told)
     _summarise(jobs, wish, counts, last, pages)
     if failures:
         raise _told(failures, total=len(jobs))
 
 
-def _results(translator: Translator, job: _Job, wish: _Wish) -> Iterator[tuple[Translation, float]]:
+def _results(
+    translator: Translator, sound: SoundStream, wish: _Wish
+) -> Iterator[tuple[Translation, float]]:
     """Yield what is imagined, with the share of the sound that is done (0..1)."""
     options: dict[str, Any] = {
         "draws": wish.draws, "candidates": wish.candidates, "seed": wish.seed,
         "anyway": wish.anyway,
     }  # fmt: skip
     if not wish.each_second:
-        yield translator.translate(job.source, **options), 1.0
+        yield translator.translate(sound, **options), 1.0
         return
-    from soundsight.media import audio
-
-    length_s = audio.probe(job.source).duration_s or math.inf
-    for result in translator.iter_translate(job.source, **options):
+    length_s = sound.info.duration_s or math.inf
+    for result in translator.iter_translate(sound, **options):
         yield result, min(1.0, (float(result.seconds[0]) + 1.0) / length_s)
 
 
 def _seconds(
-    translator: Translator, job: _Job, wish: _Wish, *, sheet: bool
+    translator: Translator, job: _Job, wish: _Wish, warnings: list[str], *, sheet: bool
 ) -> Generator[tuple[_Second | None, float]]:
     """Draw one sound; its pictures appear together when the last one is drawn, or not at all.
 
     They wait in a hidden folder beside their destination, with what is to be told of them, so that
     a long sound takes no more memory than a short one.
+
+    Args:
+        warnings: gets what is to be told of the sound.
 
     Yields:
         (None, the share that is done) while it draws, then every second, its pictures in place.
@@ -206,11 +220,19 @@ def _seconds(
     Raises:
         SoundsightError: when the sound is damaged or the place cannot be written to.
     """
+    from soundsight.media import audio
+
     folder = wish.out / job.stem.parent
-    results = _results(translator, job, wish)
-    # What cannot be read at all leaves no folder behind.
-    first = list(islice(results, 1))
-    with _hidden_folder(folder) as hidden:
+    with ExitStack() as stack:
+        # What cannot be read at all leaves no folder behind.
+        sound = stack.enter_context(
+            audio.stream(
+                job.source, translator.info.mel.rate_hz, track=wish.track, strict=wish.strict
+            )
+        )
+        results = _results(translator, sound, wish)
+        first = list(islice(results, 1))
+        hidden = stack.enter_context(_hidden_folder(folder))
         count = 0
         for result, done in chain(first, results):
             second = _draw(result, job, wish, hidden, sheet=sheet)
@@ -218,9 +240,12 @@ def _seconds(
                 (hidden / f"{count}.second").write_bytes(pickle.dumps(second))
             count += 1
             yield None, done
+        warnings += sound.warnings
         for number in range(count):
             with _writing(folder):
                 kept: _Second = pickle.loads((hidden / f"{number}.second").read_bytes())
+            for line in kept.lines:
+                line["warnings"] = sound.warnings
             for path in kept.paths:
                 with _writing(path):
                     (hidden / path.name).replace(path)
@@ -261,7 +286,7 @@ def _draw(result: Translation, job: _Job, wish: _Wish, hidden: Path, *, sheet: b
     from soundsight.views.sheet import MAX_PICTURES, Row, picture, save_png
 
     paths: list[Path] = []
-    lines: list[str] = []
+    lines: list[dict[str, Any]] = []
     for i, image in enumerate(result.images):
         second = float(result.seconds[i])
         draw = int(result.draw[i])
@@ -285,7 +310,7 @@ def _draw(result: Translation, job: _Job, wish: _Wish, hidden: Path, *, sheet: b
                 "seed": wish.seed,
                 "draw": draw,
             }
-            lines.append(json.dumps(line))
+            lines.append(line)
     row: Row | None = None
     if sheet:
         shown = min(len(result), MAX_PICTURES)
@@ -309,7 +334,7 @@ def _tell(second: _Second, book: SheetBook | None, counts: dict[str, int]) -> Pa
     for state in second.states:
         counts[state] = counts.get(state, 0) + 1
     for line in second.lines:
-        print(line, flush=True)
+        print(json.dumps(line), flush=True)
     if book is not None and second.row is not None:
         book.add(second.row)
     return second.paths[-1] if second.paths else None
@@ -364,8 +389,14 @@ def _find(inputs: Sequence[Path], failures: list[SoundsightError]) -> dict[Path,
                 for file in files
                 if file.suffix.lower() in SOUND_SUFFIXES
             ]
+            left = Counter(
+                f.suffix.lower() for f in files if f.suffix.lower() not in SOUND_SUFFIXES
+            )
             if not pairs:
-                failures.append(AudioError(f"there is no sound in the folder {path}"))
+                there = f": it holds {_counted(left)}" if left else ""
+                failures.append(AudioError(f"there is no sound in the folder {path}{there}"))
+            elif left:
+                say(f"left out in {path}: {_counted(left)}", err=True)
         for file, relative in pairs:
             key = os.path.abspath(file)  # noqa: PTH100 - Path.absolute keeps "..", resolve follows links
             if key not in seen:
@@ -374,17 +405,40 @@ def _find(inputs: Sequence[Path], failures: list[SoundsightError]) -> dict[Path,
     return found
 
 
+def _counted(suffixes: Counter[str]) -> str:
+    """How many files there are of each suffix, the most frequent first."""
+    shown = suffixes.most_common(_SUFFIXES_TOLD)
+    told = [f"{count} {suffix or 'without a suffix'}" for suffix, count in shown]
+    others = suffixes.total() - sum(count for _, count in shown)
+    return ", ".join([*told, f"{others} others"] if others else told)
+
+
 def _files_below(folder: Path, failures: list[SoundsightError]) -> list[Path]:
-    """List the files in a folder and below, sorted; hidden ones are left out."""
+    """List the files in a folder and below, sorted; hidden ones are left out.
+
+    Links are followed; a folder that has been searched is not searched again, so that a link to a
+    folder above has an end.
+    """
 
     def unreadable(error: OSError) -> None:
         failures.append(AudioError(f"cannot read {error.filename}: {error.strerror}"))
 
     files: list[Path] = []
-    for at, names, leaves in os.walk(folder, onerror=unreadable):
+    searched: set[tuple[int, int]] = set()
+    for at, names, leaves in os.walk(folder, onerror=unreadable, followlinks=True):
+        try:
+            status = Path(at).stat()
+        except OSError as error:
+            unreadable(error)
+            continue
+        if (status.st_dev, status.st_ino) in searched:
+            names.clear()
+            continue
+        searched.add((status.st_dev, status.st_ino))
         names[:] = sorted(name for name in names if not name.startswith("."))
         files += [Path(at) / leaf for leaf in sorted(leaves) if not leaf.startswith(".")]
-    return files
+    # A pipe in a folder would be waited for.
+    return [file for file in files if os.path.isfile(file)]
 
 
 def _plan(found: dict[Path, Path]) -> list[_Job]:

@@ -88,7 +88,7 @@ class AudioInfo:
 
 
 class SoundStream(Iterator[NDArray[np.float32]]):
-    """The sound of a file in blocks, mono; made by :func:`stream`. Ends its file when it ends.
+    """The sound of a file in blocks, mono; made by :func:`stream`. It closes the file at its end.
 
     Attributes:
         info: what the file says of its sound.
@@ -96,13 +96,19 @@ class SoundStream(Iterator[NDArray[np.float32]]):
     """
 
     def __init__(
-        self, sound: SoundFile, rate_hz: int, block_s: float, track: int | None, strict: bool
+        self,
+        sound: SoundFile,
+        rate_hz: int,
+        block_s: float,
+        track: int | None,
+        strict: bool,
+        name: str | None,
     ) -> None:
-        self.name = name_of(sound)
+        self.name = name or name_of(sound)
         self._held = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
             self._sound = stack.enter_context(
-                open_sound(sound, rate_hz=rate_hz, track=track, strict=strict)
+                open_sound(sound, rate_hz=rate_hz, track=track, strict=strict, name=name)
             )
             self._held = stack.pop_all()
         self.info = self._sound.info
@@ -171,6 +177,7 @@ def stream(
     *,
     track: int | None = None,
     strict: bool = False,
+    name: str | None = None,
 ) -> SoundStream:
     """Read the sound of a file in blocks, in constant memory.
 
@@ -186,6 +193,7 @@ def stream(
         track: which sound track, from 1. None takes the first that sounds, beginning with those
             that the file marks as its default.
         strict: raise instead of leaving out what is damaged.
+        name: what the sound is called in messages; None takes its path.
 
     Returns:
         An iterator of float32 [block_s * rate_hz], mono, full scale 1; at least one block.
@@ -196,7 +204,7 @@ def stream(
             mode: damaged or cut short), shorter than 100 ms, or holds samples that are not finite.
             The message is one line.
     """
-    return SoundStream(sound, rate_hz, block_s, track, strict)
+    return SoundStream(sound, rate_hz, block_s, track, strict, name)
 
 
 def from_array(samples: ArrayLike, rate_hz: int) -> NDArray[np.float32]:
@@ -261,20 +269,21 @@ def open_sound(
     rate_hz: int = RATE_HZ,
     track: int | None = None,
     strict: bool = False,
+    name: str | None = None,
     start_s: float | None = None,
     end_s: float | None = None,
 ) -> Iterator[OpenSound]:
     """Open a sound track, or a part of it, in constant memory.
 
     Args:
-        rate_hz, track, strict: see ``stream``.
+        rate_hz, track, strict, name: see ``stream``.
         start_s: where the part starts, in seconds of the file's clock; None for the beginning.
         end_s: where it ends; None for the end of the sound.
 
     Raises:
         AudioError: see ``stream``; also where there is no sound in the part.
     """
-    where = name_of(sound)
+    where = name or name_of(sound)
     faults = Faults(where, strict)
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(local_file(sound))

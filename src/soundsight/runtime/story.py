@@ -14,7 +14,6 @@ and the microphone tell the same. What is known only of a file is used, too:
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,14 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core import units
-from soundsight.media import audio
+from soundsight.media.audio import SoundStream
 from soundsight.media.mel import MelConfig
 from soundsight.media.overview import OverviewMaker
 from soundsight.media.segments import rms_dbfs
 from soundsight.media.windows import Window, windows
 from soundsight.runtime.critic import State
 from soundsight.runtime.listener import Event, Heard, Listener, SteadyConfig
-from soundsight.runtime.stream import Sound, blocks_of
+from soundsight.runtime.stream import Sound, blocks_of, warnings_of
 from soundsight.runtime.translator import Translator
 from soundsight.views.story import Story, StoryEvent
 
@@ -94,14 +93,12 @@ def tell(
         ConfigError: at once, when an option is wrong.
     """
     listener = Listener(translator, candidates=candidates, seed=seed, sensitivity=sensitivity)
-    is_file = isinstance(sound, (str, os.PathLike))
-    if is_file and total_s is None:
-        total_s = audio.probe(sound).duration_s  # type: ignore[arg-type]
-    if source is None:
-        source = Path(os.fspath(sound)).name if is_file else ""  # type: ignore[arg-type]
     blocks = blocks_of(sound, rate_hz, translator.info.mel)
+    if isinstance(blocks, SoundStream):
+        total_s = blocks.info.duration_s if total_s is None else total_s
+        source = Path(blocks.name).name if source is None else source
     telling = _Telling(listener, translator.info.mel)
-    return telling.run(blocks, total_s, source, translator.info.label, seed)
+    return telling.run(blocks, total_s, source or "", translator.info.label, seed)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -230,6 +227,7 @@ class _Telling:
         yield Story(
             source=source, model=model, seed=seed, sensitivity=self._listener.sensitivity,
             overview=overview.finish(duration_s), events=self._events,
+            warnings=warnings_of(blocks),
         )  # fmt: skip
 
     def _whole(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:

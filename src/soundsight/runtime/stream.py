@@ -13,36 +13,50 @@ from soundsight.core import units
 from soundsight.core.errors import AudioError, ConfigError
 from soundsight.media import audio
 from soundsight.media.decoder import MAX_RATE_HZ, MIN_RATE_HZ
+from soundsight.media.downmix import Downmix
+from soundsight.media.inputs import SoundFile, is_open_file
 from soundsight.media.mel import MelConfig
 from soundsight.media.segments import Segment, StreamingLogMel, segments_of
 
 if TYPE_CHECKING:
     from soundsight.runtime.translator import Translation, Translator
 
-Sound = str | os.PathLike[str] | ArrayLike | Iterator[NDArray[np.float32]]
-"""A path; samples in memory, which need their rate; or an iterator of blocks [t], mono float32 at
-the model's rate (44,100 Hz), as ``media.audio.stream`` gives them."""
+Sound = SoundFile | ArrayLike | Iterator[NDArray[np.float32]]
+"""A path, or a file that is open for reading bytes; samples in memory, which need their rate; or an
+iterator of blocks [t], mono float32 at the model's rate (44,100 Hz), as ``media.audio.stream``
+gives them."""
 
 
 def blocks_of(
     sound: Sound, rate_hz: int | None, config: MelConfig
 ) -> Iterator[NDArray[np.float32]]:
     """Open a sound as blocks [t] of at most 10 s; the options are checked at once."""
-    if isinstance(sound, (str, os.PathLike)):
+    if isinstance(sound, (str, os.PathLike)) or is_open_file(sound):
         if rate_hz is not None:
             raise ConfigError("a file knows its own rate: leave rate_hz out")
-        return audio.stream(sound, config.rate_hz)
+        return audio.stream(sound, config.rate_hz)  # type: ignore[arg-type]
     if isinstance(sound, Iterator):
         if rate_hz not in (None, config.rate_hz):
             raise ConfigError(f"blocks of sound have {config.rate_hz} Hz: leave rate_hz out")
-        return sound
+        return sound  # type: ignore[return-value]
     if isinstance(sound, bytes):
-        raise ConfigError("pass a path or an array of samples, not bytes")
+        raise ConfigError("pass a path, an open file or an array of samples, not bytes")
+    if isinstance(sound, (list, tuple)) and any(_is_name(each) for each in sound):
+        raise ConfigError("several sounds were passed: translate them one by one")
     if rate_hz is None or isinstance(rate_hz, bool) or not hasattr(rate_hz, "__index__"):
         raise ConfigError("samples in memory need their rate: pass rate_hz, a whole number of Hz")
     samples = audio.from_array(sound, int(rate_hz))
     step = int(units.CLIP_SCALE_S * config.rate_hz)
     return (samples[first : first + step] for first in range(0, len(samples), step))
+
+
+def _is_name(sound: object) -> bool:
+    return isinstance(sound, (str, os.PathLike)) or is_open_file(sound)
+
+
+def warnings_of(blocks: object) -> tuple[str, ...]:
+    """What is to be told of a sound as far as it has been read: nothing where nobody knows."""
+    return tuple(getattr(blocks, "warnings", ()))
 
 
 def every_segment(blocks: Iterable[NDArray[np.float32]], config: MelConfig) -> Iterator[Segment]:
@@ -137,6 +151,8 @@ class LiveCutter:
         self._target_hz = config.rate_hz
         self._mel = StreamingLogMel(config, hop_s=hop_s)
         self._resampler = self._new_resampler()
+        self._mix: Downmix | None = None
+        self._channels = 0
 
     def push(self, samples: ArrayLike) -> list[Segment]:
         """Take the next samples and return the windows they complete.
@@ -148,19 +164,27 @@ class LiveCutter:
             AudioError: on another kind or shape, or samples that are not finite. The signal is
                 as before and may go on.
         """
-        block = _mono(samples)
-        if self._resampler is not None:
-            block = self._resampler.resample_chunk(block)
-        return self._mel.push(block)
+        block = _checked(samples)
+        if self._mix is None or self._channels != block.shape[1]:
+            self._mix, self._channels = Downmix(self._rate_hz, block.shape[1]), block.shape[1]
+        return self._mel.push(self._resampled(self._mix.push(block)))
 
     def flush(self) -> list[Segment]:
         """End the signal: return what is left. It may begin again from 0 s."""
         segments: list[Segment] = []
+        if self._mix is not None:
+            segments += self._mel.push(self._resampled(self._mix.finish()))
         if self._resampler is not None:
             tail = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
             segments += self._mel.push(tail)
             self._resampler = self._new_resampler()
         return segments + self._mel.flush()
+
+    def _resampled(self, mono: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._resampler is None:
+            return mono
+        samples: NDArray[np.float32] = self._resampler.resample_chunk(mono)
+        return samples
 
     def _new_resampler(self) -> Any:
         if self._rate_hz == self._target_hz:
@@ -241,7 +265,8 @@ class Stream:
         ]
 
 
-def _mono(samples: ArrayLike) -> NDArray[np.float32]:
+def _checked(samples: ArrayLike) -> NDArray[np.float32]:
+    """Samples as float32 [t, channels]."""
     array = np.asarray(samples)
     if array.ndim not in (1, 2):
         raise AudioError(f"samples have shape {list(array.shape)}: pass [t] or [t, channels]")
@@ -249,9 +274,10 @@ def _mono(samples: ArrayLike) -> NDArray[np.float32]:
         array = array.astype(np.float32) / np.float32(32768)
     elif array.dtype.kind != "f":
         raise AudioError(f"samples are {array.dtype}: pass floats or int16")
-    mono = array.mean(axis=1) if array.ndim == 2 else array
-    # A sum over channels of huge floats may overflow: that is caught here, too.
-    block = np.ascontiguousarray(mono, dtype=np.float32)
+    if array.ndim == 2 and not array.shape[1]:
+        raise AudioError("samples have no channel: pass [t] or [t, channels]")
+    with np.errstate(over="ignore"):
+        block = np.ascontiguousarray(array, dtype=np.float32)
     if not np.isfinite(block).all():
         raise AudioError("samples hold a number that is not finite")
-    return block
+    return block[:, None] if block.ndim == 1 else block

@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from soundsight.core import units
 from soundsight.core.draws import generator_draws, item_of
-from soundsight.core.errors import AudioError, ConfigError
+from soundsight.core.errors import AudioError, ConfigError, OutputError
+from soundsight.media.audio import SoundStream
 from soundsight.media.segments import Segment, loudest_segment
 from soundsight.runtime import model_folder
 from soundsight.runtime.critic import (
@@ -32,7 +33,9 @@ from soundsight.runtime.critic import (
 from soundsight.runtime.model_folder import ModelInfo
 from soundsight.runtime.naming import Names
 from soundsight.runtime.session import ImagineSession
-from soundsight.runtime.stream import Sound, Waveform, blocks_of, every_segment
+from soundsight.runtime.stream import Sound, Waveform, blocks_of, every_segment, warnings_of
+
+_OTHER_SUFFIXES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 MAX_DRAWS = 1000
 DEFAULT_CANDIDATES = 4
@@ -62,6 +65,8 @@ class Translation:
         source: the path as it was given; empty for samples in memory.
         seed: the seed.
         model: the model's name and version.
+        warnings: what is to be told of the file, a line each: that it is damaged or cut short, or
+            holds several sound tracks.
     """
 
     images: NDArray[np.uint8]
@@ -76,26 +81,38 @@ class Translation:
     source: str = ""
     seed: int = 0
     model: str = ""
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def save(self, folder: str | Path, size_px: int | None = None) -> list[Path]:
-        """Write every picture as a PNG ``NAME_s000_d0.png`` and return the paths.
+    def save(self, out: str | Path, size_px: int | None = None) -> list[Path]:
+        """Write every picture as a PNG and return the paths.
 
         Args:
-            folder: made when it is missing.
+            out: a file that ends in ``.png`` where there is one picture; or else a folder, made
+                when it is missing, in which each is ``NAME_s000_d0.png``.
             size_px: side of the files' pictures in pixels (Lanczos); None leaves it.
 
         Raises:
-            OutputError: when the folder cannot be written to.
+            OutputError: when the place cannot be written to, or names one file for several
+                pictures or in another format.
         """
         from soundsight.views import sheet
 
+        folder = Path(out)
+        suffix = folder.suffix.lower()
+        if suffix in (".png", *_OTHER_SUFFIXES) and not os.path.isdir(folder):
+            if suffix != ".png":
+                raise OutputError(f"{folder}: pictures are written as PNG, name it .png")
+            if len(self) != 1:
+                raise OutputError(f"{folder}: there are {len(self)} pictures, name a folder")
+            sheet.save_png(sheet.picture(self.images[0], size_px), folder, self.texts(0))
+            return [folder]
         name = Path(self.source).stem or "sound"
         paths = []
         for i, image in enumerate(self.images):
-            path = Path(folder) / f"{name}_s{int(self.seconds[i]):03d}_d{self.draw[i]}.png"
+            path = folder / f"{name}_s{int(self.seconds[i]):03d}_d{self.draw[i]}.png"
             sheet.save_png(sheet.picture(image, size_px), path, self.texts(i))
             paths.append(path)
         return paths
@@ -157,8 +174,10 @@ class Translator:
         second and draw; ``iter_translate`` needs constant memory.
 
         Args:
-            sound: a path, or samples [t] or [t, channels] (integers or floats of full scale 1).
-            rate_hz: rate of the samples, in hertz; needed for samples, not for a path.
+            sound: a path, or a file that is open for reading bytes; samples [t] or [t, channels]
+                (integers or floats of full scale 1); or what ``media.audio.stream`` opens, where a
+                sound track is to be chosen or damage to be refused.
+            rate_hz: rate of the samples, in hertz; needed for samples, not for a file.
             each_second: every second, one after the other, instead of the loudest one.
             draws: pictures of each second.
             candidates: pictures made for each draw, of which the critic keeps the best. None makes
@@ -178,10 +197,11 @@ class Translator:
             blocks = blocks_of(sound, rate_hz, self.info.mel)
             segment = loudest_segment(waveform.watch(blocks), self.info.mel)
             wave = waveform.cut(segment.start_s)
-            return self.translate_segment(
+            made = self.translate_segment(
                 segment, wave, draws=draws, candidates=candidates, seed=seed, anyway=anyway,
-                source=_name_of(sound),
+                source=_name_of(blocks),
             )  # fmt: skip
+            return replace(made, warnings=warnings_of(blocks))
         parts = self.iter_translate(
             sound, rate_hz, draws=draws, candidates=candidates, seed=seed, anyway=anyway
         )
@@ -206,7 +226,7 @@ class Translator:
         blocks = blocks_of(sound, rate_hz, self.info.mel)
         options = {
             "draws": draws, "candidates": self.candidates(candidates), "seed": seed,
-            "anyway": anyway, "source": _name_of(sound),
+            "anyway": anyway, "source": _name_of(blocks),
         }  # fmt: skip
         return self._each_second(blocks, options)
 
@@ -217,7 +237,8 @@ class Translator:
         for segment in every_segment(waveform.watch(blocks), self.info.mel):
             wave = waveform.cut(segment.start_s)
             waveform.forget(segment.start_s)
-            yield self.translate_segment(segment, wave, **options)
+            made = self.translate_segment(segment, wave, **options)
+            yield replace(made, warnings=warnings_of(blocks))
 
     def translate_segment(
         self,
@@ -446,8 +467,8 @@ def _checked_mels(mels: ArrayLike) -> tuple[NDArray[np.uint8], NDArray[np.float3
     return units.to_levels(unit), unit
 
 
-def _name_of(sound: Sound) -> str:
-    return os.fspath(sound) if isinstance(sound, (str, os.PathLike)) else ""
+def _name_of(blocks: object) -> str:
+    return blocks.name if isinstance(blocks, SoundStream) else ""
 
 
 def _joined(parts: Iterable[Translation]) -> Translation:
@@ -470,4 +491,7 @@ def _joined(parts: Iterable[Translation]) -> Translation:
     for name, buffer in buffers.items():
         like = getattr(last, name)
         arrays[name] = np.frombuffer(buffer, like.dtype).reshape(-1, *like.shape[1:])
-    return Translation(**arrays, state=state, source=last.source, seed=last.seed, model=last.model)
+    return Translation(
+        **arrays, state=state, source=last.source, seed=last.seed, model=last.model,
+        warnings=last.warnings,
+    )  # fmt: skip

@@ -114,6 +114,8 @@ class Story:
         sensitivity: 0 (only what is loud and sure) to 1.
         overview: the whole sound at a glance.
         events: what sounded, in order; it is quiet between them.
+        warnings: what is to be told of the file, a line each: that it is damaged or cut short, or
+            holds several sound tracks.
     """
 
     source: str
@@ -122,6 +124,7 @@ class Story:
     sensitivity: float
     overview: Overview
     events: Sequence[StoryEvent]
+    warnings: Sequence[str] = ()
 
     @property
     def duration_s(self) -> float:
@@ -215,6 +218,7 @@ def story_json(story: Story) -> dict[str, Any]:
         "sensitivity": story.sensitivity,
         "duration_s": round(story.duration_s, 3),
         "words": story.words,
+        "warnings": list(story.warnings),
         "overview": overview_json(story.overview),
         "events": [event_json(event) for event in story.events],
     }

@@ -43,17 +43,34 @@ _LOUDEST = 1e6
 """Largest sample: what is louder than any recording overflows what comes after."""
 
 
+class Blocks(Iterator[NDArray[np.float32]]):
+    """The blocks of a sound on its way: float32 [t] each, mono at 44,100 Hz.
+
+    Raises ``AudioError`` in one line.
+
+    Attributes:
+        warnings: what is to be told of the sound, a line each; complete once it has ended.
+    """
+
+    def __init__(self, child: _Child, name: str) -> None:
+        self.warnings: list[str] = []
+        self._blocks = child.blocks(name, self.warnings)
+
+    def __next__(self) -> NDArray[np.float32]:
+        return next(self._blocks)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decoded:
     """A sound on its way.
 
     Attributes:
         duration_s: what the file says of its length; None where it does not.
-        blocks: float32 [t] each, mono at 44,100 Hz. Raises ``AudioError`` in one line.
+        blocks: its samples.
     """
 
     duration_s: float | None
-    blocks: Iterator[NDArray[np.float32]]
+    blocks: Blocks
 
 
 class Decoder:
@@ -90,7 +107,13 @@ class Decoder:
 
     @contextlib.contextmanager
     def open(
-        self, handle: int, name: str, max_duration_s: float | None = None
+        self,
+        handle: int,
+        name: str,
+        max_duration_s: float | None = None,
+        *,
+        track: int | None = None,
+        strict: bool = False,
     ) -> Iterator[Decoded]:
         """Decode an upload; the child ends with the block, whatever happens.
 
@@ -98,6 +121,7 @@ class Decoder:
             handle: an open descriptor of the file. It stays open.
             name: what the sender calls the file, for messages.
             max_duration_s: longest sound; None takes that of the limits.
+            track, strict: see ``media.audio.stream``.
 
         Raises:
             AudioError: when it is no sound, damaged, too long, or takes too much to decode.
@@ -111,10 +135,12 @@ class Decoder:
                 "max_duration_s": longest_s,
                 "memory_bytes": self._limits.decode_memory_bytes,
                 "cpu_s": max(1, int(_ALLOWANCE_S + _S_PER_S * longest_s)),
+                "track": track,
+                "strict": strict,
             }
             child.begin(order, handle, self._limits.decode_idle_s)
             said = child.line(name)
-            yield Decoded(duration_s=said["duration_s"], blocks=child.blocks(name))
+            yield Decoded(duration_s=said["duration_s"], blocks=Blocks(child, name))
         finally:
             with self._lock:
                 self._busy.discard(child)
@@ -190,11 +216,11 @@ class _Child:
             raise AudioError(values["error"])
         return values
 
-    def blocks(self, name: str) -> Iterator[NDArray[np.float32]]:
+    def blocks(self, name: str, warnings: list[str]) -> Iterator[NDArray[np.float32]]:
         while True:
             (size,) = _LENGTH.unpack(self._bytes(_LENGTH.size, name))
             if not size:
-                self.line(name)
+                warnings += self.line(name)["warnings"]
                 return
             if size % 4 or size > _MOST_BLOCK:
                 raise _failed(name)
@@ -261,8 +287,7 @@ def main(argument: str) -> None:
         try:
             _decode(pipe, path, order)
         except SoundsightError as error:
-            # The descriptor's path says nothing to the sender.
-            _finish(pipe, error=str(error).replace(path, order["name"]))
+            _finish(pipe, error=str(error))
         except MemoryError:
             _finish(pipe, error=f"cannot read {order['name']}: decoding it takes too much memory")
 
@@ -272,13 +297,22 @@ def _decode(pipe: socket.socket, path: str, order: dict[str, Any]) -> None:
 
     longest_s = float(order["max_duration_s"])
     too_long = f"{order['name']} is longer than {longest_s:g} s, the most that is taken: cut it"
-    duration_s = audio.probe(path).duration_s
+    sound = audio.stream(
+        path,
+        RATE_HZ,
+        _BLOCK_S,
+        track=order["track"],
+        strict=order["strict"],
+        # The descriptor's path says nothing to the sender.
+        name=order["name"],
+    )
+    duration_s = sound.info.duration_s
     if duration_s is not None and duration_s > longest_s + 1:
         raise AudioError(too_long)
     pipe.sendall(json.dumps({"duration_s": duration_s}).encode() + b"\n")
     given = 0
     try:
-        for block in audio.stream(path, RATE_HZ, _BLOCK_S):
+        for block in sound:
             given += len(block)
             if given > (longest_s + 1) * RATE_HZ:
                 raise AudioError(too_long)
@@ -290,7 +324,7 @@ def _decode(pipe: socket.socket, path: str, order: dict[str, Any]) -> None:
         pipe.sendall(_LENGTH.pack(0))
         raise
     pipe.sendall(_LENGTH.pack(0))
-    _finish(pipe, done=True)
+    _finish(pipe, warnings=sound.warnings)
 
 
 def _finish(pipe: socket.socket, **values: Any) -> None:

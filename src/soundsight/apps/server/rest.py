@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 
 from soundsight import __version__
 from soundsight.apps.server.answers import RefusedError
-from soundsight.apps.server.decoding import Decoder
+from soundsight.apps.server.decoding import Decoded, Decoder
 from soundsight.apps.server.jobs import Jobs
 from soundsight.apps.server.limits import Limits
 from soundsight.apps.server.metrics import Metrics
@@ -86,6 +86,13 @@ def known_parameters(request: Request) -> None:
             )
 
 
+Track = Annotated[
+    int | None,
+    Query(ge=1, le=100, description="Which sound track, from 1; or else the first that sounds."),
+]
+Strict = Annotated[
+    bool, Query(description="Refuse what is damaged, instead of using what can be read.")
+]
 Seed = Annotated[
     int, Query(ge=0, le=2**53 - 1, description="Another seed imagines another picture.")
 ]
@@ -118,6 +125,10 @@ class Translated(BaseModel):
 
     model: str
     seed: int
+    warnings: list[str] = Field(
+        description="What is to be told of the file: that it is damaged or cut short, or holds "
+        "several sound tracks."
+    )
     pictures: list[Picture]
 
 
@@ -192,6 +203,7 @@ router = APIRouter()
 _EXAMPLE = {
     "model": "flagship 1",
     "seed": 0,
+    "warnings": [],
     "pictures": [
         {
             "second": 1.25,
@@ -238,6 +250,8 @@ async def translate(
         bool, Query(description="Give the pictures that would be hidden, too.")
     ] = False,
     format: Annotated[Format, Query(description="What the answer is.")] = Format.JSON,
+    track: Track = None,
+    strict: Strict = False,
 ) -> Any:
     """Imagine a sound: its loudest second, or every second."""
     here.translator.candidates(candidates)
@@ -249,10 +263,15 @@ async def translate(
         async with receive(request, here.limits) as upload, _while_wanted(request) as unwanted:
 
             def work() -> bytes:
-                results = _imagined(here, upload, each_second, options, most, unwanted)
+                # Its turn may come when nobody waits any more.
+                _check_wanted(unwanted)
+                with here.decoder.open(
+                    upload.handle, upload.name, track=track, strict=strict
+                ) as sound:
+                    results = _imagined(here, upload, sound, each_second, options, most, unwanted)
                 if format is Format.PNG:
                     return _drawn(results, upload.name, here)
-                return _told(results, seed, here)
+                return _told(results, seed, sound.blocks.warnings, here)
 
             body = await here.jobs.run(work, unwanted)
     return Response(body, media_type=_MEDIA_TYPES[format])
@@ -277,9 +296,15 @@ async def _while_wanted(request: Request) -> AsyncIterator[threading.Event]:
         await asyncio.gather(watcher, return_exceptions=True)
 
 
+def _check_wanted(unwanted: threading.Event) -> None:
+    if unwanted.is_set():
+        raise RefusedError(499, "gone", "the client has gone")
+
+
 def _imagined(
     here: Services,
     upload: Upload,
+    sound: Decoded,
     each_second: bool,
     options: dict[str, Any],
     most: int,
@@ -287,36 +312,33 @@ def _imagined(
 ) -> list[Translation]:
     def wanted(items: Iterable[_T]) -> Iterator[_T]:
         for item in items:
-            if unwanted.is_set():
-                raise RefusedError(499, "gone", "the client has gone")
+            _check_wanted(unwanted)
             yield item
 
-    # Its turn may come when nobody waits any more.
-    next(wanted([None]))
-    with here.decoder.open(upload.handle, upload.name) as sound:
-        blocks = wanted(sound.blocks)
-        if not each_second:
-            return [here.translator.translate(blocks, **options)]
-        seconds = most // options["draws"]
-        too_many = RefusedError(
-            413,
-            "too_many",
-            f"{upload.name} would give more than {most} pictures: ask for fewer draws, cut the "
-            "sound, or ask for a storyboard",
-        )
-        if seconds == 0 or (sound.duration_s or 0.0) > seconds + 0.5:
-            raise too_many
-        every = wanted(here.translator.iter_translate(blocks, **options))
-        results = list(islice(every, seconds + 1))
-        if len(results) > seconds:
-            raise too_many
-        return results
+    blocks = wanted(sound.blocks)
+    if not each_second:
+        return [here.translator.translate(blocks, **options)]
+    seconds = most // options["draws"]
+    too_many = RefusedError(
+        413,
+        "too_many",
+        f"{upload.name} would give more than {most} pictures: ask for fewer draws, cut the "
+        "sound, or ask for a storyboard",
+    )
+    if seconds == 0 or (sound.duration_s or 0.0) > seconds + 0.5:
+        raise too_many
+    every = wanted(here.translator.iter_translate(blocks, **options))
+    results = list(islice(every, seconds + 1))
+    if len(results) > seconds:
+        raise too_many
+    return results
 
 
-def _told(results: list[Translation], seed: int, here: Services) -> bytes:
+def _told(results: list[Translation], seed: int, warnings: list[str], here: Services) -> bytes:
     answer = Translated(
         model=here.translator.info.label,
         seed=seed,
+        warnings=warnings,
         pictures=[picture for result in results for picture in _pictures(result)],
     )
     return answer.model_dump_json().encode()

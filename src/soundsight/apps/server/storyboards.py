@@ -26,8 +26,18 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
+from soundsight.apps.server.decoding import Decoded
 from soundsight.apps.server.limits import Limits
-from soundsight.apps.server.rest import UPLOAD, Here, Seed, Services, faults, known_parameters
+from soundsight.apps.server.rest import (
+    UPLOAD,
+    Here,
+    Seed,
+    Services,
+    Strict,
+    Track,
+    faults,
+    known_parameters,
+)
 from soundsight.apps.server.uploads import Upload, receive
 from soundsight.core.errors import SoundsightError
 from soundsight.runtime.story import Progress, tell
@@ -70,6 +80,8 @@ class _Wish:
     sensitivity: float
     seed: int
     candidates: int | None
+    track: int | None
+    strict: bool
 
 
 router = APIRouter()
@@ -111,13 +123,17 @@ async def storyboard(
     candidates: Annotated[
         int | None, Query(ge=1, le=64, description="Pictures made for each event.")
     ] = None,
+    track: Track = None,
+    strict: Strict = False,
     name: Annotated[
         str, Query(max_length=1000, description="What the file is called, where it comes raw.")
     ] = "",
 ) -> Response:
     """Tell what happened in a sound or video: a picture of each event, in time."""
     here.translator.candidates(candidates)
-    wish = _Wish(sensitivity=sensitivity, seed=seed, candidates=candidates)
+    wish = _Wish(
+        sensitivity=sensitivity, seed=seed, candidates=candidates, track=track, strict=strict
+    )
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(here.jobs.admit())
         upload = await stack.enter_async_context(receive(request, here.limits, name))
@@ -190,9 +206,15 @@ def _disposition(name: str, format: Format) -> str:
 # --- the work, on a thread --------------------------------------------------------------------
 
 
+def _opened(
+    here: Services, upload: Upload, wish: _Wish
+) -> contextlib.AbstractContextManager[Decoded]:
+    return here.decoder.open(upload.handle, upload.name, track=wish.track, strict=wish.strict)
+
+
 def _lines(here: Services, upload: Upload, wish: _Wish) -> Generator[bytes]:
     """Tell the story as lines of JSON, at least one each ``_PROGRESS_S`` of work."""
-    with here.decoder.open(upload.handle, upload.name) as sound:
+    with _opened(here, upload, wish) as sound:
         # The first block shows whether there is a sound at all.
         blocks = _begun(sound.blocks)
         yield _line(
@@ -218,7 +240,7 @@ def _lines(here: Services, upload: Upload, wish: _Wish) -> Generator[bytes]:
                     yield _line(type="event", **event_json(told))
                 elif isinstance(told, Story):
                     yield _line(type="overview", **overview_json(told.overview))
-                    yield _line(type="done", words=told.words)
+                    yield _line(type="done", words=told.words, warnings=sound.blocks.warnings)
                 elif time.monotonic() - told_at >= _PROGRESS_S:
                     told_at = time.monotonic()
                     yield _line(type="progress", done_s=told.done_s, total_s=told.total_s)
@@ -229,7 +251,7 @@ def _lines(here: Services, upload: Upload, wish: _Wish) -> Generator[bytes]:
 def _file(here: Services, upload: Upload, wish: _Wish, path: Path) -> Generator[float]:
     """Write the story to a file; yields now and then how many seconds are done."""
     story: Story | None = None
-    with here.decoder.open(upload.handle, upload.name) as sound:
+    with _opened(here, upload, wish) as sound:
         telling = tell(
             here.translator,
             sound.blocks,
@@ -250,7 +272,7 @@ def _file(here: Services, upload: Upload, wish: _Wish, path: Path) -> Generator[
     with contextlib.ExitStack() as stack:
 
         def again() -> Iterator[NDArray[np.float32]]:
-            return stack.enter_context(here.decoder.open(upload.handle, upload.name)).blocks
+            return stack.enter_context(_opened(here, upload, wish)).blocks
 
         told_at = time.monotonic()
         for done_s in save(story, again, path):
