@@ -186,8 +186,32 @@ def test_overwrite(run: Callable[..., Result], dog: Path, tmp_path: Path) -> Non
 def test_a_damaged_sound_leaves_nothing(run: Callable[..., Result], tmp_path: Path) -> None:
     whole = write(tmp_path / "whole.flac", (14, 1)).read_bytes()
     (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
-    refused(run("cut.flac", "-o", "out/x.png", "-o", "out/x.mp4"), "cut short")
+    strict = run("cut.flac", "-o", "out/x.png", "-o", "out/x.mp4", "--strict")
+    refused(strict, "cut short")
     assert names(tmp_path / "out") == []
+
+
+def test_what_can_be_read_of_a_damaged_sound_is_told(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    whole = write(tmp_path / "whole.flac", (14, 1)).read_bytes()
+    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    result = run("cut.flac", "-o", "x.json", "-o", "x.mp4")
+    assert result.exit_code == 0, result.output
+    (told,) = json.loads((tmp_path / "x.json").read_text())["warnings"]
+    assert "cut.flac is damaged at 6.9" in told
+    assert f"warning: {told}" in result.output
+
+
+@pytest.mark.parametrize("suffix", ["json", "mp4"])
+def test_standard_input(tiny_model: Path, tmp_path: Path, suffix: str) -> None:
+    """A film needs its sound twice; a pipe gives it once."""
+    sound = write(tmp_path / "a.flac", (1, 0), (2, 1)).read_bytes()
+    command = [sys.executable, "-m", "soundsight", "storyboard", "-", "-o", f"x.{suffix}"]
+    command += ["--model", str(tiny_model)]
+    done = subprocess.run(command, input=sound, capture_output=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / f"x.{suffix}").stat().st_size > 500
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "json"])

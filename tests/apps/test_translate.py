@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -166,6 +167,7 @@ def test_json_lines(run: Callable[..., Result], write_sound: Callable[..., Path]
     assert len(lines) == 6
     assert set(lines[0]) == {
         "file", "png", "second", "state", "informativity", "familiarity", "seed", "draw",
+        "warnings",
     }  # fmt: skip
     assert lines[0]["familiarity"] is None
     assert [(line["second"], line["draw"]) for line in lines[:4]] == [
@@ -335,7 +337,7 @@ def test_damage_in_the_middle_of_a_long_sound(
     path = write_sound(Path("in/cut.flac"), 30.0)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     write_sound(Path("in/good.wav"), 1.0)
-    result = run("in", "-o", "out", "--each-second", "--json", "--sheet")
+    result = run("in", "-o", "out", "--each-second", "--json", "--sheet", "--strict")
     refused(result, "cut.flac")
     # Seconds were drawn before the fault; neither they nor their folder stay, nor are they told.
     assert sorted(os.listdir("out")) == ["good_s000.png", "sheet.png"]
@@ -352,8 +354,83 @@ def test_damage_leaves_the_pictures_of_before(
     before = {name: (Path("out") / name).read_bytes() for name in names("out")}
     assert len(before) == 30
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    refused(run("cut.flac", "-o", "out", "--each-second", "--seed", 1, "--overwrite"), "cut.flac")
+    again = ["cut.flac", "-o", "out", "--each-second", "--seed", 1, "--overwrite", "--strict"]
+    refused(run(*again), "cut.flac")
     assert {name: (Path("out") / name).read_bytes() for name in names("out")} == before
+
+
+def test_what_can_be_read_of_a_damaged_sound_is_used(
+    run: Callable[..., Result], write_sound: Callable[..., Path]
+) -> None:
+    path = write_sound(Path("cut.flac"), 30.0)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    write_sound(Path("whole.flac"), 2.0)
+    result = run("cut.flac", "whole.flac", "-o", "out", "--each-second", "--json")
+    assert result.exit_code == 0
+    told = [line for line in result.stderr.splitlines() if line.startswith("warning:")]
+    assert len(told) == 1
+    assert "cut.flac is damaged at 15." in told[0]
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    cut = [line for line in lines if line["file"] == "cut.flac"]
+    assert len(cut) in (15, 16)
+    assert {tuple(line["warnings"]) for line in cut} == {(told[0].removeprefix("warning: "),)}
+    assert [line["warnings"] for line in lines if line["file"] == "whole.flac"] == [[], []]
+
+
+def test_a_track_is_chosen(run: Callable[..., Result], write_sound: Callable[..., Path]) -> None:
+    write_sound(Path("a.wav"), 1.0)
+    assert run("a.wav", "-o", "out", "--track", 1).exit_code == 0
+    refused(
+        run("a.wav", "-o", "out2", "--track", 2), "a.wav has 1 sound track: there is no track 2"
+    )
+
+
+def test_a_folder_is_searched_for_all_that_can_be_read(
+    run: Callable[..., Result], write_sound: Callable[..., Path]
+) -> None:
+    write_sound(Path("in/a.wav"), 1.0)
+    write_sound(Path("elsewhere/b.flac"), 1.0)
+    shutil.copy("in/a.wav", "in/c.wma")  # reading does not look at the suffix
+    Path("in/linked").symlink_to(Path("elsewhere").absolute(), target_is_directory=True)
+    Path("in/loop").symlink_to(Path("in").absolute(), target_is_directory=True)
+    Path("in/broken.wav").symlink_to("nowhere.wav")
+    os.mkfifo("in/pipe.wav")
+    for name in ("x.txt", "y.txt", "z.pdf", "README", ".hidden.txt"):
+        Path("in", name).touch()
+    result = run("in", "-o", "out")
+    assert result.exit_code == 0, result.output
+    assert names("out") == ["a.png", "c.png", "linked/b.png"]
+    assert "left out in in: 2 .txt, 1 without a suffix, 1 .pdf\n" in result.stderr
+    Path("only").mkdir()
+    Path("only/x.txt").touch()
+    refused(run("only"), "there is no sound in the folder only: it holds 1 .txt")
+
+
+@pytest.mark.parametrize("source", ["-", "/dev/stdin", "pipe.wav"])
+def test_a_pipe_is_read_to_its_end(
+    tiny_model: Path,
+    write_sound: Callable[..., Path],
+    source: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sound = write_sound(Path("a.wav"), 2.0).read_bytes()
+    command = [sys.executable, "-m", "soundsight", "translate", source, "-o", "out", "--json"]
+    command += ["--each-second", "--model", str(tiny_model)]
+    if source == "pipe.wav":
+        os.mkfifo(source)
+        threading.Thread(target=Path(source).write_bytes, args=[sound], daemon=True).start()
+    done = subprocess.run(command, input=sound, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    stem = "pipe" if source == "pipe.wav" else "stdin"
+    assert names("out") == [f"{stem}_s000.png", f"{stem}_s001.png"]
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_an_address_is_refused_in_words(run: Callable[..., Result]) -> None:
+    for name in ("https://example.org/dog.mp3", "http://127.0.0.1:1/a.wav"):
+        refused(run(name), "is an address: only files are read, download it and pass the file")
 
 
 LONG = "n" * 300 + ".wav"

@@ -66,7 +66,8 @@ def test_windows_share_a_scene(translator: Translator) -> None:
 
 
 def test_silence_and_stereo_and_integers(translator: Translator) -> None:
-    results = Stream(translator, 44_100, 1.0).push(np.zeros((90_000, 2), np.int16))
+    # Several channels are mixed in frames of 46 ms: they come that much later.
+    results = Stream(translator, 44_100, 1.0).push(np.zeros((92_000, 2), np.int16))
     assert [r.state for r in results] == [[State.QUIET], [State.QUIET]]
     levels = np.round(sound(1.2, 44_100) * 32767).astype(np.int16)
     of_levels = Stream(translator, 44_100, 1.0).push(levels)

@@ -364,6 +364,7 @@ def _book(translator: Translator, wish: _Wish) -> SheetBook:
 def _find(inputs: Sequence[Path], failures: list[SoundsightError]) -> dict[Path, Path]:
     """Find the sounds: file -> where it lies relative to its input, in order, each once."""
     from soundsight.media.audio import SOUND_SUFFIXES
+    from soundsight.media.container import missing
 
     found: dict[Path, Path] = {}
     seen: set[str] = set()
@@ -373,7 +374,7 @@ def _find(inputs: Sequence[Path], failures: list[SoundsightError]) -> dict[Path,
             try:
                 path.stat()
             except FileNotFoundError:
-                failures.append(AudioError(f"{path} does not exist: check the path"))
+                failures.append(AudioError(missing(path)))
                 continue
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error

@@ -26,6 +26,13 @@ def quiet_av() -> ModuleType:
     return av
 
 
+def missing(path: Path) -> str:
+    """Say that there is no such file."""
+    if _ADDRESS.match(str(path)):
+        return f"{path} is an address: only files are read, download it and pass the file"
+    return f"{path} does not exist: check the path"
+
+
 def check_file(path: Path, error: type[Exception]) -> None:
     """Raise ``error`` with one clear line unless ``path`` is a readable file with content."""
     if os.path.isdir(path):
@@ -34,11 +41,7 @@ def check_file(path: Path, error: type[Exception]) -> None:
         with path.open("rb") as file:
             empty = not file.read(1)
     except FileNotFoundError:
-        if _ADDRESS.match(str(path)):
-            raise error(
-                f"{path} is an address: only files are read, download it and pass the file"
-            ) from None
-        raise error(f"{path} does not exist: check the path") from None
+        raise error(missing(path)) from None
     except (OSError, ValueError) as fault:
         reason = getattr(fault, "strerror", None) or fault
         raise error(f"cannot read {path}: {reason}") from None

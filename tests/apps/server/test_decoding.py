@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -95,8 +96,10 @@ def decoder() -> Iterator[Decoder]:
     assert not psutil.Process().children()
 
 
-def decode(decoder: Decoder, data: bytes, most_s: float | None = None) -> np.ndarray:
-    with handle_of(data) as handle, decoder.open(handle, "a.x", most_s) as sound:
+def decode(
+    decoder: Decoder, data: bytes, most_s: float | None = None, **options: Any
+) -> np.ndarray:
+    with handle_of(data) as handle, decoder.open(handle, "a.x", most_s, **options) as sound:
         return np.concatenate(list(sound.blocks))
 
 
@@ -110,10 +113,10 @@ def interrupted(decoder: Decoder, happens: Callable[[], None]) -> None:
             pass
 
 
-def refused(decoder: Decoder, data: bytes, most_s: float | None = None) -> str:
+def refused(decoder: Decoder, data: bytes, most_s: float | None = None, **options: Any) -> str:
     """The one line that tells what is wrong with a file: it names it as its sender does."""
     with pytest.raises(AudioError) as told:
-        decode(decoder, data, most_s)
+        decode(decoder, data, most_s, **options)
     line = str(told.value)
     assert "a.x" in line
     assert "/" not in line.replace("a.x", "")
@@ -128,7 +131,8 @@ def test_sounds_come_through(decoder: Decoder) -> None:
     for kind, how in (("WAV", {}), ("FLAC", {}), ("OGG", {"subtype": "VORBIS"})):
         samples = decode(decoder, written(tone(2.0), kind=kind, **how))
         assert samples.dtype == np.float32
-        assert len(samples) == 2 * RATE_HZ
+        # FFmpeg's Vorbis decoder starts with half a block.
+        assert 2 * RATE_HZ - len(samples) in ((128,) if kind == "OGG" else (0,))
     np.testing.assert_allclose(
         decode(decoder, written(tone(0.5), subtype="FLOAT")), tone(0.5), atol=1e-6
     )
@@ -196,7 +200,22 @@ def test_a_video_without_sound(decoder: Decoder) -> None:
 def test_files_cut_anywhere(decoder: Decoder, kind: str, sound: str) -> None:
     data = container(kind, 2.0, sound=sound)
     for part in (0.3, 0.7):
-        refused(decoder, data[: int(part * len(data))])
+        cut = data[: int(part * len(data))]
+        if kind == "mp4":  # its table of contents stood at the end
+            refused(decoder, cut)
+            continue
+        assert "cut short" in refused(decoder, cut, strict=True)
+        with handle_of(cut) as handle, decoder.open(handle, "a.x") as sound:
+            samples = np.concatenate(list(sound.blocks))
+        assert len(samples) / RATE_HZ == pytest.approx(2 * part, abs=0.3)
+        (told,) = sound.blocks.warnings
+        assert told.startswith("a.x is ")
+
+
+def test_a_track_is_chosen(decoder: Decoder) -> None:
+    data = container("mp4", 1.0, sound="aac")
+    assert len(decode(decoder, data, track=1)) > 0
+    assert refused(decoder, data, track=2) == "a.x has 1 sound track: there is no track 2"
 
 
 # --- files that were made to harm -------------------------------------------------------------

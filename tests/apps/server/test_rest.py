@@ -219,7 +219,8 @@ def test_openapi(server: Any) -> None:
         "draws=0", "draws=65", "draws=-1", "draws=x", "draws=1.5", "draws=", "draws=1e1",
         "candidates=0", "candidates=65", "candidates=x", "seed=-1", "seed=9007199254740992",
         "seed=x", "seed=" + "9" * 5_000, "each_second=maybe", "anyway=2", "format=gif", "format=",
-        "format=PNG", "draws=%00", "draws=\u0663\u00b2", "seed=NaN", "seed=Infinity", "draw=2",
+        "format=PNG", "draws=%00", "track=0", "strict=x",
+        "draws=\u0663\u00b2", "seed=NaN", "seed=Infinity", "draw=2",
         "x=1&draws=1",
     ],
 )  # fmt: skip
@@ -246,7 +247,6 @@ def test_bodies_that_are_none(server: Any) -> None:
 def test_sounds_that_are_none(server: Any) -> None:
     files = {
         "dog.wav": b"no sound at all" * 99,
-        "cut.flac": sound(2.0, kind="FLAC")[:50_000],
         "short.wav": sound(0.05),
         "../../etc/passwd": b"root:x:0:0",
         "a\nb\x1b.wav": b"x",
@@ -261,6 +261,18 @@ def test_sounds_that_are_none(server: Any) -> None:
     assert "long.wav is longer than 60 s" in message
     answer = server.client.post("/v1/translate", files={"sound": ("x" * 10_000, SOUND)})
     assert answer.status_code in (200, 400)  # the form's head has a limit of its own
+
+
+def test_what_can_be_read_of_a_damaged_sound_is_used(server: Any) -> None:
+    cut = {"sound": ("cut.flac", sound(2.0, kind="FLAC")[:50_000])}
+    answer = server.client.post("/v1/translate", files=cut)
+    assert answer.status_code == 200
+    (told,) = answer.json()["warnings"]
+    assert told.startswith("cut.flac is damaged at 0.7")
+    assert server.client.post("/v1/translate", content=SOUND).json()["warnings"] == []
+    refused(server.client.post("/v1/translate?strict=1", files=cut), 400, "sound")
+    message = refused(server.client.post("/v1/translate?track=2", content=SOUND), 400, "sound")
+    assert "has 1 sound track: there is no track 2" in message
 
 
 def test_too_many_pictures(server: Any) -> None:

@@ -122,6 +122,16 @@ def test_files(server: httpx.Client, format: str, tmp_path: Path) -> None:
         assert "Content-Security-Policy" in path.read_text("utf-8")
 
 
+def test_what_can_be_read_of_a_damaged_sound_is_told(server: httpx.Client) -> None:
+    content = DOG[: len(DOG) // 2]
+    *_, last = lines(server.post("/v1/storyboard?name=x.flac", content=content))
+    assert last["type"] == "done"
+    (told,) = last["warnings"]
+    assert told.startswith("x.flac is damaged at ")
+    data = server.post("/v1/storyboard?name=x.flac&format=json", content=content).json()
+    assert data["warnings"] == [told]
+
+
 @pytest.mark.parametrize("format", ["ndjson", "mp4"])
 @pytest.mark.parametrize(
     ("content", "status", "says"),
@@ -135,7 +145,8 @@ def test_files(server: httpx.Client, format: str, tmp_path: Path) -> None:
 def test_what_is_no_sound(
     server: httpx.Client, content: bytes, status: int, says: str, format: str
 ) -> None:
-    answer = server.post(f"/v1/storyboard?name=x.flac&format={format}", content=content)
+    options = f"name=x.flac&format={format}&strict=1"
+    answer = server.post(f"/v1/storyboard?{options}", content=content)
     if answer.status_code == 200:  # the fault lies behind what was told already
         *_, last = lines(answer)
         assert last["type"] == "error"
