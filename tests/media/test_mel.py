@@ -206,7 +206,26 @@ def test_a_short_clip_is_padded_with_silence() -> None:
     assert segment.mel[:, 53:].max() == 0
     (loudest,) = segments_of(noise(0.5), each_second=False)
     np.testing.assert_array_equal(segment.mel, loudest.mel)
-    assert segment.rms_dbfs == pytest.approx(-20 - 3.01, abs=0.1)
+    # It fades in and out over 20 ms.
+    assert segment.rms_dbfs == pytest.approx(-20 - 3.27, abs=0.1)
+
+
+def test_a_clip_that_is_cut_off_has_no_clicks() -> None:
+    """The click of an abrupt end reaches all bands, and is an onset to whoever sees it."""
+    t = np.arange(8820) / RATE_HZ
+    beep = 0.5 * np.cos(2 * np.pi * 1003 * t).astype(np.float32)
+    abrupt = np.concatenate([beep, np.zeros(RATE_HZ - len(beep), np.float32)])
+    (segment,) = segments_of(beep, each_second=True)
+    (clicking,) = segments_of(abrupt, each_second=True)
+    end = slice(17, 24)
+    assert (clicking.mel[:, end] > 0).mean() > 2 * (segment.mel[:, end] > 0).mean() > 0
+
+
+def test_the_last_part_of_a_sound_goes_on_as_its_mirror_image() -> None:
+    for seconds in (3.6, 12.6):
+        *_, last = segments_of(noise(seconds), each_second=True)
+        levels = last.mel.astype(float)
+        assert levels[:, 65:].mean() == pytest.approx(levels[:, :55].mean(), abs=8)
 
 
 def test_cut() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from soundsight.core.errors import ConfigError
 from soundsight.core.units import HOP_SAMPLES, RATE_HZ
 from soundsight.media import mel
-from soundsight.media.segments import Segment, rms_dbfs, segments_of
+from soundsight.media.segments import Segment, filled, rms_dbfs, segments_of
 from soundsight.media.windows import MAX_SEGMENT_S, Window, check_lengths, whole_frames, windows
 
 
@@ -69,7 +69,7 @@ def reference(clip: np.ndarray, segment_s: float, hop_s: float) -> list[Window]:
         if 2 * left >= size:
             starts.append(begin)
     total = max(len(clip), starts[-1] + size)
-    padded = np.concatenate([clip, np.zeros(total - len(clip), np.float32)])
+    padded = filled(clip, total - len(clip), short=len(clip) < size)
     db = mel.mel_db(padded)
     is_short = len(clip) <= 10.5 * RATE_HZ
     found = []
@@ -151,8 +151,12 @@ def test_silence_and_what_fills_up() -> None:
     assert not window.mel.any()
     assert window.samples.shape == (RATE_HZ,)
     (window,) = windows([LONG[:30_000]])
-    np.testing.assert_array_equal(window.samples[:30_000], LONG[:30_000])
+    np.testing.assert_array_equal(window.samples[882:29_118], LONG[882:29_118])
+    assert np.abs(window.samples[[0, 29_999]]).max() < 1e-3
     assert not window.samples[30_000:].any()
+    *_, window = windows([LONG[:74_100]])
+    np.testing.assert_array_equal(window.samples[:30_000], LONG[44_100:74_100])
+    np.testing.assert_array_equal(window.samples[30_000:], LONG[60_000:74_100][::-1])
 
 
 @pytest.mark.parametrize(

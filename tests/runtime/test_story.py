@@ -95,7 +95,8 @@ def test_silence(translator: Translator) -> None:
 
 @pytest.mark.parametrize("seconds", [0.1, 0.3, 1.0, 1.2, 10.5, 10.6])
 def test_short_sounds_are_told(translator: Translator, seconds: float) -> None:
-    told = story(translator, tone(seconds))
+    hiss = np.random.default_rng(0).normal(0.0, 0.05, round(seconds * RATE)).astype(np.float32)
+    told = story(translator, tone(seconds) + hiss)
     assert len(told.events) == 1
     assert told.events[0].began_s == 0
     assert told.events[0].ended_s == pytest.approx(seconds)

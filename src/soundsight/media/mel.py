@@ -10,8 +10,8 @@ Everything that hears, hears through this file: preparation, training, files and
   10.5 s that is the loudest point of the clip; in a longer one, and in a live signal, each second
   is scaled by the loudest point of the 10 s that end with it, so that one bang does not blacken
   the three hours after it.
-* A clip shorter than a second is padded with silence to a second; of a longer clip a last part of
-  at least half a second is padded, a shorter one is dropped.
+* A clip shorter than a second is filled up to a second, and so is the last part of a longer clip
+  where it has half a second (``segments.filled``); a shorter one is dropped.
 
 Frames are computed in blocks of a quarter of a second that lie on one fixed grid, however the
 sound arrives. The whole clip, the stream and the live signal therefore agree to the last bit.

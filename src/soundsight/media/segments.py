@@ -27,6 +27,8 @@ from soundsight.media.mel import (
     to_levels,
 )
 
+_FADE_S = 0.02
+
 SILENCE_DBFS = -120.0
 """What the level of digital silence is given as, instead of minus infinity."""
 
@@ -74,9 +76,9 @@ def cut(mel: NDArray[np.uint8], start_s: float, config: MelConfig = DEFAULT) -> 
 def pad_to_seconds(
     samples: NDArray[np.float32], config: MelConfig = DEFAULT
 ) -> NDArray[np.float32]:
-    """Pad a clip with silence where its last part is worth a segment.
+    """Fill up a clip where its last part is worth a segment, see ``filled``.
 
-    A clip shorter than a second is padded to a second, a last part of at least half a second to
+    A clip shorter than a second is filled up to a second, a last part of at least half a second to
     the next whole second. A shorter last part stays as it is: it makes no segment, yet the frames
     before it still see it.
 
@@ -87,9 +89,35 @@ def pad_to_seconds(
         float32 [t or more].
     """
     length = len(samples) + _missing(len(samples), config)
-    if length == len(samples):
+    return filled(samples, length - len(samples), short=len(samples) < config.segment_samples)
+
+
+def filled(samples: NDArray[np.float32], missing: int, *, short: bool) -> NDArray[np.float32]:
+    """Lengthen samples [t] at their end by ``missing``, so that it does not look like an onset.
+
+    A clip that is shorter than a segment is followed by silence, and fades in and out over 20 ms (at
+    most a quarter of it): where it was cut off there would be clicks, and a beep would be a bark.
+    In the last part of a longer sound its mirror image stands for what would follow, as it does in
+    the last frame's window.
+
+    Args:
+        short: whether the whole sound is shorter than a segment.
+
+    Returns:
+        float32 [t + missing].
+    """
+    if missing <= 0:
         return samples
-    return np.concatenate([samples, np.zeros(length - len(samples), np.float32)])
+    if not short:
+        return np.concatenate([samples, samples[: -missing - 1 : -1]])
+    length = min(round(_FADE_S * units.RATE_HZ), len(samples) // 4)
+    ramp = (np.sin(0.5 * np.pi * (np.arange(length) + 0.5) / max(1, length)) ** 2).astype(
+        np.float32
+    )
+    soft = np.concatenate([samples, np.zeros(missing, np.float32)])
+    soft[:length] *= ramp
+    soft[len(samples) - length : len(samples)] *= ramp[::-1]
+    return soft
 
 
 def _missing(samples: int, config: MelConfig) -> int:
@@ -114,7 +142,7 @@ def segments_of(
 
     Args:
         samples: [t] mono at ``config.rate_hz``, full scale 1.
-        each_second: every second, one after the other (the last part padded or dropped); or else
+        each_second: every second, one after the other (the last part filled up or dropped); or else
             only the second with the highest energy, searched in steps of one frame (10 ms).
 
     Returns:
@@ -205,7 +233,7 @@ class StreamingLogMel:
         return done
 
     def flush(self) -> list[Segment]:
-        """End the sound: return the segments left, the last part padded or dropped.
+        """End the sound: return the segments left, the last part filled up or dropped.
 
         A part counts as left when no segment has shown it yet. The stream is empty afterwards and
         may be used again from 0 s.
@@ -221,7 +249,8 @@ class StreamingLogMel:
         unseen = self._received - seen
         if whole == 0 or 2 * unseen >= config.segment_samples:
             end = whole * hop + config.segment_samples
-            self._append(np.zeros(end - self._received, np.float32))
+            self._held.samples = filled(self._held.samples, end - self._received, short=whole == 0)
+            self._received = max(end, self._received)
         self._held.total = self._received
         done = self._advance()
         self._reset()
@@ -372,7 +401,9 @@ class _LoudestSearch:
         if not self._end():
             raise AudioError("there is no sound: the clip has no samples")
         if self._end() < config.segment_samples:
-            self.push(np.zeros(config.segment_samples - self._end(), np.float32))
+            missing = config.segment_samples - self._end()
+            held.samples = filled(held.samples, missing, short=True)
+            self.push(held.samples[:0])
         held.total = self._end()
         if is_short(held.total, config):
             db = mel_db(held.samples, config).T

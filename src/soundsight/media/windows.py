@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from soundsight.core import units
 from soundsight.core.errors import ConfigError
 from soundsight.media.mel import DEFAULT, Framer, HeldSamples, MelConfig, to_levels
-from soundsight.media.segments import Segment, rms_dbfs
+from soundsight.media.segments import Segment, filled, rms_dbfs
 
 MIN_SEGMENT_S = 0.1
 MAX_SEGMENT_S = 10.0
@@ -29,7 +29,8 @@ class Window(Segment):
     """A segment together with its samples.
 
     Attributes:
-        samples: float32 [t], mono at ``MelConfig.rate_hz``; zeros after the sound's end.
+        samples: float32 [t], mono at ``MelConfig.rate_hz``; after the sound's end what
+            ``segments.filled`` puts there.
     """
 
     samples: NDArray[np.float32]
@@ -70,8 +71,8 @@ def windows(
     """Cut a sound into segments, in constant memory.
 
     A sound of at most 10.5 s is scaled by its loudest point; in a longer one each segment by the
-    loudest point of the 10 s that end with it. What is left at the end makes a segment, padded
-    with silence, when no segment has shown it yet and it is at least half of one; a sound shorter
+    loudest point of the 10 s that end with it. What is left at the end makes a segment, filled
+    up, when no segment has shown it yet and it is at least half of one; a sound shorter
     than a segment makes one.
 
     Args:
@@ -129,15 +130,15 @@ class _Cutter:
         self._received += len(samples)
 
     def _pad(self) -> None:
-        """End the sound; what is left of it is padded where it is worth a segment."""
+        """End the sound; what is left of it is filled up where it is worth a segment."""
         hop_samples = self._config.hop_samples
         length, hop = self._length * hop_samples, self._hop * hop_samples
         whole = max(0, (self._received - length) // hop + 1)
         seen = (whole - 1) * hop + length if whole else 0
         if whole == 0 or 2 * (self._received - max(seen, whole * hop)) >= length:
             end = whole * hop + length
-            if end > self._received:
-                self._push(np.zeros(end - self._received, np.float32))
+            self._held.samples = filled(self._held.samples, end - self._received, short=whole == 0)
+            self._received = max(end, self._received)
         self._held.total = self._received
 
     def _ready(self) -> Iterator[Window]:
