@@ -95,10 +95,10 @@ def pad_to_seconds(
 def filled(samples: NDArray[np.float32], missing: int, *, short: bool) -> NDArray[np.float32]:
     """Lengthen samples [t] at their end by ``missing``, so that it does not look like an onset.
 
-    A clip that is shorter than a segment is followed by silence, and fades in and out over 20 ms (at
-    most a quarter of it): where it was cut off there would be clicks, and a beep would be a bark.
-    In the last part of a longer sound its mirror image stands for what would follow, as it does in
-    the last frame's window.
+    A clip that is shorter than a segment is followed by silence, and fades in and out over 20 ms
+    (at most a quarter of it): where it was cut off there would be clicks, and a beep would be a
+    bark. In the last part of a longer sound its mirror image stands for what would follow, as it
+    does in the last frame's window.
 
     Args:
         short: whether the whole sound is shorter than a segment.
