@@ -2,16 +2,13 @@
 
 The mean of the channels cancels what reaches them in opposite phase, and combs out what reaches
 one of them later than another: half a millisecond, which is 17 cm of air, takes 1 kHz away. Here
-the channels are mixed in the short-time spectrum (frames of about 46 ms that overlap by half):
+nothing is added up. The short-time spectrum (frames of about 46 ms that overlap by half) is that of
+the leading channel, the loudest of late, but for those frequencies at which another channel has
+been far louder of late: there it is that of the loudest one.
 
-* how loud a frequency is, is the mean of the channels' powers |X_c|^2, each weighted by itself:
-  P = sum |X_c|^4 / sum |X_c|^2. A sound that is the same in all channels keeps its level, whatever
-  the phases, and so does a sound that is in one channel alone;
-* its phase is that of the leading channel, the loudest of late; where another channel is far louder
-  at this frequency, that of the loudest one, so that a sound which the leading channel lacks keeps
-  a phase of its own.
-
-The phases of an interchannel delay need no estimate: one channel's are as good as another's.
+A sound that is the same in all channels, whatever its phases and delays, or that is in one channel
+alone, comes out as it is in one channel. Of sounds that are in different channels each is heard, as
+loud as in its own.
 """
 
 from __future__ import annotations
@@ -21,15 +18,14 @@ from numpy.typing import NDArray
 
 _FRAME_S = 0.046
 _FAR_LOUDER = 4.0
-"""Power (6 dB) by which another channel has to be louder to lend its phase."""
+"""Power (6 dB) by which another channel has to be louder at a frequency to take its place."""
 
 _LEAD = 2.0
 """Power (3 dB) by which another channel has to be louder to become the leading one."""
 
 _MEMORY = 0.9
-"""Share of the channels' power that is kept from frame to frame: a quarter of a second."""
-
-_TINY = np.finfo(np.float32).tiny
+"""Share of the power so far that counts in the next frame: what is "of late" is a quarter of a
+second. What begins counts at once."""
 
 
 class Downmix:
@@ -55,7 +51,7 @@ class Downmix:
         self._tail = np.zeros(self._hop, np.float32)
         self._owed = self._hop  # samples at the beginning that are not the sound's
         self._taken = self._given = 0
-        self._powers = np.zeros(self._channels)
+        self._powers = np.zeros((self._channels, self._size // 2 + 1), np.float32)
         self._leader = 0
 
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -75,12 +71,16 @@ class Downmix:
         hops = used.reshape(self._channels, -1, self._hop)
         frames = np.concatenate([hops[:, :-1], hops[:, 1:]], axis=2) * self._window
         self._held = self._held[count * self._hop :].copy()
-        leaders = self._leaders(np.square(frames).sum(axis=2).T)
-        mixed = frames[0].copy()
         # What is the same in all channels needs no mixing.
         differ = (frames[1:] != frames[0]).any(axis=(0, 2))
+        mixed = frames[0].copy()
         if differ.any():
-            mixed[differ] = _mixed(frames[:, differ], leaders[differ])
+            spectra = np.fft.rfft(frames[:, differ], axis=2)
+            chosen = self._chosen(spectra, differ)
+            mixed[differ] = np.fft.irfft(chosen, n=self._size, axis=1)
+        else:
+            for _ in differ:
+                self._powers *= np.float32(_MEMORY)
         return self._overlapped(mixed * self._window)
 
     def finish(self) -> NDArray[np.float32]:
@@ -92,16 +92,38 @@ class Downmix:
         self._reset()
         return rest
 
-    def _leaders(self, powers: NDArray[np.floating]) -> NDArray[np.intp]:
-        """Which channel leads in each frame, by the powers [count, channels] so far."""
-        leaders = np.empty(len(powers), np.intp)
-        for i, power in enumerate(powers):
-            self._powers = _MEMORY * self._powers + power
-            best = int(self._powers.argmax())
-            if self._powers[best] > _LEAD * self._powers[self._leader]:
-                self._leader = best
-            leaders[i] = self._leader
-        return leaders
+    def _chosen(
+        self, spectra: NDArray[np.complexfloating], differ: NDArray[np.bool_]
+    ) -> NDArray[np.complexfloating]:
+        """Choose a channel for each frequency of each frame.
+
+        Args:
+            spectra: [channels, count, bins], of the frames that differ between channels.
+            differ: [frames], which ones these are.
+
+        Returns:
+            [count, bins].
+        """
+        power = np.square(spectra.real) + np.square(spectra.imag)
+        chosen = np.empty(spectra.shape[1:], spectra.dtype)
+        number = 0
+        for is_one in differ:
+            self._powers *= np.float32(_MEMORY)
+            if not is_one:
+                continue
+            self._powers += power[:, number]
+            whole = self._powers.sum(axis=1)
+            if whole.max() > _LEAD * whole[self._leader]:
+                self._leader = int(whole.argmax())
+            chosen[number] = spectra[self._leader, number]
+            loudest = self._powers.max(axis=0)
+            far = loudest > _FAR_LOUDER * self._powers[self._leader]
+            if far.any():
+                for channel, its_power in enumerate(self._powers):
+                    there = far & (its_power == loudest)
+                    chosen[number, there] = spectra[channel, number, there]
+            number += 1
+        return chosen
 
     def _overlapped(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
         hop = self._hop
@@ -114,22 +136,3 @@ class Downmix:
         samples = samples[: self._taken - self._given]
         self._given += len(samples)
         return samples
-
-
-def _mixed(frames: NDArray[np.float32], leaders: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Windowed frames [channels, count, size] and the channel that leads each -> [count, size]."""
-    spectra = np.fft.rfft(frames, axis=2)
-    power = np.square(spectra.real) + np.square(spectra.imag)
-    loudest = power.max(axis=0)
-    share = power / np.maximum(power.sum(axis=0), _TINY)
-    mixed = (power * share).sum(axis=0)
-    each = np.arange(len(leaders))
-    chosen, of_chosen = spectra[leaders, each], power[leaders, each]
-    far = loudest > _FAR_LOUDER * of_chosen
-    if far.any():
-        for one, its_power in zip(spectra, power, strict=True):
-            there = far & (its_power == loudest)
-            np.copyto(chosen, one, where=there)
-            np.copyto(of_chosen, its_power, where=there)
-    chosen *= np.sqrt(mixed / np.maximum(of_chosen, _TINY))
-    return np.fft.irfft(chosen, n=frames.shape[2], axis=1).astype(np.float32, copy=False)
