@@ -117,7 +117,7 @@ def prepare(
 
     A run that was stopped, in whatever way, goes on with the same command.
     """
-    need(_COMMAND, "prepare", "fsspec", "imagehash", "pebble")
+    need(_COMMAND, "prepare", "fsspec", "imagehash")
     local_output(out)
     if address is not None and engine != "ray":
         raise ConfigError("--address is that of a Ray cluster: pass --engine ray with it")
