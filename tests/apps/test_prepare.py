@@ -684,6 +684,21 @@ def test_unfinished_work_with_other_settings_is_refused(videos: Path, tmp_path: 
     assert about(data)["image_px"] == 64
 
 
+def test_few_videos_fill_as_many_splits_as_they_can(
+    videos: Path, tmp_path: Path, cut: list[str]
+) -> None:
+    names = sorted(videos.rglob("*.mp4"))
+    said = run(*names[:3], "-o", tmp_path / "three", *RAW)
+    assert [part["videos"] for part in about(tmp_path / "three")["splits"].values()] == [1, 1, 1]
+    assert "warning" not in said
+    said = run(*names[:2], "-o", tmp_path / "two", *RAW)
+    (warning,) = [line for line in said.splitlines() if line.startswith("warning: ")]
+    assert warning.endswith(
+        ": 2 videos cannot fill 3 splits: add videos, or ask for fewer with --split"
+    )
+    assert len(cut) == 5
+
+
 # --- failures ------------------------------------------------------------------------------------
 
 

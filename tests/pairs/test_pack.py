@@ -244,6 +244,18 @@ def test_adding_videos_moves_no_other(new_world: Callable[[], World]) -> None:
         assert clips_of(few.folder, split) <= clips_of(many.folder, split)
 
 
+def test_three_videos_make_three_splits(new_world: Callable[[], World]) -> None:
+    """Whatever their names; a video whose pairs are all dropped fills none."""
+    for number in range(4):
+        world = new_world()
+        for k in range(3):
+            world.add(f"clip {number} {k}", 1)
+        world.add("black", 1, reasons={0: ("black",)})
+        world.add("broken", failure="no video")
+        about = world.pack(replace(CLEANED, shares=(0.8, 0.1, 0.1)))
+        assert [part["videos"] for part in about["splits"].values()] == [1, 1, 1]
+
+
 def test_what_a_manifest_reserves_is_respected(world: World) -> None:
     for k in range(12):
         world.add(f"clip {k}", 1, split=("train", "val", "test", None)[k % 4])

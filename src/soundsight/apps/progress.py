@@ -187,12 +187,17 @@ def _warn_of_empty(about: Mapping[str, Any]) -> None:
         for (name, split), share in zip(about["splits"].items(), shares, strict=True)
         if share and not split["pairs"]
     ]
-    if empty:
-        say(
-            f"warning: no pair in {' and '.join(empty)}: the split is a hash of the video's name, "
-            "not a quota, so few videos may miss one; a manifest can name splits",
-            err=True,
-        )
+    if not empty:
+        return
+    asked = sum(share > 0 for share in shares)
+    videos = sum(split["groups"] for split in about["splits"].values())
+    why = (
+        f"{_counted(videos, 'video')} cannot fill {asked} splits: add videos, or ask for fewer "
+        "with --split"
+        if videos < asked
+        else "the manifest or the layout leaves it no video, or cleaning no pair"
+    )
+    say(f"warning: no pair in {' and '.join(empty)}: {why}", err=True)
 
 
 def _counted(count: int, noun: str) -> str:

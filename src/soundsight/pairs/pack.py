@@ -39,7 +39,7 @@ from soundsight.pairs.shards import (
     write_dataset,
     write_shard,
 )
-from soundsight.pairs.split import SPLITS, split_of
+from soundsight.pairs.split import SPLITS, split_of, splits_of
 from soundsight.pairs.staging import (
     DROPPED,
     FAILURES,
@@ -157,6 +157,7 @@ class _Survey:
     prints: list[VideoPrint] = field(default_factory=list)
     contents: dict[str, list[Clip]] = field(default_factory=dict)
     usable: list[Clip] = field(default_factory=list)
+    kept: Counter[str] = field(default_factory=Counter)
     sheets: dict[str, list[tuple[int, Clip, Entry, str]]] = field(default_factory=dict)
 
     def show(self, step: str, clip: Clip, entry: Entry, note: str) -> None:
@@ -285,6 +286,7 @@ class _Packer:
             survey.usable.append(clip)
             survey.unseen += part.about["unseen"]
             survey.cut += len(part.entries)
+            survey.kept[clip.id] = sum(not entry.reasons for entry in part.entries)
             for entry in part.entries:
                 if entry.reasons:
                     # A pair counts for the first step that drops it, as if they ran in turn.
@@ -328,9 +330,17 @@ class _Packer:
             if clip.split is not None:
                 # What a source reserves for evaluation stays reserved.
                 chosen[group] = max(clip.split, chosen.get(group, clip.split), key=SPLITS.index)
+        shares = self._config.shares
+        # A split is not filled by what has no pair.
+        filling = {
+            self._group[clip.id]
+            for clip in usable.values()
+            if self._survey.kept[clip.id] and clip.id not in kept_instead
+        }
+        placed = splits_of(filling, shares, chosen)
         for clip in usable.values():
             group = self._group[clip.id]
-            split = chosen.get(group) or split_of(group, self._config.shares)
+            split = placed.get(group) or chosen.get(group) or split_of(group, shares)
             self._split[clip.id] = split
             if clip.split not in (None, split):
                 # It shows or sounds what another split holds: in its own it would leak.
@@ -342,8 +352,8 @@ class _Packer:
         for clip in self._survey.usable:
             if clip.id not in kept_instead:
                 continue
+            lost += self._survey.kept[clip.id]
             pairs = [entry for entry in self._part(clip).entries if not entry.reasons]
-            lost += len(pairs)
             twin = usable.get(kept_instead[clip.id])
             note = f"as in {twin.key}" if twin is not None else "leaks into another split"
             for entry in pairs[:1]:
