@@ -220,6 +220,7 @@ def _remote(config: IngestConfig, timeout_s: float) -> Callable[[dict[str, Any]]
                 "pairs": outcome.pairs,
                 "dropped": outcome.dropped,
                 "failure": outcome.failure or "",
+                "damage": outcome.damage or "",
                 "part": job.part.read_bytes(),
             }
 
@@ -253,6 +254,7 @@ def _received(row: dict[str, Any], part: Path) -> Outcome:
         pairs=int(row["pairs"]),
         dropped=int(row["dropped"]),
         failure=row["failure"] or None,
+        damage=row["damage"] or None,
     )
 
 

@@ -41,6 +41,7 @@ from soundsight.pairs.shards import (
 )
 from soundsight.pairs.split import SPLITS, split_of, splits_of
 from soundsight.pairs.staging import (
+    DAMAGED,
     DROPPED,
     FAILURES,
     Entry,
@@ -151,6 +152,7 @@ class _Survey:
     """What all parts together say."""
 
     failures: list[tuple[str, str]] = field(default_factory=list)
+    damaged: list[tuple[str, str]] = field(default_factory=list)
     unseen: int = 0
     cut: int = 0
     by_step: Counter[str] = field(default_factory=Counter)
@@ -239,6 +241,8 @@ class _Packer:
         )
         failures = [*skipped, *self._survey.failures]
         write_failures(self._out / FAILURES, failures)
+        if self._survey.damaged:
+            write_failures(self._out / DAMAGED, self._survey.damaged)
         self._draw_sheets()
         self._sweep(splits)
         files: set[str] = set()
@@ -254,6 +258,7 @@ class _Packer:
             "counts": {
                 "clips": len(self._clips) + len(skipped),
                 "failed": len(failures),
+                "damaged": len(self._survey.damaged),
                 "pairs_cut": self._survey.cut,
                 "sound_without_picture": self._survey.unseen,
                 "pairs": pairs,
@@ -283,6 +288,8 @@ class _Packer:
             if failure is not None:
                 survey.failures.append((clip.key, failure))
                 continue
+            if part.about.get("damage") is not None:
+                survey.damaged.append((clip.key, part.about["damage"]))
             survey.usable.append(clip)
             survey.unseen += part.about["unseen"]
             survey.cut += len(part.entries)
@@ -469,6 +476,7 @@ class _Packer:
         """Remove what a killed run was writing, or had written for other videos."""
         shards = [shard["name"] for split in splits.values() for shard in split["shards"]]
         kept = {*shards, *map(index_name, shards), FAILURES, DROPPED}
+        kept |= {DAMAGED} if self._survey.damaged else set()
         for entry in list(self._out.iterdir()):
             if entry.name not in kept:
                 entry.unlink()
