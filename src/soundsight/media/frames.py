@@ -230,6 +230,8 @@ class _Plan:
         self._broken = False
         self._lost: set[int] = set()
         self._interrupted = False
+        # Whether any packet has failed, and whether any frame has come.
+        self._failed = False
         self._began = False
         self._started = False
         self._end_s = 0.0
@@ -349,6 +351,7 @@ class _Plan:
             if self._faults >= _FAULTS:
                 raise self._reader.damage(self._end_s) from None
             return
+        self._failed |= packet is not None
         # Cut recordings often begin inside a picture: that is no damage yet.
         first_told = 1 if self._began else _FAULTS
         if packet is None or self._faults < first_told:
@@ -426,6 +429,9 @@ class _Plan:
                 self._stamps = [last.pts]
         else:
             yield from self._resolve(self._end_s)
+        if self._failed and not self._began and not self._reader.warnings:
+            # No frame has come, and none will.
+            self._reader.note(self._reader.damage(0.0))
         end_s = max(self._end_s, self._reader.duration_s or 0.0)
         missing = self._next_s is not None and self._next_s < end_s - 1e-9
         is_cut = missing and (self._reader.torn or self._reader.is_cut())

@@ -266,10 +266,13 @@ class _Seen:
 def _candidates(
     path: Path, clip: Clip, config: IngestConfig, damages: list[str]
 ) -> Iterator[_Candidate]:
-    """The segments of a clip; in the end ``damages`` holds what of it could not be read."""
+    """The segments of a clip, up to its first damage where the settings are strict.
+
+    What of it cannot be read comes into ``damages``.
+    """
     places = _places(config)
     with (
-        open_frames(path, strict=config.strict) as picture,
+        open_frames(path, strict=False) as picture,
         open_soundtrack(path, clip.start_s, clip.end_s) as sound,
     ):
         seen = _pictures(picture, sound.start_s, places, config)
@@ -277,11 +280,14 @@ def _candidates(
         cut = windows(heard, config.segment_s, config.hop_s, config.mel)
         for number, window in enumerate(cut):
             pictures = next(seen)
+            damages[:] = [*getattr(sound, "warnings", []), *picture.warnings]
+            if config.strict and damages:
+                return
             if heard.ended and window.start_s + config.segment_s / 2 > heard.seconds + 1e-6:
                 # Padding in its middle: what is shown there is beside the sound, not with it.
                 pictures = {}
             yield _candidate(number, sound.start_s + window.start_s, window, pictures, config)
-        damages += [*getattr(sound, "warnings", []), *picture.warnings]
+        damages[:] = [*getattr(sound, "warnings", []), *picture.warnings]
 
 
 class _Heard:
