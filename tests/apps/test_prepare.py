@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -854,6 +855,35 @@ def test_failures_are_recorded_and_the_run_goes_on(
     # The broken link and the pipe are never opened.
     assert len(cut) == counts["clips"] - 2
     assert list(verify(data)) == []
+
+
+def test_what_can_be_read_of_a_damaged_video_is_used_and_counted(
+    videos: Path, tmp_path: Path, cut: list[str]
+) -> None:
+    source = Path(shutil.copytree(videos / "a", tmp_path / "src"))
+    path = synth.write_video(source / "damaged.mp4", "dog", 3.0, 0, fps=5, size_px=64)
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(container.streams.video[0]) if p.size]
+    data = bytearray(path.read_bytes())
+    for packet in packets[5:]:
+        data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+    path.write_bytes(data)
+    data_folder = tmp_path / "data"
+    said = run(source, "-o", data_folder, *RAW)
+    (warning,) = [line for line in said.splitlines() if line.startswith("warning: 1 video ")]
+    assert f"see {data_folder / 'damaged.csv'}" in warning
+    assert about(data_folder)["counts"]["damaged"] == 1
+    assert failures(data_folder) == {}
+    rows = (data_folder / "damaged.csv").read_text().splitlines()
+    assert rows[0] == "path,reason"
+    assert rows[1].startswith("damaged.mp4,is damaged or cut short at ")
+    starts = [row["start_s"] for row in sidecars(data_folder) if row["clip"] == "damaged.mp4"]
+    assert starts == [0.0]
+    assert list(verify(data_folder)) == []
+    run(source, "-o", tmp_path / "strict", *RAW, "--strict")
+    assert failures(tmp_path / "strict").keys() == {"damaged.mp4"}
+    assert about(tmp_path / "strict")["counts"]["damaged"] == 0
+    assert len(cut) == 10
 
 
 def test_max_failures_stops_and_what_is_done_is_kept(
