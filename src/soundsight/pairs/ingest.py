@@ -40,7 +40,7 @@ from soundsight.core.units import IMAGE_PX, RATE_HZ, SEGMENT_S
 from soundsight.media.frames import FrameReader, open_frames
 from soundsight.media.framing import CROPS, square
 from soundsight.media.mel import MelConfig
-from soundsight.media.soundtrack import open_soundtrack
+from soundsight.media.soundtrack import SoundTrack, open_soundtrack
 from soundsight.media.windows import Window, check_lengths, windows
 from soundsight.pairs.clean import CleanConfig, frames_needed, measure_picture, measure_sound
 from soundsight.pairs.clean import reasons as reasons_to_drop
@@ -280,14 +280,19 @@ def _candidates(
         cut = windows(heard, config.segment_s, config.hop_s, config.mel)
         for number, window in enumerate(cut):
             pictures = next(seen)
-            damages[:] = [*getattr(sound, "warnings", []), *picture.warnings]
+            damages[:] = _damages(sound, picture)
             if config.strict and damages:
                 return
             if heard.ended and window.start_s + config.segment_s / 2 > heard.seconds + 1e-6:
                 # Padding in its middle: what is shown there is beside the sound, not with it.
                 pictures = {}
             yield _candidate(number, sound.start_s + window.start_s, window, pictures, config)
-        damages[:] = [*getattr(sound, "warnings", []), *picture.warnings]
+        damages[:] = _damages(sound, picture)
+
+
+def _damages(sound: SoundTrack, picture: FrameReader) -> list[str]:
+    """What could not be read so far, a line each: of the sound, then of the picture."""
+    return [*getattr(sound, "warnings", []), *picture.warnings]
 
 
 class _Heard:
