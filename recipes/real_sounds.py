@@ -2,6 +2,7 @@
 
     python recipes/real_sounds.py --encoder runs/flagship/encoder --out runs/real_sounds --threads 1
     python recipes/real_sounds.py --model runs/flagship/model --out runs/real_sounds --threads 1
+    python recipes/real_sounds.py --files bundled --clips 140 --out runs/real_sounds --threads 2
 
 With ``--encoder`` (may be repeated): the 60 ESC-10 recordings of dogs, babies and the sea, as they
 are and disturbed: over a telephone (300 to 3,400 Hz), in a reverberant room (.6 s), in white noise
@@ -15,13 +16,28 @@ three that are, how often the independent photo classifier sees their subject in
 Beside it the share of the recordings whose loudest second is shown, which ``soundsight translate``
 takes by default.
 
+With ``--files MODEL`` (``bundled`` for the package's): what becomes of a recording's picture when
+the recording is softer, clipped, coded, in several channels, in a room, in noise (``PERTURBATIONS``
+in ``perturbations.py``). Every recording is written as a file and translated as ``soundsight
+translate`` does, so that the program's own reading is measured. Known are the devtest recordings of
+the model's subjects in ``shared/everyday`` (``--everyday``) and the dogs, babies and sea waves of
+ESC-10; unknown are the devtest kinds and subjects there that it does not know, a clip of each in
+turn.
+
 Nothing is fitted or chosen here; labels of the bench and of ESC-10 measure only.
 """
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Callable
+import os
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import av
@@ -29,9 +45,11 @@ import numpy as np
 import soundfile
 import torch
 from numpy.typing import NDArray
+from rich.progress import track
 
-from soundsight.core.runs import atomic_file
-from soundsight.core.units import RATE_HZ
+from perturbations import PERTURBATIONS, Samples, noise, room, telephone, untouched
+from soundsight.core.runs import atomic_file, commit
+from soundsight.core.units import RATE_HZ, to_unit
 from soundsight.evaluation.encoders import hear
 from soundsight.evaluation.informativity import audible
 from soundsight.evaluation.judging import Judges, columns_of
@@ -46,39 +64,10 @@ from steps import arguments, command_line, recordings, table
 
 KNOWN = {"dog_bark": "dog", "baby_cry": "baby", "sea_waves": "water"}
 NOISE_SECONDS = 40
-Samples = NDArray[np.float32]
 
-
-def untouched(samples: Samples, rng: np.random.Generator) -> Samples:
-    """Change nothing."""
-    del rng
-    return samples
-
-
-def telephone(samples: Samples, rng: np.random.Generator) -> Samples:
-    """Keep 300 to 3,400 Hz."""
-    del rng
-    spectrum = np.fft.rfft(samples)
-    hz = np.fft.rfftfreq(len(samples), 1 / RATE_HZ)
-    spectrum[(hz < 300) | (hz > 3400)] = 0
-    return np.fft.irfft(spectrum, len(samples)).astype(np.float32)
-
-
-def room(samples: Samples, rng: np.random.Generator) -> Samples:
-    """A direct sound and an exponential tail of noise that falls by 60 dB in .6 s."""
-    t = np.arange(int(0.6 * RATE_HZ)) / RATE_HZ
-    tail = rng.normal(size=len(t)) * 10 ** (-3 * t / 0.6)
-    tail *= 0.7 / np.sqrt(np.sum(tail**2))
-    tail[0] = 1.0
-    size = len(samples) + len(tail)
-    wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(tail, size), size)
-    return wet[: len(samples)].astype(np.float32)
-
-
-def noise(samples: Samples, rng: np.random.Generator) -> Samples:
-    """White noise 10 dB below the recording's root mean square."""
-    level = np.sqrt(np.mean(samples.astype(np.float64) ** 2)) * 10 ** (-10 / 20)
-    return (samples + level * rng.normal(size=len(samples))).astype(np.float32)
+_EVERYDAY_VARIABLE = "SOUNDSIGHT_EVERYDAY"
+_WORDS = {"baby": "baby crying"}
+"""What a model's names call a subject, where it is not the subject's own word."""
 
 
 def mp3(samples: Samples, rng: np.random.Generator) -> Samples:
@@ -217,11 +206,122 @@ def _steady(slope: float, rng: np.random.Generator) -> Samples:
     return (0.1 * made / np.sqrt(np.mean(made**2))).astype(np.float32)
 
 
+# --- files, as people have them ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """A recording to be perturbed.
+
+    Attributes:
+        path: its file.
+        name: what the model calls its subject; None where it knows none.
+    """
+
+    path: Path
+    name: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What the program makes of a file: its state, and what it calls what it draws."""
+
+    state: State
+    name: str | None
+
+
+def chosen(everyday: Path, bench: Bench, names: tuple[str, ...], clips: int) -> list[Recording]:
+    """Choose the recordings, at most so many known ones and so many unknown ones (seed 0)."""
+    known = [
+        Recording(path=path, name=_WORDS.get(KNOWN[kind], KNOWN[kind]))
+        for kind, path in recordings(bench)
+        if kind in KNOWN
+    ]
+    unknown: dict[str, list[Recording]] = defaultdict(list)
+    for index, column in (("sounds.csv", "subject"), ("others.csv", "kind")):
+        with (everyday / index).open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                kind = _WORDS.get(row[column], row[column])
+                if row["split"] != "devtest":
+                    continue
+                found = Recording(path=everyday / row["file"], name=kind if kind in names else None)
+                (known if found.name else unknown[kind]).append(found)
+    rng = np.random.default_rng(0)
+    of_kinds = [
+        [rows[i] for i in rng.permutation(len(rows))] for _, rows in sorted(unknown.items())
+    ]
+    in_turn = [
+        rows[turn]
+        for turn in range(max(map(len, of_kinds)))
+        for rows in of_kinds
+        if turn < len(rows)
+    ]
+    kept = [known[i] for i in sorted(rng.permutation(len(known))[:clips])]
+    return [*kept, *in_turn[:clips]]
+
+
+_translator: list[Translator] = []
+
+
+def _load(model: Path | None) -> None:
+    _translator.append(Translator.load(model, threads=1))
+
+
+def _result(path: Path) -> Result:
+    """Translate a file as the program does: its loudest second."""
+    (translator,) = _translator
+    found = translator.translate(path)
+    name = None
+    if found.state[0] is State.PICTURE:
+        assert translator.names is not None
+        embedding = translator.session.embed(to_unit(found.mels[:1])[:, None])
+        likely = translator.names.probabilities(embedding)[0]
+        name = translator.names.names[int(likely.argmax())]
+    return Result(state=found.state[0], name=name)
+
+
+def results_of(recording: Recording) -> dict[str, Result]:
+    """Perturb a recording in every way; what is made of it, and (``untouched``) of its own file."""
+    found = {"untouched": _result(recording.path)}
+    samples = audio.decode(recording.path, RATE_HZ)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, perturbation in PERTURBATIONS.items():
+            rng = np.random.default_rng(0)
+            found[name] = _result(perturbation.write(samples, rng, Path(folder) / "sound"))
+    return found
+
+
+def perturbed(
+    recordings_: list[Recording], model: Path | None, processes: int
+) -> Iterator[list[object]]:
+    """Measure every perturbation; yield the rows of the table."""
+    with ProcessPoolExecutor(processes, get_context("spawn"), _load, (model,)) as pool:
+        told = list(track(pool.map(results_of, recordings_), "recordings", total=len(recordings_)))
+    known = [i for i, recording in enumerate(recordings_) if recording.name]
+    unknown = [i for i, recording in enumerate(recordings_) if not recording.name]
+    for name in ("untouched", *PERTURBATIONS):
+        changed = [told[i][name] != told[i]["untouched"] for i in range(len(told))]
+        right = [told[i][name].name == recordings_[i].name for i in known]
+        drawn = [told[i][name].state is State.PICTURE for i in unknown]
+        quiet = Counter(told[i][name].state for i in range(len(told)))[State.QUIET]
+        yield [
+            name, _share([changed[i] for i in known]), _share(right),
+            _share([changed[i] for i in unknown]), _share(drawn), quiet,
+        ]  # fmt: skip
+
+
+def _share(hits: list[bool]) -> str:
+    return f"{sum(hits)} of {len(hits)} ({100 * np.mean(hits):.0f} %)" if hits else ""
+
+
 def main() -> None:
     """Measure what is asked for and write it."""
     parser = arguments(__doc__, "runs/real_sounds")
     parser.add_argument("--encoder", type=Path, action="append", default=[])
     parser.add_argument("--model", type=Path, default=None)
+    parser.add_argument("--files", metavar="MODEL", default=None, help="a model, or: bundled")
+    parser.add_argument("--clips", type=int, default=140, help="known ones, and unknown ones")
+    parser.add_argument("--everyday", type=Path, default=None, help="shared/everyday")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     bench = find_bench(args.data)
@@ -234,8 +334,20 @@ def main() -> None:
         head = ["", "seconds", "shown, %", "quiet, %", "unfamiliar, %", "refused by the critic, %",
                 "of what is shown, right, %", "loudest seconds shown, %"]  # fmt: skip
         parts.append(table(head, shown(bench, args.model, args.judges)) + "\n")
+    if args.files is not None:
+        model = None if args.files == "bundled" else Path(args.files)
+        translator = Translator.load(model, threads=1)
+        if translator.names is None:
+            parser.error(f"{args.files} has no names: which of its pictures are right is not known")
+        default = os.environ.get(_EVERYDAY_VARIABLE, "../shared/everyday")
+        everyday = args.everyday or Path(default)
+        found = chosen(everyday, bench, translator.names.names, args.clips)
+        head = ["", "known: another outcome", "known: right", "unknown: another outcome",
+                "unknown: drawn", "quiet"]  # fmt: skip
+        parts.append(table(head, list(perturbed(found, model, args.threads))) + "\n")
+        parts.append(f"devtest, seed 0, model {translator.info.label}, commit {commit()}\n")
     text = "\n".join(parts)
-    name = "encoders.md" if args.encoder else "shown.md"
+    name = "encoders.md" if args.encoder else "shown.md" if args.model else "files.md"
     with atomic_file(args.out / name) as temporary:
         temporary.write_text(text, "utf-8")
     print(text)

@@ -136,6 +136,7 @@ def test_nearest_photo_and_copying() -> None:
     unseen = nearest(rng.normal(size=(400, 4)), train)[1]
     fair = copying(distances, unseen)
     assert fair.closer == pytest.approx(0.05, abs=0.03)
+    assert fair.unseen_closer == 20 / 400
     assert fair.generated == pytest.approx(np.median(distances))
     copied = copying(nearest(train[:50] + 1e-3, train)[1], unseen)
     assert copied.closer == 1.0

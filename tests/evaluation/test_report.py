@@ -263,6 +263,14 @@ def test_everything_that_judges_can_bring_is_measured(
         assert words in page
     assert page.count("data:image/svg+xml;base64,") == 2
     assert page.count("data:image/jpeg;base64,") == 2
+    # Figures of this run: a toy class has twelve pictures, of four videos.
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "as 12 candidates are of one subject" in text
+    unseen = next(line for line in text.splitlines() if line.startswith("| unseen photos |"))
+    closer = report["fidelity"]["copying"]["unseen_closer"]
+    assert unseen.split("|")[3].strip() == f"{100 * closer:.1f}"
+    for of_other_runs in ("85 %", "about 80 %", "86 % a video"):
+        assert of_other_runs not in text
 
 
 def test_what_judges_lack_is_left_out_and_said(

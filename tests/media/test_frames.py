@@ -476,3 +476,86 @@ def test_an_encrypted_picture(tmp_path: Path) -> None:
         },
     )  # fmt: skip
     assert "is encrypted" in fault(path)
+
+
+# --- what is left of a damaged picture -----------------------------------------------------------
+
+
+def spoil(path: Path, first: int, last: int) -> Path:
+    """Write zeros over the packets of frames ``first`` to ``last - 1``."""
+    with av.open(str(path)) as container:
+        track = container.streams.video[0]
+        found = [
+            (packet.dts, packet.pos, packet.size)
+            for packet in container.demux(track)
+            if packet.size
+        ]
+    data = bytearray(path.read_bytes())
+    for _, at, size in sorted(found)[first:last]:
+        data[at : at + size] = bytes(size)
+    damaged = path.with_stem(f"{path.stem}-damaged")
+    damaged.write_bytes(data)
+    return damaged
+
+
+def seen(path: Path, times: list[float], *, strict: bool = False) -> tuple[list[Any], list[str]]:
+    with open_frames(path, strict=strict) as reader:
+        shown = [None if one.frame is None else number_of(one.frame) for one in reader.at(times)]
+        return shown, reader.warnings
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "avi"])
+def test_what_is_damaged_shows_nothing_until_the_next_key_frame(
+    tmp_path: Path, suffix: str
+) -> None:
+    """Frames that build on what is missing show nothing; the others are what they were."""
+    video = write(tmp_path / f"v.{suffix}", "mpeg4", 120, options={"g": "10", "bf": "0"})
+    times = [(k + 0.5) / FPS for k in range(120)]
+    damaged = spoil(video, 33, 58)
+    shown, warnings = seen(damaged, times)
+    with av.open(str(video)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    key = next(k for k in range(58, 120) if packets[k].is_keyframe)
+    lost = [k for k in range(120) if shown[k] is None]
+    # A decoder that is a frame behind takes one with it.
+    assert lost in ([*range(33, key)], [*range(32, key)])
+    assert all(shown[k] == k for k in range(120) if shown[k] is not None)
+    assert len(warnings) == 1
+    assert "is damaged or cut short at 1.10 s" in warnings[0]
+    # A time a second: the packets between key frames are passed over, damaged or not.
+    shown, warnings = seen(damaged, [0.5, 1.5, 2.5, 3.5])
+    assert shown == [15, None, 75, 105]
+    assert len(warnings) == 1
+    with pytest.raises(VideoError, match="is damaged or cut short"):
+        seen(damaged, times, strict=True)
+
+
+def test_a_picture_that_ends_too_early_is_seen_up_to_there(tmp_path: Path) -> None:
+    video = write(
+        tmp_path / "v.mp4", "mpeg4", 120, options={"g": "10", "bf": "0"},
+        container_options={"movflags": "faststart"},
+    )  # fmt: skip
+    data = video.read_bytes()
+    video.write_bytes(data[: len(data) * 6 // 10])
+    times = [(k + 0.5) / FPS for k in range(140)]
+    shown, warnings = seen(video, times)
+    there = sum(one is not None for one in shown)
+    assert 40 < there < 80
+    assert shown == [*range(there), *[None] * (140 - there)]
+    assert len(warnings) == 1
+    with pytest.raises(VideoError, match="is damaged or cut short"):
+        seen(video, times, strict=True)
+
+
+def test_a_picture_of_which_nothing_can_be_decoded(tmp_path: Path) -> None:
+    video = write(tmp_path / "v.mp4", "mpeg4", 60, options={"g": "10", "bf": "0"})
+    shown, warnings = seen(spoil(video, 0, 60), [k / FPS for k in range(60)])
+    assert shown == [None] * 60
+    assert len(warnings) == 1
+
+
+def test_a_recording_that_begins_inside_a_picture_is_not_damaged(tmp_path: Path) -> None:
+    video = write(tmp_path / "v.mp4", "mpeg4", 60, options={"g": "10", "bf": "0"})
+    shown, warnings = seen(spoil(video, 0, 3), [(k + 0.5) / FPS for k in range(60)])
+    assert shown[10:] == list(range(10, 60))
+    assert warnings == []

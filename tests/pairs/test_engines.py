@@ -1,7 +1,8 @@
-"""The pool on this machine: every clip done once, and one that kills its worker costs itself."""
+"""The workers on this machine: every clip done once, and one that kills its worker costs itself."""
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -10,13 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 
 import pytest
 
-from soundsight.core.errors import OutputError
+from soundsight.core.errors import DataError, OutputError
 from soundsight.media import synth
-from soundsight.pairs import engines
+from soundsight.pairs import engines, workers
 from soundsight.pairs.clean import CleanConfig
 from soundsight.pairs.engines import Job, run_local
 from soundsight.pairs.ingest import IngestConfig, Outcome
@@ -30,8 +32,27 @@ FAULTY = '''
 import os, signal, time
 from soundsight.pairs.ingest import ingest as real
 from soundsight.pairs.staging import NoSpaceError, PartWriter
+from soundsight.pairs.workers import _serve
+
+def once(name):
+    """Whether it is the first time that a process asks."""
+    try:
+        os.close(os.open(os.path.join(os.path.dirname(__file__), name), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+def end_at_once(pipe):
+    os._exit(7)
+
+def end_the_first_time(pipe):
+    if once("ended"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    _serve(pipe)
 
 def ingest(clip, config, part):
+    if "killed always" in clip.key or ("killed" in clip.key and once(clip.key)):
+        os.kill(os.getpid(), signal.SIGKILL)
     if "segfault" in clip.key:
         with PartWriter(part):
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -107,6 +128,78 @@ def test_a_worker_that_dies_or_hangs_costs_only_its_clip(video: Path, tmp_path: 
 
 
 @pytest.mark.usefixtures("faulty")
+def test_a_clip_whose_worker_is_killed_is_done_once_more(video: Path, tmp_path: Path) -> None:
+    """A system that is short of memory kills whom it likes: that says nothing of the clip."""
+    work = jobs(video, ["a", "killed", "killed always", "b"], tmp_path / "parts")
+    outcomes = {outcome.clip: outcome for outcome in run_local(work, RAW, 2)}
+    assert len(outcomes) == 4
+    a, killed, always, b = (outcomes[job.clip.id].failure for job in work)
+    assert (a, killed, b) == (None, None, None)
+    assert str(always).startswith("had its worker killed twice")
+
+
+@pytest.mark.usefixtures("faulty")
+def test_workers_that_end_before_they_work_are_replaced_and_then_one_line(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty_ingest = sys.modules["faulty_ingest"]
+    monkeypatch.setattr(workers, "_serve", faulty_ingest.end_the_first_time)
+    work = jobs(video, ["a", "b", "c"], tmp_path / "parts")
+    outcomes = list(run_local(work, RAW, 1))
+    assert {outcome.clip for outcome in outcomes} == {job.clip.id for job in work}
+    assert {outcome.failure for outcome in outcomes} == {None}
+    monkeypatch.setattr(workers, "_serve", faulty_ingest.end_at_once)
+    with pytest.raises(
+        DataError, match=r"or they end at once \(exit code 7\): free memory, or pass fewer"
+    ) as error:
+        list(run_local(work, RAW, 2))
+    assert len(str(error.value).splitlines()) == 1
+    assert multiprocessing.active_children() == []
+
+
+def test_workers_that_cannot_be_started_are_one_line(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(SpawnProcess, "start", refused)
+    before = dict(os.environ)
+    with pytest.raises(
+        DataError, match=r"Resource temporarily unavailable.*the same command again"
+    ):
+        list(run_local(jobs(video, ["a"], tmp_path), RAW, 1))
+    monkeypatch.setattr(SpawnContext, "Pipe", refused)
+    with pytest.raises(DataError, match="Resource temporarily unavailable"):
+        list(run_local(jobs(video, ["a"], tmp_path), RAW, 1))
+    assert dict(os.environ) == before
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_clip_is_guarded_by_a_process_that_is_made_anew(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker of Ray does with its clips."""
+    faulty_ingest = sys.modules["faulty_ingest"]
+    monkeypatch.setattr(workers, "_serve", faulty_ingest.end_the_first_time)
+    work = jobs(video, ["a", "killed", "segfault", "b"], tmp_path / "parts")
+    try:
+        found = [engines._guarded(job, RAW, 60.0).failure for job in work]
+    finally:
+        while engines._guards:
+            engines._guards.pop().close()
+    assert found == [None, None, "makes the decoder crash: repair or remove it", None]
+    monkeypatch.setattr(workers, "_serve", faulty_ingest.end_at_once)
+    try:
+        with pytest.raises(DataError, match="they end at once"):
+            engines._guarded(work[0], RAW, 60.0)
+    finally:
+        while engines._guards:
+            engines._guards.pop().close()
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.usefixtures("faulty")
 def test_a_full_disk_in_a_worker_ends_the_run(video: Path, tmp_path: Path) -> None:
     work = jobs(video, ["a", "full", *(f"v{k}" for k in range(30))], tmp_path / "parts")
     done: list[Outcome] = []
@@ -114,7 +207,7 @@ def test_a_full_disk_in_a_worker_ends_the_run(video: Path, tmp_path: Path) -> No
         done.extend(run_local(work, RAW, 2))
     assert multiprocessing.active_children() == []
     # Little is begun that nobody will wait for.
-    assert len(os.listdir(tmp_path / "parts")) < 20
+    assert len(list(tmp_path.glob("parts/*"))) < 20
 
 
 def test_a_place_that_cannot_be_written_ends_the_run(video: Path, tmp_path: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -383,6 +385,113 @@ def test_a_disk_that_really_refuses_more(tmp_path: Path, counting: Path) -> None
     assert done.stdout.startswith("NoSpaceError no space left for ")
     assert len(done.stdout.splitlines()) == 1
     assert os.listdir(tmp_path) == []
+
+
+# --- what is damaged in part ---------------------------------------------------------------------
+
+
+def make_mp4(path: Path, seconds: int, fps: int = 10) -> Path:
+    """Frame k is a grey of level 3 k, a key frame every second; with noise."""
+    av = quiet_av()
+    with av.open(os.fspath(path), "w", options={"movflags": "faststart"}) as container:
+        picture = container.add_stream(
+            "mpeg4", rate=fps, options={"g": str(fps), "bf": "0", "sc_threshold": "1000000000"}
+        )
+        picture.width = picture.height = 64
+        picture.pix_fmt = "yuv420p"
+        voice = container.add_stream("aac", rate=RATE_HZ, layout="mono")
+        sound = noise(seconds)
+        size = RATE_HZ // fps
+        for k in range(seconds * fps):
+            frame = av.VideoFrame.from_ndarray(flat(3 * k), format="rgb24")
+            container.mux(picture.encode(frame.reformat(format="yuv420p")))
+            heard = av.AudioFrame.from_ndarray(
+                sound[None, k * size : (k + 1) * size], format="fltp", layout="mono"
+            )
+            heard.sample_rate, heard.pts = RATE_HZ, k * size
+            container.mux(voice.encode(heard))
+        container.mux(picture.encode(None))
+        container.mux(voice.encode(None))
+    return path
+
+
+def spoilt(video: Path, start_s: float, end_s: float) -> Path:
+    """The same with zeros in the place of the pictures between two times."""
+    with quiet_av().open(os.fspath(video)) as container:
+        track = container.streams.video[0]
+        places = [
+            (packet.pos, packet.size)
+            for packet in container.demux(track)
+            if packet.size and start_s <= packet.pts * packet.time_base < end_s
+        ]
+    data = bytearray(video.read_bytes())
+    for at, size in places:
+        data[at : at + size] = bytes(size)
+    damaged = video.with_stem("damaged")
+    damaged.write_bytes(data)
+    return damaged
+
+
+def test_the_readable_part_of_a_damaged_picture_is_kept(tmp_path: Path) -> None:
+    whole = make_mp4(tmp_path / "whole.mp4", 8)
+    key = "sub/v.mp4"
+    _, expected = cut(Clip(path=str(whole), key=key, group="v"), RAW, tmp_path / "whole")
+    assert len(expected) == 8
+    clip = Clip(path=str(spoilt(whole, 3.2, 5.0)), key=key, group="v")
+    part, records = cut(clip, RAW, tmp_path / "damaged")
+    assert records == [record for k, record in enumerate(expected) if k not in (3, 4)]
+    assert part.about["unseen"] == 2
+    assert part.about["damage"].startswith("is damaged or cut short at 3.")
+    outcome = ingest(clip, RAW, tmp_path / "again.part")
+    assert (outcome.pairs, outcome.failure) == (6, None)
+    assert outcome.damage == part.about["damage"]
+    part, records = cut(clip, replace(RAW, strict=True), tmp_path / "strict")
+    assert records == []
+    assert "is damaged or cut short" in part.about["failure"]
+    # Of what is not damaged a strict run says the same.
+    strict = replace(RAW, strict=True)
+    part, records = cut(Clip(path=str(whole), key=key, group="v"), strict, tmp_path / "other")
+    assert records == expected
+    assert "damage" not in part.about
+
+
+def test_a_clip_of_which_no_pair_is_left_says_that_it_is_damaged(tmp_path: Path) -> None:
+    video = spoilt(make_mp4(tmp_path / "v.mp4", 3), 0.0, 3.0)
+    part, records = cut(video, RAW, tmp_path)
+    assert records == []
+    assert part.about["failure"].startswith("is damaged or cut short")
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_the_sound_track_notes_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counting: Path, strict: bool
+) -> None:
+    """A track that fills its list of warnings while its blocks are read."""
+    real = room.open_soundtrack
+
+    @contextlib.contextmanager
+    def noting(path: Path, *args: Any, **options: Any) -> Iterator[Any]:
+        warnings: list[str] = []
+
+        def blocks(given: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+            # Two seconds, however long the blocks are.
+            whole = np.concatenate(list(given))
+            yield whole[: 2 * RATE_HZ]
+            warnings.append(f"{path} is damaged or cut short at 2.00 s: get it again")
+
+        with real(path, *args, **options) as track:
+            yield SimpleNamespace(
+                start_s=track.start_s, blocks=blocks(track.blocks), warnings=warnings
+            )
+
+    monkeypatch.setattr(room, "open_soundtrack", noting)
+    part, records = cut(counting, replace(RAW, strict=strict), tmp_path)
+    reason = "is damaged or cut short at 2.00 s: get it again"
+    if strict:
+        assert (part.about["failure"], records) == (reason, [])
+    else:
+        assert part.about["damage"] == reason
+        assert [about["start_s"] for about in sidecars(records)] == [0.0, 1.0]
 
 
 # --- clips that change, clips from elsewhere -----------------------------------------------------

@@ -53,6 +53,7 @@ class World:
         label: str | None = None,
         reasons: dict[int, tuple[str, ...]] | None = None,
         failure: str | None = None,
+        damage: str | None = None,
         unseen: int = 0,
         likeness: VideoPrint | None = None,
     ) -> Clip:
@@ -64,6 +65,8 @@ class World:
             if failure is not None:
                 writer.about["failure"] = failure
                 return clip
+            if damage is not None:
+                writer.about["damage"] = damage
             if likeness is not None:
                 rank = {"test": 0, "val": 1}.get(split or "", 2)
                 own = replace(likeness, key=f"{rank} {clip.id}")
@@ -217,6 +220,24 @@ def test_the_bytes_depend_on_the_clips_not_on_their_order(new_world: Callable[[]
     assert found[0] == found[1]
 
 
+def test_what_is_damaged_in_part_is_counted_and_named(new_world: Callable[[], World]) -> None:
+    world = new_world()
+    world.add("a", 2, damage="is cut short")
+    world.add("b", 1)
+    about = world.pack()
+    assert about["counts"]["damaged"] == 1
+    assert about["counts"]["failed"] == 0
+    assert about["counts"]["pairs"] == 3
+    assert (world.folder / "damaged.csv").read_text() == "path,reason\na.mp4,is cut short\n"
+    assert list(verify(world.folder)) == []
+    # The next dataset in this place does not inherit the table.
+    again = World(world.folder, world.make_record)
+    again.add("b", 1)
+    assert again.pack()["counts"]["damaged"] == 0
+    assert not (world.folder / "damaged.csv").exists()
+    assert list(verify(world.folder)) == []
+
+
 # --- splits --------------------------------------------------------------------------------------
 
 
@@ -242,6 +263,18 @@ def test_adding_videos_moves_no_other(new_world: Callable[[], World]) -> None:
         world.pack(replace(PLAIN, shares=(0.4, 0.3, 0.3)))
     for split in ("train", "val", "test"):
         assert clips_of(few.folder, split) <= clips_of(many.folder, split)
+
+
+def test_three_videos_make_three_splits(new_world: Callable[[], World]) -> None:
+    """Whatever their names; a video whose pairs are all dropped fills none."""
+    for number in range(4):
+        world = new_world()
+        for k in range(3):
+            world.add(f"clip {number} {k}", 1)
+        world.add("black", 1, reasons={0: ("black",)})
+        world.add("broken", failure="no video")
+        about = world.pack(replace(CLEANED, shares=(0.8, 0.1, 0.1)))
+        assert [part["videos"] for part in about["splits"].values()] == [1, 1, 1]
 
 
 def test_what_a_manifest_reserves_is_respected(world: World) -> None:

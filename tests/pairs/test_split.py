@@ -1,13 +1,15 @@
-"""Splits: a function of the group's name alone."""
+"""Splits: a function of the group's name, and none left empty that could be filled."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from soundsight.core.errors import ConfigError
-from soundsight.pairs.split import SPLITS, parse_shares, split_of
+from soundsight.pairs.split import SPLITS, _place, parse_shares, split_of, splits_of
 
 SHARES = (0.8, 0.1, 0.1)
 
@@ -56,6 +58,45 @@ def test_a_smaller_train_share_only_moves_groups_out_of_train() -> None:
     small = {name for name in names if split_of(name, (0.5, 0.25, 0.25)) == "train"}
     large = {name for name in names if split_of(name, SHARES) == "train"}
     assert small < large
+
+
+@given(
+    names=st.sets(st.text(max_size=6), min_size=1, max_size=9),
+    shares=st.sampled_from([SHARES, (0.9, 0.1, 0.0), (0.0, 0.5, 0.5), (1.0, 0.0, 0.0)]),
+)
+def test_no_split_stays_empty_that_can_be_filled(
+    names: set[str], shares: tuple[float, float, float]
+) -> None:
+    found = splits_of(names, shares)
+    assert found == splits_of(sorted(names), shares) == splits_of(sorted(names)[::-1], shares)
+    asked = {split for split, share in zip(SPLITS, shares, strict=True) if share}
+    counts = Counter(found.values())
+    assert counts.keys() <= asked
+    assert len(counts) == min(len(names), len(asked))
+    # No more are moved than there were empty splits.
+    by_name = {name: split_of(name, shares) for name in names}
+    moved = [name for name in names if found[name] != by_name[name]]
+    assert len(moved) == len(counts) - len(set(by_name.values()))
+
+
+def test_the_nearest_name_stands_in_until_one_of_its_own_comes() -> None:
+    shares = (0.5, 0.25, 0.25)
+    assert splits_of("abf", shares) == {"a": "train", "b": "train", "f": "train"} | {
+        max("abf", key=_place): "val",
+        sorted("abf", key=_place)[1]: "test",
+    }
+    assert splits_of("abfdc", shares) == {
+        "a": "train", "b": "train", "f": "train", "d": "val", "c": "test",
+    }  # fmt: skip
+
+
+def test_what_a_source_asks_for_is_kept() -> None:
+    names = [f"clip {k}" for k in range(4)]
+    fixed = dict.fromkeys(names, "train")
+    assert splits_of(names, SHARES, fixed) == fixed
+    free = next(name for name in names if split_of(name, SHARES) == "train")
+    del fixed[free]
+    assert splits_of(names, SHARES, fixed) == fixed | {free: "val"}
 
 
 def test_shares_are_read() -> None:

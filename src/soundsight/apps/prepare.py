@@ -106,6 +106,10 @@ def prepare(
         bool,
         typer.Option("--retry-failures", help="Try videos that failed in an unfinished run again."),
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse a damaged video instead of using what can be read."),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a dataset that is there.")
     ] = False,
@@ -117,7 +121,7 @@ def prepare(
 
     A run that was stopped, in whatever way, goes on with the same command.
     """
-    need(_COMMAND, "prepare", "fsspec", "imagehash", "pebble")
+    need(_COMMAND, "prepare", "fsspec", "imagehash")
     local_output(out)
     if address is not None and engine != "ray":
         raise ConfigError("--address is that of a Ray cluster: pass --engine ray with it")
@@ -143,6 +147,7 @@ def prepare(
         quality=quality,
         duplicates=DUPLICATES in steps,
         clean=replace(CleanConfig(), steps=steps.pairwise),
+        strict=strict,
     )
     pack = PackConfig(
         steps=steps.pairwise,
@@ -341,7 +346,13 @@ class _Run:
                     kept = sum(not entry.reasons for entry in part.entries)
                     dropped = len(part.entries) - kept
                     tally.take_over(
-                        Outcome(clip=clip.id, pairs=kept, dropped=dropped, failure=failure)
+                        Outcome(
+                            clip=clip.id,
+                            pairs=kept,
+                            dropped=dropped,
+                            failure=failure,
+                            damage=part.about.get("damage"),
+                        )
                     )
                     continue
             yield clip

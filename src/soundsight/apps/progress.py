@@ -30,6 +30,7 @@ class Tally:
         self.pairs = 0
         self.dropped = 0
         self.failed = skipped
+        self.damaged = 0
         self._began = time.monotonic()
         self._fresh_videos = 0
         self._fresh_pairs = 0
@@ -49,12 +50,14 @@ class Tally:
         self.pairs += outcome.pairs
         self.dropped += outcome.dropped
         self.failed += outcome.failure is not None
+        self.damaged += outcome.damage is not None
 
     def rates(self) -> str:
         spent_s = max(1e-3, time.monotonic() - self._began)
         return (
             f"{self._fresh_videos / spent_s:.1f} videos/s, {self._fresh_pairs / spent_s:.0f} "
             f"pairs/s, {self.dropped} dropped, {self.failed} failed"
+            + (f", {self.damaged} damaged" if self.damaged else "")
         )
 
     def left(self) -> str:
@@ -155,6 +158,12 @@ def summarise(out: Path) -> None:
         named = out / "failures.csv"
         failed = f", {counts['failed']} failed: see {named}" if counts["failed"] else ""
         say(f"videos: {counts['clips']}{failed}")
+        if counts.get("damaged"):
+            say(
+                f"warning: {_counted(counts['damaged'], 'video')} damaged and used as far as can "
+                f"be read: see {out / 'damaged.csv'} (--strict refuses such)",
+                err=True,
+            )
         say(f"pairs cut: {counts['pairs_cut']}")
         for line in funnel_lines(counts["cleaning"]):
             say(f"  {line}")
@@ -187,12 +196,17 @@ def _warn_of_empty(about: Mapping[str, Any]) -> None:
         for (name, split), share in zip(about["splits"].items(), shares, strict=True)
         if share and not split["pairs"]
     ]
-    if empty:
-        say(
-            f"warning: no pair in {' and '.join(empty)}: the split is a hash of the video's name, "
-            "not a quota, so few videos may miss one; a manifest can name splits",
-            err=True,
-        )
+    if not empty:
+        return
+    asked = sum(share > 0 for share in shares)
+    videos = sum(split["groups"] for split in about["splits"].values())
+    why = (
+        f"{_counted(videos, 'video')} cannot fill {asked} splits: add videos, or ask for fewer "
+        "with --split"
+        if videos < asked
+        else "the manifest or the layout leaves it no video, or cleaning no pair"
+    )
+    say(f"warning: no pair in {' and '.join(empty)}: {why}", err=True)
 
 
 def _counted(count: int, noun: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from soundsight.evaluation import blind
+from soundsight.evaluation.fidelity import HASH_BITS, NEAR_DUPLICATE_BITS
 from soundsight.evaluation.informativity import MEAN
 from soundsight.evaluation.page import Document, Figure, Section, Table, per_cent
 from soundsight.evaluation.seconds import (
@@ -18,6 +19,8 @@ from soundsight.evaluation.seconds import (
 )
 from soundsight.evaluation.stored import BASELINE
 from soundsight.pairs.bench import SUBJECTS
+from soundsight.runtime.critic import INAUDIBLE_LEVEL
+from soundsight.training.judge_tables import FLOOR
 
 REAL_PHOTOS = "real photos"
 
@@ -160,7 +163,8 @@ def _informativity(report: Mapping[str, Any]) -> Section:
         ],
         tables=[share_table("Informativity, %", rows, strong)],
         notes=[
-            "*audible seconds*: those whose log-mel has a mean level of at least 2 of 255.",
+            "*audible seconds*: those whose log-mel has a mean level of at least "
+            f"{INAUDIBLE_LEVEL:g} of 255.",
             "*mean of each video*: the seconds of a video are averaged first, so that videos count "
             "the same.",
             "*nothing hidden*: every picture counts, also those that the program would not show "
@@ -189,8 +193,9 @@ def _controls(rows: Mapping[str, Any]) -> Section:
         texts=["Without these a share says nothing: a judge may accept anything."],
         tables=tables,
         notes=[
-            "*real photos* is the ceiling; each *floor* must stay under 5: the threshold is set by "
-            "the photos alone, so a judge with a higher floor is to be retrained.",
+            f"*real photos* is the ceiling; each *floor* must stay under {100 * FLOOR:g}: the "
+            "threshold is set by the photos alone, so a judge with a higher floor is to be "
+            "retrained.",
             "*shuffled sounds*: the picture of a sound of another class, judged by this sound's "
             "judge; *informativity minus shuffled* is paired by sound.",
             "*silence* and *white noise*: what each class's judge accepts of their pictures.",
@@ -248,7 +253,10 @@ def _judges(report: Mapping[str, Any]) -> Section:
         )
     return Section(
         title="The judges",
-        texts=["A threshold is the score that 85 % of a class's real val photos reach."],
+        texts=[
+            "A threshold is set by the class's real val photos alone: by the share of them that "
+            "reaches it."
+        ],
         tables=tables,
     )
 
@@ -258,9 +266,9 @@ def _classes(report: Mapping[str, Any]) -> Section:
     return Section(
         title="What a viewer would see",
         texts=[
-            "An independent classifier of real photos says which of the five subjects each picture "
-            "shows; chance is 20 %. Nothing is hidden here. A classifier of the sounds themselves "
-            "reaches about 80 % a second and 86 % a video: no picture can tell more than the sound."
+            f"An independent classifier of real photos says which of the {len(SUBJECTS)} subjects "
+            f"each picture shows; chance is {100 / len(SUBJECTS):.0f} %. Nothing is hidden here. "
+            "No picture can tell more than the sound does."
         ],
         tables=[
             share_table("Class accuracy, %", rows, [RIGHT]),
@@ -288,6 +296,7 @@ def _confusion(counts: Sequence[Sequence[int]], unit: str) -> Table:
 def _retrieval(report: Mapping[str, Any]) -> Section:
     found = report["retrieval"]
     rows = {name: row for name, row in report["rows"].items() if name.startswith(RETRIEVAL)}
+    of_a_class = found["candidates"] // sum(count > 0 for count in report["sounds"].values())
     chance = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found["chance"].items())
     return Section(
         title="Retrieval",
@@ -298,8 +307,8 @@ def _retrieval(report: Mapping[str, Any]) -> Section:
         tables=[share_table("Retrieval, %", rows)],
         notes=[
             "*precision@k*: how many of the k nearest are of the sound's class.",
-            "*R@k*: whether its own picture is among the k nearest; low by nature, as about twenty "
-            "candidates show the same subject.",
+            "*R@k*: whether its own picture is among the k nearest; low by nature, as "
+            f"{of_a_class} candidates are of one subject.",
             f"By chance: {chance}.",
         ],
     )
@@ -355,7 +364,7 @@ def _fidelity(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Secti
                 [
                     "unseen photos",
                     f"{copies['real']:.3f}",
-                    "5.0",
+                    _percent(copies.get("unseen_closer")),
                     _percent(copies.get("unseen_near_duplicates")),
                 ],
             ],
@@ -374,8 +383,8 @@ def _fidelity(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Secti
             "pictures.",
             "Copies would be nearer to training photos than unseen photos are; pictures of the "
             "most common kind are near to many without repeating one, so look at the sheet. "
-            "*near-duplicates*: pictures whose 256-bit difference hash is within 20 bits of that "
-            "of a training photo or of its mirror image.",
+            f"*near-duplicates*: pictures whose {HASH_BITS}-bit difference hash is within "
+            f"{NEAR_DUPLICATE_BITS} bits of that of a training photo or of its mirror image.",
         ],
     )
 

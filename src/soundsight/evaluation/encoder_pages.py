@@ -111,8 +111,9 @@ def document_of(report: dict[str, Any], figures: Sequence[Figure]) -> Document:
     classes, settings, model = list(report["sounds"]), report["settings"], report["model"]
     total = sum(report["sounds"].values())
     head = ["", MEAN, *classes]
+    intervals = f"with {100 * settings['confidence']:.0f} % intervals over videos"
     accuracy = Table(
-        caption="Right classes in per cent, with 95 % intervals over videos",
+        caption=f"Right classes in per cent, {intervals}",
         head=head,
         rows=[
             [name, *(per_cent(row.get(key)) for key in head[1:])]
@@ -156,7 +157,7 @@ def document_of(report: dict[str, Any], figures: Sequence[Figure]) -> Document:
     ]
     if report["errors"]:
         errors = Table(
-            caption="Mean squared error in [-1, 1], with 95 % intervals over videos",
+            caption=f"Mean squared error in [-1, 1], {intervals}",
             head=head,
             rows=[
                 [name, *(_error(row.get(key)) for key in head[1:])]

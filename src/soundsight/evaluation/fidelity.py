@@ -259,12 +259,14 @@ class Copying:
         closer: share of generated pictures under ``near``; about .05 where nothing is copied. A
             high share asks for a look at the nearest photos: pictures of the most common kind are
             near to many photos without repeating one.
+        unseen_closer: the same share of the photos that were never in training.
     """
 
     generated: float
     real: float
     near: float
     closer: float
+    unseen_closer: float
 
 
 def copying(generated: NDArray[np.floating], real: NDArray[np.floating]) -> Copying:
@@ -285,6 +287,7 @@ def copying(generated: NDArray[np.floating], real: NDArray[np.floating]) -> Copy
         real=float(np.median(real)),
         near=near,
         closer=float((generated < near).mean()),
+        unseen_closer=float((real < near).mean()),
     )
 
 
@@ -332,6 +335,8 @@ NEAR_DUPLICATE_BITS = 20
 """Photos whose 256-bit difference hashes differ in at most so many bits are taken for one."""
 
 _HASH_SIDE = 16
+HASH_BITS = _HASH_SIDE**2
+"""Bits of a picture's difference hash."""
 
 
 def difference_hash(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -349,7 +354,7 @@ def difference_hash(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
         for i in images
     ]
     if not small:
-        return np.zeros((0, _HASH_SIDE**2), np.bool_)
+        return np.zeros((0, HASH_BITS), np.bool_)
     return (np.diff(np.stack(small), axis=2) > 0).reshape(len(small), -1)
 
 

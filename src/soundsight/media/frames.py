@@ -9,6 +9,8 @@ that it is known which frame each wanted time shows before anything is decoded. 
 * no frame is converted to colours here: the caller converts those that it keeps.
 
 Where packets do not tell when they are shown, every frame is decoded and placed by its own stamp.
+
+What is damaged shows nothing: a reader that is not strict notes it and goes on behind it.
 """
 
 from __future__ import annotations
@@ -83,18 +85,23 @@ class FrameReader:
         start_s: when the picture starts, in seconds of the file's clock.
         duration_s: when the picture ends, in seconds of the file's clock, or None where the file
             does not tell.
+        warnings: what was found to be damaged so far, where the reader is not strict; a line each.
     """
 
-    def __init__(self, container: Any, track: Any, where: str) -> None:
+    def __init__(self, container: Any, track: Any, where: str, *, strict: bool = True) -> None:
         self._container = container
         self._track = track
         self._where = where
+        self.strict = strict
+        self.warnings: list[str] = []
         self._tick_s = float(track.time_base)
         self._origin_s = origin_s(container)
         self.skips = str(track.codec_context.name) in _SKIPPING
         # AVI has no time stamps: it counts frames.
         self.counts = container.format.name == "avi"
         self.pixel_aspect: Fraction | None = track.sample_aspect_ratio or None
+        # Whether reading has failed before the file's end.
+        self.torn = False
         self.start_s = float((track.start_time or 0) * track.time_base) - self._origin_s
         self.duration_s: float | None = None
         if track.duration is not None:
@@ -109,7 +116,8 @@ class FrameReader:
                 of what has been yielded.
 
         Raises:
-            VideoError: where the picture is damaged.
+            VideoError: where the picture is damaged and the reader is strict; where it is
+                encrypted.
         """
         times = iter(times_s)
         first_s = next(times, None)
@@ -162,7 +170,8 @@ class FrameReader:
                     first = False
                 yield packet
         except (av.error.FFmpegError, OSError):
-            raise VideoError(f"{self._where} is damaged or cut short: get it again") from None
+            self.torn = True
+            self.note(VideoError(f"{self._where} is damaged or cut short: get it again"))
 
     def decode(self, packet: Any, *, wanted: bool) -> list[Any]:
         """Send one packet (None: no more) and return the frames that come out.
@@ -181,8 +190,14 @@ class FrameReader:
         self._track.codec_context.flush_buffers()
 
     def damage(self, at_s: float) -> VideoError:
-        """The error for a picture that breaks off at a time."""
+        """The error for a picture that is damaged at a time."""
         return VideoError(damaged(self._where, max(0.0, at_s)))
+
+    def note(self, error: VideoError) -> None:
+        """Raise an error, or keep its words where the reader is not strict."""
+        if self.strict:
+            raise error from None
+        self.warnings.append(str(error))
 
     def is_cut(self) -> bool:
         """Whether the index lists frames beyond the file's end."""
@@ -214,6 +229,14 @@ class _Plan:
         self._first_dts: int | None = None
         self._count_shift: int | None = None
         self._faults = 0
+        # After a fault, until the next key frame: what is decoded builds on what is missing. Time
+        # stamps of such packets, and whether there was one since a frame came.
+        self._broken = False
+        self._lost: set[int] = set()
+        self._interrupted = False
+        # Whether any packet has failed, and whether any frame has come.
+        self._failed = False
+        self._began = False
         self._started = False
         self._end_s = 0.0
 
@@ -288,6 +311,7 @@ class _Plan:
             yield from self._drain()
             self._reader.restart()
             self._recent.clear()
+            self._lost.clear()
         self._held, self._held_bytes = [], 0
         self._stamps = [s for s in self._stamps if s > key.pts]
 
@@ -308,19 +332,41 @@ class _Plan:
 
     def _frames(self, packet: Any, wanted: bool) -> Iterator[Shown]:
         av = quiet_av()
+        if packet is not None and packet.is_keyframe:
+            self._broken = False
         try:
             frames = self._reader.decode(packet, wanted=wanted)
             self._faults = 0
         except (av.error.FFmpegError, OSError):
-            self._faults += 1
-            if self._faults >= _FAULTS:
-                raise self._reader.damage(self._end_s) from None
+            self._fault(packet)
             return
+        if self._broken and packet is not None and packet.pts is not None:
+            self._lost.add(packet.pts)
         for frame in frames:
             stamp = self._stamp_of(frame)
             if stamp is not None:
                 frame.pts = stamp
                 yield from self._came(frame)
+
+    def _fault(self, packet: Any) -> None:
+        """Take note of a packet that cannot be decoded."""
+        self._faults += 1
+        if self._reader.strict:
+            if self._faults >= _FAULTS:
+                raise self._reader.damage(self._end_s) from None
+            return
+        self._failed |= packet is not None
+        # Cut recordings often begin inside a picture: that is no damage yet.
+        first_told = 1 if self._began else _FAULTS
+        if packet is None or self._faults < first_told:
+            return
+        self._broken = self._interrupted = True
+        at_s = self._end_s
+        if packet.pts is not None:
+            self._lost.add(packet.pts)
+            at_s = self._reader.seconds(packet.pts)
+        if self._faults == first_told:
+            self._reader.note(self._reader.damage(at_s))
 
     def _stamp_of(self, frame: Any) -> int | None:
         """The time stamp of a decoded frame."""
@@ -339,15 +385,18 @@ class _Plan:
 
     def _came(self, frame: Any) -> Iterator[Shown]:
         """Take a decoded frame; they come in the order in which they are shown."""
+        if self._decode_all and self._broken:
+            return
         if self._decode_all:
             # Wanted times before this frame are shown by the one before it.
             begin_s = self._reader.seconds(frame.pts) - self._reader.tolerance_s
-            last = self._recent[-1].pts if self._recent else None
+            last = self._recent[-1].pts if self._recent and not self._interrupted else None
             while self._next_s is not None and self._next_s < begin_s:
                 self._known.append((self._next_s, last))
                 self._advance()
             yield from self._empty()
         self._recent.append(frame)
+        self._began, self._interrupted = True, False
         yield from self._empty()
 
     def _empty(self, *, last: bool = False) -> Iterator[Shown]:
@@ -363,6 +412,8 @@ class _Plan:
                 # A frame that the decoder could not make is stood in for by the one before it.
                 fits = [frame for frame in self._recent if frame.pts <= stamp]
                 frame = fits[-1] if fits else None
+                if stamp in self._lost:
+                    frame = None
                 at_s = self._reader.seconds(frame.pts) if frame is not None else t_s
                 yield Shown(t_s=t_s, frame=frame, frame_s=at_s)
             self._known.popleft()
@@ -382,16 +433,19 @@ class _Plan:
                 self._stamps = [last.pts]
         else:
             yield from self._resolve(self._end_s)
+        if self._failed and not self._began and not self._reader.warnings:
+            # No frame has come, and none will.
+            self._reader.note(self._reader.damage(0.0))
         end_s = max(self._end_s, self._reader.duration_s or 0.0)
         missing = self._next_s is not None and self._next_s < end_s - 1e-9
-        is_cut = missing and self._reader.is_cut()
+        is_cut = missing and (self._reader.torn or self._reader.is_cut())
         if not is_cut:
             # The last frame stays to the end.
             yield from self._resolve(end_s)
         if self._started and not self._decode_all:
             yield from self._drain()
-        if is_cut:
-            raise self._reader.damage(self._end_s)
+        if is_cut and not self._reader.torn:
+            self._reader.note(self._reader.damage(self._end_s))
         while self._next_s is not None:
             yield Shown(t_s=self._next_s, frame=None, frame_s=self._next_s)
             self._advance()
@@ -451,8 +505,12 @@ def _recovers_at_once(unit: bytes) -> bool | None:
 
 
 @contextlib.contextmanager
-def open_frames(path: str | os.PathLike[str]) -> Iterator[FrameReader]:
+def open_frames(path: str | os.PathLike[str], *, strict: bool = True) -> Iterator[FrameReader]:
     """Open the picture of a video.
+
+    Args:
+        path: the file.
+        strict: raise where the picture is found to be damaged, instead of noting it.
 
     Raises:
         VideoError: when the file is missing, cannot be read, is encrypted or has no picture track.
@@ -465,7 +523,7 @@ def open_frames(path: str | os.PathLike[str]) -> Iterator[FrameReader]:
         discard_others(container, track)
         # Whole videos are spread over the cores; a thread each is the fastest a core.
         track.codec_context.thread_count = 1
-        yield FrameReader(container, track, str(file))
+        yield FrameReader(container, track, str(file), strict=strict)
 
 
 def picture_track(container: Any, file: Path) -> Any:

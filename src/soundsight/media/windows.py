@@ -146,6 +146,8 @@ class _Cutter:
         frames = self._computable()
         self._compute(frames * self._config.hop_samples)
         yield from self._cut(min(frames, self._received // self._config.hop_samples), None)
+        # Also where no segment was ready: a long step is passed over without being held.
+        self._forget()
 
     def _computable(self) -> int:
         """How many frames have all the samples that they see."""
@@ -188,25 +190,22 @@ class _Cutter:
                 samples=samples,
             )
             self._next += self._hop
-            if loudest is None:
-                self._forget()
 
     def _forget(self) -> None:
-        """Drop what no later segment sees."""
+        """Drop what no later segment sees; the next one may start after all that is there."""
         config, held = self._config, self._held
-        block = min(self._next // config.block_frames, len(self._db) // config.block_frames
-                    + self._first // config.block_frames)  # fmt: skip
-        first = block * config.block_frames
+        computed = self._first + len(self._db)
+        needed = min(self._next, computed)
+        first = needed // config.block_frames * config.block_frames
         if first > self._first:
             self._db = self._db[first - self._first :]
             self._first = first
-        low = max(0, self._next + self._length - config.scale_frames)
+        low = min(self._next + self._length - config.scale_frames, computed)
         if low > self._loud_first:
             self._loud = self._loud[low - self._loud_first :]
             self._loud_first = low
         # The mirror image at the end needs one window back.
-        keep = min(self._next, self._first + len(self._db)) * config.hop_samples
-        keep -= 2 * config.window_samples
+        keep = needed * config.hop_samples - 2 * config.window_samples
         if keep > held.origin + config.segment_samples:
             held.samples = held.samples[keep - held.origin :].copy()
             held.origin = keep

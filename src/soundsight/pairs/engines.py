@@ -1,4 +1,4 @@
-"""Where clips are turned into parts: a pool of processes here, or the workers of a Ray cluster.
+"""Where clips are turned into parts: processes here, or the workers of a Ray cluster.
 
 Both run ``ingest.ingest`` and give the same bytes. An engine is a generator: it yields the outcome
 of each clip as it comes, in any order; closing it stops the workers.
@@ -9,15 +9,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import multiprocessing
 import os
-import signal
 import socket
 import tempfile
-import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +22,24 @@ from soundsight.core.errors import DataError, OutputError, first_line
 from soundsight.pairs.ingest import IngestConfig, Outcome, give_up, ingest
 from soundsight.pairs.records import Clip
 from soundsight.pairs.staging import no_space
+from soundsight.pairs.workers import TooLongError, Worker, WorkerDiedError
 
 TIMEOUT_S = 3600.0
 """How long one clip may take, by default."""
-
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 _KNOCK_S = 10.0
 
 CLIPS_PER_WORKER = 500
 """A worker is replaced after so many clips, so that what a decoder leaks is given back."""
+
+_IN_VAIN = 3
+"""Workers in a row that may end before they do anything: then there is no use in another."""
+
+_CRASHED = "makes the decoder crash: repair or remove it"
+_KILLED = (
+    "had its worker killed twice, as by a system that is short of memory: free some or pass fewer "
+    "--workers, and --retry-failures"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,112 +58,98 @@ class Job:
 def run_local(
     jobs: Sequence[Job], config: IngestConfig, workers: int, timeout_s: float = TIMEOUT_S
 ) -> Iterator[Outcome]:
-    """Do the jobs in a pool of processes on this machine.
+    """Do the jobs in processes on this machine.
 
     A clip whose worker dies (a decoder that crashes) or that takes longer than ``timeout_s`` is
-    recorded as failed, and the others go on.
+    recorded as failed, and the others go on. One whose worker is killed from outside, by a system
+    that is short of memory say, is done once more.
 
     Raises:
+        DataError: when no worker can be started, or they end before they do anything.
         OutputError: when a part cannot be written, the disk is full, say.
     """
-    from concurrent.futures import FIRST_COMPLETED, wait
-
-    waiting: dict[Any, Job] = {}
-    todo = iter(jobs)
-    with _pool(workers) as pool:
-        exhausted = False
-        while True:
-            # A short queue: the workers never wait, and little is lost when the run is stopped.
-            while not exhausted and len(waiting) < 2 * workers + 2:
-                job = next(todo, None)
-                if job is None:
-                    exhausted = True
-                    break
-                future = pool.schedule(ingest, args=[job.clip, config, job.part], timeout=timeout_s)
-                waiting[future] = job
-            if not waiting:
-                return
-            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield _outcome(future, waiting.pop(future), timeout_s)
+    with contextlib.closing(_Crew()) as crew:
+        yield from crew.run(jobs, config, workers, timeout_s)
 
 
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[Any]:
-    from pebble import ProcessPool
+class _Crew:
+    """Workers that are kept from run to run."""
 
-    before = {name: os.environ.get(name) for name in _THREADS}
-    # Workers inherit this: one thread each, as the clips are spread over the cores already.
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
-    pool: Any = ProcessPool(
-        max_workers=workers,
-        max_tasks=CLIPS_PER_WORKER,
-        initializer=_start_worker,
-        context=multiprocessing.get_context("spawn"),
+    def __init__(self) -> None:
+        self._idle: list[Worker] = []
+        self._busy: dict[Worker, Job] = {}
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().stop()
+
+    def run(
+        self, jobs: Sequence[Job], config: IngestConfig, workers: int, timeout_s: float
+    ) -> Iterator[Outcome]:
+        """Do the jobs with so many workers; see ``run_local``."""
+        todo = deque(jobs)
+        killed: set[str] = set()
+        in_vain = 0
+        try:
+            while todo or self._busy:
+                while todo and len(self._busy) < workers and (worker := self._free_worker()):
+                    job = self._busy[worker] = todo.popleft()
+                    worker.begin(timeout_s, ingest, job.clip, config, job.part)
+                for worker in Worker.wait(self._busy):
+                    job = self._busy[worker]
+                    reason = None
+                    try:
+                        outcome = worker.answer()
+                        if outcome is None:
+                            continue
+                    except WorkerDiedError as died:
+                        del self._busy[worker]
+                        if not died.started:
+                            in_vain += 1
+                            if in_vain == _IN_VAIN:
+                                raise _no_workers(died) from None
+                            todo.appendleft(job)
+                            continue
+                        if died.killed and job.clip.id not in killed:
+                            killed.add(job.clip.id)
+                            todo.append(job)
+                            continue
+                        reason = _KILLED if died.killed else _CRASHED
+                    except TooLongError:
+                        del self._busy[worker]
+                        reason = f"takes longer than {timeout_s:g} s: raise --timeout or remove it"
+                    if reason is not None:
+                        outcome = give_up(job.clip, job.part, f"{job.clip.key} {reason}")
+                    else:
+                        in_vain = 0
+                        del self._busy[worker]
+                        if worker.calls < CLIPS_PER_WORKER:
+                            self._idle.append(worker)
+                        else:
+                            worker.stop()
+                    yield outcome
+        finally:
+            # Nobody waits for their answers any more.
+            while self._busy:
+                self._busy.popitem()[0].stop()
+
+    def _free_worker(self) -> Worker | None:
+        """A worker that waits; None where there can be no more of them than are at work."""
+        if self._idle:
+            return self._idle.pop()
+        try:
+            return Worker()
+        except OSError as error:
+            if self._busy:
+                return None
+            raise _no_workers(error) from None
+
+
+def _no_workers(error: Exception) -> DataError:
+    return DataError(
+        f"no worker process can be started, or they end at once ({first_line(error)}): free "
+        "memory, or pass fewer --workers, and run the same command again, what is done is kept"
     )
-    try:
-        with _interrupts_held_back():
-            assert pool.active
-        yield pool
-    finally:
-        pool.stop()
-        pool.join()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Start workers that Ctrl-C does not reach, and finish starting them when it comes.
-
-    The signal goes to the whole group, but the parent stops the workers: from their first moment
-    on they inherit that it is held back. The parent itself hears of it after the block.
-    """
-    noted: list[int] = []
-    before: Any = None
-    if threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
-    # Started later, the tracker would let the signal through again.
-    resource_tracker.ensure_running()
-    held_back = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
-    if noted:
-        raise KeyboardInterrupt
-
-
-def _start_worker() -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed must leave no worker behind that writes into its workplace."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _outcome(future: Any, job: Job, timeout_s: float) -> Outcome:
-    from concurrent.futures import TimeoutError as FutureTimeout
-
-    from pebble import ProcessExpired
-
-    try:
-        outcome: Outcome = future.result()
-        return outcome
-    except ProcessExpired:
-        reason = f"{job.clip.key} makes the decoder crash: repair or remove it"
-    except FutureTimeout:
-        reason = f"{job.clip.key} takes longer than {timeout_s:g} s: raise --timeout or remove it"
-    return give_up(job.clip, job.part, reason)
 
 
 # --- Ray ---------------------------------------------------------------------------------------
@@ -204,9 +195,16 @@ def run_ray(
                 yield _received(row, parts[row["clip"]])
         except (ray.exceptions.RayError, ConnectionError) as error:
             raise DataError(
-                f"the Ray cluster gave up ({first_line(error)}): run the same command again, "
-                "what is done is kept"
+                f"the Ray cluster gave up ({first_line(_cause(error))}): run the same command "
+                "again, what is done is kept"
             ) from None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong on a node, out of the reports that Ray has wrapped around it."""
+    while isinstance(inner := getattr(error, "cause", None) or error.__cause__, Exception):
+        error = inner
+    return error
 
 
 def _remote(config: IngestConfig, timeout_s: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -222,25 +220,24 @@ def _remote(config: IngestConfig, timeout_s: float) -> Callable[[dict[str, Any]]
                 "pairs": outcome.pairs,
                 "dropped": outcome.dropped,
                 "failure": outcome.failure or "",
+                "damage": outcome.damage or "",
                 "part": job.part.read_bytes(),
             }
 
     return work
 
 
-_guards: list[Any] = []
-"""The pool of one process that a Ray worker keeps for its clips."""
+_guards: list[_Crew] = []
+"""The process that a Ray worker keeps for its clips."""
 
 
 def _guarded(job: Job, config: IngestConfig, timeout_s: float) -> Outcome:
     """Do a job in a process of its own: Ray would try a clip that kills its worker for ever."""
     if not _guards:
-        stack = contextlib.ExitStack()
-        pool = stack.enter_context(_pool(1))
-        atexit.register(stack.close)
-        _guards.append(pool)
-    future = _guards[0].schedule(ingest, args=[job.clip, config, job.part], timeout=timeout_s)
-    return _outcome(future, job, timeout_s)
+        _guards.append(_Crew())
+        atexit.register(_guards[0].close)
+    (outcome,) = _guards[0].run([job], config, 1, timeout_s)
+    return outcome
 
 
 def _received(row: dict[str, Any], part: Path) -> Outcome:
@@ -257,6 +254,7 @@ def _received(row: dict[str, Any], part: Path) -> Outcome:
         pairs=int(row["pairs"]),
         dropped=int(row["dropped"]),
         failure=row["failure"] or None,
+        damage=row["damage"] or None,
     )
 
 

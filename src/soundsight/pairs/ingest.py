@@ -40,7 +40,7 @@ from soundsight.core.units import IMAGE_PX, RATE_HZ, SEGMENT_S
 from soundsight.media.frames import FrameReader, open_frames
 from soundsight.media.framing import CROPS, square
 from soundsight.media.mel import MelConfig
-from soundsight.media.soundtrack import open_soundtrack
+from soundsight.media.soundtrack import SoundTrack, open_soundtrack
 from soundsight.media.windows import Window, check_lengths, windows
 from soundsight.pairs.clean import CleanConfig, frames_needed, measure_picture, measure_sound
 from soundsight.pairs.clean import reasons as reasons_to_drop
@@ -76,6 +76,7 @@ class IngestConfig:
         duplicates: take fingerprints, by which near-duplicate videos are found.
         clean: the filters that look at one pair.
         mel: settings of the log-mel.
+        strict: refuse a clip that is damaged anywhere, instead of using what can be read of it.
     """
 
     segment_s: float = SEGMENT_S
@@ -88,6 +89,7 @@ class IngestConfig:
     duplicates: bool = True
     clean: CleanConfig = field(default_factory=CleanConfig)
     mel: MelConfig = field(default_factory=MelConfig)
+    strict: bool = False
 
     def __post_init__(self) -> None:
         check_lengths(self.segment_s, self.hop_s, self.mel)
@@ -115,12 +117,14 @@ class Outcome:
         pairs: pairs that are kept.
         dropped: pairs that cleaning drops.
         failure: why there are none at all, or None.
+        damage: what of it could not be read, or None; the pairs are of the rest.
     """
 
     clip: str
     pairs: int
     dropped: int
     failure: str | None = None
+    damage: str | None = None
 
 
 def ingest(clip: Clip, config: IngestConfig, part: Path) -> Outcome:
@@ -152,14 +156,19 @@ def give_up(clip: Clip, part: Path, reason: str) -> Outcome:
     Raises:
         OutputError: when the part cannot be written.
     """
+    reason = _without_path(clip, reason)
+    with PartWriter(part) as writer:
+        writer.about.update(_about(clip), failure=reason)
+    return Outcome(clip=clip.id, pairs=0, dropped=0, failure=reason)
+
+
+def _without_path(clip: Clip, reason: str) -> str:
+    """A reason in one line that can be printed, about the clip by its own name."""
     for path in (clip.path, str(Path(clip.path))):
         reason = reason.replace(path, clip.key)
     # The path stands beside it in the table.
     reason = reason.removeprefix(f"{clip.key} ")
-    reason = "".join(c if c.isprintable() else repr(c)[1:-1] for c in reason)
-    with PartWriter(part) as writer:
-        writer.about.update(_about(clip), failure=reason)
-    return Outcome(clip=clip.id, pairs=0, dropped=0, failure=reason)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in reason)
 
 
 def is_current(about: Mapping[str, Any], clip: Clip) -> bool:
@@ -193,8 +202,9 @@ def _fill(writer: PartWriter, clip: Clip, config: IngestConfig) -> Outcome:
     content = hashlib.blake2b(digest_size=16)
     # Before the file is read: changed meanwhile, it is done again.
     writer.about.update(_about(clip))
+    damages: list[str] = []
     with _local(clip) as path:
-        for candidate in _candidates(path, clip, config):
+        for candidate in _candidates(path, clip, config, damages):
             if candidate.image is None:
                 unseen += 1
                 continue
@@ -208,6 +218,10 @@ def _fill(writer: PartWriter, clip: Clip, config: IngestConfig) -> Outcome:
             content.update(candidate.window.mel.tobytes() + candidate.image.tobytes())
             if printer is not None:
                 printer.add(candidate.window.start_s, candidate.window.mel, candidate.image)
+        # A copy of what a URL names lies at a place of this machine.
+        damage = damages[0].replace(str(path), clip.path) if damages else None
+    if damage is not None and (config.strict or not kept + dropped):
+        raise VideoError(damage)
     if not kept + dropped:
         raise VideoError(
             f"{clip.path} shows no picture while it sounds: nothing at the middle of any segment "
@@ -218,7 +232,10 @@ def _fill(writer: PartWriter, clip: Clip, config: IngestConfig) -> Outcome:
         content=content.hexdigest() if kept else clip.id,
         print=_print_text(printer, clip) if printer is not None else None,
     )
-    return Outcome(clip=clip.id, pairs=kept, dropped=dropped)
+    if damage is not None:
+        damage = _without_path(clip, damage)
+        writer.about.update(damage=damage)
+    return Outcome(clip=clip.id, pairs=kept, dropped=dropped, damage=damage)
 
 
 def _print_text(printer: Printer, clip: Clip) -> str:
@@ -246,10 +263,16 @@ class _Seen:
     frame_s: float
 
 
-def _candidates(path: Path, clip: Clip, config: IngestConfig) -> Iterator[_Candidate]:
+def _candidates(
+    path: Path, clip: Clip, config: IngestConfig, damages: list[str]
+) -> Iterator[_Candidate]:
+    """The segments of a clip, up to its first damage where the settings are strict.
+
+    What of it cannot be read comes into ``damages``.
+    """
     places = _places(config)
     with (
-        open_frames(path) as picture,
+        open_frames(path, strict=False) as picture,
         open_soundtrack(path, clip.start_s, clip.end_s) as sound,
     ):
         seen = _pictures(picture, sound.start_s, places, config)
@@ -257,10 +280,19 @@ def _candidates(path: Path, clip: Clip, config: IngestConfig) -> Iterator[_Candi
         cut = windows(heard, config.segment_s, config.hop_s, config.mel)
         for number, window in enumerate(cut):
             pictures = next(seen)
+            damages[:] = _damages(sound, picture)
+            if config.strict and damages:
+                return
             if heard.ended and window.start_s + config.segment_s / 2 > heard.seconds + 1e-6:
                 # Padding in its middle: what is shown there is beside the sound, not with it.
                 pictures = {}
             yield _candidate(number, sound.start_s + window.start_s, window, pictures, config)
+        damages[:] = _damages(sound, picture)
+
+
+def _damages(sound: SoundTrack, picture: FrameReader) -> list[str]:
+    """What could not be read so far, a line each: of the sound, then of the picture."""
+    return [*getattr(sound, "warnings", []), *picture.warnings]
 
 
 class _Heard:

@@ -39,8 +39,9 @@ from soundsight.pairs.shards import (
     write_dataset,
     write_shard,
 )
-from soundsight.pairs.split import SPLITS, split_of
+from soundsight.pairs.split import SPLITS, split_of, splits_of
 from soundsight.pairs.staging import (
+    DAMAGED,
     DROPPED,
     FAILURES,
     Entry,
@@ -151,12 +152,14 @@ class _Survey:
     """What all parts together say."""
 
     failures: list[tuple[str, str]] = field(default_factory=list)
+    damaged: list[tuple[str, str]] = field(default_factory=list)
     unseen: int = 0
     cut: int = 0
     by_step: Counter[str] = field(default_factory=Counter)
     prints: list[VideoPrint] = field(default_factory=list)
     contents: dict[str, list[Clip]] = field(default_factory=dict)
     usable: list[Clip] = field(default_factory=list)
+    kept: Counter[str] = field(default_factory=Counter)
     sheets: dict[str, list[tuple[int, Clip, Entry, str]]] = field(default_factory=dict)
 
     def show(self, step: str, clip: Clip, entry: Entry, note: str) -> None:
@@ -238,6 +241,8 @@ class _Packer:
         )
         failures = [*skipped, *self._survey.failures]
         write_failures(self._out / FAILURES, failures)
+        if self._survey.damaged:
+            write_failures(self._out / DAMAGED, self._survey.damaged)
         self._draw_sheets()
         self._sweep(splits)
         files: set[str] = set()
@@ -253,6 +258,7 @@ class _Packer:
             "counts": {
                 "clips": len(self._clips) + len(skipped),
                 "failed": len(failures),
+                "damaged": len(self._survey.damaged),
                 "pairs_cut": self._survey.cut,
                 "sound_without_picture": self._survey.unseen,
                 "pairs": pairs,
@@ -282,9 +288,12 @@ class _Packer:
             if failure is not None:
                 survey.failures.append((clip.key, failure))
                 continue
+            if part.about.get("damage") is not None:
+                survey.damaged.append((clip.key, part.about["damage"]))
             survey.usable.append(clip)
             survey.unseen += part.about["unseen"]
             survey.cut += len(part.entries)
+            survey.kept[clip.id] = sum(not entry.reasons for entry in part.entries)
             for entry in part.entries:
                 if entry.reasons:
                     # A pair counts for the first step that drops it, as if they ran in turn.
@@ -328,9 +337,17 @@ class _Packer:
             if clip.split is not None:
                 # What a source reserves for evaluation stays reserved.
                 chosen[group] = max(clip.split, chosen.get(group, clip.split), key=SPLITS.index)
+        shares = self._config.shares
+        # A split is not filled by what has no pair.
+        filling = {
+            self._group[clip.id]
+            for clip in usable.values()
+            if self._survey.kept[clip.id] and clip.id not in kept_instead
+        }
+        placed = splits_of(filling, shares, chosen)
         for clip in usable.values():
             group = self._group[clip.id]
-            split = chosen.get(group) or split_of(group, self._config.shares)
+            split = placed.get(group) or chosen.get(group) or split_of(group, shares)
             self._split[clip.id] = split
             if clip.split not in (None, split):
                 # It shows or sounds what another split holds: in its own it would leak.
@@ -342,8 +359,8 @@ class _Packer:
         for clip in self._survey.usable:
             if clip.id not in kept_instead:
                 continue
+            lost += self._survey.kept[clip.id]
             pairs = [entry for entry in self._part(clip).entries if not entry.reasons]
-            lost += len(pairs)
             twin = usable.get(kept_instead[clip.id])
             note = f"as in {twin.key}" if twin is not None else "leaks into another split"
             for entry in pairs[:1]:
@@ -459,6 +476,7 @@ class _Packer:
         """Remove what a killed run was writing, or had written for other videos."""
         shards = [shard["name"] for split in splits.values() for shard in split["shards"]]
         kept = {*shards, *map(index_name, shards), FAILURES, DROPPED}
+        kept |= {DAMAGED} if self._survey.damaged else set()
         for entry in list(self._out.iterdir()):
             if entry.name not in kept:
                 entry.unlink()

@@ -1,11 +1,13 @@
-"""Which split a video belongs to: a function of its group's name alone.
+"""Which split a video belongs to: a function of its group's name.
 
-Adding or removing videos moves no other video, on any machine, in any order.
+Adding or removing videos moves no other video, on any machine, in any order; save that where a
+split would stay empty, a video whose name lies near to it stands in, until one of its own comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from soundsight.core.errors import ConfigError
 from soundsight.pairs.records import stable_hash
@@ -40,8 +42,40 @@ def split_of(group: str, shares: Sequence[float]) -> str:
         group: name of the group (the YouTube id where it is known).
         shares: of train, val and test; they sum to 1.
     """
-    place = stable_hash(f"split {group}") / 2.0**64
+    place = _place(group)
     if place < shares[0]:
         return "train"
     # Rounding must not put a group into a split that is asked to be empty.
     return "val" if place < shares[0] + shares[1] or shares[2] == 0 else "test"
+
+
+def splits_of(
+    groups: Iterable[str], shares: Sequence[float], fixed: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the split of each group; none that is asked for stays empty where that can be.
+
+    A split whose share no name has met takes the group whose hash lies nearest to it, out of a
+    split that keeps another one.
+
+    Args:
+        groups: names of all groups, in any order.
+        shares: of train, val and test; they sum to 1.
+        fixed: group -> the split that its source asks for, where it asks for one.
+    """
+    fixed = fixed or {}
+    found = {group: fixed.get(group) or split_of(group, shares) for group in groups}
+    ends = [sum(shares[:k]) for k in range(len(SPLITS) + 1)]
+    for split, share, begin, end in zip(SPLITS, shares, ends[:-1], ends[1:], strict=True):
+        held = Counter(found.values())
+        if not share or held[split]:
+            continue
+        spare = [group for group in found if group not in fixed and held[found[group]] > 1]
+        if spare:
+            nearest = min(spare, key=lambda g: (max(begin - _place(g), _place(g) - end), g))
+            found[nearest] = split
+    return found
+
+
+def _place(group: str) -> float:
+    """Where a name's hash lies between 0 and 1."""
+    return stable_hash(f"split {group}") / 2.0**64

@@ -39,6 +39,7 @@ from soundsight.pairs.records import Record
 from soundsight.pairs.shards import ABOUT, WORK, index_name, shard_infos
 
 FAILURES = "failures.csv"
+DAMAGED = "damaged.csv"
 DROPPED = "dropped"
 """Folder of the sheets of dropped pairs."""
 
@@ -410,7 +411,7 @@ def _owned(data: Path) -> set[str]:
         return set()
     except (ValueError, KeyError, TypeError, AttributeError):
         shards = []
-    return {*shards, *map(index_name, shards), DROPPED}
+    return {*shards, *map(index_name, shards), DROPPED, DAMAGED}
 
 
 def _remove(path: Path) -> None:
@@ -421,7 +422,7 @@ def _remove(path: Path) -> None:
 
 
 def write_failures(path: Path, failures: Sequence[tuple[str, str]]) -> None:
-    """Write failures.csv: path and reason of each clip that gave nothing, sorted.
+    """Write path and reason of clips that gave nothing, or not all that they have, sorted.
 
     Raises:
         OutputError: when it cannot be written.

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from soundsight.pairs.bench import SUBJECTS
+from soundsight.training.audio_visual import CANDIDATES_A_CLASS
 from soundsight.training.judge_tables import CLASSIFIER, FLOOR, SECOND, SPACE, VIEWERS
+from soundsight.training.uninformative import EARLY_VAL_FOLDS
 
 _JUDGES = """One binary classifier a class (Fanzeres & Nadeu 2021, arXiv 2106.01266; 34,730 \
 parameters each): does a picture show this class? Beside them a second judge (one small residual \
@@ -28,7 +31,7 @@ def card(record: Mapping[str, Any]) -> str:
     binary = [name for name in record["names"] if name not in VIEWERS]
     early_line = (
         f"{early['count']} early-generator pictures were divided between judges and critic by "
-        "their sound, and a fifth of the sounds kept for val."
+        f"their sound, and one sound in {EARLY_VAL_FOLDS} kept for val."
         if early["count"]
         else "No early-generator pictures were among the negatives."
     )
@@ -60,8 +63,9 @@ def card(record: Mapping[str, Any]) -> str:
             ),
             "## The photo classifier and the space on val",
             "Share of val photos whose subject the photo classifier names, and share of val sounds "
-            "for which the nearest of 100 val photos (20 of each subject, or as many as there are) "
-            "in the space is of the sound's subject.",
+            f"for which the nearest of {CANDIDATES_A_CLASS * len(SUBJECTS)} val photos "
+            f"({CANDIDATES_A_CLASS} of each subject, or as many as there are) in the space is of "
+            "the sound's subject.",
             _shares(
                 {
                     "photo classifier": record["done"][CLASSIFIER]["accuracy"],

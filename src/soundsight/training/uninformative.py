@@ -28,7 +28,8 @@ EARLY = "early"
 AVERAGED_PHOTOS = (5, 20)
 BLUR_SIGMA_PX = (6.0, 12.0)
 PATCH_PX = 12
-_EARLY_VAL_FOLDS = 5
+EARLY_VAL_FOLDS = 5
+"""One sound in so many of the early pictures is kept for val."""
 _NO_NUMBER = np.empty(0, dtype=np.int64)
 
 Photos = NDArray[np.uint8]
@@ -191,11 +192,11 @@ def in_early_part(early: EarlyPictures, fold: int, split: str) -> NDArray[np.boo
     Args:
         early: as read, the same files in the same order.
         fold: 0 or 1.
-        split: ``val`` (a fifth of the sounds) or ``train`` (the rest).
+        split: ``val`` (one sound in ``EARLY_VAL_FOLDS``) or ``train`` (the rest).
     """
     names = [f"early sound {sound}" for sound in early.sounds.tolist()]
     mine = np.array([fold_of(name) == fold for name in names], dtype=bool)
-    val = np.array([fold_of(f"{name}, val", _EARLY_VAL_FOLDS) == 0 for name in names], dtype=bool)
+    val = np.array([fold_of(f"{name}, val", EARLY_VAL_FOLDS) == 0 for name in names], dtype=bool)
     if len(early) and (last := int(early.runs.max())):
         of_val = early.runs == last
         mine &= of_val if split == "val" else ~of_val
