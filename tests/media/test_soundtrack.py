@@ -383,7 +383,7 @@ def test_a_file_that_is_cut_short(tmp_path: Path, name: str, movflags: str, shar
     assert "cut short" in fault(path, 0.5, 9.9, strict=True)
     with open_soundtrack(path) as track:
         samples = np.concatenate(list(track.blocks))
-        (told,) = track.warnings
+        (told,) = track.damages
     assert len(samples) / RATE_HZ == pytest.approx(10 * share, abs=1.0)
     assert "what can be read is used" in told
 

@@ -481,7 +481,7 @@ def test_what_the_sound_track_notes_is_damage(
 
         with real(path, *args, **options) as track:
             yield SimpleNamespace(
-                start_s=track.start_s, blocks=blocks(track.blocks), warnings=warnings
+                start_s=track.start_s, blocks=blocks(track.blocks), damages=warnings
             )
 
     monkeypatch.setattr(room, "open_soundtrack", noting)

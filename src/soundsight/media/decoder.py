@@ -125,7 +125,12 @@ class Faults:
 
     @property
     def warnings(self) -> list[str]:
-        """What is to be told, a line each: damage, then what is merely worth knowing."""
+        """What is to be told of the file, a line each: damage, then what is merely worth knowing."""
+        return [*self.damages, *self.notes]
+
+    @property
+    def damages(self) -> list[str]:
+        """What of the file cannot be read: one line, or none."""
         told = []
         more = f" and in {self._places - 1} more places" if self._places > 2 else ""
         more = " and in one more place" if self._places == 2 else more
@@ -133,9 +138,7 @@ class Faults:
             told.append(f"is damaged at {self._first_s:.2f} s{more}")
         if self._cut:
             told.append(f"is cut short: {self._cut}")
-        if not told:
-            return list(self.notes)
-        return [f"{self._where} {' and '.join(told)}; what can be read is used", *self.notes]
+        return [f"{self._where} {' and '.join(told)}; what can be read is used"] if told else []
 
     def damage(self, at_s: float) -> None:
         """Count a place that cannot be decoded."""

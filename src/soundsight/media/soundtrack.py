@@ -32,9 +32,9 @@ class SoundTrack:
     _faults: Faults
 
     @property
-    def warnings(self) -> list[str]:
-        """What is to be told of the track as far as it has been read: a line each."""
-        return self._faults.warnings
+    def damages(self) -> list[str]:
+        """What of the track cannot be read, as far as it has been: one line, or none."""
+        return self._faults.damages
 
 
 @contextlib.contextmanager

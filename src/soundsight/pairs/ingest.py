@@ -292,7 +292,7 @@ def _candidates(
 
 def _damages(sound: SoundTrack, picture: FrameReader) -> list[str]:
     """What could not be read so far, a line each: of the sound, then of the picture."""
-    return [*getattr(sound, "warnings", []), *picture.warnings]
+    return [*sound.damages, *picture.warnings]
 
 
 class _Heard:
