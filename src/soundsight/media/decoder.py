@@ -125,7 +125,7 @@ class Faults:
 
     @property
     def warnings(self) -> list[str]:
-        """What is to be told of the file, a line each: damage, then what is merely worth knowing."""
+        """What is to be told of the file, a line each: damage, then what is worth knowing."""
         return [*self.damages, *self.notes]
 
     @property
