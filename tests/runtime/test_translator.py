@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from soundsight.core import units
 from soundsight.core.draws import generator_draws, item_of
-from soundsight.core.errors import AudioError, ConfigError
+from soundsight.core.errors import AudioError, ConfigError, OutputError
 from soundsight.media import audio
 from soundsight.media.segments import segments_of
 from soundsight.runtime.critic import CALM_LEVEL, State, state_of
@@ -362,6 +363,49 @@ def test_bad_sounds(translator: Translator, tmp_path: Path) -> None:
         translator.translate(bad, 44_100)
 
 
+def test_open_files_and_bytes_in_memory(
+    translator: Translator, tmp_path: Path, write_sound: Callable[..., Path]
+) -> None:
+    path = write_sound(tmp_path / "a.wav", 2.0)
+    expected = translator.translate(path)
+    assert expected.warnings == ()
+    with path.open("rb") as file:
+        result = translator.translate(file)
+    np.testing.assert_array_equal(result.images, expected.images)
+    assert result.source == str(path)
+    memory = io.BytesIO(path.read_bytes())
+    each = translator.translate(memory, each_second=True)
+    assert len(each) == 2
+    assert each.source == "the sound"
+    with pytest.raises(ConfigError, match="leave rate_hz out"):
+        translator.translate(memory, 44_100)
+
+
+def test_several_sounds_at_once_are_refused_in_words(
+    translator: Translator, tmp_path: Path, write_sound: Callable[..., Path]
+) -> None:
+    path = write_sound(tmp_path / "a.wav", 1.0)
+    for several in ([path, path], [str(path)], (str(path), str(path)), [io.BytesIO()]):
+        with pytest.raises(ConfigError, match="several sounds were passed: translate them one by"):
+            translator.translate(several)  # type: ignore[arg-type]
+
+
+def test_a_stream_may_be_opened_by_hand(
+    translator: Translator, tmp_path: Path, write_sound: Callable[..., Path]
+) -> None:
+    path = write_sound(tmp_path / "a.flac", 30.0)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    result = translator.translate(path, each_second=True)
+    assert len(result) in (15, 16)
+    (told,) = result.warnings
+    assert "a.flac is damaged at 15." in told
+    assert translator.translate(path).warnings == result.warnings
+    *_, last = translator.iter_translate(audio.stream(path))
+    assert (last.source, last.warnings) == (str(path), result.warnings)
+    with pytest.raises(AudioError, match="cut short"):
+        translator.translate(audio.stream(path, strict=True))
+
+
 def test_other_rates_and_channels(translator: Translator) -> None:
     mono = tone(1.5, 16_000)
     stereo = np.stack([mono, mono], axis=1)
@@ -383,6 +427,23 @@ def test_save(translator: Translator, tmp_path: Path, write_sound: Callable[...,
         assert image.info["source"] == "dog.wav"
         assert image.info["second"] == "1"
         assert image.info["model"] == "tiny 0.0.1"
+
+
+def test_save_one_picture_under_a_name(
+    translator: Translator, tmp_path: Path, write_sound: Callable[..., Path]
+) -> None:
+    one = translator.translate(write_sound(tmp_path / "dog.wav", 2.0))
+    assert one.save(tmp_path / "new" / "x.png", size_px=32) == [tmp_path / "new" / "x.png"]
+    assert (tmp_path / "new" / "x.png").read_bytes()[:4] == b"\x89PNG"
+    assert one.save(str(tmp_path / "X.PNG")) == [tmp_path / "X.PNG"]
+    (tmp_path / "folder.png").mkdir()
+    assert one.save(tmp_path / "folder.png") == [tmp_path / "folder.png" / "dog_s001_d0.png"]
+    two = translator.translate(tmp_path / "dog.wav", draws=2)
+    with pytest.raises(OutputError, match=r"two\.png: there are 2 pictures, name a folder"):
+        two.save(tmp_path / "two.png")
+    with pytest.raises(OutputError, match="pictures are written as PNG"):
+        one.save(tmp_path / "x.jpg")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["X.PNG", "dog.wav", "folder.png", "new"]
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True])
