@@ -22,7 +22,7 @@ import typer
 from soundsight.apps.console import complain, say
 from soundsight.apps.options import Candidates, Model, Seed
 from soundsight.core.errors import AudioError, OutputError, SoundsightError
-from soundsight.core.runs import usable_folder
+from soundsight.core.runs import move_into_place, usable_folder
 
 if TYPE_CHECKING:
     from soundsight.runtime.translator import Translation, Translator
@@ -223,7 +223,7 @@ def _seconds(
                 kept: _Second = pickle.loads((hidden / f"{number}.second").read_bytes())
             for path in kept.paths:
                 with _writing(path):
-                    (hidden / path.name).replace(path)
+                    move_into_place(hidden / path.name, path)
             yield kept, 1.0
 
 
