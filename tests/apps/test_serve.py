@@ -285,8 +285,7 @@ def test_a_machine_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.Mo
         assert [str(name) for name in held.get_values_for_type(x509.IPAddress)] == [
             "192.0.2.7", "::1",
         ]  # fmt: skip
-        if os.name == "posix":
-            assert own.key.stat().st_mode & 0o077 == 0
+        assert own.key.stat().st_mode & 0o077 == 0
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "no-such-folder"))
     with pytest.raises(OutputError, match="no place for a certificate"):
         tls.self_signed(["localhost"])

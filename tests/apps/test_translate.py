@@ -441,7 +441,6 @@ def test_control_characters_in_a_name_do_not_reach_the_terminal(
     assert "\x1b" not in result.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
 def test_a_name_that_is_no_text(
     run: Callable[..., Result], write_sound: Callable[..., Path]
 ) -> None:
@@ -481,7 +480,6 @@ def test_no_inputs(run: Callable[..., Result]) -> None:
 # --- Ctrl-C ----------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals differ")
 def test_ctrl_c_leaves_whole_sounds(
     tiny_model: Path, tmp_path: Path, write_sound: Callable[..., Path]
 ) -> None:

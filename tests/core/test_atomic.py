@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import stat
 import subprocess
 import sys
@@ -16,6 +16,8 @@ from soundsight.core import runs
 from soundsight.core.runs import atomic_file, atomic_folder
 
 OLD, NEW = {"model": "old", "only-old": "old"}, {"model": "new", "sub/only-new": "new"}
+CALLS = [(os, name) for name in ("rename", "replace", "fsync", "unlink", "rmdir")]
+CALLS += [(runs, "_exchange")]
 STOPPED = 9
 
 
@@ -59,9 +61,7 @@ def stop_after(calls: int, stop: Callable[[], None]) -> None:
 
         return run
 
-    for place, name in (
-        (os, "rename"), (os, "fsync"), (os, "unlink"), (os, "rmdir"), (runs, "_exchange"),
-    ):  # fmt: skip
+    for place, name in CALLS:
         setattr(place, name, counted(getattr(place, name)))
 
 
@@ -84,7 +84,7 @@ def test_a_folder_is_old_or_new_wherever_the_machine_stops(tmp_path: Path, excha
         if exchange:
             assert content(path) in (OLD, NEW)
         # The next call for the same path finds one of them, whatever becomes of that call.
-        with pytest.raises(RuntimeError), atomic_folder(path, overwrite=True):
+        with contextlib.suppress(RuntimeError), atomic_folder(path, overwrite=True):
             seen.append(content(path))
             raise RuntimeError
         assert content(path) == seen[-1]
@@ -108,10 +108,8 @@ def test_an_interrupt_leaves_the_old_or_the_new_folder_and_nothing_else(
         path = tmp_path / str(calls) / "model"
         write(path, OLD)
         with pytest.MonkeyPatch.context() as patch:
-            for place, name in ((os, "rename"), (os, "fsync"), (runs, "_exchange")):
+            for place, name in CALLS:
                 patch.setattr(place, name, getattr(place, name))  # put back at the end
-            for name in ("unlink", "rmdir"):
-                patch.setattr(os, name, getattr(os, name))
             if not exchange:
                 runs._exchange = no_exchange
             stop_after(calls, interrupt)
@@ -135,7 +133,7 @@ def test_all_is_on_the_disk_before_it_gets_its_name(
 ) -> None:
     path = tmp_path / "model"
     happened: list[tuple[str, object]] = []
-    sync, rename = os.fsync, os.rename
+    sync, rename, over = os.fsync, os.rename, os.replace
 
     def fsync(handle: int) -> None:
         happened.append(("sync", os.fstat(handle).st_ino))
@@ -145,8 +143,13 @@ def test_all_is_on_the_disk_before_it_gets_its_name(
         happened.append(("rename", b))
         rename(a, b)
 
+    def replaced(a: Path, b: Path) -> None:
+        happened.append(("rename", b))
+        over(a, b)
+
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "replace", replaced)
     (replace if kind == "folder" else rewrite)(path)
     at = happened.index(("rename", path))
     before = {inode for what, inode in happened[:at] if what == "sync"}
@@ -202,7 +205,7 @@ def test_a_disk_that_fails_is_an_error_and_the_old_content_stays(
     write(tmp_path / "model", OLD)
     monkeypatch.setattr(os, "fsync", fsync)
     for change, path in ((rewrite, tmp_path / "file"), (replace, tmp_path / "model")):
-        with pytest.raises(runs.OutputError, match="cannot write .*: Input/output error"):
+        with pytest.raises(runs.OutputError, match="Input/output error"):
             change(path)
     assert (tmp_path / "file").read_text() == "old"
     assert content(tmp_path / "model") == OLD

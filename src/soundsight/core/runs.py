@@ -63,7 +63,7 @@ def move_into_place(temporary: Path, path: Path) -> None:
         OSError: when it cannot be read, written to the disk, or renamed.
     """
     _sync(temporary)
-    os.rename(temporary, path)
+    temporary.replace(path)
     _sync(path.parent)
 
 
@@ -108,9 +108,9 @@ def atomic_folder(
         _sync_tree(temporary)
         if not (os.path.lexists(path) and _exchange(temporary, path)):
             if os.path.lexists(path):
-                os.rename(path, _aside(path))
+                path.rename(_aside(path))
                 _sync(path.parent)
-            os.rename(temporary, path)
+            temporary.rename(path)
         # Before the old folder is removed.
         _sync(path.parent)
     except OSError as error:
@@ -141,12 +141,12 @@ def _put_back(path: Path) -> None:
     if os.path.lexists(path):
         _remove(aside)
     else:
-        os.rename(aside, path)
+        aside.rename(path)
         _sync(path.parent)
 
 
 def _remove(path: Path) -> None:
-    if os.path.islink(path) or os.path.isfile(path):
+    if path.is_symlink() or path.is_file():
         path.unlink(missing_ok=True)
     else:
         shutil.rmtree(path, ignore_errors=True)
@@ -167,11 +167,9 @@ def _sync(path: Path) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
-    for place, _, names in os.walk(folder):
-        for name in names:
-            if not os.path.islink(os.path.join(place, name)):
-                _sync(Path(place, name))
-        _sync(Path(place))
+    for place in (*folder.rglob("*"), folder):
+        if not place.is_symlink():
+            _sync(place)
 
 
 def _exchange(a: Path, b: Path) -> bool:
