@@ -65,22 +65,29 @@ def stop_after(calls: int, stop: Callable[[], None]) -> None:
         setattr(place, name, counted(getattr(place, name)))
 
 
-def a_stop_of_the_machine(calls: int, what: str, path: Path) -> int:
-    """Replace ``path`` in a program of its own that is gone after so many calls."""
-    command = [sys.executable, __file__, str(calls), what, str(path)]
-    return subprocess.run(command, check=False).returncode
+def wherever_the_machine_stops(what: str, places: Path) -> list[int]:
+    """Replace ``places``/1, 2, ... in programs that are gone after 1, 2, ... calls.
+
+    Returns:
+        How each of them ended, up to the first that came to its own end.
+    """
+    # One program that loads little and forks: hundreds of starts would take minutes.
+    command = [sys.executable, __file__, what, str(places)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [int(code) for code in done.stdout.split()]
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "no exchange"])
 def test_a_folder_is_old_or_new_wherever_the_machine_stops(tmp_path: Path, exchange: bool) -> None:
-    what, calls, seen, ends = ("exchange" if exchange else "aside"), 0, [], False
-    while not ends:
-        calls += 1
-        path = tmp_path / str(calls) / "model"
+    places = [tmp_path / str(calls) / "model" for calls in range(1, 30)]
+    for path in places:
         write(path, OLD)
-        code = a_stop_of_the_machine(calls, what, path)
-        assert code in (0, STOPPED)
-        ends = code == 0
+    codes = wherever_the_machine_stops("exchange" if exchange else "aside", tmp_path)
+    assert codes == [STOPPED] * (len(codes) - 1) + [0]
+    # Two files, two folders, the change of names and the folder around are the least.
+    assert len(codes) > 6
+    seen = []
+    for path in places[: len(codes)]:
         if exchange:
             assert content(path) in (OLD, NEW)
         # The next call for the same path finds one of them, whatever becomes of that call.
@@ -88,11 +95,9 @@ def test_a_folder_is_old_or_new_wherever_the_machine_stops(tmp_path: Path, excha
             seen.append(content(path))
             raise RuntimeError
         assert content(path) == seen[-1]
-    # Three files, two folders, the change of names and the folder around are the least.
-    assert calls > 6
     first_new = seen.index(NEW)
-    assert seen == [OLD] * first_new + [NEW] * (calls - first_new)
-    assert 0 < first_new < calls - 1
+    assert seen == [OLD] * first_new + [NEW] * (len(codes) - first_new)
+    assert 0 < first_new < len(codes) - 1
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "no exchange"])
@@ -158,16 +163,14 @@ def test_all_is_on_the_disk_before_it_gets_its_name(
 
 
 def test_a_file_is_old_or_new_wherever_the_machine_stops(tmp_path: Path) -> None:
-    calls, seen, code = 0, [], STOPPED
-    while code == STOPPED:
-        calls += 1
-        path = tmp_path / str(calls) / "model"
+    places = [tmp_path / str(calls) / "model" for calls in range(1, 5)]
+    for path in places:
         path.parent.mkdir()
         path.write_text("old")
-        code = a_stop_of_the_machine(calls, "file", path)
-        seen.append(path.read_text())
-    # Its content is synced, it gets its name, the folder is synced; the fourth call does not come.
-    assert (code, seen) == (0, ["old", "new", "new", "new"])
+    codes = wherever_the_machine_stops("file", tmp_path)
+    # Its content is synced, it gets its name, the folder is synced; no fourth call comes.
+    assert codes == [STOPPED] * 3 + [0]
+    assert [path.read_text() for path in places] == ["old", "new", "new", "new"]
 
 
 def test_names_are_exchanged_in_one_step_where_the_system_can(tmp_path: Path) -> None:
@@ -233,9 +236,21 @@ def test_what_appears_has_the_permissions_that_the_umask_leaves(tmp_path: Path) 
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
 
 
-if __name__ == "__main__":
-    number, what, where = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+def main(what: str, places: Path) -> None:
+    """The program that stops; says how each of its children ended."""
+    code, calls = STOPPED, 0
     if what == "aside":
         runs._exchange = no_exchange
-    stop_after(number, lambda: os._exit(STOPPED))
-    (rewrite if what == "file" else replace)(where)
+    while code:
+        calls += 1
+        child = os.fork()
+        if not child:
+            stop_after(calls, lambda: os._exit(STOPPED))
+            (rewrite if what == "file" else replace)(places / str(calls) / "model")
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(code)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
