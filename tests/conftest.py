@@ -321,7 +321,7 @@ def serving() -> Callable[..., AbstractContextManager[tuple[str, subprocess.Pope
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGCONT)
                 process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait(120)
             process.stdout.close()
 
     return run
