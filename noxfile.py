@@ -20,9 +20,15 @@ PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 TOOLS = ("pytest", "pytest-timeout", "hypothesis", "scipy", "psutil", "onnx")
 """What these tests need beside the core. PyTorch is not among them."""
 TESTS = (
-    "tests/test_no_torch.py", "tests/core", "tests/media", "tests/runtime",
-    "tests/apps/test_cli.py", "tests/apps/test_translate.py",
+    "tests/test_no_torch.py", "tests/core", "tests/media/test_audio.py",
+    "tests/media/test_soundtrack.py", "tests/media/test_video.py", "tests/media/test_framing.py",
+    "tests/runtime", "tests/apps/test_cli.py", "tests/apps/test_translate.py",
 )  # fmt: skip
+TESTS_OF_EXTRAS = (
+    "tests/apps/test_serve.py",
+    "tests/apps/test_listen.py",
+    "tests/apps/server/test_streams.py",
+)
 FROM_ELSEWHERE = {"PYTHONPATH": None}
 """Only what was installed is tried, and not the source beside it."""
 
@@ -40,12 +46,16 @@ def bounds(wanted: tuple[str, ...]) -> list[str]:
 @nox.session(python=PYTHONS)
 @nox.parametrize("versions", ["lowest-direct", "highest"], ids=["lowest", "highest"])
 def core(session: nox.Session, versions: str) -> None:
-    """Try the wheel: the bundled examples, every format of sound, the tests without PyTorch."""
+    """Try the wheel: the bundled examples, every format of sound, tests that need no PyTorch.
+
+    With the highest versions the server and the microphone are tried, too.
+    """
     place = Path(session.create_tmp())
     session.run("uv", "build", "--quiet", "--wheel", "--out-dir", str(place), silent=True)
     (wheel,) = place.glob("*.whl")
     # A bound that has no wheel for this Python would otherwise be built from its source.
-    session.install("--no-build", "--resolution", versions, "-r", "pyproject.toml")
+    extras = ["--extra", "serve", "--extra", "mic"] if versions == "highest" else []
+    session.install("--no-build", "--resolution", versions, "-r", "pyproject.toml", *extras)
     session.install("--no-deps", "--reinstall", str(wheel))
     versions_of_core = session.run(
         "uv", "pip", "freeze", "--quiet", "--exclude", "soundsight", silent=True
@@ -65,4 +75,5 @@ def core(session: nox.Session, versions: str) -> None:
         "soundsight", "translate", examples, "-o", out, "--anyway", "--sheet", "--overwrite",
         env=FROM_ELSEWHERE,
     )  # fmt: skip
-    session.run("pytest", *TESTS, *session.posargs, env=FROM_ELSEWHERE)
+    tests = TESTS + TESTS_OF_EXTRAS if extras else TESTS
+    session.run("pytest", *tests, *session.posargs, env=FROM_ELSEWHERE)
