@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import signal
@@ -170,10 +171,11 @@ def test_a_sound_is_marked_pictured_kept_a_while_and_gone(
         reaches(page, "quiet")
         assert not page.locator("#tag").is_visible()
         assert page.locator("#headline").inner_text() == "Quiet"
-        told = states(page)
-        wanted = ["start", "starting", "quiet", "sound", "picture", "past", "quiet"]
-        assert [s for s in told if s != "starting" or told.index(s) == 1] == wanted
-        assert page.locator(".strip .entry").count() == 1
+        # On a busy machine the sound may stop coming for a while, and the page says so.
+        told = [s for s in states(page) if s not in ("starting", "not_listening")]
+        wanted = ["start", "quiet", "sound", "picture", "past", "quiet"]
+        assert [state for state, _ in itertools.groupby(told)] == wanted
+        assert page.locator(".strip .entry:not(.is-gap)").count() == 1
         # Echo cancellation and its like are for telephones.
         asked = page.evaluate("wanted.audio")
         assert not any(
@@ -417,7 +419,8 @@ def test_a_full_server_is_told_in_words(
             second.goto(own)
             second.click("#start")
             reaches(second, "not_listening")
-            assert "full" in second.locator("#detail").inner_text()
+            # A busy machine may take so long to connect that it says so first.
+            second.locator("#detail", has_text="full").wait_for(timeout=60_000)
 
 
 def test_a_token_is_asked_for_taken_from_the_address_and_not_left_there(
@@ -501,7 +504,8 @@ def test_a_replay_plays_the_sound_that_was_heard(driver: Any, address: str, beep
             "AudioBufferSourceNode.prototype.start = function (...o) {"
             "window.played = this.buffer; return start.apply(this, o); }; }"
         )
-        page.click(".strip .entry")
+        entries = page.locator(".strip .entry").count()
+        page.locator(".strip .entry:not(.is-gap)").first.click()
         reaches(page, "replay")
         loud = page.evaluate(
             "() => { const s = played.getChannelData(0); let n = 0;"
@@ -510,10 +514,9 @@ def test_a_replay_plays_the_sound_that_was_heard(driver: Any, address: str, beep
         assert loud[0] > 0.5
         assert 2.5 <= loud[1] <= 4.5
         # While it plays nothing moves under the pointer; then it is told that nobody listened.
-        assert page.locator(".strip .entry").count() == 1
-        gap = page.locator(".entry.is-gap")
-        gap.wait_for()
-        assert "replaying" in gap.inner_text()
+        assert page.locator(".strip .entry").count() == entries
+        gap = page.locator(".entry.is-gap", has_text="replaying")
+        gap.wait_for(timeout=60_000)
         assert "for " in gap.inner_text()
 
 
@@ -574,7 +577,9 @@ def test_a_reader_hears_of_changes_and_of_nothing_else(
         reaches(page, "quiet")
         spoken = page.evaluate("said")
         kinds = [text.split(": ", 1)[1] for text in spoken]
-        assert len(kinds) <= 3, spoken
+        # Each time that a busy machine kept the sound waiting is a change, and so is its end.
+        waits = sum(kind.startswith("not listening") for kind in kinds)
+        assert len(kinds) <= 3 + 2 * waits, spoken
         assert kinds[-1] == "quiet"
         assert any("imagined" in kind for kind in kinds)
 
