@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check axe format bench clean
+.PHONY: help demo test check pythons axe format bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -21,6 +21,9 @@ check: $(VENV)/.dev  ## format, lint, types, import law
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+pythons: $(VENV)/.dev  ## try the wheel without torch on each Python here, with old and new dependencies
+	$(BIN)/nox
 
 axe: .axe/axe.min.js  ## fetch the accessibility checker of the browser tests (needs npm)
 
@@ -62,4 +65,4 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.core
 	@touch $@
 
 clean:  ## remove what was built, and the virtual environment
-	rm -rf $(VENV) demo-out build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .nox demo-out build dist .pytest_cache .mypy_cache .ruff_cache

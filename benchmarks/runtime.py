@@ -35,7 +35,7 @@ try:
 except SystemExit as end:
     code = end.code or 0
 kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print("PEAK", kilobytes / (1024 if sys.platform != "darwin" else 1024**2), file=sys.stderr)
+print("PEAK", kilobytes / 1024, file=sys.stderr)
 sys.exit(code)
 """
 

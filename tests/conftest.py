@@ -19,6 +19,9 @@ from PIL import Image
 
 from soundsight.pairs.bench import SPLITS, SUBJECTS, Bench, find_bench
 
+# A shell that runs the tests in its background has them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 COLOURS = {
     "baby": (220, 40, 40),
     "dog": (40, 220, 40),
@@ -318,7 +321,7 @@ def serving() -> Callable[..., AbstractContextManager[tuple[str, subprocess.Pope
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGCONT)
                 process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait(120)
             process.stdout.close()
 
     return run

@@ -82,6 +82,7 @@ session.open_onnx = open_onnx
 
 def test_prepare_and_data_load_no_torch(tmp_path: Path) -> None:
     """Preparing pairs takes no torch, in the command as in its workers (which ingest in here)."""
+    pytest.importorskip("imagehash")
     code = f"""
 import sys
 from pathlib import Path

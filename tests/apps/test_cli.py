@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from soundsight import __version__
-from soundsight.apps import cli
+from soundsight.apps import cli, group
 from soundsight.core.errors import DataError
 
 
@@ -70,11 +70,50 @@ def test_a_mistyped_command_gets_one_line(args: list[str], words: str) -> None:
     assert words in result.stderr
 
 
-@pytest.mark.parametrize("args", [[], ["train"]], ids=["soundsight", "soundsight train"])
-def test_a_group_alone_shows_its_help(args: list[str]) -> None:
-    result = CliRunner().invoke(cli.build_app(), args)
-    assert result.exit_code == 2
-    assert "Commands" in result.output
+@pytest.mark.parametrize("args", [[], ["train"], ["data"]], ids=" ".join)
+def test_a_group_alone_shows_its_help_and_nothing_more(args: list[str]) -> None:
+    command = [sys.executable, "-m", "soundsight", *args]
+    alone, asked = (
+        subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        for more in ([], ["--help"])
+    )
+    assert "Commands" in asked.stdout
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert (alone.returncode, alone.stderr) == (2, "")
+    assert alone.stdout == asked.stdout
+
+
+def test_what_the_command_line_relies_on_in_typer() -> None:
+    """Typer names none of this in its documentation: a release may change it."""
+    for error in (typer.BadParameter("words"), group.UsageError("words")):
+        assert (error.exit_code, error.ctx) == (2, None)
+        assert error.format_message().endswith("words")
+    root = typer.main.get_command(cli.build_app())
+    groups = {name for name, one in root.commands.items() if hasattr(one, "commands")}
+    assert groups == {"train", "data"}
+    for one in (root, *(root.commands[name] for name in groups)):
+        assert isinstance(one, group.Commands)
+
+
+ELSEWHERE = """
+import sys
+for name in ("fcntl", "grp", "pwd", "readline", "resource", "termios", "tty"):
+    sys.modules[name] = None
+from soundsight.apps.cli import main
+sys.platform, sys.argv = sys.argv[1], ["soundsight", *sys.argv[2:]]
+main()
+"""
+
+
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
+@pytest.mark.parametrize("args", [["--version"], ["translate", "a.wav"], ["serve"]], ids=" ".join)
+def test_other_systems_are_told_so_in_one_line(platform: str, args: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, platform, *args],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: soundsight runs on Linux alone; this is {platform}\n"
 
 
 def test_every_command_has_the_same_manners() -> None:

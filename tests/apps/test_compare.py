@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from soundsight.apps import compare as command
-from soundsight.apps.cli import Commands
+from soundsight.apps.group import Commands
 from soundsight.core.errors import MissingExtraError
 from soundsight.evaluation.judging import Judges
 from soundsight.evaluation.report import EvaluationConfig, evaluate

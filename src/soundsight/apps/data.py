@@ -19,6 +19,7 @@ import typer
 
 from soundsight.apps.console import complain, say
 from soundsight.apps.extras import local_output, need
+from soundsight.apps.group import Commands
 from soundsight.apps.progress import funnel_lines
 from soundsight.core.errors import ConfigError, DataError, SoundsightError
 
@@ -41,7 +42,7 @@ _CLIP = re.compile(r"c\d{3}_s(\d{5})")
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    group = typer.Typer(no_args_is_help=True, help="Look at, check and export prepared pairs.")
+    group = typer.Typer(cls=Commands, help="Look at, check and export prepared pairs.")
     for command in (info, verify, sheet, export):
         group.command()(command)
     app.add_typer(group, name="data")

@@ -338,10 +338,8 @@ def server_of(
 
 def _allow_files(count: int) -> None:
     """Let this process open so many files at once, as far as it may."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < most:

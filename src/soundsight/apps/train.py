@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soundsight.apps.extras import local_output, need
+from soundsight.apps.group import Commands
 from soundsight.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ Early = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     group = typer.Typer(
-        no_args_is_help=True, help="Train an encoder, a translator, the judges or the critic."
+        cls=Commands, help="Train an encoder, a translator, the judges or the critic."
     )
     for command in (encoder, translator, judges, critic, familiarity, names):
         group.command()(command)

@@ -22,7 +22,7 @@ import typer
 from soundsight.apps.console import complain, say, warn
 from soundsight.apps.options import Candidates, Model, Seed, Strict, Track, sound_path
 from soundsight.core.errors import AudioError, OutputError, SoundsightError
-from soundsight.core.runs import usable_folder
+from soundsight.core.runs import move_into_place, usable_folder
 
 if TYPE_CHECKING:
     from soundsight.media.audio import SoundStream
@@ -248,7 +248,7 @@ def _seconds(
                 line["warnings"] = sound.warnings
             for path in kept.paths:
                 with _writing(path):
-                    (hidden / path.name).replace(path)
+                    move_into_place(hidden / path.name, path)
             yield kept, 1.0
 
 

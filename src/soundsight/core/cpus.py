@@ -15,10 +15,7 @@ def usable_cpus() -> int:
 
     A quota of one and a half is two: threads may wait, a CPU that idles is lost.
     """
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every platform
-        count = os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0))
     return max(1, math.ceil(min(count, _quota(_CGROUPS, _OWN))))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -27,7 +28,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` when the block succeeds.
 
     Missing parent folders are made. When the block fails nothing is left behind, and an existing
-    ``path`` keeps its old content.
+    ``path`` keeps its old content. The new content is on the disk before it gets its name, so that
+    a power loss leaves the old or the new file and never half of one.
 
     Raises:
         OutputError: when the place cannot be written to.
@@ -40,28 +42,41 @@ def atomic_file(path: Path) -> Iterator[Path]:
         )
         os.close(handle)
         temporary = Path(name)
-        # mkstemp makes private files; what a user asks for should follow their umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(_as_umask_has_it(0o666))
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     try:
         yield temporary
-        temporary.replace(path)
+        move_into_place(temporary, path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Give a file that is written its name, in the same file system, once its content is on disk.
+
+    Raises:
+        OSError: when it cannot be read, written to the disk, or renamed.
+    """
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
 @contextlib.contextmanager
 def atomic_folder(
     path: Path, *, overwrite: bool = False, ours: Callable[[Path], bool] | None = None
 ) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; rename it to ``path`` when the block succeeds.
+    """Yield a temporary folder beside ``path``; give it that name when the block succeeds.
+
+    The new folder is on the disk before it gets its name. An old one exchanges names with it in
+    one step, where the system can do that: whenever the program or the machine stops, the old or
+    the new folder stands there. Elsewhere the old one first steps aside to a hidden name; what a
+    stop between those two steps leaves is put back by the next call for the same ``path``.
 
     Args:
         path: the folder that appears whole or not at all.
@@ -72,6 +87,10 @@ def atomic_folder(
         OutputError: when ``path`` exists and ``overwrite`` is false, when it holds something that
             is not ``ours``, or when it cannot be written to.
     """
+    try:
+        _put_back(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     if os.path.lexists(path):
         if not overwrite:
             raise OutputError(f"{path} exists already: choose another place or pass --overwrite")
@@ -80,23 +99,94 @@ def atomic_folder(
             raise OutputError(f"{path} holds something else and is kept: choose another place")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        temporary.chmod(0o755)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:80]}."))
+        temporary.chmod(_as_umask_has_it(0o777))
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     try:
         yield temporary
-        if path.exists():
-            old = temporary.with_name(temporary.name + ".old")
-            path.rename(old)
+        _sync_tree(temporary)
+        if not (os.path.lexists(path) and _exchange(temporary, path)):
+            if os.path.lexists(path):
+                path.rename(_aside(path))
+                _sync(path.parent)
             temporary.rename(path)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(path)
+        # Before the old folder is removed.
+        _sync(path.parent)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _put_back(path)
+        _remove(temporary)
+
+
+def _as_umask_has_it(mode: int) -> int:
+    """The permissions that a user's umask leaves; Python's temporary things are private."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return mode & ~umask
+
+
+def _aside(path: Path) -> Path:
+    """Where an old folder waits while a new one takes its name."""
+    return path.with_name(f".{path.name}.soundsight-replaced")
+
+
+def _put_back(path: Path) -> None:
+    """Undo the replacement of a folder that stopped half-way, or end one that was all but done."""
+    aside = _aside(path)
+    if not os.path.lexists(aside):
+        return
+    if os.path.lexists(path):
+        _remove(aside)
+    else:
+        aside.rename(path)
+        _sync(path.parent)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Have a file's or a folder's content on the disk; some file systems know no such thing."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        # A folder may be open to writers and closed to readers.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
+
+
+def _sync_tree(folder: Path) -> None:
+    for place in (*folder.rglob("*"), folder):
+        if not place.is_symlink():
+            _sync(place)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Let two paths exchange their names in one step; say whether the system did it."""
+    import ctypes
+
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except AttributeError:  # a C library that has no such call
+        return False
+    renameat2.argtypes = (
+        ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint,
+    )  # fmt: skip
+    # Old kernels and some file systems cannot.
+    done: int = renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange)
+    return done == 0
 
 
 def usable_folder(out: Path) -> None:

@@ -25,7 +25,7 @@ from soundsight.apps.server.app import ServerConfig, create_app
 from soundsight.apps.server.limits import Access, Limits
 from soundsight.runtime.translator import Translator
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 def wait_for(holds: Callable[[], Any], what: str = "it") -> Any:

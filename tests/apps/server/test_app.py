@@ -12,7 +12,7 @@ import pytest
 from soundsight.apps.server.app import ServerConfig, create_app
 from soundsight.apps.server.limits import Access, Limits
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 @pytest.mark.parametrize("path", ["/v1/translate", "/v1/storyboard"])

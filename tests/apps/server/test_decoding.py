@@ -28,8 +28,6 @@ from soundsight.core.errors import AudioError
 from soundsight.core.units import RATE_HZ
 from soundsight.media.container import quiet_av
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
-
 
 def tone(seconds: float, rate_hz: int = RATE_HZ) -> np.ndarray:
     t = np.arange(round(seconds * rate_hz)) / rate_hz

@@ -17,7 +17,7 @@ from soundsight.apps.server.limits import Limits
 from soundsight.apps.server.metrics import Metrics
 from soundsight.core.errors import AudioError
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 class Steps:

@@ -517,7 +517,7 @@ def test_a_body_that_nobody_wants(server: Any, monkeypatch: pytest.MonkeyPatch) 
                 line.sendall(b"x" * 1_000)
                 sent += 1
                 time.sleep(0.02)
-        assert sent < 200
+        assert sent < 1_000
 
 
 def test_clients_that_vanish(server: Any, eventually: Callable[..., Any]) -> None:
@@ -547,7 +547,7 @@ def test_work_ends_with_its_client(
 
     def slowly(self: Any, *args: Any, **options: Any) -> Any:
         seconds.append(time.monotonic())
-        time.sleep(0.2)
+        time.sleep(1.0)
         return segment(self, *args, **options)
 
     monkeypatch.setattr(Translator, "translate_segment", slowly)
@@ -592,7 +592,7 @@ def test_more_than_can_wait(server: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     translate = Translator.translate
 
     def held(self: Any, *args: Any, **options: Any) -> Any:
-        assert gate.wait(20)
+        assert gate.wait(60)
         return translate(self, *args, **options)
 
     monkeypatch.setattr(Translator, "translate", held)
@@ -637,7 +637,7 @@ def test_nothing_is_left_behind(server: Any, eventually: Callable[..., Any], fol
     for number in range(200):
         visit(number)
     eventually(lambda: len(process.children()) == 1)
-    assert process.num_fds() <= files
+    eventually(lambda: process.num_fds() <= files, "the end of all connections")
     assert process.memory_info().rss < memory + (48 << 20)
     assert list(folder.iterdir()) == []
 
@@ -678,18 +678,22 @@ def test_streams_go_on_beside_uploads(server: Any) -> None:
             assert answer.status_code == 200
 
     with ThreadPoolExecutor(2) as pool, server.talk() as talk:
-        talk.hello(rate_hz=8_000)
         work = [pool.submit(upload) for _ in range(2)]
-        for _ in range(60):
-            talk.sound(np.full(400, 3_000, "<i2"))
-            time.sleep(0.02)
-        talk.say(type="end")
-        assert talk.closed()[0] == 1000
-        stop.set()
+        try:
+            talk.hello(rate_hz=8_000)
+            for _ in range(2):
+                talk.sound(np.full(4_800, 3_000, "<i2"))
+            for count in range(1, 9):
+                # While both uploads are at work, as they are until they are told to stop.
+                talk.until(count)
+                talk.sound(np.full(2_000 if count < 8 else 400, 3_000, "<i2"))
+            talk.say(type="end")
+            assert talk.closed()[0] == 1000
+        finally:
+            stop.set()
         for one in work:
             one.result()
-    assert len(talk.windows) + sum(facts.skipped for facts in talk.windows) == 9
-    assert len(talk.windows) >= 3
+    assert [facts.end_s for facts in talk.windows] == [1 + 0.25 * n for n in range(9)]
 
 
 def test_not_ready_while_it_stops(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -715,6 +719,6 @@ def test_a_request_is_finished_when_the_server_stops(
     monkeypatch.setattr(Translator, "translate", slowly)
     with run_server() as server, ThreadPoolExecutor(1) as pool:
         asked = pool.submit(server.client.post, "/v1/translate", content=SOUND)
-        assert begun.wait(20)
+        assert begun.wait(60)
         server.leave()
         assert asked.result().status_code == 200

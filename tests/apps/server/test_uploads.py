@@ -20,8 +20,6 @@ from soundsight.apps.server.answers import RefusedError
 from soundsight.apps.server.limits import Limits
 from soundsight.apps.server.uploads import clean_name, receive
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
-
 FORM = "multipart/form-data; boundary=b"
 
 

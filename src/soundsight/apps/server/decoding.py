@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
+import resource
 import socket
 import struct
 import subprocess
@@ -334,25 +334,20 @@ def _finish(pipe: socket.socket, **values: Any) -> None:
 
 def _path_of(handle: int) -> str:
     """A path by which the decoders can open a descriptor that was handed over."""
-    return f"/proc/self/fd/{handle}" if os.path.isdir("/proc/self/fd") else f"/dev/fd/{handle}"
+    return f"/proc/self/fd/{handle}"
 
 
 def _bound(order: dict[str, Any]) -> None:
     """Take no more memory and time than the order allows, and write no file."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
     # The limit counts from the process's start, which took time, too.
     until_s = math.ceil(time.process_time()) + int(order["cpu_s"])
     resource.setrlimit(resource.RLIMIT_CPU, (until_s, until_s + 1))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
-            taken = int(file.read().split()[0]) * resource.getpagesize()
-        most = taken + int(order["memory_bytes"])
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    most = taken + int(order["memory_bytes"])
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 if __name__ == "__main__":

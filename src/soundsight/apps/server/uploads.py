@@ -169,11 +169,8 @@ def _handle_of(file: Any, held: contextlib.ExitStack) -> int:
         file.flush()
         return int(file.fileno())
     data = file._file.getbuffer()
-    if hasattr(os, "memfd_create"):
-        handle = os.memfd_create("sound")
-        held.callback(os.close, handle)
-    else:
-        handle = held.enter_context(tempfile.TemporaryFile()).fileno()  # noqa: SIM115
+    handle = os.memfd_create("sound")
+    held.callback(os.close, handle)
     with data:
         at = 0
         while at < len(data):
