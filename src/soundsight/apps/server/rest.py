@@ -9,13 +9,16 @@ import io
 import math
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.dependencies.utils import request_params_to_args
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
+from starlette.datastructures import QueryParams
 
 from soundsight import __version__
 from soundsight.apps.server.answers import RefusedError
@@ -75,8 +78,12 @@ def known_parameters(request: Request) -> None:
     Raises:
         RefusedError: 422, for the name of a parameter that is misspelled.
     """
+    _check_known(request, request.query_params)
+
+
+def _check_known(request: Request, names: Iterable[str]) -> None:
     known = {field.alias for field in request.scope["route"].dependant.query_params}
-    for name in request.query_params:
+    for name in names:
         if name not in known:
             shown = "".join(c for c in name[:_LONGEST_SHOWN] if c.isprintable())
             raise RefusedError(
@@ -84,6 +91,30 @@ def known_parameters(request: Request) -> None:
                 "parameter",
                 f"{shown or '?'}: no such parameter, there are {', '.join(sorted(known))}",
             )
+
+
+def asked_in_form(request: Request, upload: Upload) -> dict[str, Any]:
+    """Read the options that stand in the form beside the file: the same as those of the query.
+
+    Returns:
+        The values of those that are there, by name.
+
+    Raises:
+        RefusedError: 422, for one that is not known, or that the query has, too.
+        RequestValidationError: for one that is out of range.
+    """
+    _check_known(request, upload.fields)
+    for name in upload.fields:
+        if name in request.query_params:
+            raise RefusedError(
+                422, "parameter", f"{name}: it stands in the query and in the form: say it once"
+            )
+    given = request.scope["route"].dependant.query_params
+    fields = [field for field in given if field.alias in upload.fields]
+    values, errors = request_params_to_args(fields, QueryParams(upload.fields))
+    if errors:
+        raise RequestValidationError(errors)
+    return values
 
 
 Seed = Annotated[
@@ -96,6 +127,18 @@ class Format(StrEnum):
 
     JSON = "json"
     PNG = "png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wish:
+    """What a request asks for; the parameters of ``translate``."""
+
+    each_second: bool
+    draws: int
+    candidates: int | None
+    seed: int
+    anyway: bool
+    format: Format
 
 
 _MEDIA_TYPES = {Format.JSON: "application/json", Format.PNG: "image/png"}
@@ -173,7 +216,7 @@ UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "A sound or video file of any usual format: raw, or in the field "
-        f"'{FIELD}' of a form.",
+        f"'{FIELD}' of a form, whose other fields are the parameters of the query, if any.",
         "content": {
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
             "multipart/form-data": {
@@ -241,21 +284,23 @@ async def translate(
 ) -> Any:
     """Imagine a sound: its loudest second, or every second."""
     here.translator.candidates(candidates)
-    options: dict[str, Any] = {
-        "draws": draws, "candidates": candidates, "seed": seed, "anyway": anyway,
-    }  # fmt: skip
-    most = here.limits.max_pictures if format is Format.JSON else ROWS_PER_PAGE * draws
+    wish = _Wish(
+        each_second=each_second, draws=draws, candidates=candidates, seed=seed, anyway=anyway,
+        format=format,
+    )  # fmt: skip
     with here.jobs.admit():
         async with receive(request, here.limits) as upload, _while_wanted(request) as unwanted:
+            wish = replace(wish, **asked_in_form(request, upload))
+            here.translator.candidates(wish.candidates)
 
             def work() -> bytes:
-                results = _imagined(here, upload, each_second, options, most, unwanted)
-                if format is Format.PNG:
+                results = _imagined(here, upload, wish, unwanted)
+                if wish.format is Format.PNG:
                     return _drawn(results, upload.name, here)
-                return _told(results, seed, here)
+                return _told(results, wish.seed, here)
 
             body = await here.jobs.run(work, unwanted)
-    return Response(body, media_type=_MEDIA_TYPES[format])
+    return Response(body, media_type=_MEDIA_TYPES[wish.format])
 
 
 @contextlib.asynccontextmanager
@@ -278,13 +323,15 @@ async def _while_wanted(request: Request) -> AsyncIterator[threading.Event]:
 
 
 def _imagined(
-    here: Services,
-    upload: Upload,
-    each_second: bool,
-    options: dict[str, Any],
-    most: int,
-    unwanted: threading.Event,
+    here: Services, upload: Upload, wish: _Wish, unwanted: threading.Event
 ) -> list[Translation]:
+    options: dict[str, Any] = {
+        "draws": wish.draws, "candidates": wish.candidates, "seed": wish.seed,
+        "anyway": wish.anyway,
+    }  # fmt: skip
+    as_json = wish.format is Format.JSON
+    most = here.limits.max_pictures if as_json else ROWS_PER_PAGE * wish.draws
+
     def wanted(items: Iterable[_T]) -> Iterator[_T]:
         for item in items:
             if unwanted.is_set():
@@ -295,9 +342,9 @@ def _imagined(
     next(wanted([None]))
     with here.decoder.open(upload.handle, upload.name) as sound:
         blocks = wanted(sound.blocks)
-        if not each_second:
+        if not wish.each_second:
             return [here.translator.translate(blocks, **options)]
-        seconds = most // options["draws"]
+        seconds = most // wish.draws
         too_many = RefusedError(
             413,
             "too_many",
