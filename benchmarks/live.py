@@ -91,6 +91,8 @@ def write_microphone(path: Path, count: int) -> float:
         parts += [np.zeros(int(silence * RATE_HZ), np.float32), clip]
     parts.append(np.zeros(4 * RATE_HZ, np.float32))
     whole = np.concatenate(parts)
+    # Where all is 0 no microphone listens, and the page says so.
+    whole += rng.normal(0.0, 1e-4, len(whole)).astype(np.float32)
     soundfile.write(path, whole, RATE_HZ, subtype="PCM_16")
     return len(whole) / RATE_HZ
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import shlex
 import shutil
+import socket
 import subprocess
+import time
 import tomllib
 from itertools import chain
 from pathlib import Path
@@ -15,10 +18,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import typer
 import yaml
 
+from soundsight import Client
 from soundsight.apps import serve
 from soundsight.apps.cli import build_app
 from soundsight.apps.server import streams
@@ -256,6 +261,76 @@ def test_nginx_itself_takes_the_file(tmp_path: Path) -> None:
         command = ["nginx", "-t", "-q", "-p", str(tmp_path), "-c", str(whole)]
         said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert said.returncode == 0, said.stderr
+
+
+@pytest.mark.parametrize("taken_off", [False, True])
+def test_it_lies_under_a_path_behind_nginx(
+    taken_off: bool, serving: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Pages, REST, a storyboard and a stream, whether the proxy leaves the path or takes it off."""
+    if shutil.which("nginx") is None:
+        pytest.skip("nginx is not installed")
+    part = (DEPLOY / "nginx-path.conf").read_text("utf-8")
+    if taken_off:
+        part = part.replace("proxy_pass http://127.0.0.1:8000;\n    proxy_http_version 1.1;",
+                            "rewrite ^/sound(/.*)$ $1 break;\n    proxy_pass http://127.0.0.1:8000;\n"
+                            "    proxy_http_version 1.1;")  # fmt: skip
+        assert part.count("rewrite") == 2
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ("--model", tiny_model, "--root-path", "/sound/", "--token", "secret")
+    with serving(*options) as (address, _), contextlib.ExitStack() as stack:
+        assert address.endswith("/sound/")
+        part = part.replace("127.0.0.1:8000", address.split("/")[2])
+        temporary = "".join(
+            f"{name}_temp_path {tmp_path}/{name};"
+            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        whole = tmp_path / "whole.conf"
+        whole.write_text(
+            f"daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}\n"
+            f"http {{ {temporary}\nserver {{ listen 127.0.0.1:{port};\n{part}}} }}"
+        )
+        command = ["nginx", "-p", str(tmp_path), "-c", str(whole)]
+        nginx = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        stack.callback(nginx.communicate, timeout=30)
+        stack.callback(nginx.terminate)
+        url = f"http://127.0.0.1:{port}/sound"
+        within_path(url)
+
+
+def within_path(url: str) -> None:
+    """Use a server with a token whose address ends with a path."""
+
+    def page(path: str) -> httpx.Response:
+        return httpx.get(url + path, trust_env=False, follow_redirects=True)
+
+    for _ in range(100):
+        with contextlib.suppress(httpx.TransportError):
+            page("/healthz")
+            break
+        time.sleep(0.1)
+    for path, holds in (("", "live.js"), ("/", "live.js"), ("/file", "file.js"),
+                        ("/static/live.js", "import"), ("/static/board.js", "export"),
+                        ("/healthz", "alive"), ("/readyz", "ready")):  # fmt: skip
+        answer = page(path)
+        assert (answer.status_code, holds in answer.text) == (200, True), path
+    # What a page asks for lies beside it.
+    for name in re.findall(r'(?:href|src)="(static/[^"]+)"', page("/").text + page("/file").text):
+        assert page(f"/{name}").status_code == 200, name
+    assert page("/v1/model").status_code == 401
+    assert page("/metrics").status_code in (401, 404)
+    given = {"authorization": "Bearer secret"}
+    told = httpx.get(f"{url}/openapi.json", headers=given, trust_env=False).json()
+    assert told["servers"] == [{"url": "/sound"}]
+    noise = 0.3 * np.random.default_rng(0).standard_normal(44_100 * 2)
+    with Client(url, token="secret") as client:
+        assert client.ready()
+        assert client.model()["name"] == "tiny"
+        assert len(client.translate(noise, 44_100, each_second=True)) == 2
+        assert len(list(client.stream([noise.astype(np.float32)], 44_100))) >= 1
+    with Client(f"{url}/#token=secret") as client:
+        assert client.model()["name"] == "tiny"
 
 
 # --- metrics ------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -161,6 +162,30 @@ def test_changes_are_told_in_words_where_there_is_no_terminal(
 def test_quiet_is_said_once(run: Callable[..., Result], card: Card) -> None:
     card.level = 0.0001
     assert lines(run("--seconds", 2)) == ["Quiet", "NOT LISTENING, Stopped."]
+
+
+def test_a_muted_microphone_is_told_and_stays_open(run: Callable[..., Result], card: Card) -> None:
+    card.level = 0.0
+    assert lines(run("--seconds", 4.5)) == [
+        "Quiet",
+        "NOT LISTENING, The microphone sends nothing: is it muted or covered?",
+        "NOT LISTENING, Stopped.",
+    ]
+    assert len(card.streams) == 1
+
+
+def test_a_muted_microphone_is_no_quiet_one_in_json(run: Callable[..., Result], card: Card) -> None:
+    card.level = 0.0
+    rows = [json.loads(line) for line in run("--json", "--seconds", 4.5).stdout.splitlines()]
+    assert rows[-1]["state"] == "not_listening"
+    assert "muted or covered" in rows[-1]["why"]
+    assert {row["state"] for row in rows[:-1]} == {"quiet"}
+
+
+def test_a_silent_file_is_quiet(run: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "silent.wav"
+    soundfile.write(path, np.zeros(5 * RATE, np.int16), RATE)
+    assert lines(run("--play", path)) == ["Quiet", "NOT LISTENING, The file has ended."]
 
 
 @pytest.mark.usefixtures("card")

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from soundsight.core.errors import AudioError, ConfigError
+from soundsight.media.segments import Segment
+from soundsight.runtime.critic import State
+from soundsight.runtime.listener import Event, Heard
 from soundsight.runtime.naming import Names
-from soundsight.runtime.story import Progress, tell
+from soundsight.runtime.story import Progress, _Telling, tell
 from soundsight.runtime.translator import Translator
 from soundsight.views.story import Story, StoryEvent
 
@@ -59,7 +62,7 @@ def test_events_and_the_quiet_between_them(translator: Translator) -> None:
         assert event.state == "picture"
         assert event.picture is not None
         assert event.picture.shape == (96, 96, 3)
-        assert event.began_s <= event.moment_s <= event.ended_s - 1
+        assert event.began_s - 1 < event.moment_s <= event.ended_s - 1
         assert event.level_dbfs == pytest.approx(-13.5, abs=0.1)
         assert event.mel.shape == (128, 100)
         assert event.mel.max() > 200
@@ -119,7 +122,7 @@ def test_a_file_may_begin_with_quiet(translator: Translator, lead: float) -> Non
 
 def test_a_click_is_short(translator: Translator) -> None:
     told = story(translator, quiet(3.3), tone(0.1), quiet(4))
-    assert times(told) == [[(3.25, 3.5)]]
+    assert times(told) == [[(3.3, 3.4)]]
 
 
 def test_blocks_of_any_size_and_a_file_tell_the_same(
@@ -259,7 +262,62 @@ def test_one_kind_takes_over_from_another(naming: Translator) -> None:
     told = story(naming, tone(5, 300), tone(5, 6000), quiet(1))
     assert [event.name for event in told.events] == ["low", "high"]
     (first,), (second,) = times(told)
-    assert first[1] == second[0] == pytest.approx(5.0, abs=0.75)
+    assert first[1] == second[0] == pytest.approx(5.0, abs=0.05)
+
+
+@pytest.mark.parametrize("at_s", [4.13, 5.5, 7.38, 8.62])
+@pytest.mark.parametrize(("low_first", "level"), [(True, 0.3), (False, 0.3), (True, 0.05)])
+def test_the_border_between_two_sounds_is_where_the_spectrum_changes(
+    naming: Translator, at_s: float, low_first: bool, level: float
+) -> None:
+    """The listener is sure of the other kind half a second later, and in quarters."""
+    hz = (300, 6000) if low_first else (6000, 300)
+    told = story(naming, tone(at_s, hz[0]), tone(4, hz[1], level=level), quiet(2))
+    names = ["low", "high"] if low_first else ["high", "low"]
+    assert [event.name for event in told.events] == names
+    (first,), (second,) = times(told)
+    assert first[1] == second[0] == pytest.approx(at_s, abs=0.03)
+
+
+@pytest.mark.parametrize("began_s", [3.0, 3.07, 3.21, 3.49])
+@pytest.mark.parametrize("lasted_s", [0.1, 0.33, 2.02])
+def test_a_sound_begins_and_ends_with_its_frames(
+    translator: Translator, began_s: float, lasted_s: float
+) -> None:
+    told = story(translator, quiet(began_s), tone(lasted_s), quiet(4))
+    ((span,),) = times(told)
+    assert span == (pytest.approx(began_s, abs=0.011), pytest.approx(began_s + lasted_s, abs=0.011))
+
+
+def test_an_event_is_what_its_surest_moment_says(tiny_model: Path) -> None:
+    """Later windows that are less sure change nothing, however many there are."""
+
+    class Told:
+        """A listener that says of each window what the test has written down."""
+
+        sensitivity, quiet_dbfs = 0.5, -60.0
+
+        def __init__(self) -> None:
+            self.windows = 0
+
+        def hear(self, segment: Segment) -> Heard:
+            surest = self.windows == 3
+            self.windows += 1
+            image = np.full((1, 96, 96, 3), self.windows, np.uint8)
+            return Heard(
+                start_s=segment.start_s, settled=True, state=State.PICTURE, images=image,
+                level_dbfs=segment.rms_dbfs, familiarity=0.9, informativity=np.ones(1, np.float32),
+                confidence=0.9 if surest else 0.6, name="baby" if surest else "fireworks",
+                event=Event(number=1, began_s=0.0, heard_s=segment.start_s + 1, repeats=1),
+            )  # fmt: skip
+
+    telling = _Telling(Told(), Translator.load(tiny_model, threads=1).info.mel)  # type: ignore[arg-type]
+    *_, told = telling.run(iter([tone(6).astype(np.float32)]), None, "", "", 0)
+    assert isinstance(told, Story)
+    (event,) = told.events
+    assert event.picture is not None
+    assert (event.name, event.confidence, event.moment_s) == ("baby", 0.9, 0.75)
+    assert int(event.picture[0, 0, 0]) == 4
 
 
 def test_the_times_of_an_event_do_not_overlap(naming: Translator) -> None:

@@ -31,10 +31,14 @@ class Clock:
 class Scene:
     """A watch, and sound that comes in blocks of 31.25 ms."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, microphone: bool = False) -> None:
         self.clock = Clock()
         self.watch = Watch(
-            "the door", -45.0, clock=lambda: self.clock.now, wall=lambda: self.clock.wall()
+            "the door",
+            -45.0,
+            microphone=microphone,
+            clock=lambda: self.clock.now,
+            wall=lambda: self.clock.wall(),
         )
 
     def sound(self, seconds: float, dbfs: float = -20.0) -> None:
@@ -206,15 +210,96 @@ def test_after_a_restart_nothing_old_is_shown(scene: Scene) -> None:
     assert [past.title for past in scene.moment.history] == ["water", "dog"]
 
 
-def test_zeros_alone_come_from_no_microphone(scene: Scene) -> None:
-    zeros = np.zeros(RATE // 32, np.int16)
-    for _ in range(32 * 4):
-        scene.clock.now += 1 / 32
-        scene.watch.block(zeros, RATE)
+def test_an_event_is_what_its_surest_moment_says(scene: Scene) -> None:
+    """A crying baby must not end as fireworks."""
+    scene.sound(1)
+    scene.hear(State.PICTURE, 1, name="baby crying", confidence=0.9)
+    later = np.full((1, 8, 8, 3), 7, np.uint8)
+    scene.hear(State.PICTURE, 1, name="fireworks", confidence=0.6, images=later, repeats=2)
+    moment = scene.moment
+    (past,) = moment.history
+    assert moment.headline == "Baby crying x2"
+    assert (past.name, past.confidence, past.title) == ("baby crying", 0.9, "baby crying x2")
+    for shown in (past, moment.present):
+        assert shown is not None
+        np.testing.assert_array_equal(shown.picture, PICTURE)
+    scene.hear(State.PICTURE, 1, name="dog", confidence=0.95, images=later)
+    moment = scene.moment
+    assert (moment.headline, moment.history[0].name, moment.sure) == ("Dog", "dog", "quite sure")
+    np.testing.assert_array_equal(moment.history[0].picture, later[0])
+
+
+def test_headline_and_history_say_the_same_of_what_is_no_longer_recognised(scene: Scene) -> None:
+    scene.sound(1)
+    scene.hear(State.PICTURE, 1, confidence=0.6)
+    for _ in range(4):
+        scene.sound(1)
+        scene.hear(State.NOTHING_RECOGNISABLE, 1)
+        moment = scene.moment
+        assert moment.headline == "Nothing recognisable"
+        assert [past.title for past in moment.history] == ["nothing recognisable", "dog"]
+    rest, dog = moment.history
+    assert rest.began - dog.began >= timedelta(seconds=1)  # since it is no longer recognised
+    assert dog.lasted_s == pytest.approx(1.0, abs=0.1)
+    # Recognised again: it was a dog all the time.
+    scene.hear(State.PICTURE, 1, confidence=0.7)
+    moment = scene.moment
+    assert moment.headline == "Dog"
+    assert [past.title for past in moment.history] == ["dog"]
+    assert moment.history[0].lasted_s == pytest.approx(5.0, abs=0.1)
+
+
+def test_the_unrecognisable_end_of_a_sound_is_no_event(scene: Scene) -> None:
+    scene.sound(1)
+    scene.hear(State.PICTURE, 1)
+    for _ in range(3):
+        scene.sound(0.25)
+        scene.hear(State.NOTHING_RECOGNISABLE, 1)
+    scene.sound(1.5, -90)
     scene.hear(State.QUIET)
-    assert "muted" in scene.moment.detail
-    scene.watch.block(zeros + 1, RATE)
-    assert "muted" not in scene.moment.detail
+    moment = scene.moment
+    assert moment.look is Look.QUIET
+    assert [past.title for past in moment.history] == ["dog"]
+
+
+def zeros(scene: Scene, seconds: float) -> None:
+    for _ in range(round(seconds * 32)):
+        scene.clock.now += 1 / 32
+        scene.watch.block(np.zeros(RATE // 32, np.int16), RATE)
+
+
+def test_a_microphone_that_sends_only_zeros_is_not_listening() -> None:
+    scene = Scene(microphone=True)
+    scene.sound(1)
+    scene.hear(State.PICTURE, 1)
+    zeros(scene, watching.ZEROS_S - 0.1)
+    scene.hear(State.QUIET)
+    assert scene.moment.look is not Look.NOT_LISTENING
+    zeros(scene, 0.3)
+    for _ in range(8):
+        moment = scene.moment
+        assert (moment.look, moment.headline) == (Look.NOT_LISTENING, "NOT LISTENING")
+        assert moment.detail == "The microphone sends nothing: is it muted or covered?"
+        assert not moment.pictured
+        assert [past.gap for past in moment.history] == [True, False]  # one gap, not many
+        zeros(scene, 0.5)
+        scene.hear(State.QUIET)
+    assert scene.moment.history[0].lasted_s == pytest.approx(7.2, abs=0.1)  # from the first zero
+    one = np.zeros(RATE // 32, np.int16)
+    one[-1] = 1
+    scene.watch.block(one, RATE)
+    moment = scene.moment
+    assert moment.look is Look.QUIET
+    zeros(scene, 2.0)
+    assert scene.moment.look is Look.QUIET
+
+
+def test_a_file_may_be_silent(scene: Scene) -> None:
+    zeros(scene, 2 * watching.ZEROS_S)
+    scene.hear(State.QUIET)
+    moment = scene.moment
+    assert (moment.look, moment.detail) == (Look.QUIET, "Listening. Nothing loud enough sounds.")
+    assert not moment.history
 
 
 def test_levels_of_int16_and_of_floats_agree(scene: Scene) -> None:

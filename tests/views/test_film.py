@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -63,6 +64,21 @@ def test_each_frame_shows_what_is_said_of_its_time(written: Path, toy_story: Sto
         event = toy_story.at(at_s)
         expected = CARD if event is None else {1: RED, 2: CARD, 3: BLUE}[event.number]
         np.testing.assert_allclose(middle(frame), expected, atol=12, err_msg=f"at {at_s} s")
+
+
+def test_what_begins_within_a_frame_is_in_it(toy_story: Story, tmp_path: Path) -> None:
+    """... and what is shorter than a frame is not left out."""
+    first, _, third = toy_story.events[:3]
+    short = replace(
+        toy_story,
+        events=[replace(first, spans=((1.07, 1.09),)), replace(third, spans=((2.13, 5.6),))],
+    )
+    list(film(short, blocks(sound(6.0)), tmp_path / "a.mp4"))
+    colours = [middle(frame) for _, frame in frames(tmp_path / "a.mp4")]
+    red = [i for i, colour in enumerate(colours) if np.abs(colour - RED).max() < 12]
+    blue = [i for i, colour in enumerate(colours) if np.abs(colour - BLUE).max() < 12]
+    assert red == [8]  # from 1 s on
+    assert blue == list(range(17, 45))  # from 2.125 s up to the eighth that begins at 5.5 s
 
 
 def test_states_look_different(written: Path) -> None:

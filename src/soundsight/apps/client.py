@@ -9,8 +9,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
+import ipaddress
 import os
+import re
+import socket
 import ssl
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -31,6 +35,15 @@ if TYPE_CHECKING:
     import httpx
 
     from soundsight.apps.server.protocol import WindowFacts
+
+
+_OWN_NAMES = frozenset(
+    (
+        "localhost", "localhost.localdomain", "localhost4", "localhost4.localdomain4", "localhost6",
+        "localhost6.localdomain6", "ip6-localhost", "ip6-loopback",
+    )
+)  # fmt: skip
+"""What the usual lists of hosts call loopback, besides ``*.localhost``."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +71,8 @@ class Imagined:
 
 class Client:
     """A running ``soundsight serve``.
+
+    What is on this machine is asked directly, whatever proxies the environment names.
 
     Args:
         url: its address, as it prints it; a token behind ``#token=`` is taken from there.
@@ -95,8 +110,10 @@ class Client:
                 raise ConfigError(f"{verify} is no certificate: {first_line(error)}") from None
         headers = {} if self._token is None else {"authorization": f"Bearer {self._token}"}
         self._http = httpx.Client(
-            base_url=self.url, headers=headers, timeout=timeout_s, verify=self._tls
-        )
+            base_url=self.url, headers=headers, timeout=timeout_s, verify=self._tls,
+            # None takes the place of the proxies that the environment names.
+            mounts={f"{parts.scheme}://": None} if is_this_machine(parts.hostname) else None,
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         return self
@@ -302,7 +319,22 @@ class Client:
         return stream(
             self.url, self._token, self._tls, blocks, rate_hz,
             hop_s=hop_s, draws=draws, sensitivity=sensitivity, seed=seed,
+            directly=is_this_machine(urlsplit(self.url).hostname or ""),
         )  # fmt: skip
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host's name or address is one of this machine to itself: nothing else is asked."""
+    name = host.lower().rstrip(".")
+    if name in _OWN_NAMES or name.endswith(".localhost"):
+        return True
+    with contextlib.suppress(ValueError, OSError):
+        if re.fullmatch(r"[0-9a-fx.]+", name):  # 127.1 and 0x7f000001 are addresses, too
+            name = socket.inet_ntoa(socket.inet_aton(name))
+        address = ipaddress.ip_address(name.partition("%")[0])
+        address = getattr(address, "ipv4_mapped", None) or address
+        return address.is_loopback or address.is_unspecified
+    return False
 
 
 def _body(sound: Any, rate_hz: int | None) -> tuple[Any, str]:

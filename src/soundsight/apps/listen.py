@@ -152,7 +152,9 @@ class _Run:
         self.source = source
         self.listener: Listener
         self._begin(0.0)
-        self.watch: Watch = Watch(source.name, self.listener.quiet_dbfs)
+        self.watch: Watch = Watch(
+            source.name, self.listener.quiet_dbfs, microphone=source.is_microphone
+        )
 
     def _begin(self, offset_s: float) -> None:
         from soundsight.runtime.listener import Listener
@@ -220,7 +222,8 @@ def _follow(run: _Run, faces: list[_Face], seconds: float | None) -> None:
             face.show(moment, heard)
         if run.source.over:
             return
-        if moment.look is Look.NOT_LISTENING and time.monotonic() >= retry_at:
+        gone = moment.look is Look.NOT_LISTENING and not run.watch.muted
+        if gone and time.monotonic() >= retry_at:
             why = run.reopen()
             if why:
                 run.watch.lost(why)
@@ -315,7 +318,7 @@ class _Json:
         if deaf and not self._deaf:
             self._write({"time": _iso(moment), "state": "not_listening", "why": moment.detail})
         self._deaf = deaf
-        if heard is None:
+        if heard is None or deaf:
             return
         event = heard.event
         self._write(

@@ -47,11 +47,13 @@ class Source(Protocol):
     Attributes:
         name: in words.
         rate_hz: its rate.
+        is_microphone: whether it hears a room, which is never so still that all samples are 0.
         over: there is no more, and there never will be.
     """
 
     name: str
     rate_hz: int
+    is_microphone: bool
     over: bool
 
     def read(self, timeout_s: float) -> Block | None:
@@ -74,6 +76,8 @@ class Microphone:
         MissingExtraError: when sounddevice is not installed.
         AudioError: when PortAudio is missing, or there is no such device, or it cannot be opened.
     """
+
+    is_microphone = True
 
     def __init__(self, device: str | None = None) -> None:
         self._sounddevice = _sounddevice()
@@ -173,6 +177,8 @@ class Playback:
     Raises:
         AudioError: when it cannot be read.
     """
+
+    is_microphone = False
 
     def __init__(self, path: Path) -> None:
         self.name = path.name

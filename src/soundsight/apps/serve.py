@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -99,6 +100,14 @@ def serve(
             "certificate of its own, and with a token.",
         ),
     ] = False,
+    root_path: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH",
+            show_default=False,
+            help="The path that it lies under at its proxy, such as /sound.",
+        ),
+    ] = "",
     proxy: Annotated[
         str,
         typer.Option(metavar="ADDRESSES", help="Proxies whose X-Forwarded headers are believed."),
@@ -123,6 +132,9 @@ def serve(
     if token is None and "SOUNDSIGHT_TOKEN" in os.environ:
         # A secret that could not be read must not open the door.
         raise ConfigError("SOUNDSIGHT_TOKEN is empty: set it, or unset it to ask for no token")
+    root_path = root_path.rstrip("/")
+    if root_path and not re.fullmatch(r"(/(?!\.+(?:/|$))[A-Za-z0-9._~-]+)+", root_path):
+        raise ConfigError(f"--root-path is a path such as /sound, not {root_path!r}")
     if lan and host in LOOPBACK:
         host = "0.0.0.0"
     # A token that was given is a secret, which no log is to keep; one that is made here nobody
@@ -159,8 +171,12 @@ def serve(
             secure = _secured(tls_cert, tls_key)
         # A model that cannot be used is told before anything is served.
         translator = Translator.load(model, 1)
-        app = create_app(ServerConfig(model=translator, access=access, limits=limits, workers=cpus))
-        address = _address(host, bound.getsockname()[1], secure is not None)
+        config = ServerConfig(
+            model=translator, access=access, limits=limits, workers=cpus, root_path=root_path
+        )
+        app = create_app(config)
+        address = _address(host, bound.getsockname()[1], secure is not None) + root_path[1:]
+        address += "/" if root_path else ""
         # After the #, a token is not sent with requests.
         after = f"#token={quote(token, safe='')}" if token and told else ""
         welcome = [f"ready: {address}{after}   (Ctrl-C stops)"]

@@ -32,6 +32,7 @@ def stream(
     draws: int,
     sensitivity: float,
     seed: int,
+    directly: bool,
 ) -> Iterator[tuple[protocol.WindowFacts, list[bytes]]]:
     """See ``Client.stream``."""
     try:
@@ -49,6 +50,8 @@ def stream(
             subprotocols=[protocol.SUBPROTOCOL],  # type: ignore[list-item]
             compression=None,
             open_timeout=_PATIENCE_S,
+            # True asks the environment for a proxy.
+            proxy=None if directly else True,
             ssl=_context(tls) if address.startswith("wss") else None,
         )
     except (OSError, WebSocketException, TimeoutError) as error:

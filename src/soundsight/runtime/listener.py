@@ -133,6 +133,39 @@ class Heard:
         return self.start_s + units.SEGMENT_S
 
 
+def is_surer(confidence: float, than: float) -> bool:
+    """Whether a moment says better than another what an event is; NaN, not known, is the least."""
+    return confidence > than or (math.isnan(than) and not math.isnan(confidence))
+
+
+@dataclass(kw_only=True, eq=False)
+class Surest:
+    """What an event is shown as: what its surest moment with a picture has said of it.
+
+    The one rule of the terminal, the storyboard and the page (``static/strip.js``): name, picture
+    and confidence are of one moment, and a later one takes their place only where it is surer.
+
+    Attributes:
+        name: in the model's words; empty without names.
+        confidence: in [0, 1]; NaN where it is not known.
+        picture: uint8 [px, px, 3], the first of that moment; None before there is one.
+    """
+
+    name: str = ""
+    confidence: float = math.nan
+    picture: NDArray[np.uint8] | None = None
+
+    def take(self, heard: Heard) -> bool:
+        """Take a window of the event; true where it is the surest moment so far."""
+        if heard.state is not State.PICTURE:
+            return False
+        if self.picture is not None and not is_surer(heard.confidence, self.confidence):
+            return False
+        self.name, self.confidence = heard.name, heard.confidence
+        self.picture = heard.images[0].copy()
+        return True
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Kind:
     """What a window, or the average of several, sounds like."""

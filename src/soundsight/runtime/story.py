@@ -7,6 +7,9 @@ and the microphone tell the same. What is known only of a file is used, too:
 * What begins in the last half second is told from what there is of it.
 * Windows that a sound has all but left are no evidence of what it was: the end of a roar, cut out
   of its second, sounds like a bang.
+* A sound begins and ends with the frame (10 ms) that is loud enough. Where one takes over from
+  another, the listener is sure of it some windows later: the border is put where the spectrum
+  before differs most from the one after.
 * Events of one name that follow each other within the listener's pause are one event, and so are
   those of no known kind without a pause.
 """
@@ -14,6 +17,7 @@ and the microphone tell the same. What is known only of a file is used, too:
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +32,7 @@ from soundsight.media.overview import OverviewMaker
 from soundsight.media.segments import rms_dbfs
 from soundsight.media.windows import Window, windows
 from soundsight.runtime.critic import State
-from soundsight.runtime.listener import Event, Heard, Listener, SteadyConfig
+from soundsight.runtime.listener import Event, Heard, Listener, SteadyConfig, Surest, is_surer
 from soundsight.runtime.stream import Sound, blocks_of, warnings_of
 from soundsight.runtime.translator import Translator
 from soundsight.views.story import Story, StoryEvent
@@ -39,8 +43,19 @@ HOP_S = 0.25
 _QUARTERS = 4
 """Quarters of a second in a window."""
 
+_FRAME_S = units.HOP_S
+
 _LEFT_S = 0.5
 """A window with no more of a longer sound than this, at its beginning, has been left by it."""
+
+_EARLIER_S, _LATER_S = 1.5, 0.25
+"""How far from where the listener puts it the border between two sounds is looked for ..."""
+
+_LATE_S, _SPREAD_S = 0.4, 0.8
+"""... since it comes so late, give or take; val split of ``benchmarks/boundaries.py``."""
+
+_BESIDE_S = 0.5
+"""How much more of the spectrum is looked at on either side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,39 +116,6 @@ def tell(
     return telling.run(blocks, total_s, source or "", translator.info.label, seed)
 
 
-@dataclass(kw_only=True, eq=False)
-class _Reading:
-    """What the windows of an event that are read alike have come to.
-
-    Attributes:
-        windows: how many there are.
-        confidence: the highest; minus infinity where there is none.
-        rank: how well the shown window shows it.
-    """
-
-    windows: int = 0
-    confidence: float = -math.inf
-    rank: tuple[bool, float] = (False, -math.inf)
-    picture: NDArray[np.uint8] | None = None
-    moment_s: float = 0.0
-    mel: NDArray[np.uint8] | None = None
-    waveform: NDArray[np.float32] | None = None
-
-    def take(self, window: Window, heard: Heard, *, full: bool, config: MelConfig) -> None:
-        pictured = heard.state is State.PICTURE
-        sure = -math.inf if math.isnan(heard.confidence) else heard.confidence
-        self.windows += 1
-        self.confidence = max(self.confidence, sure)
-        # A second that is full of the sound shows more than one that it begins or ends in.
-        rank = (full, sure if pictured else heard.level_dbfs)
-        if rank <= self.rank and self.mel is not None:
-            return
-        hops = window.samples.reshape(config.segment_frames, config.hop_samples)
-        self.rank, self.moment_s, self.mel = rank, window.start_s, window.mel
-        self.waveform = np.stack([hops.min(axis=1), hops.max(axis=1)], axis=1)
-        self.picture = heard.images[0].copy() if pictured else None
-
-
 class _Open:
     """An event that may go on."""
 
@@ -144,45 +126,102 @@ class _Open:
         self.heard_s = 0.0  # the end of its last window, which is what the listener counts by
         self._config = config
         self._level_dbfs = -math.inf
-        self._unknown = _Reading()
-        self._names: dict[str, _Reading] = {}
+        self._surest = Surest()
+        self._loudest = (False, -math.inf)  # of the windows that show no picture
+        self._shown: Window | None = None
+        self._confidence = math.nan  # the highest without a picture
 
     @property
     def kind(self) -> str:
         """What it is so far, see ``_kind``."""
-        return self._name() if self._names else str(State.NOTHING_RECOGNISABLE)
+        if self._surest.picture is None:
+            return str(State.NOTHING_RECOGNISABLE)
+        return self._surest.name
 
-    def _name(self) -> str:
-        # Where another kind takes over, the last windows of the old one have the new name.
-        return max(self._names, key=lambda name: self._names[name].windows)
-
-    def take(self, window: Window, heard: Heard, ended_s: float) -> None:
+    def take(self, window: Window, heard: Heard, *, full: bool) -> None:
+        """Take a window; ``full`` where the event sounds from its beginning to its end."""
         self._level_dbfs = max(self._level_dbfs, heard.level_dbfs)
-        reading = self._unknown
-        if heard.state is State.PICTURE:
-            reading = self._names.setdefault(heard.name, _Reading())
-        full = window.start_s >= self.spans[-1][0] and ended_s >= heard.end_s
-        reading.take(window, heard, full=full, config=self._config)
+        if self._surest.take(heard):
+            self._shown = window
+        if self._surest.picture is not None:
+            return
+        if is_surer(heard.confidence, self._confidence):
+            self._confidence = heard.confidence
+        # A second that is full of the sound shows more than one that it begins or ends in.
+        rank = (full, heard.level_dbfs)
+        if self._shown is None or rank > self._loudest:
+            self._loudest, self._shown = rank, window
 
     def close(self, by_s: float) -> StoryEvent:
         """End it, at ``by_s`` at the latest."""
-        name = self._name() if self._names else ""
-        reading = self._names[name] if self._names else self._unknown
-        assert reading.mel is not None, "an event has at least one window"
-        assert reading.waveform is not None
-        known = math.isfinite(reading.confidence)
+        surest, window, config = self._surest, self._shown, self._config
+        assert window is not None, "an event has at least one window"
+        hops = window.samples.reshape(config.segment_frames, config.hop_samples)
+        pictured = surest.picture is not None
         return StoryEvent(
             number=0,  # given when it is told
             spans=tuple((began_s, min(ended_s, by_s)) for began_s, ended_s in self.spans),
-            state=str(State.PICTURE if self._names else State.NOTHING_RECOGNISABLE),
-            name=name,
-            confidence=reading.confidence if known else math.nan,
+            state=str(State.PICTURE if pictured else State.NOTHING_RECOGNISABLE),
+            name=surest.name,
+            confidence=surest.confidence if pictured else self._confidence,
             level_dbfs=self._level_dbfs,
-            moment_s=reading.moment_s,
-            picture=reading.picture,
-            mel=reading.mel,
-            waveform=reading.waveform,
+            moment_s=window.start_s,
+            picture=surest.picture,
+            mel=window.mel,
+            waveform=np.stack([hops.min(axis=1), hops.max(axis=1)], axis=1),
         )
+
+
+class _Spectra:
+    """The spectra of the last seconds, to find in them where one sound takes over from another."""
+
+    def __init__(self, config: MelConfig) -> None:
+        self._config = config
+        kept_s = units.SEGMENT_S + _EARLIER_S + _BESIDE_S
+        # Of each step: its first frame's time, decibels [frames, bands], and the least of them
+        # that the log-mel can tell.
+        self._steps: deque[tuple[float, NDArray[np.float32], float]] = deque(
+            maxlen=math.ceil(kept_s / HOP_S) + _QUARTERS
+        )
+
+    def take(self, window: Window) -> None:
+        """Take the next window: what is new in it is kept."""
+        config = self._config
+        new_s = HOP_S if self._steps else units.SEGMENT_S
+        columns = window.mel[:, -round(new_s / _FRAME_S) :].T.astype(np.float32)
+        least_db = window.peak_db - config.range_db
+        first_s = window.start_s + units.SEGMENT_S - new_s
+        self._steps.append((first_s, least_db + columns * (config.range_db / 255), least_db))
+
+    def border(self, near_s: float, after_s: float) -> float:
+        """The time near ``near_s``, and not before ``after_s``, at which the spectrum changes most.
+
+        Of all ways to cut the frames in two, that in which the means of the two parts differ most,
+        in squares over both parts (the one change of a mean under Gaussian noise).
+        """
+        began_s, _, _ = self._steps[0]
+        db = np.concatenate([step for _, step, _ in self._steps])
+        # What one window can tell and another cannot is no change.
+        db = np.maximum(db, max(least_db for _, _, least_db in self._steps))
+
+        def frame(second: float) -> int:
+            return min(len(db), max(0, round((second - began_s) / _FRAME_S)))
+
+        first_s = max(after_s, near_s - _EARLIER_S)
+        last_s = near_s + _LATER_S
+        low, high = frame(first_s - _BESIDE_S), frame(last_s + _BESIDE_S)
+        cuts = np.arange(max(frame(first_s), low + 1), min(frame(last_s), high - 1) + 1)
+        if not len(cuts):
+            return near_s
+        part = db[low:high]
+        sums = np.concatenate([np.zeros((1, part.shape[1])), part.cumsum(axis=0, dtype=np.float64)])
+        before = (cuts - low)[:, None]
+        after = (high - cuts)[:, None]
+        apart = sums[cuts - low] / before - (sums[-1] - sums[cuts - low]) / after
+        gain = (before * after)[:, 0] * np.square(apart).sum(axis=1)
+        far = began_s + cuts * _FRAME_S - (near_s - _LATE_S)
+        gain *= np.exp(-np.square(far / _SPREAD_S) / 2)
+        return began_s + int(cuts[gain.argmax()]) * _FRAME_S
 
 
 class _Telling:
@@ -194,6 +233,7 @@ class _Telling:
         self._events: list[StoryEvent] = []
         self._open: _Open | None = None
         self._waiting: StoryEvent | None = None
+        self._spectra = _Spectra(config)
         # The present stretch without quiet: where it began, and how far it has sounded.
         self._onset_s = 0.0
         self._until_s = 0.0
@@ -213,6 +253,7 @@ class _Telling:
         heard: Heard | None = None
         for window in windows(self._whole(blocks), units.SEGMENT_S, HOP_S, self._config):
             overview.take(window)
+            self._spectra.take(window)
             heard = self._listener.hear(window)
             yield from self._take(window, heard)
             yield Progress(done_s=heard.end_s, total_s=total_s)
@@ -255,7 +296,7 @@ class _Telling:
         ended_s = window.start_s + (max(loud, default=_QUARTERS - 1) + 1) * HOP_S
         if self._was_quiet:
             self._begin(window, loud)
-        self._until_s = max(self._until_s, ended_s)
+        self._until_s = max(self._until_s, self._loud_until_s(window, loud))
         event = heard.event
         if event is None:
             return
@@ -267,15 +308,22 @@ class _Telling:
         if not goes_on:
             # What has not taken over from another sound begins where the quiet ended.
             took_over = event.repeats == 1 and event.began_s > self._counted_s
-            began_s = event.began_s if took_over else self._onset_s
+            began_s = self._border_s(event.began_s) if took_over else self._onset_s
             yield from self._close(began_s)
-            self._open = _Open(event, began_s, max(ended_s, began_s + HOP_S), self._config)
+            until_s = max(self._until_s, began_s + _FRAME_S)
+            self._open = _Open(event, began_s, until_s, self._config)
         assert self._open is not None
         self._go_on(self._open, event)
-        self._open.take(window, heard, ended_s)
+        full = window.start_s >= self._open.spans[-1][0] and ended_s >= heard.end_s
+        self._open.take(window, heard, full=full)
         began_s, until_s = self._open.spans[-1]
         if until_s - began_s > self._pause_s and not self._may_join(self._open.kind):
             yield from self._tell()
+
+    def _border_s(self, near_s: float) -> float:
+        """Where one sound has taken over from another, near where the listener noticed it."""
+        after_s = self._onset_s if self._open is None else self._open.spans[-1][0]
+        return max(after_s + _FRAME_S, self._spectra.border(near_s, after_s + HOP_S))
 
     def _go_on(self, open_: _Open, event: Event) -> None:
         """The event sounds on, or again."""
@@ -295,14 +343,37 @@ class _Telling:
         quiet_dbfs = self._listener.quiet_dbfs
         return [i for i, quarter in enumerate(quarters) if rms_dbfs(quarter) >= quiet_dbfs]
 
+    def _loud_frames(self, window: Window) -> NDArray[np.bool_]:
+        """Which frames (10 ms) of a window are loud enough by themselves."""
+        frames = window.samples.reshape(self._config.segment_frames, -1)
+        power = np.square(frames, dtype=np.float64).mean(axis=1)
+        loud: NDArray[np.bool_] = power >= 10 ** (self._listener.quiet_dbfs / 10)
+        return loud
+
+    def _loud_until_s(self, window: Window, loud: list[int]) -> float:
+        """Up to which frame a window is loud."""
+        frames = self._loud_frames(window)
+        end = (max(loud, default=_QUARTERS - 1) + 1) * len(frames) // _QUARTERS
+        if loud and not frames[end - 1]:
+            end = int(np.flatnonzero(frames[:end])[-1]) + 1
+        while end < len(frames) and frames[end]:
+            end += 1
+        return window.start_s + end * _FRAME_S
+
     def _begin(self, window: Window, loud: list[int]) -> None:
         """It was quiet up to this window."""
         self._was_quiet = False
         first = max(loud, default=_QUARTERS - 1)
         while first - 1 in loud:
             first -= 1
-        self._onset_s = window.start_s + first * HOP_S
-        self._until_s = self._onset_s + HOP_S
+        frames = self._loud_frames(window)
+        begin = first * len(frames) // _QUARTERS
+        if loud and not frames[begin]:
+            begin += int(np.flatnonzero(frames[begin:])[0])
+        while begin and frames[begin - 1]:
+            begin -= 1
+        self._onset_s = window.start_s + begin * _FRAME_S
+        self._until_s = self._onset_s + _FRAME_S
         # Where the listener takes it to have begun.
         self._counted_s = window.start_s + units.SEGMENT_S - HOP_S if window.start_s else 0.0
 
@@ -351,7 +422,7 @@ def _kind(event: StoryEvent) -> str:
 
 def _joined(one: StoryEvent, other: StoryEvent) -> StoryEvent:
     """Make one event of two that follow each other; the surer one shows what it is."""
-    surer = other if other.confidence > one.confidence else one
+    surer = other if is_surer(other.confidence, one.confidence) else one
     spans = list(one.spans)
     if other.began_s - one.ended_s < HOP_S:
         spans[-1] = (spans[-1][0], other.spans[0][1])

@@ -7,11 +7,12 @@ that could say so.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from soundsight.media.segments import rms_dbfs
 from soundsight.runtime.critic import State
-from soundsight.runtime.listener import Heard
+from soundsight.runtime.listener import Event, Heard, Surest
 from soundsight.views.moment import Look, Moment, Past
 
 DEAF_S = 1.5
@@ -32,7 +33,12 @@ YOUNG_S = 2.5
 """After so long it is for the windows to say whether something sounds."""
 
 ZEROS_S = 3.0
-"""Samples that are all exactly 0 for so long come from no microphone that works."""
+"""A microphone whose samples are all exactly 0 for so long hears nothing: no room is so still."""
+
+MUTED_WORDS = "The microphone sends nothing: is it muted or covered?"
+
+TAIL_S = 1.0
+"""What is unrecognisable for no longer than this before it is quiet was the end of a sound."""
 
 MOST_PAST = 200
 _BAND_DB = 3.0
@@ -42,26 +48,25 @@ _LEVEL_S = 0.06
 
 @dataclass(eq=False)
 class _Entry:
-    """An event, or a gap, as far as it has come."""
+    """An event, what is left of it when it is no longer recognised, or a gap."""
 
     began: datetime
     until: datetime
     gap: bool = False
     closed: bool = False  # of a gap
     number: int = 0  # of an event
-    name: str = ""
-    confidence: float = math.nan
-    picture: NDArray[np.uint8] | None = None
+    surest: Surest = field(default_factory=Surest)
     repeats: int = 1
+    rest_of: _Entry | None = None
 
     def past(self) -> Past:
         return Past(
             began=self.began,
             lasted_s=max(0.0, (self.until - self.began).total_seconds()),
             gap=self.gap,
-            name=self.name,
-            confidence=self.confidence,
-            picture=self.picture,
+            name=self.surest.name,
+            confidence=self.surest.confidence,
+            picture=self.surest.picture,
             repeats=self.repeats,
         )
 
@@ -72,6 +77,8 @@ class Watch:
     Args:
         source: what is listened to, in words.
         quiet_dbfs: level under which it is quiet, as ``Listener.quiet_dbfs``.
+        microphone: whether it is one: its samples are never all 0 for long, while a file, a tab
+            or a stream may pause.
         clock: seconds, evenly.
         wall: what time it is.
     """
@@ -81,11 +88,13 @@ class Watch:
         source: str,
         quiet_dbfs: float,
         *,
+        microphone: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = datetime.now,
     ) -> None:
         self.source = source
         self._quiet_dbfs = quiet_dbfs
+        self._microphone = microphone
         self._clock = clock
         self._wall = wall
         self._began_at = clock()
@@ -95,6 +104,7 @@ class Watch:
         self._level = -math.inf
         self._mark, self._mark_at, self._loud_at = False, -math.inf, -math.inf
         self._zeros_from: float | None = None
+        self._zeros_wall = self._sample_wall
         self._heard: Heard | None = None
         self._present: _Entry | None = None  # the event of the last window with sound
         self._pictured_at = -math.inf
@@ -103,19 +113,20 @@ class Watch:
 
     def block(self, samples: NDArray[np.generic], rate_hz: int) -> None:
         """Take the next samples [t] or [t, channels], int16 or floats of full scale 1."""
-        now = self._clock()
+        now, wall = self._clock(), self._wall()
         if now - self._sample_at > DEAF_S and self._sample_at > -math.inf:
             self._gap()
-        self._end_gap()
         self._why = ""
-        self._sample_at, self._sample_wall = now, self._wall()
+        self._sample_at, self._sample_wall = now, wall
         loud = samples.astype(np.float64) / (32768 if samples.dtype == np.int16 else 1)
-        if not len(loud):
-            return
         if loud.any():
             self._zeros_from = None
-        elif self._zeros_from is None:
-            self._zeros_from = now
+        elif self._zeros_from is None and len(loud):
+            self._zeros_from, self._zeros_wall = now, wall
+        if not self.muted:
+            self._end_gap()
+        if not len(loud):
+            return
         self._power.append((len(loud) / rate_hz, float(np.mean(np.square(loud)))))
         while len(self._power) > 1 and sum(s for s, _ in self._power) > 2 * _LEVEL_S:
             self._power.popleft()
@@ -134,26 +145,53 @@ class Watch:
         now, wall = self._clock(), self._wall()
         if heard.settled or heard.state is State.QUIET or self._heard is None:
             self._heard = heard
-        event = heard.event
-        if event is None:
+        if heard.event is None:
+            if heard.state is State.QUIET:
+                self._forget_tail()
             return
+        entry = self._present = self._entry_of(heard.event, heard, wall)
+        entry.until, entry.repeats = wall, heard.event.repeats
+        entry.surest.take(heard)
+        # What is no longer recognised does not come back as the past.
+        self._pictured_at = now if heard.state is State.PICTURE else -math.inf
+
+    def _entry_of(self, event: Event, heard: Heard, wall: datetime) -> _Entry:
+        """The entry of the history that a window belongs to: what is shown is always of one."""
         entry = self._present
+        pictured = heard.state is State.PICTURE
         if entry is None or entry.number != event.number:
             # An event is told only once it has settled: it has begun before.
             began = wall - timedelta(seconds=max(0.0, heard.end_s - event.began_s))
             entry = _Entry(began=began, until=wall, number=event.number)
-            self._present = entry
-            self._entries.appendleft(entry)
-        entry.until, entry.repeats = wall, event.repeats
-        if heard.state is State.PICTURE:
-            # NaN, not known yet, is below everything.
-            if not heard.confidence <= entry.confidence:
-                entry.confidence = heard.confidence
-            entry.name, entry.picture = heard.name, heard.images[0]
-            self._pictured_at = now
-        elif heard.settled:
-            # What is no longer recognised does not come back as the past.
-            self._pictured_at = -math.inf
+        elif entry.rest_of is not None and pictured:
+            # Recognised again: it was the same all the time.
+            self._forget(entry)
+            return entry.rest_of
+        elif not pictured and entry.surest.picture is not None:
+            entry = _Entry(began=wall, until=wall, number=event.number, rest_of=entry)
+        else:
+            return entry
+        self._entries.appendleft(entry)
+        return entry
+
+    def _forget_tail(self) -> None:
+        """It is quiet: what was unrecognisable just before was no event of its own."""
+        entry = self._present
+        if entry is None or entry.rest_of is None:
+            return
+        if entry.until - entry.began < timedelta(seconds=TAIL_S):
+            self._forget(entry)
+            self._present = entry.rest_of
+
+    def _forget(self, entry: _Entry) -> None:
+        with contextlib.suppress(ValueError):  # it is so old that it has gone by itself
+            self._entries.remove(entry)
+
+    @property
+    def muted(self) -> bool:
+        """Whether a microphone has sent nothing but zeros for ``ZEROS_S``."""
+        zeros_from = self._zeros_from if self._microphone else None
+        return zeros_from is not None and self._clock() - zeros_from > ZEROS_S
 
     def lost(self, why: str) -> None:
         """Say why no sound comes. The next block ends that."""
@@ -192,6 +230,8 @@ class Watch:
         silent_s = now - max(self._sample_at, self._began_at)
         if silent_s > DEAF_S:
             return Look.NOT_LISTENING, "No sound comes from the microphone."
+        if self.muted:
+            return Look.NOT_LISTENING, MUTED_WORDS
         heard = self._heard
         young = self._mark and now - self._mark_at < YOUNG_S
         if heard is None:
@@ -202,12 +242,10 @@ class Watch:
             known = "There is a sound, but of no kind that the program knows."
             return Look.NOTHING, known
         ago = now - self._pictured_at
-        if ago < PAST_S and self._present is not None and self._present.picture is not None:
+        if ago < PAST_S and self._present is not None and self._present.surest.picture is not None:
             return Look.PAST, f"heard {max(1, round(ago))} s ago{self._times()}"
         if young:
             return Look.SOUND, "It is too short yet to say what it is."
-        if self._zeros_from is not None and now - self._zeros_from > ZEROS_S:
-            return Look.QUIET, "Nothing but zeros comes: the microphone may be muted."
         return Look.QUIET, "Listening. Nothing loud enough sounds."
 
     def _since(self) -> str:
@@ -222,7 +260,8 @@ class Watch:
         """Begin a gap in the history, or let the open one go on."""
         newest = self._entries[0] if self._entries else None
         if newest is None or not newest.gap or newest.closed:
-            newest = _Entry(began=self._sample_wall, until=self._wall(), gap=True)
+            began = self._zeros_wall if self.muted else self._sample_wall
+            newest = _Entry(began=began, until=self._wall(), gap=True)
             self._entries.appendleft(newest)
         newest.until = self._wall()
 

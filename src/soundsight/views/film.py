@@ -1,8 +1,8 @@
 """The storyboard as a film: the pictures in time with the sound they were imagined from.
 
-Frame k stands for the eighth of a second from k / 8 s on: it shows what is told of its beginning.
-Windows lie on quarters of a second, so a picture appears with its sound to the frame. The sound is
-the file's own, mono, to the last sample.
+Frame k stands for the eighth of a second from k / 8 s on: it shows what begins in it, or else what
+sounds at its beginning, so that a picture appears with its sound to the frame, and what is shorter
+than a frame has one. The sound is the file's own, mono, to the last sample.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class _Frames:
 
     def at(self, second: float) -> NDArray[np.uint8]:
         """Draw the frame at a time in seconds: uint8 [540, 960, 3]."""
-        event = self._story.at(second)
+        event = self._story.within(second, second + 1 / FPS)
         if self._still is None or event is not self._of:
             self._still, self._of = self._draw(event), event
         made = self._still.copy()

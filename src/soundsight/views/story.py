@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,8 +51,9 @@ class StoryEvent:
         name: what it probably is, in the model's words; empty without names or a picture.
         confidence: the highest, in [0, 1]; NaN where the model cannot tell.
         level_dbfs: the highest level of a second of it, in dB re full scale.
-        moment_s: where the second begins that ``picture``, ``mel`` and ``waveform`` show: the
-            surest one of those that are full of it, or the loudest where there is no picture.
+        moment_s: where the second begins that ``name``, ``confidence``, ``picture``, ``mel`` and
+            ``waveform`` are of: the surest one, or the loudest of those that are full of it where
+            there is no picture.
         picture: uint8 [px, px, 3]; None where the state is not ``picture``.
         mel: uint8 [128, 100], row 0 the highest band, 255 loud.
         waveform: float32 [100, 2], lowest and highest sample of every 10 ms, full scale 1.
@@ -165,6 +166,13 @@ class Story:
         if index < 0 or second >= self._spans[index][1]:
             return None
         return self._spans[index][2]
+
+    def within(self, begin_s: float, end_s: float) -> StoryEvent | None:
+        """Return what begins last in a stretch of time; else what sounds at its beginning."""
+        index = bisect_left(self._beginnings, end_s) - 1
+        if index >= 0 and self._beginnings[index] >= begin_s:
+            return self._spans[index][2]
+        return self.at(begin_s)
 
 
 def sureness(confidence: float) -> str:

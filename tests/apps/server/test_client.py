@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import socket
 import ssl
 import threading
 import time
@@ -19,6 +20,7 @@ from PIL import Image
 
 import soundsight
 from soundsight import Client, Translator
+from soundsight.apps.client import is_this_machine
 from soundsight.core.errors import AudioError, ConfigError, OutputError, ServerError
 from soundsight.runtime.critic import State
 
@@ -66,6 +68,92 @@ def endless() -> Iterator[np.ndarray]:
     while True:
         yield noise(0.1)
         time.sleep(0.08)
+
+
+# --- proxies ---------------------------------------------------------------------------------
+
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "WS_PROXY", "WSS_PROXY")
+
+
+class Proxy:
+    """Takes connections, writes down how they begin, and says that it is none."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                line, _ = self.socket.accept()
+                with line:
+                    self.asked.append(line.recv(4096).decode("latin-1").partition("\r\n")[0])
+                    line.sendall(b"HTTP/1.1 502 no\r\ncontent-length: 0\r\n\r\n")
+
+
+@pytest.fixture(params=["upper", "lower"])
+def proxy(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy that the environment names for everything."""
+    made = Proxy()
+    for name in (*PROXIES, "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name in PROXIES:
+        monkeypatch.setenv(name if request.param == "upper" else name.lower(), made.url)
+    with made.socket:
+        yield made
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.3", "127.1"])
+@pytest.mark.parametrize("excepted", [None, "example.org"])
+def test_what_is_on_this_machine_is_asked_without_a_proxy(
+    server: Any, proxy: Proxy, host: str, excepted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if excepted is not None:
+        monkeypatch.setenv("NO_PROXY", excepted)
+    if host not in ("127.0.0.1", "localhost"):
+        # Nobody listens there: what matters is who was asked.
+        with Client(f"http://{host}:9", timeout_s=5) as client:
+            assert not client.ready()
+            with pytest.raises(ServerError, match="cannot open a stream"):
+                list(client.stream([noise(1)], RATE))
+    else:
+        with Client(f"http://{host}:{server.port}") as client:
+            assert client.model()["name"] == "tiny"
+            assert client.translate(noise(1.2), RATE)
+            assert list(client.stream([noise(1.5)], RATE))
+    assert proxy.asked == []
+
+
+def test_what_is_elsewhere_goes_through_the_proxy(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Client("http://sound.invalid") as client:
+        with pytest.raises(ServerError):
+            client.model()
+        with pytest.raises(ServerError):
+            list(client.stream([noise(1)], RATE))
+    assert proxy.asked[0].startswith("GET http://sound.invalid/v1/model ")
+    assert proxy.asked[1].startswith("CONNECT sound.invalid:80 ")
+    monkeypatch.setenv("NO_PROXY", "sound.invalid")
+    with Client("http://sound.invalid", timeout_s=5) as client:
+        assert not client.ready()
+    assert len(proxy.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("LOCALHOST.", True), ("a.localhost", True), ("ip6-localhost", True), ("127.9.8.7", True),
+        ("2130706433", True), ("::1", True), ("::ffff:127.0.0.1", True), ("0.0.0.0", True),
+        ("10.0.0.1", False), ("192.168.1.2", False), ("example.org", False), ("dead", False),
+        ("localhost.example.org", False), ("127.0.0.1.example.org", False), ("fe80::1", False),
+    ],
+)  # fmt: skip
+def test_which_hosts_are_this_machine(host: str, own: bool) -> None:
+    assert is_this_machine(host) is own
 
 
 # --- requests --------------------------------------------------------------------------------

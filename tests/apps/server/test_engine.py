@@ -287,6 +287,41 @@ def test_sound_that_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     staged(play)
 
 
+def test_what_a_worker_takes_just_before_is_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker comes between the look at what waits and the lock: nothing may be dropped."""
+    monkeypatch.setattr(engines, "MOST_WAITING_S", 3.0)
+
+    class Late:
+        """A lock before which a worker gets in, once."""
+
+        def __init__(self, lock: Any, first: Callable[[], object]) -> None:
+            self.lock, self.first = lock, first
+
+        def __enter__(self) -> None:
+            first, self.first = self.first, lambda: None
+            first()
+            self.lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
+
+    async def play(stage: Stage) -> None:
+        feed = stage.feed()
+        stage.engine.enqueue = lambda _: None  # type: ignore[method-assign]  # its worker is here
+        for number in range(28):
+            feed.push(noise(s(0.1), number))
+        feed._lock = Late(feed._lock, feed.work)  # type: ignore[assignment]
+        feed.push(noise(s(0.3), 28))
+        assert feed._restart_at is None
+        assert (feed._start, feed._held, feed._received) == (0, s(0.3), s(3.1))
+        answer = feed.work()
+        assert answer is not None
+        assert answer[0].end_s == 3.0
+        assert answer[0].skipped == 0
+
+    staged(play)
+
+
 def test_a_wait_that_is_over_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose streams have all gone takes new ones."""
     monkeypatch.setattr(engines, "_FORGOTTEN_S", 0.5)

@@ -144,6 +144,49 @@ def test_raw_or_in_a_form(server: Any) -> None:
     assert raw.content == form.content == chunked.content
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"draws": "2"},
+        {"seed": "5", "draws": "3", "candidates": "2"},
+        {"each_second": "true", "anyway": "1"},
+        {"format": "png", "draws": "2"},
+    ],
+)
+def test_options_may_stand_in_the_form(server: Any, options: dict[str, str]) -> None:
+    file = {"sound": ("dog.wav", sound(3.0))}
+    by_query = server.client.post("/v1/translate", params=options, files=file)
+    by_form = server.client.post("/v1/translate", data=options, files=file)
+    assert by_query.status_code == by_form.status_code == 200
+    assert by_form.content == by_query.content
+    assert by_form.content != server.client.post("/v1/translate", files=file).content
+    (name, value), *rest = options.items()
+    mixed = server.client.post("/v1/translate", params={name: value}, data=dict(rest), files=file)
+    assert mixed.content == by_query.content
+
+
+@pytest.mark.parametrize(
+    ("query", "form", "status", "says"),
+    [
+        ({}, {"drawz": "2"}, 422, "drawz: no such parameter, there are "),
+        ({}, {"draws": "65"}, 422, "draws: "),
+        ({}, {"draws": "two"}, 422, "draws: "),
+        ({}, {"candidates": "0"}, 422, "candidates: "),
+        ({"draws": "2"}, {"draws": "2"}, 422, "draws: it stands in the query and in the form"),
+        ({}, {"seed": ["1", "2"]}, 400, "the form has a field twice"),
+    ],
+)
+def test_options_of_a_form_that_cannot_be_are_refused(
+    server: Any, query: dict[str, str], form: dict[str, Any], status: int, says: str
+) -> None:
+    for path in ("/v1/translate", "/v1/storyboard"):
+        if path == "/v1/storyboard" and "draws" in form:
+            continue
+        answer = server.client.post(path, params=query, data=form, files={"sound": ("a", SOUND)})
+        message = refused(answer, status, "parameter" if status == 422 else "form")
+        assert message.startswith(says)
+
+
 def test_pictures_and_sheets(server: Any) -> None:
     one = server.client.post("/v1/translate?format=png", content=SOUND)
     sheet = server.client.post(

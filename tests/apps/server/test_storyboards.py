@@ -87,6 +87,19 @@ def test_a_form_and_a_raw_body_tell_the_same(server: httpx.Client) -> None:
     assert pictures[0] != pictures[1]
 
 
+def test_options_may_stand_in_the_form(server: httpx.Client) -> None:
+    file = {"sound": ("a.flac", DOG)}
+    options = {"seed": "4", "sensitivity": "0.8", "candidates": "2", "format": "json"}
+    by_query = server.post("/v1/storyboard", params=options, files=file)
+    by_form = server.post("/v1/storyboard", data=options, files=file)
+    assert by_form.headers["content-type"] == "application/json"
+    assert by_form.json() == by_query.json()
+    assert (by_form.json()["seed"], by_form.json()["sensitivity"]) == (4, 0.8)
+    # A file of a form has its own name; one without takes the field's.
+    told = lines(server.post("/v1/storyboard", data={"name": "b.flac"}, files=file))
+    assert told[0]["name"] == "a.flac"
+
+
 def test_lines_come_while_it_works(server: httpx.Client) -> None:
     content = sound((20, 1), (10, 0), (600, 1))
     came: dict[str, float] = {}

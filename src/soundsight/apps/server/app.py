@@ -59,12 +59,15 @@ class ServerConfig:
         access: who may talk to it.
         limits: how much is taken.
         workers: threads that imagine; at most the CPUs of the process is sensible.
+        root_path: the path that it lies under at its proxy, such as ``/sound``; the proxy may take
+            it off or leave it there.
     """
 
     model: Path | Translator | None = None
     access: Access
     limits: Limits
     workers: int = 2
+    root_path: str = ""
 
 
 def create_app(config: ServerConfig) -> FastAPI:
@@ -112,6 +115,7 @@ def create_app(config: ServerConfig) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        lies_under=config.root_path,
     )
     app.state.services = None
     app.include_router(rest.router)
@@ -138,11 +142,21 @@ def create_app(config: ServerConfig) -> FastAPI:
 
 
 class _Described(FastAPI):
-    """An application whose description says which paths want a token."""
+    """An application that says which paths want a token, and that may lie under a path."""
 
-    def __init__(self, *, with_token: bool, **settings: Any) -> None:
+    def __init__(self, *, with_token: bool, lies_under: str, **settings: Any) -> None:
         super().__init__(**settings)
         self._with_token = with_token
+        self._under = lies_under
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request. A proxy may have taken the root path off, or left it there."""
+        if self._under and scope["type"] != "lifespan":
+            path: str = scope["path"]
+            if not f"{path}/".startswith(f"{self._under}/"):
+                path = self._under + path
+            scope = {**scope, "root_path": self._under, "path": path}
+        await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """Describe the API."""
@@ -165,7 +179,7 @@ class _Carrier:
         if scope["type"] != "http":  # a WebSocket answers with frames
             await self._app(scope, receive, send)
             return
-        path = scope["path"]
+        path = _route_of(scope)
 
         async def carry(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -233,7 +247,7 @@ class _Gate:
             )
         if not access.origin(request.headers.get("origin"), host, request.url.scheme):
             return RefusedError(403, "origin", "pages of this origin may not use the server")
-        path = request.url.path
+        path = _route_of(request.scope)
         if path in _OPEN or path.startswith("/static/"):
             return None
         if not access.bearer(request.headers):
@@ -241,6 +255,12 @@ class _Gate:
         if self._state.services is None:
             return RefusedError(503, "not_ready", "the server starts: try again")
         return None
+
+
+def _route_of(scope: Scope) -> str:
+    """The path of a request without the path that the server lies under."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")) or "/"
 
 
 def _is_api(path: str) -> bool:

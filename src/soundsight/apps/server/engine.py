@@ -121,14 +121,16 @@ class Feed:
         """Take sound [t], int16 or float32."""
         if self._ended:
             return
-        if self._held + len(samples) > MOST_WAITING_S * self._rate_hz:
-            self._drop_oldest()
         with self._lock:
+            # A worker may take all that waits at any moment: only what still does is too much.
+            if self._held + len(samples) > MOST_WAITING_S * self._rate_hz:
+                self._drop_oldest()
             self._held += len(samples)
             self._waiting.append(samples)
             self._received += len(samples)
             self._marks.append((self._received, time.monotonic()))
-        if self._received >= self._due:
+            complete = self._received >= self._due
+        if complete:
             self._engine.enqueue(self)
 
     def restart(self, position: int) -> None:
@@ -143,14 +145,13 @@ class Feed:
             self._due = self._complete(position)
 
     def _drop_oldest(self) -> None:
-        """Let go of the older half of what waits, as if it had never come."""
-        with self._lock:
-            before = self._full(self._received) - self._full(self._taken)
-            while self._held > MOST_WAITING_S * self._rate_hz / 2:
-                self._held -= len(self._waiting.pop(0))
-            self._restart_at = self._start = self._taken = self._received - self._held
-            self._skipped += max(0, before - self._full(self._received))
-            self._due = self._complete(self._start)
+        """Let go of the older half of what waits, as if it had never come. Under the lock."""
+        before = self._full(self._received) - self._full(self._taken)
+        while self._held > MOST_WAITING_S * self._rate_hz / 2:
+            self._held -= len(self._waiting.pop(0))
+        self._restart_at = self._start = self._taken = self._received - self._held
+        self._skipped += max(0, before - self._full(self._received))
+        self._due = self._complete(self._start)
 
     def _complete(self, start: int, number: int = 0) -> int:
         """The sample with which a window of a signal is complete, at the earliest."""

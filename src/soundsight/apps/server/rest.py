@@ -9,13 +9,16 @@ import io
 import math
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.dependencies.utils import request_params_to_args
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
+from starlette.datastructures import QueryParams
 
 from soundsight import __version__
 from soundsight.apps.server.answers import RefusedError
@@ -75,8 +78,12 @@ def known_parameters(request: Request) -> None:
     Raises:
         RefusedError: 422, for the name of a parameter that is misspelled.
     """
+    _check_known(request, request.query_params)
+
+
+def _check_known(request: Request, names: Iterable[str]) -> None:
     known = {field.alias for field in request.scope["route"].dependant.query_params}
-    for name in request.query_params:
+    for name in names:
         if name not in known:
             shown = "".join(c for c in name[:_LONGEST_SHOWN] if c.isprintable())
             raise RefusedError(
@@ -93,6 +100,32 @@ Track = Annotated[
 Strict = Annotated[
     bool, Query(description="Refuse what is damaged, instead of using what can be read.")
 ]
+
+
+def asked_in_form(request: Request, upload: Upload) -> dict[str, Any]:
+    """Read the options that stand in the form beside the file: the same as those of the query.
+
+    Returns:
+        The values of those that are there, by name.
+
+    Raises:
+        RefusedError: 422, for one that is not known, or that the query has, too.
+        RequestValidationError: for one that is out of range.
+    """
+    _check_known(request, upload.fields)
+    for name in upload.fields:
+        if name in request.query_params:
+            raise RefusedError(
+                422, "parameter", f"{name}: it stands in the query and in the form: say it once"
+            )
+    given = request.scope["route"].dependant.query_params
+    fields = [field for field in given if field.alias in upload.fields]
+    values, errors = request_params_to_args(fields, QueryParams(upload.fields))
+    if errors:
+        raise RequestValidationError(errors)
+    return values
+
+
 Seed = Annotated[
     int, Query(ge=0, le=2**53 - 1, description="Another seed imagines another picture.")
 ]
@@ -103,6 +136,20 @@ class Format(StrEnum):
 
     JSON = "json"
     PNG = "png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wish:
+    """What a request asks for; the parameters of ``translate``."""
+
+    each_second: bool
+    draws: int
+    candidates: int | None
+    seed: int
+    anyway: bool
+    format: Format
+    track: int | None
+    strict: bool
 
 
 _MEDIA_TYPES = {Format.JSON: "application/json", Format.PNG: "image/png"}
@@ -184,7 +231,7 @@ UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "A sound or video file of any usual format: raw, or in the field "
-        f"'{FIELD}' of a form.",
+        f"'{FIELD}' of a form, whose other fields are the parameters of the query, if any.",
         "content": {
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
             "multipart/form-data": {
@@ -255,26 +302,28 @@ async def translate(
 ) -> Any:
     """Imagine a sound: its loudest second, or every second."""
     here.translator.candidates(candidates)
-    options: dict[str, Any] = {
-        "draws": draws, "candidates": candidates, "seed": seed, "anyway": anyway,
-    }  # fmt: skip
-    most = here.limits.max_pictures if format is Format.JSON else ROWS_PER_PAGE * draws
+    wish = _Wish(
+        each_second=each_second, draws=draws, candidates=candidates, seed=seed, anyway=anyway,
+        format=format, track=track, strict=strict,
+    )  # fmt: skip
     with here.jobs.admit():
         async with receive(request, here.limits) as upload, _while_wanted(request) as unwanted:
+            wish = replace(wish, **asked_in_form(request, upload))
+            here.translator.candidates(wish.candidates)
 
             def work() -> bytes:
                 # Its turn may come when nobody waits any more.
                 _check_wanted(unwanted)
                 with here.decoder.open(
-                    upload.handle, upload.name, track=track, strict=strict
+                    upload.handle, upload.name, track=wish.track, strict=wish.strict
                 ) as sound:
-                    results = _imagined(here, upload, sound, each_second, options, most, unwanted)
-                if format is Format.PNG:
+                    results = _imagined(here, upload, sound, wish, unwanted)
+                if wish.format is Format.PNG:
                     return _drawn(results, upload.name, here)
-                return _told(results, seed, sound.blocks.warnings, here)
+                return _told(results, wish.seed, sound.blocks.warnings, here)
 
             body = await here.jobs.run(work, unwanted)
-    return Response(body, media_type=_MEDIA_TYPES[format])
+    return Response(body, media_type=_MEDIA_TYPES[wish.format])
 
 
 @contextlib.asynccontextmanager
@@ -302,23 +351,24 @@ def _check_wanted(unwanted: threading.Event) -> None:
 
 
 def _imagined(
-    here: Services,
-    upload: Upload,
-    sound: Decoded,
-    each_second: bool,
-    options: dict[str, Any],
-    most: int,
-    unwanted: threading.Event,
+    here: Services, upload: Upload, sound: Decoded, wish: _Wish, unwanted: threading.Event
 ) -> list[Translation]:
+    options: dict[str, Any] = {
+        "draws": wish.draws, "candidates": wish.candidates, "seed": wish.seed,
+        "anyway": wish.anyway,
+    }  # fmt: skip
+    as_json = wish.format is Format.JSON
+    most = here.limits.max_pictures if as_json else ROWS_PER_PAGE * wish.draws
+
     def wanted(items: Iterable[_T]) -> Iterator[_T]:
         for item in items:
             _check_wanted(unwanted)
             yield item
 
     blocks = wanted(sound.blocks)
-    if not each_second:
+    if not wish.each_second:
         return [here.translator.translate(blocks, **options)]
-    seconds = most // options["draws"]
+    seconds = most // wish.draws
     too_many = RefusedError(
         413,
         "too_many",

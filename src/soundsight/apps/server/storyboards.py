@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
@@ -35,6 +35,7 @@ from soundsight.apps.server.rest import (
     Services,
     Strict,
     Track,
+    asked_in_form,
     faults,
     known_parameters,
 )
@@ -137,6 +138,11 @@ async def storyboard(
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(here.jobs.admit())
         upload = await stack.enter_async_context(receive(request, here.limits, name))
+        said = asked_in_form(request, upload)
+        said.pop("name", None)  # the upload has it
+        format = said.pop("format", format)
+        wish = replace(wish, **said)
+        here.translator.candidates(wish.candidates)
         if format is Format.NDJSON:
             steps = here.jobs.iterate(_lines(here, upload, wish))
             stack.push_async_callback(steps.aclose)

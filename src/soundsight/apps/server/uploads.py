@@ -14,7 +14,7 @@ import tempfile
 import time
 import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -43,11 +43,13 @@ class Upload:
         name: what the sender calls it, made fit for one line; ``the sound`` where it says nothing.
         handle: an open descriptor.
         size: its length in bytes.
+        fields: the other fields of the form that it came in.
     """
 
     name: str
     handle: int
     size: int
+    fields: dict[str, str] = field(default_factory=dict)
 
 
 @contextlib.asynccontextmanager
@@ -65,11 +67,12 @@ async def receive(request: Request, limits: Limits, name: str = "") -> AsyncIter
     if declared.isascii() and declared.isdigit() and int(declared) > limits.max_upload_bytes:
         raise _too_big(limits)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    fields: dict[str, str] = {}
     with contextlib.ExitStack() as held:
         try:
             if kind == "multipart/form-data":
-                file, own = await _form(request, limits, held)
-                name = own or name
+                file, own, fields = await _form(request, limits, held)
+                name = own or fields.get("name", name)
             else:
                 file = held.enter_context(_spool(limits))
                 async for chunk in _chunks(request, limits):
@@ -83,7 +86,7 @@ async def receive(request: Request, limits: Limits, name: str = "") -> AsyncIter
             raise RefusedError(
                 503, "no_room", "the server has no room for the body: try again later"
             ) from None
-        yield Upload(name=clean_name(name), handle=handle, size=size)
+        yield Upload(name=clean_name(name), handle=handle, size=size, fields=fields)
 
 
 def clean_name(name: str) -> str:
@@ -136,8 +139,10 @@ def _close_all(files: Iterable[IO[bytes]]) -> None:
         file.close()
 
 
-async def _form(request: Request, limits: Limits, held: contextlib.ExitStack) -> tuple[Any, str]:
-    """Read a multipart form and return the file in its field ``sound``."""
+async def _form(
+    request: Request, limits: Limits, held: contextlib.ExitStack
+) -> tuple[Any, str, dict[str, str]]:
+    """Read a multipart form: the file in its field ``sound``, its name, and the other fields."""
 
     async def body() -> AsyncGenerator[bytes, None]:
         async for chunk in _chunks(request, limits):
@@ -155,7 +160,13 @@ async def _form(request: Request, limits: Limits, held: contextlib.ExitStack) ->
     found = form.get(FIELD)
     if not isinstance(found, UploadFile):
         raise RefusedError(400, "form", f"the form has no file in the field '{FIELD}'")
-    return found.file, found.filename or ""
+    fields: dict[str, str] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, str):
+            if name in fields or name == FIELD:
+                raise RefusedError(400, "form", "the form has a field twice: say it once")
+            fields[name] = value
+    return found.file, found.filename or "", fields
 
 
 def _size_of(file: Any) -> int:

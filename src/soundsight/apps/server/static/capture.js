@@ -5,8 +5,11 @@
  * page listens for. They are asked not to, and read back.
  */
 
+import { address } from "./place.js";
+
 export const RATE_HZ = 44100;
 
+const ZEROS_MS = 3000; // a microphone that sends zeros for so long hears nothing
 const CLOCK_GAP_MS = 500; // frames further apart by so much: the audio clock stood still
 
 const PLAIN = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
@@ -32,6 +35,8 @@ export class Capture {
     this.lastAt = 0;
     this.wall = 0; // the last frame's own time, in ms
     this.note = "";
+    this.isMicrophone = false;
+    this.zeros = null; // since when all samples are exactly 0: {at, wall}
     this.context = null;
     this.stream = null;
     this.track = null;
@@ -59,10 +64,11 @@ export class Capture {
         for (const track of stream.getTracks()) track.stop();
         throw new CaptureError("Stopped.");
       }
+      this.isMicrophone = source === "microphone";
       this.stream = stream;
       [this.track] = stream.getAudioTracks();
       this.note = source === "tab" ? "" : improved(this.track);
-      await context.audioWorklet.addModule("/static/worklet.js");
+      await context.audioWorklet.addModule(address("/static/worklet.js"));
       // Without a click a browser may never answer; the page says then that it sleeps.
       await Promise.race([context.resume(), new Promise((done) => setTimeout(done, 1000))]);
       if (this.context !== context) throw new CaptureError("Stopped.");
@@ -77,6 +83,7 @@ export class Capture {
     const { context, stream, track } = this;
     this.lastAt = performance.now();
     this.wall = 0;
+    this.zeros = null;
     const node = new AudioWorkletNode(context, "soundsight-frames", {
       numberOfOutputs: 1,
       channelCountMode: "max",
@@ -90,6 +97,8 @@ export class Capture {
       const lostMs = this.wall ? data.wall - this.wall - heldMs : 0;
       if (lostMs > CLOCK_GAP_MS) this.position += Math.round((lostMs * RATE_HZ) / 1000);
       this.wall = data.wall;
+      if (!data.zero) this.zeros = null;
+      else this.zeros ??= { at, wall: Date.now() };
       const frame = { position: this.position, pcm: data.pcm, level: data.level, at };
       this.position += data.pcm.byteLength / 2;
       this.options.onFrame(frame);
@@ -106,7 +115,10 @@ export class Capture {
     if (this.track.readyState === "ended") return "ended";
     if (this.track.muted) return "muted";
     if (this.context.state !== "running") return "suspended";
-    return now - this.lastAt > 1000 ? "frozen" : "";
+    if (now - this.lastAt > 1000) return "frozen";
+    // The pauses of a tab are truly 0; no room is, and no microphone that works.
+    const muted = this.isMicrophone && this.zeros && now - this.zeros.at > ZEROS_MS;
+    return muted ? "zeros" : "";
   }
 
   /** Lets a context that the browser has put to sleep go on. */

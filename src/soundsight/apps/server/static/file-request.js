@@ -4,6 +4,7 @@
  * XMLHttpRequest, since `fetch` tells nothing of how far an upload is.
  */
 
+import { address } from "./place.js";
 import { token } from "./token.js";
 
 const READ_MS = 200; // between two looks at what has come
@@ -25,7 +26,7 @@ function megabytes(bytes) {
 async function withoutAnswer(sent, file) {
   let alive = false;
   try {
-    alive = (await fetch("/healthz", { cache: "no-store" })).ok;
+    alive = (await fetch(address("/healthz"), { cache: "no-store" })).ok;
   } catch {
     alive = false;
   }
@@ -82,7 +83,8 @@ function sentence(text, { name }) {
  */
 export function ask(file, query, { signal, onSent, onLine }) {
   const request = new XMLHttpRequest();
-  request.open("POST", `/v1/storyboard?${new URLSearchParams({ name: file.name, ...query })}`);
+  const asked = new URLSearchParams({ name: file.name, ...query });
+  request.open("POST", `${address("/v1/storyboard")}?${asked}`);
   if (token()) request.setRequestHeader("Authorization", `Bearer ${token()}`);
   request.setRequestHeader("Content-Type", "application/octet-stream");
   request.responseType = onLine ? "text" : "blob";

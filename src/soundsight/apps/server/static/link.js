@@ -5,6 +5,7 @@
  * position goes on counting; the server sees from the position that sound is missing.
  */
 
+import { address } from "./place.js";
 import { VERSION } from "./protocol.js";
 
 const FIRST_WAIT_S = 1;
@@ -117,11 +118,11 @@ export class Link {
     clearTimeout(this.timer);
     this.retryAt = 0;
     this.sequence = 0;
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     let socket;
     try {
-      const address = `${scheme}//${location.host}${this.protocol.path}`;
-      socket = new WebSocket(address, this.protocol.subprotocol);
+      const to = address(this.protocol.path);
+      to.protocol = to.protocol === "https:" ? "wss:" : "ws:";
+      socket = new WebSocket(to, this.protocol.subprotocol);
     } catch (error) {
       this.#broken({ code: 0, message: String(error.message ?? error) });
       return;

@@ -87,8 +87,8 @@ class Live {
     this.tickAt = performance.now();
     this.stalled = false;
     this.screen = null; // keeps the screen on
-    this.present = null; // {state, entry, heardAt} of the last settled window
-    this.shown = { key: "", at: 0 };
+    this.present = null; // {state, entry of the strip, heardAt} of the last settled window
+    this.shown = { key: "", pictures: null, at: 0 };
     this.markAt = -Infinity;
     this.lineDownAt = 0;
     this.noteUntil = 0;
@@ -214,6 +214,7 @@ class Live {
       this.#decide();
     }
     this.link.push(frame.position, frame.pcm);
+    if (this.state === "not_listening") this.#decide(); // the first sound that comes ends it
   }
 
   /** performance.now() at which the sample before a position had come. */
@@ -280,26 +281,21 @@ class Live {
         confidence: facts.confidence ?? 0,
         pictures,
       });
-      // The entry holds the event's surest moment, the present is this window.
-      const confidence = facts.confidence ?? 0;
-      const present = { ...entry, confidence, name: facts.name || entry.name };
       // What the program no longer stands by does not come back as the past.
-      present.pictured = entry.pictured && known === "picture";
-      const before = this.present?.key === key ? this.present.entry.marks : 0;
-      present.marks = howSure(confidence, before).marks;
-      this.present = { state: known, entry: present, key, heardAt: now };
-      if (pictured) this.#show(key, pictures, end, now);
+      this.present = { state: known, entry, heardAt: pictured ? now : -Infinity };
+      if (pictured) this.#show(entry, end, now);
     } else if (known === "quiet") {
-      const { entry, key, heardAt } = this.present ?? {};
-      this.present = { state: "quiet", entry, key, heardAt: heardAt ?? -Infinity };
+      const { entry, heardAt } = this.present ?? {};
+      this.present = { state: "quiet", entry: this.strip.quiet(entry), heardAt: heardAt ?? -Infinity };
     }
     this.#decide();
   }
 
-  async #show(key, pictures, end, now) {
+  async #show(entry, end, now) {
+    const { key, pictures } = entry;
     const isNew = key !== this.shown.key;
-    if (!isNew && now - this.shown.at < CHANGE_MS) return;
-    this.shown = { key, at: now };
+    if (!isNew && (pictures === this.shown.pictures || now - this.shown.at < CHANGE_MS)) return;
+    this.shown = { key, pictures, at: now };
     if (this.replaying) return;
     if (await this.stage.show(pictures)) {
       tell("picture", {
@@ -394,13 +390,16 @@ class Live {
     if (heard) this.strip.endGap();
     if (state === "start" && this.strip.entries.length) this.strip.gap("stopped");
     if (state === "not_listening") {
-      this.strip.gap("not listening", new Date(this.running ? this.freshWall : Date.now()));
+      const { zeros } = this.capture;
+      const muted = this.running && this.capture.fault(now) === "zeros";
+      const since = muted ? zeros.wall : this.running ? this.freshWall : Date.now();
+      this.strip.gap("not listening", new Date(since));
     }
     if (state === "paused" && this.running) this.strip.gap("paused");
     const bare = ["not_listening", "quiet", "nothing", "start", "starting"].includes(state);
     if (bare && state !== this.state) {
       this.stage.clear();
-      this.shown = { key: "", at: 0 };
+      this.shown = { key: "", pictures: null, at: 0 };
     }
     const looking = state === "replay" && this.running && !this.paused && !this.replaying.sounding;
     this.stage.mark((heard || looking) && this.mark.on);
@@ -468,7 +467,8 @@ class Live {
     // Passing states are seen, not said: a person who listens to a reader cannot skip them.
     if (["sound", "past", "starting", "start"].includes(state)) return;
     // A count of seconds is no news.
-    const about = state === "not_listening" ? facts.detail.replace(/\d+/g, "") : (entry?.key ?? "");
+    const event = entry ? `${entry.key} ${nameOf(entry)}` : "";
+    const about = state === "not_listening" ? facts.detail.replace(/\d+/g, "") : event;
     const key = `${state} ${about}`;
     if (key === this.saidKey) return;
     this.saidKey = key;
@@ -476,7 +476,7 @@ class Live {
     if (state === "not_listening") {
       this.stage.announce(`${at}: not listening. ${facts.detail}`, true);
     } else if (state === "picture") {
-      const { words } = howSure(entry.confidence, entry.marks);
+      const { words } = howSure(entry.confidence);
       this.stage.announce(`${clock(entry.at)}: ${words} ${nameOf(entry)}, imagined`);
     } else {
       this.stage.announce(`${at}: ${SPOKEN[state]}`);
@@ -566,7 +566,7 @@ class Live {
     this.#unheard();
     if (this.replaying.sounding) this.#fills();
     this.replaying = null;
-    this.shown = { key: "", at: 0 };
+    this.shown = { key: "", pictures: null, at: 0 };
     this.strip.choose(null);
     this.stage.clear();
     this.#decide();

@@ -3,6 +3,8 @@
  * the server makes from its own code.
  */
 
+import { address } from "./place.js";
+
 /** The version that this page has been written for. */
 export const VERSION = 1;
 
@@ -19,7 +21,7 @@ export class Protocol {
   }
 
   static async load() {
-    const answer = await fetch("/static/protocol.json", { cache: "no-cache" });
+    const answer = await fetch(address("/static/protocol.json"), { cache: "no-cache" });
     if (!answer.ok) throw new Error(`protocol.json: ${answer.status}`);
     return new Protocol(await answer.json());
   }

@@ -81,7 +81,7 @@ export class Stage {
     find("sure").hidden = !pictured || state === "past";
     let headline = HEADLINES[state] ?? "";
     if (pictured) {
-      const { words, marks } = howSure(entry.confidence, entry.marks);
+      const { words, marks } = howSure(entry.confidence);
       headline = nameOf(entry);
       headline = headline[0].toUpperCase() + headline.slice(1) + (marks === 1 ? "?" : "");
       text("sure-words", entry.name ? words : `a picture of what it is: ${words}`);

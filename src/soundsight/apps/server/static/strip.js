@@ -5,6 +5,7 @@ import { clock, howSure, length, nameOf } from "./words.js";
 
 const KEPT_S = 600;
 const MOST = 200;
+const TAIL_MS = 1000; // unrecognisable for no longer than this before it is quiet: the end of a sound
 const THUMB = 192;
 const GAPS = { "not listening": "deaf", paused: "paused", stopped: "paused", replaying: "replay" };
 
@@ -34,7 +35,11 @@ export class Strip {
   }
 
   /**
-   * Takes what is known of an event.
+   * Takes what is known of an event, and returns the entry that says what it is now.
+   *
+   * The one rule, as in soundsight.runtime.listener.Surest: name, confidence and pictures are those
+   * of the event's surest moment. What is no longer recognised while it sounds on is an entry of its
+   * own, until it is recognised again or turns out to have been the end of a sound.
    * @param {string} key the connection's number and the event's
    * @param {object} facts from, to (positions), at, until (Date), pictured, name, confidence,
    *   repeats, pictures (JPEG)
@@ -46,18 +51,45 @@ export class Strip {
       entry.pictured = false;
       this.#add(entry);
     }
+    const rest = this.entries.find((one) => one.restOf === entry);
+    if (entry.pictured && !facts.pictured) {
+      if (!rest) {
+        const since = { from: entry.to, at: facts.until, until: facts.until, to: facts.to };
+        const blank = { pictured: false, pictures: [], confidence: 0, repeats: 1 };
+        this.#add({ key: `${key}.rest`, kind: "event", restOf: entry, ...blank, ...since });
+        return this.entries[0];
+      }
+      rest.until = facts.until;
+      rest.to = facts.to;
+      this.#words(rest);
+      return rest;
+    }
+    if (rest) this.#remove(rest);
     entry.until = facts.until;
     entry.to = facts.to;
     entry.repeats = facts.repeats;
-    if (facts.pictured && (!entry.pictured || facts.confidence > entry.confidence)) {
-      entry.pictured = true;
-      entry.name = facts.name;
-      entry.confidence = facts.confidence;
-      entry.pictures = facts.pictures;
-      this.#picture(entry);
+    if (facts.pictured) {
+      const surer = !entry.pictured || facts.confidence > entry.confidence;
+      if (surer) {
+        entry.pictured = true;
+        entry.name = facts.name;
+        entry.confidence = facts.confidence;
+      }
+      // Where another number of pictures has been asked for, they are the newest.
+      if (surer || facts.pictures.length !== entry.pictures.length) {
+        entry.pictures = facts.pictures;
+        this.#picture(entry);
+      }
     }
     this.#words(entry);
     return entry;
+  }
+
+  /** It is quiet: what was unrecognisable just before was no event of its own. */
+  quiet(entry) {
+    if (!entry?.restOf || entry.until - entry.at >= TAIL_MS) return entry;
+    this.#remove(entry);
+    return entry.restOf;
   }
 
   /** Begins a gap, or goes on with the one that is open where it is of the same kind. */
@@ -98,12 +130,17 @@ export class Strip {
     for (const entry of [...this.entries]) {
       const old = entry.until.getTime() < oldest && (entry.kind === "event" || entry.closed);
       if (old || this.entries.indexOf(entry) >= MOST) {
-        if (entry.item.contains(document.activeElement)) continue;
-        entry.item.remove();
-        this.entries.splice(this.entries.indexOf(entry), 1);
+        this.#remove(entry);
       }
     }
     this.#tell();
+  }
+
+  #remove(entry) {
+    // A person who is at it keeps it.
+    if (!this.entries.includes(entry) || entry.item.contains(document.activeElement)) return;
+    entry.item.remove();
+    this.entries.splice(this.entries.indexOf(entry), 1);
   }
 
   focus() {

@@ -6,18 +6,13 @@ const SURE = [
   [0, "perhaps", 1],
 ];
 
-const BAND = 0.06; // so far below its limit a word stands that has been said
-
 /**
  * @param {number | null} confidence
- * @param {number} [before] the marks that stand there now
  * @returns {{words: string, marks: number}} how sure the program is; marks of three
  */
-export function howSure(confidence, before = 0) {
+export function howSure(confidence) {
   const given = confidence ?? 0;
-  const [, words, marks] = SURE.find(
-    ([least, , many]) => given >= (many <= before ? least - BAND : least),
-  );
+  const [, words, marks] = SURE.find(([least]) => given >= least);
   return { words, marks };
 }
 
@@ -66,6 +61,7 @@ export const DEAF = {
   tab: "The shared tab no longer gives sound. Start again to share it anew.",
   muted: "The microphone is muted, by a switch or by the system. Unmute it.",
   suspended: "The browser has put the sound to sleep. Press any key or touch the page.",
+  zeros: "The microphone sends nothing: is it muted or covered?",
   frozen: "No more sound comes from the browser. If this stays, stop and start again.",
   late: "The server is too slow: its answers are old by the time they come.",
   silent: "The server does not answer.",

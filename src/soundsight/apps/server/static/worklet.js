@@ -44,7 +44,8 @@ class Frames extends AudioWorkletProcessor {
     if (this.filled < FRAME) return;
     const pcm = this.frame.buffer;
     const level = 10 * Math.log10(this.power / FRAME + 1e-12);
-    this.port.postMessage({ pcm, level, wall: Date.now() }, [pcm]);
+    const zero = this.power === 0;
+    this.port.postMessage({ pcm, level, zero, wall: Date.now() }, [pcm]);
     this.frame = new Int16Array(FRAME);
     this.filled = 0;
     this.power = 0;
