@@ -17,10 +17,11 @@ nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
 
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
-TOOLS = ("pytest", "pytest-timeout", "hypothesis", "scipy", "psutil", "onnx")
+TOOLS = ("pytest", "pytest-timeout", "hypothesis", "scipy", "psutil", "onnx", "soundfile")
 """What these tests need beside the core. PyTorch is not among them."""
 TESTS = (
     "tests/test_no_torch.py", "tests/core", "tests/media/test_audio.py",
+    "tests/media/test_decoder.py", "tests/media/test_downmix.py",
     "tests/media/test_video.py", "tests/media/test_framing.py", "tests/runtime",
     "tests/apps/test_cli.py", "tests/apps/test_translate.py",
 )  # fmt: skip

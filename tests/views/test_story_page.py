@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -71,6 +72,13 @@ def test_it_asks_for_nothing_outside(toy_story: Story) -> None:
     assert not re.search(r"\b(fetch|XMLHttpRequest|WebSocket|import\()", script)
     assert "innerHTML" not in script
     assert "url(" not in style
+
+
+def test_a_damaged_file_is_told(toy_story: Story) -> None:
+    page = Page(story_page(replace(toy_story, warnings=[f"{EVIL} is cut short"]), b"sound"))
+    assert f"{EVIL} is cut short" in page.words
+    assert not page.count("img")
+    assert json.loads(page.raw["story"])["warnings"] == [f"{EVIL} is cut short"]
 
 
 def test_what_it_holds(toy_story: Story) -> None:

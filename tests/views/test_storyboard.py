@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,11 @@ def test_a_story_of_thousands_of_events_is_one_sheet(
 def test_a_quiet_story(story_of: Callable[..., Story]) -> None:
     page = storyboard(story_of([], duration_s=0.5))
     assert page.height < 500
+
+
+def test_a_damaged_file_is_told_on_the_sheet(story_of: Callable[..., Story]) -> None:
+    told = replace(story_of([], duration_s=0.5), warnings=["dog.wav is cut short"])
+    assert storyboard(told).height > storyboard(story_of([], duration_s=0.5)).height
 
 
 @pytest.mark.parametrize("name", ["電車.wav", "x" * 4000, "\x00\x1b[31m.wav", "\udcff.wav", ""])

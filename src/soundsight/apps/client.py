@@ -58,6 +58,8 @@ class Imagined:
         informativity: the critic's score in [0, 1]; None where nothing was scored.
         familiarity: how much the sound is of a known kind, in [0, 1]; None where it is not known.
         level_dbfs: level of the second, in dB re full scale.
+        warnings: what is to be told of the file, a line each: that it is damaged or cut short, or
+            holds several sound tracks.
     """
 
     image: NDArray[np.uint8]
@@ -67,6 +69,7 @@ class Imagined:
     informativity: float | None
     familiarity: float | None
     level_dbfs: float
+    warnings: tuple[str, ...] = ()
 
 
 class Client:
@@ -142,6 +145,8 @@ class Client:
         candidates: int | None = None,
         seed: int = 0,
         anyway: bool = False,
+        track: int | None = None,
+        strict: bool = False,
     ) -> list[Imagined]:
         """Imagine a sound, as ``Translator.translate`` does.
 
@@ -153,6 +158,8 @@ class Client:
             candidates: pictures made for each draw; None leaves it to the server.
             seed: another seed imagines another picture.
             anyway: give the pictures that would be hidden, too.
+            track: which sound track of a file, from 1; None takes the first that sounds.
+            strict: refuse what is damaged, instead of using what can be read.
 
         Raises:
             ServerError: when the server cannot be reached or refuses, in its own words.
@@ -162,15 +169,16 @@ class Client:
         body, name = _body(sound, rate_hz)
         options: dict[str, Any] = {
             "each_second": each_second, "draws": draws, "seed": seed, "anyway": anyway,
+            "strict": strict, **_given(candidates=candidates, track=track),
         }  # fmt: skip
-        if candidates is not None:
-            options["candidates"] = candidates
         with body as file:
             answer = self._ask(
                 "POST", "/v1/translate", params=options, files={"sound": (name, file)}
             )
         try:
-            return [_imagined(picture) for picture in answer.json()["pictures"]]
+            told = answer.json()
+            warnings = tuple(str(line) for line in told["warnings"])
+            return [_imagined(picture, warnings) for picture in told["pictures"]]
         except (ValueError, KeyError, TypeError, OSError):  # OSError: no picture
             raise self._strange() from None
 
@@ -201,6 +209,8 @@ class Client:
         sensitivity: float = 0.5,
         seed: int = 0,
         candidates: int | None = None,
+        track: int | None = None,
+        strict: bool = False,
     ) -> Path:
         """Tell what happened in a file, and write it whole or not at all.
 
@@ -210,6 +220,7 @@ class Client:
             sensitivity: 0 (tells only what is loud and sure) to 1.
             seed: another seed imagines other pictures.
             candidates: pictures made for each event; None leaves it to the server.
+            track, strict: see ``translate``.
 
         Returns:
             The path that was written.
@@ -229,9 +240,10 @@ class Client:
         if suffix not in SUFFIXES:
             raise ConfigError(f"{path}: the suffix is one of {', '.join(SUFFIXES)}")
         kind = suffix.removeprefix(".")
-        options: dict[str, Any] = {"format": kind, "sensitivity": sensitivity, "seed": seed}
-        if candidates is not None:
-            options["candidates"] = candidates
+        options: dict[str, Any] = {
+            "format": kind, "sensitivity": sensitivity, "seed": seed, "strict": strict,
+            **_given(candidates=candidates, track=track),
+        }  # fmt: skip
         body, name = _body(os.fspath(sound), None)
         with body as file, atomic_file(path) as temporary:
             request = self._http.build_request(
@@ -354,14 +366,12 @@ def _body(sound: Any, rate_hz: int | None) -> tuple[Any, str]:
         return io.BytesIO(bytes(sound)), "sound"
     if rate_hz is None:
         raise ConfigError("samples in memory need their rate: pass rate_hz, a whole number of Hz")
-    import soundfile
-
     from soundsight.media.audio import from_array
     from soundsight.media.mel import DEFAULT
+    from soundsight.media.voice import write_samples
 
     file = io.BytesIO()
-    samples = from_array(sound, rate_hz)
-    soundfile.write(file, samples, DEFAULT.rate_hz, format="WAV", subtype="FLOAT")
+    write_samples(file, from_array(sound, rate_hz), DEFAULT.rate_hz, "wav")
     file.seek(0)
     return file, "samples.wav"
 
@@ -374,7 +384,12 @@ def _refused(answer: httpx.Response) -> ServerError:
     return ServerError(f"{answer.url.host}: {first_line(ValueError(message))}")
 
 
-def _imagined(values: dict[str, Any]) -> Imagined:
+def _given(**options: int | None) -> dict[str, int]:
+    """The options that are not left to the server."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _imagined(values: dict[str, Any], warnings: tuple[str, ...]) -> Imagined:
     from PIL import Image
 
     with Image.open(io.BytesIO(base64.b64decode(values["png"]))) as picture:
@@ -387,4 +402,5 @@ def _imagined(values: dict[str, Any]) -> Imagined:
         informativity=values["informativity"],
         familiarity=values["familiarity"],
         level_dbfs=float(values["level_dbfs"]),
+        warnings=warnings,
     )

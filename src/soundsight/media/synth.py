@@ -526,14 +526,12 @@ def write_examples(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         OutputError: when the place cannot be written to.
     """
-    import soundfile
+    from soundsight.media.voice import write_samples
 
     paths = [Path(folder) / f"{subject}.flac" for subject in SUBJECTS]
     for subject, path in zip(SUBJECTS, paths, strict=True):
         with atomic_file(path) as temporary:
-            soundfile.write(
-                temporary, sound(subject, EXAMPLE_S, EXAMPLE_SEED), RATE_HZ, format="FLAC"
-            )
+            write_samples(str(temporary), sound(subject, EXAMPLE_S, EXAMPLE_SEED), RATE_HZ)
     return paths
 
 

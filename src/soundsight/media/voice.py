@@ -57,6 +57,35 @@ class VoiceTrack:
             self._container.mux(self._track.encode(cut))
 
 
+def write_samples(
+    file: IO[bytes] | str, samples: NDArray[np.float32], rate_hz: int, format: str = "flac"
+) -> None:
+    """Write a sound in memory without loss.
+
+    Args:
+        file: open for writing, seekable; or a path.
+        samples: float32 [t], mono, full scale 1.
+        rate_hz: their rate, in hertz.
+        format: ``flac`` (16 bits, beyond full scale clipped) or ``wav`` (floats).
+    """
+    if format == "flac":
+        codec, kind = "flac", "s16"
+        planes = np.rint(np.clip(samples, -1.0, 32767 / 32768) * 32768).astype(np.int16)
+    else:
+        codec, kind, planes = "pcm_f32le", "flt", np.ascontiguousarray(samples, np.float32)
+    av = quiet_av()
+    with av.open(file, "w", format=format) as container:
+        track = container.add_stream(codec, rate=rate_hz, layout="mono")
+        track.format = kind
+        size = track.codec_context.frame_size or rate_hz
+        for first in range(0, len(planes), size):
+            frame = av.AudioFrame.from_ndarray(planes[None, first : first + size], kind, "mono")
+            frame.sample_rate, frame.time_base = rate_hz, Fraction(1, rate_hz)
+            frame.pts = first
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+
+
 def m4a(
     file: IO[bytes],
     blocks: Iterable[NDArray[np.float32]],

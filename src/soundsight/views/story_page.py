@@ -42,12 +42,13 @@ def story_page(story: Story, sound: bytes | None) -> str:
     if sound is not None:
         heard["content"] = base64.b64encode(sound).decode("ascii")
     name = story.source or "sound"
+    words = [f"{clock(story.duration_s)}, {story.words}", *story.warnings]
     parts = {
         "SCRIPT_HASH": _hash(script),
         "STYLE_HASH": _hash(style),
         "TITLE": escape(f"{name} - storyboard"),
         "NAME": escape(name),
-        "WORDS": escape(f"{clock(story.duration_s)}, {story.words}"),
+        "WORDS": "<br>".join(map(escape, words)),
         "MODEL": escape(story.model),
         "SEED": str(story.seed),
         "STYLE": style,

@@ -49,7 +49,8 @@ def storyboard(story: Story) -> Image.Image:
     cards = shown_events(story.events)
     line_h = height_px(_WAVE_PX, _MEL_PX)
     top = HEADER_PX + _TITLE_PX
-    cards_top = top + 2 * PAD_PX + line_h + GAP_PX + (_LEGEND_PX if story.events else 0)
+    legend = _legend(story, len(cards))
+    cards_top = top + 2 * PAD_PX + line_h + GAP_PX + (_LEGEND_PX if legend else 0)
     down = -(-len(cards) // _COLUMNS)
     height = cards_top + down * (_CARD_H + GAP_PX) + MARGIN_PX - (GAP_PX if down else 0)
     page = Image.new("RGB", (_WIDTH_PX, height), PAGE)
@@ -60,8 +61,7 @@ def storyboard(story: Story) -> Image.Image:
     ink.rounded_rectangle(box, 12, fill=CARD)
     line = timeline(story, inner - 2 * PAD_PX, _WAVE_PX, _MEL_PX)
     page.paste(line, (MARGIN_PX + PAD_PX, top + PAD_PX))
-    if story.events:
-        legend = _legend(story, len(cards))
+    if legend:
         at = (MARGIN_PX, cards_top - _LEGEND_PX + 2)
         write_line(ink, at, legend, 14, DIM, inner)
     for index, event in enumerate(cards):
@@ -108,7 +108,9 @@ def _head(ink: ImageDraw.ImageDraw, story: Story) -> None:
 
 
 def _legend(story: Story, shown: int) -> str:
-    parts = ["The pictures are imagined, they show nothing that was filmed."]
+    parts = [*story.warnings]
+    if story.events:
+        parts.append("The pictures are imagined, they show nothing that was filmed.")
     if shown < len(story.events):
         more = len(story.events) - shown
         parts.append(f"Cards for the {shown} surest events; {more} more are on the time line.")

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 import soundsight
@@ -215,6 +216,21 @@ def test_a_storyboard_is_written_whole(
             assert image.width == 1396
     if suffix == "json":
         assert json.loads(out.read_text("utf-8"))["source"] == "dog.wav"
+
+
+def test_what_can_be_read_of_a_damaged_sound_is_used(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "cut.flac"
+    soundfile.write(path, noise(3.0), RATE)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (one,) = client.translate(path, track=1)
+    (told,) = one.warnings
+    assert told.startswith("cut.flac is damaged at 1.")
+    with pytest.raises(ServerError, match=r"cut\.flac .*cut short"):
+        client.translate(path, strict=True)
+    with pytest.raises(ServerError, match="there is no track 2"):
+        client.storyboard(path, tmp_path / "x.json", track=2)
+    client.storyboard(path, tmp_path / "x.json")
+    assert json.loads((tmp_path / "x.json").read_text("utf-8"))["warnings"] == [told]
 
 
 def test_a_storyboard_of_no_sound_leaves_nothing(client: Client, tmp_path: Path) -> None:

@@ -174,8 +174,8 @@ class Job {
     }
   }
 
-  #done({ words }) {
-    this.#tell(`${clock(this.board.player.durationS)}, ${words}`);
+  #done({ words, warnings }) {
+    this.#tell([`${clock(this.board.player.durationS)}, ${words}`, ...warnings].join(". "));
     say(`${this.file.name} is done: ${words}`);
     this.saves.hidden = false;
   }
