@@ -215,7 +215,10 @@ class TrackDecoder:
         self._origin_s = origin_s(container)
         self._mp3 = _Mp3Tail(track)
         self._good_bytes = self._bad_bytes = 0
-        self._latest_s = 0.0  # the end of the latest packet, of any track
+        # A container without lengths of tracks tells when its longest track ends; then the end of
+        # the latest packet of any track is to be known.
+        self._by_latest = track.duration is None or container.format.name == "avi"
+        self._latest_s = 0.0
         self._ends_corrupt = False
         self._rate_hz = 0
         self._channels = 0
@@ -317,7 +320,7 @@ class TrackDecoder:
         for frame in self._frames():
             at_s = None
             if frame.pts is not None:
-                at_s = float(frame.pts * frame.time_base) - self._origin_s
+                at_s = frame.time - self._origin_s
             channels = checked_channels(frame.layout.nb_channels, self._where)
             array = frame.to_ndarray()
             samples = array.T if frame.format.is_planar else array.reshape(-1, channels)
@@ -340,11 +343,11 @@ class TrackDecoder:
         av = quiet_av()
         corrupt = begun = False
         for packet in self._packets():
-            if packet.pts is not None and packet.time_base is not None:
+            if self._by_latest and packet.pts is not None and packet.time_base is not None:
                 end = packet.pts + (packet.duration or 0)
                 end_s = float(end * packet.time_base) - self._origin_s
                 self._latest_s = max(self._latest_s, end_s)
-            if packet.stream.index != self._track.index:
+            if packet.stream_index != self._track.index:
                 continue
             if packet.size:
                 if not begun:
@@ -411,11 +414,7 @@ class TrackDecoder:
         declared_s = declared_end_s(self._container, self._track, self._path)
         if self._end_s is not None and declared_s is not None:
             declared_s = min(declared_s, self._end_s)
-        # A container without lengths of tracks tells when its longest track ends.
-        ended_s = self.now_s
-        if self._track.duration is None or self._container.format.name == "avi":
-            ended_s = max(self._latest_s, ended_s)
-        self._faults.check_complete(ended_s, declared_s)
+        self._faults.check_complete(max(self._latest_s, self.now_s), declared_s)
         if self._ends_corrupt and self._container.format.name in ("w64", "caf"):
             self._faults.damage(self.now_s)
 
