@@ -153,6 +153,8 @@ def test_a_port_that_is_taken(tiny_model: Path, tmp_path: Path) -> None:
         (["--tls-cert", "a.pem"], "--tls-cert and --tls-key go together"),
         (["--tls-key", "a.pem"], "--tls-cert and --tls-key go together"),
         (["--tls-cert", "no.pem", "--tls-key", "no.pem"], "there is no file no.pem"),
+        (["--root-path", "sound"], "--root-path is a path such as /sound, not 'sound'"),
+        (["--root-path", "/a/../b"], "--root-path is a path such as /sound, not '/a/../b'"),
         (["--origin", "example.org"], "'example.org' is no origin"),
         (["--token", "\u00f6"], "the token must be plain printable ASCII text"),
     ],

@@ -543,6 +543,23 @@ def test_a_source_that_is_lost_is_told_within_two_seconds(
         assert page.locator(".entry.is-gap").count() == 1
 
 
+def test_a_start_long_after_the_page_came_is_no_fault(
+    driver: Any, address: str, steady: Path
+) -> None:
+    """Frames are due from the start on, however long the worklet takes to come, up to a second."""
+    slow = WATCH + (
+        "const add = AudioWorklet.prototype.addModule;"
+        "AudioWorklet.prototype.addModule = async function (...o) {"
+        "await new Promise((done) => setTimeout(done, 600)); return add.apply(this, o); };"
+    )
+    with page_of(driver, steady, init=slow) as page:
+        page.goto(address)
+        page.wait_for_timeout(1500)
+        page.click("#start")
+        reaches(page, "picture")
+        assert "not_listening" not in states(page)
+
+
 def test_a_frozen_audio_clock_is_told_within_two_seconds(
     driver: Any, address: str, steady: Path
 ) -> None:

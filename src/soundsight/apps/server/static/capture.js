@@ -66,6 +66,8 @@ export class Capture {
       }
       this.isMicrophone = source === "microphone";
       this.stream = stream;
+      this.zeros = null;
+      this.lastAt = performance.now(); // from now on frames are due
       [this.track] = stream.getAudioTracks();
       this.note = source === "tab" ? "" : improved(this.track);
       await context.audioWorklet.addModule(address("/static/worklet.js"));
@@ -83,7 +85,6 @@ export class Capture {
     const { context, stream, track } = this;
     this.lastAt = performance.now();
     this.wall = 0;
-    this.zeros = null;
     const node = new AudioWorkletNode(context, "soundsight-frames", {
       numberOfOutputs: 1,
       channelCountMode: "max",
