@@ -491,18 +491,19 @@ def test_a_dead_server_is_told_within_two_seconds_and_found_again(
         page = first.enter_context(page_of(driver, steady))
         listens(page, own)
         reaches(page, "picture")
+        gaps = page.locator(".entry.is-gap").count()  # a busy machine makes its own
         began = now_ms(page)
         process.kill()
         assert told_s(page, began) < 2
         assert page.locator("#headline").inner_text() == "NOT LISTENING"
         assert "server is gone" in page.locator("#detail").inner_text()
-        assert page.locator(".entry.is-gap").count() == 1
+        assert page.locator(".entry.is-gap").count() == gaps + 1
         assert "not listening" in page.locator("#assertive").inner_text()
         with serving(*options):
             reaches(page, "picture")
             gap = page.locator(".entry.is-gap")
-            assert gap.count() == 1
-            assert "until now" not in gap.inner_text()
+            assert gap.count() == gaps + 1
+            assert "until now" not in gap.first.inner_text()
 
 
 def test_a_server_that_hangs_is_told_within_two_seconds(
@@ -536,11 +537,12 @@ def test_a_source_that_is_lost_is_told_within_two_seconds(
     with page_of(driver, steady) as page:
         listens(page, address)
         reaches(page, "picture")
+        gaps = page.locator(".entry.is-gap").count()
         began = now_ms(page)
         page.evaluate(f"() => {{ {fault}; }}")
         assert told_s(page, began) < 2
         assert says in page.locator("#detail").inner_text()
-        assert page.locator(".entry.is-gap").count() == 1
+        assert page.locator(".entry.is-gap").count() == gaps + 1
 
 
 def test_a_start_long_after_the_page_came_is_no_fault(
