@@ -105,7 +105,7 @@ def atomic_folder(
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     try:
         yield temporary
-        _sync_tree(temporary)
+        sync_tree(temporary)
         if not (os.path.lexists(path) and _exchange(temporary, path)):
             if os.path.lexists(path):
                 path.rename(_aside(path))
@@ -166,7 +166,12 @@ def _sync(path: Path) -> None:
             raise
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Have a folder and all that lies below it on the disk.
+
+    Raises:
+        OSError: when something cannot be read, or written to the disk.
+    """
     for place in (*folder.rglob("*"), folder):
         if not place.is_symlink():
             _sync(place)

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import ConfigError, DataError, OutputError
-from soundsight.core.runs import write_json
+from soundsight.core.runs import sync_tree, write_json
 from soundsight.pairs.records import MEL, Record, opaque_id
 from soundsight.pairs.shards import PairFolder, open_dataset
 
@@ -455,6 +455,7 @@ def _decode_all(folder: PairFolder, split: str, about: Mapping[str, Any], place:
         np.save(made / "key.npy", np.array(keys, dtype=np.bytes_))
         write_json(made / _CACHE_ABOUT, about)
         made.chmod(0o755)
+        sync_tree(made)
         try:
             made.rename(place)
         except OSError:

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from soundsight.core.errors import DataError, OutputError
-from soundsight.core.runs import atomic_file, write_json
+from soundsight.core.runs import atomic_file, move_into_place, write_json
 from soundsight.pairs.records import Record
 from soundsight.pairs.shards import ABOUT, WORK, index_name, shard_infos
 
@@ -191,10 +191,8 @@ class PartWriter:
                     {**self.about, "entries": self._entries}, sort_keys=True, ensure_ascii=True
                 ).encode()
                 self._file.write(text + len(text).to_bytes(8, "little") + _MARK)
-                self._file.flush()
-                os.fsync(self._file.fileno())
                 self._file.close()
-                self._temporary.replace(self._path)
+                move_into_place(self._temporary, self._path)
         except OSError as error:
             raise no_space(self._path, error) from None
         finally:
@@ -357,7 +355,8 @@ class Stage:
             write_failures(path, failures)
             if (self.data / ABOUT).is_file():
                 return path
-            return path.replace(self.data / FAILURES)
+            move_into_place(path, self.data / FAILURES)
+            return self.data / FAILURES
 
     def packed(self) -> dict[str, Any] | None:
         """The dataset.json of a dataset that lies finished here and has only to be moved."""
@@ -398,8 +397,8 @@ class Stage:
         for name in sorted(entry.name for entry in out.iterdir() if entry.name != ABOUT):
             if (self.data / name).is_dir():
                 _remove(self.data / name)
-            (out / name).replace(self.data / name)
-        (out / ABOUT).replace(self.data / ABOUT)
+            move_into_place(out / name, self.data / name)
+        move_into_place(out / ABOUT, self.data / ABOUT)
 
 
 def _owned(data: Path) -> set[str]:
