@@ -268,7 +268,7 @@ class _Telling:
         yield Story(
             source=source, model=model, seed=seed, sensitivity=self._listener.sensitivity,
             overview=overview.finish(duration_s), events=self._events,
-            warnings=warnings_of(blocks),
+            warnings=_without_folders(blocks),
         )  # fmt: skip
 
     def _whole(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
@@ -413,6 +413,15 @@ class _Telling:
             self._waiting = None
             self._events.append(event)
             yield event
+
+
+def _without_folders(blocks: object) -> tuple[str, ...]:
+    """What is to be told of a sound; a story is passed on, and says nothing of folders."""
+    warnings = warnings_of(blocks)
+    if isinstance(blocks, SoundStream):
+        name = Path(blocks.name).name
+        return tuple(told.replace(blocks.name, name, 1) for told in warnings)
+    return warnings
 
 
 def _kind(event: StoryEvent) -> str:
