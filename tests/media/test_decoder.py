@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from fractions import Fraction
@@ -16,7 +18,7 @@ import pytest
 import soundfile
 
 from soundsight.core.errors import AudioError
-from soundsight.media import audio
+from soundsight.media import audio, decoder
 
 RATE_HZ = 44_100
 Encode = Callable[..., Path]
@@ -146,14 +148,60 @@ def test_a_chain_of_recordings_is_heard_to_its_end(tmp_path: Path, codec: str, n
         assert tone_hz(part) == pytest.approx(f_hz, abs=5)
 
 
-def test_transport_streams_one_after_the_other(tmp_path: Path, encode: Encode) -> None:
-    for f_hz in (440, 880):
-        encode(tmp_path / f"{f_hz}.ts", tone(2, f_hz), "mp2")
+@pytest.mark.parametrize("later_s", [0.0, 0.3, 1.0, 30.0])
+def test_transport_streams_one_after_the_other(
+    tmp_path: Path, encode: Encode, later_s: float
+) -> None:
+    """Each has a clock of its own; the second one's may begin a little later."""
+    encode(tmp_path / "440.ts", tone(6, 440), "mp2")
+    encode(tmp_path / "880.ts", tone(6, 880), "mp2", output_ts_offset=str(later_s))
     path = tmp_path / "a.ts"
     path.write_bytes((tmp_path / "440.ts").read_bytes() + (tmp_path / "880.ts").read_bytes())
     samples, _ = read(path)
-    assert len(samples) / RATE_HZ == pytest.approx(4, abs=0.15)
-    assert tone_hz(samples[round(2.5 * RATE_HZ) : round(3.5 * RATE_HZ)]) == pytest.approx(880, 0.01)
+    hole_s = later_s - 6 if later_s > 6 else 0
+    assert len(samples) / RATE_HZ == pytest.approx(12 + hole_s, abs=0.3)
+    second = samples[round((hole_s + 7) * RATE_HZ) : round((hole_s + 11) * RATE_HZ)]
+    assert tone_hz(second) == pytest.approx(880, 0.01)
+    if later_s < 6:
+        # A part of it is where the whole has it.
+        with audio.open_sound(path, start_s=7.0, end_s=9.0) as part:
+            samples = np.concatenate(list(part.blocks))
+            assert part.start_s == pytest.approx(7.0, abs=0.01)
+        assert len(samples) / RATE_HZ == pytest.approx(2, abs=0.01)
+        assert tone_hz(samples) == pytest.approx(880, 0.01)
+        # The picture of a video goes by the first clock: its sound ends with it.
+        with audio.open_sound(path, joins=False) as first:
+            samples = np.concatenate(list(first.blocks))
+            (told,) = first.faults.damages
+        assert len(samples) / RATE_HZ == pytest.approx(6, abs=0.2)
+        assert "is damaged at 6.0" in told
+
+
+STEPS = [
+    # (stamps of runs of 1 s, what lies before each, whether it is damage)
+    ([0, 1, 2], [0, 0, 0], False),
+    ([5, 6.02, 6.99], [0, 0, 0], False),
+    ([0, 3, 4], [0, 2, 0], False),
+    ([0, 1, 1.5], [0, 0, -0.5], True),
+    ([0, 1, 2, 3, 4, 0, 1], [0] * 7, False),
+    ([0, 1, 2, 3, 4, 0.9, 1.9], [0] * 7, False),
+    ([0, 1, 1000, 1001], [0] * 4, True),
+]
+
+
+@pytest.mark.parametrize(("stamps_s", "steps_s", "is_damage"), STEPS)
+def test_where_runs_belong(stamps_s: list[float], steps_s: list[float], is_damage: bool) -> None:
+    faults = decoder.Faults("a")
+    clock = decoder._Clock(faults, chained=False, joins=True)
+    found = []
+    for at_s in stamps_s:
+        clock.take_rate(8000)
+        step_s = clock.step(at_s)
+        assert step_s is not None
+        found.append(step_s)
+        clock.pass_by(round((1 + step_s) * 8000))
+    assert found == pytest.approx(steps_s)
+    assert bool(faults.damages) == is_damage
 
 
 def test_a_rate_that_changes_is_resampled_on(tmp_path: Path, encode: Encode) -> None:
@@ -219,6 +267,18 @@ def test_a_file_that_is_mostly_damaged_is_refused(tmp_path: Path, encode: Encode
         read(path)
 
 
+def test_words_in_a_wav_are_no_rate(tmp_path: Path) -> None:
+    """A Broadcast wav whose description speaks of ``fmt ``."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(2), RATE_HZ, "PCM_16")
+    data = path.read_bytes()
+    words = b"made from raw, fmt unknown  "
+    chunk = b"note" + len(words).to_bytes(4, "little") + words
+    size = (len(data) + len(chunk) - 8).to_bytes(4, "little")
+    path.write_bytes(data[:4] + size + data[8:12] + chunk + data[12:])
+    assert len(audio.decode(path, strict=True)) == 2 * RATE_HZ
+
+
 @pytest.mark.parametrize("tag", [3, 0x1234])
 def test_a_codec_that_is_not_known_is_named(tmp_path: Path, tag: int) -> None:
     path = tmp_path / "a.wav"
@@ -254,6 +314,29 @@ def test_open_files_and_bytes_in_memory(tmp_path: Path, encode: Encode) -> None:
         audio.decode(io.BytesIO())
     with pytest.raises(AudioError, match="open for text"):
         audio.decode(io.StringIO("text"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("module", ["gzip", "bz2", "lzma"])
+def test_an_open_compressed_file_is_what_it_holds(tmp_path: Path, module: str) -> None:
+    """Its descriptor is that of the compressed bytes."""
+    soundfile.write(tmp_path / "a.wav", tone(2), RATE_HZ)
+    packed = importlib.import_module(module)
+    with packed.open(tmp_path / "a.wav.packed", "wb") as file:
+        file.write((tmp_path / "a.wav").read_bytes())
+    with packed.open(tmp_path / "a.wav.packed", "rb") as file:
+        np.testing.assert_array_equal(audio.decode(file), audio.decode(tmp_path / "a.wav"))
+
+
+def test_temporary_files(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(2), RATE_HZ)
+    for kind in (
+        tempfile.TemporaryFile,
+        tempfile.NamedTemporaryFile,
+        tempfile.SpooledTemporaryFile,
+    ):
+        with kind() as file:
+            file.write((tmp_path / "a.wav").read_bytes())
+            np.testing.assert_array_equal(audio.decode(file), audio.decode(tmp_path / "a.wav"))
 
 
 def test_a_named_pipe_is_read_to_its_end(tmp_path: Path, encode: Encode) -> None:

@@ -109,6 +109,15 @@ def test_a_soft_sound_beside_a_loud_one_stays() -> None:
     assert spectrum[4000] == pytest.approx(0.005, rel=0.1)
 
 
+def test_a_bang_in_one_channel_does_not_silence_the_other() -> None:
+    bang, soft = np.zeros(4 * RATE_HZ, np.float32), 0.02 * noise(4)
+    bang[RATE_HZ : round(1.3 * RATE_HZ)] = 3 * noise(0.3, seed=1)
+    made = mixed([bang, soft])
+    for from_s in (0.1, 1.7, 2.5):
+        part = slice(round(from_s * RATE_HZ), round((from_s + 0.8) * RATE_HZ))
+        assert made[part].std() == pytest.approx(soft[part].std(), rel=0.05)
+
+
 def test_the_result_does_not_depend_on_how_the_sound_is_cut() -> None:
     left, right = noise(), noise(seed=1)
     right[30_000:60_000] = left[30_000:60_000]  # the same in both for a while

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from soundsight.core.errors import AudioError
+from soundsight.media import audio
 from soundsight.media.soundtrack import open_soundtrack
 
 RATE_HZ = 44_100
@@ -231,7 +232,9 @@ def test_small_faults_of_the_clock_are_rounding(tmp_path: Path) -> None:
 def test_a_clock_that_jumps_by_an_hour_is_damage(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mkv", clicks(4.0, [0.5]), "mp2", holes={2.0: 3600.0})
     assert "jumps by 3600 s at 2.0" in fault(path, strict=True)
-    assert len(read(path)[1]) / RATE_HZ == pytest.approx(4.0, abs=0.05)
+    # What comes after the jump belongs to no time of the picture.
+    assert len(read(path)[1]) / RATE_HZ == pytest.approx(2.0, abs=0.05)
+    assert len(audio.decode(path)) / RATE_HZ == pytest.approx(4.0, abs=0.05)
 
 
 def test_a_long_hole_comes_in_blocks(tmp_path: Path) -> None:
@@ -319,7 +322,7 @@ def test_parts_of_late_sound(tmp_path: Path) -> None:
     begin_s, samples = read(path, 1.0, 4.0)
     assert begin_s == pytest.approx(3.0, abs=0.03)
     assert times_of(samples, begin_s) == pytest.approx([3.5], abs=0.03)
-    with pytest.raises(AudioError, match="has no sound in it in this part"):
+    with pytest.raises(AudioError, match="has no sound in this part"):
         read(path, 0.5, 2.5)
 
 
@@ -330,7 +333,7 @@ def test_a_part_beyond_the_end(tmp_path: Path, name: str) -> None:
         with pytest.raises(AudioError) as caught:
             read(path, *part)
         message = str(caught.value).replace(str(path), "FILE")
-        assert message == "FILE has no sound in it in this part"
+        assert message == "FILE has no sound in this part"
 
 
 def test_a_part_is_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

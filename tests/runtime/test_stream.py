@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from soundsight.core.errors import AudioError, ConfigError
+from soundsight.media.mel import DEFAULT
 from soundsight.runtime.critic import State
-from soundsight.runtime.stream import Stream
+from soundsight.runtime.stream import LiveCutter, Stream
 from soundsight.runtime.translator import Translator
 
 
@@ -73,6 +74,17 @@ def test_silence_and_stereo_and_integers(translator: Translator) -> None:
     of_levels = Stream(translator, 44_100, 1.0).push(levels)
     of_floats = Stream(translator, 44_100, 1.0).push(levels / 32768.0)
     np.testing.assert_array_equal(of_levels[0].images, of_floats[0].images)
+
+
+def test_a_number_of_channels_that_changes_loses_nothing() -> None:
+    cutter = LiveCutter(44_100, DEFAULT, 1.0)
+    tone = sound(4.0, 44_100)
+    segments = []
+    for number, first in enumerate(range(0, len(tone), 1411)):
+        block = tone[first : first + 1411]
+        segments += cutter.push(np.repeat(block[:, None], 2 + number % 2, axis=1))
+    segments += cutter.flush()
+    assert [s.start_s for s in segments] == [0, 1, 2, 3]
 
 
 def test_a_bad_block_leaves_the_stream_as_it_was(translator: Translator) -> None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from soundsight.apps.console import say
+from soundsight.apps.console import say, warn
 from soundsight.apps.extras import local_output
-from soundsight.apps.options import EventCandidates, Model, Seed
+from soundsight.apps.options import EventCandidates, Model, Seed, sound_path
 from soundsight.core.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -110,7 +110,9 @@ def listen(
 
     translator = Translator.load(model)
     with microphone.hushed():
-        source: Source = microphone.Playback(play) if play else microphone.Microphone(device)
+        source: Source = (
+            microphone.Playback(sound_path(play)) if play else microphone.Microphone(device)
+        )
         with closing(source):
             run = _Run(translator, source, sensitivity, candidates, seed)
             faces: list[_Face] = [_Json()] if json_lines else [_words_or_picture()]
@@ -122,6 +124,9 @@ def listen(
                 pass  # the way to end what has no end
             finally:
                 _leave(run, faces)
+                if isinstance(source, microphone.Playback):
+                    for told in source.warnings:
+                        warn(told)
 
 
 class _Face(Protocol):

@@ -182,15 +182,21 @@ class Playback:
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
-        self.rate_hz = audio.probe(path).rate_hz
+        self._sound = audio.stream(path, rate_hz=None)
+        self.rate_hz = self._sound.rate_hz
         self.over = False
-        self._blocks = self._cut(path)
+        self._blocks = self._cut()
         self._given_s = 0.0
         self._began = time.monotonic()
 
-    def _cut(self, path: Path) -> Iterator[NDArray[np.float32]]:
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be told of the file as far as it has been heard: a line each."""
+        return self._sound.warnings
+
+    def _cut(self) -> Iterator[NDArray[np.float32]]:
         step = round(self.rate_hz * BLOCK_S)
-        for block in audio.stream(path, self.rate_hz):
+        for block in self._sound:
             for first in range(0, len(block), step):
                 yield block[first : first + step]
 
@@ -214,6 +220,7 @@ class Playback:
 
     def close(self) -> None:
         """See ``Source``."""
+        self._sound.close()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,7 @@ from soundsight.media.container import (
     discard_others,
     is_still,
     open_container,
+    opened,
     quiet_av,
 )
 from soundsight.media.decoder import (
@@ -92,13 +93,14 @@ class SoundStream(Iterator[NDArray[np.float32]]):
 
     Attributes:
         info: what the file says of its sound.
+        rate_hz: rate of the blocks, in hertz.
         name: what the file is called: its path, or what an open file says of itself.
     """
 
     def __init__(
         self,
         sound: SoundFile,
-        rate_hz: int,
+        rate_hz: int | None,
         block_s: float,
         track: int | None,
         strict: bool,
@@ -112,8 +114,9 @@ class SoundStream(Iterator[NDArray[np.float32]]):
             )
             self._held = stack.pop_all()
         self.info = self._sound.info
-        size = max(1, round(block_s * rate_hz))
-        self._blocks = _of_size(chain(_lead(self._sound, rate_hz), self._sound.blocks), size)
+        self.rate_hz = self._sound.rate_hz
+        size = max(1, round(block_s * self.rate_hz))
+        self._blocks = _of_size(chain(_lead(self._sound), self._sound.blocks), size)
 
     @property
     def warnings(self) -> list[str]:
@@ -145,7 +148,9 @@ class SoundStream(Iterator[NDArray[np.float32]]):
 
 
 def probe(sound: SoundFile, *, track: int | None = None) -> AudioInfo:
-    """Read what a file says of its sound, decoding at most its beginning.
+    """Read what a file says of its sound.
+
+    Its beginning is decoded; of several tracks as much as it takes to find one that sounds.
 
     Args:
         track: see ``stream``.
@@ -172,7 +177,7 @@ def decode(
 
 def stream(
     sound: SoundFile,
-    rate_hz: int = RATE_HZ,
+    rate_hz: int | None = RATE_HZ,
     block_s: float = 10.0,
     *,
     track: int | None = None,
@@ -188,7 +193,7 @@ def stream(
     Args:
         sound: a path of a sound file or of a video with sound, of a pipe, or a file that is open
             for reading bytes (read from its beginning where it can be sought).
-        rate_hz: the rate to resample to, in hertz.
+        rate_hz: the rate to resample to, in hertz; None keeps that of the beginning.
         block_s: length of a block in seconds; the last one is shorter.
         track: which sound track, from 1. None takes the first that sounds, beginning with those
             that the file marks as its default.
@@ -251,12 +256,14 @@ class OpenSound:
 
     Attributes:
         info: what the file says of it.
+        rate_hz: rate of the blocks, in hertz.
         start_s: when its first sample sounds, in seconds of the file's clock.
-        blocks: float32 [t] each, mono at the rate asked for, one after the other without a hole.
+        blocks: float32 [t] each, mono, one after the other without a hole.
         faults: what was wrong with it so far.
     """
 
     info: AudioInfo
+    rate_hz: int
     start_s: float
     blocks: Iterator[NDArray[np.float32]]
     faults: Faults
@@ -266,12 +273,13 @@ class OpenSound:
 def open_sound(
     sound: SoundFile,
     *,
-    rate_hz: int = RATE_HZ,
+    rate_hz: int | None = RATE_HZ,
     track: int | None = None,
     strict: bool = False,
     name: str | None = None,
     start_s: float | None = None,
     end_s: float | None = None,
+    joins: bool = True,
 ) -> Iterator[OpenSound]:
     """Open a sound track, or a part of it, in constant memory.
 
@@ -279,6 +287,8 @@ def open_sound(
         rate_hz, track, strict, name: see ``stream``.
         start_s: where the part starts, in seconds of the file's clock; None for the beginning.
         end_s: where it ends; None for the end of the sound.
+        joins: whether to go on where another recording, with a clock of its own, is joined to the
+            first; or else the sound ends there, which counts as damage.
 
     Raises:
         AudioError: see ``stream``; also where there is no sound in the part.
@@ -296,7 +306,7 @@ def open_sound(
         check_encryption(found, where, AudioError)
         if found.duration is not None:
             discard_others(container, found)
-        decoder = TrackDecoder(container, found, path, faults, where, start_s, end_s)
+        decoder = TrackDecoder(container, found, path, faults, where, start_s, end_s, joins)
         chunks = decoder.chunks()
         first = next(chunks, None)
         if first is None:
@@ -304,9 +314,9 @@ def open_sound(
                 raise AudioError(
                     f"cannot read {where}: it is no sound or video file, or it is damaged"
                 )
-            whole = start_s is None and end_s is None
-            why = ": at least 100 ms are needed" if whole else " in this part"
-            raise AudioError(f"{where} has no sound in it{why}")
+            if start_s is None and end_s is None:
+                raise AudioError(f"{where} has no sound in it: at least 100 ms are needed")
+            raise AudioError(f"{where} has no sound in this part")
         tracks = list(container.streams.audio)
         info = AudioInfo(
             rate_hz=first.rate_hz,
@@ -316,10 +326,12 @@ def open_sound(
             track=1 + [each.index for each in tracks].index(found.index),
             tracks=len(tracks),
         )
+        to_hz = first.rate_hz if rate_hz is None else rate_hz
         yield OpenSound(
             info=info,
+            rate_hz=to_hz,
             start_s=decoder.first_s or 0.0,
-            blocks=_mono(chain([first], chunks), rate_hz, where),
+            blocks=_mono(chain([first], chunks), to_hz, where),
             faults=faults,
         )
 
@@ -327,11 +339,16 @@ def open_sound(
 def _wav_rate_hz(path: Path) -> int | None:
     """The rate in the header of a wav; None for any other file."""
     with path.open("rb") as file:
-        head = file.read(4096)
-    at = head.find(b"fmt ")
-    if head[:4] not in (b"RIFF", b"RF64", b"RIFX") or at < 0 or len(head) < at + 16:
-        return None
-    return int.from_bytes(head[at + 12 : at + 16], "big" if head[:4] == b"RIFX" else "little")
+        head = file.read(12)
+        if head[:4] not in (b"RIFF", b"RF64", b"RIFX") or head[8:] != b"WAVE":
+            return None
+        order: Literal["big", "little"] = "big" if head[:4] == b"RIFX" else "little"
+        while len(chunk := file.read(8)) == 8:
+            if chunk[:4] == b"fmt ":
+                return int.from_bytes(file.read(8)[4:], order)
+            size = int.from_bytes(chunk[4:], order)
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return None
 
 
 def _choose_track(
@@ -400,7 +417,7 @@ def _unknown_codec(path: Path) -> str:
         av.logging.set_level(av.logging.INFO)
         av.logging.set_libav_level(av.logging.INFO)
         with av.logging.Capture() as log, contextlib.suppress(av.error.FFmpegError):
-            av.open(os.fspath(path)).close()
+            opened(path).close()
         told = " ".join(entry[2] for entry in log)
     finally:
         quiet_av()
@@ -483,11 +500,11 @@ def _mono(chunks: Iterable[Chunk], rate_hz: int, where: str) -> Iterator[NDArray
         yield from given(converter.finish())
 
 
-def _lead(sound: OpenSound, rate_hz: int) -> Iterator[NDArray[np.float32]]:
+def _lead(sound: OpenSound) -> Iterator[NDArray[np.float32]]:
     """The silence before a sound track that starts late."""
-    left = round(sound.start_s * rate_hz) if sound.start_s > JITTER_S else 0
+    left = round(sound.start_s * sound.rate_hz) if sound.start_s > JITTER_S else 0
     while left > 0:
-        length = min(left, round(_SILENCE_S * rate_hz))
+        length = min(left, round(_SILENCE_S * sound.rate_hz))
         yield np.zeros(length, np.float32)
         left -= length
 

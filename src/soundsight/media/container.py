@@ -52,6 +52,18 @@ def check_file(path: Path, error: type[Exception]) -> None:
         raise error(f"{path} is empty: the file has 0 bytes")
 
 
+def opened(path: Path) -> av.container.InputContainer:
+    """Open a file with PyAV's own errors; tags that are no UTF-8 are no reason to fail."""
+    import av
+
+    options: dict[str, Any] = {"options": _OPTIONS}
+    # From release 19 on PyAV has no such option: it always replaces.
+    if int(av.__version__.partition(".")[0]) < 19:
+        options["metadata_errors"] = "replace"
+    container: av.container.InputContainer = av.open(os.fspath(path), **options)
+    return container
+
+
 @contextlib.contextmanager
 def open_container(
     path: Path, error: type[Exception], where: str = ""
@@ -66,11 +78,7 @@ def open_container(
     """
     av = quiet_av()
     try:
-        try:
-            container = av.open(os.fspath(path), options=_OPTIONS, metadata_errors="replace")
-        except TypeError:
-            # From release 19 on PyAV has no such option: it always replaces.
-            container = av.open(os.fspath(path), options=_OPTIONS)
+        container = opened(path)
     except (av.error.FFmpegError, OSError, ValueError):
         raise error(
             f"cannot read {where or path}: it is no sound or video file, or it is damaged or cut "
@@ -117,10 +125,18 @@ def check_packet(packet: Any, where: object, error: type[Exception]) -> None:
         raise error(f"{where} is encrypted: decrypt it first")
 
 
+def demux(container: Any, *tracks: Any) -> Iterator[Any]:
+    """The packets of some tracks, or of all that a container had when it was opened."""
+    while True:
+        try:
+            yield from container.demux(*tracks)
+        except IndexError:  # PyAV knows no such track
+            continue
+        return
+
+
 def discard_others(container: Any, track: Any) -> None:
     """Let the container skip the packets of all tracks but one."""
     for each in container.streams:
-        # Older releases of PyAV have no such switch: there the packets are read and left.
-        choices: Any = type(getattr(each, "discard", None))
-        if hasattr(choices, "all"):
-            each.discard = choices.default if each.index == track.index else choices.all
+        choices: Any = type(each.discard)
+        each.discard = choices.default if each.index == track.index else choices.all

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import AudioError
-from soundsight.media.container import can_seek, check_packet, origin_s, quiet_av
+from soundsight.media.container import can_seek, check_packet, demux, origin_s, quiet_av
 
 MIN_RATE_HZ = 4_000
 MAX_RATE_HZ = 384_000
@@ -32,6 +32,9 @@ _SAME_S = 0.001
 
 _LONGEST_HOLE_S = 600.0
 """A longer silence between two time stamps is taken for damage."""
+
+_LONGEST_OVERLAP_S = 3.0
+"""A clock that goes back by more is another recording's."""
 
 _PREROLL_S = 0.25
 """Read before a part that starts inside the file: a decoder's first frames are not yet whole."""
@@ -177,6 +180,74 @@ class Chunk:
     rate_hz: int
 
 
+class _Clock:
+    """Where the runs of a track belong on the file's clock, whatever their time stamps say.
+
+    Args:
+        faults: takes what is wrong with the time stamps.
+        chained: whether each part of the file has a clock of its own (Ogg).
+        joins: go on where another recording, with a clock of its own, is joined to the first; or
+            else end there, as the picture of a video goes by the first clock.
+
+    Attributes:
+        now_s: when the next sample is due.
+    """
+
+    def __init__(self, faults: Faults, *, chained: bool, joins: bool) -> None:
+        self._faults = faults
+        self._chained = chained
+        self._joins = joins
+        self._rate_hz = 0
+        self._base_s = 0.0  # when the rate was last another one
+        self._samples = 0  # since then
+        self._begin_s: float | None = None  # of this recording, by its own clock
+        self._shift_s = 0.0  # what its clock differs from the file's by
+        self._told_twice = False
+
+    @property
+    def now_s(self) -> float:
+        return self._base_s + (self._samples / self._rate_hz if self._rate_hz else 0.0)
+
+    def take_rate(self, rate_hz: int) -> None:
+        if rate_hz != self._rate_hz:
+            self._base_s, self._samples, self._rate_hz = self.now_s, 0, rate_hz
+
+    def pass_by(self, samples: int) -> None:
+        self._samples += samples
+
+    def step(self, at_s: float) -> float | None:
+        """What lies between now and a run that is stamped ``at_s``.
+
+        Returns:
+            Seconds of silence before it; below 0, seconds at its beginning that have been told;
+            None where the sound ends, as the run is of another clock.
+        """
+        if self._begin_s is None:
+            self._begin_s = self._base_s = at_s
+            return 0.0
+        hole_s = at_s + self._shift_s - self.now_s
+        if hole_s > _LONGEST_HOLE_S or (hole_s < -JITTER_S and self._is_another(at_s, hole_s)):
+            if hole_s > 0 or not self._joins:
+                self._faults.jump(self.now_s, hole_s)
+            if not self._joins:
+                return None
+            self._shift_s -= hole_s
+            self._begin_s = at_s
+            return 0.0
+        if hole_s < -JITTER_S and not self._told_twice:
+            self._faults.jump(self.now_s, hole_s)
+        self._told_twice = hole_s < (0.0 if self._told_twice else -JITTER_S)
+        return hole_s if hole_s > JITTER_S or self._told_twice else 0.0
+
+    def _is_another(self, at_s: float, hole_s: float) -> bool:
+        """Whether a clock that goes back is that of another recording, joined to the first.
+
+        What goes back by little overlaps the end of the first, and is told twice.
+        """
+        assert self._begin_s is not None
+        return self._chained or at_s <= self._begin_s + JITTER_S or hole_s < -_LONGEST_OVERLAP_S
+
+
 class TrackDecoder:
     """Decodes a sound track, or a part of it, in constant memory.
 
@@ -188,6 +259,8 @@ class TrackDecoder:
         where: what it is called in messages.
         start_s: where the part starts, in seconds of the file's clock; None for the beginning.
         end_s: where it ends; None for the end of the sound.
+        joins: whether to go on where another recording, with a clock of its own, is joined to the
+            first.
 
     Attributes:
         first_s: when the first sample sounds, in seconds of the file's clock; known once the
@@ -204,6 +277,7 @@ class TrackDecoder:
         where: str,
         start_s: float | None = None,
         end_s: float | None = None,
+        joins: bool = True,
     ) -> None:
         self._container = container
         self._track = track
@@ -220,90 +294,55 @@ class TrackDecoder:
         self._by_latest = track.duration is None or container.format.name == "avi"
         self._latest_s = 0.0
         self._ends_corrupt = False
-        self._rate_hz = 0
-        self._channels = 0
-        # The count of samples since the rate was last another one.
-        self._base_s = 0.0
-        self._samples = 0
+        self._clock = _Clock(faults, chained=container.format.name == "ogg", joins=joins)
         self.first_s: float | None = None
         self.failed = 0
 
-    @property
-    def now_s(self) -> float:
-        """When the next sample is due, in seconds of the file's clock."""
-        return self._base_s + (self._samples / self._rate_hz if self._rate_hz else 0.0)
-
-    # --- the clock ----------------------------------------------------------------------------
-
     def chunks(self) -> Iterator[Chunk]:
-        """Yield what the track holds, in time and without a hole, in pieces of about half a second.
+        """Yield what the part holds, in time and without a hole, in pieces of about half a second.
 
         Raises:
             AudioError: when the track is encrypted, has a rate or a number of channels that are
                 not understood, holds samples that are not finite, or is mostly damaged; in strict
                 mode at any fault.
         """
-        told_twice = False
-        shift_s = 0.0  # what this recording's clock differs from the file's by
-        begin_s = 0.0  # where it began by its own clock
-        for run in self._runs():
-            at_s, samples = run.at_s + shift_s, run.samples
-            self._take_format(run)
+        for at_s, chunk in self._placed():
+            samples, rate_hz = chunk.samples, chunk.rate_hz
             if self.first_s is None:
                 early = 0
                 if self._start_s is not None:
-                    early = max(0, round((self._start_s - at_s) * run.rate_hz))
-                begin_s = run.at_s
+                    early = max(0, round((self._start_s - at_s) * rate_hz))
                 if early >= len(samples):
                     continue
                 samples = samples[early:]
-                self.first_s = self._base_s = at_s + early / run.rate_hz
-            else:
-                hole_s = at_s - self.now_s
-                if hole_s > _LONGEST_HOLE_S:
-                    self._faults.jump(self.now_s, hole_s)
-                if hole_s > _LONGEST_HOLE_S or (hole_s < -JITTER_S and self._anew(run, begin_s)):
-                    shift_s -= hole_s
-                    begin_s, hole_s = run.at_s, 0.0
-                if hole_s > JITTER_S:
-                    yield from self._silence(round(hole_s * run.rate_hz))
-                elif hole_s < -JITTER_S or (told_twice and hole_s < 0):
-                    samples = samples[round(-hole_s * run.rate_hz) :]
-                told_twice = not len(samples)
-            yield from self._until_end(samples)
-            if self._end_s is not None and self.now_s >= self._end_s - 1e-9:
+                self.first_s = at_s = at_s + early / rate_hz
+            if self._end_s is not None:
+                samples = samples[: max(0, round((self._end_s - at_s) * rate_hz))]
+            if len(samples):
+                yield Chunk(samples, rate_hz)
+            if self._end_s is not None and at_s + len(samples) / rate_hz >= self._end_s - 1e-9:
                 return
         self._check_whole()
 
-    def _anew(self, run: _Run, begin_s: float) -> bool:
-        """Whether a clock that goes back is that of another recording, joined to the first.
-
-        Each link of an Ogg chain has a clock of its own. Elsewhere a clock that begins again
-        where the recording began, or before, is one; what overlaps its end is told twice.
-        """
-        return self._container.format.name == "ogg" or run.at_s <= begin_s + JITTER_S
-
-    def _take_format(self, run: _Run) -> None:
-        channels = run.samples.shape[1]
-        if run.rate_hz != self._rate_hz:
-            self._base_s, self._samples = self.now_s, 0
-            self._rate_hz = checked_rate(run.rate_hz, self._where)
-        if channels != self._channels:
-            self._channels = checked_channels(channels, self._where)
-
-    def _silence(self, count: int) -> Iterator[Chunk]:
-        size = round(_BLOCK_S * self._rate_hz)
-        for first in range(0, count, size):
-            length = min(size, count - first)
-            yield from self._until_end(np.zeros((length, self._channels), np.float32))
-
-    def _until_end(self, samples: NDArray[np.float32]) -> Iterator[Chunk]:
-        if self._end_s is not None:
-            left = round((self._end_s - self.now_s) * self._rate_hz)
-            samples = samples[: max(0, left)]
-        if len(samples):
-            self._samples += len(samples)
-            yield Chunk(samples, self._rate_hz)
+    def _placed(self) -> Iterator[tuple[float, Chunk]]:
+        """Yield (when it sounds, samples) one after the other: holes are silence."""
+        clock = self._clock
+        for run in self._runs():
+            clock.take_rate(run.rate_hz)
+            step = clock.step(run.at_s)
+            if step is None:
+                return
+            left = round(step * run.rate_hz) if step > 0 else 0
+            while left > 0:
+                length = min(left, round(_BLOCK_S * run.rate_hz))
+                silence = np.zeros((length, run.samples.shape[1]), np.float32)
+                yield clock.now_s, Chunk(silence, run.rate_hz)
+                clock.pass_by(length)
+                left -= length
+            samples = run.samples[round(-step * run.rate_hz) :] if step < 0 else run.samples
+            if len(samples):
+                yield clock.now_s, Chunk(samples, run.rate_hz)
+            clock.pass_by(len(samples))
 
     # --- decoding -----------------------------------------------------------------------------
 
@@ -376,7 +415,7 @@ class TrackDecoder:
 
     def _time_of(self, packet: Any) -> float:
         if packet.pts is None or packet.time_base is None:
-            return self.now_s
+            return self._clock.now_s
         return max(0.0, float(packet.pts * packet.time_base) - self._origin_s)
 
     def _packets(self) -> Iterator[Any]:
@@ -391,12 +430,12 @@ class TrackDecoder:
         faults = 0
         while faults < _READ_FAULTS:
             try:
-                for packet in self._container.demux():
+                for packet in demux(self._container):
                     faults = 0
                     yield packet
             except (av.error.FFmpegError, OSError):
                 if not faults:
-                    self._faults.damage(self.now_s)
+                    self._faults.damage(self._clock.now_s)
                 faults += 1
             else:
                 return
@@ -410,13 +449,13 @@ class TrackDecoder:
                 "file again"
             )
         if self._end_s is None and self._mp3.is_cut:
-            self._faults.damage(self.now_s)
+            self._faults.damage(self._clock.now_s)
         declared_s = declared_end_s(self._container, self._track, self._path)
         if self._end_s is not None and declared_s is not None:
             declared_s = min(declared_s, self._end_s)
-        self._faults.check_complete(max(self._latest_s, self.now_s), declared_s)
+        self._faults.check_complete(max(self._latest_s, self._clock.now_s), declared_s)
         if self._ends_corrupt and self._container.format.name in ("w64", "caf"):
-            self._faults.damage(self.now_s)
+            self._faults.damage(self._clock.now_s)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,8 @@ _FAR_LOUDER = 4.0
 _LEAD = 2.0
 """Power (3 dB) by which another channel has to be louder to become the leading one."""
 
-_MEMORY = 0.9
-"""Share of the power so far that counts in the next frame: what is "of late" is a quarter of a
-second. What begins counts at once."""
+_FRAMES = 11
+"""Frames that count as "of late": a quarter of a second. What begins counts at once."""
 
 
 class Downmix:
@@ -51,7 +50,10 @@ class Downmix:
         self._tail = np.zeros(self._hop, np.float32)
         self._owed = self._hop  # samples at the beginning that are not the sound's
         self._taken = self._given = 0
-        self._powers = np.zeros((self._channels, self._size // 2 + 1), np.float32)
+        # Of each of the last frames, 0 for one that is the same in all channels.
+        bins = self._size // 2 + 1
+        self._powers = np.zeros((_FRAMES, self._channels, bins), np.float32)
+        self._frame = 0
         self._leader = 0
 
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -79,8 +81,7 @@ class Downmix:
             chosen = self._chosen(spectra, differ)
             mixed[differ] = np.fft.irfft(chosen, n=self._size, axis=1)
         else:
-            for _ in differ:
-                self._powers *= np.float32(_MEMORY)
+            self._forget(len(differ))
         return self._overlapped(mixed * self._window)
 
     def finish(self) -> NDArray[np.float32]:
@@ -108,22 +109,29 @@ class Downmix:
         chosen = np.empty(spectra.shape[1:], spectra.dtype)
         number = 0
         for is_one in differ:
-            self._powers *= np.float32(_MEMORY)
+            self._forget(1)
             if not is_one:
                 continue
-            self._powers += power[:, number]
-            whole = self._powers.sum(axis=1)
+            self._powers[self._frame] = power[:, number]
+            powers = self._powers.sum(axis=0)
+            whole = powers.sum(axis=1)
             if whole.max() > _LEAD * whole[self._leader]:
                 self._leader = int(whole.argmax())
             chosen[number] = spectra[self._leader, number]
-            loudest = self._powers.max(axis=0)
-            far = loudest > _FAR_LOUDER * self._powers[self._leader]
+            loudest = powers.max(axis=0)
+            far = loudest > _FAR_LOUDER * powers[self._leader]
             if far.any():
-                for channel, its_power in enumerate(self._powers):
+                for channel, its_power in enumerate(powers):
                     there = far & (its_power == loudest)
                     chosen[number, there] = spectra[channel, number, there]
             number += 1
         return chosen
+
+    def _forget(self, frames: int) -> None:
+        """Make room for the next frames, of which nothing is known yet."""
+        for _ in range(frames):
+            self._frame = (self._frame + 1) % _FRAMES
+            self._powers[self._frame] = 0
 
     def _overlapped(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
         hop = self._hop

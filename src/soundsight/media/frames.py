@@ -31,6 +31,7 @@ from soundsight.media.container import (
     check_encryption,
     check_file,
     check_packet,
+    demux,
     discard_others,
     is_still,
     open_container,
@@ -164,7 +165,7 @@ class FrameReader:
         av = quiet_av()
         first = True
         try:
-            for packet in self._container.demux(self._track):
+            for packet in demux(self._container, self._track):
                 if first:
                     check_packet(packet, Path(self._where), VideoError)
                     first = False

@@ -4,6 +4,7 @@ opened by a path, and opened again."""
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 import tempfile
@@ -78,13 +79,16 @@ def local_file(sound: SoundFile) -> Iterator[Path]:
 
 
 def _on_disk(sound: IO[bytes]) -> IO[bytes] | None:
-    """The open file itself, where it is a whole file of its own."""
-    if not isinstance(getattr(sound, "mode", "rb"), str) or "b" not in getattr(sound, "mode", "rb"):
+    """The open file itself, where its descriptor is a whole file with the very bytes it gives.
+
+    An open compressed file has the descriptor of what it reads, which is something else.
+    """
+    wrapped = getattr(sound, "file", sound)  # of tempfile
+    raw = getattr(wrapped, "raw", wrapped)
+    if not isinstance(raw, io.FileIO) or isinstance(wrapped, io.TextIOBase) or not raw.readable():
         return None
-    try:
-        status = os.fstat(sound.fileno())
-    except (OSError, ValueError, AttributeError):
-        return None
+    sound.flush()
+    status = os.fstat(raw.fileno())
     return sound if stat.S_ISREG(status.st_mode) and status.st_size else None
 
 

@@ -58,5 +58,5 @@ def open_soundtrack(
             none in this part; later, from the blocks, when most of it is damaged (in strict mode:
             damaged or cut short).
     """
-    with open_sound(Path(path), strict=strict, start_s=start_s, end_s=end_s) as sound:
+    with open_sound(Path(path), strict=strict, start_s=start_s, end_s=end_s, joins=False) as sound:
         yield SoundTrack(start_s=sound.start_s, blocks=sound.blocks, _faults=sound.faults)

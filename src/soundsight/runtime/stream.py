@@ -165,9 +165,12 @@ class LiveCutter:
                 as before and may go on.
         """
         block = _checked(samples)
+        segments: list[Segment] = []
         if self._mix is None or self._channels != block.shape[1]:
+            if self._mix is not None:
+                segments = self._mel.push(self._resampled(self._mix.finish()))
             self._mix, self._channels = Downmix(self._rate_hz, block.shape[1]), block.shape[1]
-        return self._mel.push(self._resampled(self._mix.push(block)))
+        return segments + self._mel.push(self._resampled(self._mix.push(block)))
 
     def flush(self) -> list[Segment]:
         """End the signal: return what is left. It may begin again from 0 s."""
