@@ -182,7 +182,9 @@ STEPS = [
     ([0, 1, 2], [0, 0, 0], False),
     ([5, 6.02, 6.99], [0, 0, 0], False),
     ([0, 3, 4], [0, 2, 0], False),
-    ([0, 1, 1.5], [0, 0, -0.5], True),
+    ([0, 1, 1.5], [0, 0, -0.5], False),
+    ([0, 1, 1.94, 2.88], [0, 0, -0.06, -0.06], False),
+    ([90_000, 90_001], [0, 0], True),
     ([0, 1, 2, 3, 4, 0, 1], [0] * 7, False),
     ([0, 1, 2, 3, 4, 0.9, 1.9], [0] * 7, False),
     ([0, 1, 1000, 1001], [0] * 4, True),
@@ -192,7 +194,7 @@ STEPS = [
 @pytest.mark.parametrize(("stamps_s", "steps_s", "is_damage"), STEPS)
 def test_where_runs_belong(stamps_s: list[float], steps_s: list[float], is_damage: bool) -> None:
     faults = decoder.Faults("a")
-    clock = decoder._Clock(faults, chained=False, joins=True)
+    clock = decoder._Clock(faults, joins=True)
     found = []
     for at_s in stamps_s:
         clock.take_rate(8000)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,7 @@ from soundsight.core.errors import AudioError
 from soundsight.core.units import RATE_HZ
 from soundsight.media.container import (
     check_encryption,
+    codec_name,
     discard_others,
     is_still,
     open_container,
@@ -298,7 +299,7 @@ def open_sound(
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(local_file(sound))
         # FFmpeg takes a wav of an impossible rate for no sound at all.
-        wav_rate_hz = _wav_rate_hz(path)
+        wav_rate_hz = _wav_rate_hz(path, where)
         if wav_rate_hz is not None:
             checked_rate(wav_rate_hz, where)
         container = stack.enter_context(open_container(path, AudioError, where))
@@ -336,17 +337,19 @@ def open_sound(
         )
 
 
-def _wav_rate_hz(path: Path) -> int | None:
+def _wav_rate_hz(path: Path, where: str) -> int | None:
     """The rate in the header of a wav; None for any other file."""
     with path.open("rb") as file:
         head = file.read(12)
         if head[:4] not in (b"RIFF", b"RF64", b"RIFX") or head[8:] != b"WAVE":
             return None
-        order: Literal["big", "little"] = "big" if head[:4] == b"RIFX" else "little"
+        if head[:4] == b"RIFX":
+            # FFmpeg reads its samples as if they were little-endian.
+            raise AudioError(f"{where} is a big-endian wav (RIFX): convert it to wav or flac")
         while len(chunk := file.read(8)) == 8:
             if chunk[:4] == b"fmt ":
-                return int.from_bytes(file.read(8)[4:], order)
-            size = int.from_bytes(chunk[4:], order)
+                return int.from_bytes(file.read(8)[4:], "little")
+            size = int.from_bytes(chunk[4:], "little")
             file.seek(size + size % 2, os.SEEK_CUR)
     return None
 
@@ -365,7 +368,7 @@ def _choose_track(
             count = f"{len(tracks)} sound track{'s' if len(tracks) > 1 else ''}"
             raise AudioError(f"{where} has {count}: there is no track {wanted}")
         tracks = [tracks[wanted - 1]]
-    known = [track for track in tracks if track.codec_context is not None]
+    known = [track for track in tracks if codec_name(track)]
     if not known:
         raise AudioError(
             f"the sound of {where} is coded as {_unknown_codec(path)}, which is not known here: "
@@ -384,7 +387,7 @@ def _choose_track(
             f"{where} has {len(tracks)} sound tracks: track {number} is heard, {why} "
             "(the option track takes another)"
         )
-    return found, str(found.codec_context.name)
+    return found, codec_name(found)
 
 
 def _is_default(track: Any) -> bool:
@@ -494,7 +497,7 @@ def _mono(chunks: Iterable[Chunk], rate_hz: int, where: str) -> Iterator[NDArray
         taken_s += len(chunk.samples) / chunk.rate_hz
         yield from given(converter.push(chunk.samples))
     if taken_s < MIN_DURATION_S - 1e-9:
-        length = f"only {1000 * taken_s:.0f} ms of sound" if taken_s else "no sound in it"
+        length = f"only {min(99, round(1000 * taken_s))} ms of sound" if taken_s else "no sound in it"
         raise AudioError(f"{where} has {length}: at least 100 ms are needed")
     if converter is not None:
         yield from given(converter.finish())

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _OPTIONS = {"max_size": "65536"}
 """Bytes of a packet of a wav, whose default of 8 kB makes three quarters of the cost of reading."""
 
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"v=0\r", b"v=0\n")
+"""How files begin that only name others, which FFmpeg would open, and wait for."""
+
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
 
@@ -60,7 +63,8 @@ def opened(path: Path) -> av.container.InputContainer:
     # From release 19 on PyAV has no such option: it always replaces.
     if int(av.__version__.partition(".")[0]) < 19:
         options["metadata_errors"] = "replace"
-    container: av.container.InputContainer = av.open(os.fspath(path), **options)
+    # The absolute path, as FFmpeg takes what stands before a colon for a protocol.
+    container: av.container.InputContainer = av.open(os.path.abspath(path), **options)  # noqa: PTH100
     return container
 
 
@@ -77,6 +81,9 @@ def open_container(
         error: with one clear line, when it is no sound or video that they read.
     """
     av = quiet_av()
+    with path.open("rb") as file:
+        if file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_PLAYLISTS):
+            raise error(f"{where or path} is a playlist: pass the files that it names")
     try:
         container = opened(path)
     except (av.error.FFmpegError, OSError, ValueError):
@@ -107,10 +114,20 @@ def can_seek(container: Any) -> bool:
     return "mp4" in container.format.name or "matroska" in container.format.name
 
 
+def codec_name(track: Any) -> str:
+    """FFmpeg's name of a track's coding; empty where it does not know it."""
+    try:
+        return str(track.codec_context.name)
+    except (AttributeError, ValueError):
+        return ""
+
+
 def check_encryption(track: Any, where: object, error: type[Exception]) -> None:
     """Raise ``error`` where a track's header says that it is encrypted."""
-    codec = track.codec_context
-    tag = "" if codec is None else str(codec.codec_tag).lower()
+    try:
+        tag = str(track.codec_context.codec_tag).lower()
+    except (AttributeError, UnicodeDecodeError):  # no codec; a tag that is a number
+        return
     if tag in ("encv", "enca", "drmi", "drms", "p608"):
         raise error(f"{where} is encrypted: decrypt it first")
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import AudioError
-from soundsight.media.container import can_seek, check_packet, demux, origin_s, quiet_av
+from soundsight.media.container import can_seek, check_packet, codec_name, demux, origin_s, quiet_av
 
 MIN_RATE_HZ = 4_000
 MAX_RATE_HZ = 384_000
@@ -32,6 +32,12 @@ _SAME_S = 0.001
 
 _LONGEST_HOLE_S = 600.0
 """A longer silence between two time stamps is taken for damage."""
+
+_GAPLESS = frozenset(("flac", "ogg", "tta", "wv"))
+"""Formats in which a hole in the time stamps is damage: they have no pauses of a recorder."""
+
+_UNSTAMPED = frozenset(("aac", "ac3", "dts", "eac3", "mp3", "truehd"))
+"""Formats that hold no time stamps: FFmpeg makes them up from the rate of the beginning."""
 
 _LONGEST_OVERLAP_S = 3.0
 """A clock that goes back by more is another recording's."""
@@ -185,19 +191,20 @@ class _Clock:
 
     Args:
         faults: takes what is wrong with the time stamps.
-        chained: whether each part of the file has a clock of its own (Ogg).
+        gapless: whether a hole in them is damage, as the format knows no pauses.
         joins: go on where another recording, with a clock of its own, is joined to the first; or
             else end there, as the picture of a video goes by the first clock.
 
     Attributes:
         now_s: when the next sample is due.
+        rate_hz: of the samples now.
     """
 
-    def __init__(self, faults: Faults, *, chained: bool, joins: bool) -> None:
+    def __init__(self, faults: Faults, *, joins: bool, gapless: bool = False) -> None:
         self._faults = faults
-        self._chained = chained
+        self._gapless = gapless
         self._joins = joins
-        self._rate_hz = 0
+        self.rate_hz = 0
         self._base_s = 0.0  # when the rate was last another one
         self._samples = 0  # since then
         self._begin_s: float | None = None  # of this recording, by its own clock
@@ -206,11 +213,11 @@ class _Clock:
 
     @property
     def now_s(self) -> float:
-        return self._base_s + (self._samples / self._rate_hz if self._rate_hz else 0.0)
+        return self._base_s + (self._samples / self.rate_hz if self.rate_hz else 0.0)
 
     def take_rate(self, rate_hz: int) -> None:
-        if rate_hz != self._rate_hz:
-            self._base_s, self._samples, self._rate_hz = self.now_s, 0, rate_hz
+        if rate_hz != self.rate_hz:
+            self._base_s, self._samples, self.rate_hz = self.now_s, 0, rate_hz
 
     def pass_by(self, samples: int) -> None:
         self._samples += samples
@@ -223,7 +230,11 @@ class _Clock:
             None where the sound ends, as the run is of another clock.
         """
         if self._begin_s is None:
-            self._begin_s = self._base_s = at_s
+            self._begin_s = at_s
+            if self._joins and at_s > _LONGEST_HOLE_S:
+                self._faults.jump(0.0, at_s)
+                self._shift_s = -at_s
+            self._base_s = at_s + self._shift_s
             return 0.0
         hole_s = at_s + self._shift_s - self.now_s
         if hole_s > _LONGEST_HOLE_S or (hole_s < -JITTER_S and self._is_another(at_s, hole_s)):
@@ -234,8 +245,8 @@ class _Clock:
             self._shift_s -= hole_s
             self._begin_s = at_s
             return 0.0
-        if hole_s < -JITTER_S and not self._told_twice:
-            self._faults.jump(self.now_s, hole_s)
+        if hole_s > JITTER_S and self._gapless:
+            self._faults.damage(self.now_s)
         self._told_twice = hole_s < (0.0 if self._told_twice else -JITTER_S)
         return hole_s if hole_s > JITTER_S or self._told_twice else 0.0
 
@@ -245,7 +256,7 @@ class _Clock:
         What goes back by little overlaps the end of the first, and is told twice.
         """
         assert self._begin_s is not None
-        return self._chained or at_s <= self._begin_s + JITTER_S or hole_s < -_LONGEST_OVERLAP_S
+        return at_s <= self._begin_s + JITTER_S or hole_s < -_LONGEST_OVERLAP_S
 
 
 class TrackDecoder:
@@ -284,6 +295,7 @@ class TrackDecoder:
         self._path = path
         self._faults = faults
         self._where = where
+        self._format = str(container.format.name)
         self._start_s = start_s
         self._end_s = end_s
         self._origin_s = origin_s(container)
@@ -291,10 +303,10 @@ class TrackDecoder:
         self._good_bytes = self._bad_bytes = 0
         # A container without lengths of tracks tells when its longest track ends; then the end of
         # the latest packet of any track is to be known.
-        self._by_latest = track.duration is None or container.format.name == "avi"
+        self._by_latest = track.duration is None or self._format == "avi"
         self._latest_s = 0.0
         self._ends_corrupt = False
-        self._clock = _Clock(faults, chained=container.format.name == "ogg", joins=joins)
+        self._clock = _Clock(faults, joins=joins, gapless=self._format in _GAPLESS)
         self.first_s: float | None = None
         self.failed = 0
 
@@ -348,6 +360,9 @@ class TrackDecoder:
 
     def _runs(self) -> Iterator[_Run]:
         """Join frames that follow one another: mixing them at once is five times cheaper."""
+        # A FLAC without its header has stamps that are of no use.
+        headless = self._format == "flac" and self._track.duration is None
+        stamped = self._format not in _UNSTAMPED and not headless
         run: list[NDArray[Any]] = []
         rate_hz = 0
         run_s = expected_s = 0.0
@@ -358,7 +373,7 @@ class TrackDecoder:
 
         for frame in self._frames():
             at_s = None
-            if frame.pts is not None:
+            if frame.pts is not None and (stamped or expected_s == 0.0):
                 at_s = frame.time - self._origin_s
             channels = checked_channels(frame.layout.nb_channels, self._where)
             array = frame.to_ndarray()
@@ -381,12 +396,14 @@ class TrackDecoder:
         """Yield the frames that can be decoded."""
         av = quiet_av()
         corrupt = begun = False
+        junk_s: float | None = None
         for packet in self._packets():
             if self._by_latest and packet.pts is not None and packet.time_base is not None:
                 end = packet.pts + (packet.duration or 0)
                 end_s = float(end * packet.time_base) - self._origin_s
                 self._latest_s = max(self._latest_s, end_s)
-            if packet.stream_index != self._track.index:
+            # At the end, packets of all tracks have the index 0.
+            if packet.stream.index != self._track.index:
                 continue
             if packet.size:
                 if not begun:
@@ -399,7 +416,11 @@ class TrackDecoder:
                 self._mp3.take(packet)
             try:
                 frames = packet.decode()
-            except (av.error.FFmpegError, OSError):
+            except (av.error.FFmpegError, OSError, ValueError):
+                if self._mp3.is_junk(packet):
+                    # What stands behind the last frame is a tag; elsewhere it is damage.
+                    junk_s = self._time_of(packet) if junk_s is None else junk_s
+                    continue
                 self._bad_bytes += packet.size
                 self.failed += 1
                 corrupt = False
@@ -408,7 +429,9 @@ class TrackDecoder:
                     self._faults.damage(self._time_of(packet))
                 continue
             if frames and packet.size:
-                begun = True
+                if begun and junk_s is not None:
+                    self._faults.damage(junk_s)
+                begun, junk_s = True, None
             self._good_bytes += packet.size
             yield from frames
         self._ends_corrupt = corrupt
@@ -442,6 +465,17 @@ class TrackDecoder:
 
     # --- whether it is all there ----------------------------------------------------------------
 
+    def _declared_end_s(self) -> float | None:
+        """When the track ends by what is written in the file; None where it does not say."""
+        if self._format in ("wav", "avi"):
+            return self._clock.now_s * _riff_share(self._path)
+        if self._format == "mp3":
+            frames = _mp3_frames(self._path)
+            samples = 1152 if self._clock.rate_hz >= 32_000 else 576
+            return frames * samples / max(1, self._clock.rate_hz) if frames else None
+        known = any(each in self._format for each in ("mp4", "matroska", "flv", "flac", "aiff"))
+        return told_end_s(self._container, self._track) if known or self._format == "au" else None
+
     def _check_whole(self) -> None:
         if self._bad_bytes > self._good_bytes:
             raise AudioError(
@@ -450,11 +484,12 @@ class TrackDecoder:
             )
         if self._end_s is None and self._mp3.is_cut:
             self._faults.damage(self._clock.now_s)
-        declared_s = declared_end_s(self._container, self._track, self._path)
+        declared_s = self._declared_end_s()
         if self._end_s is not None and declared_s is not None:
             declared_s = min(declared_s, self._end_s)
         self._faults.check_complete(max(self._latest_s, self._clock.now_s), declared_s)
-        if self._ends_corrupt and self._container.format.name in ("w64", "caf"):
+        streamed = self._format == "caf" and _is_streamed_caf(self._path)
+        if self._ends_corrupt and self._format in ("w64", "caf") and not streamed:
             self._faults.damage(self._clock.now_s)
 
 
@@ -470,17 +505,6 @@ class _Run:
 # --- the length that a file declares --------------------------------------------------------------
 
 
-def declared_end_s(container: Any, track: Any, path: Path) -> float | None:
-    """When a track ends by what is written in the file; None where it does not say."""
-    name = container.format.name
-    if name in ("wav", "avi"):
-        return _riff_end_s(container, path)
-    known = any(each in name for each in ("mp4", "matroska", "flv", "flac", "aiff"))
-    if not (known or name == "au" or (name == "mp3" and _has_xing(path))):
-        return None
-    return told_end_s(container, track)
-
-
 def told_end_s(container: Any, track: Any) -> float | None:
     """When a track ends by what is written in the file, or guessed from its size; or None."""
     if track.duration is not None:
@@ -490,23 +514,34 @@ def told_end_s(container: Any, track: Any) -> float | None:
             begin_s = 0.0
         return begin_s + float(track.duration * track.time_base)
     if container.duration is not None:
-        return float(container.duration) / 1e6
+        end_s = float(container.duration) / 1e6
+        # Matroska tells the time at which it ends, others how long they last.
+        return end_s - origin_s(container) if "matroska" in container.format.name else end_s
     return None
 
 
-def _riff_end_s(container: Any, path: Path) -> float | None:
-    """When a wav or AVI ends by its first bytes; FFmpeg guesses it from what there is."""
+def _riff_share(path: Path) -> float:
+    """How much longer a wav or AVI is by its first bytes than it is; 1 where they do not tell."""
     with path.open("rb") as file:
-        head = file.read(12)
+        head = file.read(28)
     declared = int.from_bytes(head[4:8], "little")
-    if head[:4] != b"RIFF" or not 0 < declared < _STREAMED_BYTES or not container.duration:
-        return None
-    size = path.stat().st_size
-    return float(container.duration) / 1e6 * (8 + declared) / max(size, 1)
+    if head[:4] == b"RF64" and head[12:16] == b"ds64":
+        declared = int.from_bytes(head[20:28], "little")
+    elif head[:4] != b"RIFF" or declared >= _STREAMED_BYTES:
+        return 1.0
+    return max(1.0, (8 + declared) / max(path.stat().st_size, 1)) if declared else 1.0
 
 
-def _has_xing(path: Path) -> bool:
-    """Whether an mp3's length stands in the file, or is only guessed from size and bit rate."""
+def _is_streamed_caf(path: Path) -> bool:
+    """Whether a CAF was written by a recorder that did not know its length."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    at = head.find(b"data")
+    return at >= 0 and head[at + 4 : at + 12] == b"\xff" * 8
+
+
+def _mp3_frames(path: Path) -> int:
+    """How many frames an mp3 says that it has (Xing, VBRI); 0 where it does not."""
     with path.open("rb") as file:
         head = file.read(10)
         if head[:3] == b"ID3" and len(head) == 10:
@@ -517,7 +552,12 @@ def _has_xing(path: Path) -> bool:
         else:
             file.seek(0)
         frame = file.read(2048)
-    return any(tag in frame for tag in (b"Xing", b"Info", b"VBRI"))
+    for tag, at in ((b"Xing", 8), (b"Info", 8), (b"VBRI", 14)):
+        first = frame.find(tag)
+        if first >= 0:
+            has_frames = tag == b"VBRI" or (frame[first + 7 : first + 8] and frame[first + 7] & 1)
+            return int.from_bytes(frame[first + at : first + at + 4], "big") if has_frames else 0
+    return 0
 
 
 _MP3_KBPS = {
@@ -547,13 +587,18 @@ class _Mp3Tail:
     """
 
     def __init__(self, track: Any) -> None:
-        self._watches = str(track.codec_context.name).startswith("mp3")
+        self._watches = codec_name(track).startswith("mp3")
         self._last: Any = None
 
     def take(self, packet: Any) -> None:
         if self._watches:
             self._last = packet
 
+    def is_junk(self, packet: Any) -> bool:
+        """Whether a packet is no frame at all, but a part of a tag say."""
+        return self._watches and not _mp3_frame_bytes(bytes(packet))
+
     @property
     def is_cut(self) -> bool:
+        """Whether the last packet is less than its frame."""
         return self._last is not None and self._last.size < _mp3_frame_bytes(bytes(self._last))
