@@ -219,6 +219,55 @@ def test_a_rate_that_changes_is_resampled_on(tmp_path: Path, encode: Encode) -> 
     assert tone_hz(samples[3 * RATE_HZ : 4 * RATE_HZ]) == pytest.approx(880, abs=5)
 
 
+def test_raw_aac_whose_rate_changes(tmp_path: Path, encode: Encode) -> None:
+    """It has no time stamps, and those that FFmpeg makes up go by the first rate."""
+    low = encode(tmp_path / "low.aac", tone(3, 440, 22_050), "aac", 22_050)
+    high = encode(tmp_path / "high.aac", tone(3, 880), "aac")
+    for first, second, f_hz in ((low, high, 880), (high, low, 440)):
+        path = tmp_path / "a.aac"
+        path.write_bytes(first.read_bytes() + second.read_bytes())
+        samples, warnings = read(path, strict=True)
+        assert warnings == []
+        assert len(samples) / RATE_HZ == pytest.approx(6, abs=0.3)
+        assert tone_hz(samples[4 * RATE_HZ : 5 * RATE_HZ]) == pytest.approx(f_hz, abs=5)
+
+
+@pytest.mark.parametrize(
+    "tail", [b"APETAGEX" + bytes(600), b"ID3\x04\0\0\0\0\4\0" + bytes(512), bytes(3000)]
+)
+@pytest.mark.parametrize("xing", ["0", "1"])
+def test_what_stands_behind_an_mp3_is_no_damage(
+    tmp_path: Path, encode: Encode, tail: bytes, xing: str
+) -> None:
+    path = encode(tmp_path / "a.mp3", tone(3), "libmp3lame", write_xing=xing, id3v2_version="0")
+    path.write_bytes(path.read_bytes() + tail)
+    samples, warnings = read(path, strict=True)
+    assert warnings == []
+    assert len(samples) / RATE_HZ == pytest.approx(3, abs=0.15)
+
+
+def test_a_codec_whose_tag_is_a_number(tmp_path: Path, encode: Encode) -> None:
+    path = encode(tmp_path / "a.avi", tone(2), "aac")
+    samples, warnings = read(path, strict=True)
+    assert warnings == []
+    assert tone_hz(samples) == pytest.approx(440, abs=1)
+
+
+def test_a_hole_in_an_ogg_is_damage(tmp_path: Path) -> None:
+    """Its pages are numbered and it knows no pauses: one that is missing is lost."""
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "a.ogg", 0.1 * rng.standard_normal(8 * RATE_HZ), RATE_HZ, "VORBIS")
+    data = (tmp_path / "a.ogg").read_bytes()
+    pages = data.split(b"OggS")[1:]
+    middle = len(pages) // 2
+    (tmp_path / "a.ogg").write_bytes(
+        b"".join(b"OggS" + page for i, page in enumerate(pages) if i != middle)
+    )
+    samples, (told,) = read(tmp_path / "a.ogg")
+    assert len(samples) / RATE_HZ == pytest.approx(8, abs=0.1)
+    assert "is damaged at" in told
+
+
 def test_two_files_joined_with_a_tag_between_them(tmp_path: Path, encode: Encode) -> None:
     path = encode(tmp_path / "a.mp3", tone(3), "libmp3lame", id3v2_version="3", title="a" * 900)
     path.write_bytes(path.read_bytes() * 2)
@@ -354,6 +403,23 @@ def test_what_has_no_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("soundsight.media.inputs.MAX_PIPE_BYTES", 1 << 22)
     with pytest.raises(AudioError, match="/dev/zero does not end"):
         audio.decode("/dev/zero")
+
+
+def test_a_name_with_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg takes what stands before a colon for a protocol."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("12:30.wav", "2026-11-29T12:30:00.wav", "file:a.wav"):
+        soundfile.write(name, tone(1), RATE_HZ)
+        assert len(audio.decode(name)) == RATE_HZ
+
+
+@pytest.mark.parametrize("text", ["#EXTM3U\na.wav\n", "\ufeff#EXTM3U\n", "ffconcat version 1.0\n"])
+def test_playlists_are_refused(tmp_path: Path, text: str) -> None:
+    """FFmpeg would open what they name, and wait for more."""
+    soundfile.write(tmp_path / "a.wav", tone(1), RATE_HZ)
+    (tmp_path / "list.mp3").write_text(text, "utf-8")
+    with pytest.raises(AudioError, match="is a playlist: pass the files that it names"):
+        audio.decode(tmp_path / "list.mp3")
 
 
 @pytest.mark.parametrize("address", ["https://example.org/dog.mp3", "rtsp://camera/1", "s3://b/c"])

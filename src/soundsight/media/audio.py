@@ -9,7 +9,6 @@ than one of ten seconds. ``media.decoder`` says how times and faults are dealt w
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -30,6 +29,7 @@ from soundsight.media.container import (
     open_container,
     opened,
     quiet_av,
+    riff_chunks,
 )
 from soundsight.media.decoder import (
     JITTER_S,
@@ -298,10 +298,7 @@ def open_sound(
     faults = Faults(where, strict)
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(local_file(sound))
-        # FFmpeg takes a wav of an impossible rate for no sound at all.
-        wav_rate_hz = _wav_rate_hz(path, where)
-        if wav_rate_hz is not None:
-            checked_rate(wav_rate_hz, where)
+        _check_wav(path, where)
         container = stack.enter_context(open_container(path, AudioError, where))
         found, codec = _choose_track(container, path, where, track, faults)
         check_encryption(found, where, AudioError)
@@ -337,21 +334,15 @@ def open_sound(
         )
 
 
-def _wav_rate_hz(path: Path, where: str) -> int | None:
-    """The rate in the header of a wav; None for any other file."""
+def _check_wav(path: Path, where: str) -> None:
+    """Say what FFmpeg does not of a wav that it cannot read, or reads wrongly."""
     with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] not in (b"RIFF", b"RF64", b"RIFX") or head[8:] != b"WAVE":
-            return None
-        if head[:4] == b"RIFX":
-            # FFmpeg reads its samples as if they were little-endian.
+        if file.read(12)[:4] == b"RIFX":
             raise AudioError(f"{where} is a big-endian wav (RIFX): convert it to wav or flac")
-        while len(chunk := file.read(8)) == 8:
-            if chunk[:4] == b"fmt ":
-                return int.from_bytes(file.read(8)[4:], "little")
-            size = int.from_bytes(chunk[4:], "little")
-            file.seek(size + size % 2, os.SEEK_CUR)
-    return None
+        for name, _size in riff_chunks(file):
+            if name == b"fmt ":
+                checked_rate(int.from_bytes(file.read(8)[4:], "little"), where)
+                return
 
 
 def _choose_track(
@@ -497,7 +488,9 @@ def _mono(chunks: Iterable[Chunk], rate_hz: int, where: str) -> Iterator[NDArray
         taken_s += len(chunk.samples) / chunk.rate_hz
         yield from given(converter.push(chunk.samples))
     if taken_s < MIN_DURATION_S - 1e-9:
-        length = f"only {min(99, round(1000 * taken_s))} ms of sound" if taken_s else "no sound in it"
+        length = (
+            f"only {min(99, round(1000 * taken_s))} ms of sound" if taken_s else "no sound in it"
+        )
         raise AudioError(f"{where} has {length}: at least 100 ms are needed")
     if converter is not None:
         yield from given(converter.finish())

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import av.container
@@ -112,6 +112,21 @@ def origin_s(container: Any) -> float:
 def can_seek(container: Any) -> bool:
     """Whether the container has an index, so that seeking lands before the time asked for."""
     return "mp4" in container.format.name or "matroska" in container.format.name
+
+
+def riff_chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+    """The chunks of a wav: name and size; the file then stands at the chunk's content.
+
+    Nothing for any other file.
+    """
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
+        return
+    while len(chunk := file.read(8)) == 8:
+        at, size = file.tell(), int.from_bytes(chunk[4:], "little")
+        yield chunk[:4], size
+        file.seek(at + size + size % 2)
 
 
 def codec_name(track: Any) -> str:

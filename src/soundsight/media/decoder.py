@@ -18,7 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import AudioError
-from soundsight.media.container import can_seek, check_packet, codec_name, demux, origin_s, quiet_av
+from soundsight.media.container import (
+    can_seek,
+    check_packet,
+    codec_name,
+    demux,
+    origin_s,
+    quiet_av,
+    riff_chunks,
+)
 
 MIN_RATE_HZ = 4_000
 MAX_RATE_HZ = 384_000
@@ -521,15 +529,21 @@ def told_end_s(container: Any, track: Any) -> float | None:
 
 
 def _riff_share(path: Path) -> float:
-    """How much longer a wav or AVI is by its first bytes than it is; 1 where they do not tell."""
+    """How much longer a wav or AVI is by what it says than it is; 1 where it does not say."""
+    size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(28)
-    declared = int.from_bytes(head[4:8], "little")
-    if head[:4] == b"RF64" and head[12:16] == b"ds64":
-        declared = int.from_bytes(head[20:28], "little")
-    elif head[:4] != b"RIFF" or declared >= _STREAMED_BYTES:
-        return 1.0
-    return max(1.0, (8 + declared) / max(path.stat().st_size, 1)) if declared else 1.0
+        head = file.read(12)
+        end = 8 + int.from_bytes(head[4:8], "little") if head[8:] == b"AVI " else 0
+        long_size = 0
+        for name, declared in riff_chunks(file):
+            if name == b"ds64":
+                long_size = int.from_bytes(file.read(16)[8:], "little")
+            elif name == b"data":
+                length = long_size if head[:4] == b"RF64" else declared
+                if length < _STREAMED_BYTES or long_size:
+                    end = file.tell() + length
+                break
+    return max(1.0, end / max(size, 1)) if end < _STREAMED_BYTES or end > 1 << 32 else 1.0
 
 
 def _is_streamed_caf(path: Path) -> bool:
