@@ -131,7 +131,9 @@ def create_app(config: ServerConfig) -> FastAPI:
         await found.streams.handle(socket)
 
     first = config.root_path.split("/")[1:2]
-    if first and any(getattr(route, "path", "").split("/")[1:2] == first for route in app.routes):
+    # FastAPI's newer versions do not list the routes of a router among those of its application.
+    routes = [*app.routes, *rest.router.routes, *storyboards.router.routes]
+    if first and any(getattr(route, "path", "").split("/")[1:2] == first for route in routes):
         raise ConfigError(f"--root-path: /{first[0]} is the server's own, choose another path")
     app.add_middleware(_Gate, access=config.access, metrics=metrics, app_state=app.state)
     if config.access.origins:
