@@ -62,9 +62,9 @@ def move_into_place(temporary: Path, path: Path) -> None:
     Raises:
         OSError: when it cannot be read, written to the disk, or renamed.
     """
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -109,10 +109,10 @@ def atomic_folder(
         if not (os.path.lexists(path) and _exchange(temporary, path)):
             if os.path.lexists(path):
                 path.rename(_aside(path))
-                _sync(path.parent)
+                sync(path.parent)
             temporary.rename(path)
         # Before the old folder is removed.
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -142,7 +142,7 @@ def _put_back(path: Path) -> None:
         _remove(aside)
     else:
         aside.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def _remove(path: Path) -> None:
@@ -152,8 +152,12 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
-    """Have a file's or a folder's content on the disk; some file systems know no such thing."""
+def sync(path: Path) -> None:
+    """Have a file's or a folder's content on the disk; some file systems know no such thing.
+
+    Raises:
+        OSError: when it cannot be read, or written to the disk.
+    """
     try:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -174,7 +178,7 @@ def sync_tree(folder: Path) -> None:
     """
     for place in (*folder.rglob("*"), folder):
         if not place.is_symlink():
-            _sync(place)
+            sync(place)
 
 
 def _exchange(a: Path, b: Path) -> bool:
