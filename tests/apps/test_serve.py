@@ -155,6 +155,7 @@ def test_a_port_that_is_taken(tiny_model: Path, tmp_path: Path) -> None:
         (["--tls-cert", "no.pem", "--tls-key", "no.pem"], "there is no file no.pem"),
         (["--root-path", "sound"], "--root-path is a path such as /sound, not 'sound'"),
         (["--root-path", "/a/../b"], "--root-path is a path such as /sound, not '/a/../b'"),
+        (["--root-path", "/file"], "--root-path: /file is the server's own, choose another path"),
         (["--origin", "example.org"], "'example.org' is no origin"),
         (["--token", "\u00f6"], "the token must be plain printable ASCII text"),
     ],

@@ -554,6 +554,32 @@ def test_no_inputs(run: Callable[..., Result]) -> None:
     assert run().exit_code == 2
 
 
+def test_each_picture_is_on_the_disk_before_it_gets_its_name_and_their_folder_once(
+    run: Callable[..., Result],
+    write_sound: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_sound(Path("a.wav"), 5.0)
+    happened: list[tuple[str, int]] = []
+    sync, over = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        happened.append(("sync", os.fstat(handle).st_ino))
+        sync(handle)
+
+    def replace(a: Path, b: Path) -> None:
+        happened.append(("name", os.stat(a).st_ino))  # noqa: PTH116
+        over(a, b)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    assert run("a.wav", "-o", "out", "--each-second").exit_code == 0
+    pictures = [(Path("out") / name).stat().st_ino for name in names("out")]
+    assert len(pictures) == 5
+    expected = [(what, picture) for picture in pictures for what in ("sync", "name")]
+    assert happened == [*expected, ("sync", Path("out").stat().st_ino)]
+
+
 # --- Ctrl-C ----------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 import subprocess
@@ -95,6 +96,8 @@ def test_a_folder_is_old_or_new_wherever_the_machine_stops(tmp_path: Path, excha
             seen.append(content(path))
             raise RuntimeError
         assert content(path) == seen[-1]
+        # Nothing that was half-written or replaced is left.
+        assert [place.name for place in path.parent.iterdir()] == ["model"]
     first_new = seen.index(NEW)
     assert seen == [OLD] * first_new + [NEW] * (len(codes) - first_new)
     assert 0 < first_new < len(codes) - 1
@@ -128,8 +131,100 @@ def test_an_interrupt_leaves_the_old_or_the_new_folder_and_nothing_else(
         hidden = [p.name for p in path.parent.iterdir() if p != path]
         # An interrupt of the very removal of the old folder is all that may leave something.
         assert not hidden or seen[-1] == NEW
+        replace(path)
+        assert [p.name for p in path.parent.iterdir()] == ["model"]
     assert OLD in seen
     assert NEW in seen
+
+
+def stopped_half_way(path: Path) -> None:
+    """Leave what a stop leaves between the two renames, where names cannot be exchanged."""
+    command = [sys.executable, __file__, "between", str(path)]
+    write(path, OLD)
+    assert subprocess.run(command).returncode == STOPPED
+    assert not os.path.lexists(path)
+
+
+def hidden_content(folder: Path) -> list[dict[str, str]]:
+    return [content(place) for place in folder.glob(".*")]
+
+
+def test_an_empty_folder_does_not_cost_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    stopped_half_way(path)
+    path.mkdir()
+    with pytest.raises(runs.OutputError, match="exists already"), atomic_folder(path):
+        pass
+    assert content(path) == OLD
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_stands_in_the_place_of_the_old_folder_does_not_cost_it(tmp_path: Path) -> None:
+    path, other = tmp_path / "model", {"something": "else"}
+    stopped_half_way(path)
+    write(path, other)
+    with pytest.raises(runs.OutputError, match="exists already"), atomic_folder(path):
+        pass
+    with (
+        pytest.raises(runs.OutputError, match="is kept"),
+        atomic_folder(path, overwrite=True, ours=lambda _: False),
+    ):
+        pass
+    with contextlib.suppress(RuntimeError), atomic_folder(path, overwrite=True):
+        raise RuntimeError
+    assert content(path) == other
+    assert OLD in hidden_content(tmp_path)
+    # It comes back as soon as there is room for it.
+    kept = tmp_path / "elsewhere"
+    path.rename(kept)
+    with pytest.raises(runs.OutputError, match="exists already"), atomic_folder(path):
+        pass
+    assert content(path) == OLD
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["elsewhere", "model"]
+    # Where it is replaced as was asked, nothing of before is left.
+    path.rename(tmp_path / "before")
+    stopped_half_way(path)
+    write(path, other)
+    replace(path)
+    assert content(path) == NEW
+    assert hidden_content(tmp_path) == []
+
+
+def test_a_folder_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    with atomic_folder(path, overwrite=True) as slow:
+        write(slow, {"slow": "1"})
+        replace(path)
+        assert content(path) == NEW
+        assert content(slow) == {"slow": "1"}
+    assert content(path) == {"slow": "1"}
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_waits_for_one_folder_is_not_another_s(tmp_path: Path) -> None:
+    names = ["model", "model.abcdefgh", "m*", "x" * 255]
+    for name in names:
+        stopped_half_way(tmp_path / name)
+    for count, name in enumerate(names, 1):
+        with contextlib.suppress(RuntimeError), atomic_folder(tmp_path / name, overwrite=True):
+            raise RuntimeError
+        assert content(tmp_path / name) == OLD
+        assert len(hidden_content(tmp_path)) == 2 * (len(names) - count)
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    path = tmp_path / "model"
+    stopped_half_way(path)
+    replace(path)
+    assert content(path) == NEW
+    with contextlib.suppress(RuntimeError), atomic_folder(path, overwrite=True):
+        raise RuntimeError
+    # What may still be written is not removed.
+    assert hidden_content(tmp_path) == [NEW]
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -252,5 +347,22 @@ def main(what: str, places: Path) -> None:
         print(code)
 
 
+def stop_between(path: Path) -> None:
+    """The program that stops when the old folder has stepped aside."""
+    rename = os.rename
+
+    def stepped_aside(a: Path, b: Path) -> None:
+        rename(a, b)
+        if a == path:
+            os._exit(STOPPED)
+
+    runs._exchange = no_exchange
+    os.rename = stepped_aside  # type: ignore[assignment]
+    replace(path)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    if sys.argv[1] == "between":
+        stop_between(Path(sys.argv[2]))
+    else:
+        main(sys.argv[1], Path(sys.argv[2]))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -173,6 +174,44 @@ def test_workers_that_cannot_be_started_are_one_line(
     with pytest.raises(DataError, match="Resource temporarily unavailable"):
         list(run_local(jobs(video, ["a"], tmp_path), RAW, 1))
     assert dict(os.environ) == before
+
+
+def test_an_interrupt_while_a_worker_is_not_started_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(SpawnProcess, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        workers.Worker()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        # Who hears no Ctrl-C hears none now.
+        with pytest.raises(BlockingIOError):
+            workers.Worker()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_handler_that_python_did_not_set_is_not_left_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = signal.signal
+    before = signal.getsignal(signal.SIGINT)
+
+    def foreign(number: int, handler: Any) -> Any:
+        real(number, handler)
+
+    try:
+        monkeypatch.setattr(signal, "signal", foreign)
+        with workers._interrupts_held_back():
+            pass
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        real(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("faulty")

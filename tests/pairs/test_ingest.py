@@ -494,6 +494,25 @@ def test_what_the_sound_track_notes_is_damage(
         assert [about["start_s"] for about in sidecars(records)] == [0.0, 1.0]
 
 
+def test_damage_of_the_sound_and_of_the_picture_are_both_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counting: Path
+) -> None:
+    real = room._damages
+
+    def damages(sound: Any, picture: Any) -> list[str]:
+        assert real(sound, picture) == []
+        heard, shown = f"{counting} is damaged at 1.00 s", f"{counting} shows nothing at 2.00 s"
+        return [heard, shown, heard]
+
+    monkeypatch.setattr(room, "_damages", damages)
+    both = "is damaged at 1.00 s; shows nothing at 2.00 s"
+    part, records = cut(counting, RAW, tmp_path)
+    assert part.about["damage"] == both
+    assert records
+    part, _ = cut(counting, replace(RAW, strict=True), tmp_path / "strict")
+    assert part.about["failure"] == both
+
+
 # --- clips that change, clips from elsewhere -----------------------------------------------------
 
 

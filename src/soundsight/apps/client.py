@@ -261,10 +261,8 @@ class Client:
                             written.write(part)
                 finally:
                     answer.close()
-            except (httpx.HTTPError, OSError) as error:
-                if isinstance(error, httpx.HTTPError):
-                    raise self._unreachable(error) from None
-                raise
+            except httpx.HTTPError as error:
+                raise self._unreachable(error) from None
         return path
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:

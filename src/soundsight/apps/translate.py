@@ -22,7 +22,7 @@ import typer
 from soundsight.apps.console import complain, say, warn
 from soundsight.apps.options import Candidates, Model, Seed, Strict, Track, sound_path
 from soundsight.core.errors import AudioError, OutputError, SoundsightError
-from soundsight.core.runs import move_into_place, usable_folder
+from soundsight.core.runs import sync, usable_folder
 
 if TYPE_CHECKING:
     from soundsight.media.audio import SoundStream
@@ -209,7 +209,7 @@ def _seconds(
     """Draw one sound; its pictures appear together when the last one is drawn, or not at all.
 
     They wait in a hidden folder beside their destination, with what is to be told of them, so that
-    a long sound takes no more memory than a short one.
+    a long sound takes no more memory than a short one. Each is on the disk before it gets its name.
 
     Args:
         warnings: gets what is to be told of the sound.
@@ -248,8 +248,12 @@ def _seconds(
                 line["warnings"] = sound.warnings
             for path in kept.paths:
                 with _writing(path):
-                    move_into_place(hidden / path.name, path)
+                    sync(hidden / path.name)
+                    (hidden / path.name).replace(path)
             yield kept, 1.0
+        # Once for all of them: a folder's sync takes as long as a file's.
+        with _writing(folder):
+            sync(folder)
 
 
 @contextmanager
@@ -283,7 +287,7 @@ def _draw(result: Translation, job: _Job, wish: _Wish, hidden: Path, *, sheet: b
     Raises:
         OutputError: naming the picture's destination.
     """
-    from soundsight.views.sheet import MAX_PICTURES, Row, picture, save_png
+    from soundsight.views.sheet import MAX_PICTURES, Row, png_bytes
 
     paths: list[Path] = []
     lines: list[dict[str, Any]] = []
@@ -292,11 +296,9 @@ def _draw(result: Translation, job: _Job, wish: _Wish, hidden: Path, *, sheet: b
         draw = int(result.draw[i])
         path = wish.path(job, second, draw)
         paths.append(path)
-        waiting = hidden / path.name
-        try:
-            save_png(picture(image, wish.size_px), waiting, result.texts(i))
-        except OutputError as error:
-            raise OutputError(str(error).replace(str(waiting), str(path))) from error
+        with _writing(path):
+            png = png_bytes(image, result.texts(i), wish.size_px)
+            (hidden / path.name).write_bytes(png)
         if wish.json_lines:
             score, known = float(result.informativity[i]), float(result.familiarity[i])
             line = {

@@ -62,9 +62,9 @@ def move_into_place(temporary: Path, path: Path) -> None:
     Raises:
         OSError: when it cannot be read, written to the disk, or renamed.
     """
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -76,7 +76,13 @@ def atomic_folder(
     The new folder is on the disk before it gets its name. An old one exchanges names with it in
     one step, where the system can do that: whenever the program or the machine stops, the old or
     the new folder stands there. Elsewhere the old one first steps aside to a hidden name; what a
-    stop between those two steps leaves is put back by the next call for the same ``path``.
+    stop between those two steps leaves is put back by the next call for the same ``path``, unless
+    something else stands there by then: then it is kept until a new folder has taken the place.
+
+    What else a stop leaves beside ``path``, a half-written folder or one that was replaced, has a
+    hidden name (``.soundsight-*``) and is removed by the next call for the same ``path``. A folder
+    that another program is writing is locked and left alone; where the file system has no such
+    locks, half-written ones stay until somebody removes them.
 
     Args:
         path: the folder that appears whole or not at all.
@@ -88,7 +94,7 @@ def atomic_folder(
             is not ``ours``, or when it cannot be written to.
     """
     try:
-        _put_back(path)
+        _settle(path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     if os.path.lexists(path):
@@ -99,26 +105,90 @@ def atomic_folder(
             raise OutputError(f"{path} holds something else and is kept: choose another place")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:80]}."))
-        temporary.chmod(_as_umask_has_it(0o777))
+        made = Path(tempfile.mkdtemp(dir=path.parent, prefix=_hidden(path)))
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    new, old = made.with_suffix(_NEW), made.with_suffix(_OLD)
+    replaced = False
     try:
-        yield temporary
-        sync_tree(temporary)
-        if not (os.path.lexists(path) and _exchange(temporary, path)):
-            if os.path.lexists(path):
-                path.rename(_aside(path))
-                _sync(path.parent)
-            temporary.rename(path)
-        # Before the old folder is removed.
-        _sync(path.parent)
+        made.chmod(_as_umask_has_it(0o777))
+        with _locked(made):
+            # Only now: what has this name and is not locked is a leftover.
+            made.rename(new)
+            yield new
+            sync_tree(new)
+            if not (os.path.lexists(path) and _exchange(new, path)):
+                if os.path.lexists(path):
+                    path.rename(old)
+                    sync(path.parent)
+                new.rename(path)
+            # Before the old folder is removed.
+            sync(path.parent)
+            replaced = True
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
-            _put_back(path)
-        _remove(temporary)
+            _settle(path, replaced=replaced)
+        # Where there are no locks. Beside an old folder it stays: nothing has replaced that one.
+        if not os.path.lexists(old):
+            _remove(new)
+        _remove(made)
+
+
+_NEW, _OLD = ".new", ".old"
+"""Suffixes of a folder that is being written, and of the one that steps aside for it."""
+
+
+def _hidden(path: Path) -> str:
+    """How the names of all that waits beside a folder begin; no other folder's begin so."""
+    return f".soundsight-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}-"
+
+
+def _settle(path: Path, *, replaced: bool = False) -> None:
+    """Put back what a replacement that stopped half-way has moved aside; remove what is left over.
+
+    Args:
+        path: the folder.
+        replaced: a new one has just taken its place: whatever stood there before is done with.
+    """
+    for new in path.parent.glob(f"{_hidden(path)}*{_NEW}"):
+        old = new.with_suffix(_OLD)
+        if os.path.lexists(old) and not replaced:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # an empty folder that was made meanwhile
+            if os.path.lexists(path):
+                continue
+            old.rename(path)
+            sync(path.parent)
+        with _locked(new) as ours:
+            # A link, which nobody writes, was replaced.
+            if ours or new.is_symlink():
+                _remove(new)
+    for old in path.parent.glob(f"{_hidden(path)}*{_OLD}"):
+        # With its new folder gone, it was replaced.
+        if not os.path.lexists(old.with_suffix(_NEW)):
+            _remove(old)
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[bool]:
+    """Keep a file or folder locked in the block, or until the program ends.
+
+    Yields:
+        False where another has locked it, or nothing can be locked.
+    """
+    import fcntl
+
+    with contextlib.ExitStack() as stack:
+        try:
+            handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
+        except OSError:
+            locked = False
+        yield locked
 
 
 def _as_umask_has_it(mode: int) -> int:
@@ -128,23 +198,6 @@ def _as_umask_has_it(mode: int) -> int:
     return mode & ~umask
 
 
-def _aside(path: Path) -> Path:
-    """Where an old folder waits while a new one takes its name."""
-    return path.with_name(f".{path.name}.soundsight-replaced")
-
-
-def _put_back(path: Path) -> None:
-    """Undo the replacement of a folder that stopped half-way, or end one that was all but done."""
-    aside = _aside(path)
-    if not os.path.lexists(aside):
-        return
-    if os.path.lexists(path):
-        _remove(aside)
-    else:
-        aside.rename(path)
-        _sync(path.parent)
-
-
 def _remove(path: Path) -> None:
     if path.is_symlink() or path.is_file():
         path.unlink(missing_ok=True)
@@ -152,8 +205,12 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
-    """Have a file's or a folder's content on the disk; some file systems know no such thing."""
+def sync(path: Path) -> None:
+    """Have a file's or a folder's content on the disk; some file systems know no such thing.
+
+    Raises:
+        OSError: when it cannot be read, or written to the disk.
+    """
     try:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -174,7 +231,7 @@ def sync_tree(folder: Path) -> None:
     """
     for place in (*folder.rglob("*"), folder):
         if not place.is_symlink():
-            _sync(place)
+            sync(place)
 
 
 def _exchange(a: Path, b: Path) -> bool:

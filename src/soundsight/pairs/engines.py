@@ -78,6 +78,9 @@ class _Crew:
     def __init__(self) -> None:
         self._idle: list[Worker] = []
         self._busy: dict[Worker, Job] = {}
+        self._todo: deque[Job] = deque()
+        self._killed: set[str] = set()
+        self._in_vain = 0
 
     def close(self) -> None:
         while self._idle:
@@ -87,51 +90,53 @@ class _Crew:
         self, jobs: Sequence[Job], config: IngestConfig, workers: int, timeout_s: float
     ) -> Iterator[Outcome]:
         """Do the jobs with so many workers; see ``run_local``."""
-        todo = deque(jobs)
-        killed: set[str] = set()
-        in_vain = 0
+        self._todo = deque(jobs)
+        self._killed.clear()
+        self._in_vain = 0
         try:
-            while todo or self._busy:
-                while todo and len(self._busy) < workers and (worker := self._free_worker()):
-                    job = self._busy[worker] = todo.popleft()
+            while self._todo or self._busy:
+                while self._todo and len(self._busy) < workers and (worker := self._free_worker()):
+                    job = self._busy[worker] = self._todo.popleft()
                     worker.begin(timeout_s, ingest, job.clip, config, job.part)
                 for worker in Worker.wait(self._busy):
-                    job = self._busy[worker]
-                    reason = None
-                    try:
-                        outcome = worker.answer()
-                        if outcome is None:
-                            continue
-                    except WorkerDiedError as died:
-                        del self._busy[worker]
-                        if not died.started:
-                            in_vain += 1
-                            if in_vain == _IN_VAIN:
-                                raise _no_workers(died) from None
-                            todo.appendleft(job)
-                            continue
-                        if died.killed and job.clip.id not in killed:
-                            killed.add(job.clip.id)
-                            todo.append(job)
-                            continue
-                        reason = _KILLED if died.killed else _CRASHED
-                    except TooLongError:
-                        del self._busy[worker]
-                        reason = f"takes longer than {timeout_s:g} s: raise --timeout or remove it"
-                    if reason is not None:
-                        outcome = give_up(job.clip, job.part, f"{job.clip.key} {reason}")
-                    else:
-                        in_vain = 0
-                        del self._busy[worker]
-                        if worker.calls < CLIPS_PER_WORKER:
-                            self._idle.append(worker)
-                        else:
-                            worker.stop()
-                    yield outcome
+                    outcome = self._outcome_of(worker)
+                    if outcome is not None:
+                        yield outcome
         finally:
             # Nobody waits for their answers any more.
             while self._busy:
                 self._busy.popitem()[0].stop()
+
+    def _outcome_of(self, worker: Worker) -> Outcome | None:
+        """What became of a worker's job; None while it is at it, or where the job is done again."""
+        job = self._busy[worker]
+        try:
+            outcome: Outcome | None = worker.answer()
+        except TooLongError as error:
+            del self._busy[worker]
+            return _given_up(job, f"takes longer than {error}: raise --timeout or remove it")
+        except WorkerDiedError as died:
+            del self._busy[worker]
+            if not died.started:
+                self._in_vain += 1
+                if self._in_vain == _IN_VAIN:
+                    raise _no_workers(died) from None
+                self._todo.appendleft(job)
+                return None
+            if died.killed and job.clip.id not in self._killed:
+                self._killed.add(job.clip.id)
+                self._todo.append(job)
+                return None
+            return _given_up(job, _KILLED if died.killed else _CRASHED)
+        if outcome is None:
+            return None
+        del self._busy[worker]
+        self._in_vain = 0
+        if worker.calls < CLIPS_PER_WORKER:
+            self._idle.append(worker)
+        else:
+            worker.stop()
+        return outcome
 
     def _free_worker(self) -> Worker | None:
         """A worker that waits; None where there can be no more of them than are at work."""
@@ -143,6 +148,10 @@ class _Crew:
             if self._busy:
                 return None
             raise _no_workers(error) from None
+
+
+def _given_up(job: Job, reason: str) -> Outcome:
+    return give_up(job.clip, job.part, f"{job.clip.key} {reason}")
 
 
 def _no_workers(error: Exception) -> DataError:

@@ -219,7 +219,8 @@ def _fill(writer: PartWriter, clip: Clip, config: IngestConfig) -> Outcome:
             if printer is not None:
                 printer.add(candidate.window.start_s, candidate.window.mel, candidate.image)
         # A copy of what a URL names lies at a place of this machine.
-        damage = damages[0].replace(str(path), clip.path) if damages else None
+        told = (_without_path(clip, line.replace(str(path), clip.path)) for line in damages)
+        damage = "; ".join(dict.fromkeys(told)) or None
     if damage is not None and (config.strict or not kept + dropped):
         raise VideoError(damage)
     if not kept + dropped:
@@ -233,7 +234,6 @@ def _fill(writer: PartWriter, clip: Clip, config: IngestConfig) -> Outcome:
         print=_print_text(printer, clip) if printer is not None else None,
     )
     if damage is not None:
-        damage = _without_path(clip, damage)
         writer.about.update(damage=damage)
     return Outcome(clip=clip.id, pairs=kept, dropped=dropped, damage=damage)
 

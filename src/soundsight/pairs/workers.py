@@ -39,7 +39,7 @@ class WorkerDiedError(Exception):
 
 
 class TooLongError(Exception):
-    """A call took longer than it may."""
+    """A call took longer than it may: so and so many seconds."""
 
 
 class Worker:
@@ -88,7 +88,7 @@ class Worker:
             if time.monotonic() < self._deadline_s:
                 return None
             self.stop()
-            raise TooLongError
+            raise TooLongError(f"{self._timeout_s:g} s")
         try:
             kind, value = self._pipe.recv()
         except (EOFError, OSError):
@@ -162,11 +162,13 @@ def _interrupts_held_back() -> Iterator[None]:
     """Start workers that Ctrl-C does not reach, and finish starting them when it comes.
 
     The signal goes to the whole group, but the parent stops the workers: from their first moment
-    on they inherit that it is held back. The parent itself hears of it after the block.
+    on they inherit that it is held back. The parent itself hears of it after the block, however
+    that ends.
     """
     noted: list[int] = []
     before: Any = None
-    if threading.current_thread() is threading.main_thread():
+    handles_signals = threading.current_thread() is threading.main_thread()
+    if handles_signals:
         before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
     try:
         # Started later, the tracker would let the signal through again.
@@ -177,7 +179,8 @@ def _interrupts_held_back() -> Iterator[None]:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
     finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
-    if noted:
-        raise KeyboardInterrupt
+        if handles_signals:
+            # None stands for a handler that was not set by Python, and cannot be by it.
+            signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        if noted:
+            signal.raise_signal(signal.SIGINT)

@@ -93,10 +93,12 @@ def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
         image.save(temporary, format="PNG", pnginfo=_said(texts))
 
 
-def png_bytes(image: NDArray[np.uint8], texts: Mapping[str, str]) -> bytes:
-    """The PNG of uint8 [px, px, 3] that ``save_png`` would write."""
+def png_bytes(
+    image: NDArray[np.uint8], texts: Mapping[str, str], size_px: int | None = None
+) -> bytes:
+    """The PNG of uint8 [px, px, 3] that ``save_png`` would write of its ``picture``."""
     file = io.BytesIO()
-    picture(image).save(file, format="PNG", pnginfo=_said(texts))
+    picture(image, size_px).save(file, format="PNG", pnginfo=_said(texts))
     return file.getvalue()
 
 

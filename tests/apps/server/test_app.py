@@ -11,6 +11,7 @@ import pytest
 
 from soundsight.apps.server.app import ServerConfig, create_app
 from soundsight.apps.server.limits import Access, Limits
+from soundsight.core.errors import ConfigError
 
 PATIENCE_S = 60
 
@@ -53,3 +54,16 @@ def test_a_server_whose_patience_has_ended(path: str, tiny_model: Path) -> None:
         assert "the server stops" in body["error"]["message"]
 
     asyncio.run(asyncio.wait_for(play(), PATIENCE_S))
+
+
+@pytest.mark.parametrize("path", ["/file", "/v1", "/v1/x", "/static", "/metrics", "/openapi.json"])
+def test_a_root_path_that_begins_like_a_path_of_the_server(path: str) -> None:
+    """Of ``/file`` nobody could say whether the proxy has taken off a ``/file`` before it."""
+
+    def create(root_path: str) -> None:
+        create_app(ServerConfig(access=Access(), limits=Limits(), root_path=root_path))
+
+    with pytest.raises(ConfigError, match="is the server's own, choose another path"):
+        create(path)
+    create(f"/sound{path}")
+    create("/s" + path.removeprefix("/"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import socket
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -19,9 +21,12 @@ import soundfile
 from PIL import Image
 
 from soundsight.apps.server import storyboards
+from soundsight.apps.server.answers import STOPS
+from soundsight.apps.server.decoding import Decoder
 from soundsight.apps.server.limits import Limits
 from soundsight.apps.server.uploads import Upload
 from soundsight.media import audio
+from soundsight.runtime.translator import Translator
 
 RATE = 44_100
 
@@ -235,6 +240,21 @@ def test_what_the_page_needs(server: httpx.Client) -> None:
     assert page.status_code == 200
     assert "<script>" not in page.text
     assert " style=" not in page.text
+
+
+def test_a_server_that_stops_ends_the_lines_with_an_error(tiny_model: Path, tmp_path: Path) -> None:
+    # More than the pipe to the decoder holds.
+    (tmp_path / "long.flac").write_bytes(sound((600, 0.1), rate_hz=8000))
+    decoder = Decoder(Limits())
+    here: Any = SimpleNamespace(translator=Translator.load(tiny_model, 1), decoder=decoder)
+    wish = storyboards._Wish(sensitivity=0.5, seed=0, candidates=1, track=None, strict=False)
+    with (tmp_path / "long.flac").open("rb") as file, contextlib.closing(decoder):
+        upload = Upload(name="long.flac", handle=file.fileno(), size=1)
+        told = storyboards._lines(here, upload, wish)
+        assert json.loads(next(told))["type"] == "begin"
+        decoder.close()
+        *_, last = [json.loads(line) for line in told]
+    assert last == {"type": "error", "message": STOPS}
 
 
 # --- where files are made --------------------------------------------------------------------

@@ -37,7 +37,7 @@ from soundsight.apps.server.limits import Access, Limits
 from soundsight.apps.server.metrics import Metrics
 from soundsight.apps.server.rest import Services
 from soundsight.apps.server.streams import Streams
-from soundsight.core.errors import SoundsightError
+from soundsight.core.errors import ConfigError, SoundsightError
 from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
 from soundsight.runtime.translator import Translator
 
@@ -74,6 +74,8 @@ def create_app(config: ServerConfig) -> FastAPI:
     """Make the application. The model is loaded and warmed up when it starts.
 
     Raises:
+        ConfigError: when the root path begins like one of the application's own paths: of a request
+            for that one nobody could say whether the proxy has taken the root path off.
         ModelError: at its start, when the model folder is unusable.
     """
     metrics = Metrics()
@@ -128,6 +130,11 @@ def create_app(config: ServerConfig) -> FastAPI:
         found: Services = socket.app.state.services
         await found.streams.handle(socket)
 
+    first = config.root_path.split("/")[1:2]
+    # FastAPI's newer versions do not list the routes of a router among those of its application.
+    routes = [*app.routes, *rest.router.routes, *storyboards.router.routes]
+    if first and any(getattr(route, "path", "").split("/")[1:2] == first for route in routes):
+        raise ConfigError(f"--root-path: /{first[0]} is the server's own, choose another path")
     app.add_middleware(_Gate, access=config.access, metrics=metrics, app_state=app.state)
     if config.access.origins:
         app.add_middleware(

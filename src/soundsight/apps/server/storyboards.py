@@ -26,6 +26,7 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
+from soundsight.apps.server.answers import RefusedError
 from soundsight.apps.server.decoding import Decoded
 from soundsight.apps.server.limits import Limits
 from soundsight.apps.server.rest import (
@@ -250,7 +251,7 @@ def _lines(here: Services, upload: Upload, wish: _Wish) -> Generator[bytes]:
                 elif time.monotonic() - told_at >= _PROGRESS_S:
                     told_at = time.monotonic()
                     yield _line(type="progress", done_s=told.done_s, total_s=told.total_s)
-        except SoundsightError as error:
+        except (SoundsightError, RefusedError) as error:  # the sound's end, or the server's
             yield _line(type="error", message=str(error))
 
 
