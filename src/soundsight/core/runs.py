@@ -94,6 +94,9 @@ def atomic_folder(
             is not ``ours``, or when it cannot be written to.
     """
     try:
+        # A name that no folder can have is told now, not when all is done.
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()
         _settle(path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
