@@ -425,12 +425,12 @@ class TrackDecoder:
             try:
                 frames = packet.decode()
             except (av.error.FFmpegError, OSError, ValueError):
+                self.failed += 1
                 if self._mp3.is_junk(packet):
                     # What stands behind the last frame is a tag; elsewhere it is damage.
                     junk_s = self._time_of(packet) if junk_s is None else junk_s
                     continue
                 self._bad_bytes += packet.size
-                self.failed += 1
                 corrupt = False
                 # Cut recordings often begin inside a frame.
                 if begun or self.failed > 1:
