@@ -40,10 +40,10 @@ from soundsight.media.decoder import (
     checked_channels,
     checked_rate,
     full_scale,
-    told_end_s,
 )
 from soundsight.media.downmix import Downmix
 from soundsight.media.inputs import SoundFile, local_file, name_of
+from soundsight.media.lengths import told_end_s
 
 MIN_DURATION_S = 0.1
 

@@ -18,14 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import AudioError
-from soundsight.media.container import (
-    can_seek,
-    check_packet,
-    codec_name,
-    demux,
-    origin_s,
-    quiet_av,
-    riff_chunks,
+from soundsight.media.container import can_seek, check_packet, demux, origin_s, quiet_av
+from soundsight.media.lengths import (
+    Mp3Tail,
+    is_streamed_caf,
+    mp3_frames,
+    riff_share,
+    told_end_s,
 )
 
 MIN_RATE_HZ = 4_000
@@ -60,9 +59,6 @@ _READ_FAULTS = 100
 
 _ONE_PLACE_S = 0.5
 """Faults that follow one another this closely count as one place."""
-
-_STREAMED_BYTES = 0x7FFF_F000
-"""Sizes from here on, and 0, are what a recorder writes that does not know the length yet."""
 
 
 def checked_rate(rate_hz: int, where: str) -> int:
@@ -307,7 +303,7 @@ class TrackDecoder:
         self._start_s = start_s
         self._end_s = end_s
         self._origin_s = origin_s(container)
-        self._mp3 = _Mp3Tail(track)
+        self._mp3 = Mp3Tail(track)
         self._good_bytes = self._bad_bytes = 0
         # A container without lengths of tracks tells when its longest track ends; then the end of
         # the latest packet of any track is to be known.
@@ -476,9 +472,9 @@ class TrackDecoder:
     def _declared_end_s(self) -> float | None:
         """When the track ends by what is written in the file; None where it does not say."""
         if self._format in ("wav", "avi"):
-            return self._clock.now_s * _riff_share(self._path)
+            return self._clock.now_s * riff_share(self._path)
         if self._format == "mp3":
-            frames = _mp3_frames(self._path)
+            frames = mp3_frames(self._path)
             samples = 1152 if self._clock.rate_hz >= 32_000 else 576
             return frames * samples / max(1, self._clock.rate_hz) if frames else None
         known = any(each in self._format for each in ("mp4", "matroska", "flv", "flac", "aiff"))
@@ -496,7 +492,7 @@ class TrackDecoder:
         if self._end_s is not None and declared_s is not None:
             declared_s = min(declared_s, self._end_s)
         self._faults.check_complete(max(self._latest_s, self._clock.now_s), declared_s)
-        streamed = self._format == "caf" and _is_streamed_caf(self._path)
+        streamed = self._format == "caf" and is_streamed_caf(self._path)
         if self._ends_corrupt and self._format in ("w64", "caf") and not streamed:
             self._faults.damage(self._clock.now_s)
 
@@ -508,111 +504,3 @@ class _Run:
     at_s: float
     samples: NDArray[np.float32]
     rate_hz: int
-
-
-# --- the length that a file declares --------------------------------------------------------------
-
-
-def told_end_s(container: Any, track: Any) -> float | None:
-    """When a track ends by what is written in the file, or guessed from its size; or None."""
-    if track.duration is not None:
-        start = track.start_time if track.start_time is not None else 0
-        begin_s = float(start * track.time_base) - origin_s(container)
-        if track.start_time is None:
-            begin_s = 0.0
-        return begin_s + float(track.duration * track.time_base)
-    if container.duration is not None:
-        end_s = float(container.duration) / 1e6
-        # Matroska tells the time at which it ends, others how long they last.
-        return end_s - origin_s(container) if "matroska" in container.format.name else end_s
-    return None
-
-
-def _riff_share(path: Path) -> float:
-    """How much longer a wav or AVI is by what it says than it is; 1 where it does not say."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(12)
-        end = 8 + int.from_bytes(head[4:8], "little") if head[8:] == b"AVI " else 0
-        long_size = 0
-        for name, declared in riff_chunks(file):
-            if name == b"ds64":
-                long_size = int.from_bytes(file.read(16)[8:], "little")
-            elif name == b"data":
-                length = long_size if head[:4] == b"RF64" else declared
-                if length < _STREAMED_BYTES or long_size:
-                    end = file.tell() + length
-                break
-    return max(1.0, end / max(size, 1)) if end < _STREAMED_BYTES or end > 1 << 32 else 1.0
-
-
-def _is_streamed_caf(path: Path) -> bool:
-    """Whether a CAF was written by a recorder that did not know its length."""
-    with path.open("rb") as file:
-        head = file.read(4096)
-    at = head.find(b"data")
-    return at >= 0 and head[at + 4 : at + 12] == b"\xff" * 8
-
-
-def _mp3_frames(path: Path) -> int:
-    """How many frames an mp3 says that it has (Xing, VBRI); 0 where it does not."""
-    with path.open("rb") as file:
-        head = file.read(10)
-        if head[:3] == b"ID3" and len(head) == 10:
-            size = 0
-            for byte in head[6:10]:
-                size = size << 7 | byte & 0x7F
-            file.seek(10 + size)
-        else:
-            file.seek(0)
-        frame = file.read(2048)
-    for tag, at in ((b"Xing", 8), (b"Info", 8), (b"VBRI", 14)):
-        first = frame.find(tag)
-        if first >= 0:
-            has_frames = tag == b"VBRI" or (frame[first + 7 : first + 8] and frame[first + 7] & 1)
-            return int.from_bytes(frame[first + at : first + at + 4], "big") if has_frames else 0
-    return 0
-
-
-_MP3_KBPS = {
-    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
-    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
-}
-_MP3_RATES_HZ = (44_100, 48_000, 32_000, 0)
-
-
-def _mp3_frame_bytes(frame: bytes) -> int:
-    """Length that an MPEG layer III frame's header tells, 0 where it tells none."""
-    if len(frame) < 4 or frame[0] != 0xFF or frame[1] & 0xE6 != 0xE2:
-        return 0
-    version = frame[1] >> 3 & 3
-    kbps = _MP3_KBPS[3 if version == 3 else 2][frame[2] >> 4]
-    rate_hz = _MP3_RATES_HZ[frame[2] >> 2 & 3] >> {3: 0, 2: 1, 0: 2}.get(version, 0)
-    if not kbps or not rate_hz:
-        return 0
-    return (144_000 if version == 3 else 72_000) * kbps // rate_hz + (frame[2] >> 1 & 1)
-
-
-class _Mp3Tail:
-    """Whether the last frame of an mp3 is whole.
-
-    The decoder fills up a frame that was cut, so that only this shows the end of a cut file that
-    does not declare its length.
-    """
-
-    def __init__(self, track: Any) -> None:
-        self._watches = codec_name(track).startswith("mp3")
-        self._last: Any = None
-
-    def take(self, packet: Any) -> None:
-        if self._watches:
-            self._last = packet
-
-    def is_junk(self, packet: Any) -> bool:
-        """Whether a packet is no frame at all, but a part of a tag say."""
-        return self._watches and not _mp3_frame_bytes(bytes(packet))
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether the last packet is less than its frame."""
-        return self._last is not None and self._last.size < _mp3_frame_bytes(bytes(self._last))

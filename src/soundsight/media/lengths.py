@@ -1,0 +1,116 @@
+"""What formats write of their own length, and how FFmpeg is mistaken about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from soundsight.media.container import codec_name, origin_s, riff_chunks
+
+_STREAMED_BYTES = 0x7FFF_F000
+"""Sizes from here on, and 0, are what a recorder writes that does not know the length yet."""
+
+
+def told_end_s(container: Any, track: Any) -> float | None:
+    """When a track ends by what is written in the file, or guessed from its size; or None."""
+    if track.duration is not None:
+        start = track.start_time if track.start_time is not None else 0
+        begin_s = float(start * track.time_base) - origin_s(container)
+        if track.start_time is None:
+            begin_s = 0.0
+        return begin_s + float(track.duration * track.time_base)
+    if container.duration is not None:
+        end_s = float(container.duration) / 1e6
+        # Matroska tells the time at which it ends, others how long they last.
+        return end_s - origin_s(container) if "matroska" in container.format.name else end_s
+    return None
+
+
+def riff_share(path: Path) -> float:
+    """How much longer a wav or AVI is by what it says than it is; 1 where it does not say."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        end = 8 + int.from_bytes(head[4:8], "little") if head[8:] == b"AVI " else 0
+        long_size = 0
+        for name, declared in riff_chunks(file):
+            if name == b"ds64":
+                long_size = int.from_bytes(file.read(16)[8:], "little")
+            elif name == b"data":
+                length = long_size if head[:4] == b"RF64" else declared
+                if length < _STREAMED_BYTES or long_size:
+                    end = file.tell() + length
+                break
+    return max(1.0, end / max(size, 1)) if end < _STREAMED_BYTES or end > 1 << 32 else 1.0
+
+
+def is_streamed_caf(path: Path) -> bool:
+    """Whether a CAF was written by a recorder that did not know its length."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    at = head.find(b"data")
+    return at >= 0 and head[at + 4 : at + 12] == b"\xff" * 8
+
+
+def mp3_frames(path: Path) -> int:
+    """How many frames an mp3 says that it has (Xing, VBRI); 0 where it does not."""
+    with path.open("rb") as file:
+        head = file.read(10)
+        if head[:3] == b"ID3" and len(head) == 10:
+            size = 0
+            for byte in head[6:10]:
+                size = size << 7 | byte & 0x7F
+            file.seek(10 + size)
+        else:
+            file.seek(0)
+        frame = file.read(2048)
+    for tag, at in ((b"Xing", 8), (b"Info", 8), (b"VBRI", 14)):
+        first = frame.find(tag)
+        if first >= 0:
+            has_frames = tag == b"VBRI" or (frame[first + 7 : first + 8] and frame[first + 7] & 1)
+            return int.from_bytes(frame[first + at : first + at + 4], "big") if has_frames else 0
+    return 0
+
+
+_MP3_KBPS = {
+    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
+    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
+}
+_MP3_RATES_HZ = (44_100, 48_000, 32_000, 0)
+
+
+def _mp3_frame_bytes(frame: bytes) -> int:
+    """Length that an MPEG layer III frame's header tells, 0 where it tells none."""
+    if len(frame) < 4 or frame[0] != 0xFF or frame[1] & 0xE6 != 0xE2:
+        return 0
+    version = frame[1] >> 3 & 3
+    kbps = _MP3_KBPS[3 if version == 3 else 2][frame[2] >> 4]
+    rate_hz = _MP3_RATES_HZ[frame[2] >> 2 & 3] >> {3: 0, 2: 1, 0: 2}.get(version, 0)
+    if not kbps or not rate_hz:
+        return 0
+    return (144_000 if version == 3 else 72_000) * kbps // rate_hz + (frame[2] >> 1 & 1)
+
+
+class Mp3Tail:
+    """Whether the last frame of an mp3 is whole.
+
+    The decoder fills up a frame that was cut, so that only this shows the end of a cut file that
+    does not declare its length.
+    """
+
+    def __init__(self, track: Any) -> None:
+        self._watches = codec_name(track).startswith("mp3")
+        self._last: Any = None
+
+    def take(self, packet: Any) -> None:
+        if self._watches:
+            self._last = packet
+
+    def is_junk(self, packet: Any) -> bool:
+        """Whether a packet is no frame at all, but a part of a tag say."""
+        return self._watches and not _mp3_frame_bytes(bytes(packet))
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the last packet is less than its frame."""
+        return self._last is not None and self._last.size < _mp3_frame_bytes(bytes(self._last))
