@@ -109,11 +109,9 @@ class SoundStream(Iterator[NDArray[np.float32]]):
     ) -> None:
         self.name = name or name_of(sound)
         self._held = contextlib.ExitStack()
-        with contextlib.ExitStack() as stack:
-            self._sound = stack.enter_context(
-                open_sound(sound, rate_hz=rate_hz, track=track, strict=strict, name=name)
-            )
-            self._held = stack.pop_all()
+        self._sound = self._held.enter_context(
+            open_sound(sound, rate_hz=rate_hz, track=track, strict=strict, name=name)
+        )
         self.info = self._sound.info
         self.rate_hz = self._sound.rate_hz
         size = max(1, round(block_s * self.rate_hz))
@@ -159,8 +157,8 @@ def probe(sound: SoundFile, *, track: int | None = None) -> AudioInfo:
     Raises:
         AudioError: when the file is missing, cannot be read or has no sound track.
     """
-    with open_sound(sound, track=track) as opened:
-        return opened.info
+    with open_sound(sound, track=track) as found:
+        return found.info
 
 
 def decode(

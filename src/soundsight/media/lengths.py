@@ -14,10 +14,9 @@ _STREAMED_BYTES = 0x7FFF_F000
 def told_end_s(container: Any, track: Any) -> float | None:
     """When a track ends by what is written in the file, or guessed from its size; or None."""
     if track.duration is not None:
-        start = track.start_time if track.start_time is not None else 0
-        begin_s = float(start * track.time_base) - origin_s(container)
-        if track.start_time is None:
-            begin_s = 0.0
+        begin_s = 0.0
+        if track.start_time is not None:
+            begin_s = float(track.start_time * track.time_base) - origin_s(container)
         return begin_s + float(track.duration * track.time_base)
     if container.duration is not None:
         end_s = float(container.duration) / 1e6
