@@ -110,9 +110,7 @@ class LatentEncoder(nn.Module):
         self.stride8 = _Layer(MAPS[1], 96, stride=2)
         self.stride16 = _Layer(MAPS[2], 128, kernel=1)
         self.stride32 = _Layer(MAPS[3], 128, kernel=1)
-        self.colour = nn.Sequential(
-            _Layer(IMAGE_CHANNELS, 24, stride=2), _Layer(24, 48, stride=2)
-        )
+        self.colour = nn.Sequential(_Layer(IMAGE_CHANNELS, 24, stride=2), _Layer(24, 48, stride=2))
         self.body = nn.Sequential(
             _Layer(64 + 96 + 128 + 128 + 48, width), _Residual(width), _Residual(width)
         )
