@@ -66,7 +66,9 @@ class DecoderConfig:
     Attributes:
         preset: sizes, ``everyday`` or ``tiny``.
         eyes: SHA-256 of the network through which photos are looked at.
-        rate: Adam's learning rate of encoder and decoder.
+        rate: Adam's learning rate of encoder and decoder together.
+        sharpening_rate: of the decoder, once the encoder stays as it is.
+        warm_up: steps in which the rate rises.
         discriminator_rate: of the discriminator.
         sharpen_from: the step from which the encoder stays as it is and the discriminator speaks.
         adversarial_weight: weight of its word.
@@ -80,22 +82,24 @@ class DecoderConfig:
 
     preset: str = "everyday"
     eyes: str = ""
-    rate: float = 4e-4
+    rate: float = 1e-3
+    sharpening_rate: float = 4e-4
+    warm_up: int = 100
     discriminator_rate: float = 4e-4
     sharpen_from: int = 3000
     adversarial_weight: float = 0.1
     pooled_weight: float = 0.5
-    pixel_weight: float = 1.0
-    kl_weight: float = 0.01
+    pixel_weight: float = 3.0
+    kl_weight: float = 0.003
     zoom: float = 0.3
     ema_decay: float = 0.999
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=12_000, batch_size=32))
 
     def __post_init__(self) -> None:
         choose("preset", self.preset, SIZES)
-        if min(self.rate, self.discriminator_rate) <= 0:
-            raise ConfigError("rate and discriminator_rate must be above 0")
-        for name in ("adversarial_weight", "pooled_weight", "pixel_weight", "kl_weight", "zoom",
+        if min(self.rate, self.sharpening_rate, self.discriminator_rate) <= 0:
+            raise ConfigError("the learning rates must be above 0")
+        for name in ("adversarial_weight", "pooled_weight", "pixel_weight", "kl_weight", "zoom", "warm_up",
                      "sharpen_from"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative")
@@ -155,6 +159,9 @@ class DecoderTask(Task):
     def step(self, step: int, rng: torch.Generator) -> Scalars:
         loop, machine = self.config.loop, self.machine
         sharpens = step >= self.config.sharpen_from
+        rate = self.config.sharpening_rate if sharpens else self.config.rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / max(1, self.config.warm_up))
         self.encoder.train(not sharpens).requires_grad_(not sharpens)
         self.decoder.train()
         self.discriminator.train()
