@@ -99,8 +99,10 @@ class DecoderConfig:
         choose("preset", self.preset, SIZES)
         if min(self.rate, self.sharpening_rate, self.discriminator_rate) <= 0:
             raise ConfigError("the learning rates must be above 0")
-        for name in ("adversarial_weight", "pooled_weight", "pixel_weight", "kl_weight", "zoom", "warm_up",
-                     "sharpen_from"):  # fmt: skip
+        for name in (
+            "adversarial_weight", "pooled_weight", "pixel_weight", "kl_weight", "zoom", "warm_up",
+            "sharpen_from",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative")
         if not 0 <= self.ema_decay < 1:

@@ -28,7 +28,8 @@ from soundsight.models.flow import Flow
 from soundsight.pairs.dataset import batch_indices
 from soundsight.training.checkpoints import save_weights
 from soundsight.training.ema import Ema
-from soundsight.training.flow import FLOW, FlowPairs
+from soundsight.training.flow import FLOW
+from soundsight.training.flow_data import FlowPairs
 from soundsight.training.loop import LoopConfig, Scalars, Task
 from soundsight.training.machine import Machine
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from soundsight.core.config import choose, to_dict
@@ -28,6 +27,7 @@ from soundsight.models.flow import Flow, FlowConfig
 from soundsight.pairs.dataset import batch_indices
 from soundsight.training.checkpoints import save_weights
 from soundsight.training.ema import Ema
+from soundsight.training.flow_data import FlowPairs
 from soundsight.training.loop import LoopConfig, Scalars, Task
 
 FLOW = "flow"
@@ -36,24 +36,6 @@ SIZES = {
     "everyday": FlowConfig(),
     "tiny": FlowConfig(embedding_size=16, latent_maps=4, width=16, layers=2, heads=2, rank=8),
 }
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FlowPairs:
-    """Embedded sounds, encoded photos, and which go together.
-
-    Attributes:
-        embeddings: of every second in several copies, [copies, seconds, E].
-        latents: of every photo in several cuts, [cuts, photos, L, 6, 6].
-        rows: the pairs: numbers of second and photo, [pairs, 2].
-    """
-
-    embeddings: Float[Tensor, "copies seconds e"]
-    latents: Float[Tensor, "cuts photos l 6 6"]
-    rows: Int64[Tensor, "pairs 2"]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)
