@@ -16,12 +16,15 @@ from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from soundsight.core.runs import sha256_of
 from soundsight.models.decoder import LatentEncoder
-from soundsight.models.ears import Ears
 from soundsight.models.eyes import Eyes
 from soundsight.training.augment import augment_image
 from soundsight.training.checkpoints import read_tensors, save_tensors
-from soundsight.training.encoder import to_float
+from soundsight.training.decoder import load_latent_encoder
+from soundsight.training.ears import EarsTrainingConfig, in_other_rooms
+from soundsight.training.ears_data import EarsData
+from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
 
 COPIES = 8
 """Of every second: as it is, and in other rooms, bands and noises."""
@@ -44,11 +47,13 @@ class FlowPairs:
         embeddings: of every second in several copies, [copies, seconds, E].
         latents: of every photo in several cuts, [cuts, photos, L, 6, 6].
         rows: the pairs: numbers of second and photo, [pairs, 2].
+        digest: a hash of what they were made of.
     """
 
     embeddings: Float[Tensor, "copies seconds e"]
     latents: Float[Tensor, "cuts photos l 6 6"]
     rows: Int64[Tensor, "pairs 2"]
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,24 +83,76 @@ def open_flow_pairs(
     """
     own = hashlib.sha256(np.stack([seconds, photos]).tobytes()).hexdigest()
     about = {**about, "pairs": own}
+    digest = hashlib.sha256(str(sorted(about.items())).encode()).hexdigest()
     if path.exists():
         tensors, kept = read_tensors(path)
         if {key: kept.get(key) for key in about} == about:
-            return FlowPairs(**tensors)
+            return FlowPairs(**tensors, digest=digest)
     distinct, number = np.unique(seconds, return_inverse=True)
     pairs = FlowPairs(
         embeddings=make_embeddings(distinct),
         latents=make_latents(),
         rows=torch.from_numpy(np.stack([number.reshape(-1), photos], axis=1)),
+        digest=digest,
     )
     tensors = {"embeddings": pairs.embeddings, "latents": pairs.latents, "rows": pairs.rows}
     save_tensors(path, tensors, about)
     return pairs
 
 
+def everyday_flow_pairs(
+    folder: Path,
+    data: EarsData,
+    encoder_run: Path,
+    decoder_run: Path,
+    photos: Callable[[], NDArray[np.uint8]],
+    *,
+    seed: int,
+    tell: Tell = lambda _what, _done, _of: None,
+) -> FlowPairs:
+    """Return what the flow learns from of Everyday's data.
+
+    Args:
+        folder: where it is kept.
+        data: what the ears were trained on.
+        encoder_run: a finished run with the ears.
+        decoder_run: a finished run with the encoder of latent pictures.
+        photos: reads those of ``data``, in its order: uint8 [p, 3, 96, 96].
+        seed: of copies and cuts.
+        tell: called with (what, how many done, how many in all).
+
+    Raises:
+        DataError: when a run is not finished, or was trained through other eyes.
+        OutputError: when ``folder`` cannot be written to.
+    """
+    encoder = load_encoder(encoder_run)
+    eyes = Eyes.load("lite0")
+    latents, about = load_latent_encoder(decoder_run, eyes)
+    hashes = {
+        "encoder": sha256_of(encoder_run / "encoder.safetensors"), "decoder": about["sha256"],
+        "seed": str(seed),
+    }  # fmt: skip
+
+    def mels(seconds: NDArray[np.int64], copy: int, rng: torch.Generator) -> Tensor:
+        copies = torch.zeros(len(seconds), dtype=torch.int64)
+        if copy:
+            copies = torch.randint(1, data.bank.copies + 1, (len(seconds),), generator=rng)
+        mel = to_float(torch.from_numpy(data.mels(seconds, copies.numpy()))[:, None])
+        if copy:
+            of_bench = torch.from_numpy(seconds >= len(data.bank))
+            mel = in_other_rooms(mel, of_bench, EarsTrainingConfig(), rng)
+        return mel
+
+    return open_flow_pairs(
+        folder / "flow-pairs.safetensors", hashes, data.pair_second, data.pair_photo,
+        lambda seconds: embed_copies(encoder, mels, seconds, seed=seed, tell=tell),
+        lambda: encode_cuts(latents, eyes, torch.from_numpy(photos()), seed=seed, tell=tell),
+    )  # fmt: skip
+
+
 @torch.no_grad()
 def embed_copies(
-    encoder: Ears, mels: Mels, seconds: NDArray[np.int64], *, seed: int, tell: Tell
+    encoder: AudioEncoder, mels: Mels, seconds: NDArray[np.int64], *, seed: int, tell: Tell
 ) -> Float[Tensor, "copies seconds e"]:
     """Return the embeddings of seconds in ``COPIES`` copies, float16."""
     found = torch.empty(COPIES, len(seconds), encoder.embedding_size, dtype=torch.float16)
