@@ -268,9 +268,17 @@ def judges(
     threads: Threads = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Train the informativity judges, one a class, for evaluation only."""
+    """Train the judges of pictures, for evaluation only.
+
+    On the bench one informativity judge a class; on Everyday one judge of 23 answers, which is one
+    file and takes a quarter of an hour.
+    """
     _start("soundsight train judges", out, threads)
     from soundsight.pairs.bench import find_bench
+
+    if _is_everyday(data):
+        _photo_judge(out, data, early, steps, seed, settings, dry_run)
+        return
     from soundsight.training.judges import JudgesConfig, train
 
     config = _resolve(JudgesConfig(), settings, seed=seed, steps=steps)
@@ -367,6 +375,40 @@ def names(
     fitted = fit_names(train, val, config, other_seconds(network, config))
     write_names(out, encoder, fitted, config)
     typer.echo(f"{', '.join(fitted.names.names)}: {fitted.figures.words()}")
+    typer.echo(f"written: {out}")
+
+
+def _is_everyday(data: Path | None) -> bool:
+    from soundsight.pairs.everyday import is_everyday
+
+    return data is not None and is_everyday(data)
+
+
+def _photo_judge(
+    out: Path,
+    data: Path | None,
+    early: list[Path] | None,
+    steps: int | None,
+    seed: int,
+    settings: list[str] | None,
+    dry_run: bool,
+) -> None:
+    from soundsight.apps.progress import phases
+    from soundsight.pairs.bench import find_bench
+    from soundsight.pairs.everyday import find_everyday
+    from soundsight.training.photo_judge import PhotoJudgeConfig, fit_judge, save_judge
+
+    if steps is not None:
+        raise ConfigError("--steps is for the bench's judges: Everyday's has --set iterations=N")
+    config = _resolve(PhotoJudgeConfig(), settings, seed=seed)
+    if _printed(config, dry_run):
+        return
+    with phases() as show:
+        judge = fit_judge(
+            config, find_everyday(data), find_bench(None), early=early or (), show=show
+        )
+    save_judge(judge, out)
+    typer.echo(f"val photos named: {100 * judge.about['val']['photos']:.1f} %")
     typer.echo(f"written: {out}")
 
 

@@ -283,9 +283,7 @@ def index_tar(path: Path) -> dict[str, Place]:
     return places
 
 
-def decode_picture(
-    place: Place, name: str, mode: str, shape: tuple[int, ...]
-) -> NDArray[np.uint8]:
+def decode_picture(place: Place, name: str, mode: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Read a picture out of a tar, in the mode and of the shape that are expected of it.
 
     Raises:

@@ -84,9 +84,7 @@ class SoundBank:
         """Copies of every second, the clean one not counted."""
         return len(self._copies) - 1
 
-    def take(
-        self, rows: NDArray[np.int64], copies: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
+    def take(self, rows: NDArray[np.int64], copies: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return seconds, each in the copy that is named (0: clean): uint8 [n, 128, 100]."""
         return np.stack([self._copies[c][r] for r, c in zip(rows, copies, strict=True)])
 
