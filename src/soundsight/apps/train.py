@@ -112,7 +112,29 @@ def encoder(
     out: Out,
     data: AllData = None,
     kind: Annotated[str, typer.Option(help="contrastive or autoencoder.")] = "contrastive",
-    preset: PresetName = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            show_default=False,
+            help="everyday, paper, flagship, compact, small or tiny. "
+            "[dim](default: compact, or that of --init)[/dim]",
+        ),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="ONNX|ZIP",
+            help="YAMNet, whose scores the ears of --preset everyday imitate as well.",
+        ),
+    ] = None,
+    bank: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where --preset everyday keeps what it trains on "
+            "[dim](default: bank beside RUN)[/dim].",
+        ),
+    ] = None,
     schedule: Annotated[
         str, typer.Option(help="modern, or published (SGD; autoencoder only).")
     ] = "modern",
@@ -137,6 +159,17 @@ def encoder(
 ) -> None:
     """Train an audio encoder on pairs, without a label."""
     _start("soundsight train encoder", out, threads)
+    if preset is not None and preset.startswith("everyday"):
+        ears = _resolve(
+            _ears_config(preset, teacher), settings, seed=seed, steps=steps,
+            batch_size=batch_size, precision=precision, accumulate=accumulate, keep=keep,
+        )  # fmt: skip
+        if not _printed(ears, dry_run):
+            machine = _machine(ears, accelerator, devices, nodes, compiled, threads)
+            _fit_ears(ears, out, bank or out.parent / "bank", teacher, machine, max_time)
+        return
+    if teacher is not None or bank is not None:
+        raise ConfigError("--teacher and --bank belong to --preset everyday")
     from soundsight.pairs.dataset import PairDataset
     from soundsight.training.encoder import EncoderTask, default_encoder_config
     from soundsight.training.machine import enough_memory
@@ -159,6 +192,52 @@ def encoder(
     with enough_memory():
         task = EncoderTask(config, PairDataset(pairs, "train"), start=start)
         _fit(task, out, config, machine, pairs, max_time)
+
+
+def _ears_config(preset: str, teacher: Path | None) -> Any:
+    from soundsight.core.runs import sha256_of
+    from soundsight.training.ears import EarsTrainingConfig
+
+    if teacher is not None and not teacher.is_file():
+        raise ConfigError(f"there is no teacher {teacher}")
+    return EarsTrainingConfig(preset=preset, teacher="" if teacher is None else sha256_of(teacher))
+
+
+def _fit_ears(
+    config: Any,
+    out: Path,
+    bank: Path,
+    teacher: Path | None,
+    machine: Machine,
+    max_time: float | None,
+) -> None:
+    """Train the ears of the everyday model."""
+    from soundsight.apps.progress import phases
+    from soundsight.core.config import to_dict
+    from soundsight.pairs.bench import find_bench
+    from soundsight.pairs.everyday import find_everyday
+    from soundsight.training.ears import EarsTask
+    from soundsight.training.ears_data import EarsData, open_ears_data
+    from soundsight.training.loop import fit
+    from soundsight.training.machine import enough_memory
+
+    everyday, bench = find_everyday(), find_bench()
+
+    def opened() -> EarsData:
+        with phases() as tell:
+            return open_ears_data(bank, everyday, bench, config.bank, teacher=teacher, tell=tell)
+
+    with enough_memory():
+        # One process makes what is not there yet, and all read it.
+        machine.on_first(lambda: opened().digest)
+        data = opened()
+        finished = fit(
+            EarsTask(config, data), out, config.loop, to_dict(config), machine=machine,
+            data={"kind": "everyday", "sha256": data.digest},
+            max_time_s=None if max_time is None else 60.0 * max_time,
+        )  # fmt: skip
+    if finished and machine.first:
+        typer.echo(f"finished: {out}")
 
 
 def translator(

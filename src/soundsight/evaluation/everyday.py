@@ -262,7 +262,7 @@ def right_rows(
     for name, (values, kept) in rows.items():
         part = heard if kept is None else heard.where(kept)
         values = values if kept is None else values[kept]
-        found[name] = shares(values, part.kinds, part.recordings, seed=seed, classes=SUBJECTS)
+        found[name] = shares(values, part.kinds, part.recordings, seed=seed, among=SUBJECTS)
     return found
 
 
@@ -299,10 +299,10 @@ def names_rows(
     ]
     names = [f"{kind} {name}" for kind, name, _ in whole]
     return {
-        "seconds": shares(right[kept], part.kinds, part.recordings, seed=seed, classes=kinds),
+        "seconds": shares(right[kept], part.kinds, part.recordings, seed=seed, among=kinds),
         "recordings": shares(
             np.array([hit for _, _, hit in whole]), [kind for kind, _, _ in whole], names,
-            seed=seed, classes=kinds,
+            seed=seed, among=kinds,
         ),
     }  # fmt: skip
 
@@ -349,10 +349,10 @@ def refusal_rows(
         below.append(1.0 - (under + upto) / (2.0 * len(of)))
     drawn = (score >= threshold) & audible(heard.mels)
     return {
-        "known kept": shares(kept, known[1].kinds, known[1].recordings, seed=seed, classes=KINDS),
-        "unknown drawn": shares(drawn, heard.kinds, heard.recordings, seed=seed, classes=kinds),
+        "known kept": shares(kept, known[1].kinds, known[1].recordings, seed=seed, among=KINDS),
+        "unknown drawn": shares(drawn, heard.kinds, heard.recordings, seed=seed, among=kinds),
         "AUROC": shares(
-            np.mean(below, axis=0), heard.kinds, heard.recordings, seed=seed, classes=kinds
+            np.mean(below, axis=0), heard.kinds, heard.recordings, seed=seed, among=kinds
         ),
     }
 

@@ -152,7 +152,7 @@ def evaluate_everyday(
         photo_features = judge.look(photos)
         rows[PHOTOS] = shares(
             verdicts(judge.read(photo_features), photo_kinds)[1], photo_kinds, names,
-            seed=seed, classes=SUBJECTS,
+            seed=seed, among=SUBJECTS,
         )  # fmt: skip
         report["controls"] = _controls(model, judge, photos, photo_kinds, config)
         report["kid"] = asdict(
@@ -211,7 +211,7 @@ def _recordings(model: Model, judge: PhotoJudge, subjects: Heard, seed: int) -> 
     kinds = [kind for kind, _, _ in whole]
     right = verdicts(judge.probabilities(pictures), kinds)[1]
     names = [f"{kind} {name}" for kind, name, _ in whole]
-    return {RECORDINGS: shares(right & shown, kinds, names, seed=seed, classes=SUBJECTS)}
+    return {RECORDINGS: shares(right & shown, kinds, names, seed=seed, among=SUBJECTS)}
 
 
 def _shuffled(
@@ -222,7 +222,7 @@ def _shuffled(
         return {}
     hits = verdicts(said[order], subjects.kinds)[1] & shown[order]
     return {
-        SHUFFLED: shares(hits, subjects.kinds, subjects.recordings, seed=seed, classes=SUBJECTS)
+        SHUFFLED: shares(hits, subjects.kinds, subjects.recordings, seed=seed, among=SUBJECTS)
     }
 
 
@@ -313,7 +313,7 @@ def _refusal(
         pictures = figures_of.drawn_of(model, others.mels, config.seed, tell, "unknown drawn")
         rows["unknown drawn, as the model is set"] = shares(
             model.shows(others.mels, pictures), others.kinds, others.recordings,
-            seed=config.seed, classes=list(dict.fromkeys(others.kinds)),
+            seed=config.seed, among=list(dict.fromkeys(others.kinds)),
         )  # fmt: skip
         found[what] = figures_of.as_floats(rows)
     report["refusal"] = found

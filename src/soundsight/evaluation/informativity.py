@@ -59,7 +59,7 @@ def shares(
     by_video: bool = False,
     together: bool = False,
     resamples: int = RESAMPLES,
-    classes: Sequence[str] = SUBJECTS,
+    among: Sequence[str] = SUBJECTS,
 ) -> Shares:
     """Average by class and over classes, with 95 % percentile bootstrap intervals over videos.
 
@@ -75,7 +75,7 @@ def shares(
         together: classes share their videos (one picture is shown to every judge): a resample draws
             videos once for all classes.
         resamples: number of bootstrap resamples.
-        classes: the class names that there may be, in the order of the result.
+        among: the classes, in their order.
 
     Returns:
         One entry a class present and ``mean``; empty without values.
@@ -85,7 +85,7 @@ def shares(
     result: Shares = {}
     points: list[float] = []
     draws: list[NDArray[np.float64]] = []
-    for number, subject in enumerate(classes):
+    for number, subject in enumerate(among):
         mine = of_class == subject
         if not mine.any():
             continue

@@ -29,7 +29,7 @@ from soundsight.core.units import FRAMES_PER_SEGMENT
 from soundsight.media.mel import log_mel
 from soundsight.media.segments import pad_to_seconds
 from soundsight.pairs.everyday import Everyday, Sound
-from soundsight.pairs.everyday_sounds import HALF_SECOND, audible, read_sound, starts_of
+from soundsight.pairs.everyday_sounds import HALF_SECOND, Seconds, audible, read_sound, starts_of
 from soundsight.training.recording_copies import CopyConfig, copy_of, through_jpeg
 
 _ABOUT = "bank.json"
@@ -49,7 +49,7 @@ class BankConfig:
         ConfigError: when ``copies`` is negative.
     """
 
-    copies: int = 12
+    copies: int = 8
     seed: int = 0
     copy: CopyConfig = field(default_factory=CopyConfig)
 
@@ -83,6 +83,10 @@ class SoundBank:
     def copies(self) -> int:
         """Copies of every second, the clean one not counted."""
         return len(self._copies) - 1
+
+    def seconds(self) -> Seconds:
+        """Return the clean seconds, and of which sounds they are."""
+        return Seconds(mels=self._copies[0], sound=self.sound, first=self.first, sounds=self.sounds)
 
     def take(self, rows: NDArray[np.int64], copies: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return seconds, each in the copy that is named (0: clean): uint8 [n, 128, 100]."""
