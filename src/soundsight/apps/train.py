@@ -288,9 +288,22 @@ def judges(
     threads: Threads = None,
     dry_run: DryRun = False,
 ) -> None:
+<<<<<<< HEAD
     """Train the informativity judges, one a class, for evaluation only."""
     begin("soundsight train judges", out, threads)
+=======
+    """Train the judges of pictures, for evaluation only.
+
+    On the bench one informativity judge a class; on Everyday one judge of 23 answers, which is one
+    file and takes a quarter of an hour.
+    """
+    _start("soundsight train judges", out, threads)
+>>>>>>> helper-judge
     from soundsight.pairs.bench import find_bench
+
+    if _is_everyday(data):
+        _photo_judge(out, data, early, steps, seed, settings, dry_run)
+        return
     from soundsight.training.judges import JudgesConfig, train
 
     config = resolve(JudgesConfig(), settings, seed=seed, steps=steps)
@@ -390,6 +403,58 @@ def names(
     typer.echo(f"written: {out}")
 
 
+<<<<<<< HEAD
+=======
+def _is_everyday(data: Path | None) -> bool:
+    from soundsight.pairs.everyday import is_everyday
+
+    return data is not None and is_everyday(data)
+
+
+def _photo_judge(
+    out: Path,
+    data: Path | None,
+    early: list[Path] | None,
+    steps: int | None,
+    seed: int,
+    settings: list[str] | None,
+    dry_run: bool,
+) -> None:
+    from soundsight.apps.progress import phases
+    from soundsight.pairs.bench import find_bench
+    from soundsight.pairs.everyday import find_everyday
+    from soundsight.training.photo_judge import PhotoJudgeConfig, fit_judge, save_judge
+
+    if steps is not None:
+        raise ConfigError("--steps is for the bench's judges: Everyday's has --set iterations=N")
+    config = _resolve(PhotoJudgeConfig(), settings, seed=seed)
+    if _printed(config, dry_run):
+        return
+    with phases() as show:
+        judge = fit_judge(
+            config, find_everyday(data), find_bench(None), early=early or (), show=show
+        )
+    save_judge(judge, out)
+    typer.echo(f"val photos named: {100 * judge.about['val']['photos']:.1f} %")
+    typer.echo(f"written: {out}")
+
+
+def _start(command: str, out: Path, threads: int | None) -> None:
+    local_output(out)
+    need(
+        command, "train", "torch", "safetensors", "jaxtyping", "tensorboard", "lightning_fabric",
+        "threadpoolctl",
+    )  # fmt: skip
+    import torch
+
+    from soundsight.training.machine import numpy_on_one_thread
+
+    numpy_on_one_thread()
+    if threads:
+        torch.set_num_threads(threads)
+
+
+>>>>>>> helper-judge
 def _preset(name: str | None, start: StartingPoint | None) -> str:
     """Return the sizes that are asked for: those of the starting point, unless they are named."""
     if name is not None:

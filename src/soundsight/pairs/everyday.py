@@ -173,6 +173,11 @@ def find_everyday(path: str | Path | None = None) -> Everyday:
     return data
 
 
+def is_everyday(path: Path) -> bool:
+    """Tell whether a folder is Everyday's, by its table of sounds."""
+    return os.path.isfile(path / "sounds.csv") and os.path.isfile(path / "others.csv")
+
+
 def bench_kind(subject: str) -> str:
     """Return what Everyday calls a subject of the bench."""
     return next(kind for kind, name in OF_BENCH.items() if name == subject)
