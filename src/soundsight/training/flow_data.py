@@ -96,7 +96,7 @@ def open_flow_pairs(
         digest=digest,
     )
     tensors = {"embeddings": pairs.embeddings, "latents": pairs.latents, "rows": pairs.rows}
-    save_tensors(path, tensors, about)
+    save_tensors(path, {name: tensor.contiguous() for name, tensor in tensors.items()}, about)
     return pairs
 
 
