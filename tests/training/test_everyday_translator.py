@@ -226,14 +226,19 @@ def test_flow_pairs_are_kept_and_made_anew_when_something_changed(tmp_path: Path
         made.append(len(distinct))
         return torch.arange(len(distinct), dtype=torch.float16)[None, :, None].expand(1, -1, 16)
 
+    def latents() -> Tensor:
+        made.append(-1)
+        return torch.zeros(1, 2, 4, 6, 6).half()
+
     def opened(encoder: str) -> FlowPairs:
         return open_flow_pairs(
-            tmp_path / "pairs.safetensors", {"encoder": encoder}, np.array([7, 3, 7]),
-            np.array([0, 1, 1]), embeddings, lambda: torch.zeros(1, 2, 4, 6, 6).half(),
+            tmp_path, {"encoder": encoder}, {"decoder": "d"}, np.array([7, 3, 7]),
+            np.array([0, 1, 1]), embeddings, latents,
         )  # fmt: skip
 
     first, again, other = opened("a"), opened("a"), opened("b")
-    assert made == [2, 2]
+    # Photos are encoded once, sounds for each of their encoders.
+    assert made == [-1, 2, 2]
     # Second 3 comes first, second 7 next.
     assert first.rows.tolist() == again.rows.tolist() == [[1, 0], [0, 1], [1, 1]]
     assert first.digest == again.digest != other.digest
