@@ -7,18 +7,22 @@ collections have it; the bench's seconds, which are no waveforms, lose the bands
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.runs import atomic_file, sha256_of
+from soundsight.models.ears import Ears
 from soundsight.pairs.bench import Bench
 from soundsight.pairs.everyday import Everyday, bench_kind
 from soundsight.pairs.everyday_sounds import HALF_SECOND, audible, darkened, hear
-from soundsight.training.ears import Ears
-from soundsight.training.encoder import to_float
+from soundsight.training.encoder import load_encoder, to_float
 
 BANDS_HZ = (0, 16_000, 8_000)
 """Sample rates at which every sound is heard; 0 is its own."""
@@ -105,6 +109,40 @@ def hear_kinds(
             )
         )  # fmt: skip
     return _joined(parts)
+
+
+def open_kinds(
+    folder: Path,
+    encoder_run: Path,
+    everyday: Everyday,
+    bench: Bench,
+    split: str,
+    *,
+    tell: Tell = lambda _what, _done, _of: None,
+) -> KindSeconds:
+    """Return what :func:`hear_kinds` gives, kept in ``folder`` until the ears are others.
+
+    Raises:
+        ConfigError: when the run's encoder is none of the ears.
+        DataError: when the run is not finished, or a sound or what is kept is damaged.
+        OutputError: when ``folder`` cannot be written to.
+    """
+    ears = load_encoder(encoder_run)
+    if not isinstance(ears, Ears):
+        raise ConfigError(f"{encoder_run} has no ears: train them with --preset everyday")
+    own = sha256_of(encoder_run / "encoder.safetensors")
+    path = folder / f"kinds-{split}.npz"
+    try:
+        if path.exists():
+            with np.load(path) as kept:
+                if str(kept["encoder"]) == own:
+                    return KindSeconds(**{f.name: kept[f.name] for f in fields(KindSeconds)})
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is damaged: remove it, and it is made anew") from error
+    found = hear_kinds(ears, everyday, bench, split, tell=tell)
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, encoder=own, **{f.name: getattr(found, f.name) for f in fields(found)})
+    return found
 
 
 def _joined(parts: Sequence[KindSeconds]) -> KindSeconds:
