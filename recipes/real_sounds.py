@@ -57,7 +57,7 @@ from soundsight.evaluation.probes import fit_probe, neighbour_votes
 from soundsight.media import audio
 from soundsight.media.segments import Segment, segments_of
 from soundsight.pairs.bench import SUBJECTS, Bench, find_bench
-from soundsight.runtime.critic import State
+from soundsight.runtime.states import State
 from soundsight.runtime.translator import Translator
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
 from steps import arguments, command_line, recordings, table

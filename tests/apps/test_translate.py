@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from soundsight.apps.cli import build_app
-from soundsight.runtime.critic import CALM_LEVEL
+from soundsight.runtime.states import CALM_LEVEL
 from soundsight.runtime.translator import Translator
 
 

@@ -23,7 +23,7 @@ from soundsight.apps.server import protocol
 from soundsight.apps.server.engine import jpeg
 from soundsight.core.units import RATE_HZ
 from soundsight.media import audio
-from soundsight.runtime.critic import State
+from soundsight.runtime.states import State
 from soundsight.views.story import sureness
 
 playwright = pytest.importorskip("playwright.sync_api")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soundsight.runtime.critic import State
+from soundsight.runtime.states import State
 from soundsight.views import story as views
 from soundsight.views.drawing import heat
 from soundsight.views.story import Story, StoryEvent, story_json, sureness

@@ -19,7 +19,7 @@ from soundsight.evaluation.seconds import (
 )
 from soundsight.evaluation.stored import BASELINE
 from soundsight.pairs.bench import SUBJECTS
-from soundsight.runtime.critic import INAUDIBLE_LEVEL
+from soundsight.runtime.states import INAUDIBLE_LEVEL
 from soundsight.training.judge_tables import FLOOR
 
 REAL_PHOTOS = "real photos"

@@ -18,7 +18,7 @@ from soundsight.core.units import SEGMENT_SAMPLES
 from soundsight.evaluation.judging import Judges, columns_of
 from soundsight.media.mel import log_mel
 from soundsight.pairs.bench import SUBJECTS, Bench, photo_subject
-from soundsight.runtime.critic import INAUDIBLE_LEVEL
+from soundsight.runtime.states import INAUDIBLE_LEVEL
 from soundsight.training.uninformative import (
     EARLY,
     KINDS,

@@ -38,7 +38,8 @@ SCHEDULES = ("modern", "published")
 _NETWORKS = {"contrastive": SoundEncoder, "autoencoder": Autoencoder}
 
 AudioEncoder = Autoencoder | SoundEncoder
-"""Either has ``encode(mel [n, 1, 128, 100]) -> [n, E]`` and ``embedding_size``."""
+"""Either has ``encode(mel [n, 1, 128, 100]) -> [n, E]`` with ``embedding_size`` E, and
+``features(mel) -> [n, F]`` with ``feature_size`` F, what the embedding is made from."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ import soundsight
 from soundsight import Client, Translator
 from soundsight.apps.client import is_this_machine
 from soundsight.core.errors import AudioError, ConfigError, OutputError, ServerError
-from soundsight.runtime.critic import State
+from soundsight.runtime.states import State
 
 RATE = 16_000
 

@@ -20,8 +20,8 @@ from soundsight.apps.server.metrics import Metrics
 from soundsight.core.errors import AudioError
 from soundsight.media.mel import MelConfig
 from soundsight.media.segments import Segment
-from soundsight.runtime.critic import State
 from soundsight.runtime.listener import Heard
+from soundsight.runtime.states import State
 from soundsight.runtime.stream import LiveCutter
 
 PATIENCE_S = 60

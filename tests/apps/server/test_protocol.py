@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from soundsight.apps.server import protocol
 from soundsight.apps.server.protocol import Close, ProtocolError, SampleFormat, SoundFrame
-from soundsight.runtime.critic import State
+from soundsight.runtime.states import State
 
 
 def facts(**values: Any) -> protocol.WindowFacts:
