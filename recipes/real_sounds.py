@@ -171,15 +171,13 @@ def shown(bench: Bench, model: Path, judges: Path | None) -> list[list[object]]:
     rows: list[list[object]] = []
     for name in sorted(of_class, key=lambda n: (n not in KNOWN, n)):
         counts = dict.fromkeys(State, 0)
-        unfamiliar, loudest, right = 0, 0, []
+        whole_shown, right = 0, []
         for samples in of_class[name]:
             whole = translator.translate(samples, RATE_HZ)
-            loudest += whole.state[0] is State.PICTURE
+            whole_shown += whole.state[0].is_known
             for segment in seconds(samples):
                 result = translator.translate_segment(segment)
                 counts[result.state[0]] += 1
-                if result.state[0] is State.NOTHING_RECOGNISABLE:
-                    unfamiliar += bool(np.isnan(result.informativity[0]))
                 if result.state[0] is State.PICTURE and name in KNOWN and classifier is not None:
                     seen = int(classifier.probabilities(result.images)[0].argmax())
                     right.append(SUBJECTS[seen] == KNOWN[name])
@@ -187,11 +185,10 @@ def shown(bench: Bench, model: Path, judges: Path | None) -> list[list[object]]:
         rows.append(
             [
                 f"{name} ({KNOWN[name]})" if name in KNOWN else name, total,
-                *(f"{100 * n / total:.0f}" for n in (
-                    counts[State.PICTURE], counts[State.QUIET], unfamiliar,
-                    counts[State.NOTHING_RECOGNISABLE] - unfamiliar)),
+                *(f"{100 * counts[state] / total:.0f}" for state in (
+                    State.PICTURE, State.NAMED, State.QUIET, State.NOTHING_RECOGNISABLE)),
                 f"{100 * np.mean(right):.0f}" if right else "",
-                f"{100 * loudest / len(of_class[name]):.0f}",
+                f"{100 * whole_shown / len(of_class[name]):.0f}",
             ]
         )  # fmt: skip
     return rows
@@ -331,8 +328,8 @@ def main() -> None:
                 "probe, second, %", "probe, recording, %"]  # fmt: skip
         parts.append(table(head, recognised(bench, args.encoder)) + "\n")
     if args.model is not None:
-        head = ["", "seconds", "shown, %", "quiet, %", "unfamiliar, %", "refused by the critic, %",
-                "of what is shown, right, %", "loudest seconds shown, %"]  # fmt: skip
+        head = ["", "seconds", "drawn, %", "named, %", "quiet, %", "unfamiliar, %",
+                "of what is drawn, right, %", "recordings drawn or named, %"]  # fmt: skip
         parts.append(table(head, shown(bench, args.model, args.judges)) + "\n")
     if args.files is not None:
         model = None if args.files == "bundled" else Path(args.files)
