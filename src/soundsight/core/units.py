@@ -42,6 +42,9 @@ CLIP_SCALE_S = 10.0
 CLIP_MAX_S = 10.5
 """Longest sound that counts as one clip: encoders pad a clip of 10 s by some hundredths."""
 
+INAUDIBLE_LEVEL = 2.0
+"""A second whose mean level is below this, of 255, is as good as silent."""
+
 
 def to_unit(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Map 8-bit levels 0..255 to the networks' range [-1, 1] (any shape)."""

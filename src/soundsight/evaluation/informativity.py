@@ -59,6 +59,7 @@ def shares(
     by_video: bool = False,
     together: bool = False,
     resamples: int = RESAMPLES,
+    among: Sequence[str] = SUBJECTS,
 ) -> Shares:
     """Average by class and over classes, with 95 % percentile bootstrap intervals over videos.
 
@@ -74,6 +75,7 @@ def shares(
         together: classes share their videos (one picture is shown to every judge): a resample draws
             videos once for all classes.
         resamples: number of bootstrap resamples.
+        among: the classes, in their order.
 
     Returns:
         One entry a class present and ``mean``; empty without values.
@@ -83,7 +85,7 @@ def shares(
     result: Shares = {}
     points: list[float] = []
     draws: list[NDArray[np.float64]] = []
-    for number, subject in enumerate(SUBJECTS):
+    for number, subject in enumerate(among):
         mine = of_class == subject
         if not mine.any():
             continue
@@ -116,14 +118,16 @@ def audible(mels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return heard
 
 
-def shuffled(subjects: Sequence[str], seed: int) -> NDArray[np.int64] | None:
+def shuffled(
+    subjects: Sequence[str], seed: int, all_classes: Sequence[str] = SUBJECTS
+) -> NDArray[np.int64] | None:
     """Give every sound the picture of a sound of another class, each picture once.
 
     Returns:
         int64 [n], a permutation without any class mapped to itself; None when there is none
         because one class holds more than half of the sounds.
     """
-    classes = columns_of(subjects)
+    classes = columns_of(subjects, all_classes)
     n = len(classes)
     if n == 0 or 2 * int(np.bincount(classes).max()) > n:
         return None

@@ -68,7 +68,7 @@ class LinearProbe:
         self.penalty = penalty
 
     def probabilities(self, embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return class probabilities [n, 5] of embeddings [n, E], columns as ``SUBJECTS``."""
+        """Return class probabilities [n, classes] of embeddings [n, E]."""
         standard = (embeddings - self._mean) / self._scale
         scores = standard @ self._weights[:-1] + self._weights[-1]
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -83,6 +83,8 @@ def fit_probe(
     val_classes: NDArray[np.int64],
     *,
     penalties: Sequence[float] = PENALTIES,
+    count: int = len(SUBJECTS),
+    balanced: bool = False,
 ) -> LinearProbe:
     """Fit logistic regression (mean cross entropy + penalty / 2 * squared weights, by L-BFGS).
 
@@ -92,6 +94,9 @@ def fit_probe(
         val: embeddings [n, E], which choose the penalty by their cross entropy.
         val_classes: the class of each, [n].
         penalties: to choose from, all above 0; each fit starts where the one before ended.
+        count: classes; those of the bench by default.
+        balanced: every class weighs the same, in the fit and in the choice, however many seconds
+            it has.
 
     Raises:
         DataError: when an embedding is not finite.
@@ -104,14 +109,16 @@ def fit_probe(
     standard = (train - mean) / scale
     variances, axes = np.linalg.eigh(standard.T @ standard / len(standard))
     turned, y = torch.from_numpy(standard @ axes), torch.from_numpy(classes)
-    weights = torch.zeros((len(axes) + 1, len(SUBJECTS)), dtype=torch.float64)
+    weights = torch.zeros((len(axes) + 1, count), dtype=torch.float64)
+    share = torch.from_numpy(_weights(classes, count, balanced))
+    val_share = _weights(val_classes, count, balanced)
     fits: list[tuple[float, LinearProbe]] = []
     for penalty in penalties:
-        weights = _fit(turned, torch.from_numpy(variances), y, penalty, weights)
+        weights = _fit(turned, torch.from_numpy(variances), y, share, penalty, weights)
         own_axes = np.concatenate([axes @ weights[:-1].numpy(), weights[-1:].numpy()])
         probe = LinearProbe(mean, scale, own_axes, penalty)
         right = probe.probabilities(val)[np.arange(len(val)), val_classes]
-        fits.append((float(-np.log(np.maximum(right, 1e-12)).mean()), probe))
+        fits.append((float(-np.log(np.maximum(right, 1e-12)) @ val_share), probe))
     return min(fits, key=lambda fitted: fitted[0])[1]
 
 
@@ -119,13 +126,14 @@ def _fit(
     turned: torch.Tensor,
     variances: torch.Tensor,
     y: torch.Tensor,
+    share: torch.Tensor,
     penalty: float,
     start: torch.Tensor,
 ) -> torch.Tensor:
-    """Fit weights [E + 1, 5], the bias last, to embeddings along their principal axes."""
+    """Fit weights [E + 1, classes], the bias last, to embeddings along their principal axes."""
     # A young encoder's dimensions all say nearly the same, and L-BFGS would creep. Weights are
     # moved in units in which the loss bends equally along every axis; what it is stays the same.
-    bend = torch.sqrt(variances.clamp(min=0) / len(SUBJECTS) + penalty)
+    bend = torch.sqrt(variances.clamp(min=0) / start.shape[1] + penalty)
     units = torch.cat([1 / bend, torch.ones(1, dtype=bend.dtype)])[:, None]
     moved = (start / units).requires_grad_()
     optimizer = torch.optim.LBFGS(
@@ -136,7 +144,8 @@ def _fit(
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
         weights = moved * units
-        value = torch.nn.functional.cross_entropy(turned @ weights[:-1] + weights[-1], y)
+        scores = turned @ weights[:-1] + weights[-1]
+        value = torch.nn.functional.cross_entropy(scores, y, reduction="none") @ share
         # The bias is free.
         value = value + penalty / 2 * weights[:-1].square().sum()
         value.backward()
@@ -144,6 +153,14 @@ def _fit(
 
     optimizer.step(loss)
     return (moved * units).detach()
+
+
+def _weights(classes: NDArray[np.int64], count: int, balanced: bool) -> NDArray[np.float64]:
+    """Return what each row weighs; together 1."""
+    if not balanced:
+        return np.full(len(classes), 1.0 / max(1, len(classes)))
+    weights: NDArray[np.float64] = 1.0 / np.bincount(classes, minlength=count)[classes]
+    return weights / weights.sum()
 
 
 def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -73,7 +73,8 @@ def _stages(in_maps: int, maps: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _unit_rms(x: Tensor) -> Tensor:
+def unit_rms(x: Tensor) -> Tensor:
+    """Scale each row of x [n, e] to a root mean square of 1."""
     return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)
 
 
@@ -98,7 +99,7 @@ class SoundEncoder(nn.Module):
 
     def forward(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n e"]:
         """Return embeddings whose root mean square is 1."""
-        return _unit_rms(self.project(self.dropout(self.features(mel))))
+        return unit_rms(self.project(self.dropout(self.features(mel))))
 
     def encode(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n e"]:
         """The same as ``forward``; every audio encoder has this method."""
@@ -121,7 +122,7 @@ class PictureEncoder(nn.Module):
             image = F.interpolate(image, size=(self.picture_px, self.picture_px), mode="area")
         x = self.stages(image)
         x = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
-        return _unit_rms(self.project(self.dropout(x)))
+        return unit_rms(self.project(self.dropout(x)))
 
 
 class ContrastivePair(nn.Module):

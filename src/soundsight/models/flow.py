@@ -97,12 +97,11 @@ class _Block(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width)
         )
-        self.listen = nn.Sequential(
-            nn.Linear(width, config.rank), nn.Linear(config.rank, 6 * width)
-        )
+        told = nn.Linear(config.rank, 6 * width)
         # A block begins as the identity.
-        nn.init.zeros_(self.listen[1].weight)
-        nn.init.zeros_(self.listen[1].bias)
+        nn.init.zeros_(told.weight)
+        nn.init.zeros_(told.bias)
+        self.listen = nn.Sequential(nn.Linear(width, config.rank), told)
 
     def forward(
         self, x: Float[Tensor, "n p w"], condition: Float[Tensor, "n w"]

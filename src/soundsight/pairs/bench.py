@@ -55,7 +55,9 @@ class Pair:
     """Member name of the photo."""
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
+    """Where a file lies in a tar."""
+
     tar: Path
     offset: int
     size: int
@@ -102,7 +104,7 @@ class Bench:
         Raises:
             DataError: on an unknown split or a damaged table.
         """
-        return list(self._pairs[_known(split)])
+        return list(self._pairs[known_split(split)])
 
     def pairs_of_every_class(self, split: str, who: str) -> list[Pair]:
         """Return the pairs of ``split`` for one who needs all classes ("evaluation", "judges").
@@ -127,7 +129,7 @@ class Bench:
         Raises:
             DataError: on an unknown split or a damaged tar.
         """
-        return sorted(self._photos[_known(split)])
+        return sorted(self._photos[known_split(split)])
 
     def spectrogram(self, name: str) -> NDArray[np.uint8]:
         """Read one log-mel: uint8 [128, 100], row 0 = highest band, 0 quiet .. 255 loud.
@@ -138,7 +140,7 @@ class Bench:
         place = self._spectrograms.get(name)
         if place is None:
             raise self._missing(name, "vegas-audio")
-        return _decode(place, name, "L", (N_MELS, FRAMES_PER_SEGMENT))
+        return decode_picture(place, name, "L", (N_MELS, FRAMES_PER_SEGMENT))
 
     def photo(self, member: str) -> NDArray[np.uint8]:
         """Read one photo: uint8 [96, 96, 3], RGB.
@@ -148,7 +150,7 @@ class Bench:
         """
         for places in self._photos.values():
             if member in places:
-                return _decode(places[member], member, "RGB", (IMAGE_PX, IMAGE_PX, 3))
+                return decode_picture(places[member], member, "RGB", (IMAGE_PX, IMAGE_PX, 3))
         raise self._missing(member, "photos")
 
     @cached_property
@@ -182,8 +184,8 @@ class Bench:
         return table
 
     @cached_property
-    def _spectrograms(self) -> dict[str, _Place]:
-        places: dict[str, _Place] = {}
+    def _spectrograms(self) -> dict[str, Place]:
+        places: dict[str, Place] = {}
         for split in SPLITS:
             tars = sorted((self.root / "vegas-audio").glob(f"{split}-*.tar"))
             if not tars:
@@ -191,12 +193,12 @@ class Bench:
                     f"the bench at {self.root} is incomplete: no vegas-audio/{split}-*.tar"
                 )
             for tar in tars:
-                places |= _index(tar)
+                places |= index_tar(tar)
         return places
 
     @cached_property
-    def _photos(self) -> dict[str, dict[str, _Place]]:
-        index = {split: _index(self.root / "photos" / f"{split}.tar") for split in SPLITS}
+    def _photos(self) -> dict[str, dict[str, Place]]:
+        index = {split: index_tar(self.root / "photos" / f"{split}.tar") for split in SPLITS}
         for split, places in index.items():
             for member in places:
                 if member.split("/")[0] not in SUBJECTS:
@@ -243,15 +245,24 @@ def fold_of(name: str, folds: int = 2) -> int:
     return int.from_bytes(digest, "little") % folds
 
 
-def _known(split: str) -> str:
+def known_split(split: str) -> str:
+    """Return ``split``.
+
+    Raises:
+        DataError: when there is no such split.
+    """
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
     return split
 
 
-def _index(path: Path) -> dict[str, _Place]:
-    """Walk the headers of a tar and return where each regular file lies."""
-    places: dict[str, _Place] = {}
+def index_tar(path: Path) -> dict[str, Place]:
+    """Walk the headers of a tar and return where each regular file lies.
+
+    Raises:
+        DataError: when it is missing, truncated or damaged.
+    """
+    places: dict[str, Place] = {}
     try:
         size = path.stat().st_size
         end = 0
@@ -261,10 +272,10 @@ def _index(path: Path) -> dict[str, _Place]:
                 if end > size:
                     raise DataError(f"{path} is truncated: {member.name} is cut off")
                 if member.isfile():
-                    places[member.name] = _Place(path, member.offset_data, member.size)
+                    places[member.name] = Place(path, member.offset_data, member.size)
     except (OSError, tarfile.TarError) as error:
         if not os.path.exists(path):
-            raise DataError(f"the bench is incomplete: {path} is missing") from error
+            raise DataError(f"{path} is missing") from error
         raise DataError(f"{path} is no readable tar: {error}") from error
     # A tar ends in zero blocks; one cut exactly between two members lacks them.
     if end + _TAR_BLOCK > size:
@@ -272,7 +283,12 @@ def _index(path: Path) -> dict[str, _Place]:
     return places
 
 
-def _decode(place: _Place, name: str, mode: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def decode_picture(place: Place, name: str, mode: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Read a picture out of a tar, in the mode and of the shape that are expected of it.
+
+    Raises:
+        DataError: when it is no picture, or of another size.
+    """
     try:
         handle = os.open(place.tar, os.O_RDONLY)
         try:

@@ -24,7 +24,14 @@ from soundsight.runtime import model_folder
 from soundsight.runtime.model_folder import ModelInfo
 from soundsight.runtime.naming import Guess, Names, confidence_of
 from soundsight.runtime.session import ImagineSession
-from soundsight.runtime.states import SoundMemory, State, calm_picture, is_quiet, is_unfamiliar
+from soundsight.runtime.states import (
+    INAUDIBLE_LEVEL,
+    SoundMemory,
+    State,
+    calm_picture,
+    is_quiet,
+    is_unfamiliar,
+)
 from soundsight.runtime.stream import (
     SecondCutter,
     Sound,
@@ -322,17 +329,30 @@ class Translator:
             mel: uint8 [128, 100].
         """
         embedding, features = self.session.embed(units.to_unit(mel[None])[:, None])
-        names = self.names
-        return Second(
-            embedding=embedding[0],
-            shares=np.ones(1, np.float32) if names is None else names.probabilities(embedding)[0],
-            familiarity=float(self.memory.familiarity(features)[0]),
-        )
+        familiarity = self.memory.familiarity(features)
+        # Without names there is one kind, and the most familiar seconds are the surest of it.
+        shares = np.nan_to_num(familiarity, nan=1.0)
+        if self.names is not None:
+            shares = self.names.probabilities(embedding)[0]
+        return Second(embedding=embedding[0], shares=shares, familiarity=float(familiarity[0]))
 
     def familiarity(self, mels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Tell how familiar sounds are: uint8 [n, 128, 100] -> float32 [n] in [0, 1], or NaN."""
         _, features = self.session.embed(units.to_unit(mels)[:, None])
         return self.memory.familiarity(features)
+
+    def draws(self, mels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Tell which seconds, uint8 [n, 128, 100], would be drawn: those that can be heard, are
+        familiar and no alerts; bool [n].
+        """
+
+        def drawn(mel: NDArray[np.uint8]) -> bool:
+            if float(mel.mean()) < INAUDIBLE_LEVEL:
+                return False
+            heard = self.hear(mel)
+            return not self._is_unfamiliar(heard) and not self.guess(heard).is_alert
+
+        return np.array([drawn(mel) for mel in mels], np.bool_)
 
     def guess(self, heard: Second, kind: int | None = None) -> Guess:
         """Name a second; without names an empty guess.

@@ -105,6 +105,30 @@ def add_background(
     return (db * (2.0 / range_db) + 1.0).clamp(-1.0, 1.0)
 
 
+def narrow_band(
+    mel: Float[Tensor, "n 1 128 100"], rng: Generator, share: float, rows: tuple[int, int]
+) -> Float[Tensor, "n 1 128 100"]:
+    """Darken the highest bands of a share of the sounds, as a lower sample rate would.
+
+    What is left is scaled up by some of what it lacks to full scale: the loudest point may have
+    lain in what is gone.
+
+    Args:
+        mel: in [-1, 1].
+        rng: source of randomness (on the CPU).
+        share: of the sounds that lose bands.
+        rows: fewest and most bands that are lost, counted from the top.
+    """
+    n, _, bands, _ = mel.shape
+    lost = torch.randint(rows[0], rows[1] + 1, (n,), generator=rng)
+    lost = torch.where(torch.rand(n, generator=rng) < share, lost, 0)
+    dark = torch.arange(bands)[None] < lost[:, None]
+    mel = mel.masked_fill(dark[:, None, :, None].to(mel.device), -1.0)
+    lack = (1.0 - mel.amax(dim=(1, 2, 3))) * _uniform(n, 0.0, 1.0, mel, rng)
+    lift = torch.where((lost > 0).to(mel.device), lack, 0.0)[:, None, None, None]
+    return torch.where(mel > -1.0, mel + lift, mel)
+
+
 def augment_image(
     image: Float[Tensor, "n 3 h w"],
     rng: Generator,

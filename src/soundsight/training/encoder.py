@@ -24,6 +24,7 @@ from soundsight.models.contrastive import (
     ContrastivePair,
     SoundEncoder,
 )
+from soundsight.models.ears import Ears, EarsConfig
 from soundsight.models.presets import preset
 from soundsight.pairs.dataset import PairDataset, batch_indices
 from soundsight.training.augment import add_background, augment_image, augment_mel
@@ -37,8 +38,8 @@ SCHEDULES = ("modern", "published")
 
 _NETWORKS = {"contrastive": SoundEncoder, "autoencoder": Autoencoder}
 
-AudioEncoder = Autoencoder | SoundEncoder
-"""Either has ``encode(mel [n, 1, 128, 100]) -> [n, E]`` with ``embedding_size`` E, and
+AudioEncoder = Autoencoder | SoundEncoder | Ears
+"""Each has ``encode(mel [n, 1, 128, 100]) -> [n, E]`` with ``embedding_size`` E, and
 ``features(mel) -> [n, F]`` with ``feature_size`` F, what the embedding is made from."""
 
 
@@ -301,8 +302,11 @@ def load_encoder(folder: Path) -> AudioEncoder:
     _, meta = read_tensors(path)
     network: AudioEncoder
     try:
-        kind, sizes = choose("encoder", meta["kind"], _NETWORKS), meta["network"]
-        if kind is SoundEncoder:
+        kind = choose("encoder", meta["kind"], {**_NETWORKS, "ears": Ears})
+        sizes = meta["network"]
+        if kind is Ears:
+            network = Ears(from_dict(EarsConfig, sizes))
+        elif kind is SoundEncoder:
             network = SoundEncoder(from_dict(ContrastiveConfig, sizes))
         else:
             network = Autoencoder(from_dict(AutoencoderConfig, sizes))

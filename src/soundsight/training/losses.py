@@ -151,3 +151,70 @@ def info_nce(
     logits = logits.masked_fill(same, float("-inf"))
     target = torch.arange(len(logits), device=logits.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+
+
+def pictures_nce(
+    sound: Float[Tensor, "n e"],
+    picture: Float[Tensor, "n k e"],
+    recording: Int64[Tensor, " n"],
+    photo: Int64[Tensor, "n k"],
+    partner: Int64[Tensor, " n"],
+    share: Float[Tensor, " n"],
+    log_scale: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Symmetric InfoNCE between n sounds, which may be mixtures, and k pictures of each.
+
+    The target of sound i is spread over its own k pictures (``share``) and those of its partner
+    (the rest); that of a picture over the sounds that hold its own. Any other picture of the same
+    recording, and the same photo elsewhere, is no negative and is left out.
+
+    Args:
+        sound: sound embeddings (any length; they are normalised here).
+        picture: embeddings of the pictures of each.
+        recording: id of the recording of each sound.
+        photo: id of each picture.
+        partner: which sound is mixed into each.
+        share: how much of each mixture is the sound itself, in [0, 1].
+        log_scale: natural logarithm of one over the temperature.
+    """
+    n, k = photo.shape
+    logits = F.normalize(sound, dim=1) @ F.normalize(picture.flatten(0, 1), dim=1).T
+    logits = logits * log_scale.exp()
+    rows = torch.arange(n, device=sound.device)
+    mix = torch.zeros(n, n, device=sound.device)
+    mix[rows, rows] = share
+    mix[rows, partner] += 1.0 - share
+    target = mix.repeat_interleave(k, dim=1) / k
+    owner = recording.repeat_interleave(k)
+    flat = photo.flatten()
+    alike = recording[:, None] == owner[None]
+    alike |= recording[partner][:, None] == owner[None]
+    alike |= (photo[:, :, None] == flat).any(dim=1) | (photo[partner][:, :, None] == flat).any(
+        dim=1
+    )
+    logits = logits.masked_fill(alike & (target == 0), -1e4)
+    of_sound = -(target * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    back = target / target.sum(dim=0, keepdim=True)
+    of_picture = -(back * logits.log_softmax(dim=0)).sum(dim=0).mean()
+    return 0.5 * (of_sound + of_picture)
+
+
+def alone_nce(
+    two: Float[Tensor, "n 2 e"], others: Float[Tensor, "m e"], log_scale: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """InfoNCE between two sounds of each of n recordings, against all others of the batch.
+
+    Source: Chen et al. 2020 (NT-Xent).
+
+    Args:
+        two: embeddings of two sounds of each recording (any length).
+        others: embeddings of sounds of other recordings.
+        log_scale: natural logarithm of one over the temperature.
+    """
+    n = len(two)
+    own = F.normalize(two.transpose(0, 1).flatten(0, 1), dim=1)
+    everyone = torch.cat([own, F.normalize(others, dim=1)])
+    logits = own @ everyone.T * log_scale.exp()
+    logits[torch.arange(2 * n), torch.arange(2 * n)] = float("-inf")
+    target = (torch.arange(2 * n, device=two.device) + n) % (2 * n)
+    return F.cross_entropy(logits, target)

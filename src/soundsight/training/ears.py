@@ -1,0 +1,289 @@
+"""Training of the ears: contrast of seconds with photo features, with or without a teacher."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from soundsight.core.config import to_dict
+from soundsight.core.errors import ConfigError
+from soundsight.media.mel import DEFAULT
+from soundsight.models.ears import EarsAndMore, EarsConfig, ears_preset
+from soundsight.pairs.dataset import batch_indices
+from soundsight.pairs.everyday_sounds import bands_above
+from soundsight.training.augment import add_background, augment_mel, narrow_band
+from soundsight.training.checkpoints import save_weights
+from soundsight.training.ears_data import EarsData
+from soundsight.training.ema import Ema
+from soundsight.training.encoder import one_cycle, to_float
+from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last
+from soundsight.training.losses import alone_nce, pictures_nce
+from soundsight.training.machine import Machine
+from soundsight.training.sound_bank import BankConfig
+from soundsight.training.teacher import SCORES
+
+KIND = "ears"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarsTrainingConfig:
+    """Training of the ears.
+
+    Attributes:
+        preset: sizes of the network.
+        learning_rate: AdamW's peak rate.
+        weight_decay: AdamW's.
+        warm_up: share of the steps in which the rate rises; it then falls as a cosine.
+        average: decay of the moving average of the weights, which is what is kept.
+        photos_each: photos that a second meets in a step.
+        alone: share of a batch that are sounds without photos, which meet each other.
+        alone_weight: weight of their contrast.
+        teacher: hash of the teacher's file; empty for none.
+        teacher_weight: weight of the squared error of its scores.
+        mixed: share of the seconds that are mixed with another one of the batch.
+        clean: share of the seconds that are taken as they are, not from a copy.
+        narrow: share of the bench's seconds that lose their highest bands.
+        other_sounds: share of the seconds with another one behind them (``add_background``).
+        noise: share with steady noise behind them.
+        tilt: strength of a random microphone's curve over the bands.
+        bank: the copies.
+        loop: steps, batch and seed.
+
+    Raises:
+        ConfigError: when a value is out of range.
+    """
+
+    preset: str = "everyday"
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warm_up: float = 0.05
+    average: float = 0.998
+    photos_each: int = 4
+    alone: float = 0.2
+    alone_weight: float = 0.3
+    teacher: str = ""
+    teacher_weight: float = 2.0
+    mixed: float = 0.5
+    clean: float = 0.1
+    narrow: float = 0.35
+    other_sounds: float = 0.25
+    noise: float = 0.25
+    tilt: float = 0.1
+    bank: BankConfig = field(default_factory=BankConfig)
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=6000, batch_size=192, precision="bf16-mixed")
+    )
+
+    def __post_init__(self) -> None:
+        shares = ("warm_up", "alone", "mixed", "clean", "narrow", "other_sounds", "noise", "tilt")
+        for name in shares:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+        if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.average < 1:
+            raise ConfigError(
+                "learning_rate must be above 0, weight_decay not negative, average in [0, 1)"
+            )
+        if self.photos_each < 1 or self.alone_weight < 0 or self.teacher_weight < 0:
+            raise ConfigError("photos_each must be at least 1, and no weight negative")
+
+
+def in_other_rooms(
+    mel: Float[Tensor, "n 1 128 100"],
+    of_bench: Bool[Tensor, " n"],
+    config: EarsTrainingConfig,
+    rng: torch.Generator,
+) -> Float[Tensor, "n 1 128 100"]:
+    """Put backgrounds behind seconds; the bench's, which have no copies, lose high bands too.
+
+    Args:
+        mel: in [-1, 1].
+        of_bench: which of them are the bench's.
+        config: how often and how much.
+        rng: source of randomness (on the CPU).
+    """
+    mel = add_background(
+        mel, rng, range_db=DEFAULT.range_db, sounds=config.other_sounds, noise=config.noise,
+        tilt=config.tilt,
+    )  # fmt: skip
+    narrow = narrow_band(mel, rng, config.narrow, (bands_above(9000.0), bands_above(3400.0)))
+    return torch.where(of_bench.to(mel.device)[:, None, None, None], narrow, mel)
+
+
+class EarsTask(Task):
+    """Fits ears on numbered seconds and photo features.
+
+    A batch is pairs, then pairs of two seconds (or two copies of one) of recordings without photos.
+
+    Args:
+        config: what to do.
+        data: the seconds, photos and pairs; with the teacher's scores where ``config.teacher``.
+    """
+
+    kind: ClassVar[str] = KIND
+
+    def __init__(self, config: EarsTrainingConfig, data: EarsData) -> None:
+        self.config, self.data = config, data
+        torch.manual_seed(config.loop.seed)
+        sizes = ears_preset(config.preset)
+        self.sizes_of: EarsConfig = replace(sizes, teacher_size=SCORES if config.teacher else 0)
+        self.network = channels_last(EarsAndMore(self.sizes_of))
+        self._standardise_photos()
+        self.average = Ema(self.network, config.average)
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.network.parameters() if p.ndim > 1]},
+            {"params": [p for p in self.network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self._copies = config.bank.copies
+
+    def _standardise_photos(self) -> None:
+        first = torch.from_numpy(self.data.photos[0].astype(np.float32))
+        picture = self.network.picture
+        with torch.no_grad():
+            picture.mean.copy_(first.mean(dim=0))
+            picture.scale.copy_(1.0 / (first.std(dim=0) + 1e-2))
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"ears": self.network, "average": self.average.average}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"ears": self.optimizer}
+
+    def place(self, machine: Machine) -> None:
+        super().place(machine)
+        machine.compile(self.network.ears)
+
+    def step(self, step: int, rng: torch.Generator) -> Scalars:
+        config, loop = self.config, self.config.loop
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * one_cycle(step, loop.steps, config.warm_up)
+        twos = round(loop.batch_size * config.alone / 2) if self.data.alone else 0
+        rows = batch_indices(
+            len(self.data.pair_second), loop.batch_size - 2 * twos, loop.seed, step
+        )
+        parts = self.machine.parts_of(rows, loop.accumulate)
+        self.network.train()
+        alone = twos // (loop.accumulate * self.machine.world)
+        scalars = self.descend(
+            "gradient", self.optimizer, parts, partial(self._loss, alone=alone, rng=rng)
+        )
+        # A temperature under .02 only sharpens what is already memorised.
+        with torch.no_grad():
+            self.network.log_scale.clamp_(max=math.log(50.0))
+        self.average.update(self.network, step)
+        return scalars
+
+    def _loss(
+        self, rows: NDArray[np.int64], *, alone: int, rng: torch.Generator
+    ) -> tuple[Tensor, Scalars]:
+        machine, network, config, data = self.machine, self.network, self.config, self.data
+        n = len(rows)
+        with machine.shared_draws(rng):
+            seconds = np.concatenate([data.pair_second[rows], *self._draw_alone(alone, rng)])
+            copies = torch.randint(1, self._copies + 1, (len(seconds),), generator=rng)
+            copies[torch.rand(len(seconds), generator=rng) < config.clean] = 0
+            levels = torch.from_numpy(data.mels(seconds, copies.numpy()))[:, None]
+            of_bench = torch.from_numpy(seconds >= len(data.bank))
+            mel = to_float(levels.to(machine.device))
+            mel = augment_mel(in_other_rooms(mel, of_bench, config, rng), rng)
+            share = self._shares(n, rng).to(machine.device)
+            photos, pooled = self._draw_photos(rows, rng)
+        mel[:n] = mel[:n].lerp(mel[:n].flip(0), 1.0 - share[:, None, None, None])
+        with machine.autocast():
+            sound = network.ears(mel).float()
+            picture = network.picture(pooled.to(machine.device)).float()
+        recording = torch.from_numpy(data.pair_recording[rows]).to(machine.device)
+        partner = torch.arange(n, device=machine.device).flip(0) + n * machine.rank
+        contrast = pictures_nce(
+            machine.all_rows(sound[:n]), machine.all_rows(picture), machine.all_rows(recording),
+            machine.all_rows(photos.to(machine.device)), machine.all_rows(partner),
+            machine.all_rows(share), network.log_scale,
+        )  # fmt: skip
+        loss = contrast
+        scalars = {"loss": contrast.detach()}
+        if alone:
+            two = machine.all_rows(sound[n:].unflatten(0, (2, alone)).transpose(0, 1).contiguous())
+            own = alone_nce(two, machine.all_rows(sound[:n]), network.log_scale)
+            loss = loss + config.alone_weight * own
+            scalars["alone"] = own.detach()
+        if network.reading is not None:
+            error = self._teacher_error(sound, seconds, share)
+            loss = loss + config.teacher_weight * error
+            scalars["teacher"] = error.detach()
+        scalars["temperature"] = (-network.log_scale).exp().detach()
+        return loss, scalars
+
+    def _draw_alone(self, count: int, rng: torch.Generator) -> list[NDArray[np.int64]]:
+        """Two seconds of each of ``count`` recordings without photos: two arrays [count]."""
+        chosen = torch.randperm(len(self.data.alone), generator=rng)[:count].tolist()
+        draws = torch.rand(2, count, generator=rng).numpy()
+        return [
+            np.array(
+                [self.data.alone[c][int(d * len(self.data.alone[c]))]
+                 for c, d in zip(chosen, row, strict=True)],
+                np.int64,
+            )
+            for row in draws
+        ]  # fmt: skip
+
+    def _shares(self, n: int, rng: torch.Generator) -> Float[Tensor, " n"]:
+        """How much of each second is its own; the rest is that of its partner."""
+        mixed = torch.rand(n, generator=rng) < self.config.mixed
+        return torch.where(mixed, 0.5 + 0.5 * torch.rand(n, generator=rng).sqrt(), 1.0)
+
+    def _draw_photos(
+        self, rows: NDArray[np.int64], rng: torch.Generator
+    ) -> tuple[Int64[Tensor, "n k"], Float[Tensor, "n k p"]]:
+        """The photo of each pair and more of its recording's, each in some view."""
+        data, each = self.data, self.config.photos_each
+        draws = torch.rand(len(rows), each, 2, generator=rng).numpy()
+        photos = np.empty((len(rows), each), np.int64)
+        for place, row in enumerate(rows):
+            own = data.photos_of[data.pair_recording[row]]
+            photos[place] = own[(draws[place, :, 0] * len(own)).astype(np.int64)]
+            photos[place, 0] = data.pair_photo[row]
+        view = (draws[:, :, 1] * len(data.photos)).astype(np.int64)
+        return torch.from_numpy(photos), torch.from_numpy(data.photos[view, photos]).float()
+
+    def _teacher_error(
+        self, sound: Float[Tensor, "m e"], seconds: NDArray[np.int64], share: Float[Tensor, " n"]
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of the scores of what is a waveform."""
+        data, network = self.data, self.network
+        assert data.scores is not None
+        assert network.reading is not None
+        n = len(share)
+        known = torch.from_numpy(seconds < len(data.bank)).to(sound.device)
+        scores = torch.from_numpy(data.scores[np.minimum(seconds, len(data.bank) - 1)])
+        scores = scores.to(sound.device)
+        wanted = scores.clone()
+        wanted[:n] = scores[:n].lerp(scores[:n].flip(0), 1.0 - share[:, None])
+        # A mixture is known where both of its parts are.
+        known[:n] &= known[:n].flip(0) | (share == 1)
+        error = (network.reading(sound) - wanted).square().mean(dim=1)
+        weight = known.to(error.dtype)
+        return (error * weight).sum() / weight.sum().clamp(min=1)
+
+    def finish(self, run: Path) -> None:
+        """Write the averaged ears, the photo side's projection and the teacher's reading."""
+        average = self.average.average
+        about = {"kind": KIND, "preset": self.config.preset, "network": to_dict(self.sizes_of)}
+        save_weights(run / "encoder.safetensors", average.ears, about)
+        temperature = float((-average.log_scale).exp())
+        save_weights(
+            run / "picture_encoder.safetensors", average.picture,
+            {**about, "temperature": temperature},
+        )  # fmt: skip
+        if average.reading is not None:
+            save_weights(run / "teacher_reading.safetensors", average.reading, about)

@@ -1,0 +1,179 @@
+"""What ears are trained on, without a label: seconds by number, photos by number, and who has whom.
+
+Everything lies in one folder beside the runs: the bank of copies, the photos' features, the pairs
+table and the teacher's scores. It is made when it is first needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundsight.core.errors import DataError
+from soundsight.core.runs import atomic_file, sha256_of
+from soundsight.core.units import RATE_HZ
+from soundsight.pairs.bench import Bench
+from soundsight.pairs.everyday import BENCH_PREFIX, SUBJECTS, Everyday, photos_of, read_photo
+from soundsight.pairs.everyday_pairs import EverydayPairs, make_pairs, write_pairs
+from soundsight.pairs.everyday_sounds import HALF_SECOND, read_sound, recording_ids
+from soundsight.training.photo_features import photo_features
+from soundsight.training.sound_bank import BankConfig, SoundBank, open_bank
+from soundsight.training.teacher import Teacher
+
+Tell = Callable[[str, int, int], None]
+
+PAIRS_TABLE = "pairs.csv"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EarsData:
+    """Seconds, photos and pairs, all by number.
+
+    Attributes:
+        bank: the waveforms' seconds, in copies: seconds 0 .. B - 1.
+        spectrograms: the bench's, uint8 [m, 128, 100]: seconds B .. B + m - 1.
+        photos: features of the photos in several views, float16 [views, p, 1280].
+        pair_second: second of each pair, int64 [r].
+        pair_photo: photo of each pair, int64 [r].
+        pair_recording: recording of each pair, int64 [r].
+        photos_of: photos of each recording, a list of int64 arrays.
+        alone: seconds of each recording that has no photos, a list of int64 arrays.
+        alone_recording: number of each such recording, int64.
+        scores: the teacher's, float32 [B, 521], each score with mean 0 and variance 1; or None.
+        digest: a hash of all this.
+    """
+
+    bank: SoundBank
+    spectrograms: NDArray[np.uint8]
+    photos: NDArray[np.float16]
+    pair_second: NDArray[np.int64]
+    pair_photo: NDArray[np.int64]
+    pair_recording: NDArray[np.int64]
+    photos_of: list[NDArray[np.int64]]
+    alone: list[NDArray[np.int64]]
+    alone_recording: NDArray[np.int64]
+    scores: NDArray[np.float32] | None
+    digest: str
+
+    def mels(self, seconds: NDArray[np.int64], copies: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return seconds, those of the bank in the copies that are named: uint8 [n, 128, 100]."""
+        waveform = seconds < len(self.bank)
+        mels = np.empty((len(seconds), *self.spectrograms.shape[1:]), np.uint8)
+        if waveform.any():
+            mels[waveform] = self.bank.take(seconds[waveform], copies[waveform])
+        mels[~waveform] = self.spectrograms[seconds[~waveform] - len(self.bank)]
+        return mels
+
+
+def open_ears_data(
+    folder: Path,
+    everyday: Everyday,
+    bench: Bench,
+    config: BankConfig,
+    *,
+    teacher: Path | None = None,
+    tell: Tell = lambda _what, _done, _of: None,
+) -> EarsData:
+    """Open what ears are trained on, and make what is not there yet.
+
+    Args:
+        folder: where it is kept.
+        everyday: Everyday's folder.
+        bench: the bench beside it.
+        config: of the bank; its seed deals the photos too.
+        teacher: its ONNX file, or None.
+        tell: called with (what, how many done, how many in all).
+
+    Raises:
+        DataError: when data are missing or damaged.
+        ConfigError: when the folder was made with other settings, or the eyes are not installed.
+        OutputError: when ``folder`` cannot be written to.
+    """
+    bank = open_bank(folder, everyday, config, tell)
+    photo_names = sorted(n for of in photos_of(everyday, bench, "train").values() for n in of)
+    features = photo_features(
+        folder, photo_names, lambda name: read_photo(everyday, bench, name), tell=tell
+    )
+    scores = None if teacher is None else _teacher_scores(folder, everyday, bank, teacher, tell)
+
+    table = folder / PAIRS_TABLE
+    if not table.exists():
+        write_pairs(table, make_pairs(everyday, bench, bank.seconds(), "train", seed=config.seed))
+    pairs = EverydayPairs(everyday, bench, table).pairs("train")
+    of_bench = sorted({p.spectrogram for p in pairs if p.spectrogram.startswith(BENCH_PREFIX)})
+    numbers = {
+        f"{bank.sounds[sound].file}@{first // HALF_SECOND}": row
+        for row, (sound, first) in enumerate(zip(bank.sound, bank.first, strict=True))
+    } | {name: len(bank) + row for row, name in enumerate(of_bench)}
+    photo_numbers = {name: row for row, name in enumerate(photo_names)}
+    try:
+        pair_second = np.array([numbers[pair.spectrogram] for pair in pairs], np.int64)
+    except KeyError as error:
+        raise DataError(f"{table} names a second that cannot be heard: {error}") from None
+    pair_photo = np.array([photo_numbers[pair.photo] for pair in pairs], np.int64)
+    # Recordings are told apart over everything, those without photos too.
+    names = [pair.video for pair in pairs] + [sound.recording for sound in bank.sounds]
+    recordings = recording_ids(names)
+    pair_recording, of_sound = recordings[: len(pairs)], recordings[len(pairs) :]
+    dealt: list[NDArray[np.int64]] = [
+        np.zeros(0, np.int64) for _ in range(int(pair_recording.max()) + 1)
+    ]
+    order = np.argsort(pair_recording, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(pair_recording[order])) + 1):
+        dealt[pair_recording[rows[0]]] = np.unique(pair_photo[rows])
+    without = [
+        number for number, sound in enumerate(bank.sounds)
+        if sound.split == "train" and (sound.kind not in SUBJECTS)
+    ]  # fmt: skip
+    groups: dict[int, list[int]] = {}
+    for row in np.flatnonzero(np.isin(bank.sound, without)):
+        groups.setdefault(int(of_sound[bank.sound[row]]), []).append(int(row))
+    digest = sha256_of(table) + str(features.shape) + str(config)
+    return EarsData(
+        bank=bank,
+        spectrograms=np.stack(
+            [bench.spectrogram(name.removeprefix(BENCH_PREFIX)) for name in of_bench]
+        ),
+        photos=features,
+        pair_second=pair_second,
+        pair_photo=pair_photo,
+        pair_recording=pair_recording,
+        photos_of=dealt,
+        alone=[np.array(rows, np.int64) for rows in groups.values()],
+        alone_recording=np.array(list(groups), np.int64),
+        scores=scores,
+        digest=hashlib.sha256(digest.encode()).hexdigest(),
+    )
+
+
+def _teacher_scores(
+    folder: Path, everyday: Everyday, bank: SoundBank, path: Path, tell: Tell
+) -> NDArray[np.float32]:
+    """Return the teacher's standardised scores of the clean seconds: float32 [B, 521]."""
+    kept = folder / "teacher.npy"
+    if not kept.exists():
+        teacher = Teacher(path)
+        rows = []
+        bounds = np.searchsorted(bank.sound, np.arange(len(bank.sounds) + 1))
+        for number, sound in enumerate(bank.sounds):
+            starts_s = bank.first[bounds[number] : bounds[number + 1]] / 100.0
+            if len(starts_s):
+                rows.append(teacher.scores(read_sound(everyday.path(sound)), starts_s))
+            tell("sounds heard by the teacher", number + 1, len(bank.sounds))
+        with atomic_file(kept) as temporary, temporary.open("wb") as file:
+            np.save(file, np.concatenate(rows).astype(np.float16))
+    scores = np.load(kept).astype(np.float32)
+    if len(scores) != len(bank):
+        raise DataError(f"{kept} is of another bank: delete it, and it is made anew")
+    standard: NDArray[np.float32] = (scores - scores.mean(axis=0)) / (scores.std(axis=0) + 1e-3)
+    return standard
+
+
+def seconds_at(samples: int) -> float:
+    """Length of samples at 44.1 kHz, in seconds."""
+    return samples / RATE_HZ

@@ -1,0 +1,87 @@
+"""What frozen eyes see of every photo, kept on disk: several views of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from soundsight.core.errors import DataError
+from soundsight.core.runs import atomic_file, write_json
+from soundsight.models.eyes import POOLED_SIZE, Eyes
+from soundsight.training.augment import augment_image
+
+EYES_PX = 128
+"""Side at which the eyes look at photos of 96 pixels."""
+
+VIEWS = 2
+"""The photo itself, and once with another crop, flip and colour."""
+
+_AT_ONCE = 64
+
+
+@torch.no_grad()
+def look(eyes: Eyes, image: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 1280"]:
+    """Return the pooled features of pictures in [-1, 1], enlarged to what the eyes look at."""
+    large = F.interpolate(
+        image, size=(EYES_PX, EYES_PX), mode="bicubic", align_corners=False, antialias=False
+    )
+    return eyes.pooled(large.clamp(-1, 1))
+
+
+def photo_features(
+    folder: Path,
+    names: Sequence[str],
+    read: Callable[[str], NDArray[np.uint8]],
+    eyes_name: str = "lite0",
+    tell: Callable[[str, int, int], None] = lambda _what, _done, _of: None,
+) -> NDArray[np.float16]:
+    """Return the pooled features of photos in several views, from ``folder`` or made now.
+
+    Args:
+        folder: where they are kept.
+        names: of the photos.
+        read: name -> uint8 [96, 96, 3].
+        eyes_name: whose eyes.
+        tell: called with (what, how many done, how many in all).
+
+    Returns:
+        float16 [2, n, 1280]; the first view is the photo itself.
+
+    Raises:
+        ConfigError: when the eyes are not installed.
+        DataError: when a photo or what is kept is damaged.
+        OutputError: when ``folder`` cannot be written to.
+    """
+    eyes = Eyes.load(eyes_name)
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    about = {"eyes": eyes.sha256, "photos": digest, "views": VIEWS, "px": EYES_PX}
+    path, told = folder / "photos.npy", folder / "photos.json"
+    try:
+        if told.exists() and json.loads(told.read_text("utf-8")) == about:
+            kept: NDArray[np.float16] = np.load(path)
+            return kept
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    features = np.empty((VIEWS, len(names), POOLED_SIZE), np.float16)
+    for start in range(0, len(names), _AT_ONCE):
+        part = slice(start, min(start + _AT_ONCE, len(names)))
+        levels = torch.from_numpy(np.stack([read(name) for name in names[part]]))
+        image = levels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        for view in range(VIEWS):
+            rng = torch.Generator().manual_seed(VIEWS * start + view)
+            seen = augment_image(image, rng, zoom=0.3) if view else image
+            features[view, part] = look(eyes, seen).half().numpy()
+        tell("photos seen", part.stop, len(names))
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, features)
+    write_json(told, about)
+    return features

@@ -1,0 +1,263 @@
+"""Copies of a recording as other rooms, microphones and codings would have given it.
+
+Sources of sound sound differently (level, band, noise floor, room, coding), and a network would
+learn the source in place of the sound. Each copy therefore draws its own: pitch and pace, another
+recording or noise behind it, a room, an equaliser, a band, a level, a codec.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from soundsight.core.errors import ConfigError
+from soundsight.core.units import RATE_HZ
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyConfig:
+    """How often a copy gets what.
+
+    Attributes:
+        narrow_8khz: share of the copies whose band ends below 4 kHz, as at a rate of 8 kHz.
+        narrow_16khz: share whose band ends below 8 kHz, as at a rate of 16 kHz.
+        narrow_any: share whose band ends anywhere between 4.5 and 10.5 kHz.
+        pace: share played faster or slower, by at most a tenth.
+        behind: share with another recording behind them, 6 to 26 dB lower.
+        noise: share with steady noise behind them, 3 to 40 dB lower.
+        room: share in a room with .1 to .9 s of reverberation.
+        equaliser: share with a smooth curve over the bands, with a standard deviation of 6 dB.
+        low_cut: share without what lies under 40 to 400 Hz.
+        codec: share that went through MP3 or Opus.
+        coarse: share with 6 to 10 bits a sample.
+        clipped: share that is driven into clipping.
+        offset: share with a constant added.
+        jpeg: share of the seconds whose log-mel went through JPEG, as those of the bench did.
+
+    Raises:
+        ConfigError: when a share is not one, or the three bands are more than all copies.
+    """
+
+    narrow_8khz: float = 0.18
+    narrow_16khz: float = 0.14
+    narrow_any: float = 0.12
+    pace: float = 0.3
+    behind: float = 0.35
+    noise: float = 0.4
+    room: float = 0.4
+    equaliser: float = 0.7
+    low_cut: float = 0.3
+    codec: float = 0.2
+    coarse: float = 0.08
+    clipped: float = 0.12
+    offset: float = 0.05
+    jpeg: float = 0.6
+
+    def __post_init__(self) -> None:
+        for name, share in vars(self).items():
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1], not {share}")
+        if self.narrow_8khz + self.narrow_16khz + self.narrow_any > 1:
+            raise ConfigError("narrow_8khz, narrow_16khz and narrow_any are shares of one whole")
+
+
+def copy_of(
+    samples: Samples, behind: Samples, rng: np.random.Generator, config: CopyConfig
+) -> Samples:
+    """Return a copy of a recording, as another room, microphone and coding would have given it.
+
+    Args:
+        samples: float32 [t] mono at 44.1 kHz.
+        behind: another recording, which may sound behind it.
+        rng: source of every draw.
+        config: how often it gets what.
+
+    Returns:
+        float32, about as long.
+    """
+
+    def chosen(share: float) -> bool:
+        return bool(rng.random() < share)
+
+    sound = samples
+    if chosen(config.pace):
+        sound = _paced(sound, float(rng.uniform(0.9, 1.1)))
+    sound = sound / max(_rms(sound), 1e-6)
+    if chosen(config.behind):
+        sound = _with_behind(sound, behind, rng)
+    spectrum_changes = _band_and_curve(len(sound), rng, config)
+    if chosen(config.room):
+        sound = _in_room(sound, rng)
+    if chosen(config.noise):
+        sound = sound + _noise(len(sound), rng)
+    sound = _filtered(sound, spectrum_changes)
+    peak = max(float(np.abs(sound).max()), 1e-6)
+    sound = sound * np.float32(10 ** rng.uniform(-1.5, -0.02) / peak)
+    if chosen(config.clipped):
+        sound = sound / max(float(np.abs(sound).max()), 1e-6) * np.float32(rng.uniform(1.5, 6))
+        sound = np.clip(sound, -1, 1)
+    if chosen(config.coarse):
+        steps = np.float32(2 ** rng.uniform(5, 9))
+        loudest = max(float(np.abs(sound).max()), 1e-6)
+        sound = np.rint(sound / loudest * steps) / steps * loudest
+    if chosen(config.codec):
+        sound = through_codec(sound, rng)
+    if chosen(config.offset):
+        sound = sound + np.float32(rng.uniform(-0.1, 0.1))
+    return np.ascontiguousarray(sound, np.float32)
+
+
+def through_jpeg(mel: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """Return what JPEG of a quality (1 .. 95) makes of a log-mel, uint8 [128, 100]."""
+    stream = io.BytesIO()
+    Image.fromarray(mel).save(stream, format="JPEG", quality=quality)
+    with Image.open(stream) as picture:
+        return np.asarray(picture, np.uint8)
+
+
+def through_codec(samples: Samples, rng: np.random.Generator) -> Samples:
+    """Return what MP3 or Opus, at a rate and a bit rate that are drawn, makes of samples [t]."""
+    import soxr
+
+    from soundsight.media.container import quiet_av
+
+    codec = str(rng.choice(["libmp3lame", "libopus"]))
+    rates = (16_000, 22_050, 32_000, 44_100) if codec == "libmp3lame" else (8_000, 16_000, 48_000)
+    rate = int(rng.choice(rates))
+    bit_rate = int(rng.choice([24_000, 32_000, 48_000, 64_000]))
+    av = quiet_av()
+    coded = soxr.resample(samples, RATE_HZ, rate)
+    memory = io.BytesIO()
+    with av.open(memory, "w", format="mp3" if codec == "libmp3lame" else "ogg") as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        stream.bit_rate = bit_rate
+        frame = av.AudioFrame.from_ndarray(
+            np.clip(coded, -1, 1).astype(np.float32)[None], format="fltp", layout="mono"
+        )
+        frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=rate)
+        for part in (*resampler.resample(frame), *resampler.resample(None)):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    memory.seek(0)
+    with av.open(memory) as container:
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=RATE_HZ)
+        parts = [
+            out.to_ndarray()[0]
+            for frame in container.decode(audio=0)
+            for out in resampler.resample(frame)
+        ]
+    heard = np.concatenate(parts) if parts else np.zeros(1, np.float32)
+    # A codec may begin with a little silence of its own and end with some.
+    kept = np.zeros(len(samples), np.float32)
+    kept[: len(heard)] = heard[: len(samples)]
+    return kept
+
+
+def _rms(samples: Samples) -> float:
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float32)))) if len(samples) else 0.0
+
+
+def _paced(samples: Samples, factor: float) -> Samples:
+    import soxr
+
+    paced: Samples = soxr.resample(samples, RATE_HZ, round(RATE_HZ * factor))
+    return paced
+
+
+def _with_behind(sound: Samples, behind: Samples, rng: np.random.Generator) -> Samples:
+    """Put a piece of another recording behind one; both have a root mean square of 1."""
+    start = int(rng.integers(len(behind)))
+    repeated = np.resize(np.roll(behind, -start), len(sound))
+    level = 10 ** (-rng.uniform(6, 26) / 20) / max(_rms(repeated), 1e-6)
+    return sound + repeated * np.float32(level)
+
+
+def _noise(count: int, rng: np.random.Generator) -> Samples:
+    """Noise whose power falls with frequency, 3 to 40 dB under a root mean square of 1."""
+    noise = rng.standard_normal(count, dtype=np.float32)
+    slope = np.float32(rng.uniform(0, 0.98))
+    if slope > 0.3:
+        size = _good_length(count)
+        spectrum = np.fft.rfft(noise, size)
+        curve = np.arange(1, size // 2 + 2, dtype=np.float32) / size + np.float32(2e-3)
+        noise = np.fft.irfft(spectrum * curve**-slope, size)[:count].astype(np.float32)
+    return noise * np.float32(10 ** (-rng.uniform(3, 40) / 20) / max(_rms(noise), 1e-6))
+
+
+def _in_room(sound: Samples, rng: np.random.Generator) -> Samples:
+    """Add the decaying noise that a room answers with, -18 to 3 dB against the sound itself."""
+    fall_s = rng.uniform(0.1, 0.9)
+    count = int(fall_s * RATE_HZ)
+    t_s = np.arange(count, dtype=np.float32) / RATE_HZ
+    answer = rng.standard_normal(count, dtype=np.float32) * np.exp(-6.9 * t_s / fall_s)
+    # High tones die first.
+    dull = int(rng.integers(1, 12))
+    answer = np.convolve(answer, np.ones(dull, np.float32) / dull)[:count]
+    gap = int(rng.uniform(0.001, 0.03) * RATE_HZ)
+    level = 10 ** (rng.uniform(-18, 3) / 20) / max(float(np.linalg.norm(answer)), 1e-6)
+    whole = np.zeros(gap + count, np.float32)
+    whole[gap:] = answer * np.float32(level)
+    whole[0] += 1
+    size = _good_length(len(sound) + len(whole))
+    made = np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(whole, size), size)
+    return made[: len(sound)].astype(np.float32)
+
+
+def _band_and_curve(
+    count: int, rng: np.random.Generator, config: CopyConfig
+) -> tuple[int, NDArray[np.float32]]:
+    """Draw a filter: the length of its transform, and its gain at each bin."""
+    size = _good_length(count)
+    f_hz = np.arange(size // 2 + 1, dtype=np.float32) * np.float32(RATE_HZ / size)
+    gain = np.ones(len(f_hz), np.float32)
+    if rng.random() < config.equaliser:
+        at = np.linspace(np.log(60), np.log(12_000), 7)
+        curve_db = np.interp(np.log(np.maximum(f_hz, 20)), at, rng.normal(0, 6, 7))
+        gain *= (10 ** (curve_db / 20)).astype(np.float32)
+    if rng.random() < config.low_cut:
+        low_hz = np.exp(rng.uniform(np.log(40), np.log(400)))
+        gain /= np.sqrt(1 + (low_hz / np.maximum(f_hz, 1)) ** 8)
+    end_hz = _band_end(rng, config)
+    if end_hz:
+        # As steep as the filter of a converter.
+        gain *= np.clip((end_hz - f_hz) / (0.06 * end_hz), 0, 1)
+    return size, gain.astype(np.float32)
+
+
+def _band_end(rng: np.random.Generator, config: CopyConfig) -> float:
+    """Draw where the band ends, in hertz; 0 for nowhere."""
+    draw = rng.random()
+    for share, low_hz, high_hz in (
+        (config.narrow_8khz, 3_300, 4_000),
+        (config.narrow_16khz, 6_500, 8_000),
+        (config.narrow_any, 4_500, 10_500),
+    ):
+        if draw < share:
+            return float(rng.uniform(low_hz, high_hz))
+        draw -= share
+    return 0.0
+
+
+def _filtered(sound: Samples, changes: tuple[int, NDArray[np.float32]]) -> Samples:
+    size, gain = changes
+    made = np.fft.irfft(np.fft.rfft(sound, size) * gain, size)[: len(sound)]
+    return made.astype(np.float32)
+
+
+def _good_length(count: int) -> int:
+    """The next product of a power of two and 1, 3, 5, 9 or 15: transforms of it are quick."""
+    best = 1 << (count - 1).bit_length()
+    for factor in (3, 5, 9, 15):
+        power = 1
+        while factor * power < count:
+            power *= 2
+        best = min(best, factor * power)
+    return best

@@ -1,0 +1,209 @@
+"""The seconds that ears are trained on, on disk: clean, and in copies from other rooms.
+
+Made once, so that a step of training costs only the network. A folder::
+
+    bank.json        seed, config, which sounds
+    seconds.npz      of which sound each second is, and where it begins
+    copy-000.npy     uint8 [n, 128, 100]: the seconds as they are
+    copy-001.npy ..  the same seconds of copies of the recordings (``recording_copies``)
+
+A copy's seconds begin up to a quarter of a second earlier or later than the clean ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundsight.core.config import to_dict
+from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.runs import atomic_file, write_json
+from soundsight.core.units import FRAMES_PER_SEGMENT
+from soundsight.media.mel import log_mel
+from soundsight.media.segments import pad_to_seconds
+from soundsight.pairs.everyday import Everyday, Sound
+from soundsight.pairs.everyday_sounds import HALF_SECOND, Seconds, audible, read_sound, starts_of
+from soundsight.training.recording_copies import CopyConfig, copy_of, through_jpeg
+
+_ABOUT = "bank.json"
+_INDEX = "seconds.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankConfig:
+    """What a bank holds.
+
+    Attributes:
+        copies: copies of every recording, beside the recording itself.
+        seed: of every draw.
+        copy: how often a copy gets what.
+
+    Raises:
+        ConfigError: when ``copies`` is negative.
+    """
+
+    copies: int = 8
+    seed: int = 0
+    copy: CopyConfig = field(default_factory=CopyConfig)
+
+    def __post_init__(self) -> None:
+        if self.copies < 0:
+            raise ConfigError(f"bank.copies must not be negative, but is {self.copies}")
+
+
+class SoundBank:
+    """A finished bank; :func:`open_bank` makes one.
+
+    Attributes:
+        sounds: the sounds.
+        sound: of which sound each second is, int64 [n].
+        first: where each second begins in its sound, int64 [n], in frames of 10 ms.
+    """
+
+    def __init__(self, folder: Path, sounds: Sequence[Sound], copies: int) -> None:
+        self.folder, self.sounds = folder, sounds
+        try:
+            with np.load(folder / _INDEX) as index:
+                self.sound, self.first = index["sound"], index["first"]
+            self._copies = [np.load(_copy(folder, c), mmap_mode="r") for c in range(copies + 1)]
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"the sound bank {folder} is damaged: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.sound)
+
+    @property
+    def copies(self) -> int:
+        """Copies of every second, the clean one not counted."""
+        return len(self._copies) - 1
+
+    def seconds(self) -> Seconds:
+        """Return the clean seconds, and of which sounds they are."""
+        return Seconds(mels=self._copies[0], sound=self.sound, first=self.first, sounds=self.sounds)
+
+    def take(self, rows: NDArray[np.int64], copies: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return seconds, each in the copy that is named (0: clean): uint8 [n, 128, 100]."""
+        return np.stack([self._copies[c][r] for r, c in zip(rows, copies, strict=True)])
+
+
+def open_bank(
+    folder: Path,
+    everyday: Everyday,
+    config: BankConfig,
+    tell: Callable[[str, int, int], None] = lambda _what, _done, _of: None,
+) -> SoundBank:
+    """Open the bank of the train sounds, and make what is not there yet of it.
+
+    Interrupted, the same call goes on with the copy that it was at.
+
+    Args:
+        folder: where it is.
+        everyday: the sounds: those of the kinds, and the others, of train.
+        config: what it holds.
+        tell: called with (what, how many done, how many in all).
+
+    Raises:
+        DataError: when a sound is damaged, or the bank is.
+        ConfigError: when the folder holds another bank.
+        OutputError: when it cannot be written to.
+    """
+    sounds = everyday.sounds("train") + everyday.others("train")
+    names = "".join(f"{s.recording} {s.file}\n" for s in sounds)
+    about = {"config": to_dict(config), "sounds": hashlib.sha256(names.encode()).hexdigest()}
+    _begin(folder, about)
+    missing = [c for c in range(config.copies + 1) if not _copy(folder, c).exists()]
+    if missing or not (folder / _INDEX).exists():
+        samples = []
+        for number, sound in enumerate(sounds):
+            samples.append(read_sound(everyday.path(sound)))
+            tell("sounds read", number + 1, len(sounds))
+        sound, first = _make_clean(folder, samples)
+        for copy in missing:
+            if copy:
+                _make_copy(folder, copy, samples, sound, first, config, tell)
+    return SoundBank(folder, sounds, config.copies)
+
+
+def _copy(folder: Path, copy: int) -> Path:
+    return folder / f"copy-{copy:03d}.npy"
+
+
+def _begin(folder: Path, about: dict[str, Any]) -> None:
+    path = folder / _ABOUT
+    if not path.exists():
+        write_json(path, about)
+        return
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    # More copies may be asked for later: those that are there stay.
+    for one in (found, about):
+        one["config"] = {k: v for k, v in one["config"].items() if k != "copies"}
+    if found != about:
+        raise ConfigError(f"{folder} is a bank of other sounds or settings: choose another folder")
+
+
+def _make_clean(
+    folder: Path, samples: Sequence[NDArray[np.float32]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Write the clean seconds that can be heard, every half second; return which they are."""
+    mels, sounds, firsts = [], [], []
+    for number, one in enumerate(samples):
+        levels = log_mel(one)
+        for start in starts_of(levels.shape[1], HALF_SECOND):
+            mels.append(levels[:, start : start + FRAMES_PER_SEGMENT])
+            sounds.append(number)
+            firsts.append(start)
+    whole = np.stack(mels)
+    heard = audible(whole)
+    sound, first = np.array(sounds, np.int64)[heard], np.array(firsts, np.int64)[heard]
+    _write(_copy(folder, 0), whole[heard])
+    with atomic_file(folder / _INDEX) as temporary, temporary.open("wb") as file:
+        np.savez(file, sound=sound, first=first)
+    return sound, first
+
+
+def _make_copy(
+    folder: Path,
+    copy: int,
+    samples: Sequence[NDArray[np.float32]],
+    sound: NDArray[np.int64],
+    first: NDArray[np.int64],
+    config: BankConfig,
+    tell: Callable[[str, int, int], None],
+) -> None:
+    mels = np.empty((len(sound), *_copy_shape(folder)), np.uint8)
+    bounds = np.searchsorted(sound, np.arange(len(samples) + 1))
+    for number, one in enumerate(samples):
+        rng = np.random.default_rng((config.seed, copy, number))
+        behind = samples[int(rng.integers(len(samples)))]
+        levels = log_mel(pad_to_seconds(copy_of(one, behind, rng, config.copy)))
+        last = levels.shape[1] - FRAMES_PER_SEGMENT
+        pace = levels.shape[1] / max(1, len(one) // 441)
+        for row in range(bounds[number], bounds[number + 1]):
+            start = round(first[row] * pace) + int(rng.integers(-25, 26))
+            start = min(max(start, 0), last)
+            mel = levels[:, start : start + FRAMES_PER_SEGMENT]
+            if rng.random() < config.copy.jpeg:
+                mel = through_jpeg(np.ascontiguousarray(mel), int(rng.integers(55, 96)))
+            mels[row] = mel
+        tell(f"copy {copy} of {config.copies}", number + 1, len(samples))
+    _write(_copy(folder, copy), mels)
+
+
+def _copy_shape(folder: Path) -> tuple[int, ...]:
+    shape: tuple[int, ...] = np.load(_copy(folder, 0), mmap_mode="r").shape[1:]
+    return shape
+
+
+def _write(path: Path, mels: NDArray[np.uint8]) -> None:
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, mels)
