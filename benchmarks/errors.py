@@ -41,9 +41,9 @@ from soundsight.core.errors import SoundsightError
 from soundsight.core.units import RATE_HZ
 from soundsight.pairs.bench import SUBJECTS, find_bench
 from soundsight.runtime import model_folder
+from soundsight.runtime.listener import Heard, Listener, SteadyConfig
 from soundsight.runtime.states import State
 from soundsight.runtime.surest import Second
-from soundsight.runtime.listener import Heard, Listener, SteadyConfig
 from soundsight.runtime.translator import Translator
 from soundsight.training.naming import BENCH_NAMES
 from soundsight.views.story import SURENESS, sureness

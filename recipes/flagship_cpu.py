@@ -38,9 +38,9 @@ def finish(args: argparse.Namespace, out: Path, name: str) -> None:
     common = [*where(args), "--threads", args.threads]
     run("train", "familiarity", "--encoder", out / "encoder", "-o", out / "familiarity", *common)
     run("train", "names", "--encoder", out / "encoder", "-o", out / "names", *common)
-    export = ["export", out / "translator", "--familiarity", out / "familiarity", "--names", out / "names",
-              "--confidence", CONFIDENCE, "--name", name, "--trained-on", TRAINED_ON,
-              "--trainable", "--overwrite"]  # fmt: skip
+    export = ["export", out / "translator", "--familiarity", out / "familiarity",
+              "--names", out / "names", "--confidence", CONFIDENCE, "--name", name,
+              "--trained-on", TRAINED_ON, "--trainable", "--overwrite"]  # fmt: skip
     run(*export, "-o", out / "model")
     measured(args, out / "model", out / "report", "--blind-sheet")
     run(*export, "-o", out / "model", "--report", out / "report" / "report.json")

@@ -98,9 +98,7 @@ def evaluate(
 
     with _one_thread():
         if data is not None and is_everyday(data):
-            _only_for_the_bench(
-                early=early, baseline=baseline, features=features
-            )
+            _only_for_the_bench(early=early, baseline=baseline, features=features)
             if kind == "encoder":
                 raise ConfigError(f"{model} is an encoder: on Everyday a translator is measured")
             _measure_everyday(
@@ -118,9 +116,7 @@ def evaluate(
             return
         from soundsight.evaluation.report import EvaluationConfig
 
-        config = EvaluationConfig(
-            split=split, seed=seed, limit=limit, blind_sheet=blind_sheet
-        )
+        config = EvaluationConfig(split=split, seed=seed, limit=limit, blind_sheet=blind_sheet)
         report = _measure(
             model, bench, out, config, command,
             judges=judges, early=early, baseline=baseline, features=features,

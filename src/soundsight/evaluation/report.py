@@ -46,8 +46,8 @@ from soundsight.evaluation.informativity import (
 )
 from soundsight.evaluation.judging import Judges, PhotoClassifier
 from soundsight.evaluation.measuring import (
-    Draws,
     Drawn,
+    Draws,
     Imagines,
     agreement_by_class,
     classes_and_retrieval,
@@ -171,9 +171,7 @@ def evaluate(
         if list(other.seconds.names) != [pair.spectrogram for pair in pairs]:
             raise ConfigError(f"{baseline} was not measured on the seconds of {bench.root}")
     with atomic_folder(out, overwrite=True, ours=is_report) as place:
-        drawn = draw(
-            translator, pairs, mels, draws, seed=config.seed, tell=tell
-        )
+        drawn = draw(translator, pairs, mels, draws, seed=config.seed, tell=tell)
         figures: dict[str, Figure] = {}
         report: dict[str, Any] = {
             "report_version": REPORT_VERSION,

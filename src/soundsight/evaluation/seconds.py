@@ -56,8 +56,8 @@ class Seconds:
         values: column -> float64 [n]. ``audible`` and ``shown`` (0 or 1) are always there;
             ``accepted`` by the sound's judge, ``score``, ``shuffled`` (the picture of another
             class's sound is accepted), ``shuffled_shown``, what the second judge says with
-            ``second_`` before it, ``right`` (the classifier names the sound's class), its probabilities, and measures of
-            retrieval, where there is such a thing.
+            ``second_`` before it, ``right`` (the classifier names the sound's class), its
+            probabilities, and measures of retrieval, where there is such a thing.
     """
 
     names: Sequence[str]
