@@ -49,7 +49,7 @@ from rich.progress import track
 
 from perturbations import PERTURBATIONS, Samples, noise, room, telephone, untouched
 from soundsight.core.runs import atomic_file, commit
-from soundsight.core.units import RATE_HZ, to_unit
+from soundsight.core.units import RATE_HZ
 from soundsight.evaluation.encoders import hear
 from soundsight.evaluation.informativity import audible
 from soundsight.evaluation.judging import Judges, columns_of
@@ -221,7 +221,7 @@ class Recording:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What the program makes of a file: its state, and what it calls what it draws."""
+    """What the program makes of a file: its state, and what it calls what it recognises."""
 
     state: State
     name: str | None
@@ -265,16 +265,10 @@ def _load(model: Path | None) -> None:
 
 
 def _result(path: Path) -> Result:
-    """Translate a file as the program does: its loudest second."""
+    """Translate a file as the program does."""
     (translator,) = _translator
     found = translator.translate(path)
-    name = None
-    if found.state[0] is State.PICTURE:
-        assert translator.names is not None
-        embedding = translator.session.embed(to_unit(found.mels[:1])[:, None])
-        likely = translator.names.probabilities(embedding)[0]
-        name = translator.names.names[int(likely.argmax())]
-    return Result(state=found.state[0], name=name)
+    return Result(state=found.state[0], name=found.name[0] or None)
 
 
 def results_of(recording: Recording) -> dict[str, Result]:
