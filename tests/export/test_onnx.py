@@ -169,6 +169,7 @@ def fitted_names(size: int) -> FittedNames:
         weights=rng.normal(0, 1, (3, size)).astype(np.float32),
         bias=rng.normal(0, 1, 3).astype(np.float32),
         other=True,
+        alerts=("train",),
     )
     return FittedNames(names=names, figures=figures)
 
@@ -185,11 +186,12 @@ def test_names_and_confidence_go_into_the_folder(folder: Path, tmp_path: Path) -
     assert translator.info.thresholds.confidence == 0.61
     values = json.loads((out / "model.json").read_text("utf-8"))
     assert "names.json" in values["files"]
-    assert values["names"] == ["dog", "train"]
+    assert (values["names"], values["alerts"]) == (["dog", "train"], ["train"])
     assert values["figures"]["names"] == fitted.figures.words()
     card = (out / "CARD.md").read_text("utf-8")
     assert "74.1 % right" in card
     assert "No label and no name reached encoder or generator" in card
+    assert "Of these it only names train" in card
     # A model without names says nothing of them.
     assert json.loads((folder / "model.json").read_text("utf-8"))["thresholds"]["confidence"] == 0.5
     assert "names" not in (folder / "CARD.md").read_text("utf-8")

@@ -236,6 +236,7 @@ def export_networks(
         }
         if names is not None:
             values["names"] = list(names.names.names)
+            values["alerts"] = list(names.names.alerts)
         write_card(folder / "CARD.md", values)
         values["files"] = {
             path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
