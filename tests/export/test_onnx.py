@@ -106,7 +106,7 @@ def test_the_features_are_those_that_the_embedding_is_made_from(folder: Path) ->
 
 
 def test_a_flow_and_its_decoder_export_as_one_generator(tmp_path: Path) -> None:
-    from soundsight.models.decoder import DecoderConfig, LatentDecoder
+    from soundsight.models.decoder import LatentConfig, LatentDecoder
     from soundsight.models.flow import Flow, FlowConfig, FlowGenerator
 
     torch.manual_seed(0)
@@ -117,7 +117,7 @@ def test_a_flow_and_its_decoder_export_as_one_generator(tmp_path: Path) -> None:
     for block in flow.blocks:  # they begin as the identity, which would prove nothing
         torch.nn.init.normal_(block.listen[1].weight, std=0.1)
     torch.nn.init.normal_(flow.out.weight, std=0.1)
-    drawer = FlowGenerator(flow, LatentDecoder(DecoderConfig()), (0.0, 0.5, 1.0), 2.0).eval()
+    drawer = FlowGenerator(flow, LatentDecoder(LatentConfig()), (0.0, 0.5, 1.0), 2.0).eval()
     out = export.export_networks(encoder, drawer, tmp_path / "m", export.ExportConfig(name="flow"))
     translator = Translator.load(out)
     assert (translator.info.noise_size, translator.info.dropout_size) == (drawer.noise_size, 0)
