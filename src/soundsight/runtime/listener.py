@@ -32,9 +32,10 @@ from numpy.typing import NDArray
 
 from soundsight.core import units
 from soundsight.core.errors import ConfigError
+from soundsight.core.units import INAUDIBLE_LEVEL
 from soundsight.media.segments import Segment
 from soundsight.runtime.naming import Guess, confidence_of
-from soundsight.runtime.states import INAUDIBLE_LEVEL, State
+from soundsight.runtime.states import State
 from soundsight.runtime.surest import DRAW_FROM_SUREST, Second, SurestSeconds, mean_embedding
 from soundsight.runtime.translator import Translator, check_options
 from soundsight.views.story import sureness_step

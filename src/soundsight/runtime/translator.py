@@ -24,14 +24,7 @@ from soundsight.runtime import model_folder
 from soundsight.runtime.model_folder import ModelInfo
 from soundsight.runtime.naming import Guess, Names, confidence_of
 from soundsight.runtime.session import ImagineSession
-from soundsight.runtime.states import (
-    INAUDIBLE_LEVEL,
-    SoundMemory,
-    State,
-    calm_picture,
-    is_quiet,
-    is_unfamiliar,
-)
+from soundsight.runtime.states import SoundMemory, State, calm_picture, is_quiet, is_unfamiliar
 from soundsight.runtime.stream import (
     SecondCutter,
     Sound,
@@ -347,7 +340,7 @@ class Translator:
         """
 
         def drawn(mel: NDArray[np.uint8]) -> bool:
-            if float(mel.mean()) < INAUDIBLE_LEVEL:
+            if float(mel.mean()) < units.INAUDIBLE_LEVEL:
                 return False
             heard = self.hear(mel)
             return not self._is_unfamiliar(heard) and not self.guess(heard).is_alert

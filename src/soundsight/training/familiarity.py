@@ -13,9 +13,9 @@ from torch import Tensor
 from soundsight.core.config import from_dict, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.runs import sha256_of
+from soundsight.core.units import INAUDIBLE_LEVEL
 from soundsight.models.familiarity import Familiarity, FamiliarityConfig
 from soundsight.pairs.dataset import PairDataset
-from soundsight.runtime.states import INAUDIBLE_LEVEL
 from soundsight.training.checkpoints import read_tensors, save_tensors
 from soundsight.training.encoder import AudioEncoder, to_float
 
