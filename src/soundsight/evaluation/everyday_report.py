@@ -141,7 +141,7 @@ def evaluate_everyday(
     }
     with atomic_folder(out, overwrite=True, ours=is_report) as place:
         pictures = figures_of.drawn_of(model, subjects.mels, seed, tell, "seconds drawn")
-        shown = model.shows(subjects.mels, pictures)
+        shown = model.draws(subjects.mels)
         tell("judging", 0, 0)
         features = judge.look(pictures)
         said = judge.read(features)
@@ -202,12 +202,7 @@ def _recordings(model: Model, judge: PhotoJudge, subjects: Heard, seed: int) -> 
     pictures = np.stack(
         [model.draw_recording(subjects.mels[places], seed=seed) for _, _, places in whole]
     )
-    shown = np.array(
-        [
-            model.shows(subjects.mels[places], np.repeat(picture[None], len(places), 0)).any()
-            for (_, _, places), picture in zip(whole, pictures, strict=True)
-        ]
-    )
+    shown = np.array([model.draws(subjects.mels[places]).any() for _, _, places in whole])
     kinds = [kind for kind, _, _ in whole]
     right = verdicts(judge.probabilities(pictures), kinds)[1]
     names = [f"{kind} {name}" for kind, name, _ in whole]
@@ -255,7 +250,7 @@ def _controls(
             [model.draw(mel[None], seed=config.seed + turn) for turn, mel in enumerate(mels)]
         )
         accepted = figures_of.seen_as_something(judge.probabilities(pictures))
-        shown = model.shows(mels, pictures)
+        shown = model.draws(mels)
         found[name] = {
             "accepted": float(accepted.mean()),
             "shown": float(shown.mean()),
@@ -308,9 +303,8 @@ def _refusal(
             threshold,
             config.seed,
         )
-        pictures = figures_of.drawn_of(model, others.mels, config.seed, tell, "unknown drawn")
         rows["unknown drawn, as the model is set"] = shares(
-            model.shows(others.mels, pictures), others.kinds, others.recordings,
+            model.draws(others.mels), others.kinds, others.recordings,
             seed=config.seed, among=list(dict.fromkeys(others.kinds)),
         )  # fmt: skip
         found[what] = figures_of.as_floats(rows)

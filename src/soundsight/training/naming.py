@@ -65,6 +65,7 @@ class NamingConfig:
             sound is given one of the names.
         others_weight: weight of all of them together beside that of all named seconds.
         balanced: let every name weigh the same, however many seconds it has.
+        alerts: names that are told and never drawn; those that no second has are left out.
     """
 
     penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -73,6 +74,7 @@ class NamingConfig:
     others_each: int = 120
     others_weight: float = 1.0
     balanced: bool = False
+    alerts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.penalties or not all(0 < p < 1e6 for p in self.penalties):
@@ -265,6 +267,7 @@ def fit_names(
         weights=weights.numpy().astype(np.float32),
         bias=bias.numpy().astype(np.float32),
         other=other,
+        alerts=tuple(name for name in names if name in config.alerts),
     )
     shares = fitted.probabilities(choosing.x.numpy()).astype(np.float64)
     is_named = shares.max(axis=1) > 1 - shares.sum(axis=1) if other else np.ones(len(shares), bool)
