@@ -42,13 +42,16 @@ def evaluate(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(help="The bench (default: SOUNDSIGHT_BENCH, else ../shared/data)."),
+        typer.Option(
+            help="The bench (default: SOUNDSIGHT_BENCH, else ../shared/data), or Everyday's folder."
+        ),
     ] = None,
     split: Annotated[
         str, typer.Option(help="devtest, or val for a look while training.")
     ] = "devtest",
     judges: Annotated[
-        Path | None, typer.Option(help="Folder of judges (default: those of the package).")
+        Path | None,
+        typer.Option(help="Folder of judges, or Everyday's judge (default: those of the package)."),
     ] = None,
     early: Annotated[
         list[Path] | None,
@@ -71,7 +74,10 @@ def evaluate(
     ] = None,
     blind_sheet: Annotated[
         bool,
-        typer.Option("--blind-sheet", help="Add 50 pictures without labels and, apart, the key."),
+        typer.Option(
+            "--blind-sheet",
+            help="Add 50 (Everyday: 66) pictures without labels and, apart, the key.",
+        ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures, controls and intervals.")] = 0,
     limit: Annotated[
@@ -91,7 +97,20 @@ def evaluate(
         "torchmetrics", "threadpoolctl", *exporting,
     )  # fmt: skip
     command = shlex.join(["soundsight", *sys.argv[1:]])
+    from soundsight.pairs.everyday import is_everyday
+
     with _one_thread():
+        if data is not None and is_everyday(data):
+            _only_for_the_bench(
+                early=early, baseline=baseline, features=features, best_of=best_of > 1
+            )
+            if kind == "encoder":
+                raise ConfigError(f"{model} is an encoder: on Everyday a translator is measured")
+            _measure_everyday(
+                model, data, out, command,
+                split=split, seed=seed, limit=limit, blind_sheet=blind_sheet, judge=judges,
+            )  # fmt: skip
+            return
         bench = _bench(data)
         if kind in {"encoder", "ears"}:
             _only_for_translators(
@@ -117,9 +136,13 @@ def evaluate(
             say(f"{name}: {100 * mean['share']:.1f} % [{low:.1f}, {high:.1f}]")
     say(f"written: {out / 'report.html'}, report.md, report.json")
     if blind_sheet:
-        from soundsight.evaluation.blind import FOLDER, KEY
+        _say_blind(out)
 
-        say(f"for blind viewing: {out / FOLDER}; the key, to be opened afterwards: {out / KEY}")
+
+def _say_blind(out: Path) -> None:
+    from soundsight.evaluation.blind import FOLDER, KEY
+
+    say(f"for blind viewing: {out / FOLDER}; the key, to be opened afterwards: {out / KEY}")
 
 
 @contextmanager
@@ -234,6 +257,51 @@ def _measure(
         )
 
 
+def _measure_everyday(
+    model: Path, data: Path, out: Path, command: str, *, judge: Path | None, **settings: Any
+) -> None:
+    from soundsight.evaluation.everyday import TranslatorModel
+    from soundsight.evaluation.everyday_report import (
+        PHOTOS,
+        RECORDINGS,
+        RIGHT,
+        SHUFFLED,
+        EverydayConfig,
+        evaluate_everyday,
+    )
+    from soundsight.pairs.bench import find_bench
+    from soundsight.pairs.everyday import find_everyday
+    from soundsight.runtime.translator import Translator
+    from soundsight.training.photo_judge import PhotoJudge
+
+    config = EverydayConfig(**settings)
+    found = find_everyday(data)
+    with _model_folder(model) as folder, phases() as progress:
+        report = evaluate_everyday(
+            TranslatorModel(Translator.load(folder)),
+            PhotoJudge.load(judge),
+            found,
+            find_bench(),
+            out,
+            config,
+            about={
+                "name": model.resolve().name,
+                "path": str(model),
+                "sha256": _networks_sha256(folder),
+            },
+            command=command,
+            tell=progress,
+        )
+    for name in (RIGHT, RECORDINGS, SHUFFLED, PHOTOS):
+        if name in report["rows"]:
+            mean = report["rows"][name]["mean"]
+            low, high = 100 * mean["low"], 100 * mean["high"]
+            say(f"{name}: {100 * mean['share']:.1f} % [{low:.1f}, {high:.1f}]")
+    say(f"written: {out / 'report.html'}, report.md, report.json")
+    if config.blind_sheet:
+        _say_blind(out)
+
+
 def _measure_encoder(
     run: Path, bench: Bench, out: Path, split: str, seed: int, command: str
 ) -> None:
@@ -263,6 +331,12 @@ def _only_for_translators(**options: object) -> None:
     for name, value in options.items():
         if value:
             raise ConfigError(f"--{name.replace('_', '-')} is for translators, not for an encoder")
+
+
+def _only_for_the_bench(**options: object) -> None:
+    for name, value in options.items():
+        if value:
+            raise ConfigError(f"--{name.replace('_', '-')} is for the bench, not for Everyday")
 
 
 def _networks_sha256(folder: Path) -> str:

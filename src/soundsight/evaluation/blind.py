@@ -29,7 +29,6 @@ ANSWERS = "answers.csv"
 KEY = "blind-key-open-after-answering.json"
 PER_CLASS = 10
 NOTHING = "nothing"
-CHOICES = (*SUBJECTS, NOTHING)
 
 _FORMAT = "soundsight-blind-key"
 _COLUMNS = ("number", "answer")
@@ -48,7 +47,10 @@ class Hidden:
 
 
 def write_sheet(
-    out: Path, pictures: NDArray[np.uint8], behind: Sequence[Hidden]
+    out: Path,
+    pictures: NDArray[np.uint8],
+    behind: Sequence[Hidden],
+    classes: Sequence[str] = SUBJECTS,
 ) -> NDArray[np.uint8]:
     """Write ``blind/sheet.png``, ``blind/answers.csv`` and, beside the folder, the key.
 
@@ -56,11 +58,12 @@ def write_sheet(
         out: folder of the report.
         pictures: uint8 [n, 96, 96, 3], in the order of the sheet.
         behind: what the n pictures are of.
+        classes: what they may be of.
 
     Returns:
         The sheet, uint8 [height, width, 3].
     """
-    sheet, levels = out / FOLDER / SHEET, blind_sheet(pictures)
+    sheet, levels = out / FOLDER / SHEET, blind_sheet(pictures, classes)
     with atomic_file(sheet) as temporary:
         Image.fromarray(levels).save(temporary, format="PNG")
     with atomic_file(out / FOLDER / ANSWERS) as temporary:
@@ -68,6 +71,7 @@ def write_sheet(
     key = {
         "format": _FORMAT,
         "sheet_sha256": sha256_of(sheet),
+        "classes": list(classes),
         "answers": [
             {
                 "number": number,
@@ -110,11 +114,11 @@ def score(answers: Path, key: Path) -> dict[str, Any]:
     Raises:
         DataError: when one of the files cannot be used, naming the line.
     """
-    behind = _read_key(key)
-    given = _read_answers(answers, len(behind))
+    behind, classes = _read_key(key)
+    given = _read_answers(answers, len(behind), (*classes, NOTHING))
     named = np.array([a == h.subject for a, h in zip(given, behind, strict=True)])
     shown = np.array([h.shown for h in behind])
-    confusion = {s: dict.fromkeys(CHOICES, 0) for s in SUBJECTS}
+    confusion = {s: dict.fromkeys((*classes, NOTHING), 0) for s in classes}
     for answer, item in zip(given, behind, strict=True):
         confusion[item.subject][answer] += 1
     of_class = np.array([h.subject for h in behind])
@@ -124,7 +128,7 @@ def score(answers: Path, key: Path) -> dict[str, Any]:
         "right_unhidden": wilson(int(named.sum()), len(behind)),
         "classes": {
             s: wilson(int((named & shown)[of_class == s].sum()), int((of_class == s).sum()))
-            for s in SUBJECTS
+            for s in classes
             if (of_class == s).any()
         },
         "confusion": confusion,
@@ -142,14 +146,16 @@ def wilson(hits: int, count: int) -> dict[str, float]:
     return {"share": share, "low": max(0.0, middle - reach), "high": min(1.0, middle + reach)}
 
 
-def _read_key(path: Path) -> list[Hidden]:
+def _read_key(path: Path) -> tuple[list[Hidden], tuple[str, ...]]:
     try:
         record = json.loads(path.read_text("utf-8"))
         if record["format"] != _FORMAT or not record["answers"]:
             raise ValueError("another format")
+        # Keys from before there were other classes name none.
+        classes = tuple(map(str, record.get("classes", SUBJECTS)))
         behind = []
         for number, line in enumerate(record["answers"], start=1):
-            if line["number"] != number or line["class"] not in SUBJECTS:
+            if line["number"] != number or line["class"] not in classes:
                 raise ValueError("another order")
             behind.append(
                 Hidden(
@@ -160,10 +166,10 @@ def _read_key(path: Path) -> list[Hidden]:
             )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no key of a blind sheet") from error
-    return behind
+    return behind, classes
 
 
-def _read_answers(path: Path, count: int) -> list[str]:
+def _read_answers(path: Path, count: int, choices: Sequence[str]) -> list[str]:
     try:
         # Spreadsheets put a mark before the text and, in some countries, semicolons between.
         text = path.read_text("utf-8-sig")
@@ -191,9 +197,9 @@ def _read_answers(path: Path, count: int) -> list[str]:
         number, answer = int(cells[0]), (cells[1].lower() if len(cells) > 1 else "")
         if number in given:
             raise DataError(f"{where}: number {number} is answered twice")
-        if answer not in CHOICES:
+        if answer not in choices:
             what = f"unknown answer {answer!r}" if answer else "no answer"
-            raise DataError(f"{where}: {what}; write one of {', '.join(CHOICES)}")
+            raise DataError(f"{where}: {what}; write one of {', '.join(choices)}")
         given[number] = answer
     for number in range(1, count + 1):
         if number not in given:

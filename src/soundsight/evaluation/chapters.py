@@ -137,7 +137,7 @@ def _blind(figure: Figure) -> Section:
         title="Blind viewing: before you read on",
         texts=[
             "Say of each picture what it shows: "
-            f"{', '.join(blind.CHOICES[:-1])}, or {blind.NOTHING}. Write it into "
+            f"{', '.join(SUBJECTS)}, or {blind.NOTHING}. Write it into "
             f"`{blind.FOLDER}/{blind.ANSWERS}`, then compare with the key: "
             f"`soundsight score-blind {blind.FOLDER}/{blind.ANSWERS} --key {blind.KEY}`. "
             "The key is not on this page, and no picture of this sheet is shown with its class."

@@ -84,6 +84,7 @@ def fidelity(
     real_subjects: Sequence[str],
     *,
     seed: int = 0,
+    classes: Sequence[str] = SUBJECTS,
 ) -> Fidelity:
     """Compare generated pictures with real photos of the classes that both show.
 
@@ -96,6 +97,7 @@ def fidelity(
         generated_subjects: the class of each generated picture's sound.
         real_subjects: the class of each photo.
         seed: of what is drawn.
+        classes: the class names that there may be.
 
     Raises:
         DataError: when the shapes do not fit, a feature is not finite, or fewer than 8 pictures
@@ -107,8 +109,8 @@ def fidelity(
             f"{len(generated_subjects)} and {len(real_subjects)} classes do not go with "
             f"{len(generated)} generated pictures and {len(real)} photos"
         )
-    of_made, of_real = columns_of(generated_subjects), columns_of(real_subjects)
-    made_counts, real_counts = (np.bincount(c, minlength=len(SUBJECTS)) for c in (of_made, of_real))
+    of_made, of_real = (columns_of(of, classes) for of in (generated_subjects, real_subjects))
+    made_counts, real_counts = (np.bincount(c, minlength=len(classes)) for c in (of_made, of_real))
     real_counts = np.where(made_counts > 0, real_counts, 0)
     shared = np.flatnonzero(real_counts)
     rng = np.random.default_rng((seed, 4))
@@ -318,13 +320,13 @@ def variety(
     for column, subject in enumerate(SUBJECTS):
         made, photos = generated[of_made == column], real[of_real == column]
         if min(len(made), len(photos)) > 1:
-            apart = _mean_distance(photos)
-            shares[subject] = _mean_distance(made) / apart if apart else math.nan
+            apart = mean_distance(photos)
+            shares[subject] = mean_distance(made) / apart if apart else math.nan
     return {"mean": float(np.mean(list(shares.values()))), **shares} if shares else {}
 
 
-def _mean_distance(points: NDArray[np.floating]) -> float:
-    """Mean distance of two different points."""
+def mean_distance(points: NDArray[np.floating]) -> float:
+    """Return the mean distance of two different points of features [n, F], n at least 2."""
     exact = points.astype(np.float64)
     blocks = _square_distances(exact, exact, itself=True)
     total = math.fsum(float(np.sqrt(block).sum()) for block in blocks)

@@ -111,14 +111,16 @@ def shares(
     return result
 
 
-def shuffled(subjects: Sequence[str], seed: int) -> NDArray[np.int64] | None:
+def shuffled(
+    subjects: Sequence[str], seed: int, all_classes: Sequence[str] = SUBJECTS
+) -> NDArray[np.int64] | None:
     """Give every sound the picture of a sound of another class, each picture once.
 
     Returns:
         int64 [n], a permutation without any class mapped to itself; None when there is none
         because one class holds more than half of the sounds.
     """
-    classes = columns_of(subjects)
+    classes = columns_of(subjects, all_classes)
     n = len(classes)
     if n == 0 or 2 * int(np.bincount(classes).max()) > n:
         return None

@@ -234,17 +234,17 @@ class AudioVisualSpace:
         return embed_pictures(self._network, self._config, images)
 
 
-def columns_of(subjects: Sequence[str]) -> NDArray[np.int64]:
-    """Return the index of each subject in ``SUBJECTS``: int64 [n].
+def columns_of(subjects: Sequence[str], classes: Sequence[str] = SUBJECTS) -> NDArray[np.int64]:
+    """Return the index of each subject in ``classes``: int64 [n].
 
     Raises:
         DataError: on an unknown one.
     """
-    place = {subject: index for index, subject in enumerate(SUBJECTS)}
+    place = {subject: index for index, subject in enumerate(classes)}
     try:
         return np.array([place[subject] for subject in subjects], dtype=np.int64)
     except KeyError as error:
-        raise DataError(f"unknown subject {error}; choose from {', '.join(SUBJECTS)}") from error
+        raise DataError(f"unknown subject {error}; choose from {', '.join(classes)}") from error
 
 
 def _beside(folder: Path, record: dict[str, Any], sha256: str) -> dict[str, Any]:

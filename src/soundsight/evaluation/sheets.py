@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from soundsight.views.sheet import picture
 
 MARGIN_PX = 6
 MEL_PX = round(IMAGE_PX * FRAMES_PER_SEGMENT / N_MELS)
-_LABEL_PX, _LINE_PX, _TEXT_PX = 70, 18, 12
+_LABEL_PX, _WIDE_LABEL_PX, _LINE_PX, _TEXT_PX = 70, 90, 18, 12
 _ACCEPTED, _REFUSED, _HIDDEN = (46, 160, 67), (120, 120, 120), (222, 140, 40)
 _BLACK, _GREY = (20, 20, 20), (90, 90, 90)
 MARKS = (
@@ -26,6 +27,8 @@ MARKS = (
 _PAIRS_ACROSS = 5
 _SOUNDS_ACROSS_PX = 1500
 _BLIND_ACROSS, _BLIND_PX, _BLIND_GAP_PX = 10, 128, 10
+_BLIND_LETTERS = 150
+"""Letters of a line under a blind sheet."""
 
 
 def sheet(
@@ -34,6 +37,7 @@ def sheet(
     accepted: NDArray[np.bool_],
     shown: NDArray[np.bool_],
     subjects: Sequence[str],
+    classes: Sequence[str] = SUBJECTS,
 ) -> NDArray[np.uint8]:
     """Draw log-mel and picture side by side, a row a class.
 
@@ -43,11 +47,12 @@ def sheet(
         accepted: bool [n], what its judge says; a green tick.
         shown: bool [n], whether the program would show it; an amber cross where not.
         subjects: n class names.
+        classes: those that there may be, in the order of the rows.
 
     Returns:
         uint8 [height, width, 3].
     """
-    present = [subject for subject in SUBJECTS if subject in subjects]
+    present = [subject for subject in classes if subject in subjects]
     columns = max(list(subjects).count(subject) for subject in present)
     cell = MEL_PX + IMAGE_PX + 2 * MARGIN_PX
     height = len(present) * (IMAGE_PX + MARGIN_PX) + MARGIN_PX
@@ -154,18 +159,46 @@ def side_by_side(
     return np.asarray(page, dtype=np.uint8)
 
 
-def blind_sheet(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def seeds_sheet(
+    rows: Sequence[tuple[str, NDArray[np.uint8]]],
+) -> NDArray[np.uint8]:
+    """Draw several pictures of one sound in a row, with its class before them.
+
+    Args:
+        rows: class name and pictures uint8 [n, 96, 96, 3], the same n.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    cell = IMAGE_PX + MARGIN_PX
+    size = (_WIDE_LABEL_PX + len(rows[0][1]) * cell, len(rows) * cell + MARGIN_PX)
+    page = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(page)
+    for row, (subject, pictures) in enumerate(rows):
+        top = MARGIN_PX + row * cell
+        pen.text((MARGIN_PX, top + IMAGE_PX // 2 - 6), subject, fill="black")
+        for column, drawn in enumerate(pictures):
+            page.paste(Image.fromarray(drawn), (_WIDE_LABEL_PX + column * cell, top))
+    return np.asarray(page, dtype=np.uint8)
+
+
+def blind_sheet(
+    pictures: NDArray[np.uint8], classes: Sequence[str] = SUBJECTS
+) -> NDArray[np.uint8]:
     """Draw pictures in their order, numbered from 1, and nothing that tells a class.
 
     Args:
         pictures: uint8 [n, 96, 96, 3].
+        classes: what a picture may show.
 
     Returns:
         uint8 [height, width, 3].
     """
     cell_w, cell_h = _BLIND_PX + _BLIND_GAP_PX, _BLIND_PX + _LINE_PX + _BLIND_GAP_PX
     rows = -(-len(pictures) // _BLIND_ACROSS)
-    foot = 2 * _LINE_PX
+    words = f"What is it? For each number: {', '.join(classes)}, or nothing."
+    said = textwrap.wrap(words, _BLIND_LETTERS)
+    foot = (1 + len(said)) * _LINE_PX
     size = (_BLIND_ACROSS * cell_w + _BLIND_GAP_PX, rows * cell_h + _BLIND_GAP_PX + foot)
     page = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(page)
@@ -174,8 +207,9 @@ def blind_sheet(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
         left, top = _BLIND_GAP_PX + column * cell_w, _BLIND_GAP_PX + row * cell_h
         page.paste(picture(drawn, _BLIND_PX), (left, top))
         write_line(pen, (left, top + _BLIND_PX + 1), str(index + 1), 14, _BLACK, _BLIND_PX)
-    words = f"What is it? For each number: {', '.join(SUBJECTS)}, or nothing."
-    write_line(pen, (_BLIND_GAP_PX, page.height - foot), words, 15, _BLACK, page.width)
+    for row, line in enumerate(said):
+        top = page.height - foot + row * _LINE_PX
+        write_line(pen, (_BLIND_GAP_PX, top), line, 15, _BLACK, page.width)
     return np.asarray(page, dtype=np.uint8)
 
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -199,11 +200,10 @@ class Eyes(nn.Module):
         _fold(self.head, weights, "_conv_head", "_bn1")
 
 
-def _fold(layer: nn.Conv2d, weights: dict[str, Tensor], conv: str, norm: str) -> None:
+def _fold(layer: Any, weights: dict[str, Tensor], conv: str, norm: str) -> None:
     variance = weights[f"{norm}.running_var"] + _BATCH_NORM_EPS
     scale = weights[f"{norm}.weight"] * variance.rsqrt()
     layer.weight.copy_(weights[f"{conv}.weight"] * scale[:, None, None, None])
-    assert layer.bias is not None
     layer.bias.copy_(weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale)
 
 

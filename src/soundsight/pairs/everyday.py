@@ -173,6 +173,11 @@ def find_everyday(path: str | Path | None = None) -> Everyday:
     return data
 
 
+def is_everyday(path: Path) -> bool:
+    """Tell whether a folder is Everyday's, by its table of sounds."""
+    return os.path.isfile(path / "sounds.csv") and os.path.isfile(path / "others.csv")
+
+
 def bench_kind(subject: str) -> str:
     """Return what Everyday calls a subject of the bench."""
     return next(kind for kind, name in OF_BENCH.items() if name == subject)
@@ -204,6 +209,25 @@ def read_photo(everyday: Everyday, bench: Bench, name: str) -> NDArray[np.uint8]
     if name.startswith(BENCH_PREFIX):
         return bench.photo(name.removeprefix(BENCH_PREFIX))
     return everyday.photo(name)
+
+
+def read_photos(
+    everyday: Everyday, bench: Bench, split: str, *, every: int = 1
+) -> tuple[list[str], NDArray[np.uint8]]:
+    """Read the photos of a split of both sets, in the order of their names.
+
+    Args:
+        every: take one in so many.
+
+    Returns:
+        Their names, and uint8 [n, 3, 96, 96].
+
+    Raises:
+        DataError: when one is damaged.
+    """
+    names = sorted(n for of in photos_of(everyday, bench, split).values() for n in of)[::every]
+    levels = np.stack([read_photo(everyday, bench, name) for name in names])
+    return names, np.ascontiguousarray(levels.transpose(0, 3, 1, 2))
 
 
 def _read_table(path: Path, kind: str, kinds: tuple[str, ...] | None) -> list[Sound]:

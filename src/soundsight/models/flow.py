@@ -1,0 +1,254 @@
+"""The flow: from a sound's embedding and noise to a latent picture, by rectified flow.
+
+Shapes (L = latent maps, w = ``width``, E = ``embedding_size``)::
+
+    x_t [n, L, 6, 6] = (1 - t) x_0 + t x_1,   x_0 ~ N(0, 1), x_1 a latent picture in unit scale
+    -> 36 tokens [n, 36, w] + learned places
+    c [n, w] = MLP(waves of t) + MLP(embedding)
+    -> ``layers`` blocks: x + g * attention(norm(x) (1 + s) + b); x + g * mlp(norm(x) (1 + s) + b)
+       with s, b, g of each block from c (adaLN, through a bottleneck of ``rank`` numbers)
+    -> velocity [n, L, 6, 6], an estimate of x_1 - x_0
+
+A picture is drawn by following the velocity from t = 0 to t = 1. With *guidance* w the velocity
+followed is v(nothing) + w (v(sound) - v(nothing)): it goes further towards what the sound says than
+the distribution does (``guidance = 1`` is the distribution itself).
+
+Sources: Liu et al. 2022 and Lipman et al. 2022 (rectified flow, flow matching); Peebles & Xie 2022
+(transformer with adaLN); Ho & Salimans 2022 (classifier-free guidance); Esser et al. 2024 (times
+drawn from a logit-normal distribution).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from soundsight.core.errors import ConfigError
+from soundsight.models.decoder import LATENT_SIDE, LatentDecoder
+
+_PLACES = LATENT_SIDE**2
+_WAVES = 64
+_FASTEST = 1000.0
+"""Highest frequency of the waves of t, in radians; the lowest is 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """Sizes of the flow.
+
+    Attributes:
+        embedding_size: E, of a sound's embedding.
+        latent_maps: L.
+        width: w, length of a token.
+        layers: blocks.
+        heads: heads of each attention.
+        rank: numbers through which a block hears of time and sound.
+    """
+
+    embedding_size: int = 256
+    latent_maps: int = 12
+    width: int = 192
+    layers: int = 8
+    heads: int = 6
+    rank: int = 96
+
+    def __post_init__(self) -> None:
+        if min(self.embedding_size, self.latent_maps, self.width, self.layers, self.heads,
+               self.rank) < 1:  # fmt: skip
+            raise ConfigError("the sizes of a flow must be at least 1")
+        if self.width % self.heads:
+            raise ConfigError(f"width {self.width} must be a multiple of heads {self.heads}")
+
+
+class _Attention(nn.Module):
+    """Self-attention of the 36 places, written as two matrix products.
+
+    The fused kernel's gradient is slow on a CPU for so few places.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (width // heads) ** -0.5
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "n p w"]) -> Float[Tensor, "n p w"]:
+        places, width = x.shape[1], x.shape[2]
+        parts = self.qkv(x).reshape(-1, places, 3, self.heads, width // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        weights = ((q * self.scale) @ k.transpose(-2, -1)).float().softmax(dim=-1).to(v.dtype)
+        return self.out((weights @ v).transpose(1, 2).reshape(-1, places, width))
+
+
+class _Block(nn.Module):
+    """Attention and MLP, each scaled, shifted and gated by time and sound."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.attention = _Attention(width, config.heads)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width)
+        )
+        told = nn.Linear(config.rank, 6 * width)
+        # A block begins as the identity.
+        nn.init.zeros_(told.weight)
+        nn.init.zeros_(told.bias)
+        self.listen = nn.Sequential(nn.Linear(width, config.rank), told)
+
+    def forward(
+        self, x: Float[Tensor, "n p w"], condition: Float[Tensor, "n w"]
+    ) -> Float[Tensor, "n p w"]:
+        parts = self.listen(condition)[:, None].chunk(6, dim=-1)
+        scale, shift, gate, scale_mlp, shift_mlp, gate_mlp = parts
+        x = x + gate * self.attention(_norm(x) * (1.0 + scale) + shift)
+        return x + gate_mlp * self.mlp(_norm(x) * (1.0 + scale_mlp) + shift_mlp)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:])
+
+
+class Flow(nn.Module):
+    """Velocity of a latent picture on its way, given time and a sound's embedding."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding_size = config.embedding_size
+        self.noise_size = config.latent_maps * _PLACES
+        width = config.width
+        self.into = nn.Linear(config.latent_maps, width)
+        self.places = nn.Parameter(torch.randn(_PLACES, width) * 0.02)
+        self.time = nn.Sequential(nn.Linear(2 * _WAVES, width), nn.SiLU(), nn.Linear(width, width))
+        self.sound = nn.Sequential(
+            nn.Linear(config.embedding_size, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.nothing = nn.Parameter(torch.zeros(width))
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
+        self.listen = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, config.latent_maps)
+        for layer in (self.listen, self.out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        # Of the latent pictures, map by map: the flow sees them in unit scale.
+        self.register_buffer("mean", torch.zeros(config.latent_maps, 1, 1))
+        self.register_buffer("spread", torch.ones(config.latent_maps, 1, 1))
+
+    def heard(
+        self, embedding: Float[Tensor, "n e"], known: Float[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n w"]:
+        """Return what the blocks are told of sounds.
+
+        Args:
+            embedding: of the sounds.
+            known: 1 where the sound is told, 0 where nothing is; None tells all.
+        """
+        told = self.sound(embedding)
+        if known is None:
+            return told
+        return torch.where(known[:, None] > 0, told, self.nothing.to(told.dtype))
+
+    def velocity(
+        self,
+        x: Float[Tensor, "n l 6 6"],
+        time: Float[Tensor, " n"],
+        heard: Float[Tensor, "n w"],
+    ) -> Float[Tensor, "n l 6 6"]:
+        """Return the estimate of x_1 - x_0 at ``x`` and ``time`` (0 noise .. 1 picture)."""
+        condition = F.silu(self.time(_waves(time)) + heard)
+        tokens = self.into(x.flatten(2).transpose(1, 2)) + self.places
+        for block in self.blocks:
+            tokens = block(tokens, condition)
+        scale, shift = self.listen(condition)[:, None].chunk(2, dim=-1)
+        tokens = self.out(_norm(tokens) * (1.0 + scale) + shift)
+        return tokens.transpose(1, 2).reshape(x.shape)
+
+    def forward(
+        self,
+        x: Float[Tensor, "n l 6 6"],
+        time: Float[Tensor, " n"],
+        embedding: Float[Tensor, "n e"],
+        known: Float[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, "n l 6 6"]:
+        """Return the velocity, given embeddings."""
+        return self.velocity(x, time, self.heard(embedding, known))
+
+    def draw(
+        self,
+        embedding: Float[Tensor, "n e"],
+        noise: Float[Tensor, "n z"],
+        *,
+        times: tuple[float, ...],
+        guidance: float = 1.0,
+    ) -> Float[Tensor, "n l 6 6"]:
+        """Follow the velocity from noise to latent pictures by Euler's steps.
+
+        Args:
+            embedding: of the sounds.
+            noise: standard normal, z = 36 L.
+            times: from 0 to 1, ascending: one evaluation (two with guidance) for each interval.
+            guidance: 1 for the distribution as it is learned.
+        """
+        x = noise.reshape(-1, self.config.latent_maps, LATENT_SIDE, LATENT_SIDE)
+        heard = self.heard(embedding)
+        nothing = self.nothing.expand_as(heard)
+        for start, end in itertools.pairwise(times):
+            time = torch.full_like(x[:, 0, 0, 0], start)
+            v = self.velocity(x, time, heard)
+            if guidance != 1.0:
+                unheard = self.velocity(x, time, nothing)
+                v = unheard + guidance * (v - unheard)
+            x = x + (end - start) * v
+        return x * self.spread + self.mean
+
+    def scaled(self, latent: Float[Tensor, "n l 6 6"]) -> Float[Tensor, "n l 6 6"]:
+        """Return latent pictures in the flow's unit scale."""
+        return (latent - self.mean) / self.spread
+
+
+def _waves(time: Float[Tensor, " n"]) -> Float[Tensor, "n 2*waves"]:
+    """Sines and cosines of t at frequencies in geometric steps."""
+    steps = torch.arange(_WAVES, dtype=time.dtype, device=time.device) / (_WAVES - 1)
+    angles = time[:, None] * (steps * math.log(_FASTEST)).exp()
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class FlowGenerator(nn.Module):
+    """Embedding and noise -> picture: the flow's steps, one after another, and the decoder.
+
+    Args:
+        flow: drawn from.
+        decoder: of its latent pictures.
+        times: as in :meth:`Flow.draw`.
+        guidance: likewise.
+    """
+
+    dropout_size = 0
+
+    def __init__(
+        self, flow: Flow, decoder: LatentDecoder, times: tuple[float, ...], guidance: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.flow, self.decoder = flow, decoder
+        self.times, self.guidance = times, guidance
+        self.embedding_size = self.condition_size = flow.embedding_size
+        self.noise_size = flow.noise_size
+
+    def forward(
+        self, embedding: Float[Tensor, "n e"], noise: Float[Tensor, "n z"]
+    ) -> Float[Tensor, "n 3 96 96"]:
+        """Return pictures in [-1, 1]."""
+        latent = self.flow.draw(embedding, noise, times=self.times, guidance=self.guidance)
+        picture: Tensor = self.decoder(latent)
+        return picture

@@ -1,0 +1,314 @@
+"""Redrawing: a photo is drawn again from its latent picture. No sound and no label is involved.
+
+Three parts of one run. First encoder and decoder learn together, by
+
+    L1 in the eyes' features at four scales and pooled, each over the mean size of the photo's own
+    + L1 of pixels at half size + a slight KL divergence of the latent picture from N(0, 1)
+
+which gives blurred pictures. From step ``sharpen_from`` on a discriminator over the eyes
+(``models.eyes_discriminator``) sharpens them. From step ``frozen_from`` on the encoder stays as it
+is, so that what is learned about its latent pictures elsewhere stays true.
+
+Source: docs/method.md; Esser et al. 2021 and Rombach et al. 2022 for the two losses together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from soundsight.core.config import choose, from_dict, to_dict
+from soundsight.core.errors import ConfigError, DataError
+from soundsight.models.decoder import LatentConfig, LatentDecoder, LatentEncoder
+from soundsight.models.eyes import Eyes
+from soundsight.models.eyes_discriminator import (
+    EyesDiscriminator,
+    EyesDiscriminatorConfig,
+    hinge_discriminator,
+    hinge_generator,
+)
+from soundsight.pairs.dataset import batch_indices
+from soundsight.training.augment import augment_image
+from soundsight.training.checkpoints import load_state, read_tensors, save_weights
+from soundsight.training.ema import Ema
+from soundsight.training.encoder import to_float, to_levels
+from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last
+from soundsight.training.machine import Machine
+
+LATENT_ENCODER, LATENT_DECODER = "latent_encoder", "latent_decoder"
+
+_SHOWN = 16
+"""Photos in the grid, above what the decoder makes of them."""
+
+SIZES = {
+    "everyday": LatentConfig(),
+    "tiny": LatentConfig(
+        latent_maps=4, encoder_width=8, widths=(16, 12, 8, 8, 6), growth=(8, 8, 6, 4, 4)
+    ),
+}
+DISCRIMINATORS = {
+    "everyday": EyesDiscriminatorConfig(),
+    "tiny": EyesDiscriminatorConfig(maps=8, head_maps=8),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Training of encoder and decoder of latent pictures.
+
+    Attributes:
+        preset: sizes, ``everyday`` or ``tiny``.
+        eyes: SHA-256 of the network through which photos are looked at.
+        rate: Adam's learning rate of encoder and decoder together.
+        sharpening_rate: of both, once the discriminator speaks.
+        warm_up: steps in which the rate rises.
+        discriminator_rate: of the discriminator.
+        sharpen_from: the step from which the discriminator speaks.
+        frozen_from: the step from which the encoder stays as it is.
+        adversarial_weight: weight of its word.
+        pooled_weight: weight of the likeness of pooled features, that of each scale being 1/4.
+        pixel_weight: weight of the pixels' likeness at half size.
+        kl_weight: weight of the KL divergence, the mean over the numbers of a latent picture.
+        zoom: photos are enlarged by up to this share.
+        ema_decay: of the decoder's average, which is the one that is kept.
+        loop: steps, batch and seed.
+    """
+
+    preset: str = "everyday"
+    eyes: str = ""
+    rate: float = 1e-3
+    sharpening_rate: float = 4e-4
+    warm_up: int = 100
+    discriminator_rate: float = 4e-4
+    sharpen_from: int = 1500
+    frozen_from: int = 3500
+    adversarial_weight: float = 0.1
+    pooled_weight: float = 0.5
+    pixel_weight: float = 3.0
+    kl_weight: float = 0.003
+    zoom: float = 0.3
+    ema_decay: float = 0.999
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=12_000, batch_size=32))
+
+    def __post_init__(self) -> None:
+        choose("preset", self.preset, SIZES)
+        if min(self.rate, self.sharpening_rate, self.discriminator_rate) <= 0:
+            raise ConfigError("the learning rates must be above 0")
+        for name in (
+            "adversarial_weight", "pooled_weight", "pixel_weight", "kl_weight", "zoom", "warm_up",
+            "sharpen_from", "frozen_from",
+        ):  # fmt: skip
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError("ema_decay must lie in [0, 1)")
+
+
+class DecoderTask(Task):
+    """Fits encoder and decoder of latent pictures on photos.
+
+    Args:
+        config: what to do.
+        photos: uint8 [n, 3, 96, 96].
+        eyes: the frozen photo features.
+        shown: photos for the grid, which need not be among those; uint8 [m, 3, 96, 96].
+    """
+
+    kind: ClassVar[str] = "decoder"
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        photos: UInt8[Tensor, "n 3 96 96"],
+        eyes: Eyes,
+        shown: UInt8[Tensor, "m 3 96 96"] | None = None,
+    ) -> None:
+        self.config, self.photos, self.eyes = config, photos, eyes
+        self.shown = (photos if shown is None else shown)[:_SHOWN]
+        torch.manual_seed(config.loop.seed)
+        sizes = SIZES[config.preset]
+        self.encoder = channels_last(LatentEncoder(sizes))
+        self.decoder = channels_last(LatentDecoder(sizes))
+        self.discriminator = channels_last(EyesDiscriminator(DISCRIMINATORS[config.preset]))
+        self.ema = Ema(self.decoder, config.ema_decay)
+        self.optimizer = torch.optim.Adam(
+            [*self.encoder.parameters(), *self.decoder.parameters()],
+            lr=config.rate, betas=(0.5, 0.99),
+        )  # fmt: skip
+        self.d_optimizer = torch.optim.Adam(
+            [p for p in self.discriminator.parameters() if p.requires_grad],
+            lr=config.discriminator_rate, betas=(0.0, 0.99),
+        )  # fmt: skip
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {
+            "encoder": self.encoder, "decoder": self.decoder, "average": self.ema.average,
+            "discriminator": self.discriminator,
+        }  # fmt: skip
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"generator": self.optimizer, "discriminator": self.d_optimizer}
+
+    def place(self, machine: Machine) -> None:
+        super().place(machine)
+        self.eyes.to(machine.device)
+
+    def step(self, step: int, rng: torch.Generator) -> Scalars:
+        loop, machine = self.config.loop, self.machine
+        sharpens = step >= self.config.sharpen_from
+        rate = self.config.sharpening_rate if sharpens else self.config.rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / max(1, self.config.warm_up))
+        learns = step < self.config.frozen_from
+        self.encoder.train(learns).requires_grad_(learns)
+        self.decoder.train()
+        self.discriminator.train()
+        rows = batch_indices(len(self.photos), loop.batch_size, loop.seed, step)
+        parts = []
+        for own in machine.parts_of(rows, loop.accumulate):
+            image = to_float(self.photos[torch.from_numpy(own)].to(machine.device))
+            with machine.shared_draws(rng):
+                image = augment_image(image, rng, zoom=self.config.zoom, colour=0.05)
+                noise = torch.randn(len(own), *self._latent_shape, generator=rng)
+            image = image.clamp(-1.0, 1.0).contiguous(memory_format=torch.channels_last)
+            parts.append(_Part(image, noise.to(machine.device)))
+        # Its gradients are not wanted while the decoder learns.
+        for head in self.discriminator.heads:
+            head.requires_grad_(False)
+        scalars = self.descend(
+            "gradient", self.optimizer, parts, lambda part: self._redraw(part, sharpens=sharpens)
+        )
+        if sharpens:
+            for head in self.discriminator.heads:
+                head.requires_grad_(True)
+            scalars |= self.descend("d_gradient", self.d_optimizer, parts, self._judge)
+        self.ema.update(self.decoder, step)
+        return scalars
+
+    @property
+    def _latent_shape(self) -> tuple[int, int, int]:
+        return SIZES[self.config.preset].latent_maps, 6, 6
+
+    def _redraw(self, part: _Part, *, sharpens: bool) -> tuple[Tensor, Scalars]:
+        """Draw photos again; compare them as the eyes see them."""
+        config, machine = self.config, self.machine
+        with torch.no_grad():
+            real = self.eyes(part.image)
+            pooled = self.eyes.pool(real[3])
+        with machine.autocast():
+            mean, log_variance = self.encoder(part.image, real)
+            latent = mean + (0.5 * log_variance).exp() * part.noise
+            drawn = self.decoder(latent)
+        mean, log_variance, drawn = mean.float(), log_variance.float(), drawn.float()
+        seen = self.eyes(drawn)
+        # The photo's own mean size makes the scales comparable, for every loss that follows.
+        sizes = [r.abs().mean() for r in real]
+        scales = torch.stack(
+            [(s - r).abs().mean() / size for s, r, size in zip(seen, real, sizes, strict=True)]
+        )
+        likeness = scales.mean()
+        whole = (self.eyes.pool(seen[3]) - pooled).abs().mean() / pooled.mean()
+        pixels = (F.avg_pool2d(drawn, 2) - F.avg_pool2d(part.image, 2)).abs().mean()
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
+        loss = likeness + config.pooled_weight * whole + config.pixel_weight * pixels
+        scalars = {"features": likeness, "pooled": whole, "pixels": pixels, "kl": kl}
+        if sharpens:
+            part.real = [r / size for r, size in zip(real, sizes, strict=True)]
+            drawn_parts = [s / size for s, size in zip(seen, sizes, strict=True)]
+            part.drawn = [s.detach() for s in drawn_parts]
+            with machine.autocast():
+                scores = self.discriminator(drawn_parts)
+            adversarial = hinge_generator([s.float() for s in scores])
+            loss = loss + config.adversarial_weight * adversarial
+            scalars["adversarial"] = adversarial
+        loss = loss + config.kl_weight * kl
+        return loss, {name: value.detach() for name, value in scalars.items()}
+
+    def _judge(self, part: _Part) -> tuple[Tensor, Scalars]:
+        """Let the discriminator tell photos from drawn ones."""
+        with self.machine.autocast():
+            real, drawn = self.discriminator(part.real), self.discriminator(part.drawn)
+        loss = hinge_discriminator([r.float() for r in real], [d.float() for d in drawn])
+        return loss, {"discriminator": loss.detach()}
+
+    @torch.no_grad()
+    def redraw(self, photos: UInt8[Tensor, "n 3 96 96"]) -> UInt8[Tensor, "n 3 96 96"]:
+        """Draw photos again from the means of their latent pictures, by the decoder's average."""
+        self.encoder.eval()
+        parts = []
+        for batch in photos.split(64):
+            image = to_float(batch.to(self.machine.device))
+            image = image.contiguous(memory_format=torch.channels_last)
+            mean, _ = self.encoder(image, self.eyes(image))
+            parts.append(to_levels(self.ema.average(mean)).cpu())
+        return torch.cat(parts)
+
+    def pictures(self) -> Tensor | None:
+        """Photos, and what the decoder makes of them."""
+        half = _SHOWN // 2
+        drawn = self.redraw(self.shown)
+        rows = [self.shown[:half], drawn[:half], self.shown[half:], drawn[half:]]
+        return torch.cat(rows)
+
+    def finish(self, run: Path) -> None:
+        """Write ``latent_encoder.safetensors`` and ``latent_decoder.safetensors``."""
+        about = {
+            "preset": self.config.preset, "network": to_dict(SIZES[self.config.preset]),
+            "eyes": self.config.eyes,
+        }  # fmt: skip
+        save_weights(run / f"{LATENT_ENCODER}.safetensors", self.encoder, about)
+        save_weights(run / f"{LATENT_DECODER}.safetensors", self.ema.average, about)
+
+
+class _Part:
+    """Photos of one micro-batch, and what was found out about them in the decoder's step."""
+
+    def __init__(self, image: Float[Tensor, "n 3 96 96"], noise: Tensor) -> None:
+        self.image, self.noise = image, noise
+        self.real: Sequence[Tensor] = ()
+        self.drawn: Sequence[Tensor] = ()
+
+
+def load_latent_encoder(run: Path, eyes: Eyes) -> tuple[LatentEncoder, dict[str, Any]]:
+    """Load the encoder of latent pictures of a finished run; return what stands beside it, too.
+
+    Raises:
+        DataError: when the run is not finished or damaged, or was trained through other eyes.
+    """
+    path = run / f"{LATENT_ENCODER}.safetensors"
+    tensors, about = read_tensors(path)
+    if about.get("eyes") != eyes.sha256:
+        raise DataError(
+            f"{path} was trained through other eyes than those that are installed: "
+            "install the photo features that it was trained with"
+        )
+    network = LatentEncoder(_sizes(path, about))
+    load_state(network, tensors, str(path))
+    return channels_last(network.eval().requires_grad_(False)), about
+
+
+def load_latent_decoder(run: Path) -> tuple[LatentDecoder, dict[str, Any]]:
+    """Load the decoder of latent pictures of a finished run; return what stands beside it, too.
+
+    Raises:
+        DataError: when the run is not finished or damaged.
+    """
+    path = run / f"{LATENT_DECODER}.safetensors"
+    tensors, about = read_tensors(path)
+    network = LatentDecoder(_sizes(path, about))
+    load_state(network, tensors, str(path))
+    return network.eval().requires_grad_(False), about
+
+
+def _sizes(path: Path, about: dict[str, Any]) -> LatentConfig:
+    try:
+        return from_dict(LatentConfig, about["network"])
+    except (KeyError, ConfigError) as error:
+        raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error

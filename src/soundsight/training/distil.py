@@ -1,0 +1,169 @@
+"""Few steps: a copy of the flow learns to go, in one evaluation, where guidance goes in several.
+
+The flow draws well with guidance and many small steps: two evaluations each. The copy has its own
+few steps, from times[i] to times[i + 1]. It draws from noise as it will be used, and at each of its
+points x is told where the guided flow, in ``substeps`` smaller steps, goes from there:
+
+    | v_copy(x, times[i], embedding) - (x_guided(times[i + 1]) - x) / (times[i + 1] - times[i]) |^2
+
+Sources: Salimans & Ho 2022 (progressive distillation), Meng et al. 2023 (distilled guidance); the
+copy's own points, in place of those of the data, as in Ross et al. 2011 (DAgger).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from soundsight.core.config import to_dict
+from soundsight.core.errors import ConfigError
+from soundsight.models.flow import Flow
+from soundsight.pairs.dataset import batch_indices
+from soundsight.training.checkpoints import save_weights
+from soundsight.training.decoder import LATENT_DECODER, LATENT_ENCODER
+from soundsight.training.ema import Ema
+from soundsight.training.flow import FLOW, copy_weights
+from soundsight.training.flow_data import FlowPairs
+from soundsight.training.loop import LoopConfig, Scalars, Task
+from soundsight.training.machine import Machine
+from soundsight.training.starting import ENCODER, PICTURE_ENCODER
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilConfig:
+    """Training of the few-step copy.
+
+    Attributes:
+        flow: SHA-256 of the flow's weights.
+        steps: evaluations for a picture.
+        shift: how much denser the early times lie: t' = t / (t + shift (1 - t)); 1 for even ones.
+        guidance: what is folded in.
+        substeps: steps of the guided flow for one of the copy's.
+        rate: AdamW's learning rate, which falls to zero.
+        jitter: standard deviation of noise on the embeddings.
+        ema_decay: of the average, which is the one that is kept.
+        loop: steps, batch and seed.
+    """
+
+    flow: str = ""
+    steps: int = 5
+    shift: float = 1.0
+    guidance: float = 4.0
+    substeps: int = 3
+    rate: float = 3e-4
+    jitter: float = 0.1
+    ema_decay: float = 0.995
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1500, batch_size=64))
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.substeps) < 1 or min(self.rate, self.shift, self.guidance) <= 0:
+            raise ConfigError(
+                "steps and substeps must be at least 1; rate, shift and guidance above 0"
+            )
+        if self.jitter < 0 or not 0 <= self.ema_decay < 1:
+            raise ConfigError("jitter must not be negative, ema_decay must lie in [0, 1)")
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The copy's times, from 0 to 1."""
+        even = (i / self.steps for i in range(self.steps + 1))
+        return tuple(t / (t + self.shift * (1.0 - t)) for t in even)
+
+
+class DistilTask(Task):
+    """Fits the few-step copy of a flow.
+
+    Args:
+        config: what to do.
+        pairs: whose embeddings are drawn for.
+        flow: the finished flow; stays as it is.
+        run: whose; its encoder and decoder are written into the copy's run.
+    """
+
+    kind: ClassVar[str] = "distil"
+
+    def __init__(self, config: DistilConfig, pairs: FlowPairs, flow: Flow, *, run: Path) -> None:
+        self.config, self.pairs, self._run = config, pairs, run
+        self.teacher = flow.eval().requires_grad_(False)
+        torch.manual_seed(config.loop.seed)
+        self.flow = copy.deepcopy(flow).requires_grad_(True)
+        self.ema = Ema(self.flow, config.ema_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.flow.parameters(), lr=config.rate, betas=(0.9, 0.95), weight_decay=0.0
+        )
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"flow": self.flow, "average": self.ema.average}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"flow": self.optimizer}
+
+    def step(self, step: int, rng: torch.Generator) -> Scalars:
+        loop = self.config.loop
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate * (1.0 - step / loop.steps)
+        self.flow.train()
+        rows = batch_indices(len(self.pairs), loop.batch_size, loop.seed, step)
+        parts = []
+        for own in self.machine.parts_of(rows, loop.accumulate):
+            second = self.pairs.rows[torch.from_numpy(own), 0]
+            n = len(second)
+            with self.machine.shared_draws(rng):
+                which = torch.randint(len(self.pairs.embeddings), (n,), generator=rng)
+                jitter = torch.randn(n, self.flow.embedding_size, generator=rng)
+                noise = torch.randn(n, *self.pairs.latents.shape[2:], generator=rng)
+            embedding = self.pairs.embeddings[which, second].float() + self.config.jitter * jitter
+            device = self.machine.device
+            parts.append((embedding.to(device), noise.to(device)))
+        scalars = self.descend("gradient", self.optimizer, parts, self._loss)
+        self.ema.update(self.flow, step)
+        return scalars
+
+    def _loss(self, part: tuple[Tensor, Tensor]) -> tuple[Tensor, Scalars]:
+        embedding, x = part
+        losses = []
+        for start, end in itertools.pairwise(self.config.times):
+            time = torch.full_like(embedding[:, 0], start)
+            goal = (self._guided(x, start, end, embedding) - x) / (end - start)
+            with self.machine.autocast():
+                velocity = self.flow(x, time, embedding)
+            losses.append((velocity.float() - goal).square().mean())
+            x = x + (end - start) * velocity.float().detach()
+        loss = torch.stack(losses).mean()
+        return loss, {"loss": loss.detach(), "last": losses[-1].detach()}
+
+    @torch.no_grad()
+    def _guided(
+        self, x: Float[Tensor, "n l 6 6"], start: float, end: float, embedding: Tensor
+    ) -> Tensor:
+        """Follow the guided flow from ``start`` to ``end``; both evaluations in one batch."""
+        n, guidance = len(x), self.config.guidance
+        told = torch.cat([torch.ones(n), torch.zeros(n)]).to(x.device)
+        step = (end - start) / self.config.substeps
+        for i in range(self.config.substeps):
+            time = torch.full_like(told, start + i * step)
+            with self.machine.autocast():
+                both = self.teacher(x.repeat(2, 1, 1, 1), time, embedding.repeat(2, 1), told)
+            heard, unheard = both.float().chunk(2)
+            x = x + step * (unheard + guidance * (heard - unheard))
+        return x
+
+    def place(self, machine: Machine) -> None:
+        super().place(machine)
+        self.teacher.to(machine.device)
+
+    def finish(self, run: Path) -> None:
+        """Write ``flow.safetensors``, with the times of its steps."""
+        about = {
+            "network": to_dict(self.flow.config), "times": list(self.config.times),
+            "guidance": self.config.guidance, "taught_by": self.config.flow,
+        }  # fmt: skip
+        save_weights(run / f"{FLOW}.safetensors", self.ema.average, about)
+        copy_weights(self._run, run, (ENCODER, PICTURE_ENCODER, LATENT_ENCODER, LATENT_DECODER))

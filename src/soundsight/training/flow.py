@@ -1,0 +1,231 @@
+"""Imagining: which latent picture goes with a sound, learned by rectified flow. No label is used.
+
+Sounds are embedded and photos encoded once, by networks that stay as they are: sounds in several
+augmented copies, photos mirrored and in several cuts. A step then costs the flow alone:
+
+    | v(x_t, t, embedding) - (x_1 - x_0) |^2,   x_t = (1 - t) x_0 + t x_1,   logit(t) ~ N(0, 1)
+
+with the embedding jittered, and left out now and then, so that guidance has something to push off
+from (``models.flow``).
+
+:class:`DistilTask` then teaches a copy to follow the *guided* velocity by itself, so that a picture
+takes one evaluation a step, and few steps.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from soundsight.core.config import choose, from_dict, to_dict
+from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.runs import atomic_file
+from soundsight.models.flow import Flow, FlowConfig, FlowGenerator
+from soundsight.pairs.dataset import batch_indices
+from soundsight.training.checkpoints import load_state, read_tensors, save_weights
+from soundsight.training.decoder import LATENT_DECODER, LATENT_ENCODER, load_latent_decoder
+from soundsight.training.ema import Ema
+from soundsight.training.flow_data import FlowPairs
+from soundsight.training.loop import LoopConfig, Scalars, Task
+from soundsight.training.starting import ENCODER, PICTURE_ENCODER
+
+FLOW = "flow"
+
+SIZES = {
+    "everyday": FlowConfig(),
+    "tiny": FlowConfig(embedding_size=16, latent_maps=4, width=16, layers=2, heads=2, rank=8),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowTrainingConfig:
+    """Training of the flow.
+
+    Attributes:
+        encoder: SHA-256 of the sound encoder's weights.
+        decoder: SHA-256 of the latent encoder's weights.
+        preset: sizes, ``everyday`` or ``tiny``.
+        rate: AdamW's peak learning rate.
+        weight_decay: AdamW's.
+        warm_up: steps in which the rate rises; it then stays, and falls in the last ``cool_down``
+            share of the steps to zero.
+        cool_down: that share.
+        jitter: standard deviation of noise on the embeddings, whose root mean square is 1.
+        left_out: share of the embeddings that are left out.
+        ema_decay: of the average, which is the one that is kept.
+        loop: steps, batch and seed.
+    """
+
+    encoder: str = ""
+    decoder: str = ""
+    preset: str = "everyday"
+    rate: float = 1e-3
+    weight_decay: float = 0.01
+    warm_up: int = 200
+    cool_down: float = 0.3
+    jitter: float = 0.15
+    left_out: float = 0.125
+    ema_decay: float = 0.999
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=10_000, batch_size=128))
+
+    def __post_init__(self) -> None:
+        choose("preset", self.preset, SIZES)
+        if self.rate <= 0 or self.weight_decay < 0 or self.warm_up < 0 or self.jitter < 0:
+            raise ConfigError(
+                "rate must be above 0; weight_decay, warm_up and jitter must not be negative"
+            )
+        if not 0 <= self.cool_down <= 1 or not 0 <= self.left_out < 1:
+            raise ConfigError("cool_down must lie in [0, 1], left_out in [0, 1)")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError("ema_decay must lie in [0, 1)")
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step: up, level, and down to zero at the end."""
+        rise = min(1.0, (step + 1) / max(1, self.warm_up))
+        left = (self.loop.steps - step) / max(1.0, self.cool_down * self.loop.steps)
+        return self.rate * min(rise, left, 1.0)
+
+
+class FlowTask(Task):
+    """Fits the flow on embedded sounds and encoded photos.
+
+    Args:
+        config: what to do.
+        pairs: what to learn from.
+        runs: of encoder and decoder, whose weights ``finish`` writes into the run, so that it is
+            whole by itself.
+    """
+
+    kind: ClassVar[str] = "flow"
+
+    def __init__(
+        self, config: FlowTrainingConfig, pairs: FlowPairs, *, runs: tuple[Path, Path]
+    ) -> None:
+        self.config, self.pairs, self._runs = config, pairs, runs
+        torch.manual_seed(config.loop.seed)
+        self.flow = Flow(SIZES[config.preset])
+        places = (0, 1, 3, 4)
+        latents = pairs.latents.float()
+        self.flow.mean.copy_(latents.mean(dim=places)[:, None, None])
+        self.flow.spread.copy_(latents.std(dim=places)[:, None, None])
+        self.ema = Ema(self.flow, config.ema_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.flow.parameters(), lr=config.rate, betas=(0.9, 0.95),
+            weight_decay=config.weight_decay,
+        )  # fmt: skip
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"flow": self.flow, "average": self.ema.average}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"flow": self.optimizer}
+
+    def step(self, step: int, rng: torch.Generator) -> Scalars:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate_at(step)
+        self.flow.train()
+        parts = [self._part(own, rng) for own in self._rows(step)]
+        scalars = self.descend("gradient", self.optimizer, parts, self._loss)
+        self.ema.update(self.flow, step)
+        return scalars
+
+    def _rows(self, step: int) -> list[Tensor]:
+        loop = self.config.loop
+        rows = batch_indices(len(self.pairs), loop.batch_size, loop.seed, step)
+        return [torch.from_numpy(own) for own in self.machine.parts_of(rows, loop.accumulate)]
+
+    def _part(self, rows: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return latent pictures on their way, times, where they go, and embeddings."""
+        pairs, n = self.pairs, len(rows)
+        second, photo = pairs.rows[rows].unbind(1)
+        with self.machine.shared_draws(rng):
+            copy = torch.randint(len(pairs.embeddings), (n,), generator=rng)
+            cut = torch.randint(len(pairs.latents), (n,), generator=rng)
+            size = self.flow.embedding_size
+            jitter = torch.randn(n, size, generator=rng) * self.config.jitter
+            time = torch.randn(n, generator=rng).sigmoid()
+            noise = torch.randn(n, *pairs.latents.shape[2:], generator=rng)
+            known = (torch.rand(n, generator=rng) >= self.config.left_out).float()
+        embedding = pairs.embeddings[copy, second].float() + jitter
+        latent = self.flow.scaled(pairs.latents[cut, photo].float())
+        way = (1.0 - time)[:, None, None, None] * noise + time[:, None, None, None] * latent
+        device = self.machine.device
+        parts = (way, time, latent - noise, embedding)
+        self._known = known.to(device)
+        way, time, goal, embedding = (part.to(device) for part in parts)
+        return way, time, goal, embedding
+
+    def _loss(self, part: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Scalars]:
+        way, time, goal, embedding = part
+        with self.machine.autocast():
+            velocity = self.flow(way, time, embedding, self._known)
+        loss = (velocity.float() - goal).square().mean()
+        return loss, {"loss": loss.detach()}
+
+    def finish(self, run: Path) -> None:
+        """Write ``flow.safetensors``, and encoder and decoder beside it."""
+        about = {
+            "preset": self.config.preset, "network": to_dict(SIZES[self.config.preset]),
+            "encoder": self.config.encoder, "decoder": self.config.decoder,
+        }  # fmt: skip
+        save_weights(run / f"{FLOW}.safetensors", self.ema.average, about)
+        encoder, decoder = self._runs
+        copy_weights(encoder, run, (ENCODER, PICTURE_ENCODER))
+        copy_weights(decoder, run, (LATENT_ENCODER, LATENT_DECODER))
+
+
+def copy_weights(source: Path, run: Path, names: Sequence[str]) -> None:
+    """Copy the weights of networks, those that are there, from one run into another.
+
+    Raises:
+        OutputError: when they cannot be written.
+    """
+    for name in names:
+        path = source / f"{name}.safetensors"
+        if path.is_file():
+            for file in (path, path.with_suffix(".json")):
+                with atomic_file(run / file.name) as temporary:
+                    shutil.copyfile(file, temporary)
+
+
+def load_flow(run: Path) -> tuple[Flow, dict[str, Any]]:
+    """Load the flow of a finished run, in eval mode; return what stands beside it, too.
+
+    Raises:
+        DataError: when the run is not finished or damaged.
+    """
+    path = run / f"{FLOW}.safetensors"
+    tensors, about = read_tensors(path)
+    try:
+        flow = Flow(from_dict(FlowConfig, about["network"]))
+    except (KeyError, ConfigError) as error:
+        raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error
+    load_state(flow, tensors, str(path))
+    return flow.eval().requires_grad_(False), about
+
+
+def load_flow_generator(
+    run: Path, *, times: Sequence[float] | None = None, guidance: float | None = None
+) -> FlowGenerator:
+    """Load what draws pictures of a finished run of the flow, or of its few-step copy.
+
+    Args:
+        run: the run folder.
+        times: of the steps; by default those of a few-step copy, or 16 even ones.
+        guidance: by default none for a few-step copy, into which it is folded, or 4.
+
+    Raises:
+        DataError: when the run is not finished or damaged.
+    """
+    flow, about = load_flow(run)
+    decoder, _ = load_latent_decoder(run)
+    even = [i / 16 for i in range(17)]
+    if guidance is None:
+        guidance = 1.0 if "times" in about else 4.0
+    return FlowGenerator(flow, decoder, tuple(times or about.get("times", even)), guidance).eval()
