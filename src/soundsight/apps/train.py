@@ -111,6 +111,13 @@ def encoder(
     """Train an audio encoder on pairs, without a label."""
     begin("soundsight train encoder", out, threads)
     if preset in PRESETS:
+        others = {"--data": data, "--init": init, "--embedding-size": embedding_size,
+                  "--kind": kind != "contrastive", "--schedule": schedule != "modern"}  # fmt: skip
+        if given := [option for option, value in others.items() if value]:
+            raise ConfigError(
+                f"{', '.join(given)}: not for --preset {preset}, whose data are named by "
+                "SOUNDSIGHT_EVERYDAY and SOUNDSIGHT_BENCH"
+            )
         ears = resolve(
             _ears_config(preset, teacher), settings, seed=seed, steps=steps,
             batch_size=batch_size, precision=precision, accumulate=accumulate, keep=keep,

@@ -21,7 +21,7 @@ from soundsight.core.errors import DataError
 from soundsight.core.units import to_unit
 from soundsight.evaluation.choice import measured_seconds
 from soundsight.evaluation.fidelity import mean_distance, nearest, precision_recall
-from soundsight.evaluation.informativity import Shares, audible, shares
+from soundsight.evaluation.informativity import Shares, shares
 from soundsight.evaluation.judging import columns_of
 from soundsight.models.eyes import Eyes
 from soundsight.pairs.bench import Bench, Pair
@@ -34,7 +34,7 @@ from soundsight.pairs.everyday import (
     photos_of,
     read_photo,
 )
-from soundsight.pairs.everyday_sounds import darkened, hear
+from soundsight.pairs.everyday_sounds import audible, darkened, hear
 from soundsight.runtime.states import is_unfamiliar
 from soundsight.runtime.surest import SurestSeconds, mean_embedding
 from soundsight.runtime.translator import Translator
