@@ -152,7 +152,8 @@ def fit_flow(
     from soundsight.training.machine import enough_memory
 
     with enough_memory():
-        pairs = _flow_pairs(encoder, decoder, bank, config.loop.seed)
+        with machine.autocast():
+            pairs = _flow_pairs(encoder, decoder, bank, config.loop.seed)
         _fit(
             lambda: FlowTask(config, pairs, runs=(encoder, decoder)), out, config, machine,
             pairs.digest, max_time,
@@ -210,7 +211,10 @@ def distil(
         return
     machine = machine_of(config, accelerator, devices, nodes, compiled, threads)
     with enough_memory():
-        pairs = _flow_pairs(translator, translator, bank or out.parent / "bank", config.loop.seed)
+        with machine.autocast():
+            pairs = _flow_pairs(
+                translator, translator, bank or out.parent / "bank", config.loop.seed
+            )
         _fit(
             lambda: DistilTask(config, pairs, flow, run=translator), out, config, machine,
             pairs.digest, max_time,
