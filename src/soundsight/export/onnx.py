@@ -45,7 +45,8 @@ from soundsight.training.starting import TRAINABLE, StartingPoint
 from soundsight.training.translator import load_generator
 
 TOLERANCE = 1e-4
-"""Largest difference between PyTorch and ONNX Runtime, in the networks' range [-1, 1]."""
+"""Largest difference between PyTorch and ONNX Runtime, as a share of the largest number, or in
+the networks' range [-1, 1]."""
 
 QUIET_DBFS = -60.0
 """Seconds below this level count as quiet: under the noise of a quiet room into a microphone."""
@@ -347,7 +348,11 @@ def _check(
     for rows in (slice(None), slice(0, 1)):
         feed = {key: value[rows].numpy() for key, value in inputs.items()}
         got = session.run(None, feed)
-        worst = max(float(np.abs(a - b[rows]).max()) for a, b in zip(got, expected, strict=True))
+        # Features have no range: theirs is as large as they are.
+        worst = max(
+            float(np.abs(a - b[rows]).max() / max(1.0, np.abs(b).max()))
+            for a, b in zip(got, expected, strict=True)
+        )
         if not worst <= TOLERANCE:
             raise SoundsightError(
                 f"{name}: ONNX Runtime differs from PyTorch by {worst:.2g}, more than "
