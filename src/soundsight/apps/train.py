@@ -36,6 +36,7 @@ from soundsight.apps.train_options import (
     Devices,
     DryRun,
     Early,
+    EverydayPlaces,
     Init,
     Keep,
     MaxTime,
@@ -71,7 +72,7 @@ def register(app: typer.Typer) -> None:
 
 def encoder(
     out: Out,
-    data: AllData = None,
+    data: EverydayPlaces = None,
     kind: Annotated[str, typer.Option(help="contrastive or autoencoder.")] = "contrastive",
     preset: Annotated[
         str | None,
@@ -165,13 +166,14 @@ def translator(
             "--init)[/dim].",
         ),
     ] = None,
-    data: AllData = None,
+    data: EverydayPlaces = None,
     preset: Annotated[
         str | None,
         typer.Option(
             show_default=False,
             help="everyday, paper, flagship, compact, small or tiny. "
-            "[dim](default: compact, or that of --init)[/dim]",
+            "[dim](default: that of --init; of --encoder, where there is a --decoder; else "
+            "compact)[/dim]",
         ),
     ] = None,
     decoder: Annotated[
@@ -235,7 +237,7 @@ def translator(
     encoder = encoder or init
     if encoder is None:
         raise ConfigError("--encoder is missing: a finished run of `train encoder`")
-    preset = _preset(preset, start)
+    preset = _preset(preset, start or (StartingPoint(encoder) if decoder else None))
     if preset in PRESETS:
         decoder = decoder or init
         if decoder is None:
@@ -354,7 +356,7 @@ def names(
     encoder: Annotated[
         Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`.")
     ],
-    data: AllData = None,
+    data: EverydayPlaces = None,
     bank: Bank = None,
     settings: Settings = None,
     threads: Threads = None,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,16 +72,15 @@ class EverydayData:
         """Return seconds, photo features and pairs."""
         from soundsight.training.ears_data import joined, open_ears_data, prepared_ears_data
 
-        own = None
+        if self.everyday is None and teacher is not None:
+            raise ConfigError("--teacher hears waveforms, and prepared pairs hold none")
+        parts = []
+        if self.everyday is not None:
+            parts.append(open_ears_data(bank, *self.everyday, config, teacher=teacher, tell=tell))
         if self.pairs:
-            own = prepared_ears_data(self.folder(bank), self._train, self._digest, tell=tell)
-        if self.everyday is None:
-            assert own is not None
-            if teacher is not None:
-                raise ConfigError("--teacher hears waveforms, and prepared pairs hold none")
-            return own
-        found = open_ears_data(bank, *self.everyday, config, teacher=teacher, tell=tell)
-        return found if own is None else joined(found, own)
+            folder = self.folder(bank)
+            parts.append(prepared_ears_data(folder, self._train, self._digest, tell=tell))
+        return functools.reduce(joined, parts)
 
     def photos(self) -> tuple[str, NDArray[np.uint8]]:
         """Return the train photos, in the order of those of :meth:`ears`, and a hash of them."""
@@ -111,13 +110,13 @@ class EverydayData:
         photos = PairDataset(self.pairs, "val").photos()
         return photos[:: -(-len(photos) // _SHOWN)]
 
-    @cached_property
+    @functools.cached_property
     def _train(self) -> PairDataset:
         from soundsight.pairs.dataset import PairDataset
 
         return PairDataset(self.pairs, "train")
 
-    @cached_property
+    @functools.cached_property
     def _digest(self) -> str:
         about = json.dumps(about_all(self.pairs, "train"), sort_keys=True)
         return hashlib.sha256(about.encode()).hexdigest()

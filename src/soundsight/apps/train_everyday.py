@@ -15,11 +15,11 @@ from soundsight.apps.train_data import EverydayData, open_everyday
 from soundsight.apps.train_options import (
     Accelerator,
     Accumulate,
-    AllData,
     BatchSize,
     Compile,
     Devices,
     DryRun,
+    EverydayPlaces,
     Init,
     Keep,
     MaxTime,
@@ -125,7 +125,7 @@ def fit_ears(
 
 def decoder(
     out: Out,
-    data: AllData = None,
+    data: EverydayPlaces = None,
     preset: EverydayPreset = None,
     init: Init = None,
     steps: Steps = None,
@@ -224,7 +224,7 @@ def flow_config(preset: str, encoder: Path, decoder: Path, start: StartingPoint 
 def distil(
     out: Out,
     translator: FlowRun,
-    data: AllData = None,
+    data: EverydayPlaces = None,
     bank: Bank = None,
     steps: Steps = None,
     batch_size: BatchSize = None,
@@ -330,8 +330,9 @@ def _flow_pairs(
                 decoder, lambda: source.photos()[1], seed=seed, tell=tell,
             )  # fmt: skip
 
-    # One process embeds and encodes, and all read it.
-    machine.on_first(lambda: opened().digest)
+    if machine.world > 1:
+        # One process embeds and encodes, and all read it.
+        machine.on_first(lambda: opened().digest)
     return opened()
 
 

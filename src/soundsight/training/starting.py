@@ -106,7 +106,9 @@ class StartingPoint:
             advice = "export its run with --trainable, or start from the run"
         elif (self.folder / "run.json").is_file():
             kind = json.loads((self.folder / "run.json").read_text("utf-8")).get("kind")
-            advice = f"it is a run of kind {kind}: go on with its command until it is finished"
+            advice = f"it is a run of kind {kind}"
+            if not (self.folder / "done.json").is_file():
+                advice += ": go on with its command until it is finished"
         else:
             advice = "a finished run or a model folder is expected"
         raise DataError(f"{self.folder} holds no weights of a {name} to start from: {advice}")
