@@ -60,7 +60,8 @@ def test_ears_are_trained_and_measured(tmp_path: Path) -> None:
     ("args", "words"),
     [
         (["--preset", "everyday", "--teacher", "none.zip"], "there is no teacher none.zip"),
-        (["--preset", "everyday", "--init", "run"], "--init: not for --preset everyday"),
+        (["--preset", "everyday", "--embedding-size", "8"], "--embedding-size: not for --preset"),
+        (["--preset", "everyday", "--init", "nowhere"], "there is no folder nowhere"),
         (["--bank", "x"], "belong to --preset everyday"),
         (["--preset", "everyday", "--set", "bank.copies=-1"], "copies"),
     ],

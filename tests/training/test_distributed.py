@@ -1,5 +1,9 @@
 """Two processes do what one does with the same batch; really started, talking over gloo.
 
+BatchNorm takes its statistics over both: those of the decoder's encoder and decoder, too, until the
+encoder is frozen and takes what it has learned. The flow has none. Ears share theirs as well, but
+mix and disturb their own sounds, so that they are held to each other and not to one process.
+
 Run as a program this file is one of the two processes.
 """
 
@@ -30,10 +34,13 @@ from soundsight.pairs.bench import Bench, find_bench
 from soundsight.pairs.dataset import PairDataset
 from soundsight.pairs.everyday import Everyday, find_everyday
 from soundsight.training.checkpoints import read_checkpoint
+from soundsight.training.decoder import DecoderConfig, DecoderTask
 from soundsight.training.distributed import SharedDraws
 from soundsight.training.ears import EarsTask, EarsTrainingConfig
 from soundsight.training.ears_data import open_ears_data
 from soundsight.training.encoder import EncoderConfig, EncoderTask, load_encoder
+from soundsight.training.flow import FlowTask, FlowTrainingConfig
+from soundsight.training.flow_data import FlowPairs
 from soundsight.training.loop import LoopConfig, Scalars, Task, fit
 from soundsight.training.machine import Machine, MachineConfig, start_machine
 from soundsight.training.moving_average import MovingAverageConfig
@@ -45,7 +52,7 @@ LOOP = LoopConfig(
     steps=3, batch_size=8, log_every=1, checkpoint_every=3, picture_every=3, evaluate_every=3
 )
 IN_TWO = replace(LOOP, accumulate=2)
-KINDS: dict[str, EncoderConfig | TranslatorConfig] = {
+KINDS: dict[str, EncoderConfig | TranslatorConfig | DecoderConfig | FlowTrainingConfig] = {
     "contrastive": EncoderConfig(kind="contrastive", preset="tiny", loop=LOOP),
     "autoencoder": EncoderConfig(kind="autoencoder", preset="tiny", loop=LOOP),
     "relativistic": TranslatorConfig(
@@ -60,6 +67,11 @@ KINDS: dict[str, EncoderConfig | TranslatorConfig] = {
         moving_average=MovingAverageConfig(reading="snapshots", snapshots=2, snapshot_every=1),
     ),
     "contrastive in two": EncoderConfig(kind="contrastive", preset="tiny", loop=IN_TWO),
+    "decoder": DecoderConfig(
+        preset="tiny", sharpen_from=1, frozen_from=2, warm_up=0, rate=0.05, loop=LOOP,
+    ),
+    "flow": FlowTrainingConfig(preset="tiny", warm_up=0, rate=0.05, loop=LOOP),
+    "flow in two": FlowTrainingConfig(preset="tiny", warm_up=0, rate=0.05, loop=IN_TWO),
     "relativistic in two": TranslatorConfig(
         encoder="x", preset="tiny", objective="relativistic", penalty_every=2, loop=IN_TWO
     ),
@@ -76,6 +88,24 @@ def make_task(kind: str, bench: Bench, encoder_run: Path) -> Task:
     if isinstance(config, EncoderConfig):
         task: Any = EncoderTask(config, data)
         task.optimizer = torch.optim.SGD(task.network.parameters(), lr=0.05)
+        return task  # type: ignore[no-any-return]
+    if isinstance(config, DecoderConfig):
+        torch.manual_seed(0)
+        eyes = Eyes(NETWORKS["lite0"]).eval().requires_grad_(False)
+        task = DecoderTask(config, torch.from_numpy(data.photos()), eyes)
+        drawing = [*task.encoder.parameters(), *task.decoder.parameters()]
+        task.optimizer = torch.optim.SGD(drawing, lr=config.rate)
+        task.d_optimizer = torch.optim.SGD(task.discriminator.heads.parameters(), lr=0.05)
+        return task  # type: ignore[no-any-return]
+    if isinstance(config, FlowTrainingConfig):
+        rng = torch.Generator().manual_seed(2)
+        pairs = FlowPairs(
+            embeddings=torch.randn(2, 12, 16, generator=rng),
+            latents=torch.randn(2, 12, 4, 6, 6, generator=rng),
+            rows=torch.stack([torch.arange(12)] * 2, dim=1),
+        )
+        task = FlowTask(config, pairs, runs=(encoder_run, encoder_run))
+        task.optimizer = torch.optim.SGD(task.flow.parameters(), lr=config.rate)
         return task  # type: ignore[no-any-return]
     task = TranslatorTask(config, load_encoder(encoder_run).double(), data, encoder_run=encoder_run)
     drawing = [*task.generator.parameters()]

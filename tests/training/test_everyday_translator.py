@@ -18,8 +18,6 @@ from soundsight.core.errors import ConfigError, DataError
 from soundsight.models.eyes import Eyes
 from soundsight.training.checkpoints import read_tensors, save_weights
 from soundsight.training.decoder import (
-    LATENT_DECODER,
-    LATENT_ENCODER,
     DecoderConfig,
     DecoderTask,
     load_latent_decoder,
@@ -29,6 +27,7 @@ from soundsight.training.distil import DistilConfig, DistilTask
 from soundsight.training.flow import FlowTask, FlowTrainingConfig, load_flow, load_flow_generator
 from soundsight.training.flow_data import FlowPairs, encode_cuts, open_flow_pairs
 from soundsight.training.loop import LoopConfig, Task, fit, step_rng
+from soundsight.training.starting import LATENT_DECODER, LATENT_ENCODER
 
 SILENT = Console(quiet=True, stderr=True)
 

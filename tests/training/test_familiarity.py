@@ -116,8 +116,8 @@ def test_axes_are_whitened(fitted: Familiarity) -> None:
 
 
 def test_too_few_sounds_and_bad_settings() -> None:
-    with pytest.raises(DataError, match="at least 64"):
-        fit_familiarity(encoder(), Sounds(50, 0), Sounds(100, 1), FitConfig())  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="at least 20"):
+        fit_familiarity(encoder(), Sounds(15, 0), Sounds(100, 1), FitConfig())  # type: ignore[arg-type]
     for wrong in ({"accepted": 1.0}, {"accepted": 0.0}, {"axes": 0}, {"neighbours": 0}):
         with pytest.raises(ConfigError):
             FitConfig(**wrong)  # type: ignore[arg-type]

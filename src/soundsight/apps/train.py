@@ -7,18 +7,19 @@ share one run of ``train encoder`` or ``train translator``.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from soundsight.apps.group import Commands
+from soundsight.apps.train_data import about_all, open_all
 from soundsight.apps.train_everyday import (
     PRESETS,
     Bank,
     decoder,
     distil,
+    ears_config,
     fit_ears,
     fit_flow,
     fit_kind_names,
@@ -35,6 +36,7 @@ from soundsight.apps.train_options import (
     Devices,
     DryRun,
     Early,
+    EverydayPlaces,
     Init,
     Keep,
     MaxTime,
@@ -70,7 +72,7 @@ def register(app: typer.Typer) -> None:
 
 def encoder(
     out: Out,
-    data: AllData = None,
+    data: EverydayPlaces = None,
     kind: Annotated[str, typer.Option(help="contrastive or autoencoder.")] = "contrastive",
     preset: Annotated[
         str | None,
@@ -112,32 +114,32 @@ def encoder(
 ) -> None:
     """Train an audio encoder on pairs, without a label."""
     begin("soundsight train encoder", out, threads)
+    from soundsight.training.starting import ENCODER, PICTURE_ENCODER, StartingPoint
+
+    start = None if init is None else StartingPoint(init)
+    preset = _preset(preset, start)
     if preset in PRESETS:
-        others = {"--data": data, "--init": init, "--embedding-size": embedding_size,
-                  "--kind": kind != "contrastive", "--schedule": schedule != "modern"}  # fmt: skip
+        others = {"--embedding-size": embedding_size, "--kind": kind != "contrastive",
+                  "--schedule": schedule != "modern"}  # fmt: skip
         if given := [option for option, value in others.items() if value]:
-            raise ConfigError(
-                f"{', '.join(given)}: not for --preset {preset}, whose data are named by "
-                "SOUNDSIGHT_EVERYDAY and SOUNDSIGHT_BENCH"
-            )
+            raise ConfigError(f"{', '.join(given)}: not for --preset {preset}")
         ears = resolve(
-            _ears_config(preset, teacher), settings, seed=seed, steps=steps,
+            ears_config(preset, teacher, start), settings, seed=seed, steps=steps,
             batch_size=batch_size, precision=precision, accumulate=accumulate, keep=keep,
         )  # fmt: skip
         if not is_printed(ears, dry_run):
             machine = machine_of(ears, accelerator, devices, nodes, compiled, threads)
-            fit_ears(ears, out, bank or out.parent / "bank", teacher, machine, max_time)
+            bank = bank or out.parent / "bank"
+            fit_ears(ears, out, data, bank, teacher, start, machine, max_time)
         return
     if teacher is not None or bank is not None:
         raise ConfigError("--teacher and --bank belong to --preset everyday")
     from soundsight.pairs.dataset import PairDataset
     from soundsight.training.encoder import EncoderTask, default_encoder_config
     from soundsight.training.machine import enough_memory
-    from soundsight.training.starting import ENCODER, PICTURE_ENCODER, StartingPoint
 
-    start = None if init is None else StartingPoint(init)
     defaults = dataclasses.replace(
-        default_encoder_config(kind, _preset(preset, start), schedule),
+        default_encoder_config(kind, preset, schedule),
         embedding_size=embedding_size,
         init="" if start is None else start.sha256(ENCODER, PICTURE_ENCODER),
     )
@@ -148,38 +150,39 @@ def encoder(
     if is_printed(config, dry_run):
         return
     machine = machine_of(config, accelerator, devices, nodes, compiled, threads)
-    pairs = _open(data)
+    pairs = open_all(data)
     with enough_memory():
         task = EncoderTask(config, PairDataset(pairs, "train"), start=start)
         _fit(task, out, config, machine, pairs, max_time)
 
 
-def _ears_config(preset: str, teacher: Path | None) -> Any:
-    from soundsight.core.runs import sha256_of
-    from soundsight.training.ears import EarsTrainingConfig
-
-    if teacher is not None and not teacher.is_file():
-        raise ConfigError(f"there is no teacher {teacher}")
-    return EarsTrainingConfig(preset=preset, teacher="" if teacher is None else sha256_of(teacher))
-
-
 def translator(
     out: Out,
     encoder: Annotated[
-        Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`; stays frozen.")
-    ],
-    data: AllData = None,
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="A finished run of `train encoder`; stays frozen [dim](default: that of "
+            "--init)[/dim].",
+        ),
+    ] = None,
+    data: EverydayPlaces = None,
     preset: Annotated[
         str | None,
         typer.Option(
             show_default=False,
             help="everyday, paper, flagship, compact, small or tiny. "
-            "[dim](default: compact, or that of --init)[/dim]",
+            "[dim](default: that of --init; of --encoder, where there is a --decoder; else "
+            "compact)[/dim]",
         ),
     ] = None,
     decoder: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="A finished run of `train decoder`, for everyday."),
+        typer.Option(
+            metavar="RUN",
+            help="A finished run of `train decoder`, for everyday [dim](default: that of "
+            "--init)[/dim].",
+        ),
     ] = None,
     bank: Bank = None,
     objective: Annotated[
@@ -228,16 +231,25 @@ def translator(
 ) -> None:
     """Train generator and discriminator on pairs, without a label."""
     begin("soundsight train translator", out, threads)
+    from soundsight.training.starting import DISCRIMINATOR, GENERATOR, POSTERIOR, StartingPoint
+
+    start = None if init is None else StartingPoint(init)
+    encoder = encoder or init
+    if encoder is None:
+        raise ConfigError("--encoder is missing: a finished run of `train encoder`")
+    preset = _preset(preset, start or (StartingPoint(encoder) if decoder else None))
     if preset in PRESETS:
+        decoder = decoder or init
         if decoder is None:
             raise ConfigError(f"--preset {preset} needs --decoder: a run of `train decoder`")
         flow = resolve(
-            flow_config(preset, encoder, decoder), settings, seed=seed, steps=steps,
+            flow_config(preset, encoder, decoder, start), settings, seed=seed, steps=steps,
             batch_size=batch_size, precision=precision, accumulate=accumulate, keep=keep,
         )  # fmt: skip
         if not is_printed(flow, dry_run):
             machine = machine_of(flow, accelerator, devices, nodes, compiled, threads)
-            fit_flow(flow, out, encoder, decoder, bank or out.parent / "bank", machine, max_time)
+            bank = bank or out.parent / "bank"
+            fit_flow(flow, out, data, encoder, decoder, bank, start, machine, max_time)
         return
     if decoder is not None or bank is not None:
         raise ConfigError("--decoder and --bank belong to --preset everyday")
@@ -245,14 +257,10 @@ def translator(
     from soundsight.pairs.dataset import PairDataset
     from soundsight.training.encoder import load_encoder
     from soundsight.training.machine import enough_memory
-    from soundsight.training.starting import DISCRIMINATOR, GENERATOR, POSTERIOR, StartingPoint
     from soundsight.training.translator import TranslatorTask, default_config
 
-    start = None if init is None else StartingPoint(init)
     frozen = load_encoder(encoder)
-    defaults = default_config(
-        objective, _preset(preset, start), sha256_of(encoder / "encoder.safetensors")
-    )
+    defaults = default_config(objective, preset, sha256_of(encoder / "encoder.safetensors"))
     defaults = dataclasses.replace(
         defaults,
         moving_average=dataclasses.replace(defaults.moving_average, reading=moving_average),
@@ -277,7 +285,7 @@ def translator(
     elif evaluate_every is not None:
         raise ConfigError("--evaluate-every needs --judges")
     machine = machine_of(config, accelerator, devices, nodes, compiled, threads)
-    pairs = _open(data)
+    pairs = open_all(data)
     with enough_memory():
         task = TranslatorTask(
             config, frozen, PairDataset(pairs, "train"), encoder_run=encoder, start=start
@@ -337,7 +345,7 @@ def familiarity(
     config = resolve(FitConfig(), settings, seed=seed)
     if is_printed(config, dry_run):
         return
-    pairs, network = _open(data), load_encoder(encoder)
+    pairs, network = open_all(data), load_encoder(encoder)
     train, val = (PairDataset(pairs, split) for split in ("train", "val"))
     write_familiarity(out, encoder, fit_familiarity(network, train, val, config), config)
     typer.echo(f"written: {out}")
@@ -348,7 +356,7 @@ def names(
     encoder: Annotated[
         Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`.")
     ],
-    data: AllData = None,
+    data: EverydayPlaces = None,
     bank: Bank = None,
     settings: Settings = None,
     threads: Threads = None,
@@ -372,12 +380,12 @@ def names(
     )
 
     if hears_everyday(encoder, data):
-        fit_kind_names(out, encoder, settings, bank or out.parent / "bank", dry_run)
+        fit_kind_names(out, encoder, data, settings, bank or out.parent / "bank", dry_run)
         return
     config = resolve(NamingConfig(), settings)
     if is_printed(config, dry_run):
         return
-    places, network = _open(data), load_encoder(encoder)
+    places, network = open_all(data), load_encoder(encoder)
     train, val = (named_seconds(network, places, split) for split in ("train", "val"))
     fitted = fit_names(train, val, config, other_seconds(network, config))
     write_names(out, encoder, fitted, config)
@@ -426,12 +434,6 @@ def _preset(name: str | None, start: StartingPoint | None) -> str:
     return "compact" if start is None else start.preset()
 
 
-def _open(data: list[Path] | None) -> list[Bench | PairFolder]:
-    from soundsight.pairs.dataset import open_pairs
-
-    return [open_pairs(where) for where in data] if data else [open_pairs(None)]
-
-
 def _numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
@@ -454,25 +456,8 @@ def _fit(
     from soundsight.training.loop import fit
 
     finished = fit(
-        task, out, config.loop, to_dict(config), machine=machine, data=_about_all(pairs, "train"),
+        task, out, config.loop, to_dict(config), machine=machine, data=about_all(pairs, "train"),
         evaluate=evaluate, max_time_s=None if max_time is None else 60.0 * max_time,
     )  # fmt: skip
     if finished and machine.first:
         typer.echo(f"finished: {out}")
-
-
-def _about_all(pairs: list[Bench | PairFolder], split: str) -> dict[str, Any]:
-    about = [_about(place, split) for place in pairs]
-    return about[0] if len(about) == 1 else {"kind": "several", "of": about, "split": split}
-
-
-def _about(pairs: Bench | PairFolder, split: str) -> dict[str, Any]:
-    """Say which pairs these are, wherever they lie."""
-    from soundsight.pairs.bench import Bench
-
-    if not isinstance(pairs, Bench):
-        about = {"kind": "prepared", "pairs": pairs.count(split), "sha256": pairs.sha256}
-        return {**about, "split": split}
-    names = sorted(f"{pair.spectrogram} {pair.photo}\n" for pair in pairs.pairs(split))
-    digest = hashlib.sha256("".join(names).encode()).hexdigest()
-    return {"kind": "bench", "pairs": len(names), "sha256": digest, "split": split}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from soundsight.apps.train_data import EverydayData, open_everyday
 from soundsight.apps.train_options import (
     Accelerator,
     Accumulate,
@@ -18,6 +19,8 @@ from soundsight.apps.train_options import (
     Compile,
     Devices,
     DryRun,
+    EverydayPlaces,
+    Init,
     Keep,
     MaxTime,
     Nodes,
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
     from soundsight.training.kinds import KindSeconds
     from soundsight.training.loop import LoopConfig, Task
     from soundsight.training.machine import Machine
+    from soundsight.training.naming import Seconds
+    from soundsight.training.starting import StartingPoint
 
 PRESETS = ("everyday", "everyday-tiny")
 
@@ -57,41 +62,72 @@ FlowRun = Annotated[
         "--translator", metavar="RUN", help="A finished run of `train translator`, with its flow."
     ),
 ]
-EverydayPreset = Annotated[str, typer.Option("--preset", help="everyday or everyday-tiny.")]
+EverydayPreset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        show_default=False,
+        help="everyday or everyday-tiny. [dim](default: everyday, or that of --init)[/dim]",
+    ),
+]
+
+
+def ears_config(preset: str, teacher: Path | None, start: StartingPoint | None) -> Any:
+    """Return the settings of the ears.
+
+    Raises:
+        ConfigError: when there is no such teacher.
+        DataError: when ``start`` has no weights to start from.
+    """
+    from soundsight.core.runs import sha256_of
+    from soundsight.training.ears import EarsTrainingConfig, going_on
+    from soundsight.training.starting import ENCODER, PICTURE_ENCODER
+
+    if teacher is not None and not teacher.is_file():
+        raise ConfigError(f"there is no teacher {teacher}")
+    config = EarsTrainingConfig(
+        preset=preset, teacher="" if teacher is None else sha256_of(teacher)
+    )
+    return config if start is None else going_on(config, start.sha256(ENCODER, PICTURE_ENCODER))
 
 
 def fit_ears(
     config: Any,
     out: Path,
+    data: list[Path] | None,
     bank: Path,
     teacher: Path | None,
+    start: StartingPoint | None,
     machine: Machine,
     max_time: float | None,
 ) -> None:
     """Train the ears."""
     from soundsight.apps.progress import phases
-    from soundsight.pairs.bench import find_bench
-    from soundsight.pairs.everyday import find_everyday
     from soundsight.training.ears import EarsTask
-    from soundsight.training.ears_data import EarsData, open_ears_data
+    from soundsight.training.ears_data import EarsData
     from soundsight.training.machine import enough_memory
 
-    everyday, bench = find_everyday(), find_bench()
+    source = open_everyday(data)
 
     def opened() -> EarsData:
         with phases() as tell:
-            return open_ears_data(bank, everyday, bench, config.bank, teacher=teacher, tell=tell)
+            return source.ears(bank, config.bank, tell, teacher)
 
     with enough_memory():
         # One process makes what is not there yet, and all read it.
         machine.on_first(lambda: opened().digest)
-        data = opened()
-        _fit(lambda: EarsTask(config, data), out, config, machine, data.digest, max_time)
+        found = opened()
+        _fit(
+            lambda: EarsTask(config, found, start=start), out, config, machine,
+            source.about(found.digest), max_time,
+        )  # fmt: skip
 
 
 def decoder(
     out: Out,
-    preset: EverydayPreset = "everyday",
+    data: EverydayPlaces = None,
+    preset: EverydayPreset = None,
+    init: Init = None,
     steps: Steps = None,
     batch_size: BatchSize = None,
     seed: Seed = 0,
@@ -115,35 +151,43 @@ def decoder(
     import torch
 
     from soundsight.models.eyes import Eyes
-    from soundsight.pairs.bench import find_bench
-    from soundsight.pairs.everyday import find_everyday, read_photos
-    from soundsight.training.decoder import DecoderConfig, DecoderTask
+    from soundsight.training.decoder import DecoderConfig, DecoderTask, going_on
     from soundsight.training.machine import enough_memory
+    from soundsight.training.photo_features import EYES
+    from soundsight.training.starting import LATENT_DECODER, LATENT_ENCODER, StartingPoint
 
-    eyes = Eyes.load("lite0")
+    eyes = Eyes.load(EYES)
+    start = None if init is None else StartingPoint(init)
+    sizes = _size("everyday") if start is None else start.preset(LATENT_ENCODER)
+    defaults = DecoderConfig(preset=_size(preset) if preset else sizes, eyes=eyes.sha256)
+    if start is not None:
+        defaults = going_on(defaults, start.sha256(LATENT_ENCODER, LATENT_DECODER))
     config = resolve(
-        DecoderConfig(preset=_size(preset), eyes=eyes.sha256), settings, seed=seed, steps=steps,
-        batch_size=batch_size, precision=precision, accumulate=accumulate, keep=keep,
+        defaults, settings, seed=seed, steps=steps, batch_size=batch_size, precision=precision,
+        accumulate=accumulate, keep=keep,
     )  # fmt: skip
     if is_printed(config, dry_run):
         return
     machine = machine_of(config, accelerator, devices, nodes, compiled, threads)
-    everyday, bench = find_everyday(), find_bench()
+    source = open_everyday(data)
     with enough_memory():
-        names, photos = read_photos(everyday, bench, "train")
-        _, shown = read_photos(everyday, bench, "val", every=80)
+        digest, photos = source.photos()
+        val = source.shown()
+        shown = None if val is None else torch.from_numpy(val)
         _fit(
-            lambda: DecoderTask(config, torch.from_numpy(photos), eyes, torch.from_numpy(shown)),
-            out, config, machine, _digest(names), max_time,
+            lambda: DecoderTask(config, torch.from_numpy(photos), eyes, shown, start=start),
+            out, config, machine, source.about(digest), max_time,
         )  # fmt: skip
 
 
 def fit_flow(
     config: Any,
     out: Path,
+    data: list[Path] | None,
     encoder: Path,
     decoder: Path,
     bank: Path,
+    start: StartingPoint | None,
     machine: Machine,
     max_time: float | None,
 ) -> None:
@@ -151,35 +195,37 @@ def fit_flow(
     from soundsight.training.flow import FlowTask
     from soundsight.training.machine import enough_memory
 
+    source = open_everyday(data)
     with enough_memory():
         with machine.autocast():
-            pairs = _flow_pairs(encoder, decoder, bank, config.loop.seed)
+            pairs = _flow_pairs(source, encoder, decoder, bank, machine, config.loop.seed)
         _fit(
-            lambda: FlowTask(config, pairs, runs=(encoder, decoder)), out, config, machine,
-            pairs.digest, max_time,
+            lambda: FlowTask(config, pairs, runs=(encoder, decoder), start=start), out, config,
+            machine, source.about(pairs.digest), max_time,
         )  # fmt: skip
 
 
-def flow_config(preset: str, encoder: Path, decoder: Path) -> Any:
+def flow_config(preset: str, encoder: Path, decoder: Path, start: StartingPoint | None) -> Any:
     """Return the settings of the flow between an encoder and a decoder.
 
     Raises:
-        DataError: when one of them is not finished.
+        DataError: when one of them is not finished, or ``start`` has no weights to start from.
     """
-    from soundsight.training.checkpoints import read_tensors
-    from soundsight.training.decoder import LATENT_ENCODER
-    from soundsight.training.flow import FlowTrainingConfig
+    from soundsight.training.flow import FlowTrainingConfig, going_on
+    from soundsight.training.starting import ENCODER, FLOW, LATENT_ENCODER, StartingPoint
 
-    return FlowTrainingConfig(
+    config = FlowTrainingConfig(
         preset=_size(preset),
-        encoder=read_tensors(encoder / "encoder.safetensors")[1]["sha256"],
-        decoder=read_tensors(decoder / f"{LATENT_ENCODER}.safetensors")[1]["sha256"],
+        encoder=StartingPoint(encoder).about(ENCODER)["sha256"],
+        decoder=StartingPoint(decoder).about(LATENT_ENCODER)["sha256"],
     )
+    return config if start is None else going_on(config, start.sha256(FLOW))
 
 
 def distil(
     out: Out,
     translator: FlowRun,
+    data: EverydayPlaces = None,
     bank: Bank = None,
     steps: Steps = None,
     batch_size: BatchSize = None,
@@ -210,52 +256,59 @@ def distil(
     if is_printed(config, dry_run):
         return
     machine = machine_of(config, accelerator, devices, nodes, compiled, threads)
+    source, bank = open_everyday(data), bank or out.parent / "bank"
     with enough_memory():
         with machine.autocast():
-            pairs = _flow_pairs(
-                translator, translator, bank or out.parent / "bank", config.loop.seed
-            )
+            pairs = _flow_pairs(source, translator, translator, bank, machine, config.loop.seed)
         _fit(
             lambda: DistilTask(config, pairs, flow, run=translator), out, config, machine,
-            pairs.digest, max_time,
+            source.about(pairs.digest), max_time,
         )  # fmt: skip
 
 
 def hears_everyday(encoder: Path, data: list[Path] | None) -> bool:
-    """Tell whether a run has ears, and no data of one's own are named for what reads them."""
-    from soundsight.training.ears import KIND
-    from soundsight.training.loop import read_run
+    """Tell whether names are fitted to Everyday's kinds: for ears, where its folder is read."""
+    from soundsight.models.ears import Ears
+    from soundsight.pairs.everyday import is_everyday
+    from soundsight.training.encoder import load_encoder
 
-    return not data and read_run(encoder)["kind"] == KIND
+    named = not data or any(is_everyday(where) for where in data)
+    return named and isinstance(load_encoder(encoder), Ears)
 
 
 def fit_kind_names(
-    out: Path, encoder: Path, settings: list[str] | None, bank: Path, dry_run: bool
+    out: Path,
+    encoder: Path,
+    data: list[Path] | None,
+    settings: list[str] | None,
+    bank: Path,
+    dry_run: bool,
 ) -> None:
-    """Fit the label head of Everyday's kinds."""
+    """Fit the label head of Everyday's kinds, and of the labels of other pairs beside them."""
     from soundsight.training.encoder import load_encoder
     from soundsight.training.kinds import everyday_naming, names_of
-    from soundsight.training.naming import write_names
+    from soundsight.training.naming import named_seconds, write_names
 
     config = resolve(everyday_naming(), settings)
     if is_printed(config, dry_run):
         return
-    train, val = _kinds(encoder, bank)
+    source = open_everyday(data)
+    train, val = _kinds(source, encoder, bank)
     ears: Any = load_encoder(encoder)
-    fitted = names_of(train, val, ears, config)
+    own: list[Seconds] = [named_seconds(ears, source.pairs, split) for split in ("train", "val")]
+    fitted = names_of(train, val, ears, config, own)
     write_names(out, encoder, fitted, config)
     typer.echo(f"{', '.join(fitted.names.names)}: {fitted.figures.words()}")
     typer.echo(f"written: {out}")
 
 
-def _kinds(encoder: Path, bank: Path) -> tuple[KindSeconds, KindSeconds]:
+def _kinds(source: EverydayData, encoder: Path, bank: Path) -> tuple[KindSeconds, KindSeconds]:
     """Return the seconds of train and val as these ears hear them."""
     from soundsight.apps.progress import phases
-    from soundsight.pairs.bench import find_bench
-    from soundsight.pairs.everyday import find_everyday
     from soundsight.training.kinds import open_kinds
 
-    everyday, bench = find_everyday(), find_bench()
+    assert source.everyday is not None
+    everyday, bench = source.everyday
     with phases() as tell:
         train, val = (
             open_kinds(bank, encoder, everyday, bench, split, tell=tell)
@@ -264,22 +317,25 @@ def _kinds(encoder: Path, bank: Path) -> tuple[KindSeconds, KindSeconds]:
     return train, val
 
 
-def _flow_pairs(encoder: Path, decoder: Path, bank: Path, seed: int) -> FlowPairs:
+def _flow_pairs(
+    source: EverydayData, encoder: Path, decoder: Path, bank: Path, machine: Machine, seed: int
+) -> FlowPairs:
     """Return what the flow learns from; kept beside the bank, by encoder and decoder."""
     from soundsight.apps.progress import phases
-    from soundsight.pairs.bench import find_bench
-    from soundsight.pairs.everyday import find_everyday, read_photos
-    from soundsight.training.ears_data import open_ears_data
-    from soundsight.training.flow_data import everyday_flow_pairs
+    from soundsight.training.flow_data import flow_pairs_of
     from soundsight.training.sound_bank import BankConfig
 
-    everyday, bench = find_everyday(), find_bench()
-    with phases() as tell:
-        data = open_ears_data(bank, everyday, bench, BankConfig(seed=seed), tell=tell)
-        return everyday_flow_pairs(
-            bank, data, encoder, decoder, lambda: read_photos(everyday, bench, "train")[1],
-            seed=seed, tell=tell,
-        )  # fmt: skip
+    def opened() -> FlowPairs:
+        with phases() as tell:
+            return flow_pairs_of(
+                source.folder(bank), source.ears(bank, BankConfig(seed=seed), tell), encoder,
+                decoder, lambda: source.photos()[1], seed=seed, tell=tell,
+            )  # fmt: skip
+
+    if machine.world > 1:
+        # One process embeds and encodes, and all read it.
+        machine.on_first(lambda: opened().digest)
+    return opened()
 
 
 def _fit(
@@ -287,7 +343,7 @@ def _fit(
     out: Path,
     config: Any,
     machine: Machine,
-    digest: str,
+    data: dict[str, Any],
     max_time: float | None,
 ) -> None:
     from soundsight.core.config import to_dict
@@ -295,8 +351,7 @@ def _fit(
 
     loop: LoopConfig = config.loop
     finished = fit(
-        task(), out, loop, to_dict(config), machine=machine,
-        data={"kind": "everyday", "sha256": digest},
+        task(), out, loop, to_dict(config), machine=machine, data=data,
         max_time_s=None if max_time is None else 60.0 * max_time,
     )  # fmt: skip
     if finished and machine.first:
@@ -308,9 +363,3 @@ def _size(preset: str) -> str:
     from soundsight.core.config import choose
 
     return choose("preset", preset, {"everyday": "everyday", "everyday-tiny": "tiny"})
-
-
-def _digest(names: list[str]) -> str:
-    import hashlib
-
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()

@@ -33,13 +33,12 @@ AllData = Annotated[
         "../shared/data); repeat it to train on several together.",
     ),
 ]
-PresetName = Annotated[
-    str | None,
+EverydayPlaces = Annotated[
+    list[Path] | None,
     typer.Option(
-        "--preset",
-        show_default=False,
-        help="paper, flagship, compact, small or tiny. "
-        "[dim](default: compact, or that of --init)[/dim]",
+        "--data",
+        help="As elsewhere: a dataset, or the bench; or Everyday's folder, which everyday presets "
+        "take by default (SOUNDSIGHT_EVERYDAY, else ../shared/everyday). Repeat it for several.",
     ),
 ]
 Init = Annotated[

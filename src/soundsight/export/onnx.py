@@ -258,7 +258,7 @@ def _carry(start: StartingPoint, folder: Path) -> None:
     """Write the weights of a run that training can go on from, rounded to fp16."""
     for name in TRAINABLE:
         if start.has(name):
-            tensors, about = read_tensors(start.folder / f"{name}.safetensors")
+            tensors, about = read_tensors(start.file(name))
             halved = {k: t.half() if t.dtype == torch.float32 else t for k, t in tensors.items()}
             save_tensors(folder / f"{name}.safetensors", halved, about)
 

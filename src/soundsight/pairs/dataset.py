@@ -10,6 +10,7 @@ on with the very batch it would have seen.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -233,6 +234,16 @@ class PairDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self._records)
 
+    def numbers(self) -> NDArray[np.int64]:
+        """Return the opaque numbers of every pair, its video and its frame: int64 [n, 3]."""
+        return np.array([item[:3] for item in self._records], np.int64)
+
+    def photos(self) -> NDArray[np.uint8]:
+        """Return every frame once, in the order of their numbers: uint8 [p, 3, 96, 96]."""
+        _, rows = np.unique(self.numbers()[:, 2], return_index=True)
+        levels = np.stack([self.image(int(row)) for row in rows])
+        return np.ascontiguousarray(levels.transpose(0, 3, 1, 2))
+
     def mel(self, index: int) -> NDArray[np.uint8]:
         """Return the log-mel of one pair, uint8 [128, 100]."""
         item = self._records[index]
@@ -342,6 +353,16 @@ def open_pairs(where: Path | None) -> Bench | PairFolder:
     if os.path.isfile(chosen / ABOUT) or os.path.isdir(chosen / WORK):
         return open_dataset(chosen)
     return find_bench(where)
+
+
+def describe(pairs: Bench | PairFolder, split: str) -> dict[str, Any]:
+    """Say which pairs a split of a dataset holds, wherever it lies: kind, number and a hash."""
+    if isinstance(pairs, PairFolder):
+        about = {"kind": "prepared", "pairs": pairs.count(split), "sha256": pairs.sha256}
+        return {**about, "split": split}
+    names = sorted(f"{pair.spectrogram} {pair.photo}\n" for pair in pairs.pairs(split))
+    digest = hashlib.sha256("".join(names).encode()).hexdigest()
+    return {"kind": "bench", "pairs": len(names), "sha256": digest, "split": split}
 
 
 def batch_indices(length: int, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ Source: docs/method.md; Esser et al. 2021 and Rombach et al. 2022 for the two lo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,8 +42,7 @@ from soundsight.training.ema import Ema
 from soundsight.training.encoder import to_float, to_levels
 from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last
 from soundsight.training.machine import Machine
-
-LATENT_ENCODER, LATENT_DECODER = "latent_encoder", "latent_decoder"
+from soundsight.training.starting import LATENT_DECODER, LATENT_ENCODER, StartingPoint
 
 _SHOWN = 16
 """Photos in the grid, above what the decoder makes of them."""
@@ -80,6 +79,7 @@ class DecoderConfig:
         kl_weight: weight of the KL divergence, the mean over the numbers of a latent picture.
         zoom: photos are enlarged by up to this share.
         ema_decay: of the decoder's average, which is the one that is kept.
+        init: hash of the weights that it starts from; None for random ones.
         loop: steps, batch and seed.
     """
 
@@ -98,6 +98,7 @@ class DecoderConfig:
     kl_weight: float = 0.003
     zoom: float = 0.3
     ema_decay: float = 0.999
+    init: str | None = None
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=12_000, batch_size=32))
 
     def __post_init__(self) -> None:
@@ -114,6 +115,16 @@ class DecoderConfig:
             raise ConfigError("ema_decay must lie in [0, 1)")
 
 
+def going_on(config: DecoderConfig, init: str) -> DecoderConfig:
+    """Return the settings for starting from finished weights.
+
+    The encoder stays, so that flows that know its latent pictures stay true, and the discriminator,
+    which is new, speaks from the first step, while the decoder's rate still rises.
+    """
+    loop = replace(config.loop, steps=2000)
+    return replace(config, init=init, sharpen_from=0, frozen_from=0, loop=loop)
+
+
 class DecoderTask(Task):
     """Fits encoder and decoder of latent pictures on photos.
 
@@ -122,6 +133,10 @@ class DecoderTask(Task):
         photos: uint8 [n, 3, 96, 96].
         eyes: the frozen photo features.
         shown: photos for the grid, which need not be among those; uint8 [m, 3, 96, 96].
+        start: weights to start from; None for random ones.
+
+    Raises:
+        DataError: when ``start`` has other eyes or other sizes.
     """
 
     kind: ClassVar[str] = "decoder"
@@ -132,6 +147,8 @@ class DecoderTask(Task):
         photos: UInt8[Tensor, "n 3 96 96"],
         eyes: Eyes,
         shown: UInt8[Tensor, "m 3 96 96"] | None = None,
+        *,
+        start: StartingPoint | None = None,
     ) -> None:
         self.config, self.photos, self.eyes = config, photos, eyes
         self.shown = (photos if shown is None else shown)[:_SHOWN]
@@ -140,6 +157,9 @@ class DecoderTask(Task):
         self.encoder = channels_last(LatentEncoder(sizes))
         self.decoder = channels_last(LatentDecoder(sizes))
         self.reading = channels_last(LatentReading(sizes))
+        if start is not None:
+            _check_eyes(start.load(LATENT_ENCODER, self.encoder), eyes, start.folder)
+            start.load(LATENT_DECODER, self.decoder)
         self.discriminator = channels_last(EyesDiscriminator(DISCRIMINATORS[config.preset]))
         self.ema = Ema(self.decoder, config.ema_decay)
         self.optimizer = torch.optim.Adam(
@@ -213,16 +233,17 @@ class DecoderTask(Task):
             drawn, read = self.decoder(latent), self.reading(latent)
         mean, log_variance, drawn = mean.float(), log_variance.float(), drawn.float()
         seen = self.eyes(drawn)
-        # The photo's own mean size makes the scales comparable, for every loss that follows.
-        sizes = [r.abs().mean() for r in real]
+        # The photos' own mean size makes the scales comparable, for every loss that follows.
+        sizes = [machine.mean(r.abs().mean()) for r in real]
         scales = torch.stack(
             [(s - r).abs().mean() / size for s, r, size in zip(seen, real, sizes, strict=True)]
         )
         likeness = scales.mean()
-        whole = (self.eyes.pool(seen[3]) - pooled).abs().mean() / pooled.mean()
+        whole = (self.eyes.pool(seen[3]) - pooled).abs().mean() / machine.mean(pooled.mean())
         pixels = (F.avg_pool2d(drawn, 2) - F.avg_pool2d(part.image, 2)).abs().mean()
         # Both about the mean of the batch: what all photos share is worth nothing.
-        told = F.cosine_similarity(read.float() - read.float().mean(0), pooled - pooled.mean(0))
+        read = read.float() - machine.mean(read.float().mean(dim=0))
+        told = F.cosine_similarity(read, pooled - machine.mean(pooled.mean(dim=0)))
         unread = 1.0 - told.mean()
         kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
         loss = likeness + config.pooled_weight * whole + config.pixel_weight * pixels
@@ -295,11 +316,7 @@ def load_latent_encoder(run: Path, eyes: Eyes) -> tuple[LatentEncoder, dict[str,
     """
     path = run / f"{LATENT_ENCODER}.safetensors"
     tensors, about = read_tensors(path)
-    if about.get("eyes") != eyes.sha256:
-        raise DataError(
-            f"{path} was trained through other eyes than those that are installed: "
-            "install the photo features that it was trained with"
-        )
+    _check_eyes(about, eyes, path)
     network = LatentEncoder(_sizes(path, about))
     load_state(network, tensors, str(path))
     return channels_last(network.eval().requires_grad_(False)), about
@@ -316,6 +333,14 @@ def load_latent_decoder(run: Path) -> tuple[LatentDecoder, dict[str, Any]]:
     network = LatentDecoder(_sizes(path, about))
     load_state(network, tensors, str(path))
     return network.eval().requires_grad_(False), about
+
+
+def _check_eyes(about: dict[str, Any], eyes: Eyes, where: Path) -> None:
+    if about.get("eyes") != eyes.sha256:
+        raise DataError(
+            f"{where} was trained through other eyes than those that are installed: "
+            "install the photo features that it was trained with"
+        )
 
 
 def _sizes(path: Path, about: dict[str, Any]) -> LatentConfig:

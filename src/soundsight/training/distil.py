@@ -27,13 +27,19 @@ from soundsight.core.errors import ConfigError
 from soundsight.models.flow import Flow
 from soundsight.pairs.dataset import batch_indices
 from soundsight.training.checkpoints import save_weights
-from soundsight.training.decoder import LATENT_DECODER, LATENT_ENCODER
 from soundsight.training.ema import Ema
-from soundsight.training.flow import FLOW, copy_weights
+from soundsight.training.flow import copy_weights
 from soundsight.training.flow_data import FlowPairs
 from soundsight.training.loop import LoopConfig, Scalars, Task
 from soundsight.training.machine import Machine
-from soundsight.training.starting import ENCODER, PICTURE_ENCODER
+from soundsight.training.starting import (
+    ENCODER,
+    FLOW,
+    LATENT_DECODER,
+    LATENT_ENCODER,
+    PICTURE_ENCODER,
+    TAUGHT_BY,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +166,11 @@ class DistilTask(Task):
         self.teacher.to(machine.device)
 
     def finish(self, run: Path) -> None:
-        """Write ``flow.safetensors``, with the times of its steps."""
+        """Write ``flow.safetensors``, with the times of its steps, and beside it what taught it."""
         about = {
             "network": to_dict(self.flow.config), "times": list(self.config.times),
             "guidance": self.config.guidance, "taught_by": self.config.flow,
         }  # fmt: skip
         save_weights(run / f"{FLOW}.safetensors", self.ema.average, about)
         copy_weights(self._run, run, (ENCODER, PICTURE_ENCODER, LATENT_ENCODER, LATENT_DECODER))
+        copy_weights(self._run, run, (FLOW,), (TAUGHT_BY,))

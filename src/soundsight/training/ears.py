@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from soundsight.core.config import to_dict
-from soundsight.core.errors import ConfigError
+from soundsight.core.errors import ConfigError, DataError
 from soundsight.media.mel import DEFAULT
+from soundsight.models.contrastive import FIRST_TEMPERATURE
 from soundsight.models.ears import EarsAndMore, EarsConfig, ears_preset
 from soundsight.pairs.dataset import batch_indices
 from soundsight.pairs.everyday_sounds import bands_above
@@ -29,6 +30,7 @@ from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last
 from soundsight.training.losses import alone_nce, pictures_nce
 from soundsight.training.machine import Machine
 from soundsight.training.sound_bank import BankConfig
+from soundsight.training.starting import ENCODER, PICTURE_ENCODER, StartingPoint
 from soundsight.training.teacher import SCORES
 
 KIND = "ears"
@@ -51,11 +53,12 @@ class EarsTrainingConfig:
         teacher_weight: weight of the squared error of its scores.
         mixed: share of the seconds that are mixed with another one of the batch.
         clean: share of the seconds that are taken as they are, not from a copy.
-        narrow: share of the bench's seconds that lose their highest bands.
+        narrow: share of the seconds without copies that lose their highest bands.
         other_sounds: share of the seconds with another one behind them (``add_background``).
         noise: share with steady noise behind them.
         tilt: strength of a random microphone's curve over the bands.
         bank: the copies.
+        init: hash of the weights that it starts from; None for random ones.
         loop: steps, batch and seed.
 
     Raises:
@@ -79,6 +82,7 @@ class EarsTrainingConfig:
     noise: float = 0.25
     tilt: float = 0.1
     bank: BankConfig = field(default_factory=BankConfig)
+    init: str | None = None
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=6000, batch_size=192, precision="bf16-mixed")
     )
@@ -96,17 +100,23 @@ class EarsTrainingConfig:
             raise ConfigError("photos_each must be at least 1, and no weight negative")
 
 
+def going_on(config: EarsTrainingConfig, init: str) -> EarsTrainingConfig:
+    """Return the settings for starting from finished weights: slower and shorter."""
+    loop = replace(config.loop, steps=1500)
+    return replace(config, init=init, learning_rate=5e-4, loop=loop)
+
+
 def in_other_rooms(
     mel: Float[Tensor, "n 1 128 100"],
-    of_bench: Bool[Tensor, " n"],
+    narrows: Bool[Tensor, " n"],
     config: EarsTrainingConfig,
     rng: torch.Generator,
 ) -> Float[Tensor, "n 1 128 100"]:
-    """Put backgrounds behind seconds; the bench's, which have no copies, lose high bands too.
+    """Put backgrounds behind seconds; those that have no copies lose high bands too.
 
     Args:
         mel: in [-1, 1].
-        of_bench: which of them are the bench's.
+        narrows: which of them have no copies.
         config: how often and how much.
         rng: source of randomness (on the CPU).
     """
@@ -115,7 +125,7 @@ def in_other_rooms(
         tilt=config.tilt,
     )  # fmt: skip
     narrow = narrow_band(mel, rng, config.narrow, (bands_above(9000.0), bands_above(3400.0)))
-    return torch.where(of_bench.to(mel.device)[:, None, None, None], narrow, mel)
+    return torch.where(narrows.to(mel.device)[:, None, None, None], narrow, mel)
 
 
 class EarsTask(Task):
@@ -128,17 +138,26 @@ class EarsTask(Task):
     Args:
         config: what to do.
         data: the seconds, photos and pairs; with the teacher's scores where ``config.teacher``.
+        start: weights to start from; None for random ones.
+
+    Raises:
+        DataError: when ``start`` has no ears, or ears of other sizes or beside other eyes.
     """
 
     kind: ClassVar[str] = KIND
 
-    def __init__(self, config: EarsTrainingConfig, data: EarsData) -> None:
+    def __init__(
+        self, config: EarsTrainingConfig, data: EarsData, *, start: StartingPoint | None = None
+    ) -> None:
         self.config, self.data = config, data
         torch.manual_seed(config.loop.seed)
         sizes = ears_preset(config.preset)
         self.sizes_of: EarsConfig = replace(sizes, teacher_size=SCORES if config.teacher else 0)
         self.network = channels_last(EarsAndMore(self.sizes_of))
-        self._standardise_photos()
+        if start is None:
+            self._standardise_photos()
+        else:
+            self._start_from(start)
         self.average = Ema(self.network, config.average)
         groups: list[dict[str, Any]] = [
             {"params": [p for p in self.network.parameters() if p.ndim > 1]},
@@ -155,6 +174,20 @@ class EarsTask(Task):
         with torch.no_grad():
             picture.mean.copy_(first.mean(dim=0))
             picture.scale.copy_(1.0 / (first.std(dim=0) + 1e-2))
+
+    def _start_from(self, start: StartingPoint) -> None:
+        kind = start.about(ENCODER).get("kind")
+        if kind != KIND:
+            raise DataError(f"{start.folder} has an encoder of kind {kind}, not {KIND}")
+        start.load(ENCODER, self.network.ears)
+        about = start.load(PICTURE_ENCODER, self.network.picture)
+        if about.get("eyes", self.data.eyes) != self.data.eyes:
+            raise DataError(
+                f"the ears of {start.folder} met photos through other eyes than those that are "
+                "installed: install the photo features that they were trained with"
+            )
+        with torch.no_grad():
+            self.network.log_scale.fill_(-math.log(about.get("temperature", FIRST_TEMPERATURE)))
 
     def networks(self) -> dict[str, nn.Module]:
         return {"ears": self.network, "average": self.average.average}
@@ -196,9 +229,9 @@ class EarsTask(Task):
         copies = torch.randint(1, self._copies + 1, (len(seconds),), generator=rng)
         copies[torch.rand(len(seconds), generator=rng) < config.clean] = 0
         levels = torch.from_numpy(data.mels(seconds, copies.numpy()))[:, None]
-        of_bench = torch.from_numpy(seconds >= len(data.bank))
+        narrows = torch.from_numpy(seconds >= data.waveforms)
         mel = to_float(levels.to(machine.device))
-        mel = augment_mel(in_other_rooms(mel, of_bench, config, rng), rng)
+        mel = augment_mel(in_other_rooms(mel, narrows, config, rng), rng)
         share = self._shares(n, rng).to(machine.device)
         photos, pooled = self._draw_photos(rows, rng)
         mel[:n] = mel[:n].lerp(mel[:n].flip(0), 1.0 - share[:, None, None, None])
@@ -273,8 +306,8 @@ class EarsTask(Task):
         assert data.scores is not None
         assert network.reading is not None
         n = len(share)
-        known = torch.from_numpy(seconds < len(data.bank)).to(sound.device)
-        scores = torch.from_numpy(data.scores[np.minimum(seconds, len(data.bank) - 1)])
+        known = torch.from_numpy(seconds < data.waveforms).to(sound.device)
+        scores = torch.from_numpy(data.scores[np.minimum(seconds, data.waveforms - 1)])
         scores = scores.to(sound.device)
         wanted = scores.clone()
         wanted[:n] = scores[:n].lerp(scores[:n].flip(0), 1.0 - share[:, None])
@@ -292,7 +325,7 @@ class EarsTask(Task):
         temperature = float((-average.log_scale).exp())
         save_weights(
             run / "picture_encoder.safetensors", average.picture,
-            {**about, "temperature": temperature},
+            {**about, "temperature": temperature, "eyes": self.data.eyes},
         )  # fmt: skip
         if average.reading is not None:
             save_weights(run / "teacher_reading.safetensors", average.reading, about)

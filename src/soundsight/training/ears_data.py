@@ -2,6 +2,10 @@
 
 Everything lies in one folder beside the runs: the bank of copies, the photos' features, the pairs
 table and the teacher's scores. It is made when it is first needed.
+
+Of a prepared dataset each frame belongs to its very second, and the frames of a video are all
+photos of one recording. Its sounds are spectrograms: they have no copies, and no teacher hears
+them.
 """
 
 from __future__ import annotations
@@ -17,11 +21,13 @@ from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
 from soundsight.core.runs import atomic_file, sha256_of, write_json
+from soundsight.models.eyes import Eyes
 from soundsight.pairs.bench import Bench
+from soundsight.pairs.dataset import PairDataset
 from soundsight.pairs.everyday import BENCH_PREFIX, SUBJECTS, Everyday, photos_of, read_photo
 from soundsight.pairs.everyday_pairs import EverydayPairs, make_pairs, write_pairs
 from soundsight.pairs.everyday_sounds import HALF_SECOND, read_sound, recording_ids
-from soundsight.training.photo_features import photo_features
+from soundsight.training.photo_features import EYES, photo_features
 from soundsight.training.sound_bank import BankConfig, SoundBank, open_bank
 from soundsight.training.teacher import Teacher
 
@@ -35,8 +41,8 @@ class EarsData:
     """Seconds, photos and pairs, all by number.
 
     Attributes:
-        bank: the waveforms' seconds, in copies: seconds 0 .. B - 1.
-        spectrograms: the bench's, uint8 [m, 128, 100]: seconds B .. B + m - 1.
+        bank: the waveforms' seconds, in copies: seconds 0 .. B - 1; None where there are none.
+        spectrograms: those of bench and datasets, uint8 [m, 128, 100]: seconds B .. B + m - 1.
         photos: features of the photos in several views, float16 [views, p, 1280].
         pair_second: second of each pair, int64 [r].
         pair_photo: photo of each pair, int64 [r].
@@ -45,10 +51,11 @@ class EarsData:
         alone: seconds of each recording that has no photos, a list of int64 arrays.
         alone_recording: number of each such recording, int64.
         scores: the teacher's, float32 [B, 521], each score with mean 0 and variance 1; or None.
+        eyes: hash of the network that saw the photos.
         digest: a hash of the pairs and of the bank's settings.
     """
 
-    bank: SoundBank
+    bank: SoundBank | None
     spectrograms: NDArray[np.uint8]
     photos: NDArray[np.float16]
     pair_second: NDArray[np.int64]
@@ -58,15 +65,21 @@ class EarsData:
     alone: list[NDArray[np.int64]]
     alone_recording: NDArray[np.int64]
     scores: NDArray[np.float32] | None
+    eyes: str
     digest: str
+
+    @property
+    def waveforms(self) -> int:
+        """B: seconds that have copies."""
+        return 0 if self.bank is None else len(self.bank)
 
     def mels(self, seconds: NDArray[np.int64], copies: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return seconds, those of the bank in the copies that are named: uint8 [n, 128, 100]."""
-        waveform = seconds < len(self.bank)
+        waveform = seconds < self.waveforms
         mels = np.empty((len(seconds), *self.spectrograms.shape[1:]), np.uint8)
-        if waveform.any():
+        if self.bank is not None and waveform.any():
             mels[waveform] = self.bank.take(seconds[waveform], copies[waveform])
-        mels[~waveform] = self.spectrograms[seconds[~waveform] - len(self.bank)]
+        mels[~waveform] = self.spectrograms[seconds[~waveform] - self.waveforms]
         return mels
 
 
@@ -135,7 +148,73 @@ def open_ears_data(
         alone=list(alone.values()),
         alone_recording=np.array(list(alone), np.int64),
         scores=scores,
+        eyes=Eyes.load(EYES).sha256,
         digest=hashlib.sha256(digest.encode()).hexdigest(),
+    )
+
+
+def prepared_ears_data(
+    folder: Path,
+    pairs: PairDataset,
+    digest: str,
+    *,
+    tell: Tell = lambda _what, _done, _of: None,
+) -> EarsData:
+    """Return what ears are trained on of pairs of a second with its own frame.
+
+    Args:
+        folder: where the photos' features are kept.
+        pairs: the pairs; one that is there several times counts as often.
+        digest: a hash that says which pairs these are.
+        tell: called with (what, how many done, how many in all).
+
+    Raises:
+        ConfigError: when the eyes are not installed.
+        DataError: when a pair is damaged.
+        OutputError: when ``folder`` cannot be written to.
+    """
+    pair, video, photo = pairs.numbers().T
+    _, rows, pair_second = np.unique(pair, return_index=True, return_inverse=True)
+    photos, photo_rows, pair_photo = np.unique(photo, return_index=True, return_inverse=True)
+    names = [f"{digest} {number}" for number in photos]
+    row_of = {name: int(row) for name, row in zip(names, photo_rows, strict=True)}
+    pair_recording = np.unique(video, return_inverse=True)[1]
+    return EarsData(
+        bank=None,
+        spectrograms=np.stack([pairs.mel(int(row)) for row in rows]),
+        photos=photo_features(folder, names, lambda name: pairs.image(row_of[name]), tell=tell),
+        pair_second=pair_second,
+        pair_photo=pair_photo,
+        pair_recording=pair_recording,
+        photos_of=_dealt(pair_recording, pair_photo),
+        alone=[],
+        alone_recording=np.zeros(0, np.int64),
+        scores=None,
+        eyes=Eyes.load(EYES).sha256,
+        digest=digest,
+    )
+
+
+def joined(first: EarsData, second: EarsData) -> EarsData:
+    """Return two sets as one, numbered one after the other; the second has no waveforms."""
+    seconds = first.waveforms + len(first.spectrograms)
+    recordings = 1 + int(np.concatenate([first.pair_recording, first.alone_recording]).max())
+    # Recordings without photos have numbers too.
+    none = [np.zeros(0, np.int64)] * (recordings - len(first.photos_of))
+    photos = first.photos.shape[1]
+    return EarsData(
+        bank=first.bank,
+        spectrograms=np.concatenate([first.spectrograms, second.spectrograms]),
+        photos=np.concatenate([first.photos, second.photos], axis=1),
+        pair_second=np.concatenate([first.pair_second, second.pair_second + seconds]),
+        pair_photo=np.concatenate([first.pair_photo, second.pair_photo + photos]),
+        pair_recording=np.concatenate([first.pair_recording, second.pair_recording + recordings]),
+        photos_of=first.photos_of + none + [own + photos for own in second.photos_of],
+        alone=first.alone,
+        alone_recording=first.alone_recording,
+        scores=first.scores,
+        eyes=first.eyes,
+        digest=hashlib.sha256(f"{first.digest} {second.digest}".encode()).hexdigest(),
     )
 
 

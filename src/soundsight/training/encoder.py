@@ -292,12 +292,14 @@ class EncoderTask(Task):
 def load_encoder(folder: Path) -> AudioEncoder:
     """Load the audio encoder of a finished run (of an encoder or of a translator), in eval mode.
 
+    A model folder that carries its weights (``soundsight export --trainable``) serves as well.
+
     Raises:
-        DataError: when ``folder`` is no run folder, is not finished or is damaged.
+        DataError: when ``folder`` is neither, is not finished or is damaged.
     """
-    about = read_run(folder)
     path = folder / "encoder.safetensors"
     if not path.exists():
+        about = read_run(folder)
         raise DataError(f"{folder} ({about['kind']}) is not finished: go on with its command first")
     _, meta = read_tensors(path)
     network: AudioEncoder

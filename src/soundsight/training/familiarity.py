@@ -26,7 +26,7 @@ WEIGHTS = "familiarity.safetensors"
 
 _LEAST_SPREAD = 1e-3
 _AT_ONCE = 256
-_FEWEST = 64
+_FEWEST = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def fit_familiarity(
     Nearly black log-mels teach nothing and are left out of both.
 
     Raises:
-        DataError: when there are fewer than 64 audible sounds in either.
+        DataError: when there are fewer than 20 audible sounds in either.
     """
     size = encoder.feature_size
     known, unknown = (_features(encoder, data) for data in (train, val))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,13 +29,18 @@ from soundsight.core.runs import atomic_file
 from soundsight.models.flow import Flow, FlowConfig, FlowGenerator
 from soundsight.pairs.dataset import batch_indices
 from soundsight.training.checkpoints import load_state, read_tensors, save_weights
-from soundsight.training.decoder import LATENT_DECODER, LATENT_ENCODER, load_latent_decoder
+from soundsight.training.decoder import load_latent_decoder
 from soundsight.training.ema import Ema
 from soundsight.training.flow_data import FlowPairs
 from soundsight.training.loop import LoopConfig, Scalars, Task
-from soundsight.training.starting import ENCODER, PICTURE_ENCODER
-
-FLOW = "flow"
+from soundsight.training.starting import (
+    ENCODER,
+    FLOW,
+    LATENT_DECODER,
+    LATENT_ENCODER,
+    PICTURE_ENCODER,
+    StartingPoint,
+)
 
 SIZES = {
     "everyday": FlowConfig(),
@@ -59,6 +64,7 @@ class FlowTrainingConfig:
         jitter: standard deviation of noise on the embeddings, whose root mean square is 1.
         left_out: share of the embeddings that are left out.
         ema_decay: of the average, which is the one that is kept.
+        init: hash of the weights that it starts from; None for random ones.
         loop: steps, batch and seed.
     """
 
@@ -72,6 +78,7 @@ class FlowTrainingConfig:
     jitter: float = 0.15
     left_out: float = 0.125
     ema_decay: float = 0.999
+    init: str | None = None
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=10_000, batch_size=128))
 
     def __post_init__(self) -> None:
@@ -92,6 +99,11 @@ class FlowTrainingConfig:
         return self.rate * min(rise, left, 1.0)
 
 
+def going_on(config: FlowTrainingConfig, init: str) -> FlowTrainingConfig:
+    """Return the settings for starting from finished weights: slower and shorter."""
+    return replace(config, init=init, rate=3e-4, loop=replace(config.loop, steps=2500))
+
+
 class FlowTask(Task):
     """Fits the flow on embedded sounds and encoded photos.
 
@@ -105,15 +117,27 @@ class FlowTask(Task):
     kind: ClassVar[str] = "flow"
 
     def __init__(
-        self, config: FlowTrainingConfig, pairs: FlowPairs, *, runs: tuple[Path, Path]
+        self,
+        config: FlowTrainingConfig,
+        pairs: FlowPairs,
+        *,
+        runs: tuple[Path, Path],
+        start: StartingPoint | None = None,
     ) -> None:
         self.config, self.pairs, self._runs = config, pairs, runs
+        _check_sizes(config.preset, pairs)
         torch.manual_seed(config.loop.seed)
         self.flow = Flow(SIZES[config.preset])
-        places = (0, 1, 3, 4)
-        latents = pairs.latents.float()
-        self.flow.mean.copy_(latents.mean(dim=places)[:, None, None])
-        self.flow.spread.copy_(latents.std(dim=places)[:, None, None])
+        if start is None:
+            places = (0, 1, 3, 4)
+            latents = pairs.latents.float()
+            self.flow.mean.copy_(latents.mean(dim=places)[:, None, None])
+            self.flow.spread.copy_(latents.std(dim=places)[:, None, None])
+        elif "times" in start.load(FLOW, self.flow):
+            raise DataError(
+                f"the flow of {start.folder} is a copy in few steps: start from the run that "
+                "taught it"
+            )
         self.ema = Ema(self.flow, config.ema_decay)
         self.optimizer = torch.optim.AdamW(
             self.flow.parameters(), lr=config.rate, betas=(0.9, 0.95),
@@ -140,8 +164,8 @@ class FlowTask(Task):
         rows = batch_indices(len(self.pairs), loop.batch_size, loop.seed, step)
         return [torch.from_numpy(own) for own in self.machine.parts_of(rows, loop.accumulate)]
 
-    def _part(self, rows: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return latent pictures on their way, times, where they go, and embeddings."""
+    def _part(self, rows: Tensor, rng: torch.Generator) -> list[Tensor]:
+        """Return latent pictures on their way, times, where they go, embeddings, which are told."""
         pairs, n = self.pairs, len(rows)
         second, photo = pairs.rows[rows].unbind(1)
         with self.machine.shared_draws(rng):
@@ -156,15 +180,12 @@ class FlowTask(Task):
         latent = self.flow.scaled(pairs.latents[cut, photo].float())
         way = (1.0 - time)[:, None, None, None] * noise + time[:, None, None, None] * latent
         device = self.machine.device
-        parts = (way, time, latent - noise, embedding)
-        self._known = known.to(device)
-        way, time, goal, embedding = (part.to(device) for part in parts)
-        return way, time, goal, embedding
+        return [x.to(device) for x in (way, time, latent - noise, embedding, known)]
 
-    def _loss(self, part: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Scalars]:
-        way, time, goal, embedding = part
+    def _loss(self, part: list[Tensor]) -> tuple[Tensor, Scalars]:
+        way, time, goal, embedding, known = part
         with self.machine.autocast():
-            velocity = self.flow(way, time, embedding, self._known)
+            velocity = self.flow(way, time, embedding, known)
         loss = (velocity.float() - goal).square().mean()
         return loss, {"loss": loss.detach()}
 
@@ -180,17 +201,36 @@ class FlowTask(Task):
         copy_weights(decoder, run, (LATENT_ENCODER, LATENT_DECODER))
 
 
-def copy_weights(source: Path, run: Path, names: Sequence[str]) -> None:
+def _check_sizes(preset: str, pairs: FlowPairs) -> None:
+    sizes = SIZES[preset]
+    given, maps = pairs.embeddings.shape[-1], pairs.latents.shape[2]
+    if (given, maps) != (sizes.embedding_size, sizes.latent_maps):
+        raise DataError(
+            f"a flow of preset {preset} takes embeddings of {sizes.embedding_size} numbers and "
+            f"latent pictures of {sizes.latent_maps} maps, the encoder gives {given} and the "
+            f"decoder {maps}: take one --preset for all three"
+        )
+
+
+def copy_weights(
+    source: Path, run: Path, names: Sequence[str], called: Sequence[str] | None = None
+) -> None:
     """Copy the weights of networks, those that are there, from one run into another.
+
+    Args:
+        source: the run that has them.
+        run: where they go.
+        names: of the networks.
+        called: what they are called there; by default the same.
 
     Raises:
         OutputError: when they cannot be written.
     """
-    for name in names:
+    for name, new in zip(names, called or names, strict=True):
         path = source / f"{name}.safetensors"
         if path.is_file():
             for file in (path, path.with_suffix(".json")):
-                with atomic_file(run / file.name) as temporary:
+                with atomic_file(run / f"{new}{file.suffix}") as temporary:
                     shutil.copyfile(file, temporary)
 
 

@@ -109,7 +109,7 @@ def _kept(path: Path, about: dict[str, str], make: Callable[[], Tensor]) -> Tens
     return made
 
 
-def everyday_flow_pairs(
+def flow_pairs_of(
     folder: Path,
     data: EarsData,
     encoder_run: Path,
@@ -119,11 +119,11 @@ def everyday_flow_pairs(
     seed: int,
     tell: Tell = lambda _what, _done, _of: None,
 ) -> FlowPairs:
-    """Return what the flow learns from of Everyday's data.
+    """Return what the flow learns from of the data that ears are trained on.
 
     Args:
         folder: where it is kept.
-        data: what the ears were trained on.
+        data: seconds, photos and pairs.
         encoder_run: a finished run with the ears.
         decoder_run: a finished run with the encoder of latent pictures.
         photos: reads those of ``data``, in its order: uint8 [p, 3, 96, 96].
@@ -142,12 +142,12 @@ def everyday_flow_pairs(
 
     def mels(seconds: NDArray[np.int64], copy: int, rng: torch.Generator) -> Tensor:
         copies = torch.zeros(len(seconds), dtype=torch.int64)
-        if copy:
+        if copy and data.bank is not None:
             copies = torch.randint(1, data.bank.copies + 1, (len(seconds),), generator=rng)
         mel = to_float(torch.from_numpy(data.mels(seconds, copies.numpy()))[:, None])
         if copy:
-            of_bench = torch.from_numpy(seconds >= len(data.bank))
-            mel = in_other_rooms(mel, of_bench, EarsTrainingConfig(), rng)
+            narrows = torch.from_numpy(seconds >= data.waveforms)
+            mel = in_other_rooms(mel, narrows, EarsTrainingConfig(), rng)
         return mel
 
     return open_flow_pairs(

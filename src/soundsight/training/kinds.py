@@ -23,7 +23,13 @@ from soundsight.pairs.bench import Bench
 from soundsight.pairs.everyday import ALERTS, WORDS, Everyday, bench_kind
 from soundsight.pairs.everyday_sounds import HALF_SECOND, audible, darkened, hear
 from soundsight.training.encoder import load_encoder, to_float
-from soundsight.training.naming import FittedNames, NamingConfig, fit_names, other_seconds
+from soundsight.training.naming import (
+    FittedNames,
+    NamingConfig,
+    Seconds,
+    fit_names,
+    other_seconds,
+)
 
 BANDS_HZ = (0, 16_000, 8_000)
 """Sample rates at which every sound is heard; 0 is its own."""
@@ -146,19 +152,33 @@ def open_kinds(
     return found
 
 
-def names_of(train: KindSeconds, val: KindSeconds, ears: Ears, config: NamingConfig) -> FittedNames:
+def names_of(
+    train: KindSeconds,
+    val: KindSeconds,
+    ears: Ears,
+    config: NamingConfig,
+    own: Sequence[Seconds] = (),
+) -> FittedNames:
     """Fit the label head of the 28 kinds; the others of each split, and made sounds, are none.
+
+    Args:
+        train: seconds.
+        val: seconds.
+        ears: who heard them.
+        config: how.
+        own: named seconds of other data, of train and of val.
 
     Raises:
         DataError: when there are too few seconds.
     """
     made = other_seconds(ears, config)
+    none: Seconds = (torch.zeros(0, ears.embedding_size).double(), [])
     named, rest = [], []
-    for seconds, more in zip((train, val), made, strict=True):
+    for seconds, more, others in zip((train, val), made, own or (none, none), strict=True):
         embeddings = torch.from_numpy(seconds.embeddings).double()
         known = torch.from_numpy(seconds.known)
         words = [WORDS[kind] for kind in seconds.kinds[seconds.known]]
-        named.append((embeddings[known], words))
+        named.append((torch.cat([embeddings[known], others[0]]), words + others[1]))
         rest.append(torch.cat([embeddings[~known], more]))
     return fit_names(named[0], named[1], config, (rest[0], rest[1]))
 

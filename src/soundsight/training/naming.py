@@ -226,8 +226,13 @@ def fit_names(
         others: of ``other_seconds``; None, or empty ones, for names that take every sound.
 
     Raises:
-        DataError: when there are fewer than two names, or fewer than 20 seconds in either.
+        DataError: when no second has a label, when there are fewer than two names, or fewer than 20
+            seconds in either.
     """
+    if not train[1]:
+        raise DataError(
+            "no audible train second has a label: a model without names is exported without --names"
+        )
     names = tuple(_in_order(train[1]))
     number = {name: i for i, name in enumerate(names)}
     known = [i for i, name in enumerate(val[1]) if name in number]

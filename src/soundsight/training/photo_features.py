@@ -19,6 +19,9 @@ from soundsight.core.runs import atomic_file, write_json
 from soundsight.models.eyes import POOLED_SIZE, Eyes
 from soundsight.training.augment import augment_image
 
+EYES = "lite0"
+"""Whose eyes training sees photos through."""
+
 EYES_PX = 128
 """Side at which the eyes look at photos of 96 pixels."""
 
@@ -41,7 +44,7 @@ def photo_features(
     folder: Path,
     names: Sequence[str],
     read: Callable[[str], NDArray[np.uint8]],
-    eyes_name: str = "lite0",
+    eyes_name: str = EYES,
     tell: Callable[[str, int, int], None] = lambda _what, _done, _of: None,
 ) -> NDArray[np.float16]:
     """Return the pooled features of photos in several views, from ``folder`` or made now.

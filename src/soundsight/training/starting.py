@@ -23,8 +23,16 @@ PICTURE_ENCODER = "picture_encoder"
 GENERATOR = "generator"
 DISCRIMINATOR = "discriminator"
 POSTERIOR = "posterior"
+LATENT_ENCODER = "latent_encoder"
+LATENT_DECODER = "latent_decoder"
+FLOW = "flow"
+TAUGHT_BY = "many_step_flow"
+"""The flow whose few-step copy a run's flow is; training goes on from this one."""
 
-TRAINABLE = (ENCODER, PICTURE_ENCODER, GENERATOR, DISCRIMINATOR, POSTERIOR)
+TRAINABLE = (
+    ENCODER, PICTURE_ENCODER, GENERATOR, DISCRIMINATOR, POSTERIOR, LATENT_ENCODER, LATENT_DECODER,
+    FLOW,
+)  # fmt: skip
 """Every network whose weights a run leaves, or may leave, for others to start from."""
 
 
@@ -40,7 +48,14 @@ class StartingPoint:
 
     def has(self, name: str) -> bool:
         """Whether the weights of this network are there."""
-        return (self.folder / f"{name}.safetensors").is_file()
+        return self.file(name).is_file()
+
+    def file(self, name: str) -> Path:
+        """Return where the weights of this network are, or would be."""
+        taught_by = self.folder / f"{TAUGHT_BY}.safetensors"
+        if name == FLOW and taught_by.is_file():
+            return taught_by
+        return self.folder / f"{name}.safetensors"
 
     def about(self, name: str) -> dict[str, Any]:
         """Return what stands beside the weights of a network.
@@ -49,7 +64,7 @@ class StartingPoint:
             DataError: when they are missing or damaged.
         """
         self._need(name)
-        return read_tensors(self.folder / f"{name}.safetensors")[1]
+        return read_tensors(self.file(name))[1]
 
     def load(self, name: str, network: nn.Module) -> dict[str, Any]:
         """Load weights into ``network``; return what stands beside them.
@@ -58,7 +73,7 @@ class StartingPoint:
             DataError: when they are missing, damaged or of a network of other sizes.
         """
         self._need(name)
-        return load_weights(self.folder / f"{name}.safetensors", network)
+        return load_weights(self.file(name), network)
 
     def sha256(self, *names: str) -> str:
         """Return one hash for the weights of several networks.
@@ -71,16 +86,16 @@ class StartingPoint:
         hashes = "".join(str(self.about(name)["sha256"]) for name in present)
         return hashlib.sha256(hashes.encode()).hexdigest()
 
-    def preset(self) -> str:
-        """Return the name of the sizes that the encoder has.
+    def preset(self, name: str = ENCODER) -> str:
+        """Return the name of the sizes that a network has.
 
         Raises:
-            DataError: when there is no encoder, or it does not say.
+            DataError: when there is no such network, or it does not say.
         """
         try:
-            return str(self.about(ENCODER)["preset"])
+            return str(self.about(name)["preset"])
         except KeyError as error:
-            raise DataError(f"{self.folder}/{ENCODER}.json is damaged: no preset") from error
+            raise DataError(f"{self.folder}/{name}.json is damaged: no preset") from error
 
     def _need(self, name: str) -> None:
         if self.has(name):
@@ -91,7 +106,9 @@ class StartingPoint:
             advice = "export its run with --trainable, or start from the run"
         elif (self.folder / "run.json").is_file():
             kind = json.loads((self.folder / "run.json").read_text("utf-8")).get("kind")
-            advice = f"it is a run of kind {kind}: go on with its command until it is finished"
+            advice = f"it is a run of kind {kind}"
+            if not (self.folder / "done.json").is_file():
+                advice += ": go on with its command until it is finished"
         else:
             advice = "a finished run or a model folder is expected"
         raise DataError(f"{self.folder} holds no weights of a {name} to start from: {advice}")
