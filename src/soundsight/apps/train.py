@@ -21,7 +21,9 @@ from soundsight.apps.train_everyday import (
     distil,
     fit_ears,
     fit_flow,
+    fit_kind_names,
     flow_config,
+    hears_everyday,
 )
 from soundsight.apps.train_options import (
     Accelerator,
@@ -347,6 +349,7 @@ def names(
         Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`.")
     ],
     data: AllData = None,
+    bank: Bank = None,
     settings: Settings = None,
     threads: Threads = None,
     dry_run: DryRun = False,
@@ -368,6 +371,9 @@ def names(
         write_names,
     )
 
+    if hears_everyday(encoder, data):
+        fit_kind_names(out, encoder, settings, bank or out.parent / "bank", dry_run)
+        return
     config = resolve(NamingConfig(), settings)
     if is_printed(config, dry_run):
         return

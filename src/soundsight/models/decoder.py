@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from soundsight.core.errors import ConfigError
 from soundsight.core.units import IMAGE_CHANNELS
-from soundsight.models.eyes import MAPS
+from soundsight.models.eyes import MAPS, POOLED_SIZE
 
 LATENT_SIDE = 6
 """Side of a latent picture."""
@@ -139,6 +139,26 @@ class LatentEncoder(nn.Module):
         ]  # fmt: skip
         mean, log_variance = self.out(self.body(torch.cat(parts, dim=1))).chunk(2, dim=1)
         return mean, log_variance.clamp(_LEAST_LOG_VARIANCE, _MOST_LOG_VARIANCE)
+
+
+class LatentReading(nn.Module):
+    """A latent picture -> the photo's pooled features, as far as they can be told from it.
+
+    Training only: what the eyes see in the whole photo must be in its latent picture, so that a
+    decoder can draw, and a flow can aim at, what the photo is of (as latent spaces aligned with
+    vision models are: Yao et al. 2025, VA-VAE).
+    """
+
+    def __init__(self, config: LatentConfig) -> None:
+        super().__init__()
+        width = config.encoder_width
+        self.body = nn.Sequential(_Layer(config.latent_maps, width), _Layer(width, width))
+        self.out = nn.Linear(width, POOLED_SIZE)
+
+    def forward(self, latent: Float[Tensor, "n l 6 6"]) -> Float[Tensor, "n 1280"]:
+        """Return pooled features, of any scale and offset."""
+        features: Tensor = self.out(self.body(latent).mean(dim=(2, 3)))
+        return features
 
 
 class _DenseBlock(nn.Module):

@@ -26,7 +26,7 @@ from soundsight.training.ears import EarsTrainingConfig, in_other_rooms
 from soundsight.training.ears_data import EarsData
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
 
-COPIES = 6
+COPIES = 4
 """Of every second: as it is, and in other rooms, bands and noises."""
 CUTS = 6
 """Of every photo: as it is, and mirrored, enlarged and shifted."""

@@ -20,9 +20,10 @@ from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.runs import atomic_file, sha256_of
 from soundsight.models.ears import Ears
 from soundsight.pairs.bench import Bench
-from soundsight.pairs.everyday import Everyday, bench_kind
+from soundsight.pairs.everyday import ALERTS, WORDS, Everyday, bench_kind
 from soundsight.pairs.everyday_sounds import HALF_SECOND, audible, darkened, hear
 from soundsight.training.encoder import load_encoder, to_float
+from soundsight.training.naming import FittedNames, NamingConfig, fit_names, other_seconds
 
 BANDS_HZ = (0, 16_000, 8_000)
 """Sample rates at which every sound is heard; 0 is its own."""
@@ -143,6 +144,28 @@ def open_kinds(
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, encoder=own, **{f.name: getattr(found, f.name) for f in fields(found)})
     return found
+
+
+def names_of(train: KindSeconds, val: KindSeconds, ears: Ears, config: NamingConfig) -> FittedNames:
+    """Fit the label head of the 28 kinds; the others of each split, and made sounds, are none.
+
+    Raises:
+        DataError: when there are too few seconds.
+    """
+    made = other_seconds(ears, config)
+    named, rest = [], []
+    for seconds, more in zip((train, val), made, strict=True):
+        embeddings = torch.from_numpy(seconds.embeddings).double()
+        known = torch.from_numpy(seconds.known)
+        words = [WORDS[kind] for kind in seconds.kinds[seconds.known]]
+        named.append((embeddings[known], words))
+        rest.append(torch.cat([embeddings[~known], more]))
+    return fit_names(named[0], named[1], config, (rest[0], rest[1]))
+
+
+def everyday_naming() -> NamingConfig:
+    """Return the settings of Everyday's label head."""
+    return NamingConfig(balanced=True, alerts=tuple(WORDS[kind] for kind in ALERTS))
 
 
 def _joined(parts: Sequence[KindSeconds]) -> KindSeconds:
