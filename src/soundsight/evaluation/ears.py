@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from soundsight import __version__
 from soundsight.core.errors import ConfigError
 from soundsight.core.runs import atomic_folder, commit, sha256_of, write_json
-from soundsight.core.units import FRAMES_PER_SEGMENT
 from soundsight.evaluation.informativity import MEAN, Share, Shares, shares
 from soundsight.evaluation.probes import LinearProbe, fit_probe
 from soundsight.evaluation.report import is_report, machine_facts
 from soundsight.pairs.bench import Bench
 from soundsight.pairs.everyday import ALERTS, KINDS, OF_BENCH, SUBJECTS, Everyday, bench_kind
-from soundsight.pairs.everyday_sounds import HALF_SECOND, audible, darkened, hear
+from soundsight.pairs.everyday_sounds import audible, darkened, hear
 from soundsight.training.ears import KIND
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
 
@@ -65,24 +64,18 @@ class Labelled:
 
 
 def labelled_seconds(
-    everyday: Everyday,
-    bench: Bench,
-    split: str,
-    *,
-    narrow: bool = False,
-    hop: int = FRAMES_PER_SEGMENT,
+    everyday: Everyday, bench: Bench, split: str, *, narrow: bool = False
 ) -> Labelled:
-    """Return the seconds of a split of both data sets that can be heard.
+    """Return the whole seconds of a split of both data sets that can be heard.
 
     Args:
         everyday: Everyday's folder.
         bench: the bench beside it.
         split: which.
         narrow: as recorded at 8 kHz; the bench's, which are no waveforms, dark above 4 kHz.
-        hop: frames between the beginnings of two seconds of a sound.
     """
-    sounds = everyday.sounds(split)
-    heard = hear(everyday, sounds, hop=hop, narrow_hz=NARROW_HZ if narrow else None)
+    narrow_hz = NARROW_HZ if narrow else None
+    heard = hear(everyday, everyday.sounds(split), narrow_hz=narrow_hz)
     pairs = bench.pairs(split)
     mels = np.stack([bench.spectrogram(pair.spectrogram) for pair in pairs])
     if narrow:
@@ -200,14 +193,12 @@ def evaluate_ears(
     """
     if split not in ("val", "devtest"):
         raise ConfigError(f"{split} is not for evaluation: choose from val, devtest")
-    wanted = {("train", False): HALF_SECOND, ("train", True): HALF_SECOND}
-    wanted |= {
-        (of, narrow): FRAMES_PER_SEGMENT for of in ("val", split) for narrow in (False, True)
-    }
+    splits = dict.fromkeys(("train", "val", split))
+    wanted = [(of, narrow) for of in splits for narrow in (False, True)]
     heard: dict[tuple[str, bool], Embedded] = {}
-    for (of, narrow), hop in wanted.items():
+    for of, narrow in wanted:
         tell("seconds heard", len(heard), len(wanted))
-        seconds = labelled_seconds(everyday, bench, of, narrow=narrow, hop=hop)
+        seconds = labelled_seconds(everyday, bench, of, narrow=narrow)
         heard[of, narrow] = Embedded(embeddings=embedded(encoder, seconds.mels), of=seconds)
     report: dict[str, Any] = {"split": split, "seed": seed}
     for name, (kinds, of_bench) in READINGS.items():
