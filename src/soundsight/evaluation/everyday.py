@@ -20,6 +20,7 @@ from soundsight.core.draws import generator_draws, item_of
 from soundsight.core.errors import DataError
 from soundsight.core.units import to_unit
 from soundsight.evaluation.choice import measured_seconds
+from soundsight.evaluation.ears import NARROW_HZ
 from soundsight.evaluation.fidelity import mean_distance, nearest, precision_recall
 from soundsight.evaluation.informativity import Shares, audible, shares
 from soundsight.evaluation.judging import columns_of
@@ -44,9 +45,6 @@ from soundsight.training.photo_judge import (
     mean_of_kinds,
     verdicts,
 )
-
-NARROW_HZ = 8000
-"""Rate of a telephone: what is said of narrow sounds is measured on copies resampled to it."""
 
 KEPT = 0.9
 """Share of the known seconds of val that the threshold of refusal keeps."""

@@ -221,9 +221,7 @@ def _shuffled(
     if order is None:
         return {}
     hits = verdicts(said[order], subjects.kinds)[1] & shown[order]
-    return {
-        SHUFFLED: shares(hits, subjects.kinds, subjects.recordings, seed=seed, among=SUBJECTS)
-    }
+    return {SHUFFLED: shares(hits, subjects.kinds, subjects.recordings, seed=seed, among=SUBJECTS)}
 
 
 def _controls(

@@ -64,7 +64,7 @@ class PhotoJudgeConfig:
     """Uninformative pictures made of each kind."""
     nothing_weight: float = 3.0
     """Of all pictures of nothing together, where each subject's photos together weigh 1."""
-    decay: float = 1e-3
+    decay: float = 3e-4
     """Weight of the squared weights in the loss."""
     iterations: int = 200
     """Of L-BFGS, at most."""
