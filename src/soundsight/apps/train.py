@@ -8,14 +8,46 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soundsight.apps.extras import local_output, need
 from soundsight.apps.group import Commands
+from soundsight.apps.train_everyday import (
+    PRESETS,
+    Bank,
+    decoder,
+    distil,
+    fit_ears,
+    fit_flow,
+    flow_config,
+)
+from soundsight.apps.train_options import (
+    Accelerator,
+    Accumulate,
+    AllData,
+    BatchSize,
+    Compile,
+    Data,
+    Devices,
+    DryRun,
+    Early,
+    Init,
+    Keep,
+    MaxTime,
+    Nodes,
+    Out,
+    Precision,
+    Seed,
+    Settings,
+    Steps,
+    Threads,
+    begin,
+    is_printed,
+    machine_of,
+    resolve,
+)
 from soundsight.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,85 +57,13 @@ if TYPE_CHECKING:
     from soundsight.training.machine import Machine
     from soundsight.training.starting import StartingPoint
 
-Out = Annotated[
-    Path, typer.Option("--out", "-o", metavar="RUN", help="The run folder; the same one resumes.")
-]
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        help="A dataset of `soundsight prepare`, or the bench (default: SOUNDSIGHT_BENCH, else "
-        "../shared/data)."
-    ),
-]
-AllData = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--data",
-        help="A dataset of `soundsight prepare`, or the bench (default: SOUNDSIGHT_BENCH, else "
-        "../shared/data); repeat it to train on several together.",
-    ),
-]
-PresetName = Annotated[
-    str | None,
-    typer.Option(
-        "--preset",
-        show_default=False,
-        help="paper, flagship, compact, small or tiny. "
-        "[dim](default: compact, or that of --init)[/dim]",
-    ),
-]
-Init = Annotated[
-    Path | None,
-    typer.Option(
-        "--init",
-        metavar="RUN|MODEL",
-        help="Start from these weights: a finished run, or a model folder exported with "
-        "--trainable.",
-    ),
-]
-Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")]
-BatchSize = Annotated[int | None, typer.Option(min=2, help="Pairs a step.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of weights, order and every random draw.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; may be repeated."),
-]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all).")]
-MaxTime = Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")]
-Accelerator = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
-Devices = Annotated[
-    int | None,
-    typer.Option(min=1, help="Processes a node (default: what torchrun or SLURM started, else 1)."),
-]
-Nodes = Annotated[
-    int | None, typer.Option(min=1, help="Nodes (default: what torchrun or SLURM started, else 1).")
-]
-Precision = Annotated[
-    str | None, typer.Option(help="32-true, or bf16-mixed: networks in bfloat16, losses not.")
-]
-Compile = Annotated[
-    bool,
-    typer.Option("--compile", help="Use torch.compile; on a CPU it needs a C++ compiler."),
-]
-Accumulate = Annotated[
-    int | None, typer.Option(min=1, help="Micro-batches a step, where memory is short.")
-]
-Keep = Annotated[
-    int | None, typer.Option(min=0, help="Earlier checkpoints that stay (default: none).")
-]
-Early = Annotated[
-    list[Path] | None,
-    typer.Option(help="Early-generator pictures: RUN/early of a translator run; may be repeated."),
-]
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     group = typer.Typer(
         cls=Commands, help="Train an encoder, a translator, the judges or the critic."
     )
-    for command in (encoder, translator, judges, critic, familiarity, names):
+    for command in (encoder, decoder, translator, distil, judges, critic, familiarity, names):
         group.command()(command)
     app.add_typer(group, name="train")
 
@@ -127,14 +87,7 @@ def encoder(
             help="YAMNet, whose scores the ears of --preset everyday imitate as well.",
         ),
     ] = None,
-    bank: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Where --preset everyday keeps what it trains on "
-            "[dim](default: bank beside RUN)[/dim].",
-        ),
-    ] = None,
+    bank: Bank = None,
     schedule: Annotated[
         str, typer.Option(help="modern, or published (SGD; autoencoder only).")
     ] = "modern",
@@ -158,15 +111,15 @@ def encoder(
     dry_run: DryRun = False,
 ) -> None:
     """Train an audio encoder on pairs, without a label."""
-    _start("soundsight train encoder", out, threads)
-    if preset is not None and preset.startswith("everyday"):
-        ears = _resolve(
+    begin("soundsight train encoder", out, threads)
+    if preset in PRESETS:
+        ears = resolve(
             _ears_config(preset, teacher), settings, seed=seed, steps=steps,
             batch_size=batch_size, precision=precision, accumulate=accumulate, keep=keep,
         )  # fmt: skip
-        if not _printed(ears, dry_run):
-            machine = _machine(ears, accelerator, devices, nodes, compiled, threads)
-            _fit_ears(ears, out, bank or out.parent / "bank", teacher, machine, max_time)
+        if not is_printed(ears, dry_run):
+            machine = machine_of(ears, accelerator, devices, nodes, compiled, threads)
+            fit_ears(ears, out, bank or out.parent / "bank", teacher, machine, max_time)
         return
     if teacher is not None or bank is not None:
         raise ConfigError("--teacher and --bank belong to --preset everyday")
@@ -181,13 +134,13 @@ def encoder(
         embedding_size=embedding_size,
         init="" if start is None else start.sha256(ENCODER, PICTURE_ENCODER),
     )
-    config = _resolve(
+    config = resolve(
         defaults, settings, seed=seed, steps=steps, batch_size=batch_size, precision=precision,
         accumulate=accumulate, keep=keep,
     )  # fmt: skip
-    if _printed(config, dry_run):
+    if is_printed(config, dry_run):
         return
-    machine = _machine(config, accelerator, devices, nodes, compiled, threads)
+    machine = machine_of(config, accelerator, devices, nodes, compiled, threads)
     pairs = _open(data)
     with enough_memory():
         task = EncoderTask(config, PairDataset(pairs, "train"), start=start)
@@ -203,50 +156,25 @@ def _ears_config(preset: str, teacher: Path | None) -> Any:
     return EarsTrainingConfig(preset=preset, teacher="" if teacher is None else sha256_of(teacher))
 
 
-def _fit_ears(
-    config: Any,
-    out: Path,
-    bank: Path,
-    teacher: Path | None,
-    machine: Machine,
-    max_time: float | None,
-) -> None:
-    """Train the ears of the everyday model."""
-    from soundsight.apps.progress import phases
-    from soundsight.core.config import to_dict
-    from soundsight.pairs.bench import find_bench
-    from soundsight.pairs.everyday import find_everyday
-    from soundsight.training.ears import EarsTask
-    from soundsight.training.ears_data import EarsData, open_ears_data
-    from soundsight.training.loop import fit
-    from soundsight.training.machine import enough_memory
-
-    everyday, bench = find_everyday(), find_bench()
-
-    def opened() -> EarsData:
-        with phases() as tell:
-            return open_ears_data(bank, everyday, bench, config.bank, teacher=teacher, tell=tell)
-
-    with enough_memory():
-        # One process makes what is not there yet, and all read it.
-        machine.on_first(lambda: opened().digest)
-        data = opened()
-        finished = fit(
-            EarsTask(config, data), out, config.loop, to_dict(config), machine=machine,
-            data={"kind": "everyday", "sha256": data.digest},
-            max_time_s=None if max_time is None else 60.0 * max_time,
-        )  # fmt: skip
-    if finished and machine.first:
-        typer.echo(f"finished: {out}")
-
-
 def translator(
     out: Out,
     encoder: Annotated[
         Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`; stays frozen.")
     ],
     data: AllData = None,
-    preset: PresetName = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            show_default=False,
+            help="everyday, paper, flagship, compact, small or tiny. "
+            "[dim](default: compact, or that of --init)[/dim]",
+        ),
+    ] = None,
+    decoder: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="A finished run of `train decoder`, for everyday."),
+    ] = None,
+    bank: Bank = None,
     objective: Annotated[
         str, typer.Option(help="relativistic (ours) or rc (published).")
     ] = "relativistic",
@@ -292,7 +220,20 @@ def translator(
     dry_run: DryRun = False,
 ) -> None:
     """Train generator and discriminator on pairs, without a label."""
-    _start("soundsight train translator", out, threads)
+    begin("soundsight train translator", out, threads)
+    if preset in PRESETS:
+        if decoder is None:
+            raise ConfigError(f"--preset {preset} needs --decoder: a run of `train decoder`")
+        flow = resolve(
+            flow_config(preset, encoder, decoder), settings, seed=seed, steps=steps,
+            batch_size=batch_size, precision=precision, accumulate=accumulate, keep=keep,
+        )  # fmt: skip
+        if not is_printed(flow, dry_run):
+            machine = machine_of(flow, accelerator, devices, nodes, compiled, threads)
+            fit_flow(flow, out, encoder, decoder, bank or out.parent / "bank", machine, max_time)
+        return
+    if decoder is not None or bank is not None:
+        raise ConfigError("--decoder and --bank belong to --preset everyday")
     from soundsight.core.runs import sha256_of
     from soundsight.pairs.dataset import PairDataset
     from soundsight.training.encoder import load_encoder
@@ -312,11 +253,11 @@ def translator(
         audio_source=audio_source,
         init="" if start is None else start.sha256(GENERATOR, DISCRIMINATOR, POSTERIOR),
     )
-    config = _resolve(
+    config = resolve(
         defaults, settings, seed=seed, steps=steps, batch_size=batch_size, precision=precision,
         accumulate=accumulate, keep=keep, evaluate_every=evaluate_every,
     )  # fmt: skip
-    if _printed(config, dry_run):
+    if is_printed(config, dry_run):
         return
     evaluate = None
     if judges is not None:
@@ -328,7 +269,7 @@ def translator(
         evaluate = ValInformativity(Judges.load(judges), bench)
     elif evaluate_every is not None:
         raise ConfigError("--evaluate-every needs --judges")
-    machine = _machine(config, accelerator, devices, nodes, compiled, threads)
+    machine = machine_of(config, accelerator, devices, nodes, compiled, threads)
     pairs = _open(data)
     with enough_memory():
         task = TranslatorTask(
@@ -347,12 +288,17 @@ def judges(
     threads: Threads = None,
     dry_run: DryRun = False,
 ) -> None:
+<<<<<<< HEAD
+    """Train the informativity judges, one a class, for evaluation only."""
+    begin("soundsight train judges", out, threads)
+=======
     """Train the judges of pictures, for evaluation only.
 
     On the bench one informativity judge a class; on Everyday one judge of 23 answers, which is one
     file and takes a quarter of an hour.
     """
     _start("soundsight train judges", out, threads)
+>>>>>>> helper-judge
     from soundsight.pairs.bench import find_bench
 
     if _is_everyday(data):
@@ -360,8 +306,8 @@ def judges(
         return
     from soundsight.training.judges import JudgesConfig, train
 
-    config = _resolve(JudgesConfig(), settings, seed=seed, steps=steps)
-    if not _printed(config, dry_run):
+    config = resolve(JudgesConfig(), settings, seed=seed, steps=steps)
+    if not is_printed(config, dry_run):
         train(config, find_bench(data), out, early=early or ())
         typer.echo(f"written: {out}")
 
@@ -380,12 +326,12 @@ def critic(
 
     It knows no class; photo folders balance what it sees, and one class is averaged at a time.
     """
-    _start("soundsight train critic", out, threads)
+    begin("soundsight train critic", out, threads)
     from soundsight.pairs.bench import find_bench
     from soundsight.training.judges import critic_config, train_critic
 
-    config = _resolve(critic_config(), settings, seed=seed, steps=steps)
-    if not _printed(config, dry_run):
+    config = resolve(critic_config(), settings, seed=seed, steps=steps)
+    if not is_printed(config, dry_run):
         train_critic(config, find_bench(data), out, early=early or ())
         typer.echo(f"written: {out}")
 
@@ -405,13 +351,13 @@ def familiarity(
 
     Train sounds are remembered; val sounds say how far from them a sound may be.
     """
-    _start("soundsight train familiarity", out, threads)
+    begin("soundsight train familiarity", out, threads)
     from soundsight.pairs.dataset import PairDataset
     from soundsight.training.encoder import load_encoder
     from soundsight.training.familiarity import FitConfig, fit_familiarity, write_familiarity
 
-    config = _resolve(FitConfig(), settings, seed=seed)
-    if _printed(config, dry_run):
+    config = resolve(FitConfig(), settings, seed=seed)
+    if is_printed(config, dry_run):
         return
     pairs, network = _open(data), load_encoder(encoder)
     train, val = (PairDataset(pairs, split) for split in ("train", "val"))
@@ -436,7 +382,7 @@ def names(
     generator. Val chooses how sure it may say it is. Made sounds that are none of the subjects
     teach it when to give no name (`--set others_each=0`: none).
     """
-    _start("soundsight train names", out, threads)
+    begin("soundsight train names", out, threads)
     from soundsight.training.encoder import load_encoder
     from soundsight.training.naming import (
         NamingConfig,
@@ -446,8 +392,8 @@ def names(
         write_names,
     )
 
-    config = _resolve(NamingConfig(), settings)
-    if _printed(config, dry_run):
+    config = resolve(NamingConfig(), settings)
+    if is_printed(config, dry_run):
         return
     places, network = _open(data), load_encoder(encoder)
     train, val = (named_seconds(network, places, split) for split in ("train", "val"))
@@ -457,6 +403,8 @@ def names(
     typer.echo(f"written: {out}")
 
 
+<<<<<<< HEAD
+=======
 def _is_everyday(data: Path | None) -> bool:
     from soundsight.pairs.everyday import is_everyday
 
@@ -506,6 +454,7 @@ def _start(command: str, out: Path, threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+>>>>>>> helper-judge
 def _preset(name: str | None, start: StartingPoint | None) -> str:
     """Return the sizes that are asked for: those of the starting point, unless they are named."""
     if name is not None:
@@ -519,52 +468,6 @@ def _open(data: list[Path] | None) -> list[Bench | PairFolder]:
     return [open_pairs(where) for where in data] if data else [open_pairs(None)]
 
 
-def _machine(
-    config: Any,
-    accelerator: str,
-    devices: int | None,
-    nodes: int | None,
-    compiled: bool,
-    threads: int | None,
-) -> Machine:
-    from soundsight.training.machine import MachineConfig, start_machine
-
-    wanted = MachineConfig(
-        accelerator=accelerator, devices=devices, nodes=nodes, compile=compiled, threads=threads
-    )
-    return start_machine(wanted, config.loop.precision)
-
-
-def _resolve(config: Any, settings: list[str] | None, **options: int | str | None) -> Any:
-    """Put the options into a config; those of the loop, where it has one, live a level down."""
-    from soundsight.core.config import from_dict, to_dict
-
-    values = to_dict(config)
-    place = values.get("loop", values)
-    place |= {name: value for name, value in options.items() if value is not None}
-    for setting in settings or []:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {setting}: KEY=VALUE is expected")
-        if key in {"encoder", "init"}:
-            raise ConfigError(f"--set {setting}: this is named by --{key} alone")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        target = values
-        *path, last = key.split(".")
-        for part in path:
-            if not isinstance(target.get(part), dict):
-                raise ConfigError(f"unknown key {key}; choose from {', '.join(sorted(values))}")
-            target = target[part]
-        known = target.get(last)
-        if isinstance(known, int | float) and not isinstance(value, int | float):
-            raise ConfigError(f"--set {setting}: {key} is a number")
-        target[last] = value
-    return from_dict(type(config), values)
-
-
 def _numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
@@ -572,15 +475,6 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
         raise ConfigError(
             f"{option} {text}: whole numbers are expected, as in 0,18,0,0,0,0,0"
         ) from None
-
-
-def _printed(config: Any, dry_run: bool) -> bool:
-    if dry_run:
-        from soundsight.core.runs import commit
-
-        resolved = {"config": dataclasses.asdict(config), "commit": commit()}
-        typer.echo(json.dumps(resolved, indent=2))
-    return dry_run
 
 
 def _fit(

@@ -211,6 +211,25 @@ def read_photo(everyday: Everyday, bench: Bench, name: str) -> NDArray[np.uint8]
     return everyday.photo(name)
 
 
+def read_photos(
+    everyday: Everyday, bench: Bench, split: str, *, every: int = 1
+) -> tuple[list[str], NDArray[np.uint8]]:
+    """Read the photos of a split of both sets, in the order of their names.
+
+    Args:
+        every: take one in so many.
+
+    Returns:
+        Their names, and uint8 [n, 3, 96, 96].
+
+    Raises:
+        DataError: when one is damaged.
+    """
+    names = sorted(n for of in photos_of(everyday, bench, split).values() for n in of)[::every]
+    levels = np.stack([read_photo(everyday, bench, name) for name in names])
+    return names, np.ascontiguousarray(levels.transpose(0, 3, 1, 2))
+
+
 def _read_table(path: Path, kind: str, kinds: tuple[str, ...] | None) -> list[Sound]:
     sounds: list[Sound] = []
     columns = ["split", kind, *_REST]

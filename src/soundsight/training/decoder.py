@@ -1,13 +1,13 @@
 """Redrawing: a photo is drawn again from its latent picture. No sound and no label is involved.
 
-Two parts of one run. First encoder and decoder learn together, by
+Three parts of one run. First encoder and decoder learn together, by
 
     L1 in the eyes' features at four scales and pooled, each over the mean size of the photo's own
     + L1 of pixels at half size + a slight KL divergence of the latent picture from N(0, 1)
 
-which gives blurred pictures. From step ``sharpen_from`` on the encoder stays as it is, so that what
-is learned about its latent pictures elsewhere stays true, and a discriminator over the eyes
-(``models.eyes_discriminator``) sharpens what the decoder draws.
+which gives blurred pictures. From step ``sharpen_from`` on a discriminator over the eyes
+(``models.eyes_discriminator``) sharpens them. From step ``frozen_from`` on the encoder stays as it
+is, so that what is learned about its latent pictures elsewhere stays true.
 
 Source: docs/method.md; Esser et al. 2021 and Rombach et al. 2022 for the two losses together.
 """
@@ -17,15 +17,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from soundsight.core.config import choose, to_dict
-from soundsight.core.errors import ConfigError
+from soundsight.core.config import choose, from_dict, to_dict
+from soundsight.core.errors import ConfigError, DataError
 from soundsight.models.decoder import LatentConfig, LatentDecoder, LatentEncoder
 from soundsight.models.eyes import Eyes
 from soundsight.models.eyes_discriminator import (
@@ -36,7 +36,7 @@ from soundsight.models.eyes_discriminator import (
 )
 from soundsight.pairs.dataset import batch_indices
 from soundsight.training.augment import augment_image
-from soundsight.training.checkpoints import save_weights
+from soundsight.training.checkpoints import load_state, read_tensors, save_weights
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import to_float, to_levels
 from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last
@@ -67,10 +67,11 @@ class DecoderConfig:
         preset: sizes, ``everyday`` or ``tiny``.
         eyes: SHA-256 of the network through which photos are looked at.
         rate: Adam's learning rate of encoder and decoder together.
-        sharpening_rate: of the decoder, once the encoder stays as it is.
+        sharpening_rate: of both, once the discriminator speaks.
         warm_up: steps in which the rate rises.
         discriminator_rate: of the discriminator.
-        sharpen_from: the step from which the encoder stays as it is and the discriminator speaks.
+        sharpen_from: the step from which the discriminator speaks.
+        frozen_from: the step from which the encoder stays as it is.
         adversarial_weight: weight of its word.
         pooled_weight: weight of the likeness of pooled features, that of each scale being 1/4.
         pixel_weight: weight of the pixels' likeness at half size.
@@ -86,7 +87,8 @@ class DecoderConfig:
     sharpening_rate: float = 4e-4
     warm_up: int = 100
     discriminator_rate: float = 4e-4
-    sharpen_from: int = 3000
+    sharpen_from: int = 1500
+    frozen_from: int = 3500
     adversarial_weight: float = 0.1
     pooled_weight: float = 0.5
     pixel_weight: float = 3.0
@@ -99,8 +101,10 @@ class DecoderConfig:
         choose("preset", self.preset, SIZES)
         if min(self.rate, self.sharpening_rate, self.discriminator_rate) <= 0:
             raise ConfigError("the learning rates must be above 0")
-        for name in ("adversarial_weight", "pooled_weight", "pixel_weight", "kl_weight", "zoom", "warm_up",
-                     "sharpen_from"):  # fmt: skip
+        for name in (
+            "adversarial_weight", "pooled_weight", "pixel_weight", "kl_weight", "zoom", "warm_up",
+            "sharpen_from", "frozen_from",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative")
         if not 0 <= self.ema_decay < 1:
@@ -162,7 +166,8 @@ class DecoderTask(Task):
         rate = self.config.sharpening_rate if sharpens else self.config.rate
         for group in self.optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / max(1, self.config.warm_up))
-        self.encoder.train(not sharpens).requires_grad_(not sharpens)
+        learns = step < self.config.frozen_from
+        self.encoder.train(learns).requires_grad_(learns)
         self.decoder.train()
         self.discriminator.train()
         rows = batch_indices(len(self.photos), loop.batch_size, loop.seed, step)
@@ -223,8 +228,7 @@ class DecoderTask(Task):
             adversarial = hinge_generator([s.float() for s in scores])
             loss = loss + config.adversarial_weight * adversarial
             scalars["adversarial"] = adversarial
-        else:
-            loss = loss + config.kl_weight * kl
+        loss = loss + config.kl_weight * kl
         return loss, {name: value.detach() for name, value in scalars.items()}
 
     def _judge(self, part: _Part) -> tuple[Tensor, Scalars]:
@@ -270,3 +274,41 @@ class _Part:
         self.image, self.noise = image, noise
         self.real: Sequence[Tensor] = ()
         self.drawn: Sequence[Tensor] = ()
+
+
+def load_latent_encoder(run: Path, eyes: Eyes) -> tuple[LatentEncoder, dict[str, Any]]:
+    """Load the encoder of latent pictures of a finished run; return what stands beside it, too.
+
+    Raises:
+        DataError: when the run is not finished or damaged, or was trained through other eyes.
+    """
+    path = run / f"{LATENT_ENCODER}.safetensors"
+    tensors, about = read_tensors(path)
+    if about.get("eyes") != eyes.sha256:
+        raise DataError(
+            f"{path} was trained through other eyes than those that are installed: "
+            "install the photo features that it was trained with"
+        )
+    network = LatentEncoder(_sizes(path, about))
+    load_state(network, tensors, str(path))
+    return channels_last(network.eval().requires_grad_(False)), about
+
+
+def load_latent_decoder(run: Path) -> tuple[LatentDecoder, dict[str, Any]]:
+    """Load the decoder of latent pictures of a finished run; return what stands beside it, too.
+
+    Raises:
+        DataError: when the run is not finished or damaged.
+    """
+    path = run / f"{LATENT_DECODER}.safetensors"
+    tensors, about = read_tensors(path)
+    network = LatentDecoder(_sizes(path, about))
+    load_state(network, tensors, str(path))
+    return network.eval().requires_grad_(False), about
+
+
+def _sizes(path: Path, about: dict[str, Any]) -> LatentConfig:
+    try:
+        return from_dict(LatentConfig, about["network"])
+    except (KeyError, ConfigError) as error:
+        raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error

@@ -27,10 +27,13 @@ from soundsight.core.errors import ConfigError
 from soundsight.models.flow import Flow
 from soundsight.pairs.dataset import batch_indices
 from soundsight.training.checkpoints import save_weights
+from soundsight.training.decoder import LATENT_DECODER, LATENT_ENCODER
 from soundsight.training.ema import Ema
-from soundsight.training.flow import FLOW, FlowPairs
+from soundsight.training.flow import FLOW, copy_weights
+from soundsight.training.flow_data import FlowPairs
 from soundsight.training.loop import LoopConfig, Scalars, Task
 from soundsight.training.machine import Machine
+from soundsight.training.starting import ENCODER, PICTURE_ENCODER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +84,13 @@ class DistilTask(Task):
         config: what to do.
         pairs: whose embeddings are drawn for.
         flow: the finished flow; stays as it is.
+        run: whose; its encoder and decoder are written into the copy's run.
     """
 
     kind: ClassVar[str] = "distil"
 
-    def __init__(self, config: DistilConfig, pairs: FlowPairs, flow: Flow) -> None:
-        self.config, self.pairs = config, pairs
+    def __init__(self, config: DistilConfig, pairs: FlowPairs, flow: Flow, *, run: Path) -> None:
+        self.config, self.pairs, self._run = config, pairs, run
         self.teacher = flow.eval().requires_grad_(False)
         torch.manual_seed(config.loop.seed)
         self.flow = copy.deepcopy(flow).requires_grad_(True)
@@ -162,3 +166,4 @@ class DistilTask(Task):
             "guidance": self.config.guidance, "taught_by": self.config.flow,
         }  # fmt: skip
         save_weights(run / f"{FLOW}.safetensors", self.ema.average, about)
+        copy_weights(self._run, run, (ENCODER, PICTURE_ENCODER, LATENT_ENCODER, LATENT_DECODER))

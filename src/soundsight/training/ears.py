@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -96,6 +96,28 @@ class EarsTrainingConfig:
             raise ConfigError("photos_each must be at least 1, and no weight negative")
 
 
+def in_other_rooms(
+    mel: Float[Tensor, "n 1 128 100"],
+    of_bench: Bool[Tensor, " n"],
+    config: EarsTrainingConfig,
+    rng: torch.Generator,
+) -> Float[Tensor, "n 1 128 100"]:
+    """Put backgrounds behind seconds; the bench's, which have no copies, lose high bands too.
+
+    Args:
+        mel: in [-1, 1].
+        of_bench: which of them are the bench's.
+        config: how often and how much.
+        rng: source of randomness (on the CPU).
+    """
+    mel = add_background(
+        mel, rng, range_db=DEFAULT.range_db, sounds=config.other_sounds, noise=config.noise,
+        tilt=config.tilt,
+    )  # fmt: skip
+    narrow = narrow_band(mel, rng, config.narrow, (bands_above(9000.0), bands_above(3400.0)))
+    return torch.where(of_bench.to(mel.device)[:, None, None, None], narrow, mel)
+
+
 class EarsTask(Task):
     """Fits ears on numbered seconds and photo features.
 
@@ -172,7 +194,9 @@ class EarsTask(Task):
             copies = torch.randint(1, self._copies + 1, (len(seconds),), generator=rng)
             copies[torch.rand(len(seconds), generator=rng) < config.clean] = 0
             levels = torch.from_numpy(data.mels(seconds, copies.numpy()))[:, None]
-            mel = self._augmented(to_float(levels.to(machine.device)), seconds, rng)
+            of_bench = torch.from_numpy(seconds >= len(data.bank))
+            mel = to_float(levels.to(machine.device))
+            mel = augment_mel(in_other_rooms(mel, of_bench, config, rng), rng)
             share = self._shares(n, rng).to(machine.device)
             photos, pooled = self._draw_photos(rows, rng)
         mel[:n] = mel[:n].lerp(mel[:n].flip(0), 1.0 - share[:, None, None, None])
@@ -212,20 +236,6 @@ class EarsTask(Task):
             )
             for row in draws
         ]  # fmt: skip
-
-    def _augmented(
-        self, mel: Float[Tensor, "n 1 128 100"], seconds: NDArray[np.int64], rng: torch.Generator
-    ) -> Float[Tensor, "n 1 128 100"]:
-        """What the copies did to waveforms, for those that have none; and masks for all."""
-        config = self.config
-        mel = add_background(
-            mel, rng, range_db=DEFAULT.range_db, sounds=config.other_sounds, noise=config.noise,
-            tilt=config.tilt,
-        )  # fmt: skip
-        of_bench = torch.from_numpy(seconds >= len(self.data.bank)).to(mel.device)
-        narrow = narrow_band(mel, rng, config.narrow, (bands_above(9000.0), bands_above(3400.0)))
-        mel = torch.where(of_bench[:, None, None, None], narrow, mel)
-        return augment_mel(mel, rng)
 
     def _shares(self, n: int, rng: torch.Generator) -> Float[Tensor, " n"]:
         """How much of each second is its own; the rest is that of its partner."""

@@ -14,21 +14,26 @@ takes one evaluation a step, and few steps.
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from soundsight.core.config import choose, to_dict
-from soundsight.core.errors import ConfigError
-from soundsight.models.flow import Flow, FlowConfig
+from soundsight.core.config import choose, from_dict, to_dict
+from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.runs import atomic_file
+from soundsight.models.flow import Flow, FlowConfig, FlowGenerator
 from soundsight.pairs.dataset import batch_indices
-from soundsight.training.checkpoints import save_weights
+from soundsight.training.checkpoints import load_state, read_tensors, save_weights
+from soundsight.training.decoder import LATENT_DECODER, LATENT_ENCODER, load_latent_decoder
 from soundsight.training.ema import Ema
+from soundsight.training.flow_data import FlowPairs
 from soundsight.training.loop import LoopConfig, Scalars, Task
+from soundsight.training.starting import ENCODER, PICTURE_ENCODER
 
 FLOW = "flow"
 
@@ -36,24 +41,6 @@ SIZES = {
     "everyday": FlowConfig(),
     "tiny": FlowConfig(embedding_size=16, latent_maps=4, width=16, layers=2, heads=2, rank=8),
 }
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FlowPairs:
-    """Embedded sounds, encoded photos, and which go together.
-
-    Attributes:
-        embeddings: of every second in several copies, [copies, seconds, E].
-        latents: of every photo in several cuts, [cuts, photos, L, 6, 6].
-        rows: the pairs: numbers of second and photo, [pairs, 2].
-    """
-
-    embeddings: Float[Tensor, "copies seconds e"]
-    latents: Float[Tensor, "cuts photos l 6 6"]
-    rows: Int64[Tensor, "pairs 2"]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +98,16 @@ class FlowTask(Task):
     Args:
         config: what to do.
         pairs: what to learn from.
+        runs: of encoder and decoder, whose weights ``finish`` writes into the run, so that it is
+            whole by itself.
     """
 
     kind: ClassVar[str] = "flow"
 
-    def __init__(self, config: FlowTrainingConfig, pairs: FlowPairs) -> None:
-        self.config, self.pairs = config, pairs
+    def __init__(
+        self, config: FlowTrainingConfig, pairs: FlowPairs, *, runs: tuple[Path, Path]
+    ) -> None:
+        self.config, self.pairs, self._runs = config, pairs, runs
         torch.manual_seed(config.loop.seed)
         self.flow = Flow(SIZES[config.preset])
         places = (0, 1, 3, 4)
@@ -178,9 +169,63 @@ class FlowTask(Task):
         return loss, {"loss": loss.detach()}
 
     def finish(self, run: Path) -> None:
-        """Write ``flow.safetensors``."""
+        """Write ``flow.safetensors``, and encoder and decoder beside it."""
         about = {
             "preset": self.config.preset, "network": to_dict(SIZES[self.config.preset]),
             "encoder": self.config.encoder, "decoder": self.config.decoder,
         }  # fmt: skip
         save_weights(run / f"{FLOW}.safetensors", self.ema.average, about)
+        encoder, decoder = self._runs
+        copy_weights(encoder, run, (ENCODER, PICTURE_ENCODER))
+        copy_weights(decoder, run, (LATENT_ENCODER, LATENT_DECODER))
+
+
+def copy_weights(source: Path, run: Path, names: Sequence[str]) -> None:
+    """Copy the weights of networks, those that are there, from one run into another.
+
+    Raises:
+        OutputError: when they cannot be written.
+    """
+    for name in names:
+        path = source / f"{name}.safetensors"
+        if path.is_file():
+            for file in (path, path.with_suffix(".json")):
+                with atomic_file(run / file.name) as temporary:
+                    shutil.copyfile(file, temporary)
+
+
+def load_flow(run: Path) -> tuple[Flow, dict[str, Any]]:
+    """Load the flow of a finished run, in eval mode; return what stands beside it, too.
+
+    Raises:
+        DataError: when the run is not finished or damaged.
+    """
+    path = run / f"{FLOW}.safetensors"
+    tensors, about = read_tensors(path)
+    try:
+        flow = Flow(from_dict(FlowConfig, about["network"]))
+    except (KeyError, ConfigError) as error:
+        raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error
+    load_state(flow, tensors, str(path))
+    return flow.eval().requires_grad_(False), about
+
+
+def load_flow_generator(
+    run: Path, *, times: Sequence[float] | None = None, guidance: float | None = None
+) -> FlowGenerator:
+    """Load what draws pictures of a finished run of the flow, or of its few-step copy.
+
+    Args:
+        run: the run folder.
+        times: of the steps; by default those of a few-step copy, or 16 even ones.
+        guidance: by default none for a few-step copy, into which it is folded, or 4.
+
+    Raises:
+        DataError: when the run is not finished or damaged.
+    """
+    flow, about = load_flow(run)
+    decoder, _ = load_latent_decoder(run)
+    even = [i / 16 for i in range(17)]
+    if guidance is None:
+        guidance = 1.0 if "times" in about else 4.0
+    return FlowGenerator(flow, decoder, tuple(times or about.get("times", even)), guidance).eval()
