@@ -24,7 +24,7 @@ from soundsight.evaluation.ears import NARROW_HZ
 from soundsight.evaluation.fidelity import mean_distance, nearest, precision_recall
 from soundsight.evaluation.informativity import Shares, audible, shares
 from soundsight.evaluation.judging import columns_of
-from soundsight.models.eyes import Eyes
+from soundsight.models.eyes import POOLED_SIZE, Eyes
 from soundsight.pairs.bench import Bench, Pair
 from soundsight.pairs.everyday import (
     BENCH_PREFIX,
@@ -37,20 +37,17 @@ from soundsight.pairs.everyday import (
 )
 from soundsight.pairs.everyday_sounds import darkened, hear
 from soundsight.runtime.translator import Translator
+from soundsight.training.photo_features import look
 from soundsight.training.photo_judge import (
     ACCEPTED_FROM,
     ANSWERS,
     PhotoJudge,
-    look,
     mean_of_kinds,
     verdicts,
 )
 
 KEPT = 0.9
 """Share of the known seconds of val that the threshold of refusal keeps."""
-
-EYES_PX = 128
-"""Side at which the eyes look at pictures for variety and copies, as they do in training."""
 
 SUREST_SHARE = 1 / 3
 """Part of a recording's seconds, the surest, of which its one picture is drawn."""
@@ -383,9 +380,18 @@ def draw_varied(
             pairs = [model.draw(some, seed=seed + 1000 + 2 * turn + side) for side in (0, 1)]
             made += list(np.stack(pairs, axis=1))
         drawn = np.concatenate(made)
-        found.append(Varied(kind=kind, pictures=drawn, features=look(eyes, drawn, EYES_PX).numpy()))
+        found.append(Varied(kind=kind, pictures=drawn, features=eyes_features(eyes, drawn)))
         tell("variety", done + 1, len(present))
     return found
+
+
+def eyes_features(eyes: Eyes, pictures: Levels) -> NDArray[np.float32]:
+    """Return what the eyes that training looks through see in pictures: float32 [n, 1280]."""
+    parts = [np.empty((0, POOLED_SIZE), np.float32)]
+    for start in range(0, len(pictures), _AT_ONCE):
+        unit = torch.from_numpy(to_unit(pictures[start : start + _AT_ONCE]))
+        parts.append(look(eyes, unit.permute(0, 3, 1, 2)).numpy())
+    return np.concatenate(parts)
 
 
 def variety(
