@@ -288,17 +288,12 @@ def judges(
     threads: Threads = None,
     dry_run: DryRun = False,
 ) -> None:
-<<<<<<< HEAD
-    """Train the informativity judges, one a class, for evaluation only."""
-    begin("soundsight train judges", out, threads)
-=======
     """Train the judges of pictures, for evaluation only.
 
     On the bench one informativity judge a class; on Everyday one judge of 23 answers, which is one
     file and takes a quarter of an hour.
     """
-    _start("soundsight train judges", out, threads)
->>>>>>> helper-judge
+    begin("soundsight train judges", out, threads)
     from soundsight.pairs.bench import find_bench
 
     if _is_everyday(data):
@@ -403,8 +398,6 @@ def names(
     typer.echo(f"written: {out}")
 
 
-<<<<<<< HEAD
-=======
 def _is_everyday(data: Path | None) -> bool:
     from soundsight.pairs.everyday import is_everyday
 
@@ -427,8 +420,8 @@ def _photo_judge(
 
     if steps is not None:
         raise ConfigError("--steps is for the bench's judges: Everyday's has --set iterations=N")
-    config = _resolve(PhotoJudgeConfig(), settings, seed=seed)
-    if _printed(config, dry_run):
+    config = resolve(PhotoJudgeConfig(), settings, seed=seed)
+    if is_printed(config, dry_run):
         return
     with phases() as show:
         judge = fit_judge(
@@ -439,22 +432,6 @@ def _photo_judge(
     typer.echo(f"written: {out}")
 
 
-def _start(command: str, out: Path, threads: int | None) -> None:
-    local_output(out)
-    need(
-        command, "train", "torch", "safetensors", "jaxtyping", "tensorboard", "lightning_fabric",
-        "threadpoolctl",
-    )  # fmt: skip
-    import torch
-
-    from soundsight.training.machine import numpy_on_one_thread
-
-    numpy_on_one_thread()
-    if threads:
-        torch.set_num_threads(threads)
-
-
->>>>>>> helper-judge
 def _preset(name: str | None, start: StartingPoint | None) -> str:
     """Return the sizes that are asked for: those of the starting point, unless they are named."""
     if name is not None:
