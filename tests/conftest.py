@@ -20,6 +20,7 @@ from PIL import Image
 
 from soundsight.pairs import everyday
 from soundsight.pairs.bench import SPLITS, SUBJECTS, Bench, find_bench
+from soundsight.pairs.everyday import Everyday, find_everyday
 
 # A shell that runs the tests in its background has them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -118,10 +119,62 @@ def toy_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return find_bench(write_bench(tmp_path_factory.mktemp("toy") / "bench"))
 
 
-EVERYDAY_OTHERS = ("pig", "wind")
+# --- toy data of everyday kinds -----------------------------------------------------------------
+
+EVERYDAY_PHOTOS = 5
+EVERYDAY_SOUNDS = {
+    "sounds": (("baby", 300.0), ("cat", 1400.0), ("knock", 90.0)),
+    "others": (("pig", 700.0),),
+}
+"""Kinds of the toy data and the pitch of each, in hertz; a knock has no photos."""
 
 
-def write_everyday(root: Path) -> Path:
+def write_everyday(root: Path, write_sound: Callable[..., Path]) -> Path:
+    """Write Everyday data: 2 recordings of a kind a split, of 2 s, and of .4 s and 1.6 s."""
+    rng = np.random.default_rng(7)
+    rest = ["recording", "file", "seconds", "rate_hz", "source", "licence"]
+    for table, kinds in EVERYDAY_SOUNDS.items():
+        rows = []
+        for number, split in enumerate(SPLITS):
+            for kind, hz in kinds:
+                for piece, (recording, seconds) in enumerate((("a", 2.0), ("b", 0.4), ("b", 1.6))):
+                    file = f"{table}/{kind}/{kind}_{piece}_{split}.ogg"
+                    write_sound(
+                        root / file, seconds, hz=hz * (1 + 0.1 * number), level=0.3, format="WAV"
+                    )
+                    of = f"{kind}{number}{recording}"
+                    rows.append([split, kind, of, file, seconds, 44_100, "toy", "CC0"])
+        with (root / f"{table}.csv").open("w", newline="") as file:
+            head = ["split", "subject" if table == "sounds" else "kind", *rest]
+            csv.writer(file).writerows([head, *rows])
+    for split in SPLITS:
+        members = [
+            (
+                f"{kind}/{kind}_{k:04d}_{split}.jpg",
+                jpeg(rng.integers(256, size=(96, 96, 3)).astype(np.uint8)),
+            )
+            for kind in ("baby", "cat")
+            for k in range(EVERYDAY_PHOTOS)
+        ]
+        write_tar(root / f"photos-{split}.tar", members)
+    return root
+
+
+@pytest.fixture
+def everyday_root(tmp_path: Path, write_sound: Callable[..., Path]) -> Path:
+    """Fresh toy Everyday data that a test may damage."""
+    return write_everyday(tmp_path / "everyday", write_sound)
+
+
+@pytest.fixture(scope="session")
+def toy_everyday(
+    tmp_path_factory: pytest.TempPathFactory, write_sound: Callable[..., Path]
+) -> Everyday:
+    """Toy Everyday data that no test changes."""
+    return find_everyday(write_everyday(tmp_path_factory.mktemp("kinds") / "everyday", write_sound))
+
+
+def write_every_kind(root: Path) -> Path:
     """Write Everyday's folder: two photos a subject, one sound of 2 s a kind in every split.
 
     A photo is grey, at a level of its subject's own.
@@ -136,7 +189,7 @@ def write_everyday(root: Path) -> Path:
                 levels = np.full((96, 96, 3), 10 * number + i, np.uint8)
                 photos.append((f"{subject}/{subject}_{i:04d}_{split}.jpg", jpeg(levels)))
         write_tar(root / f"photos-{split}.tar", photos)
-        for table, kinds in (("sounds", everyday.KINDS), ("others", EVERYDAY_OTHERS)):
+        for table, kinds in (("sounds", everyday.KINDS), ("others", ("pig", "wind"))):
             for kind in kinds:
                 name = f"{table}/{kind}/{kind}_{split}.ogg"
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -151,9 +204,9 @@ def write_everyday(root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def toy_everyday(tmp_path_factory: pytest.TempPathFactory) -> everyday.Everyday:
-    """A toy Everyday that no test changes."""
-    return everyday.find_everyday(write_everyday(tmp_path_factory.mktemp("toy") / "everyday"))
+def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Everyday:
+    """Toy Everyday data with all 28 kinds, that no test changes."""
+    return find_everyday(write_every_kind(tmp_path_factory.mktemp("kinds") / "all"))
 
 
 # --- a model folder that needs no training -----------------------------------------------------

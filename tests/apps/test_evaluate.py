@@ -317,7 +317,7 @@ def test_registering_loads_no_torch() -> None:
 def test_everyday_is_measured_by_its_own_judge(
     app: typer.Typer,
     model: Path,
-    toy_everyday: Everyday,
+    every_kind: Everyday,
     toy_bench: Bench,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -334,19 +334,19 @@ def test_everyday_is_measured_by_its_own_judge(
     monkeypatch.setattr(PhotoJudge, "load", lambda path: path)
     out = tmp_path / "out"
     result = run(
-        app, model, "--data", toy_everyday.root, "--judges", tmp_path, "-o", out,
+        app, model, "--data", every_kind.root, "--judges", tmp_path, "-o", out,
         "--split", "val", "--limit", 3, "--blind-sheet",
     )  # fmt: skip
     assert "right: 50.0 % [40.0, 60.0]" in result.output
     assert "for blind viewing" in result.output
     assert asked["judge"] == tmp_path
-    assert asked["everyday"] == toy_everyday.root
+    assert asked["everyday"] == every_kind.root
     assert asked["bench"] == toy_bench.root
     assert asked["config"] == EverydayConfig(split="val", limit=3, blind_sheet=True)
 
 
 def test_options_of_the_bench_are_refused_on_everyday(
-    app: typer.Typer, model: Path, toy_everyday: Everyday, tmp_path: Path
+    app: typer.Typer, model: Path, every_kind: Everyday, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="--best-of is for the bench"):
-        run(app, model, "--data", toy_everyday.root, "-o", tmp_path / "out", "--best-of", 2)
+        run(app, model, "--data", every_kind.root, "-o", tmp_path / "out", "--best-of", 2)

@@ -116,17 +116,17 @@ class GreyEyes:
 
 
 def test_a_model_that_knows_everything_is_right_throughout(
-    toy_everyday: Everyday, toy_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    every_kind: Everyday, toy_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Eyes, "load", GreyEyes.load)
-    heard = known_seconds(toy_everyday, toy_bench, "devtest")
-    val = known_seconds(toy_everyday, toy_bench, "val")
-    narrow = known_seconds(toy_everyday, toy_bench, "devtest", narrow=True)
+    heard = known_seconds(every_kind, toy_bench, "devtest")
+    val = known_seconds(every_kind, toy_bench, "val")
+    narrow = known_seconds(every_kind, toy_bench, "devtest", narrow=True)
     config = EverydayConfig(varied=4, made_per_kind=2, blind_sheet=True)
     out = tmp_path / "report"
     model = Knowing(heard, val, narrow)
     report = evaluate_everyday(
-        model, LevelJudge(), toy_everyday, toy_bench, out, config, about={"name": "knowing"}
+        model, LevelJudge(), every_kind, toy_bench, out, config, about={"name": "knowing"}
     )
     assert json.loads((out / "report.json").read_text())["rows"] == report["rows"]
     # One second in twelve of the bench's five subjects is silent, all of it the same: no kind.
@@ -158,25 +158,23 @@ def test_a_model_that_knows_everything_is_right_throughout(
     assert score(answers, out / KEY)["right_unhidden"]["share"] < 1
 
 
-def test_seconds_are_of_all_kinds_and_a_limit_holds(
-    toy_everyday: Everyday, toy_bench: Bench
-) -> None:
-    heard = known_seconds(toy_everyday, toy_bench, "val")
+def test_seconds_are_of_all_kinds_and_a_limit_holds(every_kind: Everyday, toy_bench: Bench) -> None:
+    heard = known_seconds(every_kind, toy_bench, "val")
     assert set(heard.kinds) == set(KINDS)
     # Two of a waveform; of the bench's five subjects 4 videos of 3 s more.
     assert heard.kinds.count("cat") == 2
     assert heard.kinds.count("train") == 2 + 12
     assert heard.mels.shape == (len(heard.pairs), 128, 100)
-    few = known_seconds(toy_everyday, toy_bench, "val", limit=1)
+    few = known_seconds(every_kind, toy_bench, "val", limit=1)
     assert sorted(few.kinds) == sorted(KINDS)
-    assert set(other_seconds(toy_everyday, "val").kinds) == set(OTHERS)
+    assert set(other_seconds(every_kind, "val").kinds) == set(OTHERS)
 
 
 def test_narrow_sounds_have_nothing_above_four_kilohertz(
-    toy_everyday: Everyday, toy_bench: Bench
+    every_kind: Everyday, toy_bench: Bench
 ) -> None:
-    full = known_seconds(toy_everyday, toy_bench, "val").mels
-    narrow = known_seconds(toy_everyday, toy_bench, "val", narrow=True).mels
+    full = known_seconds(every_kind, toy_bench, "val").mels
+    narrow = known_seconds(every_kind, toy_bench, "val", narrow=True).mels
     assert full[:, :30].mean() > 20
     assert narrow[:, :30].mean() < 1
     assert narrow[:, 60:].mean() > 20
@@ -259,14 +257,14 @@ def test_copies_are_nearer_to_a_photo_than_photos_are_to_each_other() -> None:
     np.testing.assert_allclose(distances[:3], 0.04, atol=1e-3)
 
 
-def test_redrawn_photos_are_judged_beside_the_photos(toy_everyday: Everyday) -> None:
-    same = redrawn(LevelJudge(), lambda photos: photos, toy_everyday)
+def test_redrawn_photos_are_judged_beside_the_photos(every_kind: Everyday) -> None:
+    same = redrawn(LevelJudge(), lambda photos: photos, every_kind)
     assert same == {"named": 1.0, "right": 1.0, "photos: named": 1.0, "photos: right": 1.0}
-    grey = redrawn(LevelJudge(), lambda photos: np.full_like(photos, 250), toy_everyday)
+    grey = redrawn(LevelJudge(), lambda photos: np.full_like(photos, 250), every_kind)
     assert grey["right"] == 0
     assert grey["photos: right"] == 1
     with pytest.raises(DataError, match="redrawn photos are"):
-        redrawn(LevelJudge(), lambda photos: photos[:, :48], toy_everyday)
+        redrawn(LevelJudge(), lambda photos: photos[:, :48], every_kind)
 
 
 def test_what_is_measured_must_be_unknown() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -20,6 +22,7 @@ from soundsight.export.card import figures_of
 from soundsight.models.autoencoder import Autoencoder
 from soundsight.models.contrastive import SoundEncoder
 from soundsight.models.dense_generator import DenseGenerator
+from soundsight.models.ears import Ears, ears_preset
 from soundsight.models.informativity import InformativityClassifier
 from soundsight.models.presets import preset
 from soundsight.runtime.naming import Names
@@ -27,23 +30,31 @@ from soundsight.runtime.translator import Translator
 from soundsight.training.naming import FittedNames, NamingFigures
 
 SIZES = preset("tiny")
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 def networks() -> tuple[SoundEncoder, DenseGenerator, InformativityClassifier]:
     torch.manual_seed(0)
-    made = (
-        SoundEncoder(SIZES.contrastive),
-        DenseGenerator(SIZES.generator),
-        InformativityClassifier(),
+    return (
+        as_trained(SoundEncoder(SIZES.contrastive)),
+        as_trained(DenseGenerator(SIZES.generator)),
+        as_trained(InformativityClassifier()),
     )
-    for network in made:
-        for module in network.modules():
-            # Statistics of an untrained BatchNorm are 0 and 1: folding them would prove nothing.
-            if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-                module.running_mean.uniform_(-0.2, 0.2)
-                module.running_var.uniform_(0.5, 1.5)
-        network.eval()
-    return made
+
+
+def ears() -> Ears:
+    torch.manual_seed(0)
+    return as_trained(Ears(replace(ears_preset("everyday-tiny"), blocks=(0, 1, 0, 1))))
+
+
+def as_trained(network: Network) -> Network:
+    for module in network.modules():
+        # Statistics of an untrained BatchNorm are 0 and 1: folding them would prove nothing.
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.data.uniform_(0.5, 1.5)
+    return network.eval()
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +102,25 @@ def test_folding_changes_no_output() -> None:
             (generator, torch.randn(2, 16)),
             (critic, torch.randn(2, 3, 96, 96)),
             (Autoencoder(SIZES.autoencoder).eval(), torch.randn(2, 1, 128, 100)),
+            (ears(), torch.randn(2, 1, 128, 100)),
         ):
             folded = export.fold_batch_norms(network)
             a, b = network(x), folded(x)
             a, b = (a[1], b[1]) if isinstance(a, tuple) else (a, b)
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_ears_are_exported_like_any_encoder(tmp_path: Path) -> None:
+    _, generator, _ = networks()
+    network = ears()
+    config = export.ExportConfig(name="toy")
+    out = export.export_networks(network, generator, None, 0.0, tmp_path / "model", config)
+    session = onnxruntime.InferenceSession(
+        str(out / "encoder.onnx"), providers=["CPUExecutionProvider"]
+    )
+    mel = torch.rand(3, 1, 128, 100) * 2 - 1
+    (embedding,) = session.run(None, {"mel": mel.numpy()})
+    np.testing.assert_allclose(embedding, network.encode(mel).detach(), atol=0.02)
 
 
 def test_any_batch_size_runs(folder: Path) -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from soundsight.training.augment import add_background, augment_image, augment_mel, diff_augment
+from soundsight.training.augment import (
+    add_background,
+    augment_image,
+    augment_mel,
+    diff_augment,
+    narrow_band,
+)
 from soundsight.training.ema import Ema
 
 
@@ -105,3 +111,16 @@ def test_ema_trails_its_network() -> None:
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay)
     assert float(ema.average.weight.detach()) == torch.tensor(expected).float()
+
+
+def test_narrow_band_darkens_the_top_and_lifts_the_rest() -> None:
+    mel = torch.full((40, 1, 128, 100), -1.0)
+    mel[:, :, 100:] = 0.0
+    mel[:, :, :10] = 1.0
+    narrow = narrow_band(mel, rng(), 0.5, (20, 40))
+    lost = narrow[:, 0, :10].amax(dim=(1, 2)) == -1.0
+    assert 8 < int(lost.sum()) < 32
+    assert torch.equal(narrow[~lost], mel[~lost])
+    assert (narrow[lost, 0, 100:] >= 0.0).all()
+    assert float(narrow[lost, 0, 100:].max()) > 0.5
+    assert (narrow[lost, 0, 20:100] == -1.0).all()

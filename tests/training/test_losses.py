@@ -113,3 +113,45 @@ def test_info_nce_leaves_out_false_negatives() -> None:
         torch.tensor(8.0, dtype=torch.float64).log(),
     )
     assert float(with_all) > float(got)
+
+
+def test_pictures_nce_without_mixing_is_info_nce() -> None:
+    sound, picture = torch.randn(5, 8), torch.randn(5, 8)
+    video, photo = torch.tensor([0, 1, 2, 2, 3]), torch.tensor([7, 8, 9, 5, 7])
+    own, log_scale = torch.arange(5), torch.tensor(1.5)
+    got = losses.pictures_nce(
+        sound, picture[:, None], video, photo[:, None], own, torch.ones(5), log_scale
+    )
+    expected = losses.info_nce(sound, picture, video, photo, log_scale)
+    assert float(got) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_pictures_nce_wants_both_parts_of_a_mixture() -> None:
+    picture = torch.eye(4, 8)
+    everyone, partner = torch.arange(4), torch.tensor([3, 2, 1, 0])
+    share = torch.tensor([0.5, 1.0, 1.0, 1.0])
+
+    def loss(first: torch.Tensor) -> float:
+        sound = torch.cat([first[None], picture[1:]])
+        return float(
+            losses.pictures_nce(
+                sound, picture[:, None], everyone, everyone[:, None], partner, share,
+                torch.tensor(2.0),
+            )
+        )  # fmt: skip
+
+    assert loss(picture[0] + picture[3]) < min(loss(picture[0]), loss(picture[3]))
+
+
+def test_alone_nce_against_numpy() -> None:
+    rng = np.random.default_rng(3)
+    two, others = rng.normal(size=(3, 2, 6)), rng.normal(size=(4, 6))
+    rows = np.concatenate([two[:, 0], two[:, 1], others])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    logits = rows[:6] @ rows.T * np.exp(1.0)
+    terms = []
+    for i in range(6):
+        rest = np.delete(logits[i], i)
+        terms.append(np.log(np.exp(rest).sum()) - logits[i, (i + 3) % 6])
+    got = losses.alone_nce(torch.from_numpy(two), torch.from_numpy(others), torch.tensor(1.0))
+    assert float(got) == pytest.approx(float(np.mean(terms)), rel=1e-5)

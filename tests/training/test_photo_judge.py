@@ -34,12 +34,12 @@ TINY = PhotoJudgeConfig(size_px=96, changed=1, nothings=2, iterations=5)
 
 
 @pytest.fixture(scope="module")
-def fitted(toy_everyday: Everyday, toy_bench: Bench) -> PhotoJudge:
+def fitted(every_kind: Everyday, toy_bench: Bench) -> PhotoJudge:
     """A judge of toy photos; all of them, as a fold may hold none of a subject."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(photo_judge, "fold_of", lambda _name: 0)
-        return fit_judge(TINY, toy_everyday, toy_bench)
+        return fit_judge(TINY, every_kind, toy_bench)
 
 
 def noise_pictures(count: int) -> np.ndarray:

@@ -112,12 +112,13 @@ def evaluate(
             )  # fmt: skip
             return
         bench = _bench(data)
-        if kind == "encoder":
+        if kind in {"encoder", "ears"}:
             _only_for_translators(
                 judges=judges, early=early, baseline=baseline, features=features, limit=limit,
                 best_of=best_of > 1, blind_sheet=blind_sheet,
             )  # fmt: skip
-            _measure_encoder(model, bench, out, split, seed, command)
+            measure = _measure_ears if kind == "ears" else _measure_encoder
+            measure(model, bench, out, split, seed, command)
             return
         from soundsight.evaluation.report import EvaluationConfig
 
@@ -311,6 +312,19 @@ def _measure_encoder(
             run, bench, out, split=split, seed=seed, command=command, progress=progress
         )
     say(f"written: {out / 'report.html'}, report.md, report.json")
+
+
+def _measure_ears(run: Path, bench: Bench, out: Path, split: str, seed: int, command: str) -> None:
+    from soundsight.evaluation.ears import report_ears
+    from soundsight.pairs.everyday import find_everyday
+
+    with phases() as progress:
+        words = report_ears(
+            run, find_everyday(), bench, out, split=split, seed=seed, command=command,
+            progress=progress,
+        )  # fmt: skip
+    say(words)
+    say(f"written: {out / 'report.md'}, report.json")
 
 
 def _only_for_translators(**options: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from soundsight.core.units import INAUDIBLE_LEVEL
 from soundsight.evaluation import blind
 from soundsight.evaluation.fidelity import HASH_BITS, NEAR_DUPLICATE_BITS
 from soundsight.evaluation.informativity import MEAN
@@ -19,7 +20,6 @@ from soundsight.evaluation.seconds import (
 )
 from soundsight.evaluation.stored import BASELINE
 from soundsight.pairs.bench import SUBJECTS
-from soundsight.runtime.critic import INAUDIBLE_LEVEL
 from soundsight.training.judge_tables import FLOOR
 
 REAL_PHOTOS = "real photos"

@@ -1,34 +1,40 @@
 """How much the ears know of Everyday's kinds: a linear reading of sounds never heard, by label.
 
-A linear classifier is fitted to embeddings of train (the sounds as they are, two of their copies,
-and everything in a narrow band once more), its penalty chosen on val. Kinds count the same. Labels
-are used here alone, to measure.
+A linear classifier is fitted to embeddings of train, in the whole band and as recorded at 8 kHz,
+its penalty chosen on val. Kinds count the same. Labels are used here alone, to measure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from soundsight import __version__
+from soundsight.core.errors import ConfigError
+from soundsight.core.runs import atomic_folder, commit, sha256_of, write_json
+from soundsight.core.units import FRAMES_PER_SEGMENT
 from soundsight.evaluation.informativity import MEAN, Share, Shares, shares
 from soundsight.evaluation.probes import LinearProbe, fit_probe
+from soundsight.evaluation.report import is_report, machine_facts
 from soundsight.pairs.bench import Bench
 from soundsight.pairs.everyday import ALERTS, KINDS, OF_BENCH, SUBJECTS, Everyday, bench_kind
-from soundsight.pairs.everyday_sounds import audible, darkened, hear
-from soundsight.training.encoder import AudioEncoder, to_float
-from soundsight.training.sound_bank import SoundBank
+from soundsight.pairs.everyday_sounds import HALF_SECOND, audible, darkened, hear
+from soundsight.training.ears import KIND
+from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
+
+REPORT_VERSION = 1
 
 NARROW_HZ = 8_000
 """The low sample rate at which everything is measured once more."""
 
 PENALTIES = (0.03, 0.01, 3e-3, 1e-3, 3e-4)
 
-_COPIES = 2
 _AT_ONCE = 256
 
 Tell = Callable[[str, int, int], None]
@@ -50,11 +56,6 @@ class Labelled:
     recordings: NDArray[np.str_]
     bench: NDArray[np.bool_]
 
-    @property
-    def classes(self) -> NDArray[np.int64]:
-        """Place of each kind in ``KINDS``."""
-        return np.array([KINDS.index(kind) for kind in self.kinds], np.int64)
-
     def of(self, rows: NDArray[np.bool_]) -> Labelled:
         """Return some of them."""
         return Labelled(
@@ -64,17 +65,24 @@ class Labelled:
 
 
 def labelled_seconds(
-    everyday: Everyday, bench: Bench, split: str, *, narrow: bool = False
+    everyday: Everyday,
+    bench: Bench,
+    split: str,
+    *,
+    narrow: bool = False,
+    hop: int = FRAMES_PER_SEGMENT,
 ) -> Labelled:
-    """Return every second of a split of both data sets that can be heard.
+    """Return the seconds of a split of both data sets that can be heard.
 
     Args:
         everyday: Everyday's folder.
         bench: the bench beside it.
         split: which.
         narrow: as recorded at 8 kHz; the bench's, which are no waveforms, dark above 4 kHz.
+        hop: frames between the beginnings of two seconds of a sound.
     """
-    heard = hear(everyday, everyday.sounds(split), narrow_hz=NARROW_HZ if narrow else None)
+    sounds = everyday.sounds(split)
+    heard = hear(everyday, sounds, hop=hop, narrow_hz=NARROW_HZ if narrow else None)
     pairs = bench.pairs(split)
     mels = np.stack([bench.spectrogram(pair.spectrogram) for pair in pairs])
     if narrow:
@@ -88,35 +96,14 @@ def labelled_seconds(
     return everything.of(audible(everything.mels))
 
 
-def labelled_train(bank: SoundBank, bench: Bench) -> Labelled:
-    """Return train seconds of every kind: clean, in copies, and the bench's dark above 4 kHz too.
-
-    Args:
-        bank: the seconds that ears are trained on.
-        bench: the bench beside it.
-    """
-    kinds = np.array([bank.sounds[i].kind for i in bank.sound])
-    names = np.array([bank.sounds[i].recording for i in bank.sound])
-    known = np.flatnonzero(np.isin(kinds, KINDS))
-    copies = [
-        bank.take(known, np.full(len(known), copy)) for copy in range(min(_COPIES, bank.copies) + 1)
-    ]
-    pairs = bench.pairs("train")
-    mels = np.stack([bench.spectrogram(pair.spectrogram) for pair in pairs])
-    times = len(copies)
-    everything = Labelled(
-        mels=np.concatenate([*copies, mels, darkened(mels[::2], NARROW_HZ / 2)]),
-        kinds=np.concatenate(
-            [np.tile(kinds[known], times), labels := np.array([bench_kind(p.subject) for p in pairs]),
-             labels[::2]]
-        ),
-        recordings=np.concatenate(
-            [np.tile(names[known], times), videos := np.array([f"bench:{p.video}" for p in pairs]),
-             videos[::2]]
-        ),
-        bench=np.arange(times * len(known) + len(mels) + len(mels[::2])) >= times * len(known),
-    )  # fmt: skip
-    return everything.of(audible(everything.mels))
+def joined(parts: Sequence[Labelled]) -> Labelled:
+    """Join several."""
+    return Labelled(
+        mels=np.concatenate([part.mels for part in parts]),
+        kinds=np.concatenate([part.kinds for part in parts]),
+        recordings=np.concatenate([part.recordings for part in parts]),
+        bench=np.concatenate([part.bench for part in parts]),
+    )
 
 
 @torch.no_grad()
@@ -129,27 +116,25 @@ def embedded(encoder: AudioEncoder, mels: NDArray[np.uint8]) -> NDArray[np.float
     return torch.cat(parts).double().numpy()
 
 
-def fit_names_probe(
-    encoder: AudioEncoder, train: Labelled, val: Labelled, kinds: Sequence[str]
-) -> LinearProbe:
-    """Fit the linear classifier of some kinds on train, its penalty chosen on val."""
-    parts = []
-    for of in (train, val):
-        own = of.of(np.isin(of.kinds, kinds))
-        classes = np.array([kinds.index(kind) for kind in own.kinds], np.int64)
-        parts += [embedded(encoder, own.mels), classes]
-    return fit_probe(
-        parts[0], parts[1], parts[2], parts[3], penalties=PENALTIES, count=len(kinds), balanced=True
-    )
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Embedded:
+    """n seconds that have been heard: embeddings float64 [n, E], and what they are."""
+
+    embeddings: NDArray[np.float64]
+    of: Labelled
+
+    def among(self, kinds: Sequence[str], *, bench: bool = False) -> Embedded:
+        """Return those of some kinds; of the bench alone where asked for."""
+        rows = np.isin(self.of.kinds, kinds) & (self.of.bench | (not bench))
+        return Embedded(embeddings=self.embeddings[rows], of=self.of.of(rows))
+
+    def classes(self, kinds: Sequence[str]) -> NDArray[np.int64]:
+        """Return the place of each second's kind in ``kinds``, int64 [n]."""
+        return np.array([kinds.index(kind) for kind in self.of.kinds], np.int64)
 
 
 def read_kinds(
-    probe: LinearProbe,
-    encoder: AudioEncoder,
-    asked: Labelled,
-    kinds: Sequence[str],
-    *,
-    seed: int = 0,
+    probe: LinearProbe, asked: Embedded, kinds: Sequence[str], *, seed: int = 0
 ) -> dict[str, Shares]:
     """Return shares of right seconds, and of right recordings, with intervals over recordings.
 
@@ -157,39 +142,39 @@ def read_kinds(
 
     Args:
         probe: the classifier of ``kinds``.
-        encoder: the ears that it reads.
-        asked: seconds to be named.
-        kinds: what they may be; other seconds are left out.
+        asked: seconds of these kinds.
+        kinds: what they may be.
         seed: of the intervals.
     """
-    own = asked.of(np.isin(asked.kinds, kinds))
-    classes = np.array([kinds.index(kind) for kind in own.kinds], np.int64)
-    logs = np.log(np.maximum(probe.probabilities(embedded(encoder, own.mels)), 1e-12))
-    right = logs.argmax(axis=1) == classes
-    names, first, place = np.unique(own.recordings, return_index=True, return_inverse=True)
+    classes = asked.classes(kinds)
+    logs = np.log(np.maximum(probe.probabilities(asked.embeddings), 1e-12))
+    names, first, place = np.unique(asked.of.recordings, return_index=True, return_inverse=True)
     sums = np.zeros((len(names), len(kinds)))
     np.add.at(sums, place, logs)
-    right_recordings = sums.argmax(axis=1) == classes[first]
     return {
         "seconds": shares(
-            right, own.kinds.tolist(), own.recordings.tolist(), seed=seed, among=kinds
+            logs.argmax(axis=1) == classes, asked.of.kinds.tolist(), asked.of.recordings.tolist(),
+            seed=seed, among=kinds,
         ),
         "recordings": shares(
-            right_recordings, own.kinds[first].tolist(), names.tolist(), seed=seed, among=kinds
+            sums.argmax(axis=1) == classes[first], asked.of.kinds[first].tolist(), names.tolist(),
+            seed=seed, among=kinds,
         ),
-    }
+    }  # fmt: skip
 
 
-def mean_over(found: Shares, kinds: Sequence[str]) -> float:
-    """Return the mean share over some of the kinds that were measured."""
-    return float(np.mean([found[kind].share for kind in kinds if kind in found]))
+READINGS = {
+    "22 subjects": (SUBJECTS, False),
+    "28 kinds": (KINDS, False),
+    "bench's five": (tuple(OF_BENCH), True),
+}
+"""What is told apart, and whether among the bench's seconds alone."""
 
 
 def evaluate_ears(
     encoder: AudioEncoder,
     everyday: Everyday,
     bench: Bench,
-    bank: SoundBank,
     split: str,
     *,
     seed: int = 0,
@@ -201,52 +186,121 @@ def evaluate_ears(
         encoder: the ears.
         everyday: Everyday's folder.
         bench: the bench beside it.
-        bank: the seconds that ears are trained on.
         split: ``val`` or ``devtest``; the penalty is chosen on val.
         seed: of the intervals.
         tell: called with (what, how many done, how many in all).
 
     Returns:
-        Figures as JSON holds them, with the interval over recordings of each kind.
+        Reading -> band -> ``seconds`` or ``recordings`` -> kind (or ``mean``) -> share with its
+        interval over recordings; and the means over the bench's five and over the alert kinds.
+
+    Raises:
+        ConfigError: on another split.
+        DataError: when data are missing or damaged, or an embedding is not finite.
     """
-    train, val = labelled_train(bank, bench), labelled_seconds(everyday, bench, "val")
-    asked = {"whole band": val if split == "val" else labelled_seconds(everyday, bench, split),
-             "8 kHz": labelled_seconds(everyday, bench, split, narrow=True)}  # fmt: skip
+    if split not in ("val", "devtest"):
+        raise ConfigError(f"{split} is not for evaluation: choose from val, devtest")
+    wanted = {("train", False): HALF_SECOND, ("train", True): HALF_SECOND}
+    wanted |= {
+        (of, narrow): FRAMES_PER_SEGMENT for of in ("val", split) for narrow in (False, True)
+    }
+    heard: dict[tuple[str, bool], Embedded] = {}
+    for (of, narrow), hop in wanted.items():
+        tell("seconds heard", len(heard), len(wanted))
+        seconds = labelled_seconds(everyday, bench, of, narrow=narrow, hop=hop)
+        heard[of, narrow] = Embedded(embeddings=embedded(encoder, seconds.mels), of=seconds)
     report: dict[str, Any] = {"split": split, "seed": seed}
-    for done, (name, kinds) in enumerate((("22 subjects", SUBJECTS), ("28 kinds", KINDS))):
-        tell("measuring", done, 2)
-        probe = fit_names_probe(encoder, train, val, kinds)
+    for name, (kinds, of_bench) in READINGS.items():
+        tell(name, 0, 0)
+        own = {key: e.among(kinds, bench=of_bench) for key, e in heard.items()}
+        known, chooser = (
+            Embedded(
+                embeddings=np.concatenate([own[of, n].embeddings for n in (False, True)]),
+                of=joined([own[of, n].of for n in (False, True)]),
+            )
+            for of in ("train", "val")
+        )
+        probe = fit_probe(
+            known.embeddings, known.classes(kinds), chooser.embeddings, chooser.classes(kinds),
+            penalties=PENALTIES, count=len(kinds), balanced=True,
+        )  # fmt: skip
         report[name] = {"penalty": probe.penalty}
-        for band, seconds in asked.items():
-            found = read_kinds(probe, encoder, seconds, kinds, seed=seed)
-            groups = {"bench": tuple(OF_BENCH), "alerts": ALERTS}
-            report[name][band] = {
-                unit: {
-                    **{kind: asdict(share) for kind, share in own.items()},
-                    **{
-                        group: mean_over(own, of)
-                        for group, of in groups.items() if any(kind in own for kind in of)
-                    },
-                }
-                for unit, own in found.items()
-            }  # fmt: skip
+        for band, narrow in (("whole band", False), ("8 kHz", True)):
+            found = read_kinds(probe, own[split, narrow], kinds, seed=seed)
+            report[name][band] = {unit: _plain(shares) for unit, shares in found.items()}
     return report
 
 
+def _plain(found: Shares) -> dict[str, Any]:
+    """Return shares as JSON holds them, with the means of the two groups where they are there."""
+    plain: dict[str, Any] = {kind: asdict(share) for kind, share in found.items()}
+    for group, of in (("bench", tuple(OF_BENCH)), ("alerts", ALERTS)):
+        present = [found[kind].share for kind in of if kind in found]
+        if present:
+            plain[group] = float(np.mean(present))
+    return plain
+
+
 def summary(report: dict[str, Any]) -> str:
-    """Return the main figures of :func:`evaluate_ears` in a few lines."""
+    """Return the main figures of :func:`evaluate_ears`, a line each."""
     lines = []
-    for name in ("22 subjects", "28 kinds"):
-        for band, units in report[name].items():
-            if band == "penalty":
-                continue
-            for unit, own in units.items():
+    for name in READINGS:
+        for band in ("whole band", "8 kHz"):
+            for unit, own in report[name][band].items():
                 mean = Share(**own[MEAN])
                 groups = "".join(
                     f", {group} {own[group]:.3f}" for group in ("bench", "alerts") if group in own
                 )
                 lines.append(
                     f"{name}, {band}, {unit}: {mean.share:.3f} "
-                    f"({mean.low:.3f} to {mean.high:.3f}){groups}"
+                    f"[{mean.low:.3f}, {mean.high:.3f}]{groups}"
                 )
     return "\n".join(lines)
+
+
+def report_ears(
+    run: Path,
+    everyday: Everyday,
+    bench: Bench,
+    out: Path,
+    *,
+    split: str = "devtest",
+    seed: int = 0,
+    command: str = "",
+    progress: Tell = lambda _what, _done, _of: None,
+) -> str:
+    """Measure a finished run of ears and write report.json and report.md.
+
+    Args:
+        run: folder of the run.
+        everyday: Everyday's folder.
+        bench: the bench beside it.
+        out: the folder; an earlier report in it is replaced.
+        split: ``val`` or ``devtest``.
+        seed: of the intervals.
+        command: how this was started, for the report.
+        progress: called with (what, how many done, how many in all).
+
+    Returns:
+        The main figures, a line each.
+
+    Raises:
+        ConfigError: on another split.
+        DataError: when the run is unfinished or damaged, or data are.
+        OutputError: when ``out`` cannot be written to or holds something else.
+    """
+    encoder = load_encoder(run)
+    with atomic_folder(out, overwrite=True, ours=is_report) as place:
+        figures = evaluate_ears(encoder, everyday, bench, split, seed=seed, tell=progress)
+        report = {
+            "report_version": REPORT_VERSION, "kind": KIND, "run": str(run),
+            "sha256": sha256_of(run / "encoder.safetensors"), **figures, "command": command,
+            "machine": machine_facts(), "version": __version__, "commit": commit(),
+        }  # fmt: skip
+        write_json(place / "report.json", report)
+        words = summary(report)
+        lines = "".join(f"* {line}\n" for line in words.splitlines())
+        text = f"# Ears: {run.resolve().name}, {split}\n\nShares of what is named rightly, means "
+        text += f"over kinds with 95 % intervals over recordings.\n\n{lines}\n`{command}`\n"
+        (place / "report.md").write_text(text, "utf-8")
+    return words

@@ -32,7 +32,7 @@ from soundsight.evaluation.encoder_pages import (
     draw_map,
     reconstruction_sheet,
 )
-from soundsight.evaluation.informativity import CONFIDENCE, RESAMPLES, Shares, audible, shares
+from soundsight.evaluation.informativity import CONFIDENCE, RESAMPLES, Shares, shares
 from soundsight.evaluation.judging import columns_of
 from soundsight.evaluation.page import Figure, as_html, as_markdown, photograph
 from soundsight.evaluation.probes import NEIGHBOURS, fit_probe, neighbour_votes
@@ -40,6 +40,7 @@ from soundsight.evaluation.report import is_report, machine_facts
 from soundsight.models.autoencoder import Autoencoder
 from soundsight.pairs.bench import SUBJECTS, Bench, Pair
 from soundsight.pairs.dataset import PairDataset
+from soundsight.pairs.everyday_sounds import audible
 from soundsight.pairs.records import opaque_id
 from soundsight.training.encoder import AudioEncoder, embed, load_encoder, to_float, to_levels
 from soundsight.training.loop import read_run

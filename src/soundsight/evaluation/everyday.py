@@ -22,7 +22,7 @@ from soundsight.core.units import to_unit
 from soundsight.evaluation.choice import measured_seconds
 from soundsight.evaluation.ears import NARROW_HZ
 from soundsight.evaluation.fidelity import mean_distance, nearest, precision_recall
-from soundsight.evaluation.informativity import Shares, audible, shares
+from soundsight.evaluation.informativity import Shares, shares
 from soundsight.evaluation.judging import columns_of
 from soundsight.models.eyes import POOLED_SIZE, Eyes
 from soundsight.pairs.bench import Bench, Pair
@@ -35,7 +35,7 @@ from soundsight.pairs.everyday import (
     photos_of,
     read_photo,
 )
-from soundsight.pairs.everyday_sounds import darkened, hear
+from soundsight.pairs.everyday_sounds import audible, darkened, hear
 from soundsight.runtime.translator import Translator
 from soundsight.training.photo_features import look
 from soundsight.training.photo_judge import (

@@ -25,7 +25,6 @@ from soundsight.evaluation.informativity import (
     MEAN,
     RESAMPLES,
     Shares,
-    audible,
     shares,
     shuffled,
     white_noise_mels,
@@ -46,6 +45,7 @@ from soundsight.evaluation.sheets import nearest_sheet, seeds_sheet, sheet
 from soundsight.models.eyes import Eyes
 from soundsight.pairs.bench import Bench
 from soundsight.pairs.everyday import ALERTS, KINDS, SUBJECTS, Everyday
+from soundsight.pairs.everyday_sounds import audible
 from soundsight.training.photo_judge import ANSWERS, PhotoJudge, uninformative, verdicts
 
 KIND = "everyday"

@@ -18,7 +18,6 @@ from soundsight.core.units import SEGMENT_SAMPLES
 from soundsight.evaluation.judging import Judges, columns_of
 from soundsight.media.mel import log_mel
 from soundsight.pairs.bench import SUBJECTS, Bench, photo_subject
-from soundsight.runtime.critic import INAUDIBLE_LEVEL
 from soundsight.training.uninformative import (
     EARLY,
     KINDS,
@@ -110,12 +109,6 @@ def shares(
         mean = float(np.mean(points))
         result[MEAN] = _share(mean, np.mean(draws, axis=0), count, units)
     return result
-
-
-def audible(mels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return which seconds, uint8 [n, 128, 100], have a mean level of at least 2: bool [n]."""
-    heard: NDArray[np.bool_] = mels.reshape(len(mels), -1).mean(axis=1) >= INAUDIBLE_LEVEL
-    return heard
 
 
 def shuffled(

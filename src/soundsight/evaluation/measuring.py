@@ -24,7 +24,6 @@ from soundsight.evaluation.curves import (
 from soundsight.evaluation.informativity import (
     ControlPictures,
     Shares,
-    audible,
     decide,
     photo_controls,
     sound_control,
@@ -33,6 +32,7 @@ from soundsight.evaluation.informativity import (
 from soundsight.evaluation.judging import Judges, agreement
 from soundsight.evaluation.retrieval import retrieve
 from soundsight.pairs.bench import SUBJECTS, Pair
+from soundsight.pairs.everyday_sounds import audible
 
 _AT_ONCE = 64
 _CONTROL_SOUNDS = 20

@@ -39,7 +39,6 @@ from soundsight.evaluation.informativity import (
     RESAMPLES,
     ControlPictures,
     Shares,
-    audible,
     control_pictures,
     shuffled,
 )
@@ -69,6 +68,7 @@ from soundsight.evaluation.stored import (
     write_pictures,
 )
 from soundsight.pairs.bench import SUBJECTS, Bench, Pair, photo_subject
+from soundsight.pairs.everyday_sounds import audible
 from soundsight.training.uninformative import EarlyPictures
 
 KNOWN_SPLIT = "train"

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from soundsight.models.autoencoder import Autoencoder
 from soundsight.models.contrastive import SoundEncoder
+from soundsight.models.ears import Ears
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,9 @@ class Familiarity(nn.Module):
     memory: Tensor
     limit: Tensor
 
-    def __init__(self, encoder: Autoencoder | SoundEncoder, config: FamiliarityConfig) -> None:
+    def __init__(
+        self, encoder: Autoencoder | SoundEncoder | Ears, config: FamiliarityConfig
+    ) -> None:
         super().__init__()
         self.config = config
         self.encoder = encoder
@@ -62,9 +65,9 @@ class Familiarity(nn.Module):
 
     def features(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n f"]:
         """Return what the encoder notices of each sound, before it makes an embedding of it."""
-        if isinstance(self.encoder, SoundEncoder):
-            return self.encoder.features(mel)
-        return self.encoder.encode(mel).flatten(1)
+        if isinstance(self.encoder, Autoencoder):
+            return self.encoder.encode(mel).flatten(1)
+        return self.encoder.features(mel)
 
     def distance(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, " n"]:
         """Return the mean distance to the nearest remembered sounds."""

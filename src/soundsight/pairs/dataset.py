@@ -1,4 +1,6 @@
-"""Training pairs as tensors, from a bench or a prepared dataset: opaque ids, no label.
+"""Training pairs as tensors, from a bench, an Everyday table or a prepared dataset.
+
+Ids are opaque, and there is no label.
 
 A record is read from its tar when it is first asked for and, with ``cache``, kept decoded (about
 0.5 GB for the whole bench). What is too large for that is streamed (``StreamedPairs``). Which
@@ -24,6 +26,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from soundsight.core.errors import DataError
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
 from soundsight.pairs.bench import BENCH_VARIABLE, DEFAULT_BENCH, Bench, find_bench
+from soundsight.pairs.everyday_pairs import EverydayPairs
 from soundsight.pairs.reader import PairReader, video_number
 from soundsight.pairs.records import MEL, opaque_id
 from soundsight.pairs.shards import ABOUT, WORK, PairFolder, open_dataset
@@ -92,6 +95,33 @@ class _BenchStore:
         return self._bench.photo(place)
 
 
+class _EverydayStore:
+    """The pairs that a table made for Everyday's sounds and photos."""
+
+    def __init__(self, pairs: EverydayPairs, split: str) -> None:
+        self._pairs = pairs
+        self._split = split
+
+    def items(self) -> list[_Item]:
+        # The table may show a second with several photos, and with one of them more than once.
+        return [
+            _Item(
+                opaque_id(f"{row} {p.spectrogram}"),
+                opaque_id(p.video),
+                opaque_id(p.photo),
+                p.spectrogram,
+                p.photo,
+            )
+            for row, p in enumerate(self._pairs.pairs(self._split))
+        ]
+
+    def mel(self, place: Any) -> NDArray[np.uint8]:
+        return self._pairs.mel(place)
+
+    def image(self, place: Any) -> NDArray[np.uint8]:
+        return self._pairs.photo(place)
+
+
 class _FolderStore:
     """The pairs of a dataset that ``soundsight prepare`` made."""
 
@@ -154,7 +184,13 @@ _CACHED_PAIRS = 50_000
 """A split of at most so many pairs is kept decoded in memory (2 GB at most) by default."""
 
 
-def _store_of(data: Bench | PairFolder, split: str) -> _Store:
+Pairs = Bench | PairFolder | EverydayPairs
+"""Where pairs may lie."""
+
+
+def _store_of(data: Pairs, split: str) -> _Store:
+    if isinstance(data, EverydayPairs):
+        return _EverydayStore(data, split)
     return _BenchStore(data, split) if isinstance(data, Bench) else _FolderStore(data, split)
 
 
@@ -175,16 +211,16 @@ class PairDataset(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self,
-        data: Bench | PairFolder | Sequence[Bench | PairFolder],
+        data: Pairs | Sequence[Pairs],
         split: str,
         *,
         cache: bool | None = None,
     ) -> None:
-        places = [data] if isinstance(data, Bench | PairFolder) else list(data)
+        places = [data] if isinstance(data, Pairs) else list(data)
         stores = [_store_of(place, split) for place in places]
         self._store: _Store = stores[0] if len(stores) == 1 else _JoinedStore(stores)
         where = ", ".join(
-            str(place.root if isinstance(place, Bench) else place.where) for place in places
+            str(place.where if isinstance(place, PairFolder) else place.root) for place in places
         )
         self._records = sorted(self._store.items(), key=lambda item: item[:3])
         if not self._records:

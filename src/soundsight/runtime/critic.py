@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core import units
+from soundsight.core.units import INAUDIBLE_LEVEL
 from soundsight.runtime.model_folder import CRITIC, FAMILIARITY, ModelInfo, Thresholds
 from soundsight.runtime.session import Network
-
-INAUDIBLE_LEVEL = 2.0
-"""A log-mel whose mean level (0..255) is below this shows no sound at all."""
 
 CALM_LEVEL = 44
 """Grey level of the flat picture that stands where no picture is shown."""

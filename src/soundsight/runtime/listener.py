@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from soundsight.core import units
 from soundsight.core.draws import generator_draws
 from soundsight.core.errors import ConfigError
+from soundsight.core.units import INAUDIBLE_LEVEL
 from soundsight.media.segments import Segment
-from soundsight.runtime.critic import INAUDIBLE_LEVEL, State
+from soundsight.runtime.critic import State
 from soundsight.runtime.translator import MAX_CANDIDATES, Translator, check_options
 
 MAX_LIVE_DRAWS = 4

@@ -13,10 +13,10 @@ from torch import Tensor
 from soundsight.core.config import from_dict, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.runs import sha256_of
-from soundsight.models.contrastive import SoundEncoder
+from soundsight.core.units import INAUDIBLE_LEVEL
+from soundsight.models.autoencoder import Autoencoder
 from soundsight.models.familiarity import Familiarity, FamiliarityConfig
 from soundsight.pairs.dataset import PairDataset
-from soundsight.runtime.critic import INAUDIBLE_LEVEL
 from soundsight.training.checkpoints import read_tensors, save_tensors
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
 
@@ -132,7 +132,7 @@ def load_familiarity(folder: Path, encoder_run: Path) -> Familiarity:
 
 
 def _feature_size(encoder: AudioEncoder) -> int:
-    return encoder.feature_size if isinstance(encoder, SoundEncoder) else encoder.embedding_size
+    return encoder.embedding_size if isinstance(encoder, Autoencoder) else encoder.feature_size
 
 
 def _batches(data: PairDataset) -> Iterator[Tensor]:

@@ -27,10 +27,10 @@ from torch.nn.functional import cross_entropy
 from soundsight.core.config import choose, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.runs import sha256_of, write_json
+from soundsight.core.units import INAUDIBLE_LEVEL
 from soundsight.pairs.bench import Bench
 from soundsight.pairs.records import SIDECAR
 from soundsight.pairs.shards import PairFolder
-from soundsight.runtime.critic import INAUDIBLE_LEVEL
 from soundsight.runtime.model_folder import NAMES
 from soundsight.runtime.naming import Names, read_names
 from soundsight.training.encoder import AudioEncoder, to_float

@@ -182,13 +182,13 @@ def _with_behind(sound: Samples, behind: Samples, rng: np.random.Generator) -> S
 
 def _noise(count: int, rng: np.random.Generator) -> Samples:
     """Noise whose power falls with frequency, 3 to 40 dB under a root mean square of 1."""
-    noise = rng.standard_normal(count, dtype=np.float32)
+    noise: Samples = rng.standard_normal(count, dtype=np.float32)
     slope = np.float32(rng.uniform(0, 0.98))
     if slope > 0.3:
         size = _good_length(count)
         spectrum = np.fft.rfft(noise, size)
         curve = np.arange(1, size // 2 + 2, dtype=np.float32) / size + np.float32(2e-3)
-        noise = np.fft.irfft(spectrum * curve**-slope, size)[:count].astype(np.float32)
+        noise = np.asarray(np.fft.irfft(spectrum * curve**-slope, size)[:count], np.float32)
     return noise * np.float32(10 ** (-rng.uniform(3, 40) / 20) / max(_rms(noise), 1e-6))
 
 

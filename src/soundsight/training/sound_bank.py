@@ -121,8 +121,8 @@ def open_bank(
     missing = [c for c in range(config.copies + 1) if not _copy(folder, c).exists()]
     if missing or not (folder / _INDEX).exists():
         samples = []
-        for number, sound in enumerate(sounds):
-            samples.append(read_sound(everyday.path(sound)))
+        for number, one in enumerate(sounds):
+            samples.append(read_sound(everyday.path(one)))
             tell("sounds read", number + 1, len(sounds))
         sound, first = _make_clean(folder, samples)
         for copy in missing:

@@ -114,7 +114,8 @@ def _bands() -> NDArray[np.float64]:
         mel: NDArray[np.float64] = 1127.0 * np.log1p(hz / 700.0)
         return mel
 
-    edges = np.linspace(*to_mel(np.array([_LOW_HZ, _HIGH_HZ])), _BANDS + 2)
+    low_mel, high_mel = to_mel(np.array([_LOW_HZ, _HIGH_HZ])).tolist()
+    edges = np.linspace(low_mel, high_mel, _BANDS + 2)
     at = to_mel(np.arange(_FFT // 2 + 1) * _RATE_HZ / _FFT)[:, None]
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
     weights = np.maximum(0, np.minimum((at - low) / (centre - low), (high - at) / (high - centre)))

@@ -1,0 +1,209 @@
+"""Ears: what they are trained on, that a stop changes nothing, and that they learn."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from soundsight.core.config import to_dict
+from soundsight.core.errors import ConfigError, DataError
+from soundsight.models.ears import Ears, EarsAndMore, EarsConfig, ears_preset
+from soundsight.models.eyes import NETWORKS, Eyes
+from soundsight.pairs.bench import Bench
+from soundsight.pairs.everyday import Everyday
+from soundsight.training import ears_data, photo_features
+from soundsight.training.ears import EarsTask, EarsTrainingConfig
+from soundsight.training.ears_data import EarsData, open_ears_data
+from soundsight.training.encoder import load_encoder
+from soundsight.training.loop import LoopConfig, fit, step_rng
+from soundsight.training.sound_bank import BankConfig, open_bank
+from soundsight.training.teacher import SCORES, Teacher, teacher_mel
+
+BANK = BankConfig(copies=2)
+
+
+@pytest.fixture(autouse=True)
+def random_eyes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eyes without the package of weights."""
+    torch.manual_seed(0)
+    eyes = Eyes(NETWORKS["lite0"]).eval().requires_grad_(False)
+    monkeypatch.setattr(photo_features.Eyes, "load", lambda _name: eyes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the data of this file's trainings are kept."""
+    return tmp_path_factory.mktemp("ears") / "bank"
+
+
+@pytest.fixture
+def data(folder: Path, toy_everyday: Everyday, toy_bench: Bench) -> EarsData:
+    return open_ears_data(folder, toy_everyday, toy_bench, BANK)
+
+
+def config_of(steps: int = 4, **changes: object) -> EarsTrainingConfig:
+    loop = LoopConfig(steps=steps, batch_size=16, log_every=1, checkpoint_every=1)
+    return replace(
+        EarsTrainingConfig(preset="everyday-tiny", bank=BANK, alone=0.25, loop=loop), **changes
+    )
+
+
+def train(
+    data: EarsData, run: Path, config: EarsTrainingConfig, stop_at: int | None = None
+) -> list[dict[str, float]]:
+    task = EarsTask(config, data)
+    if stop_at is not None:
+        loss = task.step
+
+        def step(number: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
+            if number == stop_at:
+                raise RuntimeError("the power fails")
+            return loss(number, rng)
+
+        task.step = step  # type: ignore[method-assign]
+    fit(task, run, config.loop, to_dict(config), console=Console(quiet=True, stderr=True))
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(x).items() if k != "items_per_s"} for x in lines]
+
+
+def test_sizes() -> None:
+    sizes = {name: ears_preset(name) for name in ("everyday", "everyday-tiny")}
+    counts = {
+        name: sum(p.numel() for p in EarsAndMore(replace(size, teacher_size=SCORES)).parameters())
+        for name, size in sizes.items()
+    }
+    assert counts["everyday-tiny"] < 100_000
+    assert sum(p.numel() for p in Ears(sizes["everyday"]).parameters()) < 3_000_000
+    for complaint, changes in (("five numbers", {"maps": (8, 8)}), ("dropout", {"dropout": 1.0})):
+        with pytest.raises(ConfigError, match=complaint):
+            EarsConfig(**changes)
+    with pytest.raises(ConfigError, match="everyday-tiny"):
+        ears_preset("huge")
+
+
+def test_embeddings_have_a_root_mean_square_of_1_and_features_their_size() -> None:
+    ears = Ears(ears_preset("everyday-tiny")).eval()
+    mel = torch.rand(3, 1, 128, 100) * 2 - 1
+    embedding = ears.encode(mel)
+    assert embedding.shape == (3, ears.embedding_size)
+    assert torch.allclose(embedding.square().mean(dim=1), torch.ones(3), atol=1e-4)
+    assert ears.features(mel).shape == (3, ears.feature_size)
+
+
+def test_the_bank_is_made_once_and_goes_on_where_it_stopped(
+    toy_everyday: Everyday, tmp_path: Path
+) -> None:
+    place = tmp_path / "bank"
+    bank = open_bank(place, toy_everyday, BANK)
+    rows = np.arange(len(bank))
+    clean, one, two = (bank.take(rows, np.full(len(rows), copy)) for copy in range(3))
+    assert not np.array_equal(clean, one)
+    assert not np.array_equal(one, two)
+    assert {bank.sounds[i].kind for i in bank.sound} == {"baby", "cat", "knock", "pig"}
+    # A copy that was not finished is made again, to the same bytes; more may be added.
+    before = (place / "copy-001.npy").read_bytes()
+    (place / "copy-001.npy").unlink()
+    more = open_bank(place, toy_everyday, replace(BANK, copies=3))
+    assert (place / "copy-001.npy").read_bytes() == before
+    assert more.copies == 3
+    with pytest.raises(ConfigError, match="another folder"):
+        open_bank(place, toy_everyday, replace(BANK, seed=1))
+    (place / "copy-002.npy").write_bytes(b"no")
+    with pytest.raises(DataError, match="damaged"):
+        open_bank(place, toy_everyday, BANK)
+
+
+def test_data_hold_numbers_and_no_kind(data: EarsData) -> None:
+    seconds = np.array([0, len(data.bank)])
+    mels = data.mels(seconds, np.array([1, 1]))
+    assert np.array_equal(mels[0], data.bank.take(np.array([0]), np.array([1]))[0])
+    assert np.array_equal(mels[1], data.spectrograms[0])
+    for row in range(len(data.pair_second)):
+        assert data.pair_photo[row] in data.photos_of[data.pair_recording[row]]
+    # A knock and a pig have no photos; no recording stands on both sides.
+    kinds = {data.bank.sounds[data.bank.sound[i]].kind for rows in data.alone for i in rows}
+    assert kinds == {"knock", "pig"}
+    assert not set(data.alone_recording) & set(data.pair_recording)
+    assert data.photos.shape == (2, 60, 1280)
+
+
+def test_two_and_two_steps_equal_four(data: EarsData, tmp_path: Path) -> None:
+    whole = train(data, tmp_path / "whole", config_of())
+    with pytest.raises(RuntimeError, match="power"):
+        train(data, tmp_path / "halves", config_of(), stop_at=2)
+    assert train(data, tmp_path / "halves", config_of()) == whole
+    files = [tmp_path / run / "encoder.safetensors" for run in ("whole", "halves")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_finished_run_is_loaded_like_any_encoder(data: EarsData, tmp_path: Path) -> None:
+    train(data, tmp_path / "run", config_of(2))
+    ears = load_encoder(tmp_path / "run")
+    assert isinstance(ears, Ears)
+    assert ears.embedding_size == 16
+    assert (tmp_path / "run" / "picture_encoder.safetensors").is_file()
+
+
+def test_ears_learn_who_has_which_photos(data: EarsData) -> None:
+    config = config_of(60, learning_rate=1e-2, mixed=0.0, average=0.5)
+    task = EarsTask(config, data)
+    losses = [float(task.step(step, step_rng(0, step))["loss"]) for step in range(60)]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.2
+
+
+def test_a_teacher_is_imitated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path,
+    toy_everyday: Everyday, toy_bench: Bench,
+) -> None:  # fmt: skip
+    class Loud:
+        """A teacher that hears how loud a second is."""
+
+        def __init__(self, path: Path) -> None:
+            del path
+
+        def scores(self, samples: np.ndarray, starts_s: np.ndarray) -> np.ndarray:
+            levels = [np.abs(samples[int(44_100 * s) :][:44_100]).mean() for s in starts_s]
+            return np.repeat(np.array(levels, np.float32)[:, None], SCORES, axis=1)
+
+    monkeypatch.setattr(ears_data, "Teacher", Loud)
+    taught = open_ears_data(folder, toy_everyday, toy_bench, BANK, teacher=tmp_path / "any.onnx")
+    assert taught.scores is not None
+    assert taught.scores.shape == (len(taught.bank), SCORES)
+    config = config_of(40, teacher="hash", learning_rate=1e-2, clean=1.0, mixed=0.0)
+    task = EarsTask(config, taught)
+    errors = [float(task.step(step, step_rng(0, step))["teacher"]) for step in range(40)]
+    assert np.mean(errors[-5:]) < 0.8 * np.mean(errors[:5])
+    (folder / "teacher.npy").unlink()
+
+
+def test_no_teacher_is_a_line(tmp_path: Path) -> None:
+    for name in ("none.onnx", "none.zip"):
+        with pytest.raises(DataError, match=name):
+            Teacher(tmp_path / name)
+    (tmp_path / "bad.onnx").write_bytes(b"no network")
+    with pytest.raises(DataError, match="cannot be loaded"):
+        Teacher(tmp_path / "bad.onnx")
+
+
+def test_the_teachers_mel_peaks_at_the_tone() -> None:
+    t_s = np.arange(44_100) / 44_100
+    frames = teacher_mel(np.sin(2 * np.pi * 1000 * t_s).astype(np.float32))
+    assert frames.shape[1] == 64
+    assert frames.shape[0] >= 96
+    # 1 kHz lies at 1,000 mel, of 185 to 2,787 in 65 steps.
+    assert abs(int(frames[40].argmax()) - 19) <= 1
+    assert frames.min() >= np.log(1e-3) - 1e-6
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for name, value in (("alone", 2.0), ("learning_rate", 0.0), ("photos_each", 0)):
+        with pytest.raises(ConfigError, match=name):
+            config_of(**{name: value})
+    with pytest.raises(ConfigError, match="copies"):
+        BankConfig(copies=-1)
