@@ -31,7 +31,6 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,8 +41,9 @@ from soundsight.core.errors import SoundsightError
 from soundsight.core.units import RATE_HZ
 from soundsight.pairs.bench import SUBJECTS, find_bench
 from soundsight.runtime import model_folder
-from soundsight.runtime.critic import State
 from soundsight.runtime.listener import Heard, Listener, SteadyConfig
+from soundsight.runtime.states import State
+from soundsight.runtime.surest import Second
 from soundsight.runtime.translator import Translator
 from soundsight.training.naming import BENCH_NAMES
 from soundsight.views.story import SURENESS, sureness
@@ -55,57 +55,26 @@ SUBJECT_BY_NAME = {name: subject for subject, name in BENCH_NAMES.items()}
 
 
 class Remembering:
-    """A translator that does nothing twice: many settings of a listener hear the same windows.
-
-    A picture is a function of its embedding and noise, and nothing of it is needed here but what
-    the critic says: pictures are numbers of what would be drawn.
-    """
+    """A translator that does nothing twice: many settings of a listener hear the same windows."""
 
     def __init__(self, translator: Translator) -> None:
-        self._real = translator
-        self.info = dataclasses.replace(translator.info, image_px=1)
+        self.info = translator.info
         self.names = translator.names
-        self.candidates = translator.candidates
-        self.session = SimpleNamespace(embed=self._embed, draw=self._draw)
-        self.memory = SimpleNamespace(familiarity=self._familiarity)
-        self.critic = SimpleNamespace(informativity=self._informativity)
-        self._known: dict[bytes, Any] = {}
-        self._drawn: list[tuple[NDArray[np.float32], ...]] = []
-        self._scores: dict[int, float] = {}
+        self.guess = translator.guess
+        self._real = translator
+        self._known: dict[bytes, Second] = {}
 
     def confident(self, confidence: float) -> None:
         """Set the threshold at the middle of the sensitivity's scale."""
         thresholds = dataclasses.replace(self.info.thresholds, confidence=confidence)
         self.info = dataclasses.replace(self.info, thresholds=thresholds)
 
-    def _once(self, what: str, make: Any, *values: NDArray[Any]) -> Any:
-        digest = hashlib.blake2b(what.encode(), digest_size=16)
-        for value in values:
-            digest.update(np.ascontiguousarray(value))
-        key = digest.digest()
+    def hear(self, mel: NDArray[np.uint8]) -> Second:
+        """Hear a window, or remember it."""
+        key = hashlib.blake2b(np.ascontiguousarray(mel), digest_size=16).digest()
         if key not in self._known:
-            self._known[key] = make()
+            self._known[key] = self._real.hear(mel)
         return self._known[key]
-
-    def _embed(self, mels: NDArray[np.float32]) -> Any:
-        return self._once("embedding", lambda: self._real.session.embed(mels), mels)
-
-    def _familiarity(self, mels: NDArray[np.uint8]) -> Any:
-        return self._once("familiarity", lambda: self._real.memory.familiarity(mels), mels)
-
-    def _draw(self, *inputs: NDArray[np.float32]) -> NDArray[np.int64]:
-        def number() -> int:
-            self._drawn.append(inputs)
-            return len(self._drawn) - 1
-
-        return np.full((1, 1, 1, 1), self._once("picture", number, *inputs), np.int64)
-
-    def _informativity(self, pictures: NDArray[np.int64]) -> NDArray[np.float32]:
-        for number in pictures.ravel().tolist():
-            if number not in self._scores:
-                picture = self._real.session.draw(*self._drawn[number])
-                self._scores[number] = float(self._real.critic.informativity(picture)[0])
-        return np.array([self._scores[n] for n in pictures.ravel().tolist()], np.float32)
 
 
 @dataclass
@@ -209,7 +178,11 @@ def listen(
     """Let a fresh listener hear each stretch."""
     counted = Counted()
     for stretch in heard_by:
-        listener = Listener(translator, sensitivity=sensitivity, steady=steady)  # type: ignore[arg-type]
+        # What would be drawn is not looked at.
+        listener = Listener(
+            translator,  # type: ignore[arg-type]
+            draws=0, sensitivity=sensitivity, steady=steady,
+        )  # fmt: skip
         counted.take(stretch, [listener.hear(window) for window in stretch.windows])
     return counted
 
@@ -364,7 +337,7 @@ def through_the_server(
     samples = stretch.samples[: int(60 * minutes * RATE_HZ)]
     with server(model, "--max-speed", str(speed + 1)) as (port, *_):
         facts = asyncio.run(_over_the_wire(port, samples, speed))
-    listener = Listener(translator)
+    listener = Listener(translator, draws=0)
     ours = {}
     for window in stretch.windows:
         if window.start_s + 1 > len(samples) / RATE_HZ:

@@ -45,6 +45,7 @@ class Counted:
     late_s: list[float] = field(default_factory=list)
     windows: list[int] = field(default_factory=list)
     pictures: int = 0
+    drawings: int = 0
     skipped: int = 0
     longest_gap_s: float = 0.0
     refused: int = 0
@@ -106,11 +107,11 @@ async def talk(
                 counted.told.add(f"{said.code}: {said.message}")
                 return
             began = time.perf_counter()
-            seen = 0
+            seen = drawing = 0
             last_s = began + 1.0
 
             async def listen() -> None:
-                nonlocal seen, last_s
+                nonlocal seen, drawing, last_s
                 async for data in socket:
                     if isinstance(data, str):
                         continue
@@ -119,6 +120,8 @@ async def talk(
                     counted.late_s.append(now - began - facts.end_s)
                     counted.skipped += facts.skipped
                     counted.pictures += len(pictures)
+                    counted.drawings += facts.drawing - drawing
+                    drawing = facts.drawing
                     counted.longest_gap_s = max(counted.longest_gap_s, now - last_s)
                     last_s = now
                     seen += 1
@@ -176,7 +179,7 @@ def report(name: str, counted: Counted, seconds: float, target: str) -> None:
     print(
         f"{'':<44} windows a stream {min(counted.windows)} to {max(counted.windows)} of {whole}, "
         f"left out {counted.skipped}, longest gap {counted.longest_gap_s:.2f} s, "
-        f"pictures {counted.pictures}, refused {counted.refused}",
+        f"pictures {counted.pictures}, drawn {counted.drawings}, refused {counted.refused}",
         flush=True,
     )
     for line in sorted(counted.told):
@@ -238,7 +241,7 @@ def main() -> None:
     if not options.only_soak:
         with server(options.model, "--max-streams", str(options.past * 9 // 10)) as running:
             port, process, log = running
-            for streams, target in ((1, "250 ms"), (40, "600 ms"), (options.past, "(none)")):
+            for streams, target in ((1, "250 ms"), (40, "300 ms"), (options.past, "(none)")):
                 before = process.cpu_times()
                 counted = asyncio.run(together(port, streams, options.seconds))
                 after = process.cpu_times()

@@ -4,7 +4,7 @@
 
 Within two and a half hours of two CPU cores with bfloat16 arithmetic: a quarter of an hour for the
 encoder (5,000 batches of 128 pairs), an hour and a half for the translator, a quarter of one for
-the critic, names, export and report; one process of one thread, as a second core brings little to
+names, export and report; one process of one thread, as a second core brings little to
 networks of this size and can do something else meanwhile. Every step resumes: run it again after a
 stop. The test split is looked at at the end, by the judges of the package (``recipes/judges.py``);
 thresholds come from the val split. With ``--install`` the model replaces that of the package.
@@ -19,7 +19,6 @@ from steps import arguments, install, measured, run, scaled, training, where
 
 ENCODER_STEPS = 5000
 TRANSLATOR_STEPS = 16_000
-CRITIC_STEPS = 5000
 
 CONFIDENCE = 0.54
 """From which on a live view shows a picture: chosen on val by ``benchmarks/errors.py``. Another
@@ -37,17 +36,13 @@ TRAINED_ON = (
 def finish(args: argparse.Namespace, out: Path, name: str) -> None:
     """Train what decides what is shown and named, export, measure, export with the figures."""
     common = [*where(args), "--threads", args.threads]
-    early = ["--early", out / "translator" / "early"]
-    run("train", "critic", *early, "--steps", scaled(args, CRITIC_STEPS), "-o", out / "critic",
-        *common)  # fmt: skip
     run("train", "familiarity", "--encoder", out / "encoder", "-o", out / "familiarity", *common)
     run("train", "names", "--encoder", out / "encoder", "-o", out / "names", *common)
-    export = ["export", out / "translator", "--critic", out / "critic",
-              "--familiarity", out / "familiarity", "--names", out / "names",
-              "--confidence", CONFIDENCE, "--name", name, "--trained-on", TRAINED_ON,
-              "--trainable", "--overwrite"]  # fmt: skip
+    export = ["export", out / "translator", "--familiarity", out / "familiarity",
+              "--names", out / "names", "--confidence", CONFIDENCE, "--name", name,
+              "--trained-on", TRAINED_ON, "--trainable", "--overwrite"]  # fmt: skip
     run(*export, "-o", out / "model")
-    measured(args, out / "model", out / "report", "--best-of", 4, "--blind-sheet")
+    measured(args, out / "model", out / "report", "--blind-sheet")
     run(*export, "-o", out / "model", "--report", out / "report" / "report.json")
 
 

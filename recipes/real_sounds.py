@@ -49,7 +49,7 @@ from rich.progress import track
 
 from perturbations import PERTURBATIONS, Samples, noise, room, telephone, untouched
 from soundsight.core.runs import atomic_file, commit
-from soundsight.core.units import RATE_HZ, to_unit
+from soundsight.core.units import RATE_HZ
 from soundsight.evaluation.encoders import hear
 from soundsight.evaluation.informativity import audible
 from soundsight.evaluation.judging import Judges, columns_of
@@ -57,7 +57,7 @@ from soundsight.evaluation.probes import fit_probe, neighbour_votes
 from soundsight.media import audio
 from soundsight.media.segments import Segment, segments_of
 from soundsight.pairs.bench import SUBJECTS, Bench, find_bench
-from soundsight.runtime.critic import State
+from soundsight.runtime.states import State
 from soundsight.runtime.translator import Translator
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
 from steps import arguments, command_line, recordings, table
@@ -171,15 +171,13 @@ def shown(bench: Bench, model: Path, judges: Path | None) -> list[list[object]]:
     rows: list[list[object]] = []
     for name in sorted(of_class, key=lambda n: (n not in KNOWN, n)):
         counts = dict.fromkeys(State, 0)
-        unfamiliar, loudest, right = 0, 0, []
+        whole_shown, right = 0, []
         for samples in of_class[name]:
             whole = translator.translate(samples, RATE_HZ)
-            loudest += whole.state[0] is State.PICTURE
+            whole_shown += whole.state[0].is_known
             for segment in seconds(samples):
                 result = translator.translate_segment(segment)
                 counts[result.state[0]] += 1
-                if result.state[0] is State.NOTHING_RECOGNISABLE:
-                    unfamiliar += bool(np.isnan(result.informativity[0]))
                 if result.state[0] is State.PICTURE and name in KNOWN and classifier is not None:
                     seen = int(classifier.probabilities(result.images)[0].argmax())
                     right.append(SUBJECTS[seen] == KNOWN[name])
@@ -187,11 +185,10 @@ def shown(bench: Bench, model: Path, judges: Path | None) -> list[list[object]]:
         rows.append(
             [
                 f"{name} ({KNOWN[name]})" if name in KNOWN else name, total,
-                *(f"{100 * n / total:.0f}" for n in (
-                    counts[State.PICTURE], counts[State.QUIET], unfamiliar,
-                    counts[State.NOTHING_RECOGNISABLE] - unfamiliar)),
+                *(f"{100 * counts[state] / total:.0f}" for state in (
+                    State.PICTURE, State.NAMED, State.QUIET, State.NOTHING_RECOGNISABLE)),
                 f"{100 * np.mean(right):.0f}" if right else "",
-                f"{100 * loudest / len(of_class[name]):.0f}",
+                f"{100 * whole_shown / len(of_class[name]):.0f}",
             ]
         )  # fmt: skip
     return rows
@@ -224,7 +221,7 @@ class Recording:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What the program makes of a file: its state, and what it calls what it draws."""
+    """What the program makes of a file: its state, and what it calls what it recognises."""
 
     state: State
     name: str | None
@@ -268,16 +265,10 @@ def _load(model: Path | None) -> None:
 
 
 def _result(path: Path) -> Result:
-    """Translate a file as the program does: its loudest second."""
+    """Translate a file as the program does."""
     (translator,) = _translator
     found = translator.translate(path)
-    name = None
-    if found.state[0] is State.PICTURE:
-        assert translator.names is not None
-        embedding = translator.session.embed(to_unit(found.mels[:1])[:, None])
-        likely = translator.names.probabilities(embedding)[0]
-        name = translator.names.names[int(likely.argmax())]
-    return Result(state=found.state[0], name=name)
+    return Result(state=found.state[0], name=found.name[0] or None)
 
 
 def results_of(recording: Recording) -> dict[str, Result]:
@@ -331,8 +322,8 @@ def main() -> None:
                 "probe, second, %", "probe, recording, %"]  # fmt: skip
         parts.append(table(head, recognised(bench, args.encoder)) + "\n")
     if args.model is not None:
-        head = ["", "seconds", "shown, %", "quiet, %", "unfamiliar, %", "refused by the critic, %",
-                "of what is shown, right, %", "loudest seconds shown, %"]  # fmt: skip
+        head = ["", "seconds", "drawn, %", "named, %", "quiet, %", "unfamiliar, %",
+                "of what is drawn, right, %", "recordings drawn or named, %"]  # fmt: skip
         parts.append(table(head, shown(bench, args.model, args.judges)) + "\n")
     if args.files is not None:
         model = None if args.files == "bundled" else Path(args.files)

@@ -211,24 +211,24 @@ def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Everyday:
 
 # --- a model folder that needs no training -----------------------------------------------------
 
-TINY_E, TINY_Z, TINY_M, TINY_SIDE = 8, 4, 5, 6
+TINY_E, TINY_F, TINY_Z, TINY_M, TINY_SIDE = 8, 32, 4, 5, 6
 
 
 def write_tiny_model(
     folder: Path,
     *,
-    critic: bool = True,
     noise_size: int = TINY_Z,
     dropout_size: int = TINY_M,
-    informativity: float = 0.0,
     familiarity: float | None = None,
+    confidence: float | None = None,
     quiet_dbfs: float = -60.0,
     names: object = None,
     seed: int = 0,
 ) -> Path:
     """Write a model folder by hand: small random networks with the real inputs and outputs.
 
-    ``names`` is the content of ``names.json``: bytes, or what JSON can hold.
+    The features are the means of 32 patches of the log-mel, and the familiarity is the sigmoid of
+    their mean. ``names`` is the content of ``names.json``: bytes, or what JSON can hold.
     """
     import hashlib
     import json
@@ -251,26 +251,25 @@ def write_tiny_model(
     def value(name: str, *shape: int | str) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
-    def save(name: str, nodes: list, inputs: list, output: object, constants: list) -> None:
-        graph = helper.make_graph(nodes, name, inputs, [output], constants)
+    def save(name: str, nodes: list, inputs: list, outputs: list, constants: list) -> None:
+        graph = helper.make_graph(nodes, name, inputs, outputs, constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
         model.ir_version = 8
         onnx.checker.check_model(model)
         onnx.save(model, folder / name)
 
-    pooled = (128 // 16) * (100 // 25)
     node = helper.make_node
     save(
         "encoder.onnx",
         [
             node("AveragePool", ["mel"], ["p"], kernel_shape=[16, 25], strides=[16, 25]),
-            node("Flatten", ["p"], ["f"]),
-            node("Gemm", ["f", "w"], ["g"]),
+            node("Flatten", ["p"], ["features"]),
+            node("Gemm", ["features", "w"], ["g"]),
             node("Tanh", ["g"], ["embedding"]),
         ],
         [value("mel", "n", 1, 128, 100)],
-        value("embedding", "n", TINY_E),
-        [weight("w", pooled, TINY_E)],
+        [value("embedding", "n", TINY_E), value("features", "n", TINY_F)],
+        [weight("w", TINY_F, TINY_E)],
     )
     sizes = {"embedding": TINY_E, "noise": noise_size, "dropout": dropout_size}
     sizes = {name: size for name, size in sizes.items() if size}
@@ -285,35 +284,26 @@ def write_tiny_model(
             node("Resize", ["r", "", "scales"], ["image"], mode="nearest"),
         ],
         [value(name, "n", size) for name, size in sizes.items()],
-        value("image", "n", 3, 96, 96),
+        [value("image", "n", 3, 96, 96)],
         [
             weight("w", sum(sizes.values()), small),
             constant("shape", np.array([-1, 3, TINY_SIDE, TINY_SIDE])),
             constant("scales", np.array([1, 1, 16, 16], np.float32)),
         ],
     )
-    if critic:
-        save(
-            "critic.onnx",
-            [
-                node("ReduceMean", ["image"], ["m"], axes=[1, 2, 3], keepdims=0),
-                node("Sigmoid", ["m"], ["informativity"]),
-            ],
-            [value("image", "n", 3, 96, 96)],
-            value("informativity", "n"),
-            [],
-        )
-    thresholds = {"quiet_dbfs": quiet_dbfs, "informativity": informativity}
+    thresholds = {"quiet_dbfs": quiet_dbfs}
+    if confidence is not None:
+        thresholds["confidence"] = confidence
     if familiarity is not None:
         thresholds["familiarity"] = familiarity
         save(
             "familiarity.onnx",
             [
-                node("ReduceMean", ["mel"], ["m"], axes=[1, 2, 3], keepdims=0),
+                node("ReduceMean", ["features"], ["m"], axes=[1], keepdims=0),
                 node("Sigmoid", ["m"], ["familiarity"]),
             ],
-            [value("mel", "n", 1, 128, 100)],
-            value("familiarity", "n"),
+            [value("features", "n", TINY_F)],
+            [value("familiarity", "n")],
             [],
         )
     if names is not None:
@@ -329,7 +319,7 @@ def write_tiny_model(
     }
     values = {
         "format": "soundsight-model",
-        "format_version": 1,
+        "format_version": 2,
         "name": "tiny",
         "version": "0.0.1",
         "licence": "BSD-3-Clause",
@@ -338,6 +328,7 @@ def write_tiny_model(
         "mel": to_dict(MelConfig()),
         "image_px": 96,
         "embedding_size": TINY_E,
+        "feature_size": TINY_F,
         "noise_size": noise_size,
         "dropout_size": dropout_size,
         "thresholds": thresholds,
@@ -349,6 +340,22 @@ def write_tiny_model(
     return folder
 
 
+def alert_names(alert: str = "smoke alarm", *, sure: bool = True) -> dict[str, object]:
+    """The content of a ``names.json`` by which every sound is an alert, or (``sure`` false) a dog,
+    with the alert as the second guess.
+    """
+    return {
+        "format": "soundsight-names", "format_version": 1, "names": ["dog", alert],
+        "alerts": [alert], "weights": [[0.0] * TINY_E] * 2, "bias": [0.0, 6.0 if sure else -0.2],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session", name="alert_names")
+def _alert_names() -> Callable[..., dict[str, object]]:
+    """The writer of names with an alert: (alert, sure=True) -> the content of ``names.json``."""
+    return alert_names
+
+
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., Path]:
     """The writer of tiny models: (folder, **settings) -> the folder."""
@@ -357,7 +364,7 @@ def make_model() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model folder that no test changes; every picture passes its critic."""
+    """A tiny model folder that no test changes; it draws every sound."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 

@@ -52,13 +52,10 @@ def judges(tmp_path_factory: pytest.TempPathFactory, toy_bench: Bench) -> Path:
 
 
 class Grey:
-    """A translator that draws grey and whose critic likes nothing."""
+    """A translator that would draw nothing, and draws grey where it has to."""
 
-    info = SimpleNamespace(
-        has_critic=True, thresholds=SimpleNamespace(informativity=0.5, familiarity=0.0)
-    )
-    memory = SimpleNamespace(familiarity=lambda mels: np.full(len(mels), np.nan, np.float32))
-    critic = SimpleNamespace(informativity=lambda images: np.zeros(len(images), np.float32))
+    def draws(self, mels: np.ndarray) -> np.ndarray:
+        return np.zeros(len(mels), np.bool_)
 
     def imagine(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:
         return np.full((len(mels) * draws, 96, 96, 3), 100 + seed % 2, np.uint8)
@@ -265,13 +262,10 @@ def test_judges_of_other_classes_are_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_the_best_of_several_and_a_feature_network_can_be_asked_for(
+def test_a_feature_network_can_be_asked_for(
     app: typer.Typer, model: Path, judges: Path, toy_bench: Bench, tmp_path: Path
 ) -> None:
     common = model, "--data", toy_bench.root, "--judges", judges, "-o", tmp_path / "out"
-    assert run(app, *common, "--best-of", 2, "--limit", 1).exit_code == 0
-    rows = json.loads((tmp_path / "out" / "report.json").read_text())["rows"]
-    assert rows["informativity, best of 2"]["mean"]["share"] == 0
     with pytest.raises(ModelError, match="there is no feature network"):
         run(app, *common, "--features", tmp_path / "none.pt")
 
@@ -298,7 +292,7 @@ def test_a_person_s_answers_are_scored(
     assert found["count"] == 20
     assert found["right_unhidden"]["share"] == pytest.approx(0.2)
     assert found["confusion"]["dog"]["water"] == 4
-    # The critic hides every picture.
+    # Every picture is hidden.
     assert "right: 0.0 [0.0, 16.1] % of 20 pictures" in result.output
 
 
@@ -348,5 +342,5 @@ def test_everyday_is_measured_by_its_own_judge(
 def test_options_of_the_bench_are_refused_on_everyday(
     app: typer.Typer, model: Path, every_kind: Everyday, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="--best-of is for the bench"):
-        run(app, model, "--data", every_kind.root, "-o", tmp_path / "out", "--best-of", 2)
+    with pytest.raises(ConfigError, match="--features is for the bench"):
+        run(app, model, "--data", every_kind.root, "-o", tmp_path / "out", "--features", tmp_path)

@@ -142,7 +142,7 @@ def test_options_reach_the_story(run: Callable[..., Result], dog: Path, tmp_path
         (["mute.mp4", "-o", "x.png"], "has no sound track"),
         (["folder.png", "-o", "x.png"], "is a folder"),
         (["dog.wav", "-o", "x.png", "--sensitivity", "2"], "sensitivity"),
-        (["dog.wav", "-o", "x.png", "--candidates", "65"], "candidates"),
+        (["dog.wav", "-o", "x.png", "--seed", "-1"], "seed"),
     ],
 )
 def test_refusals_before_any_work(

@@ -19,8 +19,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from soundsight.apps.cli import build_app
-from soundsight.runtime.critic import CALM_LEVEL
+from soundsight.runtime.states import CALM_LEVEL
 from soundsight.runtime.translator import Translator
+from soundsight.views.drawing import AMBER, PICTURE_PX
+from soundsight.views.pictograms import alert_picture
 
 
 @pytest.fixture
@@ -166,10 +168,12 @@ def test_json_lines(run: Callable[..., Result], write_sound: Callable[..., Path]
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(lines) == 6
     assert set(lines[0]) == {
-        "file", "png", "second", "state", "informativity", "familiarity", "seed", "draw",
-        "warnings",
+        "file", "png", "second", "state", "name", "second_guess", "confidence", "familiarity",
+        "seed", "draw", "warnings",
     }  # fmt: skip
-    assert lines[0]["familiarity"] is None
+    # The tiny model has neither names nor a memory of sounds.
+    assert (lines[0]["name"], lines[0]["second_guess"]) == ("", "")
+    assert (lines[0]["confidence"], lines[0]["familiarity"]) == (None, None)
     assert [(line["second"], line["draw"]) for line in lines[:4]] == [
         (0, 0),
         (0, 1),
@@ -178,27 +182,34 @@ def test_json_lines(run: Callable[..., Result], write_sound: Callable[..., Path]
     ]
     assert all(Path(line["png"]).is_file() and line["seed"] == 7 for line in lines)
     assert lines[0]["file"] == "b é 犬.wav"
-    assert 0 <= lines[0]["informativity"] <= 1
     assert lines[4]["state"] == "quiet"
-    assert lines[4]["informativity"] is None
     assert "pictures in out" in result.stderr
 
 
-def test_candidates_are_the_translator_s_and_need_a_critic(
-    run: Callable[..., Result], write_sound: Callable[..., Path], tiny_model: Path,
-    make_model: Callable[..., Path], tmp_path: Path,
+def test_an_alert_is_named_and_has_a_pictogram(
+    run: Callable[..., Result], write_sound: Callable[..., Path],
+    make_model: Callable[..., Path], alert_names: Callable[..., object], tmp_path: Path,
 ) -> None:  # fmt: skip
-    path = write_sound(Path("a.wav"), 1.0)
-    for number in (1, 6):
-        assert run(path, "-o", f"out{number}", "--candidates", number).exit_code == 0
-        expected = Translator.load(tiny_model).translate(path, candidates=number).images[0]
-        with Image.open(f"out{number}/a.png") as picture:
-            np.testing.assert_array_equal(np.asarray(picture), expected)
-    blind = make_model(tmp_path / "blind", critic=False)
-    result = run(path, "-o", "none", "--candidates", 2, model=blind)
-    assert result.exit_code == 2
-    assert "no critic to choose among them" in " ".join(result.output.split())
-    assert not Path("none").exists()
+    path = write_sound(Path("a.wav"), 2.0)
+    model = make_model(tmp_path / "alerts", names=alert_names("doorbell"))
+    result = run(path, "-o", "out", "--json", "--sheet", "--size", 160, model=model)
+    assert result.exit_code == 0, result.output
+    line = json.loads(result.stdout)
+    assert (line["state"], line["name"], line["second_guess"]) == ("named", "doorbell", "")
+    assert line["confidence"] > 0.9
+    with Image.open("out/a.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), alert_picture("doorbell", 160))
+        assert image.info["soundsight"] == "named, nothing imagined"
+    # The sheet's cell shows it at the sheet's size.
+    with Image.open("out/sheet.png") as image:
+        sheet = np.asarray(image.convert("RGB"))
+    cell = alert_picture("doorbell", PICTURE_PX)
+    (top, left), (y, x) = (
+        [int(places.min()) for places in np.nonzero((image == AMBER).all(axis=2))]
+        for image in (sheet, cell)
+    )
+    found = sheet[top - y :, left - x :][:PICTURE_PX, :PICTURE_PX]
+    np.testing.assert_array_equal(found, cell)
 
 
 def test_an_unfamiliar_sound_is_told_as_such(
@@ -212,7 +223,7 @@ def test_an_unfamiliar_sound_is_told_as_such(
     line = json.loads(result.stdout)
     assert line["state"] == "nothing_recognisable"
     assert 0 < line["familiarity"] < 0.99
-    assert line["informativity"] is None
+    assert (line["name"], line["second_guess"]) == ("", "")
     result = run(path, "-o", "all", "--anyway", "--sheet", model=strict)
     assert result.exit_code == 0
     assert "nothing recognisable" in result.output

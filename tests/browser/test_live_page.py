@@ -23,7 +23,7 @@ from soundsight.apps.server import protocol
 from soundsight.apps.server.engine import jpeg
 from soundsight.core.units import RATE_HZ
 from soundsight.media import audio
-from soundsight.runtime.critic import State
+from soundsight.runtime.states import State
 from soundsight.views.story import sureness
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -265,7 +265,13 @@ class Scripted:
     def _take(self, line: Any, message: str | bytes) -> None:
         if isinstance(message, str):
             model = protocol.ModelFacts(
-                name="m", version="1", image_px=8, names=[], confidence_needed=0.5, quiet_dbfs=-60.0
+                name="m",
+                version="1",
+                image_px=8,
+                names=[],
+                alerts=[],
+                confidence_needed=0.5,
+                quiet_dbfs=-60.0,
             )
             limits = protocol.StreamLimits(max_frame_bytes=9999, max_speed=2.0, silent_s=30.0)
             ready = protocol.Ready(model=model, limits=limits, hop_s=0.25, segment_s=1.0)
@@ -283,8 +289,9 @@ class Scripted:
         )
         facts = protocol.WindowFacts(
             start_s=end / RATE_HZ - 1, end_s=end / RATE_HZ, settled=True, level_dbfs=-20.0,
-            familiarity=None, informativity=[None], name=said.pop("name", ""),
-            confidence=said.pop("confidence", None),
+            familiarity=None, name=said.pop("name", ""), confidence=said.pop("confidence", None),
+            second_guess=said.pop("second_guess", ""), pictogram=said.pop("pictogram", ""),
+            drawing=said.pop("drawing", 0 if colour is None else colour[0]),
             event=None if said["state"] is State.QUIET else event, **said,
         )  # fmt: skip
         pictures = [] if colour is None else [jpeg(np.full((8, 8, 3), colour, np.uint8))]
@@ -352,6 +359,39 @@ def test_headline_picture_and_strip_come_from_one_state(
         server.now = {"state": State.QUIET}
         reaches(page, "quiet")
         assert names() == ["fireworks"]
+
+
+def test_an_alert_is_named_and_nothing_is_imagined(driver: Any, address: str, steady: Path) -> None:
+    with page_of(driver, steady) as page:
+        server = Scripted(page)
+        listens(page, address)
+        alert = {
+            "state": State.NAMED, "name": "smoke alarm", "second_guess": "alarm clock",
+            "pictogram": "smoke-alarm", "confidence": 0.9,
+        }  # fmt: skip
+        server.now = alert
+        reaches(page, "named")
+        assert page.locator("#headline").inner_text() == "Smoke alarm, or: alarm clock"
+        assert page.locator("#sure-words").inner_text() == "quite sure"
+        assert page.locator("#tag").inner_text() == "named, nothing imagined"
+        # Large, as a shape, and said to one who only hears the page.
+        assert page.locator("#big-shape").get_attribute("href") == "#shape-alert-smoke-alarm"
+        assert page.locator(".big-shape").bounding_box()["width"] > 150
+        assert page.locator(".layer.is-shown").count() == 0
+        assert "quite sure smoke alarm" in page.locator("#polite").inner_text()
+        assert "imagined" not in page.locator("#polite").inner_text()
+        entry = page.locator(".strip .entry").first
+        assert entry.locator("use").get_attribute("href") == "#shape-alert-smoke-alarm"
+        # It stays for a while, as what has been.
+        server.now = {"state": State.QUIET}
+        reaches(page, "past")
+        assert page.locator("#headline").inner_text() == "Smoke alarm, or: alarm clock"
+        assert page.locator(".big-shape").is_visible()
+        # A surer moment that is a picture takes its place.
+        server.now = {"state": State.PICTURE, "name": "dog", "confidence": 0.95, "colour": RED}
+        reaches(page, "picture")
+        assert page.locator("#headline").inner_text() == "Dog"
+        assert entry.locator("canvas").count() == 1
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_is_light(
@@ -853,7 +893,8 @@ def test_frames_of_the_page_are_read_by_the_server(modules: Any) -> None:
 def test_windows_of_the_server_are_read_by_the_page(modules: Any) -> None:
     facts = protocol.WindowFacts(
         start_s=1.25, end_s=2.25, settled=True, state=State.PICTURE, level_dbfs=-20.5,
-        familiarity=0.5, informativity=[0.25, None], confidence=0.75, name="dög", skipped=2,
+        familiarity=0.5, confidence=0.75, name="dög", second_guess="train", pictogram="",
+        drawing=4, skipped=2,
         event=protocol.EventFacts(number=3, began_s=1.0, heard_s=2.25, repeats=2),
     )  # fmt: skip
     data = protocol.pack_window(facts, [b"first", b""])

@@ -1,6 +1,6 @@
 """From pairs on disk to a picture, by the commands that people type, with tiny networks.
 
-pairs -> encoder -> translator -> judges and critic -> figures -> model folder -> picture -> page.
+pairs -> encoder -> translator -> judges -> figures -> model folder -> picture -> page.
 """
 
 from __future__ import annotations
@@ -42,11 +42,10 @@ def place(toy_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     early = ["--early", root / "translator" / "early"]
     small = ["--data", data, "--threads", "1", "--steps", 20, "--set", "val_per_kind=20"]
     run("train", "judges", "-o", root / "judges", *small, *early)
-    run("train", "critic", "-o", root / "critic", *small, *early)
     run("train", "names", "--encoder", root / "encoder", "-o", root / "names", "--data", data,
         "--threads", "1", "--set", "others_each=1")  # fmt: skip
-    run("export", root / "translator", "-o", root / "model", "--critic", root / "critic",
-        "--names", root / "names", "--confidence", 0.4)  # fmt: skip
+    run("export", root / "translator", "-o", root / "model", "--names", root / "names",
+        "--confidence", 0.4)  # fmt: skip
     run("evaluate", root / "model", "--data", data, "--judges", root / "judges",
         "-o", root / "report", *early)  # fmt: skip
     return root
@@ -105,7 +104,7 @@ def test_the_model_names_its_subjects(place: Path, toy_bench: Bench) -> None:
 
 def test_figures_go_into_the_card(place: Path) -> None:
     run("export", place / "translator", "-o", place / "with-figures", "--report",
-        place / "report" / "report.json", "--critic", place / "critic")  # fmt: skip
+        place / "report" / "report.json")  # fmt: skip
     card = (place / "with-figures" / "CARD.md").read_text("utf-8")
     assert "shuffled sounds" in card
     assert "devtest" in card

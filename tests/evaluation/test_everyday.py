@@ -22,7 +22,6 @@ from soundsight.evaluation.everyday import (
     redrawn,
     refusal_rows,
     right_rows,
-    surest,
     threshold_that_keeps,
     variety,
 )
@@ -87,8 +86,7 @@ class Knowing:
         # The first second of some is silent.
         return self.draw(mels[-1:], seed=seed)[0]
 
-    def shows(self, mels: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-        del pictures
+    def draws(self, mels: np.ndarray) -> np.ndarray:
         return self.familiarity(mels) >= 0.5
 
     def familiarity(self, mels: np.ndarray) -> np.ndarray:
@@ -223,11 +221,6 @@ def test_refusal_counts_unknown_kinds_the_same_and_never_draws_silence() -> None
     silent = seconds(["pig"] * 3, level=0)
     rows = refusal_rows(known, (np.ones(3, np.float32), silent), 0.5, seed=0)
     assert rows["unknown drawn"]["mean"].share == 0
-
-
-def test_a_recording_is_drawn_from_its_surest_third() -> None:
-    assert surest(np.array([0.1, 0.9, 0.5, 0.2, 0.8, 0.3], np.float32)).tolist() == [1, 4]
-    assert surest(np.array([0.2], np.float32)).tolist() == [0]
 
 
 def test_variety_of_pictures_that_repeat_and_that_differ() -> None:

@@ -16,7 +16,6 @@ from PIL import Image
 from soundsight.core.errors import ConfigError, DataError, ModelError, OutputError
 from soundsight.evaluation import blind
 from soundsight.evaluation.judging import Judges
-from soundsight.evaluation.measuring import Critic
 from soundsight.evaluation.report import EvaluationConfig, evaluate
 from soundsight.evaluation.seconds import read
 from soundsight.pairs.bench import SUBJECTS, Bench
@@ -136,7 +135,7 @@ def test_a_perfect_translator_misses_only_what_cannot_be_heard(
     assert rows["informativity minus shuffled"]["mean"]["share"] == pytest.approx(11 / 12)
     assert rows["silence: accepted"]["mean"]["share"] == 0
     assert rows["silence: accepted"]["mean"]["count"] == 20 * 5
-    # Without a critic the program hides what cannot be heard, and nothing else.
+    # Where all is drawn the program hides what cannot be heard, and nothing else.
     assert rows["hidden"]["mean"]["share"] == pytest.approx(1 / 12)
 
 
@@ -170,14 +169,13 @@ def test_intervals_hold_the_share_of_a_lucky_translator(
     assert 0.05 < mean["high"] - mean["low"] < 0.5
 
 
-def test_refused_pictures_and_inaudible_seconds_count_as_misses(
+def test_refused_sounds_and_inaudible_seconds_count_as_misses(
     painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
 ) -> None:
-    def likes(pictures: np.ndarray) -> np.ndarray:
-        return 1 - 0.9 * (pictures[:, 0, 0] == colours["dog"]).all(axis=1).astype(np.float32)
+    def all_but_dogs(mels: np.ndarray) -> np.ndarray:
+        return ~(painter.imagine(mels)[:, 0, 0] == colours["dog"]).all(axis=1)
 
-    critic = Critic(informativity=likes, threshold=0.5)
-    report = evaluate(painter, toy_judges, toy_bench, tmp_path / "out", CONFIG, critic=critic)
+    report = evaluate(painter, toy_judges, toy_bench, tmp_path / "out", CONFIG, draws=all_but_dogs)
     rows = report["rows"]
     assert rows["informativity, nothing hidden"]["dog"]["share"] == pytest.approx(11 / 12)
     assert rows["informativity"]["dog"]["share"] == 0
@@ -195,39 +193,17 @@ def test_what_is_hidden_of_noise_counts_among_all_of_it(
             del draws, seed
             return np.broadcast_to(np.uint8(colours["dog"]), (len(mels), 96, 96, 3)).copy()
 
-    def likes(pictures: np.ndarray) -> np.ndarray:
-        return (np.arange(len(pictures)) % 4 == 0).astype(np.float32)
+    def every_fourth(mels: np.ndarray) -> np.ndarray:
+        return np.arange(len(mels)) % 4 == 0
 
-    critic = Critic(informativity=likes, threshold=0.5)
-    report = evaluate(DogPainter(), toy_judges, toy_bench, tmp_path / "out", CONFIG, critic=critic)
+    report = evaluate(
+        DogPainter(), toy_judges, toy_bench, tmp_path / "out", CONFIG, draws=every_fourth
+    )
     rows = report["rows"]
     assert rows["white noise: accepted"]["dog"]["share"] == 1
     # A quarter is shown: that is a quarter of all, not all of a quarter.
     assert rows["white noise: shown and accepted"]["dog"]["share"] == pytest.approx(0.25)
     assert rows["silence: shown and accepted"]["dog"]["share"] == 0
-
-
-def test_the_critic_chooses_the_best_of_several_beside_the_first(
-    toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
-) -> None:
-    def colourful(pictures: np.ndarray) -> np.ndarray:
-        return (np.ptp(pictures[:, 0, 0].astype(int), axis=1) / 255).astype(np.float32)
-
-    critic = Critic(informativity=colourful, threshold=0.5)
-    config = EvaluationConfig(floor_per_kind=2, sheet_per_class=2, best_of=4)
-    painter = Painter(colours, 0.4)
-    rows = evaluate(painter, toy_judges, toy_bench, tmp_path / "4", config, critic=critic)["rows"]
-    one = EvaluationConfig(floor_per_kind=2, sheet_per_class=2)
-    alone = evaluate(painter, toy_judges, toy_bench, tmp_path / "1", one, critic=critic)["rows"]
-    # The first picture is the same, however many are drawn after it.
-    assert rows["informativity"] == alone["informativity"]
-    # By luck: what any of the four draws shows, 1 - .6 ** 4 of what can be heard.
-    wanted = 11 / 12 * (1 - 0.6**4)
-    assert rows["informativity, best of 4"]["mean"]["share"] == pytest.approx(wanted, abs=0.12)
-    assert rows["informativity"]["mean"]["share"] < 0.55
-    assert "informativity, best of 4" not in alone
-    with pytest.raises(ConfigError, match="needs a model with a critic"):
-        evaluate(painter, toy_judges, toy_bench, tmp_path / "none", config)
 
 
 def test_everything_that_judges_can_bring_is_measured(
@@ -255,7 +231,6 @@ def test_everything_that_judges_can_bring_is_measured(
     assert 0 <= report["fidelity"]["copying"]["closer"] <= 1
     assert [line.split(":")[0] for line in report["left_out"]] == [
         "The floor of early-generator pictures",
-        "The best of several pictures",
         "A sheet for blind viewing",
     ]
     page = (tmp_path / "out" / "report.html").read_text()

@@ -23,7 +23,7 @@ from soundsight.models.autoencoder import Autoencoder
 from soundsight.models.contrastive import SoundEncoder
 from soundsight.models.dense_generator import DenseGenerator
 from soundsight.models.ears import Ears, ears_preset
-from soundsight.models.informativity import InformativityClassifier
+from soundsight.models.familiarity import Familiarity, FamiliarityConfig
 from soundsight.models.presets import preset
 from soundsight.runtime.naming import Names
 from soundsight.runtime.translator import Translator
@@ -33,12 +33,11 @@ SIZES = preset("tiny")
 Network = TypeVar("Network", bound=torch.nn.Module)
 
 
-def networks() -> tuple[SoundEncoder, DenseGenerator, InformativityClassifier]:
+def networks() -> tuple[SoundEncoder, DenseGenerator]:
     torch.manual_seed(0)
     return (
         as_trained(SoundEncoder(SIZES.contrastive)),
         as_trained(DenseGenerator(SIZES.generator)),
-        as_trained(InformativityClassifier()),
     )
 
 
@@ -57,16 +56,25 @@ def as_trained(network: Network) -> Network:
     return network.eval()
 
 
+def memory() -> Familiarity:
+    size = SoundEncoder(SIZES.contrastive).feature_size
+    made = Familiarity(FamiliarityConfig(features=size, axes=8, sounds=40))
+    rng = torch.Generator().manual_seed(1)
+    made.axes.normal_(generator=rng)
+    made.memory.normal_(generator=rng)
+    return made.eval()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("export") / "model"
     config = export.ExportConfig(name="toy", figures={"informativity": "0 %"})
     about = {"kind": "translator", "config": {}, "command": f"soundsight -o {Path.home()}/runs"}
-    return export.export_networks(*networks(), 0.3, out, config, about=about)
+    return export.export_networks(*networks(), out, config, memory=memory(), about=about)
 
 
 def test_pictures_equal_those_of_pytorch(folder: Path) -> None:
-    encoder, generator, _ = networks()
+    encoder, generator = networks()
     rng = np.random.default_rng(0)
     mels = rng.integers(0, 256, (3, 128, 100), dtype=np.uint8)
     draws = [
@@ -85,7 +93,7 @@ def test_pictures_equal_those_of_pytorch(folder: Path) -> None:
 
 
 def test_batch_norms_are_folded_and_nothing_is_left_of_them(folder: Path) -> None:
-    for name in ("encoder", "generator", "critic"):
+    for name in ("encoder", "generator"):
         model = onnx.load(folder / f"{name}.onnx")
         kinds = {node.op_type for node in model.graph.node}
         assert "BatchNormalization" not in kinds
@@ -94,13 +102,50 @@ def test_batch_norms_are_folded_and_nothing_is_left_of_them(folder: Path) -> Non
         assert {t.data_type for t in large} <= {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT64}
 
 
+def test_the_features_are_those_that_the_embedding_is_made_from(folder: Path) -> None:
+    encoder, _ = networks()
+    mels = np.random.default_rng(2).integers(0, 256, (2, 128, 100), dtype=np.uint8)
+    translator = Translator.load(folder)
+    embedding, features = translator.session.embed(to_unit(mels)[:, None])
+    with torch.no_grad():
+        mel = torch.from_numpy(to_unit(mels))[:, None]
+        expected = encoder.features(mel)
+        np.testing.assert_allclose(embedding, encoder.encode(mel), rtol=1e-2, atol=2e-2)
+        np.testing.assert_allclose(features, expected, rtol=1e-2, atol=2e-2)
+        known = memory()(torch.from_numpy(features))
+    np.testing.assert_allclose(translator.familiarity(mels), known, atol=2e-3)
+    # The convolutions are run once for both.
+    nodes = onnx.load(folder / "encoder.onnx").graph.node
+    assert sum(node.op_type == "Conv" for node in nodes) == len(SIZES.contrastive.sound_maps)
+
+
+def test_a_flow_and_its_decoder_export_as_one_generator(tmp_path: Path) -> None:
+    from soundsight.models.decoder import LatentConfig, LatentDecoder
+    from soundsight.models.flow import Flow, FlowConfig, FlowGenerator
+
+    torch.manual_seed(0)
+    encoder, _ = networks()
+    flow = Flow(
+        FlowConfig(embedding_size=encoder.embedding_size, width=24, layers=2, heads=2, rank=8)
+    )
+    for block in flow.blocks:  # they begin as the identity, which would prove nothing
+        torch.nn.init.normal_(block.listen[1].weight, std=0.1)
+    torch.nn.init.normal_(flow.out.weight, std=0.1)
+    drawer = FlowGenerator(flow, LatentDecoder(LatentConfig()), (0.0, 0.5, 1.0), 2.0).eval()
+    out = export.export_networks(encoder, drawer, tmp_path / "m", export.ExportConfig(name="flow"))
+    translator = Translator.load(out)
+    assert (translator.info.noise_size, translator.info.dropout_size) == (drawer.noise_size, 0)
+    mel = np.full((1, 128, 100), 90, np.uint8)
+    one, other = translator.imagine(mel, draws=2)
+    assert not np.array_equal(one, other)
+
+
 def test_folding_changes_no_output() -> None:
-    encoder, generator, critic = networks()
+    encoder, generator = networks()
     with torch.no_grad():
         for network, x in (
             (encoder, torch.randn(2, 1, 128, 100)),
             (generator, torch.randn(2, 16)),
-            (critic, torch.randn(2, 3, 96, 96)),
             (Autoencoder(SIZES.autoencoder).eval(), torch.randn(2, 1, 128, 100)),
             (ears(), torch.randn(2, 1, 128, 100)),
         ):
@@ -111,15 +156,15 @@ def test_folding_changes_no_output() -> None:
 
 
 def test_ears_are_exported_like_any_encoder(tmp_path: Path) -> None:
-    _, generator, _ = networks()
+    _, generator = networks()
     network = ears()
     config = export.ExportConfig(name="toy")
-    out = export.export_networks(network, generator, None, 0.0, tmp_path / "model", config)
+    out = export.export_networks(network, generator, tmp_path / "model", config)
     session = onnxruntime.InferenceSession(
         str(out / "encoder.onnx"), providers=["CPUExecutionProvider"]
     )
     mel = torch.rand(3, 1, 128, 100) * 2 - 1
-    (embedding,) = session.run(None, {"mel": mel.numpy()})
+    embedding, _ = session.run(None, {"mel": mel.numpy()})
     np.testing.assert_allclose(embedding, network.encode(mel).detach(), atol=0.02)
 
 
@@ -128,15 +173,15 @@ def test_any_batch_size_runs(folder: Path) -> None:
         str(folder / "encoder.onnx"), providers=["CPUExecutionProvider"]
     )
     for n in (1, 2, 7):
-        (embedding,) = session.run(None, {"mel": np.zeros((n, 1, 128, 100), np.float32)})
-        assert embedding.shape == (n, 16)
+        embedding, features = session.run(None, {"mel": np.zeros((n, 1, 128, 100), np.float32)})
+        assert (embedding.shape, len(features)) == ((n, 16), n)
 
 
 def test_model_json_and_card_say_what_they_should(folder: Path) -> None:
     values = json.loads((folder / "model.json").read_text("utf-8"))
     assert values["format"] == "soundsight-model"
-    assert set(values["files"]) == {"encoder.onnx", "generator.onnx", "critic.onnx", "CARD.md"}
-    assert values["thresholds"]["informativity"] == 0.3
+    assert set(values["files"]) == {"encoder.onnx", "generator.onnx", "familiarity.onnx", "CARD.md"}
+    assert (values["format_version"], values["thresholds"]["familiarity"]) == (2, 0.5)
     assert "imagined" in (folder / "CARD.md").read_text("utf-8")
     assert "informativity: 0 %" in (folder / "CARD.md").read_text("utf-8")
 
@@ -152,17 +197,16 @@ def fitted_names(size: int) -> FittedNames:
         weights=rng.normal(0, 1, (3, size)).astype(np.float32),
         bias=rng.normal(0, 1, 3).astype(np.float32),
         other=True,
+        alerts=("train",),
     )
     return FittedNames(names=names, figures=figures)
 
 
 def test_names_and_confidence_go_into_the_folder(folder: Path, tmp_path: Path) -> None:
-    encoder, generator, _ = networks()
+    encoder, generator = networks()
     fitted = fitted_names(encoder.embedding_size)
     config = export.ExportConfig(name="named", confidence=0.61)
-    out = export.export_networks(
-        encoder, generator, None, 0.0, tmp_path / "model", config, names=fitted
-    )
+    out = export.export_networks(encoder, generator, tmp_path / "model", config, names=fitted)
     translator = Translator.load(out)
     assert translator.names is not None
     assert (translator.names.names, translator.names.other) == (("dog", "train"), True)
@@ -170,11 +214,12 @@ def test_names_and_confidence_go_into_the_folder(folder: Path, tmp_path: Path) -
     assert translator.info.thresholds.confidence == 0.61
     values = json.loads((out / "model.json").read_text("utf-8"))
     assert "names.json" in values["files"]
-    assert values["names"] == ["dog", "train"]
+    assert (values["names"], values["alerts"]) == (["dog", "train"], ["train"])
     assert values["figures"]["names"] == fitted.figures.words()
     card = (out / "CARD.md").read_text("utf-8")
     assert "74.1 % right" in card
     assert "No label and no name reached encoder or generator" in card
+    assert "Of these it only names train" in card
     # A model without names says nothing of them.
     assert json.loads((folder / "model.json").read_text("utf-8"))["thresholds"]["confidence"] == 0.5
     assert "names" not in (folder / "CARD.md").read_text("utf-8")
@@ -204,8 +249,7 @@ def test_a_paper_shaped_model_without_noise_or_dropout_exports(tmp_path: Path) -
     generator = DenseGenerator(replace(SIZES.generator, noise_ratio=0.0, dropout=(0.0,) * 6)).eval()
     out = tmp_path / "model"
     export.export_networks(
-        Autoencoder(SIZES.autoencoder).eval(), generator, None, 0.0, out,
-        export.ExportConfig(name="plain"),
+        Autoencoder(SIZES.autoencoder).eval(), generator, out, export.ExportConfig(name="plain")
     )  # fmt: skip
     translator = Translator.load(out)
     pictures = translator.imagine(np.zeros((1, 128, 100), np.uint8), draws=2)
@@ -215,7 +259,7 @@ def test_a_paper_shaped_model_without_noise_or_dropout_exports(tmp_path: Path) -
 def test_an_existing_folder_is_kept_unless_told(folder: Path) -> None:
     before = (folder / "model.json").read_bytes()
     with pytest.raises(OutputError, match="exists already"):
-        export.export_networks(*networks(), 0.3, folder, export.ExportConfig(name="other"))
+        export.export_networks(*networks(), folder, export.ExportConfig(name="other"))
     assert (folder / "model.json").read_bytes() == before
 
 
@@ -223,7 +267,7 @@ def test_networks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     encoder = SoundEncoder(preset("compact").contrastive)
     with pytest.raises(ModelError, match="128 numbers"):
         export.export_networks(
-            encoder, networks()[1], None, 0.0, tmp_path / "m", export.ExportConfig(name="x")
+            encoder, networks()[1], tmp_path / "m", export.ExportConfig(name="x")
         )
 
 
@@ -232,7 +276,7 @@ def test_a_network_that_does_not_survive_is_not_written(
 ) -> None:
     monkeypatch.setattr(export, "TOLERANCE", 0.0)
     with pytest.raises(SoundsightError, match="differs from PyTorch"):
-        export.export_networks(*networks(), 0.3, tmp_path / "m", export.ExportConfig(name="x"))
+        export.export_networks(*networks(), tmp_path / "m", export.ExportConfig(name="x"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -242,10 +286,10 @@ def test_only_a_model_folder_is_replaced(folder: Path, tmp_path: Path) -> None:
     (letters / "dear.txt").write_text("kept")
     config = export.ExportConfig(name="new")
     with pytest.raises(OutputError, match="something else"):
-        export.export_networks(*networks(), 0.3, letters, config, overwrite=True)
+        export.export_networks(*networks(), letters, config, overwrite=True)
     assert (letters / "dear.txt").read_text() == "kept"
     shutil.copytree(folder, tmp_path / "model")
-    export.export_networks(*networks(), 0.3, tmp_path / "model", config, overwrite=True)
+    export.export_networks(*networks(), tmp_path / "model", config, overwrite=True)
     assert Translator.load(tmp_path / "model").info.name == "new"
 
 

@@ -317,7 +317,7 @@ def test_an_exported_model_listens_as_pytorch_does(tmp_path: Path) -> None:
     encoder = awake(Autoencoder(SIZES.autoencoder))
     generator = awake(tiny(12, attention=(0, 1, 0, 0, 0, 0, 0)))
     export.export_networks(
-        encoder, generator, None, 0.0, tmp_path / "m", export.ExportConfig(name="attention")
+        encoder, generator, tmp_path / "m", export.ExportConfig(name="attention")
     )
     assert json.loads((tmp_path / "m/model.json").read_text())["embedding_size"] == (
         generator.condition_size

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from soundsight.core.errors import ModelError
@@ -28,12 +29,12 @@ def edit(folder: Path, **changes: Any) -> None:
 def test_read(tiny_model: Path) -> None:
     info = model_folder.read(tiny_model)
     assert info.folder == tiny_model
-    assert (info.embedding_size, info.noise_size, info.dropout_size) == (8, 4, 5)
+    assert (info.embedding_size, info.feature_size) == (8, 32)
+    assert (info.noise_size, info.dropout_size) == (4, 5)
     assert info.mel == MelConfig()
-    assert info.has_critic
     assert info.label == "tiny 0.0.1"
     assert info.thresholds.quiet_dbfs == -60.0
-    assert set(info.files) == {"encoder.onnx", "generator.onnx", "critic.onnx", "CARD.md"}
+    assert set(info.files) == {"encoder.onnx", "generator.onnx", "CARD.md"}
 
 
 def test_unknown_extra_keys_are_let_pass(own_model: Path) -> None:
@@ -44,8 +45,8 @@ def test_unknown_extra_keys_are_let_pass(own_model: Path) -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        "name", "version", "mel", "image_px", "embedding_size", "noise_size", "dropout_size",
-        "thresholds", "files",
+        "name", "version", "mel", "image_px", "embedding_size", "feature_size", "noise_size",
+        "dropout_size", "thresholds", "files",
     ],
 )  # fmt: skip
 def test_missing_key_is_named(own_model: Path, key: str) -> None:
@@ -59,7 +60,8 @@ def test_missing_key_is_named(own_model: Path, key: str) -> None:
     [
         ({"format": "other-model"}, "not a soundsight model"),
         ({"format": None}, "not a soundsight model"),
-        ({"format_version": 2}, "newer soundsight.*upgrade"),
+        ({"format_version": 3}, "newer soundsight.*upgrade"),
+        ({"format_version": 1}, "older soundsight.*export it again"),
         ({"format_version": "1"}, "whole number"),
         ({"format_version": True}, "whole number"),
         ({"format_version": 0}, "whole number"),
@@ -79,9 +81,10 @@ def test_missing_key_is_named(own_model: Path, key: str) -> None:
         ({"embedding_size": 10**12}, "embedding_size"),
         ({"embedding_size": 0}, "embedding_size must be a whole number, at least 1"),
         ({"segment_s": 2.0}, "segment_s"),
-        ({"thresholds": {"quiet_dbfs": -60}}, "informativity"),
-        ({"thresholds": {"quiet_dbfs": "low", "informativity": 0.5}}, "quiet_dbfs"),
-        ({"thresholds": {"quiet_dbfs": 10**400, "informativity": 0.5}}, "quiet_dbfs"),
+        ({"thresholds": {"familiarity": 0.5}}, "quiet_dbfs"),
+        ({"thresholds": {"quiet_dbfs": -60, "confidence": "high"}}, "confidence"),
+        ({"thresholds": {"quiet_dbfs": "low"}}, "quiet_dbfs"),
+        ({"thresholds": {"quiet_dbfs": 10**400}}, "quiet_dbfs"),
         ({"files": {}}, "encoder.onnx"),
         ({"files": {"../x.onnx": {"sha256": "0", "bytes": 1}}}, "bad entry"),
         ({"files": {"encoder.onnx": {"bytes": 1}}}, "sha256"),
@@ -145,7 +148,7 @@ def rehash(folder: Path, name: str) -> None:
     (folder / "model.json").write_text(json.dumps(values), "utf-8")
 
 
-@pytest.mark.parametrize("name", ["encoder.onnx", "generator.onnx", "critic.onnx"])
+@pytest.mark.parametrize("name", ["encoder.onnx", "generator.onnx"])
 def test_corrupt_onnx_with_a_right_hash(
     own_model: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,6 +165,12 @@ def test_swapped_networks_are_refused(own_model: Path) -> None:
     rehash(own_model, "encoder.onnx")
     with pytest.raises(ModelError, match="not the network that is expected"):
         Translator.load(own_model)
+
+
+def test_features_of_another_size_than_model_json_says(own_model: Path) -> None:
+    edit(own_model, feature_size=33)
+    with pytest.raises(ModelError, match=r"shape \[1, 32\], not \[1, 33\] as model.json says"):
+        Translator.load(own_model).familiarity(np.zeros((1, 128, 100), np.uint8))
 
 
 def test_sizes_that_the_networks_do_not_have(own_model: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from soundsight.core.errors import ModelError
 from soundsight.runtime import model_folder
-from soundsight.runtime.naming import Names, read_names
+from soundsight.runtime.naming import Names, confidence_of, read_names
 from soundsight.runtime.translator import Translator
 
 E = 8
@@ -183,3 +183,44 @@ def test_the_bundled_model_names_its_five_subjects() -> None:
     assert names is not None
     assert names.names == ("baby crying", "dog", "train", "fireworks", "water")
     assert names.other
+
+
+def test_alerts_are_some_of_the_names(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    values = content(alerts=["dog"])
+    names = Translator.load(make_model(tmp_path / "model", names=values), threads=1).names
+    assert names is not None
+    assert names.alerts == ("dog",)
+    assert names.to_json()["alerts"] == ["dog"]
+    for number, wrong in enumerate((["cat"], "dog", [1], None, {})):
+        folder = make_model(tmp_path / str(number), names=content(alerts=wrong))
+        with pytest.raises(ModelError, match="damaged"):
+            Translator.load(folder, threads=1)
+
+
+def test_a_second_guess_is_near_from_half_of_the_first_on() -> None:
+    names = Names(
+        names=("a", "b", "c"), weights=np.zeros((3, 1), np.float32),
+        bias=np.zeros(3, np.float32), alerts=("b",),
+    )  # fmt: skip
+
+    def guess(*shares: float, first: int | None = None) -> tuple[str, str, bool]:
+        made = names.guess(np.array(shares, np.float32), first)
+        return made.name, made.second, made.is_alert
+
+    assert guess(0.6, 0.3, 0.1) == ("a", "b", False)
+    assert guess(0.62, 0.3, 0.08) == ("a", "", False)
+    assert guess(0.2, 0.7, 0.1) == ("b", "", True)
+    # What keeps its name may be overtaken: the other is the second guess.
+    assert guess(0.3, 0.6, 0.1, first=0) == ("a", "b", False)
+    assert names.guess(np.array([0.6, 0.3, 0.1], np.float32)).share == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("familiarity", "share", "confidence"),
+    [(0.81, 0.64, 0.72), (math.nan, 0.64, 0.8), (0.81, math.nan, 0.9), (0.0, 1.0, 0.0)],
+)
+def test_confidence_is_a_geometric_mean(
+    familiarity: float, share: float, confidence: float
+) -> None:
+    assert confidence_of(familiarity, share) == pytest.approx(confidence)
+    assert math.isnan(confidence_of(math.nan, math.nan))

@@ -13,10 +13,11 @@ import pytest
 
 from soundsight.core.errors import AudioError, ConfigError
 from soundsight.media.segments import Segment
-from soundsight.runtime.critic import State
 from soundsight.runtime.listener import Event, Heard
 from soundsight.runtime.naming import Names
+from soundsight.runtime.states import State
 from soundsight.runtime.story import Progress, _Telling, tell
+from soundsight.runtime.surest import Second
 from soundsight.runtime.translator import Translator
 from soundsight.views.story import Story, StoryEvent
 
@@ -80,12 +81,14 @@ def test_a_sound_that_repeats_is_one_event(translator: Translator) -> None:
 def test_what_is_not_recognised_is_told_without_a_picture(
     make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    strict = Translator.load(make_model(tmp_path / "strict", informativity=0.999), threads=1)
+    strict = Translator.load(
+        make_model(tmp_path / "strict", familiarity=0.0, confidence=0.95), threads=1
+    )
     told = story(strict, quiet(2), tone(3), quiet(3))
     assert times(told) == [[(2.0, 5.0)]]
     (event,) = told.events
     assert (event.state, event.picture, event.name) == ("nothing_recognisable", None, "")
-    assert told.pictured == 0
+    assert told.known == 0
     assert told.words == "1 event, nothing recognisable"
 
 
@@ -147,7 +150,7 @@ def test_blocks_of_any_size_and_a_file_tell_the_same(
     assert of_file.model == "tiny 0.0.1"
 
 
-def test_seeds_and_candidates(translator: Translator) -> None:
+def test_seeds(translator: Translator) -> None:
     sound = tone(2)
     first = story(translator, sound, seed=1).events[0].picture
     again = story(translator, sound, seed=1).events[0].picture
@@ -215,8 +218,6 @@ def test_mistakes_are_told_at_once(translator: Translator, tmp_path: Path) -> No
         tell(translator, tone(1), RATE, sensitivity=1.5)
     with pytest.raises(ConfigError, match="seed"):
         tell(translator, tone(1), RATE, seed=-1)
-    with pytest.raises(ConfigError, match="candidates"):
-        tell(translator, tone(1), RATE, candidates=0)
     with pytest.raises(AudioError, match="does not exist"):
         tell(translator, tmp_path / "none.wav")
     text = tmp_path / "text.wav"
@@ -232,7 +233,7 @@ def test_mistakes_are_told_at_once(translator: Translator, tmp_path: Path) -> No
 def naming(tiny_model: Path) -> Translator:
     """A translator that calls what is low ``low`` and what is high ``high``."""
     translator = Translator.load(tiny_model, threads=1)
-    low, high = (translator.session.embed(_unit(translator, hz))[0] for hz in (300.0, 6000.0))
+    low, high = (translator.session.embed(_unit(translator, hz))[0][0] for hz in (300.0, 6000.0))
     towards = 4 * (low - high) / np.square(low - high).sum()
     middle = float(towards @ (low + high) / 2)
     translator.names = Names(
@@ -303,15 +304,26 @@ def test_an_event_is_what_its_surest_moment_says(tiny_model: Path) -> None:
         def hear(self, segment: Segment) -> Heard:
             surest = self.windows == 3
             self.windows += 1
-            image = np.full((1, 96, 96, 3), self.windows, np.uint8)
+            sound = Second(
+                embedding=np.full(4, self.windows, np.float32), familiarity=0.9,
+                shares=np.array([0.9, 0.1] if surest else [0.4, 0.6], np.float32),
+            )  # fmt: skip
             return Heard(
-                start_s=segment.start_s, settled=True, state=State.PICTURE, images=image,
-                level_dbfs=segment.rms_dbfs, familiarity=0.9, informativity=np.ones(1, np.float32),
+                start_s=segment.start_s, settled=True, state=State.PICTURE,
+                images=np.zeros((0, 96, 96, 3), np.uint8), drawing=0,
+                level_dbfs=segment.rms_dbfs, familiarity=0.9,
                 confidence=0.9 if surest else 0.6, name="baby" if surest else "fireworks",
+                second_guess="", sound=sound,
                 event=Event(number=1, began_s=0.0, heard_s=segment.start_s + 1, repeats=1),
             )  # fmt: skip
 
-    telling = _Telling(Told(), Translator.load(tiny_model, threads=1).info.mel)  # type: ignore[arg-type]
+        def draw(self, seconds: list[Second], event: int, draws: int) -> np.ndarray:
+            # The seconds that are surest of its name, the surest first.
+            assert (len(seconds), event, draws) == (8, 1, 1)
+            return np.full((1, 96, 96, 3), seconds[0].embedding[0], np.uint8)
+
+    config = Translator.load(tiny_model, threads=1).info.mel
+    telling = _Telling(Told(), config, ("baby", "fireworks"))  # type: ignore[arg-type]
     *_, told = telling.run(iter([tone(6).astype(np.float32)]), None, "", "", 0)
     assert isinstance(told, Story)
     (event,) = told.events
@@ -345,3 +357,13 @@ def test_the_end_of_a_sound_is_no_event(naming: Translator) -> None:
     samples[5 * RATE : round(5.4 * RATE)] += tone(0.4, 6000, level=0.0012)
     told = story(naming, samples)
     assert [event.name for event in told.events] == ["low"]
+
+
+def test_an_alert_is_told_by_its_name_and_not_drawn(naming: Translator) -> None:
+    assert naming.names is not None
+    naming.names = replace(naming.names, alerts=("high",))
+    told = story(naming, tone(3, 300), quiet(7), tone(3, 6000), quiet(2))
+    assert [event.state for event in told.events] == ["picture", "named"]
+    assert [event.picture is None for event in told.events] == [False, True]
+    assert told.events[1].words == "high, quite sure"
+    assert told.words == "2 events"

@@ -9,7 +9,7 @@ import pytest
 
 from soundsight.core.errors import AudioError, ConfigError
 from soundsight.media.mel import DEFAULT
-from soundsight.runtime.critic import State
+from soundsight.runtime.states import State
 from soundsight.runtime.stream import LiveCutter, Stream
 from soundsight.runtime.translator import Translator
 
@@ -57,12 +57,12 @@ def test_a_picture_comes_right_after_its_second(translator: Translator) -> None:
 def test_windows_share_a_scene(translator: Translator) -> None:
     """A steady sound is a steady picture; without a scene each window is drawn anew."""
     steady = (0.3 * np.sin(2 * np.pi * 400 * np.arange(88_200) / 44_100)).astype(np.float32)
-    kept = Stream(translator, 44_100, candidates=1, scene=7).push(steady)
+    kept = Stream(translator, 44_100, scene=7).push(steady)
     np.testing.assert_array_equal(kept[1].mels, kept[2].mels)
     np.testing.assert_array_equal(kept[1].images, kept[2].images)
     alone = translator.imagine(kept[1].mels, items=[7])
     np.testing.assert_array_equal(kept[1].images, alone)
-    anew = Stream(translator, 44_100, candidates=1, scene=None).push(steady)
+    anew = Stream(translator, 44_100, scene=None).push(steady)
     np.testing.assert_array_equal(anew[1].images, translator.imagine(anew[1].mels))
 
 

@@ -15,9 +15,11 @@ from soundsight.core.draws import generator_draws, item_of
 from soundsight.core.errors import AudioError, ConfigError, OutputError
 from soundsight.media import audio
 from soundsight.media.segments import segments_of
-from soundsight.runtime.critic import CALM_LEVEL, State, state_of
-from soundsight.runtime.model_folder import Thresholds
+from soundsight.runtime.naming import Names
+from soundsight.runtime.states import CALM_LEVEL, State
+from soundsight.runtime.surest import surest_embedding
 from soundsight.runtime.translator import Translator
+from soundsight.views.pictograms import alert_picture
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_the_random_numbers_are_the_documented_ones(
 ) -> None:
     picture = translator.imagine(mels[:1], draws=2, seed=9)[1]
     noise, dropout = generator_draws(9, item_of(mels[0], 1), 4, 5)
-    embedding = translator.session.embed(units.to_unit(mels[:1])[:, None])
+    embedding, _ = translator.session.embed(units.to_unit(mels[:1])[:, None])
     expected = translator.session.draw(embedding, noise[None], dropout[None])[0]
     np.testing.assert_array_equal(picture, expected)
 
@@ -174,7 +176,7 @@ def test_loudest_second(translator: Translator) -> None:
 def test_each_second_is_what_the_whole_clip_gives(translator: Translator, seconds: float) -> None:
     samples = tone(seconds)
     expected = segments_of(samples, each_second=True)
-    result = translator.translate(samples, 44_100, each_second=True, draws=2, candidates=1)
+    result = translator.translate(samples, 44_100, each_second=True, draws=2)
     assert len(result) == 2 * len(expected)
     assert result.draw.tolist() == [0, 1] * len(expected)
     for i, segment in enumerate(expected):
@@ -193,8 +195,7 @@ def test_iter_translate_gives_the_same_second_by_second(translator: Translator) 
     parts = list(translator.iter_translate(samples, 44_100, draws=2, seed=3))
     assert [len(part) for part in parts] == [2] * 13
     for name in (
-        "images", "mels", "waveforms", "seconds", "rms_dbfs", "informativity", "familiarity",
-        "draw",
+        "images", "mels", "waveforms", "seconds", "rms_dbfs", "confidence", "familiarity", "draw",
     ):  # fmt: skip
         joined = np.concatenate([getattr(part, name) for part in parts])
         assert joined.dtype == getattr(whole, name).dtype
@@ -205,98 +206,91 @@ def test_silence_is_quiet_and_calm(translator: Translator) -> None:
     result = translator.translate(np.zeros(44_100, np.float32), 44_100, draws=2)
     assert result.state == [State.QUIET, State.QUIET]
     assert (result.images == CALM_LEVEL).all()
-    assert np.isnan(result.informativity).all()
+    assert np.isnan(result.confidence).all()
 
 
-def test_states_follow_the_thresholds(make_model: Callable[..., Path], tmp_path: Path) -> None:
-    samples = tone(1.0)
-    strict = Translator.load(make_model(tmp_path / "strict", informativity=1.1))
-    result = strict.translate(samples, 44_100, draws=2)
-    assert result.state == [State.NOTHING_RECOGNISABLE] * 2
-    assert (result.images == CALM_LEVEL).all()
-    assert ((result.informativity > 0) & (result.informativity < 1)).all()
-
+def test_a_quiet_threshold_is_the_models(make_model: Callable[..., Path], tmp_path: Path) -> None:
     deaf = Translator.load(make_model(tmp_path / "deaf", quiet_dbfs=0.0))
-    assert deaf.translate(samples, 44_100).state == [State.QUIET]
-
-    blind = Translator.load(make_model(tmp_path / "blind", informativity=1.1, critic=False))
-    result = blind.translate(samples, 44_100)
-    assert result.state == [State.PICTURE]
-    assert np.isnan(result.informativity).all()
-    assert result.images.std() > 0
+    assert deaf.translate(tone(1.0), 44_100).state == [State.QUIET]
 
 
-@pytest.mark.parametrize(
-    ("score", "state"),
-    [
-        (0.49, State.NOTHING_RECOGNISABLE),
-        (0.5, State.PICTURE),
-        (1.0, State.PICTURE),
-        (float("nan"), State.PICTURE),
-    ],
-)
-def test_the_threshold_itself_is_a_picture(score: float, state: State) -> None:
-    assert state_of(score, Thresholds(quiet_dbfs=-60.0, informativity=0.5)) is state
+# --- names -----------------------------------------------------------------------------------
 
 
-def test_only_the_pictures_below_the_threshold_are_hidden(
-    make_model: Callable[..., Path], tmp_path: Path, tiny_model: Path
-) -> None:
-    samples = tone(6.0)
-    scores = Translator.load(tiny_model).translate(samples, 44_100, each_second=True, draws=3)
-    middle = float(np.median(scores.informativity))
-    half = Translator.load(make_model(tmp_path / "half", informativity=middle))
-    result = half.translate(samples, 44_100, each_second=True, draws=3)
-    np.testing.assert_array_equal(result.informativity, scores.informativity)
-    assert set(result.state) == {State.PICTURE, State.NOTHING_RECOGNISABLE}
-    for i, state in enumerate(result.state):
-        if state is State.PICTURE:
-            np.testing.assert_array_equal(result.images[i], scores.images[i])
-        else:
-            assert (result.images[i] == CALM_LEVEL).all()
+def by_loudness(translator: Translator, names: tuple[str, str] = ("dog", "train")) -> Translator:
+    """Names by the first number of an embedding: what is above 0 has the first."""
+    weights = np.zeros((2, 8), np.float32)
+    weights[:, 0] = 3.0, -3.0
+    translator.names = Names(names=names, weights=weights, bias=np.zeros(2, np.float32))
+    return translator
 
 
-# --- candidates ------------------------------------------------------------------------------
-
-
-def test_the_critic_keeps_the_best_of_each_draws_candidates(translator: Translator) -> None:
-    samples = tone(1.0)
-    result = translator.translate(samples, 44_100, draws=2, candidates=3, seed=4)
-    made = translator.imagine(result.mels[:1], draws=6, seed=4)
-    said = translator.critic.informativity(made).reshape(2, 3)
-    assert len(np.unique(said)) == 6
-    best = said.argmax(axis=1)
-    np.testing.assert_array_equal(result.images, made[[best[0], 3 + best[1]]])
-    np.testing.assert_array_equal(result.informativity, said.max(axis=1))
-    # Some other candidate than the first was better: the test sees a choice.
-    assert best.any()
-
-
-def test_four_candidates_by_default_and_one_without_a_critic(
-    translator: Translator, make_model: Callable[..., Path], tmp_path: Path
-) -> None:
-    samples = tone(1.0)
-    assert translator.candidates() == 4
-    by_default = translator.translate(samples, 44_100, seed=2)
-    four = translator.translate(samples, 44_100, candidates=4, seed=2)
-    np.testing.assert_array_equal(by_default.images, four.images)
-    assert by_default.informativity[0] == max(
-        translator.critic.informativity(translator.imagine(four.mels, draws=4, seed=2))
+def test_a_sound_is_drawn_from_the_surest_seconds_of_its_kind(tiny_model: Path) -> None:
+    translator = by_loudness(Translator.load(tiny_model, threads=1))
+    rng = np.random.default_rng(5)
+    samples = np.concatenate([tone(6.0, level=0.2), rng.normal(0, 0.1, 6 * 44_100)])
+    samples = samples.astype(np.float32)
+    each = translator.translate(samples, 44_100, each_second=True)
+    whole = translator.translate(samples, 44_100, seed=3)
+    assert (len(whole), whole.state) == (1, [State.PICTURE])
+    # The same by hand: of all seconds, and of the loudest where it lies between them.
+    loudest = segments_of(samples, each_second=False)[0]
+    mels = [*each.mels, *([] if loudest.start_s.is_integer() else [loudest.mel])]
+    embeddings, _ = translator.session.embed(units.to_unit(np.stack(mels))[:, None])
+    assert translator.names is not None
+    shares = translator.names.probabilities(embeddings)
+    kind = int(shares.sum(axis=0).argmax())
+    first = int(shares[:, kind].argmax())
+    np.testing.assert_array_equal(whole.mels[0], mels[first])
+    assert whole.name == [translator.names.names[kind]]
+    noise, dropout = generator_draws(3, item_of(mels[first], 0), 4, 5)
+    expected = translator.session.draw(
+        surest_embedding(embeddings, shares)[None], noise[None], dropout[None]
     )
-    blind = Translator.load(make_model(tmp_path / "blind", critic=False))
-    assert blind.candidates() == blind.candidates(1) == 1
-    result = blind.translate(samples, 44_100)
-    np.testing.assert_array_equal(result.images, blind.imagine(result.mels))
-    with pytest.raises(ConfigError, match="no critic to choose"):
-        blind.translate(samples, 44_100, candidates=2)
+    np.testing.assert_array_equal(whole.images, expected)
 
 
-@pytest.mark.parametrize("candidates", [0, -1, 65, 2.0, True, "4"])
-def test_bad_candidates(translator: Translator, candidates: Any) -> None:
-    with pytest.raises(ConfigError, match="candidates must be a whole number from 1 to 64"):
-        translator.translate(tone(1), 44_100, candidates=candidates)
-    with pytest.raises(ConfigError, match="candidates"):
-        translator.iter_translate(tone(1), 44_100, candidates=candidates)
+def test_a_second_long_sound_is_drawn_from_that_second(tiny_model: Path) -> None:
+    translator = by_loudness(Translator.load(tiny_model, threads=1))
+    whole = translator.translate(tone(1.0), 44_100)
+    (only,) = translator.iter_translate(tone(1.0), 44_100)
+    np.testing.assert_array_equal(whole.images, only.images)
+    assert (whole.name, whole.confidence.tolist()) == (only.name, only.confidence.tolist())
+
+
+def test_an_alert_is_named_and_not_drawn(
+    make_model: Callable[..., Path], tmp_path: Path, alert_names: Callable[..., Any]
+) -> None:
+    from PIL import Image
+
+    folder = make_model(tmp_path / "model", names=alert_names())
+    translator = Translator.load(folder, threads=1)
+    for options in ({}, {"each_second": True}, {"anyway": True}):
+        result = translator.translate(tone(1.0), 44_100, draws=2, **options)
+        assert result.state == [State.NAMED] * 2
+        assert (result.name, result.second_guess) == (["smoke alarm"] * 2, ["", ""])
+        np.testing.assert_array_equal(result.images[1], alert_picture("smoke alarm", 96))
+        assert 0.9 < result.confidence[0] <= 1
+    # In a file it is drawn at the file's size, and says that nothing is imagined.
+    first, _ = result.save(tmp_path / "out", size_px=200)
+    with Image.open(first) as image:
+        np.testing.assert_array_equal(np.asarray(image), alert_picture("smoke alarm", 200))
+        assert image.info["soundsight"] == "named, nothing imagined"
+        assert (image.info["state"], image.info["name"]) == ("named", "smoke alarm")
+
+
+def test_names_and_second_guesses(
+    make_model: Callable[..., Path], tmp_path: Path, alert_names: Callable[..., Any]
+) -> None:
+    folder = make_model(tmp_path / "model", familiarity=0.0, names=alert_names(sure=False))
+    result = Translator.load(folder, threads=1).translate(
+        np.concatenate([tone(1.0), np.zeros(44_100, np.float32)]), 44_100, each_second=True
+    )
+    assert result.state == [State.PICTURE, State.QUIET]
+    assert (result.name, result.second_guess) == (["dog", ""], ["smoke alarm", ""])
+    share = 1 / (1 + np.exp(-0.2))
+    assert result.confidence[0] == pytest.approx(np.sqrt(share * result.familiarity[0]), rel=1e-4)
+    assert np.isnan(result.confidence[1])
 
 
 # --- familiar sounds -------------------------------------------------------------------------
@@ -319,19 +313,17 @@ def test_a_sound_of_no_known_kind_is_not_drawn(
     strict = Translator.load(folder).translate(samples, 44_100, draws=2)
     assert strict.state == [State.NOTHING_RECOGNISABLE] * 2
     assert (strict.images == CALM_LEVEL).all()
-    assert np.isnan(strict.informativity).all()
     np.testing.assert_array_equal(strict.familiarity, result.familiarity)
     asked = Translator.load(folder).translate(samples, 44_100, draws=2, anyway=True)
     assert asked.state == strict.state
     np.testing.assert_array_equal(asked.images, result.images)
-    np.testing.assert_array_equal(asked.informativity, result.informativity)
 
 
-def test_what_the_critic_refuses_can_be_asked_for_but_silence_stays_calm(
+def test_what_is_unfamiliar_can_be_asked_for_but_silence_stays_calm(
     make_model: Callable[..., Path], tmp_path: Path, tiny_model: Path
 ) -> None:
     samples = np.concatenate([tone(1.0), np.zeros(44_100, np.float32)])
-    strict = Translator.load(make_model(tmp_path / "strict", informativity=1.1))
+    strict = Translator.load(make_model(tmp_path / "strict", familiarity=1.0))
     result = strict.translate(samples, 44_100, each_second=True, anyway=True)
     assert result.state == [State.NOTHING_RECOGNISABLE, State.QUIET]
     plain = Translator.load(tiny_model).translate(samples, 44_100, each_second=True)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from soundsight.runtime import watch as watching
-from soundsight.runtime.critic import State
 from soundsight.runtime.listener import Event, Heard
+from soundsight.runtime.states import State
 from soundsight.runtime.watch import Watch
 from soundsight.views.moment import Look, Moment
 
@@ -57,9 +57,10 @@ class Scene:
             "images": np.stack([PICTURE]) if pictured else np.zeros((0, 8, 8, 3), np.uint8),
             "level_dbfs": -20.0,
             "familiarity": 0.9,
-            "informativity": np.asarray([0.9], np.float32),
-            "confidence": 0.8 if pictured else math.nan,
-            "name": "dog" if pictured else "",
+            "drawing": 1,
+            "confidence": 0.8 if state.is_known else math.nan,
+            "name": "dog" if state.is_known else "",
+            "second_guess": "",
             "event": None if event is None else Event(**at),  # type: ignore[arg-type]
         }
         self.watch.hear(Heard(**{**given, **values}))  # type: ignore[arg-type]
@@ -96,7 +97,7 @@ def test_a_picture_says_what_how_sure_and_since_when(scene: Scene) -> None:
     scene.hear(State.PICTURE, 1, confidence=0.5)
     moment = scene.moment
     assert moment.look is Look.PICTURE
-    assert moment.pictured
+    assert moment.recognised is not None
     assert (moment.headline, moment.sure, moment.marks) == ("Dog?", "perhaps", 1)
     assert moment.detail == "since 12:01:40"  # when the event began, not when it was told
     scene.hear(State.PICTURE, 1, confidence=0.9, repeats=3)
@@ -112,12 +113,32 @@ def test_a_picture_stays_for_a_while_and_says_that_it_is_past(scene: Scene) -> N
     scene.sound(2, -90)
     scene.hear(State.QUIET)
     moment = scene.moment
-    assert (moment.look, moment.detail, moment.pictured) == (Look.PAST, "heard 2 s ago", True)
+    assert (moment.look, moment.detail) == (Look.PAST, "heard 2 s ago")
+    assert moment.recognised is not None
     scene.sound(watching.PAST_S - 2 + 0.1, -90)
     scene.hear(State.QUIET)
     moment = scene.moment
-    assert (moment.look, moment.pictured, moment.present) == (Look.QUIET, False, None)
+    assert (moment.look, moment.recognised, moment.present) == (Look.QUIET, None, None)
     assert [past.title for past in moment.history] == ["dog"]
+
+
+def test_an_alert_is_named_and_stays_for_a_while(scene: Scene) -> None:
+    scene.sound(1)
+    scene.hear(State.NAMED, 1, name="smoke alarm", second_guess="alarm clock", confidence=0.9)
+    moment = scene.moment
+    assert (moment.look, moment.sure) == (Look.NAMED, "quite sure")
+    assert moment.headline == "Smoke alarm, or: alarm clock"
+    assert moment.recognised is not None
+    assert moment.recognised.picture is None
+    assert moment.recognised.caption == "named, nothing imagined"
+    scene.sound(2, -90)
+    scene.hear(State.QUIET)
+    assert (scene.moment.look, scene.moment.headline) == (Look.PAST, moment.headline)
+    # A surer moment of the same event that is a picture takes its place.
+    scene.hear(State.PICTURE, 1, confidence=0.95)
+    assert scene.moment.look is Look.PICTURE
+    scene.hear(State.NAMED, 1, name="smoke alarm", confidence=0.9)
+    assert (scene.moment.look, scene.moment.headline) == (Look.PICTURE, "Dog")
 
 
 def test_what_is_of_no_known_kind_is_not_quiet(scene: Scene) -> None:
@@ -137,7 +158,7 @@ def test_a_picture_that_was_taken_back_does_not_come_back_as_the_past(scene: Sce
     scene.sound(1.5, -90)
     scene.hear(State.QUIET)
     moment = scene.moment
-    assert (moment.look, moment.pictured) == (Look.QUIET, False)
+    assert (moment.look, moment.recognised) == (Look.QUIET, None)
     assert [past.title for past in moment.history] == ["dog"]
 
 
@@ -159,7 +180,7 @@ def test_without_sound_it_is_told_within_two_seconds(scene: Scene, state: State)
     moment = scene.moment
     assert moment.look is Look.NOT_LISTENING
     assert moment.headline == "NOT LISTENING"
-    assert not moment.pictured
+    assert moment.recognised is None
     assert not moment.sounding
     assert watching.DEAF_S < 2
 
@@ -280,7 +301,7 @@ def test_a_microphone_that_sends_only_zeros_is_not_listening() -> None:
         moment = scene.moment
         assert (moment.look, moment.headline) == (Look.NOT_LISTENING, "NOT LISTENING")
         assert moment.detail == "The microphone sends nothing: is it muted or covered?"
-        assert not moment.pictured
+        assert moment.recognised is None
         assert [past.gap for past in moment.history] == [True, False]  # one gap, not many
         zeros(scene, 0.5)
         scene.hear(State.QUIET)

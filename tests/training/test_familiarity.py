@@ -55,6 +55,11 @@ def encoder() -> SoundEncoder:
     return SoundEncoder(SIZES).eval()
 
 
+@torch.no_grad()
+def noticed(mel: Tensor) -> Tensor:
+    return encoder().features(mel)
+
+
 def unit(mels: np.ndarray) -> Tensor:
     return torch.from_numpy(mels)[:, None].float() / 127.5 - 1
 
@@ -69,7 +74,7 @@ def test_the_limit_accepts_the_share_of_val_that_was_asked_for(fitted: Familiari
     val = Sounds(120, 1)
     loud = np.stack([val.mel(i) for i in range(120) if i % 9])
     with torch.no_grad():
-        accepted = fitted(unit(loud)) >= LIMIT
+        accepted = fitted(noticed(unit(loud))) >= LIMIT
     assert float(accepted.float().mean()) == pytest.approx(0.9, abs=0.02)
 
 
@@ -81,16 +86,16 @@ def test_another_kind_of_sound_is_unfamiliar(fitted: Familiarity) -> None:
     known = Sounds(60, 7)
     loud = np.stack([known.mel(i) for i in range(60) if i % 9])
     with torch.no_grad():
-        assert float((fitted(unit(clicks)) < LIMIT).float().mean()) > 0.8
-        assert float((fitted(unit(loud)) >= LIMIT).float().mean()) > 0.7
+        assert float((fitted(noticed(unit(clicks))) < LIMIT).float().mean()) > 0.8
+        assert float((fitted(noticed(unit(loud))) >= LIMIT).float().mean()) > 0.7
 
 
 def test_distance_against_numpy(fitted: Familiarity) -> None:
-    mels = unit(np.stack([Sounds(9, 3).mel(i) for i in range(1, 9)]))
+    features = noticed(unit(np.stack([Sounds(9, 3).mel(i) for i in range(1, 9)])))
     with torch.no_grad():
-        place = ((fitted.features(mels) - fitted.mean) @ fitted.axes).double().numpy()
-        got = fitted.distance(mels).numpy()
-        familiarity = fitted(mels).numpy()
+        place = ((features - fitted.mean) @ fitted.axes).double().numpy()
+        got = fitted.distance(features).numpy()
+        familiarity = fitted(features).numpy()
     memory = fitted.memory.double().numpy()
     apart = np.linalg.norm(place[:, None] - memory[None], axis=2)
     expected = np.sort(apart, axis=1)[:, : fitted.config.neighbours].mean(axis=1)
@@ -103,7 +108,7 @@ def test_axes_are_whitened(fitted: Familiarity) -> None:
     data = Sounds(200, 0)
     loud = np.stack([data.mel(i) for i in range(200) if i % 9])
     with torch.no_grad():
-        place = (fitted.features(unit(loud)) - fitted.mean) @ fitted.axes
+        place = (noticed(unit(loud)) - fitted.mean) @ fitted.axes
     covariance = torch.cov(place.T)
     # The first axes vary; the last may hardly do, and are then not blown up.
     assert float(covariance[0, 0]) == pytest.approx(1.0, rel=0.1)
@@ -136,8 +141,8 @@ def test_a_memory_comes_back_from_disk_and_belongs_to_its_encoder(
     other = run_folder("other", SoundEncoder(SIZES))
     write_familiarity(tmp_path / "memory", own, fitted, FitConfig())
     again = load_familiarity(tmp_path / "memory", own)
-    mels = unit(np.stack([Sounds(9, 3).mel(i) for i in range(1, 9)]))
-    torch.testing.assert_close(again(mels), fitted(mels))
+    features = noticed(unit(np.stack([Sounds(9, 3).mel(i) for i in range(1, 9)])))
+    torch.testing.assert_close(again(features), fitted(features))
     with pytest.raises(DataError, match="another encoder"):
         load_familiarity(tmp_path / "memory", other)
     with pytest.raises(DataError, match="missing or damaged"):
@@ -146,5 +151,5 @@ def test_a_memory_comes_back_from_disk_and_belongs_to_its_encoder(
 
 def test_an_empty_memory_has_the_sizes_of_its_config() -> None:
     config = FamiliarityConfig(features=SoundEncoder(SIZES).feature_size, axes=4, sounds=7)
-    network = Familiarity(SoundEncoder(SIZES), config)
+    network = Familiarity(config)
     assert tuple(network.memory.shape) == (7, 4)

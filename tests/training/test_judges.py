@@ -1,4 +1,4 @@
-"""Judges and critic: what they learn from, their folder, and that stopping changes nothing."""
+"""Judges: what they learn from, their folder, and that stopping changes nothing."""
 
 from __future__ import annotations
 
@@ -30,10 +30,8 @@ from soundsight.training.judge_tables import VIEWERS, accepting
 from soundsight.training.judges import (
     JudgesConfig,
     ViewersConfig,
-    critic_config,
     score,
     train,
-    train_critic,
 )
 from soundsight.training.uninformative import early_part, load_early
 from soundsight.training.viewers import ViewerConfig, head_scores
@@ -198,59 +196,38 @@ def test_a_stopped_training_goes_on_to_the_same_judges(
 def test_another_seed_or_other_pictures_need_another_folder(
     toy_bench: Bench, tmp_path: Path, quiet: Console, early_file: Path
 ) -> None:
-    out = train_critic(
-        critic_config(steps=1, batch=8, val_per_kind=2), toy_bench, tmp_path / "c", console=quiet
-    )
+    tiny = replace(TINY, steps=1)
+    out = train(tiny, toy_bench, tmp_path / "c", console=quiet)
     with pytest.raises(ConfigError, match=r"begun with another config\.seed: give the same"):
-        train_critic(critic_config(steps=1, batch=8, val_per_kind=2, seed=1), toy_bench, out)
+        train(replace(tiny, seed=1), toy_bench, out)
     with pytest.raises(ConfigError, match=r"begun with another early\.count"):
-        train_critic(
-            critic_config(steps=1, batch=8, val_per_kind=2), toy_bench, out, early=[early_file]
-        )
+        train(tiny, toy_bench, out, early=[early_file])
 
 
 def test_seeds_differ_and_leave_the_global_randomness_alone(
     toy_bench: Bench, tmp_path: Path, quiet: Console
 ) -> None:
-    tiny = critic_config(steps=2, batch=8, val_per_kind=2)
+    tiny = replace(TINY, steps=2)
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
-    a = train_critic(tiny, toy_bench, tmp_path / "a", console=quiet)
+    a = train(tiny, toy_bench, tmp_path / "a", console=quiet)
     torch.testing.assert_close(torch.rand(3), wanted)
-    b = train_critic(tiny, toy_bench, tmp_path / "b", console=quiet)
-    c = train_critic(replace(tiny, seed=1), toy_bench, tmp_path / "c", console=quiet)
+    b = train(tiny, toy_bench, tmp_path / "b", console=quiet)
+    c = train(replace(tiny, seed=1), toy_bench, tmp_path / "c", console=quiet)
     assert weights(a) == weights(b) != weights(c)
 
 
-def test_judges_and_critic_see_different_photos(
+def test_judges_see_the_photos_of_their_fold_alone(
     toy_bench: Bench, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
     read = Bench.photo
     monkeypatch.setattr(Bench, "photo", lambda self, m: seen.append(m) or read(self, m))
     train(replace(TINY, steps=1), toy_bench, tmp_path / "j", console=quiet)
-    of_judges = set(seen)
-    seen.clear()
-    train_critic(
-        critic_config(steps=1, batch=8, val_per_kind=2), toy_bench, tmp_path / "c", console=quiet
-    )
-    assert not of_judges & set(seen)
     everything = {*toy_bench.photos("train"), *toy_bench.photos("val")}
-    assert of_judges | set(seen) == everything
-
-
-def test_the_critic_accepts_95_percent_and_has_no_other_classes(
-    toy_bench: Bench, tmp_path: Path, quiet: Console
-) -> None:
-    config = critic_config(steps=2, batch=8, val_per_kind=4)
-    out = train_critic(config, toy_bench, tmp_path / "critic", console=quiet)
-    assert (config.fold, config.accept_rate) == (1, 0.95)
-    _, record = judge_files.read(out, "critic")
-    done = record["done"]["critic"]
-    assert done["accepted"] >= 0.95
-    assert set(done["passed"]) == {"average", "blur", "patches", "noise"}
-    assert done["photos"] == sum(fold_of(member) == 1 for member in toy_bench.photos("val"))
+    assert set(seen) == {member for member in everything if fold_of(member) == 0}
+    assert 0 < len(set(seen)) < len(everything)
 
 
 def test_judges_learn_their_class(toy_bench: Bench, tmp_path: Path, quiet: Console) -> None:
@@ -277,7 +254,7 @@ def test_batches_hold_what_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
     average = InformativityClassifier().eval()
     counts = []
     for step in range(10):
-        images, targets = judges._batch(config, pictures, 2, step, 2, average)
+        images, targets = judges._batch(config, pictures, 2, step, average)
         levels = images.reshape(64, -1)[:, 0].numpy()
         assert targets.tolist() == [1] * 32 + [0] * 32
         assert set(levels[:32]) == {90}
@@ -301,7 +278,7 @@ def test_the_uninformative_pictures_that_the_judge_likes_best_are_kept(
     # A judge for whom bright is good.
     monkeypatch.setattr(judges, "score", lambda _, images: images.mean(axis=(1, 2, 3)))
     config = JudgesConfig(batch=64, other_share=0.5, made_per_kept=5)
-    images, targets = judges._batch(config, pictures, 2, 0, 2, InformativityClassifier())
+    images, targets = judges._batch(config, pictures, 2, 0, InformativityClassifier())
     assert images.shape == (64, 96, 96, 3)
     assert targets.tolist() == [1] * 32 + [0] * 32
     # Of 80 made 16 are early ones, which alone are bright: all are kept, the brightest first.
@@ -397,29 +374,27 @@ def test_weights_that_are_no_numbers_are_not_kept(
 def test_a_damaged_folder_is_refused_in_one_line(
     toy_bench: Bench, tmp_path: Path, quiet: Console
 ) -> None:
-    out = train_critic(
-        critic_config(steps=1, batch=8, val_per_kind=2), toy_bench, tmp_path / "c", console=quiet
-    )
     with pytest.raises(ModelError, match=r"holds no judges: there is no judges\.json"):
-        judge_files.read(out, "judges")
-    path, whole = out / "critic.safetensors", (out / "critic.safetensors").read_bytes()
+        judge_files.read(tmp_path, "judges")
+    out = train(replace(TINY, steps=1), toy_bench, tmp_path / "c", console=quiet)
+    path, whole = out / "baby.safetensors", (out / "baby.safetensors").read_bytes()
     path.write_bytes(whole[:-1] + b"\x07")
-    with pytest.raises(ModelError, match=r"critic\.safetensors is damaged: its SHA-256"):
-        judge_files.read(out, "critic")
+    with pytest.raises(ModelError, match=r"baby\.safetensors is damaged: its SHA-256"):
+        judge_files.read(out, "judges")
     path.unlink()
-    with pytest.raises(ModelError, match=r"is incomplete: critic\.safetensors is missing"):
-        judge_files.read(out, "critic")
+    with pytest.raises(ModelError, match=r"is incomplete: baby\.safetensors is missing"):
+        judge_files.read(out, "judges")
     path.write_bytes(whole)
-    text = (out / "critic.json").read_text()
+    text = (out / "judges.json").read_text()
     for old, new, words in (
-        ('"format_version": 1', '"format_version": 3', "has format version 3"),
-        ('"soundsight-critic"', '"other"', "is not of the format"),
+        ('"format_version": 2', '"format_version": 3', "has format version 3"),
+        ('"soundsight-judges"', '"other"', "is not of the format"),
         ('"thresholds"', '"limits"', "is damaged"),
         ("{", "", "is damaged"),
     ):
-        (out / "critic.json").write_text(text.replace(old, new, 1))
+        (out / "judges.json").write_text(text.replace(old, new, 1))
         with pytest.raises(ModelError, match=words) as caught:
-            judge_files.read(out, "critic")
+            judge_files.read(out, "judges")
         assert "\n" not in str(caught.value)
 
 

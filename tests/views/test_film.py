@@ -14,6 +14,7 @@ from soundsight.core.errors import OutputError
 from soundsight.media import audio
 from soundsight.views.drawing import CARD
 from soundsight.views.film import FPS, HEIGHT_PX, WIDTH_PX, film
+from soundsight.views.pictograms import alert_picture
 from soundsight.views.story import Story
 
 RATE = 44_100
@@ -64,6 +65,16 @@ def test_each_frame_shows_what_is_said_of_its_time(written: Path, toy_story: Sto
         event = toy_story.at(at_s)
         expected = CARD if event is None else {1: RED, 2: CARD, 3: BLUE}[event.number]
         np.testing.assert_allclose(middle(frame), expected, atol=12, err_msg=f"at {at_s} s")
+
+
+def test_an_alert_is_shown_by_its_pictogram(toy_story: Story, tmp_path: Path) -> None:
+    first = replace(toy_story.events[0], state="named", name="glass", picture=None)
+    told = replace(toy_story, events=[first])
+    list(film(told, blocks(sound()), tmp_path / "a.mp4"))
+    frame = dict(frames(tmp_path / "a.mp4"))[2.0]
+    place = frame[54 : 54 + 290, 28 : 28 + 320].astype(int)  # above its label
+    expected = alert_picture("glass", 320)[:290].astype(int)
+    assert np.abs(place - expected).mean() < 6
 
 
 def test_what_begins_within_a_frame_is_in_it(toy_story: Story, tmp_path: Path) -> None:

@@ -13,14 +13,19 @@ from PIL import Image
 from soundsight.core.errors import OutputError
 from soundsight.views.live_panel import SHOWN, SIZE_PX, live_panel, save_live_panel
 from soundsight.views.moment import Look, Moment, Past, how_long
+from soundsight.views.pictograms import alert_picture
 
 NOON = datetime(2026, 1, 1, 12)
+_TOP = 64
 GREEN = np.full((96, 96, 3), (20, 200, 40), np.uint8)
 
 
 def past(**values: object) -> Past:
     given = {"began": NOON, "lasted_s": 3.0, "name": "dog", "confidence": 0.8, "picture": GREEN}
     return Past(**{**given, **values})  # type: ignore[arg-type]
+
+
+ALERT = past(name="smoke alarm", second_guess="alarm clock", picture=None, named=True)
 
 
 def moment(look: Look = Look.PICTURE, **values: object) -> Moment:
@@ -31,7 +36,7 @@ def moment(look: Look = Look.PICTURE, **values: object) -> Moment:
         "detail": "since 12:00:00",
         "level_dbfs": -20.0,
         "sounding": True,
-        "present": past() if look in (Look.PICTURE, Look.PAST) else None,
+        "present": {Look.PICTURE: past(), Look.PAST: past(), Look.NAMED: ALERT}.get(look),
         "history": [past()],
     }
     return Moment(**{**given, **values})  # type: ignore[arg-type]
@@ -65,6 +70,30 @@ def test_not_listening_frames_everything_and_shows_no_picture() -> None:
     assert red[:8].all()
     assert red[:, -8:].all()
     assert not (np.abs(image - GREEN[0, 0]) < 8).all(axis=2).any()
+
+
+def test_an_alert_is_its_pictogram_and_its_word(tmp_path: Path) -> None:
+    shown = moment(Look.NAMED, history=[ALERT])
+    assert (shown.headline, shown.sure) == ("Smoke alarm, or: alarm clock", "probably")
+    image = pixels(shown)
+    stage = (slice(_TOP, _TOP + 384), slice(28, 28 + 384))
+    np.testing.assert_array_equal(
+        image[stage][:350], alert_picture("smoke alarm", 384, word=False)[:350]
+    )
+    save_live_panel(shown, tmp_path / "now.png")
+    with Image.open(tmp_path / "now.png") as written:
+        assert written.info["soundsight"] == "named, nothing imagined"
+        assert written.info["state"] == "named"
+
+
+def test_a_long_headline_is_written_smaller() -> None:
+    """Its two guesses are told whole."""
+    long = pixels(moment(Look.NAMED, detail="", history=[]))
+    short = pixels(
+        moment(Look.NAMED, detail="", history=[], present=past(picture=None, named=True))
+    )
+    right = (slice(_TOP, _TOP + 80), slice(900, 940))
+    assert (long[right] == short[right]).all()  # neither reaches the margin
 
 
 def test_the_level_shows() -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soundsight.runtime.critic import State
+from soundsight.runtime.states import State
 from soundsight.views import story as views
 from soundsight.views.drawing import heat
+from soundsight.views.pictograms import alert_picture
 from soundsight.views.story import Story, StoryEvent, story_json, sureness
 
 
@@ -30,7 +31,9 @@ def test_how_sure_in_words(confidence: float, words: str) -> None:
 
 
 def test_states_are_those_of_the_runtime() -> None:
-    assert {views.PICTURE, views.NOTHING_RECOGNISABLE, views.QUIET} == {str(s) for s in State}
+    assert {views.PICTURE, views.NAMED, views.NOTHING_RECOGNISABLE, views.QUIET} == {
+        str(s) for s in State
+    }
 
 
 def test_what_sounds_at_a_time(toy_story: Story) -> None:
@@ -53,6 +56,25 @@ def test_words(
     assert story_of([story_event(1, (0, 1))]).words == "1 event"
     nameless = story_event(1, (0, 1), name="", confidence=math.nan)
     assert nameless.words == "a familiar sound"
+
+
+def test_an_alert_and_a_second_guess(
+    story_of: Callable[..., Story], story_event: Callable[..., StoryEvent]
+) -> None:
+    alert = story_event(1, (0, 1), state="named", name="knock", picture=None, second_guess="drums")
+    assert alert.is_known
+    assert alert.words == "knock, or: drums, probably"
+    assert alert.caption == "named, nothing imagined"
+    shown = alert.shown(64)
+    assert shown is not None
+    np.testing.assert_array_equal(np.asarray(shown), alert_picture("knock", 64))
+    assert story_of([alert]).words == "1 event"
+    (values,) = json.loads(json.dumps(story_json(story_of([alert]))))["events"]
+    assert (values["state"], values["picture"], values["second_guess"]) == ("named", None, "drums")
+    with _image(values["pictogram"]) as image:
+        assert image.info["soundsight"] == "named, nothing imagined"
+    unknown = story_event(1, (0, 1), known=False)
+    assert (unknown.shown(64), unknown.is_known) == (None, False)
 
 
 def _image(address: str) -> Image.Image:

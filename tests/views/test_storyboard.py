@@ -12,7 +12,8 @@ from PIL import Image
 
 from soundsight.core.errors import OutputError
 from soundsight.views import timeline
-from soundsight.views.drawing import WAVE
+from soundsight.views.drawing import AMBER, WAVE
+from soundsight.views.pictograms import alert_picture
 from soundsight.views.story import Story, StoryEvent
 from soundsight.views.storyboard import MAX_CARDS, save_storyboard, shown_events, storyboard
 
@@ -28,6 +29,23 @@ def test_every_picture_is_there_once(toy_story: Story) -> None:
     assert pixels(page, (220, 40, 40)) == PICTURE_PX**2
     assert pixels(page, (60, 80, 230)) == PICTURE_PX**2
     assert pixels(page, (40, 200, 60)) == 0  # the second event has none
+
+
+def test_an_alert_has_a_card_with_its_pictogram(
+    story_of: Callable[..., Story], story_event: Callable[..., StoryEvent]
+) -> None:
+    alert = story_event(1, (1, 2), state="named", name="doorbell", picture=None)
+    page = np.asarray(storyboard(story_of([alert])))
+    card = alert_picture("doorbell", PICTURE_PX)
+    # The strokes are the lowest of their colour on the page.
+    ys, xs = np.nonzero((page == AMBER).all(axis=2))
+    own_ys, own_xs = np.nonzero((card == AMBER).all(axis=2))
+    top, left = int(ys.max() - own_ys.max()), int(xs.max() - own_xs.max())
+    found = page[top : top + PICTURE_PX, left : left + PICTURE_PX]
+    np.testing.assert_array_equal(found, card)
+    # It goes before what is not recognised where there is no room for all.
+    unknown = [story_event(n, (n, n + 1), known=False) for n in range(2, MAX_CARDS + 2)]
+    assert shown_events([alert, *unknown])[0] is alert
 
 
 def test_the_png_says_what_it_is(toy_story: Story, tmp_path: Path) -> None:

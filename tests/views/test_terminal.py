@@ -103,6 +103,18 @@ def test_the_words_stand_where_the_picture_is_largest(
     assert any("not listening, 9 s" in line for line in lines)
 
 
+def test_an_alert_is_its_pictogram_and_its_word() -> None:
+    alert = Past(began=NOON, lasted_s=1.0, name="door knock", confidence=0.9, named=True)
+    shown = a_moment(Look.NAMED, present=alert, history=[alert])
+    text = drawn(terminal_panel(shown, 100, 50), 100)
+    words = "\n".join(plain(text))
+    assert UPPER_HALF * 70 in words
+    assert "Door knock" in words
+    assert "\u25cf\u25cf\u25cf quite sure" in words
+    assert "named, nothing imagined" in words
+    assert "38;2;222;180;112" in text  # its strokes
+
+
 def test_a_long_reason_is_broken_beside_the_picture() -> None:
     why = "The microphone has gone: there is no microphone any more, and it will be looked for."
     shown = a_moment(Look.NOT_LISTENING, detail=why)

@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from soundsight.apps.extras import need
 from soundsight.core.errors import AudioError, ConfigError, ServerError, first_line
 from soundsight.core.runs import atomic_file
-from soundsight.runtime.critic import State
+from soundsight.runtime.states import State
 
 if TYPE_CHECKING:
     import httpx
@@ -54,8 +54,11 @@ class Imagined:
         image: uint8 [px, px, 3].
         second: where the second starts, in seconds.
         draw: which of the pictures of its second this is, from 0.
-        state: whether it is a picture, or the calm one that stands for none.
-        informativity: the critic's score in [0, 1]; None where nothing was scored.
+        state: whether it is a picture, the pictogram of an alert that is named and not drawn, or
+            the calm one that stands for none.
+        name: what it probably is, in the model's words; may be empty.
+        second_guess: what else it may be; empty where nothing else is near.
+        confidence: how sure that is, in [0, 1]; None where it is not known.
         familiarity: how much the sound is of a known kind, in [0, 1]; None where it is not known.
         level_dbfs: level of the second, in dB re full scale.
         warnings: what is to be told of the file, a line each: that it is damaged or cut short, or
@@ -66,7 +69,9 @@ class Imagined:
     second: float
     draw: int
     state: State
-    informativity: float | None
+    name: str
+    second_guess: str
+    confidence: float | None
     familiarity: float | None
     level_dbfs: float
     warnings: tuple[str, ...] = ()
@@ -142,7 +147,6 @@ class Client:
         *,
         each_second: bool = False,
         draws: int = 1,
-        candidates: int | None = None,
         seed: int = 0,
         anyway: bool = False,
         track: int | None = None,
@@ -153,11 +157,10 @@ class Client:
         Args:
             sound: a path, the bytes of a sound or video file, or samples [t] or [t, channels].
             rate_hz: rate of the samples, in hertz; needed for samples alone.
-            each_second: every second, instead of the loudest one.
-            draws: pictures of each second.
-            candidates: pictures made for each draw; None leaves it to the server.
+            each_second: every second, instead of the sound as a whole.
+            draws: pictures of the sound, or of each second.
             seed: another seed imagines another picture.
-            anyway: give the pictures that would be hidden, too.
+            anyway: draw sounds of no known kind, too.
             track: which sound track of a file, from 1; None takes the first that sounds.
             strict: refuse what is damaged, instead of using what can be read.
 
@@ -169,7 +172,7 @@ class Client:
         body, name = _body(sound, rate_hz)
         options: dict[str, Any] = {
             "each_second": each_second, "draws": draws, "seed": seed, "anyway": anyway,
-            "strict": strict, **_given(candidates=candidates, track=track),
+            "strict": strict, **_given(track=track),
         }  # fmt: skip
         with body as file:
             answer = self._ask(
@@ -208,7 +211,6 @@ class Client:
         *,
         sensitivity: float = 0.5,
         seed: int = 0,
-        candidates: int | None = None,
         track: int | None = None,
         strict: bool = False,
     ) -> Path:
@@ -219,7 +221,6 @@ class Client:
             out: its suffix says what is made: .png, .mp4, .html or .json.
             sensitivity: 0 (tells only what is loud and sure) to 1.
             seed: another seed imagines other pictures.
-            candidates: pictures made for each event; None leaves it to the server.
             track, strict: see ``translate``.
 
         Returns:
@@ -242,7 +243,7 @@ class Client:
         kind = suffix.removeprefix(".")
         options: dict[str, Any] = {
             "format": kind, "sensitivity": sensitivity, "seed": seed, "strict": strict,
-            **_given(candidates=candidates, track=track),
+            **_given(track=track),
         }  # fmt: skip
         body, name = _body(os.fspath(sound), None)
         with body as file, atomic_file(path) as temporary:
@@ -312,7 +313,7 @@ class Client:
                 comes faster than in real time is refused after some seconds.
             rate_hz: their rate, 8,000 to 192,000 Hz.
             hop_s: seconds between windows: 0.25, 0.5, 0.75 or 1.
-            draws: pictures of each window, 1 to 4.
+            draws: pictures of each event, 1 to 4.
             sensitivity: 0 (shows only what is loud and sure) to 1.
             seed: another seed imagines other pictures.
 
@@ -397,7 +398,9 @@ def _imagined(values: dict[str, Any], warnings: tuple[str, ...]) -> Imagined:
         second=float(values["second"]),
         draw=int(values["draw"]),
         state=State(values["state"]),
-        informativity=values["informativity"],
+        name=str(values["name"]),
+        second_guess=str(values["second_guess"]),
+        confidence=values["confidence"],
         familiarity=values["familiarity"],
         level_dbfs=float(values["level_dbfs"]),
         warnings=warnings,

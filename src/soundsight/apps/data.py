@@ -412,13 +412,13 @@ def _embedder(model: Path | None) -> Embedder:
 
     info = model_folder.read(model or model_folder.bundled())
     size = info.embedding_size
-    encoder = Network(info.folder / model_folder.ENCODER, "embedding")
+    encoder = Network(info.folder / model_folder.ENCODER, ("embedding",))
     encoder.require({"mel"})
 
     def embed(record: Record) -> NDArray[np.float32]:
         mel = to_unit(decode_mel(record.files[MEL]))[None, None]
-        embedding: NDArray[np.float32] = encoder.run((size,), mel=mel)[0]
-        return embedding
+        (embedding,) = encoder.run(((size,),), mel=mel)
+        return embedding[0]
 
     return embed
 

@@ -61,9 +61,6 @@ def evaluate(
         Path | None,
         typer.Option(metavar="REPORT", help="Another report, whose figures are put beside."),
     ] = None,
-    best_of: Annotated[
-        int, typer.Option(min=1, max=64, help="Also judge the critic's choice of K pictures.")
-    ] = 1,
     features: Annotated[
         Path | None,
         typer.Option(
@@ -102,9 +99,7 @@ def evaluate(
     with _one_thread():
         on_everyday = data is not None and is_everyday(data)
         if on_everyday and kind not in {"encoder", "ears"}:
-            _only_for_the_bench(
-                early=early, baseline=baseline, features=features, best_of=best_of > 1
-            )
+            _only_for_the_bench(early=early, baseline=baseline, features=features)
             _measure_everyday(
                 model, data, out, command,
                 split=split, seed=seed, limit=limit, blind_sheet=blind_sheet, judge=judges,
@@ -116,7 +111,7 @@ def evaluate(
         if kind in {"encoder", "ears"}:
             _only_for_translators(
                 judges=judges, early=early, baseline=baseline, features=features, limit=limit,
-                best_of=best_of > 1, blind_sheet=blind_sheet,
+                blind_sheet=blind_sheet,
             )  # fmt: skip
             if kind == "ears":
                 _measure_ears(
@@ -127,9 +122,7 @@ def evaluate(
             return
         from soundsight.evaluation.report import EvaluationConfig
 
-        config = EvaluationConfig(
-            split=split, seed=seed, limit=limit, best_of=best_of, blind_sheet=blind_sheet
-        )
+        config = EvaluationConfig(split=split, seed=seed, limit=limit, blind_sheet=blind_sheet)
         report = _measure(
             model, bench, out, config, command,
             judges=judges, early=early, baseline=baseline, features=features,
@@ -220,7 +213,6 @@ def _measure(
     """Load what a report takes and make it."""
     from soundsight.evaluation.fidelity import load_feature_network
     from soundsight.evaluation.judging import Judges
-    from soundsight.evaluation.measuring import Critic
     from soundsight.evaluation.report import evaluate as measure
     from soundsight.evaluation.stored import check_early, val_tables
     from soundsight.runtime.translator import Translator
@@ -233,14 +225,6 @@ def _measure(
     network = load_feature_network(features) if features else None
     with _model_folder(model) as folder, phases() as progress:
         translator = Translator.load(folder)
-        critic = None
-        if translator.info.has_critic:
-            critic = Critic(
-                informativity=translator.critic.informativity,
-                threshold=translator.info.thresholds.informativity,
-                familiarity=translator.memory.familiarity,
-                least_familiarity=translator.info.thresholds.familiarity,
-            )
         return measure(
             translator,
             jury,
@@ -255,7 +239,7 @@ def _measure(
             command=command,
             early=kept,
             val_tables=val_tables(judges),
-            critic=critic,
+            draws=translator.draws,
             network=network,
             baseline=baseline,
             progress=progress,

@@ -20,16 +20,6 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="The model folder.")],
     name: Annotated[str | None, typer.Option(help="Its name (default: that of RUN).")] = None,
     version: Annotated[str, typer.Option("--model-version", help="Its own version.")] = "1",
-    critic: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a critic, which hides pictures that show nothing."),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Score under which a picture is hidden (default: the critic's own)."
-        ),
-    ] = None,
     familiarity: Annotated[
         Path | None,
         typer.Option(
@@ -75,8 +65,6 @@ def export(
         licence=licence,
         trained_on=trained_on,
         figures=figures_of(report) if report else None,
-        critic=critic,
-        threshold=threshold,
         familiarity=familiarity,
         names=names,
         confidence=confidence,

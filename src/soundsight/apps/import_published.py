@@ -65,7 +65,7 @@ def import_published(
         trained_on=_origin(files, licence),
     )
     about = {"kind": "imported", "config": {"noise_ratio": noise_ratio, **files}}
-    export_networks(encoder, generator, None, 0.0, out, config, about=about, overwrite=overwrite)
+    export_networks(encoder, generator, out, config, about=about, overwrite=overwrite)
     written = sum(path.stat().st_size for path in out.iterdir())
     typer.echo(f"written: {out} ({written / 1e6:.1f} MB)")
 

@@ -14,7 +14,7 @@ import typer
 
 from soundsight.apps.console import say, warn
 from soundsight.apps.extras import local_output
-from soundsight.apps.options import EventCandidates, Model, Seed, sound_path
+from soundsight.apps.options import Model, Seed, sound_path
 from soundsight.core.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -73,7 +73,6 @@ def listen(
             min=0.0, max=1.0, metavar="X", help="0 shows only what is loud and sure, 1 shows more."
         ),
     ] = 0.5,
-    candidates: EventCandidates = None,
     seed: Seed = 0,
     seconds: Annotated[
         float | None,
@@ -114,7 +113,7 @@ def listen(
             microphone.Playback(sound_path(play)) if play else microphone.Microphone(device)
         )
         with closing(source):
-            run = _Run(translator, source, sensitivity, candidates, seed)
+            run = _Run(translator, source, sensitivity, seed)
             faces: list[_Face] = [_Json()] if json_lines else [_words_or_picture()]
             if png is not None:
                 faces.append(_Panel(png))
@@ -147,13 +146,12 @@ class _Run:
         translator: Translator,
         source: Source,
         sensitivity: float,
-        candidates: int | None,
         seed: int,
     ) -> None:
         from soundsight.runtime.watch import Watch
 
         self._translator = translator
-        self._options = {"sensitivity": sensitivity, "candidates": candidates, "seed": seed}
+        self._options = {"sensitivity": sensitivity, "seed": seed}
         self.source = source
         self.listener: Listener
         self._begin(0.0)
@@ -333,6 +331,7 @@ class _Json:
                 "state": heard.state.value,
                 "settled": heard.settled,
                 "name": heard.name,
+                "second_guess": heard.second_guess,
                 "confidence": _number(heard.confidence),
                 "familiarity": _number(heard.familiarity),
                 "level_dbfs": _number(heard.level_dbfs),
@@ -359,7 +358,7 @@ class _Panel:
     def show(self, moment: Moment, heard: Heard | None) -> None:
         shown = (moment.look, moment.headline, moment.sure, moment.sounding)
         now = time.monotonic()
-        fresh = heard is not None and moment.pictured
+        fresh = heard is not None and moment.recognised is not None
         if shown == self._shown and not fresh and now - self._written_at < _PANEL_S:
             return
         self._shown, self._written_at = shown, now

@@ -7,26 +7,10 @@ from typing import Annotated
 
 import typer
 
-_CANDIDATES = (
-    "Pictures made for each {}, of which the best is kept. "
-    "[dim](default: 4, or 1 for a model without a critic)[/dim]"
-)
-
 Model = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="A model folder. [dim](default: the bundled one)[/dim]"),
 ]
-
-
-def _candidates(of: str) -> typer.models.OptionInfo:
-    made: typer.models.OptionInfo = typer.Option(
-        min=1, max=64, metavar="N", show_default=False, help=_CANDIDATES.format(of)
-    )
-    return made
-
-
-Candidates = Annotated[int | None, _candidates("of these")]
-EventCandidates = Annotated[int | None, _candidates("event")]
 
 Track = Annotated[
     int | None,

@@ -13,7 +13,7 @@ import typer
 
 from soundsight.apps.console import say, warn
 from soundsight.apps.extras import local_output
-from soundsight.apps.options import EventCandidates, Model, Seed, Strict, Track, sound_path
+from soundsight.apps.options import Model, Seed, Strict, Track, sound_path
 from soundsight.core.errors import OutputError
 from soundsight.core.runs import usable_folder
 
@@ -61,7 +61,6 @@ def storyboard(
         ),
     ] = 0.5,
     seed: Seed = 0,
-    candidates: EventCandidates = None,
     track: Track = None,
     strict: Strict = False,
     overwrite: Annotated[
@@ -73,7 +72,8 @@ def storyboard(
 
     Waveform, log-mel and what was imagined from each event, on one time line.
 
-    A sound of no kind that the model knows has no picture: nothing recognisable.
+    An alert, such as a smoke alarm, is named and has a pictogram. A sound of no kind that the model
+    knows has neither: nothing recognisable.
     Between events it is quiet.
     """
     from soundsight.media import audio
@@ -93,11 +93,10 @@ def storyboard(
 
         first = stack.enter_context(blocks())
         translator = Translator.load(model)
-        translator.candidates(candidates)
         for path in outs:
             usable_folder(path.parent)
         advance = stack.enter_context(_progress())
-        story = _told(translator, first, sensitivity, seed, candidates, advance)
+        story = _told(translator, first, sensitivity, seed, advance)
         for path in outs:
             with closing(save(story, blocks, path)) as steps:
                 for done_s in steps:
@@ -113,13 +112,12 @@ def _told(
     sound: SoundStream,
     sensitivity: float,
     seed: int,
-    candidates: int | None,
     advance: Advance,
 ) -> Story:
     from soundsight.runtime.story import Progress, tell
     from soundsight.views.story import Story
 
-    telling = tell(translator, sound, sensitivity=sensitivity, seed=seed, candidates=candidates)
+    telling = tell(translator, sound, sensitivity=sensitivity, seed=seed)
     for told in telling:
         if isinstance(told, Progress):
             advance("listening", told.done_s, told.total_s)

@@ -1,4 +1,4 @@
-"""``soundsight train encoder|translator|judges|critic|familiarity|names``: networks from pairs.
+"""``soundsight train encoder|translator|judges|familiarity|names``: networks from pairs.
 
 A run that was stopped goes on with the same command. Started by torchrun or SLURM, all processes
 share one run of ``train encoder`` or ``train translator``.
@@ -60,10 +60,8 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    group = typer.Typer(
-        cls=Commands, help="Train an encoder, a translator, the judges or the critic."
-    )
-    for command in (encoder, decoder, translator, distil, judges, critic, familiarity, names):
+    group = typer.Typer(cls=Commands, help="Train an encoder, a translator or the judges.")
+    for command in (encoder, decoder, translator, distil, judges, familiarity, names):
         group.command()(command)
     app.add_typer(group, name="train")
 
@@ -304,30 +302,6 @@ def judges(
     config = resolve(JudgesConfig(), settings, seed=seed, steps=steps)
     if not is_printed(config, dry_run):
         train(config, find_bench(data), out, early=early or ())
-        typer.echo(f"written: {out}")
-
-
-def critic(
-    out: Out,
-    data: Data = None,
-    early: Early = None,
-    steps: Steps = None,
-    seed: Seed = 0,
-    settings: Settings = None,
-    threads: Threads = None,
-    dry_run: DryRun = False,
-) -> None:
-    """Train the critic that hides pictures which show nothing.
-
-    It knows no class; photo folders balance what it sees, and one class is averaged at a time.
-    """
-    begin("soundsight train critic", out, threads)
-    from soundsight.pairs.bench import find_bench
-    from soundsight.training.judges import critic_config, train_critic
-
-    config = resolve(critic_config(), settings, seed=seed, steps=steps)
-    if not is_printed(config, dry_run):
-        train_critic(config, find_bench(data), out, early=early or ())
         typer.echo(f"written: {out}")
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soundsight.apps.console import complain, say, warn
-from soundsight.apps.options import Candidates, Model, Seed, Strict, Track, sound_path
+from soundsight.apps.options import Model, Seed, Strict, Track, sound_path
 from soundsight.core.errors import AudioError, OutputError, SoundsightError
 from soundsight.core.runs import sync, usable_folder
 
@@ -59,7 +59,6 @@ class _Wish:
     out: Path
     each_second: bool
     draws: int
-    candidates: int | None
     anyway: bool
     seed: int
     size_px: int
@@ -110,15 +109,14 @@ def translate(
     ] = Path("imagined"),
     each_second: Annotated[
         bool,
-        typer.Option("--each-second", help="Imagine every second, not only the loudest one."),
+        typer.Option("--each-second", help="Imagine every second, not the sound as a whole."),
     ] = False,
     draws: Annotated[
-        int, typer.Option(min=1, max=1000, metavar="N", help="Pictures of each second.")
+        int, typer.Option(min=1, max=1000, metavar="N", help="Pictures of each sound, or second.")
     ] = 1,
-    candidates: Candidates = None,
     anyway: Annotated[
         bool,
-        typer.Option("--anyway", help="Give the pictures that would be hidden, too."),
+        typer.Option("--anyway", help="Draw sounds of no known kind, too."),
     ] = False,
     seed: Seed = 0,
     size: Annotated[
@@ -146,11 +144,12 @@ def translate(
     Any usual format will do (wav, flac, ogg, mp3, m4a, mp4, ...) and any length.
     The same sound with the same seed gives the same picture.
 
-    A quiet second, and a picture that shows nothing recognisable, become a calm grey picture;
-    [b]--sheet[/b] and [b]--json[/b] say which. Of a sound that is damaged or cut short, what can
+    A quiet second, and a sound of no kind that the model knows, become a calm grey picture, and an
+    alert (a smoke alarm, a knock) a pictogram with its name; [b]--sheet[/b] and [b]--json[/b] say
+    which. Of a sound that is damaged or cut short, what can
     be read is used, with a line of warning.
     """
-    wish = _Wish(out, each_second, draws, candidates, anyway, seed, size, json_lines, track, strict)
+    wish = _Wish(out, each_second, draws, anyway, seed, size, json_lines, track, strict)
     failures: list[SoundsightError] = []
     found = _find([sound_path(path) for path in sounds], failures)
     if not found:
@@ -159,7 +158,6 @@ def translate(
     if not overwrite:
         _refuse_existing(jobs, wish, sheet)
     translator = _load(model)
-    translator.candidates(candidates)
     usable_folder(out)
     book = _book(translator, wish) if sheet else None
     counts: dict[str, int] = {}
@@ -192,8 +190,7 @@ def _results(
 ) -> Iterator[tuple[Translation, float]]:
     """Yield what is imagined, with the share of the sound that is done (0..1)."""
     options: dict[str, Any] = {
-        "draws": wish.draws, "candidates": wish.candidates, "seed": wish.seed,
-        "anyway": wish.anyway,
+        "draws": wish.draws, "seed": wish.seed, "anyway": wish.anyway,
     }  # fmt: skip
     if not wish.each_second:
         yield translator.translate(sound, **options), 1.0
@@ -287,28 +284,29 @@ def _draw(result: Translation, job: _Job, wish: _Wish, hidden: Path, *, sheet: b
     Raises:
         OutputError: naming the picture's destination.
     """
+    from soundsight.views.drawing import PICTURE_PX
     from soundsight.views.sheet import MAX_PICTURES, Row, png_bytes
 
     paths: list[Path] = []
     lines: list[dict[str, Any]] = []
-    for i, image in enumerate(result.images):
+    for i in range(len(result)):
         second = float(result.seconds[i])
         draw = int(result.draw[i])
         path = wish.path(job, second, draw)
         paths.append(path)
         with _writing(path):
-            png = png_bytes(image, result.texts(i), wish.size_px)
+            png = png_bytes(result.shown(i, wish.size_px), result.texts(i))
             (hidden / path.name).write_bytes(png)
         if wish.json_lines:
-            score, known = float(result.informativity[i]), float(result.familiarity[i])
             line = {
                 "file": str(job.source),
                 "png": str(path),
                 "second": round(second, 2),
                 "state": str(result.state[i]),
-                # JSON knows no NaN; no score is null.
-                "informativity": None if math.isnan(score) else round(score, 4),
-                "familiarity": None if math.isnan(known) else round(known, 4),
+                "name": result.name[i],
+                "second_guess": result.second_guess[i],
+                "confidence": _number(result.confidence[i]),
+                "familiarity": _number(result.familiarity[i]),
                 "seed": wish.seed,
                 "draw": draw,
             }
@@ -321,14 +319,20 @@ def _draw(result: Translation, job: _Job, wish: _Wish, hidden: Path, *, sheet: b
             second=float(result.seconds[0]),
             mel=result.mels[0],
             waveform=result.waveforms[0],
-            images=list(result.images[:shown]),
+            images=[result.shown(i, PICTURE_PX) for i in range(shown)],
             notes=[
-                "" if s == "picture" or (wish.anyway and s != "quiet") else s.words
+                "" if s.is_known or (wish.anyway and s != "quiet") else s.words
                 for s in result.state[:shown]
             ],
+            captions=[result.caption(i) for i in range(shown)],
             more=len(result) - shown,
         )
     return _Second(paths, [str(state) for state in result.state], lines, row)
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN: what is not known is null."""
+    return None if math.isnan(value) else round(float(value), 4)
 
 
 def _tell(second: _Second, book: SheetBook | None, counts: dict[str, int]) -> Path | None:
@@ -533,7 +537,7 @@ def _summarise(
         return
     asked = " (shown as asked)" if wish.anyway else ""
     hidden = [
-        f"{n} {state.replace('_', ' ')}{asked if state != 'quiet' else ''}"
+        f"{n} {state.replace('_', ' ')}{asked if state == 'nothing_recognisable' else ''}"
         for state, n in counts.items()
         if state != "picture"
     ]

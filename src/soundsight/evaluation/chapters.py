@@ -168,7 +168,7 @@ def _informativity(report: Mapping[str, Any]) -> Section:
             "*mean of each video*: the seconds of a video are averaged first, so that videos count "
             "the same.",
             "*nothing hidden*: every picture counts, also those that the program would not show "
-            "(*hidden*: inaudible seconds, sounds of no known kind, and what its critic refuses).",
+            "(*hidden*: inaudible seconds, sounds of no known kind, and alerts, which are named).",
         ],
     )
 

@@ -9,14 +9,14 @@ recordings.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from soundsight.core.draws import generator_draws, item_of
+from soundsight.core.draws import item_of
 from soundsight.core.errors import DataError
 from soundsight.core.units import to_unit
 from soundsight.evaluation.choice import measured_seconds
@@ -36,6 +36,8 @@ from soundsight.pairs.everyday import (
     read_photo,
 )
 from soundsight.pairs.everyday_sounds import audible, darkened, hear
+from soundsight.runtime.states import is_unfamiliar
+from soundsight.runtime.surest import SurestSeconds, mean_embedding
 from soundsight.runtime.translator import Translator
 from soundsight.training.photo_features import look
 from soundsight.training.photo_judge import (
@@ -49,8 +51,6 @@ from soundsight.training.photo_judge import (
 KEPT = 0.9
 """Share of the known seconds of val that the threshold of refusal keeps."""
 
-SUREST_SHARE = 1 / 3
-"""Part of a recording's seconds, the surest, of which its one picture is drawn."""
 
 _AT_ONCE = 64
 
@@ -69,8 +69,8 @@ class Model(Protocol):
         """Draw one picture, uint8 [96, 96, 3], of all seconds of a recording."""
         ...
 
-    def shows(self, mels: Levels, pictures: Levels) -> NDArray[np.bool_]:
-        """Say which pictures the program would show: bool [n]."""
+    def draws(self, mels: Levels) -> NDArray[np.bool_]:
+        """Say which sounds the program would draw: bool [n]."""
         ...
 
     def familiarity(self, mels: Levels) -> NDArray[np.float32]:
@@ -83,7 +83,7 @@ class Model(Protocol):
 
 
 class TranslatorModel:
-    """A model folder, as the runtime draws from it, with one candidate a picture.
+    """A model folder, as the runtime draws from it.
 
     Args:
         translator: of the folder.
@@ -96,39 +96,33 @@ class TranslatorModel:
         return self.translator.imagine(mels, draws=draws, seed=seed)
 
     def draw_recording(self, mels: Levels, *, seed: int = 0) -> Levels:
-        info, session = self.translator.info, self.translator.session
-        embeddings = session.embed(to_unit(mels)[:, None])
-        names = self.names(mels)
-        sure = self.familiarity(mels) if names is None else names.max(axis=1)
-        embedding = embeddings[surest(sure)].mean(axis=0, keepdims=True)
-        noise, dropout = generator_draws(seed, item_of(mels[0]), info.noise_size, info.dropout_size)
-        return session.draw(embedding, noise[None], dropout[None])[0]
-
-    def shows(self, mels: Levels, pictures: Levels) -> NDArray[np.bool_]:
         thresholds = self.translator.info.thresholds
-        unknown = self.familiarity(mels) < thresholds.familiarity
-        poor = self.translator.critic.informativity(pictures) < thresholds.informativity
-        return audible(mels) & ~unknown & ~poor
+        heard = [replace(self.translator.hear(mel), of=mel) for mel in mels[audible(mels)]]
+        known = [one for one in heard if not is_unfamiliar(one.familiarity, thresholds)]
+        surest = SurestSeconds()
+        # Of a recording that would not be drawn there is a picture all the same.
+        for second in known or heard or [replace(self.translator.hear(mels[0]), of=mels[0])]:
+            surest.take(second)
+        chosen = surest.of_kind(surest.kind)
+        return self.translator.draw(mean_embedding(chosen), [item_of(chosen[0].of)], seed)[0]
+
+    def draws(self, mels: Levels) -> NDArray[np.bool_]:
+        return self.translator.draws(mels)
 
     def familiarity(self, mels: Levels) -> NDArray[np.float32]:
-        return self.translator.memory.familiarity(mels)
+        return self.translator.familiarity(mels)
 
     def names(self, mels: Levels) -> NDArray[np.float32] | None:
         known = self.translator.names
         if known is None:
             return None
-        said = known.probabilities(self.translator.session.embed(to_unit(mels)[:, None]))
+        embeddings, _ = self.translator.session.embed(to_unit(mels)[:, None])
+        said = known.probabilities(embeddings)
         found = np.zeros((len(mels), len(KINDS)), np.float32)
         for column, name in enumerate(known.names):
             if (kind := _kind_of(name)) is not None:
                 found[:, KINDS.index(kind)] = said[:, column]
         return found
-
-
-def surest(sure: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the places of the surest seconds, at least one: those to draw a recording from."""
-    count = max(1, round(SUREST_SHARE * len(sure)))
-    return np.argsort(-sure, kind="stable")[:count].astype(np.int64)
 
 
 def _kind_of(name: str) -> str | None:

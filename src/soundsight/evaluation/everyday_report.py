@@ -200,7 +200,7 @@ def _right_pictures(
     """Draw and judge every second and recording, and show some."""
     model, judge, subjects, seed = work.model, work.judge, work.subjects, work.config.seed
     pictures = figures_of.drawn_of(model, subjects.mels, seed, work.tell, "seconds drawn")
-    shown = model.shows(subjects.mels, pictures)
+    shown = model.draws(subjects.mels)
     work.tell("judging", 0, 0)
     features, of_photos = judge.look(pictures), judge.look(work.photos)
     said = judge.read(features)
@@ -249,7 +249,7 @@ def _recordings(work: _Work) -> Shares:
     for _, _, places in whole:
         mels = work.subjects.mels[places]
         pictures.append(work.model.draw_recording(mels, seed=work.config.seed))
-        shown.append(work.model.shows(mels, np.repeat(pictures[-1][None], len(mels), 0)).any())
+        shown.append(work.model.draws(mels).any())
     kinds = [kind for kind, _, _ in whole]
     right = verdicts(work.judge.probabilities(np.stack(pictures)), kinds)[1]
     return work.share(right & np.array(shown), kinds, [f"{kind} {name}" for kind, name, _ in whole])
@@ -275,7 +275,7 @@ def _controls(work: _Work) -> dict[str, dict[str, float]]:
             [work.model.draw(mel[None], seed=config.seed + turn) for turn, mel in enumerate(mels)]
         )
         accepted = figures_of.seen_as_something(work.judge.probabilities(pictures))
-        shown = work.model.shows(mels, pictures)
+        shown = work.model.draws(mels)
         found[name] = {
             "accepted": float(accepted.mean()),
             "shown": float(shown.mean()),
@@ -322,11 +322,8 @@ def _refusal(work: _Work, report: dict[str, Any]) -> None:
             threshold,
             config.seed,
         )
-        pictures = figures_of.drawn_of(
-            model, others.mels, config.seed, work.tell, "unknown sounds drawn"
-        )
         rows["unknown drawn, as the model is set"] = work.share(
-            model.shows(others.mels, pictures), others.kinds, others.recordings,
+            model.draws(others.mels), others.kinds, others.recordings,
             list(dict.fromkeys(others.kinds)),
         )  # fmt: skip
         found[what] = figures_of.as_floats(rows)

@@ -48,24 +48,8 @@ class Imagines(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Critic:
-    """What hides pictures at run time."""
-
-    informativity: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-    """Pictures uint8 [n, 96, 96, 3] -> float32 [n]."""
-    threshold: float
-    """A picture below it is not shown."""
-    familiarity: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
-    """Log-mels uint8 [n, 128, 100] -> float32 [n], NaN where it cannot be told; None: not asked."""
-    least_familiarity: float = 0.0
-    """A sound below it is not drawn."""
-
-    def draws(self, mels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Return which sounds are familiar enough to be drawn, bool [n]."""
-        if self.familiarity is None:
-            return np.ones(len(mels), np.bool_)
-        return ~(self.familiarity(mels) < self.least_familiarity)
+Draws = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
+"""Which log-mels uint8 [n, 128, 100] the program would draw: bool [n]."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,9 +59,7 @@ class Drawn:
     pairs: list[Pair]
     mels: NDArray[np.uint8]
     pictures: NDArray[np.uint8]
-    best: NDArray[np.uint8] | None
     shown: NDArray[np.bool_]
-    best_shown: NDArray[np.bool_]
 
     @property
     def subjects(self) -> list[str]:
@@ -92,55 +74,41 @@ def draw(
     translator: Imagines,
     pairs: list[Pair],
     mels: NDArray[np.uint8],
-    critic: Critic | None,
+    draws: Draws | None,
     *,
     seed: int,
-    best_of: int,
     tell: Callable[[str, int, int], None],
 ) -> Drawn:
-    """Draw the first picture of every second and, when asked, the one that the critic prefers.
+    """Draw the first picture of every second.
 
     Args:
         translator: draws.
         pairs: the n seconds.
         mels: uint8 [n, 128, 100].
-        critic: says what is shown; None to hide inaudible seconds alone.
+        draws: says what is shown; None to hide inaudible seconds alone.
         seed: of the pictures.
-        best_of: pictures of which the critic chooses; 1 for none.
         tell: called with (what, how many done, how many in all).
 
     Raises:
         ModelError: when the pictures are of another size than the judges take.
     """
     shape = (IMAGE_PX, IMAGE_PX, IMAGE_CHANNELS)
-    first = np.empty((len(mels), *shape), np.uint8)
-    best = np.empty_like(first) if critic is not None and best_of > 1 else None
+    pictures = np.empty((len(mels), *shape), np.uint8)
     shown = audible(mels)
-    if critic is not None:
-        shown &= critic.draws(mels)
-    best_shown = shown.copy()
+    if draws is not None:
+        shown &= draws(mels)
     for start in range(0, len(mels), _AT_ONCE):
         part = slice(start, min(start + _AT_ONCE, len(mels)))
         count = part.stop - start
-        drawn = translator.imagine(mels[part], draws=best_of, seed=seed)
-        if drawn.shape != (count * best_of, *shape) or drawn.dtype != np.uint8:
+        drawn = translator.imagine(mels[part], seed=seed)
+        if drawn.shape != (count, *shape) or drawn.dtype != np.uint8:
             raise ModelError(
                 f"the model draws {drawn.dtype} {list(drawn.shape)} where the judges take "
-                f"pictures uint8 [{count * best_of}, {IMAGE_PX}, {IMAGE_PX}, 3]"
+                f"pictures uint8 [{count}, {IMAGE_PX}, {IMAGE_PX}, 3]"
             )
-        drawn = drawn.reshape(count, best_of, *shape)
-        first[part] = drawn[:, 0]
-        if critic is not None:
-            said = critic.informativity(drawn.reshape(-1, *shape)).reshape(count, -1)
-            shown[part] &= said[:, 0] >= critic.threshold
-            choice = said.argmax(axis=1)
-            best_shown[part] &= said.max(axis=1) >= critic.threshold
-            if best is not None:
-                best[part] = drawn[np.arange(count), choice]
+        pictures[part] = drawn
         tell("seconds drawn", part.stop, len(mels))
-    return Drawn(
-        pairs=pairs, mels=mels, pictures=first, best=best, shown=shown, best_shown=best_shown
-    )
+    return Drawn(pairs=pairs, mels=mels, pictures=pictures, shown=shown)
 
 
 def judge(
@@ -150,7 +118,6 @@ def judge(
     controls: ControlPictures,
     *,
     seed: int,
-    best_of: int,
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, Shares], Curves]:
     """Ask one jury of everything.
 
@@ -160,7 +127,6 @@ def judge(
         order: whose picture each sound is shown with when sounds are shuffled, [n]; or None.
         controls: pictures that nobody drew.
         seed: of the intervals.
-        best_of: of how many pictures the critic chose.
 
     Returns:
         Columns of the seconds, rows of the controls, curves.
@@ -170,9 +136,6 @@ def judge(
     verdicts = decide(judges, scores)
     own = per_second.of_class(scores, subjects)
     columns = {"score": own, "accepted": per_second.of_class(verdicts, subjects)}
-    if drawn.best is not None:
-        best = per_second.of_class(decide(judges, judges.scores(drawn.best)), subjects)
-        columns[f"best_of_{best_of}"] = best * drawn.best_shown
     rows, of_controls = photo_controls(judges, controls, seed=seed)
     classes = np.array(subjects)
     generated = {s: own[classes == s] for s in SUBJECTS}
@@ -187,7 +150,7 @@ def judge(
 
 
 def silence_and_noise(
-    translator: Imagines, judges: Judges, critic: Critic | None, seed: int
+    translator: Imagines, judges: Judges, draws: Draws | None, seed: int
 ) -> dict[str, Shares]:
     """Ask every judge about the pictures of sounds that are nothing of the five."""
     silence = np.zeros((1, N_MELS, FRAMES_PER_SEGMENT), dtype=np.uint8)
@@ -201,11 +164,10 @@ def silence_and_noise(
     rows = {}
     for name, (mels, pictures) in drawn.items():
         rows[f"{name}: accepted"] = sound_control(judges, pictures, seed=seed)
-        # Silence is quiet: the program draws nothing, whatever its critic says.
+        # Silence is quiet: the program draws nothing, however familiar it is.
         shown = np.full(len(pictures), name != "silence")
-        if critic is not None:
-            shown &= critic.draws(mels)
-            shown &= critic.informativity(pictures) >= critic.threshold
+        if draws is not None:
+            shown &= draws(mels)
         rows[f"{name}: shown and accepted"] = sound_control(
             judges, pictures, shown=shown, seed=seed
         )

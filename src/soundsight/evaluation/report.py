@@ -44,8 +44,8 @@ from soundsight.evaluation.informativity import (
 )
 from soundsight.evaluation.judging import Judges, PhotoClassifier
 from soundsight.evaluation.measuring import (
-    Critic,
     Drawn,
+    Draws,
     Imagines,
     agreement_by_class,
     classes_and_retrieval,
@@ -86,9 +86,6 @@ class EvaluationConfig:
     """Of the pictures, the shuffling, the uninformative pictures, the choices and the intervals."""
     limit: int | None = None
     """At most so many seconds a class, chosen by the seed; None = all."""
-    best_of: int = 1
-    """From 2 on: the critic also chooses one of so many pictures, which is judged beside the
-    first."""
     blind_sheet: bool = False
     """Write a sheet for blind viewing, a form for answers and the key."""
     sheet_per_class: int = 8
@@ -108,7 +105,7 @@ def evaluate(
     command: str = "",
     early: EarlyPictures | None = None,
     val_tables: dict[str, dict[str, Any]] | None = None,
-    critic: Critic | None = None,
+    draws: Draws | None = None,
     network: FeatureNetwork | None = None,
     baseline: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -131,7 +128,7 @@ def evaluate(
         command: how this was started, for the report.
         early: early-generator pictures, of which the judges' val part is one more floor.
         val_tables: what each jury's thresholds pass on val, as ``stored.val_tables`` reads it.
-        critic: what it would not show counts as a miss, like an inaudible second; what is accepted
+        draws: what it would not draw counts as a miss, like an inaudible second; what is accepted
             with nothing hidden stands beside it. Without one only inaudible seconds are hidden.
         network: gives the features for fidelity and nearest photos, instead of the classifier.
         baseline: folder of another report on the same seconds, whose rows are put beside.
@@ -142,14 +139,12 @@ def evaluate(
 
     Raises:
         DataError: when a class has no sounds or photos, or a picture cannot be used.
-        ConfigError: when the baseline was measured otherwise, or there is no critic to choose.
+        ConfigError: when the baseline was measured otherwise.
         ModelError: when the model draws pictures of another size.
         OutputError: when ``out`` cannot be written to, holds something else or filled-in answers.
     """
     config = config or EvaluationConfig()
     tell = progress or (lambda _what, _done, _of: None)
-    if config.best_of > 1 and critic is None:
-        raise ConfigError("choosing the best of several pictures needs a model with a critic")
     about_judges = {
         "name": judges.name,
         "sha256": judges.sha256,
@@ -175,10 +170,7 @@ def evaluate(
         if list(other.seconds.names) != [pair.spectrogram for pair in pairs]:
             raise ConfigError(f"{baseline} was not measured on the seconds of {bench.root}")
     with atomic_folder(out, overwrite=True, ours=is_report) as place:
-        drawn = draw(
-            translator, pairs, mels, critic,
-            seed=config.seed, best_of=config.best_of, tell=tell,
-        )  # fmt: skip
+        drawn = draw(translator, pairs, mels, draws, seed=config.seed, tell=tell)
         figures: dict[str, Figure] = {}
         report: dict[str, Any] = {
             "report_version": REPORT_VERSION,
@@ -203,9 +195,7 @@ def evaluate(
             if jury is None:
                 continue
             tell(f"{prefix}judging", 0, 1)
-            found, of_controls, lines = judge(
-                jury, drawn, order, controls, seed=config.seed, best_of=config.best_of
-            )
+            found, of_controls, lines = judge(jury, drawn, order, controls, seed=config.seed)
             short = "second_" if prefix else ""
             columns |= {short + name: column for name, column in found.items()}
             rows |= {prefix + name: row for name, row in of_controls.items()}
@@ -215,7 +205,7 @@ def evaluate(
             tell(f"{prefix}silence and white noise", 0, 1)
             rows |= {
                 prefix + name: row
-                for name, row in silence_and_noise(translator, jury, critic, config.seed).items()
+                for name, row in silence_and_noise(translator, jury, draws, config.seed).items()
             }
         report["agreement"] = agreement_by_class(columns, drawn.subjects)
         report["curves"] = _stored(curves)
@@ -452,8 +442,6 @@ def _left_out(
         lines.append("Retrieval: these judges bring no audio-visual space.")
     if early is None or not len(early):
         lines.append("The floor of early-generator pictures: none were given (`--early`).")
-    if config.best_of == 1:
-        lines.append("The best of several pictures: not asked for (`--best-of`).")
     if not config.blind_sheet:
         lines.append("A sheet for blind viewing: not asked for (`--blind-sheet`).")
     return lines

@@ -29,8 +29,6 @@ AUDIBLE = INFORMATIVITY + _HEARD
 BY_VIDEO = INFORMATIVITY + _VIDEOS
 UNHIDDEN = "informativity, nothing hidden"
 HIDDEN = "hidden"
-BEST = "informativity, best of "
-"""Followed by the number of pictures that the critic chooses from."""
 SHUFFLED = "shuffled sounds"
 DIFFERENCE = "informativity minus shuffled"
 SHUFFLED_UNHIDDEN = "shuffled sounds, nothing hidden"
@@ -57,10 +55,9 @@ class Seconds:
         videos: the video of each.
         values: column -> float64 [n]. ``audible`` and ``shown`` (0 or 1) are always there;
             ``accepted`` by the sound's judge, ``score``, ``shuffled`` (the picture of another
-            class's sound is accepted), ``shuffled_shown``, ``best_of_K`` (the critic's choice of
-            K is shown and accepted), what the second judge says with ``second_`` before it,
-            ``right`` (the classifier names the sound's class), its probabilities, and measures of
-            retrieval, where there is such a thing.
+            class's sound is accepted), ``shuffled_shown``, what the second judge says with
+            ``second_`` before it, ``right`` (the classifier names the sound's class), its
+            probabilities, and measures of retrieval, where there is such a thing.
     """
 
     names: Sequence[str]
@@ -105,10 +102,6 @@ def measured(seconds: Seconds) -> dict[str, Measured]:
         rows[prefix + UNHIDDEN] = Measured(values=accepted)
         if not prefix:
             rows[HIDDEN] = Measured(values=1 - values["shown"])
-        for name in values:
-            if name.startswith(f"{column}best_of_"):
-                count = name.removeprefix(f"{column}best_of_")
-                add(prefix + BEST + count, values[name])
         if f"{column}shuffled" in values:
             strange = values[f"{column}shuffled"]
             strange_hits = strange * values["shuffled_shown"]

@@ -21,7 +21,7 @@ _ACCEPTED, _REFUSED, _HIDDEN = (46, 160, 67), (120, 120, 120), (222, 140, 40)
 _BLACK, _GREY = (20, 20, 20), (90, 90, 90)
 MARKS = (
     "A green tick: shown, and accepted by the judge of its class. An amber cross: the program "
-    "would not show it (inaudible, or refused by its critic)."
+    "would not show it (inaudible, or of no known kind)."
 )
 """What the marks on :func:`sheet` and :func:`side_by_side` say."""
 _PAIRS_ACROSS = 5

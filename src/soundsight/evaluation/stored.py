@@ -28,7 +28,7 @@ PICTURES = "pictures.npz"
 BASELINE = "baseline"
 """A word in the name of every row that has to do with another report."""
 
-_FREE = ("best_of", "blind_sheet", "sheet_per_class")
+_FREE = ("blind_sheet", "sheet_per_class")
 """Settings that change no figure of the first picture."""
 
 

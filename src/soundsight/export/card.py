@@ -70,6 +70,12 @@ def card_text(values: Mapping[str, Any]) -> str:
             "frozen sound encoder, fitted with labels after all other training. No label and no "
             "name reached encoder or generator.",
         ]
+    if values.get("alerts"):
+        lines += [
+            "",
+            f"Of these it only names {', '.join(values['alerts'])}: it shows the word and a "
+            "pictogram, and imagines nothing.",
+        ]
     lines += [
         "",
         "## Limits",

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -32,11 +32,8 @@ from soundsight.core.errors import ConfigError, ModelError, SoundsightError
 from soundsight.core.runs import atomic_folder, commit, sha256_of, write_json
 from soundsight.export.card import write_card
 from soundsight.media.mel import MelConfig
-from soundsight.models.dense_generator import DenseGenerator
-from soundsight.models.familiarity import Familiarity
-from soundsight.models.informativity import InformativityClassifier
+from soundsight.models.autoencoder import EMBEDDING_LAYER
 from soundsight.runtime import model_folder
-from soundsight.training import judge_files
 from soundsight.training.checkpoints import read_tensors, save_tensors
 from soundsight.training.encoder import AudioEncoder, condition, load_encoder
 from soundsight.training.familiarity import LIMIT, load_familiarity
@@ -68,9 +65,6 @@ class ExportConfig:
         licence: licence of the weights.
         trained_on: one sentence for ``model.json`` and the card.
         figures: measured figures, each with the command that makes it.
-        critic: folder of a trained critic; None exports a model that hides no picture.
-        threshold: pictures that the critic scores below this are not shown; None takes the
-            critic's own, which accepts most real photos.
         familiarity: folder of a memory of familiar sounds; None exports a model that draws any.
         names: folder of names of the subjects; None exports a model without.
         confidence: how sure a live view has to be to show a picture, 0 to 1.
@@ -82,8 +76,6 @@ class ExportConfig:
     licence: str = "BSD-3-Clause"
     trained_on: str = ""
     figures: Mapping[str, Any] | None = None
-    critic: Path | None = None
-    threshold: float | None = None
     familiarity: Path | None = None
     names: Path | None = None
     confidence: float = 0.5
@@ -94,42 +86,46 @@ class ExportConfig:
             raise ConfigError(f"confidence must be from 0 to 1, not {self.confidence}")
 
 
-class _EncodeOnly(nn.Module):
-    """The encoder's side alone: what the generator is told of a sound, in one vector."""
+class Generator(Protocol):
+    """What draws: any network whose ``forward(embedding[, noise[, dropout]])`` gives pictures.
+
+    Embeddings are [n, condition_size], noise is normal [n, noise_size], dropout uniform
+    [n, dropout_size], pictures are [n, 3, 96, 96] in [-1, 1]. What has size 0 is passed as None, or
+    not at all where nothing comes behind it.
+    """
+
+    embedding_size: int
+    condition_size: int
+    noise_size: int
+    dropout_size: int
+
+
+class _Encode(nn.Module):
+    """The encoder's side alone: what the generator is told of a sound, and what that is made of."""
 
     def __init__(self, encoder: AudioEncoder, source: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.source = source
 
-    def forward(self, mel: Tensor) -> Tensor:
-        return condition(self.encoder, mel, self.source)
+    def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        return condition(self.encoder, mel, self.source), self.encoder.features(mel)
 
 
 class _Draw(nn.Module):
     """The generator with only the random inputs that it has."""
 
-    def __init__(self, generator: DenseGenerator) -> None:
+    def __init__(self, generator: Any) -> None:
         super().__init__()
         self.generator = generator
 
     def forward(self, embedding: Tensor, *rest: Tensor) -> Tensor:
         left = list(rest)
-        noise = left.pop(0) if self.generator.noise_size else None
-        dropout = left.pop(0) if self.generator.dropout_size else None
-        picture: Tensor = self.generator(embedding, noise, dropout)
+        given = [left.pop(0) if self.generator.noise_size else None]
+        if self.generator.dropout_size:
+            given.append(left.pop(0))
+        picture: Tensor = self.generator(embedding, *given)
         return picture
-
-
-class _Score(nn.Module):
-    """The classifier's probability that a picture is informative."""
-
-    def __init__(self, critic: InformativityClassifier) -> None:
-        super().__init__()
-        self.critic = critic
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.critic.informativity(image)
 
 
 def export_run(
@@ -140,7 +136,7 @@ def export_run(
     Args:
         run: the run folder.
         out: the model folder; appears whole or not at all.
-        config: name, licence, figures, critic; by default the run's name and no critic.
+        config: name, licence, figures and what else it carries; by default the run's name alone.
         overwrite: replace ``out`` when it is there.
 
     Returns:
@@ -149,22 +145,17 @@ def export_run(
     Raises:
         DataError: when ``run`` is no finished translator run, or the memory of sounds or the names
             were fitted to another encoder.
-        ModelError: when the critic's folder or the names are damaged.
+        ModelError: when the names are damaged.
         OutputError: when ``out`` exists and ``overwrite`` is false, or cannot be written to.
         SoundsightError: when a network does not survive the export to ``TOLERANCE``.
     """
     about = read_run(run, "translator")
     generator, encoder = load_generator(run), load_encoder(run)
     config = config or ExportConfig(name=run.resolve().name)
-    critic, threshold = None, 0.0
-    if config.critic is not None:
-        models, record = judge_files.read(config.critic, "critic")
-        critic, threshold = models["critic"], float(record["thresholds"]["critic"])
-        threshold = threshold if config.threshold is None else config.threshold
     memory = None if config.familiarity is None else load_familiarity(config.familiarity, run)
     names = None if config.names is None else load_names(config.names, run, encoder.embedding_size)
     return export_networks(
-        encoder, generator, critic, threshold, out, config,
+        encoder, generator, out, config,
         memory=memory, names=names, about=about, weights=run if config.trainable else None,
         overwrite=overwrite,
     )  # fmt: skip
@@ -172,23 +163,21 @@ def export_run(
 
 def export_networks(
     encoder: AudioEncoder,
-    generator: DenseGenerator,
-    critic: InformativityClassifier | None,
-    threshold: float,
+    generator: Generator,
     out: Path,
     config: ExportConfig,
     *,
-    memory: Familiarity | None = None,
+    memory: nn.Module | None = None,
     names: FittedNames | None = None,
     about: Mapping[str, Any] | None = None,
     weights: Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a model folder of three networks; see :func:`export_run`.
+    """Write a model folder of these networks; see :func:`export_run`.
 
     Args:
-        threshold: pictures that ``critic`` scores below this are not shown.
-        memory: tells familiar sounds from others; None for a model that draws any sound.
+        memory: features [n, F] -> familiarity [n] in (0, 1], unfamiliar below
+            ``training.familiarity.LIMIT``; None for a model that draws any sound.
         names: of the subjects, fitted to ``encoder``; None for a model without.
         about: the run's ``run.json``, for the card.
         weights: a finished run whose weights are carried for others to start from.
@@ -200,25 +189,22 @@ def export_networks(
         )
     rng = torch.Generator().manual_seed(0)
     mel = torch.rand(_BATCH, 1, units.N_MELS, units.FRAMES_PER_SEGMENT, generator=rng) * 2 - 1
-    image = torch.rand(_BATCH, 3, units.IMAGE_PX, units.IMAGE_PX, generator=rng) * 2 - 1
     inputs = {"embedding": torch.randn(_BATCH, generator.condition_size, generator=rng)}
     if generator.noise_size:
         inputs["noise"] = torch.randn(_BATCH, generator.noise_size, generator=rng)
     if generator.dropout_size:
         inputs["dropout"] = torch.rand(_BATCH, generator.dropout_size, generator=rng)
     with atomic_folder(out, overwrite=overwrite, ours=_is_model) as folder:
-        encode = _EncodeOnly(encoder, generator.config.audio_source)
-        _export(encode, {"mel": mel}, "embedding", folder / model_folder.ENCODER)
-        _export(_Draw(generator), inputs, "image", folder / model_folder.GENERATOR)
-        if critic is not None:
-            _export(_Score(critic), {"image": image}, "informativity", folder / model_folder.CRITIC)
-        thresholds = {
-            "quiet_dbfs": QUIET_DBFS,
-            "informativity": threshold,
-            "confidence": config.confidence,
-        }
+        # A published generator may be told of an earlier layer than the embedding.
+        source = getattr(getattr(generator, "config", None), "audio_source", EMBEDDING_LAYER)
+        encode = _Encode(encoder, source)
+        _export(encode, {"mel": mel}, ("embedding", "features"), folder / model_folder.ENCODER)
+        _export(_Draw(generator), inputs, ("image",), folder / model_folder.GENERATOR)
+        thresholds = {"quiet_dbfs": QUIET_DBFS, "confidence": config.confidence}
         if memory is not None:
-            _export(memory, {"mel": mel}, "familiarity", folder / model_folder.FAMILIARITY)
+            features = torch.randn(_BATCH, encoder.feature_size, generator=rng)
+            path = folder / model_folder.FAMILIARITY
+            _export(memory, {"features": features}, ("familiarity",), path)
             thresholds["familiarity"] = LIMIT
         figures = dict(config.figures or {})
         if names is not None:
@@ -240,6 +226,7 @@ def export_networks(
             "mel": to_dict(MelConfig()),
             "image_px": units.IMAGE_PX,
             "embedding_size": generator.condition_size,
+            "feature_size": encoder.feature_size,
             "noise_size": generator.noise_size,
             "dropout_size": generator.dropout_size,
             "thresholds": thresholds,
@@ -249,6 +236,7 @@ def export_networks(
         }
         if names is not None:
             values["names"] = list(names.names.names)
+            values["alerts"] = list(names.names.alerts)
         write_card(folder / "CARD.md", values)
         values["files"] = {
             path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
@@ -313,7 +301,9 @@ def _fold(layer: Any, norm: Any) -> None:
     layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
 
 
-def _export(network: nn.Module, inputs: Mapping[str, Tensor], output: str, path: Path) -> None:
+def _export(
+    network: nn.Module, inputs: Mapping[str, Tensor], outputs: tuple[str, ...], path: Path
+) -> None:
     """Write one network to ``path`` and check it against PyTorch."""
     folded: Any = fold_batch_norms(network)
     folded.to(memory_format=torch.contiguous_format).requires_grad_(False)
@@ -321,7 +311,8 @@ def _export(network: nn.Module, inputs: Mapping[str, Tensor], output: str, path:
         # The rounded weights are the model: PyTorch and ONNX must agree on them exactly.
         for tensor in (*folded.parameters(), *folded.buffers()):
             tensor.copy_(tensor.half().float())
-        expected = folded(*inputs.values()).numpy()
+        made = folded(*inputs.values())
+        expected = [tensor.numpy() for tensor in (made if len(outputs) > 1 else (made,))]
     batch = torch.export.Dim("n", min=1, max=4096)
     names = list(inputs)
     shapes: Any = [{0: batch}] * len(names)
@@ -330,8 +321,9 @@ def _export(network: nn.Module, inputs: Mapping[str, Tensor], output: str, path:
         shapes = [shapes[0], tuple(shapes[1:])]
     with _Quiet():
         program = torch.onnx.export(
-            folded, tuple(inputs.values()), dynamo=True, input_names=names, output_names=[output],
-            dynamic_shapes=tuple(shapes), verbose=False, opset_version=18,
+            folded, tuple(inputs.values()), dynamo=True, input_names=names,
+            output_names=list(outputs), dynamic_shapes=tuple(shapes), verbose=False,
+            opset_version=18,
         )  # fmt: skip
     assert program is not None  # only the older exporter returns nothing
     program.optimize()
@@ -343,11 +335,13 @@ def _export(network: nn.Module, inputs: Mapping[str, Tensor], output: str, path:
     _check(session, inputs, expected, path.name)
 
 
-def _check(session: Any, inputs: Mapping[str, Tensor], expected: np.ndarray, name: str) -> None:
+def _check(
+    session: Any, inputs: Mapping[str, Tensor], expected: Sequence[np.ndarray], name: str
+) -> None:
     for rows in (slice(None), slice(0, 1)):
         feed = {key: value[rows].numpy() for key, value in inputs.items()}
-        (got,) = session.run(None, feed)
-        worst = float(np.abs(got - expected[rows]).max())
+        got = session.run(None, feed)
+        worst = max(float(np.abs(a - b[rows]).max()) for a, b in zip(got, expected, strict=True))
         if not worst <= TOLERANCE:
             raise SoundsightError(
                 f"{name}: ONNX Runtime differs from PyTorch by {worst:.2g}, more than "

@@ -89,7 +89,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding_size = config.embedding_size
+        self.embedding_size = self.feature_size = config.embedding_size
         maps = (1, *config.maps, config.embedding_size)
         for i, (kernel, stride) in enumerate(_KERNELS, 1):
             setattr(self, f"conv{i}", nn.Conv2d(maps[i - 1], maps[i], kernel, stride))
@@ -103,6 +103,10 @@ class Autoencoder(nn.Module):
     def encode(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n e"]:
         """Return the audio embedding of each segment, in [-1, 1]."""
         return self.condition(mel, EMBEDDING_LAYER)
+
+    def features(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n e"]:
+        """Return what an embedding is made from, which is the embedding itself here."""
+        return self.encode(mel)
 
     def condition(
         self, mel: Float[Tensor, "n 1 128 100"], source: int = EMBEDDING_LAYER

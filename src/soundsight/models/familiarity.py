@@ -2,7 +2,7 @@
 
 Shapes (F = features of the encoder, P = principal axes kept, m = sounds remembered)::
 
-    mel [n, 1, 128, 100] -> features [n, F] -> whitened principal axes [n, P]
+    features [n, F] -> whitened principal axes [n, P]
     distance [n] = mean distance to the nearest ``neighbours`` of the m remembered sounds
     familiarity [n] = limit / (limit + distance), in (0, 1]
 
@@ -21,10 +21,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
-from soundsight.models.autoencoder import Autoencoder
-from soundsight.models.contrastive import SoundEncoder
-from soundsight.models.ears import Ears
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,36 +41,23 @@ class FamiliarityConfig:
 
 
 class Familiarity(nn.Module):
-    """A second of sound -> how familiar it is. Filled by ``training.familiarity``."""
+    """A second's features -> how familiar it is. Filled by ``training.familiarity``."""
 
     mean: Tensor
     axes: Tensor
     memory: Tensor
     limit: Tensor
 
-    def __init__(
-        self, encoder: Autoencoder | SoundEncoder | Ears, config: FamiliarityConfig
-    ) -> None:
+    def __init__(self, config: FamiliarityConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = encoder
         self.register_buffer("mean", torch.zeros(config.features))
         self.register_buffer("axes", torch.zeros(config.features, config.axes))
         self.register_buffer("memory", torch.zeros(config.sounds, config.axes))
         self.register_buffer("limit", torch.ones(()))
 
-    def features(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n f"]:
-        """Return what the encoder notices of each sound, before it makes an embedding of it."""
-        if isinstance(self.encoder, Autoencoder):
-            return self.encoder.encode(mel).flatten(1)
-        return self.encoder.features(mel)
-
-    def distance(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, " n"]:
+    def distance(self, features: Float[Tensor, "n f"]) -> Float[Tensor, " n"]:
         """Return the mean distance to the nearest remembered sounds."""
-        return self.distance_of(self.features(mel))
-
-    def distance_of(self, features: Float[Tensor, "n f"]) -> Float[Tensor, " n"]:
-        """Return ``distance`` of sounds whose features are at hand."""
         place = (features - self.mean) @ self.axes
         squares = (
             place.square().sum(dim=1, keepdim=True)
@@ -84,6 +67,6 @@ class Familiarity(nn.Module):
         nearest = torch.topk(squares, self.config.neighbours, dim=1, largest=False).values
         return nearest.clamp(min=0.0).sqrt().mean(dim=1)
 
-    def forward(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, " n"]:
+    def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, " n"]:
         """Return the familiarity of each sound."""
-        return self.limit / (self.limit + self.distance(mel))
+        return self.limit / (self.limit + self.distance(features))

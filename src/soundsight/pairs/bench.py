@@ -238,8 +238,7 @@ def photo_subject(member: str) -> str:
 def fold_of(name: str, folds: int = 2) -> int:
     """Return the fold of a photo, a stable function of its member name alone.
 
-    Fold 0 belongs to the judges, fold 1 to the critic, in train and in val alike, so that the
-    critic, which a translator may be tuned with, shares no photo with those who judge it.
+    Fold 0 belongs to the judges, in train and in val alike.
     """
     digest = hashlib.blake2b(name.encode("utf-8"), digest_size=8).digest()
     return int.from_bytes(digest, "little") % folds

@@ -11,28 +11,34 @@ times a second. What is shown is therefore steadied:
 * What sounds is *one event* as long as it is of one kind, short pauses included: a dog that barks
   eight times is one dog. Another kind has to be clearly ahead to take over, and is another event
   then, unless the sound has only just begun and was mistaken.
-* All pictures of an event share their random numbers and their place among the candidates: the
-  picture moves with the sound and with nothing else.
+* A picture is drawn when an event is first recognised, when its kind changes and when it becomes
+  surer by a step of the words (``views.story.SURENESS``), from the mean embedding of its surest
+  windows; between those it stays. All pictures of an event share their random numbers: what moves
+  in them is what is known of the sound.
+* An alert (``runtime.naming``) is named and not drawn.
 
 The confidence of a window is the geometric mean of how familiar the sound is and of how sure the
-names are (``runtime.naming``); a model without names takes the critic's score in their place.
+names are (``runtime.naming``).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core import units
-from soundsight.core.draws import generator_draws
 from soundsight.core.errors import ConfigError
 from soundsight.core.units import INAUDIBLE_LEVEL
 from soundsight.media.segments import Segment
-from soundsight.runtime.critic import State
-from soundsight.runtime.translator import MAX_CANDIDATES, Translator, check_options
+from soundsight.runtime.naming import Guess, confidence_of
+from soundsight.runtime.states import State
+from soundsight.runtime.surest import DRAW_FROM_SUREST, Second, SurestSeconds, mean_embedding
+from soundsight.runtime.translator import Translator, check_options
+from soundsight.views.story import sureness_step
 
 MAX_LIVE_DRAWS = 4
 """Pictures of one moment that a live view shows at most."""
@@ -109,24 +115,30 @@ class Heard:
             which is not yet worth telling.
         state: what is to be shown; steadied.
         images: uint8 [draws, px, px, 3]; empty where the state is not ``picture``.
+        drawing: counts the drawings of a signal: windows that have the same show the same pictures.
         level_dbfs: level of the window, in dB re full scale.
         familiarity: in [0, 1], NaN for a quiet window or a model that cannot tell.
-        informativity: the critic's score of each picture, [draws] in [0, 1]; NaN without a critic.
-        confidence: in [0, 1], averaged over the last windows; NaN while it is quiet.
-        name: what it probably is, in the model's words; empty without names or a picture.
+        confidence: in [0, 1], averaged over the last windows; NaN while it is quiet, or where the
+            model cannot tell.
+        name: what it probably is, in the model's words; empty without names, and where nothing is
+            recognised.
+        second_guess: what else it may be; empty where nothing else is near.
         event: the event that this window belongs to; None while it is quiet or not settled.
+        sound: what the networks heard; None while it is quiet.
     """
 
     start_s: float
     settled: bool
     state: State
     images: NDArray[np.uint8]
+    drawing: int
     level_dbfs: float
     familiarity: float
-    informativity: NDArray[np.float32]
     confidence: float
     name: str
+    second_guess: str
     event: Event | None
+    sound: Second | None = None
 
     @property
     def end_s(self) -> float:
@@ -141,56 +153,60 @@ def is_surer(confidence: float, than: float) -> bool:
 
 @dataclass(kw_only=True, eq=False)
 class Surest:
-    """What an event is shown as: what its surest moment with a picture has said of it.
+    """What an event is shown as: what its surest moment has said of it.
 
-    The one rule of the terminal, the storyboard and the page (``static/strip.js``): name, picture
-    and confidence are of one moment, and a later one takes their place only where it is surer.
+    The one rule of the terminal, the storyboard and the page (``static/strip.js``): state, name,
+    picture and confidence are of one moment, and a later one takes their place only where it is
+    surer.
 
     Attributes:
+        state: ``picture`` or ``named``; ``nothing_recognisable`` before there is such a moment.
         name: in the model's words; empty without names.
+        second_guess: what else it may be; empty where nothing else is near.
         confidence: in [0, 1]; NaN where it is not known.
-        picture: uint8 [px, px, 3], the first of that moment; None before there is one.
+        picture: uint8 [px, px, 3], the first of that moment; None where it has none.
     """
 
+    state: State = State.NOTHING_RECOGNISABLE
     name: str = ""
+    second_guess: str = ""
     confidence: float = math.nan
     picture: NDArray[np.uint8] | None = None
 
     def take(self, heard: Heard) -> bool:
         """Take a window of the event; true where it is the surest moment so far."""
-        if heard.state is not State.PICTURE:
+        if not heard.state.is_known:
             return False
-        if self.picture is not None and not is_surer(heard.confidence, self.confidence):
+        if self.state.is_known and not is_surer(heard.confidence, self.confidence):
             return False
-        self.name, self.confidence = heard.name, heard.confidence
-        self.picture = heard.images[0].copy()
+        self.state, self.confidence = heard.state, heard.confidence
+        self.name, self.second_guess = heard.name, heard.second_guess
+        self.picture = heard.images[0].copy() if len(heard.images) else None
         return True
 
 
+def _top(second: Second) -> int:
+    """The most probable name."""
+    return int(second.shares.argmax())
+
+
+def _towards(average: Second, newer: Second, share: float) -> Second:
+    """The running average that takes ``newer`` in."""
+    return Second(
+        embedding=average.embedding + share * (newer.embedding - average.embedding),
+        shares=average.shares + share * (newer.shares - average.shares),
+        familiarity=average.familiarity + share * (newer.familiarity - average.familiarity),
+    )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Kind:
-    """What a window, or the average of several, sounds like."""
+class _Drawn:
+    """The pictures that are shown, and what they are of: other things need other pictures."""
 
-    embedding: NDArray[np.float32]
-    shares: NDArray[np.float32] | None
-    familiarity: float
-
-    @property
-    def top(self) -> int:
-        """The most probable name."""
-        assert self.shares is not None
-        return int(self.shares.argmax())
-
-    def towards(self, newer: _Kind, share: float) -> _Kind:
-        """The running average that takes ``newer`` in."""
-        shares = self.shares
-        if shares is not None and newer.shares is not None:
-            shares = shares + share * (newer.shares - shares)
-        return _Kind(
-            embedding=self.embedding + share * (newer.embedding - self.embedding),
-            shares=shares,
-            familiarity=self.familiarity + share * (newer.familiarity - self.familiarity),
-        )
+    event: int
+    kind: int
+    step: int
+    images: NDArray[np.uint8]
 
 
 class Listener:
@@ -201,8 +217,7 @@ class Listener:
 
     Args:
         translator: a loaded translator.
-        draws: pictures of each window, 1 to 4.
-        candidates: see ``Translator.translate``; may be set to another number at any time.
+        draws: pictures of each event, 1 to 4; 0 tells what would be shown and draws nothing.
         seed: another seed imagines other pictures.
         sensitivity: 0 (shows only what is loud and sure) to 1 (shows more, and errs more).
         steady: how much it takes to change what is shown.
@@ -216,7 +231,6 @@ class Listener:
         translator: Translator,
         *,
         draws: int = 1,
-        candidates: int | None = None,
         seed: int = 0,
         sensitivity: float = 0.5,
         steady: SteadyConfig | None = None,
@@ -225,31 +239,31 @@ class Listener:
         self._translator = translator
         self._steady = steady or SteadyConfig()
         self._seed = seed
-        self.candidates = translator.candidates(candidates)
         self._draws = 1
         self.draws = draws
         self._sensitivity = 0.5
         self.sensitivity = sensitivity
         self._state = State.QUIET
         # The running average since it was last quiet, over so many windows; when that began.
-        self._average: _Kind | None = None
+        self._average: Second | None = None
         self._age = 0
         self._onset_s = 0.0
         self._heard_until_s = 0.0  # the end of the last window
         self._event: Event | None = None
-        self._anchor: _Kind | None = None  # what the event was when it was told apart
+        self._anchor: Second | None = None  # what the event was when it was told apart
         self._told = 0  # windows that have been told as the event's
-        self._chosen: list[int] = []  # the number of each draw's picture among the candidates
-        self._score = math.nan  # the critic's, averaged, where the names do not say how sure
-        self._pictured = False
-        self._high = 0  # windows in a row that would show a picture
+        self._surest = SurestSeconds()  # windows of the event
+        self._drawn: _Drawn | None = None
+        self._drawings = 0
+        self._recognised = False
+        self._high = 0  # windows in a row that would show what it is
         self._low = 0  # windows in a row that would hide it
         self._other = 0  # windows in a row of another kind than the event's
         self._other_since_s = 0.0
 
     @property
     def draws(self) -> int:
-        """Pictures of each window."""
+        """Pictures of each event."""
         return self._draws
 
     @draws.setter
@@ -257,10 +271,10 @@ class Listener:
         if (
             not isinstance(value, int)
             or isinstance(value, bool)
-            or not 1 <= value <= MAX_LIVE_DRAWS
+            or not 0 <= value <= MAX_LIVE_DRAWS
         ):
             raise ConfigError(
-                f"draws must be a whole number from 1 to {MAX_LIVE_DRAWS}, not {value!r}"
+                f"draws must be a whole number from 0 to {MAX_LIVE_DRAWS}, not {value!r}"
             )
         self._draws = value
 
@@ -284,7 +298,7 @@ class Listener:
 
     @property
     def confidence_needed(self) -> float:
-        """Confidence from which on a picture is shown, at this sensitivity."""
+        """Confidence from which on it is shown what sounds, at this sensitivity."""
         middle = self._translator.info.thresholds.confidence
         wanted = middle + (0.5 - self._sensitivity) * SENSITIVITY_CONFIDENCE
         return min(1.0, max(0.0, wanted))
@@ -296,35 +310,43 @@ class Listener:
         return heard
 
     def _sound(self, segment: Segment) -> Heard:
-        now = self._look(segment)
+        now = self._translator.hear(segment.mel)
         average = self._take(now, segment.start_s)
         settled = self._age >= self._steady.settle
         event = self._belongs(now, average, segment.start_s) if settled else None
-        images, informativity = self._nothing()
-        confidence, name = self._named(average, event)
-        # A model without names says how sure it is once it has drawn.
-        sure = confidence is None or confidence >= self.confidence_needed
-        self._high = self._high + 1 if sure else 0
+        # An event keeps its name; where another is clearly ahead, another event begins.
+        anchor = None if event is None else self._anchor
+        kind = _top(average if anchor is None else anchor)
+        guess = self._translator.guess(average, kind)
+        confidence = confidence_of(average.familiarity, guess.share)
+        # NaN, of a model that cannot tell how sure it is, hides nothing.
+        self._high = 0 if confidence < self.confidence_needed else self._high + 1
+        images = self._none()
         if event is not None:
-            # Where the names alone say that nothing will be shown, nothing is drawn.
-            if confidence is None or self._pictured or self._high >= self._steady.windows:
-                images, informativity = self._draw(now.embedding, event)
-            if confidence is None:
-                confidence = _mean_of(average.familiarity, self._scored(informativity))
-            self._show(confidence, informativity)
-        self._state = State.PICTURE if self._pictured else State.NOTHING_RECOGNISABLE
+            self._surest.take(now)
+            self._show(confidence)
+            if self._recognised and not guess.is_alert:
+                images = self._pictures(event, kind, sureness_step(confidence))
+        self._state = self._shown_as(guess)
         return Heard(
             start_s=segment.start_s,
             settled=settled,
             state=self._state,
-            images=images if self._pictured else images[:0],
+            images=images,
+            drawing=self._drawings,
             level_dbfs=segment.rms_dbfs,
             familiarity=now.familiarity,
-            informativity=informativity,
-            confidence=math.nan if confidence is None else confidence,
-            name=name if self._pictured else "",
+            confidence=confidence,
+            name=guess.name if self._recognised else "",
+            second_guess=guess.second if self._recognised else "",
             event=event,
+            sound=now,
         )
+
+    def _shown_as(self, guess: Guess) -> State:
+        if not self._recognised:
+            return State.NOTHING_RECOGNISABLE
+        return State.NAMED if guess.is_alert else State.PICTURE
 
     # --- quiet or not ------------------------------------------------------------------------
 
@@ -340,34 +362,24 @@ class Listener:
         self._state = State.QUIET
         self._average = None
         self._age = 0
-        self._pictured, self._high = False, 0
-        images, informativity = self._nothing()
+        self._recognised, self._high = False, 0
         return Heard(
             start_s=segment.start_s,
             settled=True,
             state=State.QUIET,
-            images=images,
+            images=self._none(),
+            drawing=self._drawings,
             level_dbfs=segment.rms_dbfs,
             familiarity=math.nan,
-            informativity=informativity,
             confidence=math.nan,
             name="",
+            second_guess="",
             event=None,
         )
 
     # --- which event -------------------------------------------------------------------------
 
-    def _look(self, segment: Segment) -> _Kind:
-        translator = self._translator
-        embedding = translator.session.embed(units.to_unit(segment.mel[None])[:, None])
-        names = translator.names
-        return _Kind(
-            embedding=embedding[0],
-            shares=None if names is None else names.probabilities(embedding)[0],
-            familiarity=float(translator.memory.familiarity(segment.mel[None])[0]),
-        )
-
-    def _take(self, now: _Kind, start_s: float) -> _Kind:
+    def _take(self, now: Second, start_s: float) -> Second:
         """Take a window with sound into the running average."""
         if self._average is None:
             self._average = now
@@ -375,11 +387,11 @@ class Listener:
             # full of it.
             self._onset_s = max(start_s, self._heard_until_s)
         else:
-            self._average = self._average.towards(now, self._steady.newest)
+            self._average = _towards(self._average, now, self._steady.newest)
         self._age += 1
         return self._average
 
-    def _belongs(self, now: _Kind, average: _Kind, start_s: float) -> Event:
+    def _belongs(self, now: Second, average: Second, start_s: float) -> Event:
         """Say which event a settled window belongs to."""
         event, anchor = self._event, self._anchor
         end_s = start_s + units.SEGMENT_S
@@ -401,12 +413,13 @@ class Listener:
         if self._told <= 2 * self._steady.settle:
             # What has only just begun was mistaken: the same event has another kind.
             self._anchor, self._other = average, 0
+            self._surest = SurestSeconds()
             return self._go_on(event, end_s, event.repeats)
         return self._begin(average, self._other_since_s, end_s)
 
-    def _same(self, anchor: _Kind, kind: _Kind) -> bool:
-        if anchor.shares is not None and kind.shares is not None:
-            return float(kind.shares.max() - kind.shares[anchor.top]) < self._steady.lead
+    def _same(self, anchor: Second, kind: Second) -> bool:
+        if self._translator.names is not None:
+            return float(kind.shares.max() - kind.shares[_top(anchor)]) < self._steady.lead
         a, b = anchor.embedding, kind.embedding
         lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
         return lengths == 0 or float(a @ b) / lengths >= self._steady.alike
@@ -419,92 +432,64 @@ class Listener:
         )
         return self._event
 
-    def _begin(self, kind: _Kind, began_s: float, end_s: float) -> Event:
+    def _begin(self, kind: Second, began_s: float, end_s: float) -> Event:
         number = 1 if self._event is None else self._event.number + 1
         self._anchor = kind
-        self._chosen = []
-        self._score = math.nan
+        self._surest = SurestSeconds()
         self._told = 1
-        self._pictured, self._low, self._other = False, 0, 0
+        self._recognised, self._low, self._other = False, 0, 0
         self._event = Event(number=number, began_s=began_s, heard_s=end_s, repeats=1)
         return self._event
 
     # --- the pictures ------------------------------------------------------------------------
 
-    def _draw(
-        self, embedding: NDArray[np.float32], event: Event
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Draw the pictures of an event: [draws, px, px, 3], and what the critic says of each.
+    def _pictures(self, event: Event, kind: int, step: int) -> NDArray[np.uint8]:
+        """The pictures of an event, drawn anew where it is another one or has become surer."""
+        drawn = self._drawn
+        if (
+            drawn is not None
+            and (drawn.event, drawn.kind, len(drawn.images)) == (event.number, kind, self._draws)
+            and step <= drawn.step
+        ):
+            return drawn.images
+        images = self._none()
+        if self._draws:
+            images = self.draw(self._surest.of_kind(kind), event.number)
+            self._drawings += 1
+        self._drawn = _Drawn(event=event.number, kind=kind, step=step, images=images)
+        return images
 
-        The first window of an event chooses among the candidates; the later ones keep its choice.
-        """
-        images, informativity = [], []
-        for draw in range(self._draws):
-            if draw < len(self._chosen):
-                numbers = [self._chosen[draw]]
-            else:
-                # Whatever the number of candidates becomes, no two draws share a picture.
-                first = draw * MAX_CANDIDATES
-                numbers = list(range(first, first + self.candidates))
-            made = np.concatenate([self._picture(embedding, event.number, n) for n in numbers])
-            said = self._translator.critic.informativity(made)
-            best = int(said.argmax())
-            if draw >= len(self._chosen):
-                self._chosen.append(numbers[best])
-            images.append(made[best])
-            informativity.append(said[best])
-        return np.stack(images), np.asarray(informativity, np.float32)
-
-    def _picture(
-        self, embedding: NDArray[np.float32], event: int, number: int
+    def draw(
+        self, seconds: Sequence[Second], event: int, draws: int | None = None
     ) -> NDArray[np.uint8]:
-        info = self._translator.info
-        noise, dropout = generator_draws(
-            self._seed, event * 2**16 + number, info.noise_size, info.dropout_size
-        )
-        return self._translator.session.draw(embedding[None], noise[None], dropout[None])
+        """Draw an event from its surest windows.
+
+        Args:
+            seconds: the surest first, at least one.
+            event: its number.
+            draws: pictures; None takes as many as are shown.
+
+        Returns:
+            uint8 [draws, px, px, 3].
+        """
+        translator = self._translator
+        embedding = mean_embedding(seconds if DRAW_FROM_SUREST else seconds[:1])
+        numbers = range(self._draws if draws is None else draws)
+        return translator.draw(embedding, [event * 2**16 + n for n in numbers], self._seed)
 
     # --- whether to show them ----------------------------------------------------------------
 
-    def _named(self, kind: _Kind, event: Event | None) -> tuple[float | None, str]:
-        """Confidence and name by the model's names; None where it has none."""
-        names = self._translator.names
-        if kind.shares is None or names is None:
-            return None, ""
-        # An event keeps its name; where another is clearly ahead, another event begins.
-        anchor = None if event is None else self._anchor
-        best = kind.top if anchor is None or anchor.shares is None else anchor.top
-        return _mean_of(kind.familiarity, float(kind.shares[best])), names.names[best]
-
-    def _scored(self, informativity: NDArray[np.float32]) -> float:
-        """What the critic says of the best picture, averaged over an event's windows."""
-        said = float(informativity.max())
-        newest = 1.0 if math.isnan(self._score) else self._steady.newest
-        self._score = said if newest == 1.0 else self._score + newest * (said - self._score)
-        return self._score
-
-    def _show(self, confidence: float, informativity: NDArray[np.float32]) -> None:
-        """Decide between a picture and nothing recognisable."""
-        # NaN, where there is no critic, hides nothing.
-        hidden = bool(informativity.max() < self._translator.info.thresholds.informativity)
-        needed = self.confidence_needed
-        if not self._pictured:
-            long = self._high >= self._steady.windows
-            if confidence >= needed and long and not hidden:
-                self._pictured, self._low = True, 0
+    def _show(self, confidence: float) -> None:
+        """Decide whether it is shown what sounds, or nothing recognisable."""
+        if not self._recognised:
+            if self._high >= self._steady.windows:
+                self._recognised, self._low = True, 0
         else:
-            low = confidence < needed - self._steady.confidence_band or hidden
+            low = confidence < self.confidence_needed - self._steady.confidence_band
             self._low = self._low + 1 if low else 0
             if self._low >= self._steady.windows:
-                self._pictured = False
+                self._recognised = False
 
-    def _nothing(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    def _none(self) -> NDArray[np.uint8]:
         px = self._translator.info.image_px
-        images = np.empty((0, px, px, units.IMAGE_CHANNELS), np.uint8)
-        return images, np.full(self._draws, np.nan, np.float32)
-
-
-def _mean_of(familiarity: float, score: float) -> float:
-    """Geometric mean of two scores in [0, 1]; NaN, what cannot be told, counts as 1."""
-    a, b = (1.0 if math.isnan(value) else value for value in (familiarity, score))
-    return math.sqrt(a * b)
+        return np.empty((0, px, px, units.IMAGE_CHANNELS), np.uint8)

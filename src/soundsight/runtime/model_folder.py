@@ -20,11 +20,10 @@ from soundsight.core.runs import sha256_of
 from soundsight.media.mel import MelConfig
 
 FORMAT = "soundsight-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MODEL_JSON = "model.json"
 ENCODER = "encoder.onnx"
 GENERATOR = "generator.onnx"
-CRITIC = "critic.onnx"
 FAMILIARITY = "familiarity.onnx"
 NAMES = "names.json"
 
@@ -51,14 +50,12 @@ class Thresholds:
 
     Attributes:
         quiet_dbfs: a second whose level is below this counts as quiet, in dB re full scale.
-        informativity: a picture that the critic scores below this (0..1) is not shown.
         familiarity: a sound that is less familiar than this (0..1) is not drawn.
         confidence: a live sound of which the model is less sure than this (0..1, see
             ``runtime.listener``) is not shown, at the middle of the sensitivity's scale.
     """
 
     quiet_dbfs: float
-    informativity: float
     familiarity: float = 0.0
     confidence: float = 0.5
 
@@ -74,6 +71,7 @@ class ModelInfo:
         mel: settings of the log-mel that the encoder was trained on.
         image_px: side of a picture, in pixels.
         embedding_size: E, the length of an embedding.
+        feature_size: F, the length of the features that an embedding is made from.
         noise_size: Z, the normal random numbers that a picture takes; 0 = none.
         dropout_size: M, the uniform random numbers that a picture takes; 0 = none.
         thresholds: see ``Thresholds``.
@@ -91,6 +89,7 @@ class ModelInfo:
     mel: MelConfig
     image_px: int
     embedding_size: int
+    feature_size: int
     noise_size: int
     dropout_size: int
     thresholds: Thresholds
@@ -100,11 +99,6 @@ class ModelInfo:
     segment_s: float = units.SEGMENT_S
     figures: dict[str, Any] = field(default_factory=dict)
     trained_on: Any = None
-
-    @property
-    def has_critic(self) -> bool:
-        """Whether the folder has a critic."""
-        return CRITIC in self.files
 
     @property
     def label(self) -> str:
@@ -166,6 +160,11 @@ def _load(folder: Path) -> dict[str, Any]:
             f"{folder} was made by a newer soundsight (format {version}, this one reads "
             f"{FORMAT_VERSION}): upgrade soundsight"
         )
+    if version < FORMAT_VERSION:
+        raise ModelError(
+            f"{folder} was made by an older soundsight (format {version}, this one reads "
+            f"{FORMAT_VERSION}): export it again from its training run (soundsight export)"
+        )
     return values
 
 
@@ -210,11 +209,11 @@ def _parse(folder: Path, values: dict[str, Any]) -> ModelInfo:
         mel=mel,
         image_px=_whole(where, values, "image_px", least=1),
         embedding_size=_whole(where, values, "embedding_size", least=1, most=_MOST_NUMBERS),
+        feature_size=_whole(where, values, "feature_size", least=1, most=_MOST_NUMBERS),
         noise_size=_whole(where, values, "noise_size", most=_MOST_NUMBERS),
         dropout_size=_whole(where, values, "dropout_size", most=_MOST_NUMBERS),
         thresholds=Thresholds(
             quiet_dbfs=_number(where, thresholds, "quiet_dbfs"),
-            informativity=_number(where, thresholds, "informativity"),
             familiarity=_number(where, {"familiarity": 0.0, **thresholds}, "familiarity"),
             confidence=_number(where, {"confidence": 0.5, **thresholds}, "confidence"),
         ),

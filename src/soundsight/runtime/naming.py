@@ -8,7 +8,8 @@ Shapes (K = subjects, E = numbers of the embedding that are read)::
     embedding [n, E or more] -> weights [K, E], bias [K] -> probabilities [n, K]
 
 With ``other`` there is one row more, for a sound that is none of the subjects; the probabilities
-of the subjects are what it leaves.
+of the subjects are what it leaves. Some names may be of *alerts*: they are told by their word and
+never drawn.
 """
 
 from __future__ import annotations
@@ -28,9 +29,45 @@ from soundsight.runtime.model_folder import NAMES, ModelInfo
 FORMAT = "soundsight-names"
 FORMAT_VERSION = 1
 
+SECOND_SHARE = 0.5
+"""A second guess is told where it is at least this many times as probable as the first."""
+
 _MOST_NAMES = 1000
 _LONGEST_NAME = 60
 _LARGEST = 1e30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guess:
+    """What a sound probably is.
+
+    Attributes:
+        name: the first guess; empty for a model without names.
+        second: the second guess where it is near, see ``SECOND_SHARE``; or else empty.
+        share: probability of the first; NaN without names.
+        is_alert: whether it is to be named and never drawn.
+    """
+
+    name: str = ""
+    second: str = ""
+    share: float = math.nan
+    is_alert: bool = False
+
+
+def confidence_of(familiarity: float, share: float) -> float:
+    """Say how sure a name is: the geometric mean of how familiar the sound is and of its share.
+
+    Args:
+        familiarity: in [0, 1]; NaN where the model cannot tell, which counts as 1.
+        share: likewise.
+
+    Returns:
+        In [0, 1]; NaN where both are.
+    """
+    if math.isnan(familiarity) and math.isnan(share):
+        return math.nan
+    a, b = (1.0 if math.isnan(value) else value for value in (familiarity, share))
+    return math.sqrt(a * b)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,12 +79,14 @@ class Names:
         weights: float32 [K, E], or [K + 1, E] with ``other``.
         bias: float32 [K], or [K + 1].
         other: whether the last row stands for a sound that is none of the subjects.
+        alerts: those of ``names`` that are told and never drawn.
     """
 
     names: tuple[str, ...]
     weights: NDArray[np.float32]
     bias: NDArray[np.float32]
     other: bool = False
+    alerts: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, info: ModelInfo) -> Names | None:
@@ -72,6 +111,24 @@ class Names:
         shares: NDArray[np.float32] = raised / raised.sum(axis=1, keepdims=True)
         return shares[:, : len(self.names)]
 
+    def guess(self, shares: NDArray[np.float32], first: int | None = None) -> Guess:
+        """Name a sound by its probabilities [K].
+
+        Args:
+            first: the number of the first guess; None takes the most probable name.
+        """
+        best = int(shares.argmax()) if first is None else first
+        others = shares.copy()
+        others[best] = -1.0
+        second = int(others.argmax())
+        near = float(shares[second]) >= SECOND_SHARE * float(shares[best])
+        return Guess(
+            name=self.names[best],
+            second=self.names[second] if near else "",
+            share=float(shares[best]),
+            is_alert=self.names[best] in self.alerts,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The content of ``names.json``.
 
@@ -86,6 +143,7 @@ class Names:
             "format_version": FORMAT_VERSION,
             "names": list(self.names),
             "other": self.other,
+            "alerts": list(self.alerts),
             "weights": [[round(w, 6) for w in row] for row in self.weights.tolist()],
             "bias": [round(b, 6) for b in self.bias.tolist()],
         }
@@ -111,6 +169,9 @@ def read_names(path: Path, embedding_size: int) -> Names:
         other = values.get("other", False)
         if not isinstance(other, bool):
             raise ValueError("other is true or false")
+        alerts = values.get("alerts", [])
+        if not isinstance(alerts, list) or not all(alert in names for alert in alerts):
+            raise ValueError("alerts are some of the names")
         rows = len(names) + other
         if weights.ndim != 2 or weights.shape[0] != rows or bias.shape != (rows,):
             raise ValueError("the weights are of another shape than the names")
@@ -122,7 +183,7 @@ def read_names(path: Path, embedding_size: int) -> Names:
         raise ModelError(f"{path} is damaged: the key {error} is missing") from error
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: {first_line(error)}") from error
-    return Names(names=names, weights=weights, bias=bias, other=other)
+    return Names(names=names, weights=weights, bias=bias, other=other, alerts=tuple(alerts))
 
 
 def _checked_names(values: object) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
-"""ONNX Runtime on the CPU: log-mel -> embedding -> picture.
+"""ONNX Runtime on the CPU: log-mel -> embedding and features; embedding -> picture.
 
-Shapes: n sounds, E the embedding, Z the noise, M the dropout, px the picture's side.
+Shapes: n sounds, E the embedding, F the features, Z the noise, M the dropout, px the side of a
+picture.
 """
 
 from __future__ import annotations
@@ -67,13 +68,17 @@ class Network:
     neighbours. One by one, a sound gives the same bits alone and among thousands.
     """
 
-    def __init__(self, path: Path, output: str, threads: int | None = None) -> None:
+    def __init__(self, path: Path, outputs: tuple[str, ...], threads: int | None = None) -> None:
         self._session = open_onnx(path, threads)
-        self._output = output
+        self._outputs = list(outputs)
         self._path = path
         self.inputs: frozenset[str] = frozenset(i.name for i in self._session.get_inputs())
-        if output not in {o.name for o in self._session.get_outputs()}:
-            raise ModelError(f"{path} is not the network that is expected: no output {output!r}")
+        there = {o.name for o in self._session.get_outputs()}
+        for output in outputs:
+            if output not in there:
+                raise ModelError(
+                    f"{path} is not the network that is expected: no output {output!r}"
+                )
 
     def require(self, needed: set[str]) -> None:
         """Check the names of the inputs.
@@ -87,35 +92,38 @@ class Network:
                 f"{', '.join(sorted(self.inputs))}, not {', '.join(sorted(needed))}"
             )
 
-    def run(self, shape: tuple[int, ...], **inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(
+        self, shapes: tuple[tuple[int, ...], ...], **inputs: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], ...]:
         """Run the network on each item.
 
         Args:
-            shape: of one item's output.
+            shapes: of one item's outputs, one each.
             inputs: float32 [n, ...] each.
 
         Returns:
-            float32 [n, *shape].
+            float32 [n, *shape] for each of ``shapes``.
 
         Raises:
             ModelError: when the network fails, or gives another shape or numbers that are not
                 finite.
         """
         count = len(next(iter(inputs.values())))
-        results = np.empty((count, *shape), np.float32)
+        results = tuple(np.empty((count, *shape), np.float32) for shape in shapes)
         for i in range(count):
             feed = {name: np.ascontiguousarray(v[i : i + 1]) for name, v in inputs.items()}
             try:
-                (result,) = self._session.run([self._output], feed)
+                made = self._session.run(self._outputs, feed)
             except Exception as error:
                 raise ModelError(f"{self._path} failed: {first_line(error)}") from error
-            if result.shape != (1, *shape):
-                raise ModelError(
-                    f"{self._path} gave an array of shape {list(result.shape)}, "
-                    f"not {[1, *shape]} as model.json says"
-                )
-            results[i] = result[0]
-        if not np.isfinite(results).all():
+            for result, one, shape in zip(results, made, shapes, strict=True):
+                if one.shape != (1, *shape):
+                    raise ModelError(
+                        f"{self._path} gave an array of shape {list(one.shape)}, "
+                        f"not {[1, *shape]} as model.json says"
+                    )
+                result[i] = one[0]
+        if not all(np.isfinite(result).all() for result in results):
             raise ModelError(f"{self._path} gave numbers that are not finite")
         return results
 
@@ -133,16 +141,27 @@ class ImagineSession:
 
     def __init__(self, info: ModelInfo, threads: int | None = None) -> None:
         self.info = info
-        self._encoder = Network(info.folder / ENCODER, "embedding", threads)
-        self._generator = Network(info.folder / GENERATOR, "image", threads)
+        self._encoder = Network(info.folder / ENCODER, ("embedding", "features"), threads)
+        self._generator = Network(info.folder / GENERATOR, ("image",), threads)
         self._encoder.require({"mel"})
         sizes = {"embedding": 1, "noise": info.noise_size, "dropout": info.dropout_size}
         # An input of size 0 is left out of the graph.
         self._generator.require({name for name, size in sizes.items() if size})
 
-    def embed(self, mels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Embed log-mels: float32 [n, 1, 128, 100] in [-1, 1] -> float32 [n, E]."""
-        return self._encoder.run((self.info.embedding_size,), mel=mels)
+    def embed(self, mels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Embed log-mels.
+
+        Args:
+            mels: float32 [n, 1, 128, 100] in [-1, 1].
+
+        Returns:
+            Embeddings [n, E], and the features [n, F] that they are made from.
+        """
+        info = self.info
+        embedding, features = self._encoder.run(
+            ((info.embedding_size,), (info.feature_size,)), mel=mels
+        )
+        return embedding, features
 
     def draw(
         self,
@@ -166,5 +185,5 @@ class ImagineSession:
         if self.info.dropout_size:
             feed["dropout"] = dropout
         px = self.info.image_px
-        images = self._generator.run((units.IMAGE_CHANNELS, px, px), **feed)
+        (images,) = self._generator.run(((units.IMAGE_CHANNELS, px, px),), **feed)
         return np.ascontiguousarray(units.to_levels(images).transpose(0, 2, 3, 1))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,9 +31,10 @@ from soundsight.media.mel import MelConfig
 from soundsight.media.overview import OverviewMaker
 from soundsight.media.segments import rms_dbfs
 from soundsight.media.windows import Window, windows
-from soundsight.runtime.critic import State
 from soundsight.runtime.listener import Event, Heard, Listener, SteadyConfig, Surest, is_surer
+from soundsight.runtime.states import State
 from soundsight.runtime.stream import Sound, blocks_of, warnings_of
+from soundsight.runtime.surest import SurestSeconds
 from soundsight.runtime.translator import Translator
 from soundsight.views.story import Story, StoryEvent
 
@@ -83,7 +84,6 @@ def tell(
     *,
     sensitivity: float = 0.5,
     seed: int = 0,
-    candidates: int | None = None,
     source: str | None = None,
     total_s: float | None = None,
 ) -> Generator[Told]:
@@ -98,7 +98,6 @@ def tell(
         rate_hz: rate of samples in memory, in hertz; not for a path.
         sensitivity: 0 (tells only what is loud and sure) to 1 (tells more, and errs more).
         seed: another seed imagines other pictures.
-        candidates: see ``Translator.translate``.
         source: what the story calls the sound; None takes the file's name.
         total_s: its length in seconds, for ``Progress``; None takes what a file says of itself.
 
@@ -107,12 +106,14 @@ def tell(
             the fault is met.
         ConfigError: at once, when an option is wrong.
     """
-    listener = Listener(translator, candidates=candidates, seed=seed, sensitivity=sensitivity)
+    # An event is drawn once, when it has ended.
+    listener = Listener(translator, draws=0, seed=seed, sensitivity=sensitivity)
     blocks = blocks_of(sound, rate_hz, translator.info.mel)
     if isinstance(blocks, SoundStream):
         total_s = blocks.info.duration_s if total_s is None else total_s
         source = Path(blocks.name).name if source is None else source
-    telling = _Telling(listener, translator.info.mel)
+    names = () if translator.names is None else translator.names.names
+    telling = _Telling(listener, translator.info.mel, names)
     return telling.run(blocks, total_s, source or "", translator.info.label, seed)
 
 
@@ -127,23 +128,25 @@ class _Open:
         self._config = config
         self._level_dbfs = -math.inf
         self._surest = Surest()
-        self._loudest = (False, -math.inf)  # of the windows that show no picture
+        self._seconds = SurestSeconds()
+        self._loudest = (False, -math.inf)  # of the windows that are not recognised
         self._shown: Window | None = None
-        self._confidence = math.nan  # the highest without a picture
+        self._confidence = math.nan  # the highest of those
 
     @property
     def kind(self) -> str:
         """What it is so far, see ``_kind``."""
-        if self._surest.picture is None:
-            return str(State.NOTHING_RECOGNISABLE)
-        return self._surest.name
+        surest = self._surest
+        return surest.name if surest.state.is_known else str(surest.state)
 
     def take(self, window: Window, heard: Heard, *, full: bool) -> None:
         """Take a window; ``full`` where the event sounds from its beginning to its end."""
         self._level_dbfs = max(self._level_dbfs, heard.level_dbfs)
+        if heard.sound is not None:
+            self._seconds.take(heard.sound)
         if self._surest.take(heard):
             self._shown = window
-        if self._surest.picture is not None:
+        if self._surest.state.is_known:
             return
         if is_surer(heard.confidence, self._confidence):
             self._confidence = heard.confidence
@@ -152,21 +155,25 @@ class _Open:
         if self._shown is None or rank > self._loudest:
             self._loudest, self._shown = rank, window
 
-    def close(self, by_s: float) -> StoryEvent:
-        """End it, at ``by_s`` at the latest."""
+    def close(self, by_s: float, listener: Listener, names: Sequence[str]) -> StoryEvent:
+        """End it, at ``by_s`` at the latest, and draw it."""
         surest, window, config = self._surest, self._shown, self._config
         assert window is not None, "an event has at least one window"
         hops = window.samples.reshape(config.segment_frames, config.hop_samples)
-        pictured = surest.picture is not None
+        picture = None
+        if surest.state is State.PICTURE:
+            kind = names.index(surest.name) if surest.name in names else 0
+            picture = listener.draw(self._seconds.of_kind(kind), self.number, 1)[0]
         return StoryEvent(
             number=0,  # given when it is told
             spans=tuple((began_s, min(ended_s, by_s)) for began_s, ended_s in self.spans),
-            state=str(State.PICTURE if pictured else State.NOTHING_RECOGNISABLE),
+            state=str(surest.state),
             name=surest.name,
-            confidence=surest.confidence if pictured else self._confidence,
+            second_guess=surest.second_guess,
+            confidence=surest.confidence if surest.state.is_known else self._confidence,
             level_dbfs=self._level_dbfs,
             moment_s=window.start_s,
-            picture=surest.picture,
+            picture=picture,
             mel=window.mel,
             waveform=np.stack([hops.min(axis=1), hops.max(axis=1)], axis=1),
         )
@@ -225,8 +232,9 @@ class _Spectra:
 
 
 class _Telling:
-    def __init__(self, listener: Listener, config: MelConfig) -> None:
+    def __init__(self, listener: Listener, config: MelConfig, names: Sequence[str]) -> None:
         self._listener = listener
+        self._names = names
         self._config = config
         self._pause_s = SteadyConfig().pause_s
         self._samples = 0
@@ -386,7 +394,7 @@ class _Telling:
         """End the event that is open, at ``by_s`` at the latest; it waits for one to join it."""
         if self._open is None:
             return
-        event = self._open.close(by_s)
+        event = self._open.close(by_s, self._listener, self._names)
         self._open = None
         waiting = self._waiting
         pause_s = event.began_s - self._waiting_s
@@ -426,7 +434,7 @@ def _without_folders(blocks: object) -> tuple[str, ...]:
 
 def _kind(event: StoryEvent) -> str:
     """What events that may be one have in common; empty for a picture without a name."""
-    return event.name if event.picture is not None else event.state
+    return event.name if event.is_known else event.state
 
 
 def _joined(one: StoryEvent, other: StoryEvent) -> StoryEvent:

@@ -59,27 +59,47 @@ def warnings_of(blocks: object) -> tuple[str, ...]:
     return tuple(getattr(blocks, "warnings", ()))
 
 
+class SecondCutter:
+    """Cuts a sound into seconds in constant memory, as ``segments_of`` cuts the whole of it."""
+
+    def __init__(self, config: MelConfig) -> None:
+        self._config = config
+        # Up to 10.5 s the loudest point of the whole clip sets the scale, so the clip is needed
+        # whole.
+        self._short = int(units.CLIP_MAX_S * config.rate_hz)
+        self._waiting: list[NDArray[np.float32]] = []
+        self._held = 0
+        self._stream: StreamingLogMel | None = None
+
+    def push(self, block: NDArray[np.float32]) -> list[Segment]:
+        """Take the next samples [t] and return the seconds they complete."""
+        if self._stream is None:
+            self._waiting.append(block)
+            self._held += len(block)
+            if self._held <= self._short:
+                return []
+            self._stream = StreamingLogMel(self._config)
+            block, self._waiting = np.concatenate(self._waiting), []
+        return self._stream.push(block)
+
+    def flush(self) -> list[Segment]:
+        """The sound has ended: return the seconds left.
+
+        Raises:
+            AudioError: when there was no sample at all.
+        """
+        if self._stream is not None:
+            return self._stream.flush()
+        whole = np.concatenate(self._waiting) if self._waiting else np.zeros(0, np.float32)
+        return segments_of(whole, self._config, each_second=True)
+
+
 def every_segment(blocks: Iterable[NDArray[np.float32]], config: MelConfig) -> Iterator[Segment]:
-    """Cut a sound into seconds in constant memory, as ``segments_of`` cuts the whole of it."""
-    # Up to 10.5 s the loudest point of the whole clip sets the scale, so the clip is needed whole.
-    short = int(units.CLIP_MAX_S * config.rate_hz)
-    waiting: list[NDArray[np.float32]] = []
-    held = 0
-    stream: StreamingLogMel | None = None
+    """Cut a sound into seconds, see ``SecondCutter``."""
+    cutter = SecondCutter(config)
     for block in blocks:
-        if stream is None:
-            waiting.append(block)
-            held += len(block)
-            if held <= short:
-                continue
-            stream = StreamingLogMel(config)
-            block, waiting = np.concatenate(waiting), []
-        yield from stream.push(block)
-    if stream is not None:
-        yield from stream.flush()
-    else:
-        whole = np.concatenate(waiting) if waiting else np.zeros(0, np.float32)
-        yield from segments_of(whole, config, each_second=True)
+        yield from cutter.push(block)
+    yield from cutter.flush()
 
 
 class Waveform:
@@ -205,8 +225,6 @@ class Stream:
         rate_hz: rate of the signal, in hertz.
         hop_s: seconds between pictures: 0.25, 0.5, 0.75 or 1.
         draws: pictures of each window.
-        candidates: see ``Translator.translate``; the attribute may be set to another number while
-            the stream runs: to 1 when there is no time for more.
         seed: see ``Translator.translate``.
         scene: all windows share their random numbers under this name, so that the picture moves
             with the sound alone and does not flicker; None draws anew for every window.
@@ -222,7 +240,6 @@ class Stream:
         hop_s: float = 0.25,
         *,
         draws: int = 1,
-        candidates: int | None = None,
         seed: int = 0,
         scene: int | None = 0,
     ) -> None:
@@ -232,7 +249,6 @@ class Stream:
         check_options(draws, seed, scene)
         self._translator = translator
         self._draws = draws
-        self.candidates = translator.candidates(candidates)
         self._seed = seed
         self._scene = scene
         self._cutter = LiveCutter(rate_hz, translator.info.mel, hop_s)
@@ -258,11 +274,7 @@ class Stream:
     def _translated(self, segments: list[Segment]) -> list[Translation]:
         return [
             self._translator.translate_segment(
-                segment,
-                draws=self._draws,
-                candidates=self.candidates,
-                seed=self._seed,
-                item=self._scene,
+                segment, draws=self._draws, seed=self._seed, item=self._scene
             )
             for segment in segments
         ]

@@ -1,4 +1,4 @@
-"""Sound -> pictures: decode, log-mel, embed, draw, and judge whether to show.
+"""Sound -> pictures: decode, log-mel, embed, name, and draw what may be drawn.
 
 n stands for pictures, sound-major: all draws of the first second, then all of the next.
 """
@@ -21,26 +21,24 @@ from soundsight.core.errors import AudioError, ConfigError, OutputError
 from soundsight.media.audio import SoundStream
 from soundsight.media.segments import Segment, loudest_segment
 from soundsight.runtime import model_folder
-from soundsight.runtime.critic import (
-    Critic,
-    SoundMemory,
-    State,
-    calm_picture,
-    is_quiet,
-    is_unfamiliar,
-    state_of,
-)
 from soundsight.runtime.model_folder import ModelInfo
-from soundsight.runtime.naming import Names
+from soundsight.runtime.naming import Guess, Names, confidence_of
 from soundsight.runtime.session import ImagineSession
-from soundsight.runtime.stream import Sound, Waveform, blocks_of, every_segment, warnings_of
+from soundsight.runtime.states import SoundMemory, State, calm_picture, is_quiet, is_unfamiliar
+from soundsight.runtime.stream import (
+    SecondCutter,
+    Sound,
+    Waveform,
+    blocks_of,
+    every_segment,
+    warnings_of,
+)
+from soundsight.runtime.surest import DRAW_FROM_SUREST, Second, SurestSeconds, mean_embedding
+from soundsight.views.pictograms import alert_picture
 
 _OTHER_SUFFIXES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 MAX_DRAWS = 1000
-DEFAULT_CANDIDATES = 4
-"""Pictures made for each draw where the model has a critic to choose among them."""
-MAX_CANDIDATES = 64
 MAX_SEED = 2**64 - 1
 MAX_ITEM = 2**47 - 1
 
@@ -50,14 +48,17 @@ class Translation:
     """What was imagined from a sound.
 
     Attributes:
-        images: uint8 [n, 96, 96, 3]; the calm flat picture where the state is not ``picture``,
-            unless it was asked for anyway.
-        seconds: float64 [n], where each picture's second starts, in seconds.
-        informativity: float32 [n] in [0, 1], the critic's score; NaN where nothing was scored (a
-            quiet or unfamiliar second, or a model without a critic).
+        images: uint8 [n, 96, 96, 3]. The calm flat picture where the state is quiet or nothing
+            recognisable, unless it was asked for anyway; pictogram and word where it is ``named``.
+        seconds: float64 [n], where each picture's second starts, in seconds. What is drawn from
+            several seconds has the surest of them.
         familiarity: float32 [n] in [0, 1], how much the second is of a kind that the model knows;
             NaN for a quiet second, or a model that cannot tell.
         state: n states.
+        name: n words for what it probably is; empty without names, and where nothing is known.
+        second_guess: n words for what else it may be; empty where nothing else is near.
+        confidence: float32 [n] in [0, 1], how sure that is; NaN for a quiet second, or a model that
+            cannot tell.
         draw: int64 [n], which of the draws of its second a picture is, from 0.
         mels: uint8 [n, 128, 100], what was heard.
         rms_dbfs: float32 [n], level of the second, in dB re full scale.
@@ -71,9 +72,11 @@ class Translation:
 
     images: NDArray[np.uint8]
     seconds: NDArray[np.float64]
-    informativity: NDArray[np.float32]
     familiarity: NDArray[np.float32]
     state: list[State]
+    name: list[str]
+    second_guess: list[str]
+    confidence: NDArray[np.float32]
     draw: NDArray[np.int64]
     mels: NDArray[np.uint8]
     rms_dbfs: NDArray[np.float32]
@@ -107,19 +110,30 @@ class Translation:
                 raise OutputError(f"{folder}: pictures are written as PNG, name it .png")
             if len(self) != 1:
                 raise OutputError(f"{folder}: there are {len(self)} pictures, name a folder")
-            sheet.save_png(sheet.picture(self.images[0], size_px), folder, self.texts(0))
+            sheet.save_png(sheet.picture(self.shown(0, size_px)), folder, self.texts(0))
             return [folder]
         name = Path(self.source).stem or "sound"
         paths = []
-        for i, image in enumerate(self.images):
+        for i in range(len(self)):
             path = folder / f"{name}_s{int(self.seconds[i]):03d}_d{self.draw[i]}.png"
-            sheet.save_png(sheet.picture(image, size_px), path, self.texts(i))
+            sheet.save_png(sheet.picture(self.shown(i, size_px)), path, self.texts(i))
             paths.append(path)
         return paths
 
+    def shown(self, index: int, size_px: int | None = None) -> NDArray[np.uint8]:
+        """Return picture ``index`` with sides of ``size_px``: uint8 [size, size, 3].
+
+        A pictogram is drawn anew at that size; a picture is resized (Lanczos). None leaves it.
+        """
+        from soundsight.views import sheet
+
+        if size_px is not None and self.state[index] is State.NAMED:
+            return alert_picture(self.name[index], size_px)
+        return np.asarray(sheet.picture(self.images[index], size_px))
+
     def texts(self, index: int) -> dict[str, str]:
         """Say where picture ``index`` comes from: text chunks for its PNG."""
-        return {
+        texts = {
             "source": Path(self.source).name,
             "second": f"{self.seconds[index]:g}",
             "seed": str(self.seed),
@@ -127,6 +141,15 @@ class Translation:
             "state": str(self.state[index]),
             "model": self.model,
         }
+        if self.name[index]:
+            texts["name"] = self.name[index]
+        return {"soundsight": self.caption(index), **texts}
+
+    def caption(self, index: int) -> str:
+        """What is said of picture ``index``: that it is imagined, or that it is not."""
+        from soundsight.views.sheet import CAPTION, NAMED_CAPTION
+
+        return NAMED_CAPTION if self.state[index] is State.NAMED else CAPTION
 
 
 class Translator:
@@ -138,7 +161,6 @@ class Translator:
     def __init__(self, info: ModelInfo, threads: int | None = None) -> None:
         self.info = info
         self.session = ImagineSession(info, threads)
-        self.critic = Critic(info, threads)
         self.memory = SoundMemory(info, threads)
         self.names = Names.of(info)
 
@@ -164,48 +186,37 @@ class Translator:
         *,
         each_second: bool = False,
         draws: int = 1,
-        candidates: int | None = None,
         seed: int = 0,
         anyway: bool = False,
     ) -> Translation:
-        """Imagine a sound: its loudest second, or every second.
+        """Imagine a sound as a whole, or every second of it.
 
-        A file of any length is read in blocks. The result of ``each_second`` grows by 41 kB a
-        second and draw; ``iter_translate`` needs constant memory.
+        As a whole it is drawn from its surest seconds (``runtime.surest``), or from its loudest
+        one where the model has no names. A file of any length is read in blocks. The result of
+        ``each_second`` grows by 41 kB a second and draw; ``iter_translate`` needs constant memory.
 
         Args:
             sound: a path, or a file that is open for reading bytes; samples [t] or [t, channels]
                 (integers or floats of full scale 1); or what ``media.audio.stream`` opens, where a
                 sound track is to be chosen or damage to be refused.
             rate_hz: rate of the samples, in hertz; needed for samples, not for a file.
-            each_second: every second, one after the other, instead of the loudest one.
-            draws: pictures of each second.
-            candidates: pictures made for each draw, of which the critic keeps the best. None makes
-                4, or 1 where the model has no critic.
+            each_second: every second, one after the other, instead of the sound as a whole.
+            draws: pictures of the sound, or of each second.
             seed: another seed imagines another picture of the same sound.
-            anyway: give the pictures that would be hidden, too. Their state stays what it is, and
-                a quiet second stays a calm picture.
+            anyway: give the pictures of unfamiliar sounds, too. Their state stays what it is, a
+                quiet second stays a calm picture, and an alert is named and not drawn.
 
         Raises:
             AudioError: when the sound cannot be read or is no sound.
-            ConfigError: when ``draws``, ``candidates``, ``seed`` or ``rate_hz`` is wrong.
+            ConfigError: when ``draws``, ``seed`` or ``rate_hz`` is wrong.
         """
         check_options(draws, seed)
-        candidates = self.candidates(candidates)
+        options: dict[str, Any] = {"draws": draws, "seed": seed, "anyway": anyway}
         if not each_second:
-            waveform = Waveform(self.info.mel)
             blocks = blocks_of(sound, rate_hz, self.info.mel)
-            segment = loudest_segment(waveform.watch(blocks), self.info.mel)
-            wave = waveform.cut(segment.start_s)
-            made = self.translate_segment(
-                segment, wave, draws=draws, candidates=candidates, seed=seed, anyway=anyway,
-                source=_name_of(blocks),
-            )  # fmt: skip
+            made = self._whole(blocks, source=_name_of(blocks), **options)
             return replace(made, warnings=warnings_of(blocks))
-        parts = self.iter_translate(
-            sound, rate_hz, draws=draws, candidates=candidates, seed=seed, anyway=anyway
-        )
-        return _joined(parts)
+        return _joined(self.iter_translate(sound, rate_hz, **options))
 
     def iter_translate(
         self,
@@ -213,7 +224,6 @@ class Translator:
         rate_hz: int | None = None,
         *,
         draws: int = 1,
-        candidates: int | None = None,
         seed: int = 0,
         anyway: bool = False,
     ) -> Iterator[Translation]:
@@ -224,10 +234,7 @@ class Translator:
         """
         check_options(draws, seed)
         blocks = blocks_of(sound, rate_hz, self.info.mel)
-        options = {
-            "draws": draws, "candidates": self.candidates(candidates), "seed": seed,
-            "anyway": anyway, "source": _name_of(blocks),
-        }  # fmt: skip
+        options = {"draws": draws, "seed": seed, "anyway": anyway, "source": _name_of(blocks)}
         return self._each_second(blocks, options)
 
     def _each_second(
@@ -240,13 +247,53 @@ class Translator:
             made = self.translate_segment(segment, wave, **options)
             yield replace(made, warnings=warnings_of(blocks))
 
+    def _whole(self, blocks: Iterator[NDArray[np.float32]], **options: Any) -> Translation:
+        """Imagine a sound from its surest seconds: of a second each, and its loudest one."""
+        mel = self.info.mel
+        waveform, cutter, surest = Waveform(mel), SecondCutter(mel), SurestSeconds()
+        by_kind = self.names is not None and DRAW_FROM_SUREST
+        seconds = 0
+
+        def take(segments: list[Segment]) -> None:
+            nonlocal seconds
+            for segment in segments:
+                seconds += 1
+                heard = self._hear(segment)
+                if heard is not None and not self._is_unfamiliar(heard):
+                    surest.take(heard)
+
+        def passing() -> Iterator[NDArray[np.float32]]:
+            for block in waveform.watch(blocks):
+                if by_kind:
+                    take(cutter.push(block))
+                yield block
+
+        loudest = loudest_segment(passing(), mel)
+        if by_kind:
+            take(cutter.flush())
+            # It may be one of those: they begin with whole seconds.
+            if not loudest.start_s.is_integer() or loudest.start_s >= seconds:
+                take([loudest])
+        if not len(surest):
+            wave = waveform.cut(loudest.start_s)
+            return self.translate_segment(loudest, wave, **options)
+        chosen = surest.of_kind(surest.kind)
+        best: Segment = chosen[0].of
+        heard = Second(
+            embedding=mean_embedding(chosen),
+            shares=np.mean([second.shares for second in chosen], axis=0, dtype=np.float32),
+            familiarity=float(np.mean([second.familiarity for second in chosen])),
+            of=best,
+        )
+        wave = waveform.cut(best.start_s)
+        return self._made(best, heard, wave, kind=surest.kind, **options)
+
     def translate_segment(
         self,
         segment: Segment,
         waveform: NDArray[np.float32] | None = None,
         *,
         draws: int = 1,
-        candidates: int | None = None,
         seed: int = 0,
         item: int | None = None,
         anyway: bool = False,
@@ -256,38 +303,105 @@ class Translator:
 
         Args:
             waveform: float32 [100, 2] for the views; None stands for a flat one.
-            candidates: see ``translate``.
             item: see ``imagine``.
             anyway: see ``translate``.
 
         Raises:
-            ConfigError: when ``draws``, ``candidates``, ``seed`` or ``item`` is wrong.
+            ConfigError: when ``draws``, ``seed`` or ``item`` is wrong.
         """
         check_options(draws, seed, item)
-        candidates = self.candidates(candidates)
-        thresholds = self.info.thresholds
-        calm = calm_picture(self.info.image_px)
-        familiarity, informativity = np.float32(np.nan), np.full(draws, np.nan, np.float32)
-        images = np.repeat(calm[None], draws, axis=0)
-        if is_quiet(segment.mel, segment.rms_dbfs, thresholds):
-            state = [State.QUIET] * draws
-        else:
-            familiarity = self.memory.familiarity(segment.mel[None])[0]
-            state = [State.NOTHING_RECOGNISABLE] * draws
-            unknown = is_unfamiliar(float(familiarity), thresholds)
-            if not unknown or anyway:
-                drawn, informativity = self._best(segment.mel, draws, candidates, seed, item)
-                if not unknown:
-                    state = [state_of(float(score), thresholds) for score in informativity]
-                shown = [i for i, each in enumerate(state) if anyway or each is State.PICTURE]
-                images[shown] = drawn[shown]
+        return self._made(
+            segment, self._hear(segment), waveform,
+            draws=draws, seed=seed, item=item, anyway=anyway, source=source,
+        )  # fmt: skip
+
+    def hear(self, mel: NDArray[np.uint8]) -> Second:
+        """Hear one second, whatever its level.
+
+        Args:
+            mel: uint8 [128, 100].
+        """
+        embedding, features = self.session.embed(units.to_unit(mel[None])[:, None])
+        familiarity = self.memory.familiarity(features)
+        # Without names there is one kind, and the most familiar seconds are the surest of it.
+        shares = np.nan_to_num(familiarity, nan=1.0)
+        if self.names is not None:
+            shares = self.names.probabilities(embedding)[0]
+        return Second(embedding=embedding[0], shares=shares, familiarity=float(familiarity[0]))
+
+    def familiarity(self, mels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Tell how familiar sounds are: uint8 [n, 128, 100] -> float32 [n] in [0, 1], or NaN."""
+        _, features = self.session.embed(units.to_unit(mels)[:, None])
+        return self.memory.familiarity(features)
+
+    def draws(self, mels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Tell which seconds, uint8 [n, 128, 100], would be drawn: those that can be heard, are
+        familiar and no alerts; bool [n].
+        """
+
+        def drawn(mel: NDArray[np.uint8]) -> bool:
+            if float(mel.mean()) < units.INAUDIBLE_LEVEL:
+                return False
+            heard = self.hear(mel)
+            return not self._is_unfamiliar(heard) and not self.guess(heard).is_alert
+
+        return np.array([drawn(mel) for mel in mels], np.bool_)
+
+    def guess(self, heard: Second, kind: int | None = None) -> Guess:
+        """Name a second; without names an empty guess.
+
+        Args:
+            kind: the number of the first guess; None takes the most probable name.
+        """
+        return Guess() if self.names is None else self.names.guess(heard.shares, kind)
+
+    def _hear(self, segment: Segment) -> Second | None:
+        """Hear a segment; None where it is quiet."""
+        if is_quiet(segment.mel, segment.rms_dbfs, self.info.thresholds):
+            return None
+        return replace(self.hear(segment.mel), of=segment)
+
+    def _is_unfamiliar(self, heard: Second) -> bool:
+        return is_unfamiliar(heard.familiarity, self.info.thresholds)
+
+    def _made(
+        self,
+        segment: Segment,
+        heard: Second | None,
+        waveform: NDArray[np.float32] | None,
+        *,
+        draws: int,
+        seed: int,
+        kind: int | None = None,
+        item: int | None = None,
+        anyway: bool = False,
+        source: str = "",
+    ) -> Translation:
+        """Make the pictures of a segment of which this is heard, of this kind."""
+        images = np.repeat(calm_picture(self.info.image_px)[None], draws, axis=0)
+        state, guess, confidence = State.QUIET, Guess(), np.nan
+        if heard is not None:
+            guess = self.guess(heard, kind)
+            confidence = confidence_of(heard.familiarity, guess.share)
+            state = State.PICTURE
+            if self._is_unfamiliar(heard):
+                state = State.NOTHING_RECOGNISABLE
+            elif guess.is_alert:
+                state = State.NAMED
+                images[:] = alert_picture(guess.name, self.info.image_px)
+            if state is State.PICTURE or (anyway and state is State.NOTHING_RECOGNISABLE):
+                images = self._draws_of(segment.mel, heard.embedding, draws, seed, item)
         wave = np.zeros((units.FRAMES_PER_SEGMENT, 2), np.float32)
+        known = state.is_known
+        familiarity = np.nan if heard is None else heard.familiarity
         return Translation(
             images=images,
             seconds=np.full(draws, segment.start_s, np.float64),
-            informativity=informativity,
             familiarity=np.full(draws, familiarity, np.float32),
-            state=state,
+            state=[state] * draws,
+            name=[guess.name if known else ""] * draws,
+            second_guess=[guess.second if known else ""] * draws,
+            confidence=np.full(draws, confidence, np.float32),
             draw=np.arange(draws, dtype=np.int64),
             mels=np.repeat(segment.mel[None], draws, axis=0),
             rms_dbfs=np.full(draws, segment.rms_dbfs, np.float32),
@@ -305,7 +419,7 @@ class Translator:
         seed: int = 0,
         items: Sequence[int] | None = None,
     ) -> NDArray[np.uint8]:
-        """Draw pictures of log-mels, whatever the critic would say of them.
+        """Draw pictures of log-mels, whether they would be shown or not.
 
         Args:
             mels: [n, 128, 100] or [128, 100], uint8 0..255 or floats in [-1, 1].
@@ -325,78 +439,50 @@ class Translator:
         check_options(draws, seed)
         levels, unit = _checked_mels(mels)
         names = _checked_items(items, len(levels))
-        embeddings = self.session.embed(unit[:, None])
+        embeddings, _ = self.session.embed(unit[:, None])
         images = [
-            self._draw(
-                levels[i], embeddings[i], range(draws), seed, None if names is None else names[i]
+            self._draws_of(
+                levels[i], embeddings[i], draws, seed, None if names is None else names[i]
             )
             for i in range(len(levels))
         ]
         px = self.info.image_px
         return np.reshape(images, (-1, px, px, units.IMAGE_CHANNELS)).astype(np.uint8, copy=False)
 
-    def candidates(self, wanted: int | None = None) -> int:
-        """Return how many pictures are made for each draw.
+    def draw(
+        self, embedding: NDArray[np.float32], names: Sequence[int], seed: int
+    ) -> NDArray[np.uint8]:
+        """Draw pictures of one embedding.
 
         Args:
-            wanted: 1 to 64; None leaves it to the model.
-
-        Raises:
-            ConfigError: on another number, or more than 1 of a model that has no critic.
-        """
-        if wanted is None:
-            return DEFAULT_CANDIDATES if self.info.has_critic else 1
-        number = _whole(wanted)
-        if number is None or not 1 <= number <= MAX_CANDIDATES:
-            raise ConfigError(
-                f"candidates must be a whole number from 1 to {MAX_CANDIDATES}, not {wanted!r}"
-            )
-        if number > 1 and not self.info.has_critic:
-            raise ConfigError(
-                f"candidates is {number}, but the model {self.info.label} has no critic to choose "
-                "among them: ask for 1"
-            )
-        return number
-
-    def _best(
-        self, mel: NDArray[np.uint8], draws: int, candidates: int, seed: int, item: int | None
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Draw ``candidates`` pictures for each of ``draws`` and keep those the critic prefers.
+            embedding: float32 [E].
+            names: n numbers that the random numbers are drawn by.
+            seed: another seed imagines other pictures.
 
         Returns:
-            uint8 [draws, px, px, 3] and what the critic says of each, float32 [draws].
+            uint8 [n, px, px, 3].
         """
-        levels, unit = _checked_mels(mel)
-        embedding = self.session.embed(unit[:, None])[0]
-        px = self.info.image_px
-        images = np.empty((draws, px, px, units.IMAGE_CHANNELS), np.uint8)
-        informativity = np.empty(draws, np.float32)
-        for draw in range(draws):
-            numbers = range(draw * candidates, (draw + 1) * candidates)
-            made = self._draw(levels[0], embedding, numbers, seed, item)
-            said = self.critic.informativity(made)
-            # Of equal scores, and of NaN where there is no critic, the first.
-            best = int(said.argmax())
-            images[draw], informativity[draw] = made[best], said[best]
-        return images, informativity
-
-    def _draw(
-        self,
-        levels: NDArray[np.uint8],
-        embedding: NDArray[np.float32],
-        numbers: range,
-        seed: int,
-        item: int | None,
-    ) -> NDArray[np.uint8]:
-        """Draw the pictures of one log-mel that have these numbers: uint8 [n, px, px, 3]."""
         info = self.info
         px = info.image_px
-        images = np.empty((len(numbers), px, px, units.IMAGE_CHANNELS), np.uint8)
-        for i, number in enumerate(numbers):
-            name = item_of(levels, number) if item is None else item * 2**16 + number
+        images = np.empty((len(names), px, px, units.IMAGE_CHANNELS), np.uint8)
+        for i, name in enumerate(names):
             noise, dropout = generator_draws(seed, name, info.noise_size, info.dropout_size)
             images[i] = self.session.draw(embedding[None], noise[None], dropout[None])[0]
         return images
+
+    def _draws_of(
+        self,
+        levels: NDArray[np.uint8],
+        embedding: NDArray[np.float32],
+        draws: int,
+        seed: int,
+        item: int | None,
+    ) -> NDArray[np.uint8]:
+        """Draw a log-mel, uint8 [128, 100], or an item: uint8 [draws, px, px, 3]."""
+        numbers = range(draws)
+        if item is None:
+            return self.draw(embedding, [item_of(levels, number) for number in numbers], seed)
+        return self.draw(embedding, [item * 2**16 + number for number in numbers], seed)
 
 
 # --- checks ----------------------------------------------------------------------------------
@@ -475,16 +561,16 @@ def _joined(parts: Iterable[Translation]) -> Translation:
     """Put translations of one sound one after the other."""
     # Growing buffers, not lists of arrays: joining at the end would need everything twice.
     fields = (
-        "images", "seconds", "informativity", "familiarity", "draw", "mels", "rms_dbfs",
-        "waveforms",
+        "images", "seconds", "familiarity", "confidence", "draw", "mels", "rms_dbfs", "waveforms",
     )  # fmt: skip
     buffers = {name: bytearray() for name in fields}
-    state: list[State] = []
+    lists: dict[str, list[Any]] = {"state": [], "name": [], "second_guess": []}
     last: Translation | None = None
     for part in parts:
         for name, buffer in buffers.items():
             buffer += getattr(part, name).tobytes()
-        state += part.state
+        for name, values in lists.items():
+            values += getattr(part, name)
         last = part
     assert last is not None, "a sound has at least one segment"
     arrays: dict[str, Any] = {}
@@ -492,6 +578,6 @@ def _joined(parts: Iterable[Translation]) -> Translation:
         like = getattr(last, name)
         arrays[name] = np.frombuffer(buffer, like.dtype).reshape(-1, *like.shape[1:])
     return Translation(
-        **arrays, state=state, source=last.source, seed=last.seed, model=last.model,
+        **arrays, **lists, source=last.source, seed=last.seed, model=last.model,
         warnings=last.warnings,
     )  # fmt: skip

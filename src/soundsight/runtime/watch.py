@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.media.segments import rms_dbfs
-from soundsight.runtime.critic import State
 from soundsight.runtime.listener import Event, Heard, Surest
+from soundsight.runtime.states import State
 from soundsight.views.moment import Look, Moment, Past
 
 DEAF_S = 1.5
@@ -65,8 +65,10 @@ class _Entry:
             lasted_s=max(0.0, (self.until - self.began).total_seconds()),
             gap=self.gap,
             name=self.surest.name,
+            second_guess=self.surest.second_guess,
             confidence=self.surest.confidence,
             picture=self.surest.picture,
+            named=self.surest.state is State.NAMED,
             repeats=self.repeats,
         )
 
@@ -107,7 +109,7 @@ class Watch:
         self._zeros_wall = self._sample_wall
         self._heard: Heard | None = None
         self._present: _Entry | None = None  # the event of the last window with sound
-        self._pictured_at = -math.inf
+        self._known_at = -math.inf
         self._entries: deque[_Entry] = deque(maxlen=MOST_PAST)  # the newest first
         self._why = ""
 
@@ -153,21 +155,21 @@ class Watch:
         entry.until, entry.repeats = wall, heard.event.repeats
         entry.surest.take(heard)
         # What is no longer recognised does not come back as the past.
-        self._pictured_at = now if heard.state is State.PICTURE else -math.inf
+        self._known_at = now if heard.state.is_known else -math.inf
 
     def _entry_of(self, event: Event, heard: Heard, wall: datetime) -> _Entry:
         """The entry of the history that a window belongs to: what is shown is always of one."""
         entry = self._present
-        pictured = heard.state is State.PICTURE
+        known = heard.state.is_known
         if entry is None or entry.number != event.number:
             # An event is told only once it has settled: it has begun before.
             began = wall - timedelta(seconds=max(0.0, heard.end_s - event.began_s))
             entry = _Entry(began=began, until=wall, number=event.number)
-        elif entry.rest_of is not None and pictured:
+        elif entry.rest_of is not None and known:
             # Recognised again: it was the same all the time.
             self._forget(entry)
             return entry.rest_of
-        elif not pictured and entry.surest.picture is not None:
+        elif not known and entry.surest.state.is_known:
             entry = _Entry(began=wall, until=wall, number=event.number, rest_of=entry)
         else:
             return entry
@@ -200,7 +202,7 @@ class Watch:
     def restart(self) -> None:
         """The signal begins anew: nothing is known of it yet."""
         self._heard, self._present = None, None
-        self._pictured_at = -math.inf
+        self._known_at = -math.inf
         self._mark, self._zeros_from = False, None
         self._power.clear()
 
@@ -211,7 +213,7 @@ class Watch:
         present: Past | None = None
         if look is Look.NOT_LISTENING:
             self._gap()
-        elif look in (Look.PICTURE, Look.PAST) and self._present is not None:
+        elif look in (Look.PICTURE, Look.NAMED, Look.PAST) and self._present is not None:
             present = self._present.past()
         return Moment(
             look=look,
@@ -236,13 +238,15 @@ class Watch:
         young = self._mark and now - self._mark_at < YOUNG_S
         if heard is None:
             return (Look.SOUND, "") if young else (Look.STARTING, "Listening to the first second.")
-        if heard.state is State.PICTURE:
-            return Look.PICTURE, self._since()
+        if heard.state.is_known and self._present is not None:
+            # What is shown is of the surest moment, which may have been named.
+            named = self._present.surest.state is State.NAMED
+            return Look.NAMED if named else Look.PICTURE, self._since()
         if heard.state is not State.QUIET and heard.settled:
             known = "There is a sound, but of no kind that the program knows."
             return Look.NOTHING, known
-        ago = now - self._pictured_at
-        if ago < PAST_S and self._present is not None and self._present.surest.picture is not None:
+        ago = now - self._known_at
+        if ago < PAST_S and self._present is not None and self._present.surest.state.is_known:
             return Look.PAST, f"heard {max(1, round(ago))} s ago{self._times()}"
         if young:
             return Look.SOUND, "It is too short yet to say what it is."

@@ -39,7 +39,8 @@ SCHEDULES = ("modern", "published")
 _NETWORKS = {"contrastive": SoundEncoder, "autoencoder": Autoencoder}
 
 AudioEncoder = Autoencoder | SoundEncoder | Ears
-"""Either has ``encode(mel [n, 1, 128, 100]) -> [n, E]`` and ``embedding_size``."""
+"""Each has ``encode(mel [n, 1, 128, 100]) -> [n, E]`` with ``embedding_size`` E, and
+``features(mel) -> [n, F]`` with ``feature_size`` F, what the embedding is made from."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,10 @@ from soundsight.core.config import from_dict, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.runs import sha256_of
 from soundsight.core.units import INAUDIBLE_LEVEL
-from soundsight.models.autoencoder import Autoencoder
 from soundsight.models.familiarity import Familiarity, FamiliarityConfig
 from soundsight.pairs.dataset import PairDataset
 from soundsight.training.checkpoints import read_tensors, save_tensors
-from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
+from soundsight.training.encoder import AudioEncoder, to_float
 
 LIMIT = 0.5
 """Familiarity from which on a sound counts as known."""
@@ -65,9 +64,8 @@ def fit_familiarity(
     Raises:
         DataError: when there are fewer than 64 audible sounds in either.
     """
-    size = _feature_size(encoder)
-    network = Familiarity(encoder, FamiliarityConfig(features=size)).eval()
-    known, unknown = (_features(network, data) for data in (train, val))
+    size = encoder.feature_size
+    known, unknown = (_features(encoder, data) for data in (train, val))
     if min(len(known), len(unknown)) < _FEWEST:
         raise DataError(
             f"{len(known)} train and {len(unknown)} val sounds are audible: at least {_FEWEST} "
@@ -76,10 +74,9 @@ def fit_familiarity(
     axes = min(config.axes, size, len(known))
     sounds = min(config.sounds, len(known))
     network = Familiarity(
-        encoder,
         FamiliarityConfig(
             features=size, axes=axes, sounds=sounds, neighbours=min(config.neighbours, sounds)
-        ),
+        )
     ).eval()
     mean, spread = known.mean(dim=0), known.std(dim=0) + _LEAST_SPREAD
     standard = (known - mean) / spread
@@ -90,7 +87,7 @@ def fit_familiarity(
     rng = np.random.default_rng((config.seed, 11))
     chosen = torch.from_numpy(rng.permutation(len(known))[:sounds])
     network.memory.copy_((known[chosen] - mean) @ network.axes)
-    network.limit.copy_(torch.quantile(network.distance_of(unknown), config.accepted))
+    network.limit.copy_(torch.quantile(network.distance(unknown), config.accepted))
     return network
 
 
@@ -103,11 +100,11 @@ def write_familiarity(
         "fitted": to_dict(config),
         "encoder": sha256_of(encoder_run / "encoder.safetensors"),
     }
-    save_tensors(out / WEIGHTS, dict(network.named_buffers(recurse=False)), about)
+    save_tensors(out / WEIGHTS, dict(network.named_buffers()), about)
 
 
 def load_familiarity(folder: Path, encoder_run: Path) -> Familiarity:
-    """Load a memory and put the encoder of ``encoder_run`` under it.
+    """Load a memory that was fitted to the features of the encoder of ``encoder_run``.
 
     Raises:
         DataError: when it is missing, damaged, or was fitted to another encoder.
@@ -123,16 +120,12 @@ def load_familiarity(folder: Path, encoder_run: Path) -> Familiarity:
         config = from_dict(FamiliarityConfig, about["network"])
     except (KeyError, ConfigError) as error:
         raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error
-    network = Familiarity(load_encoder(encoder_run), config)
-    for name, value in network.named_buffers(recurse=False):
+    network = Familiarity(config)
+    for name, value in network.named_buffers():
         if name not in tensors or tensors[name].shape != value.shape:
             raise DataError(f"{path} is damaged: {name} is missing or of another size")
         value.copy_(tensors[name])
     return network.eval().requires_grad_(False)
-
-
-def _feature_size(encoder: AudioEncoder) -> int:
-    return encoder.embedding_size if isinstance(encoder, Autoencoder) else encoder.feature_size
 
 
 def _batches(data: PairDataset) -> Iterator[Tensor]:
@@ -147,6 +140,6 @@ def _audible(data: PairDataset) -> list[int]:
 
 
 @torch.no_grad()
-def _features(network: Familiarity, data: PairDataset) -> Tensor:
-    parts = [network.features(mel) for mel in _batches(data)]
-    return torch.cat(parts) if parts else torch.zeros(0, network.config.features)
+def _features(encoder: AudioEncoder, data: PairDataset) -> Tensor:
+    parts = [encoder.features(mel) for mel in _batches(data)]
+    return torch.cat(parts) if parts else torch.zeros(0, encoder.feature_size)

@@ -1,4 +1,4 @@
-"""The card of a folder of judges, or of the critic: what it is, on what it was trained, figures."""
+"""The card of a folder of judges: what it is, on what it was trained, figures."""
 
 from __future__ import annotations
 
@@ -15,29 +15,24 @@ parameters each): does a picture show this class? Beside them a second judge (on
 network with a head a class), an independent photo classifier and a space of sounds and pictures \
 for retrieval. For evaluation only: no translator is trained against them."""
 
-_CRITIC = """A binary classifier without classes (the architecture of the judges, 34,730 \
-parameters): is there anything to be seen in this picture? It serves at run time and was trained \
-on photos that the judges never saw."""
-
 
 def card(record: Mapping[str, Any]) -> str:
-    """Return the card of ``judges.json`` or ``critic.json`` as Markdown.
+    """Return the card of ``judges.json`` as Markdown.
 
     Args:
         record: the content of the file.
     """
     config, early = record["settings"]["config"], record["settings"]["early"]
-    judges = record["format"].endswith("judges")
     binary = [name for name in record["names"] if name not in VIEWERS]
     early_line = (
-        f"{early['count']} early-generator pictures were divided between judges and critic by "
-        f"their sound, and one sound in {EARLY_VAL_FOLDS} kept for val."
+        f"Of {early['count']} early-generator pictures those of one fold of the sounds, and one "
+        f"sound in {EARLY_VAL_FOLDS} kept for val."
         if early["count"]
         else "No early-generator pictures were among the negatives."
     )
     parts = [
-        f"# Informativity {'judges' if judges else 'critic'}",
-        _JUDGES if judges else _CRITIC,
+        "# Informativity judges",
+        _JUDGES,
         f"**Trained on.** {record['trained_on']} Fold {config['fold']} of the photos (by a hash of "
         f"the name), {config['steps']} batches of {config['batch']} a classifier, seed "
         f"{config['seed']}, on a CPU. {early_line}",

@@ -1,7 +1,7 @@
-"""The folder of trained judges, or of the critic: begun, resumed, finished, read.
+"""The folder of trained judges: begun, resumed, finished, read.
 
 While training: ``progress.json`` (settings, finished networks) and ``state.safetensors`` (the one
-at work). When finished: ``<name>.safetensors`` (fp16), ``judges.json`` or ``critic.json`` with the
+at work). When finished: ``<name>.safetensors`` (fp16), ``judges.json`` with the
 SHA-256 of every file, and ``CARD.md``. The same training writes the same bytes.
 """
 
@@ -34,7 +34,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 _STATE = "state.safetensors"
 
-FORMAT_VERSIONS = {"judges": (2, 1), "critic": (1,)}
+FORMAT_VERSIONS = {"judges": (2, 1)}
 """What can be read; the first is written. Version 1 of the judges has no other networks."""
 
 TRAINED_ON = (
@@ -69,7 +69,7 @@ class JudgeFolder:
 
         Args:
             path: made when missing.
-            kind: ``judges`` or ``critic``.
+            kind: ``judges``.
             names: the networks to be trained, one file each.
             config: the settings' dataclass.
             early: early-generator pictures; their hash is kept.
@@ -159,7 +159,7 @@ class JudgeFolder:
 
     @property
     def binary(self) -> list[str]:
-        """The published classifiers, the critic among them."""
+        """The published classifiers."""
         return [name for name in self.names if name not in VIEWERS]
 
     def save_state(
@@ -207,8 +207,8 @@ def read(folder: Path, kind: str) -> tuple[dict[str, InformativityClassifier], d
     """Read the published classifiers of a finished folder and check the hash of every file.
 
     Args:
-        folder: as written by ``train`` or ``train_critic``.
-        kind: ``judges`` or ``critic``.
+        folder: as written by ``train``.
+        kind: ``judges``.
 
     Returns:
         models: name -> classifier in evaluation mode.

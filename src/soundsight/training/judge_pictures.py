@@ -1,4 +1,4 @@
-"""The pictures that judges and critic learn from: photos by class, uninformative ones, changes."""
+"""The pictures that judges learn from: photos by class, uninformative ones, changes."""
 
 from __future__ import annotations
 

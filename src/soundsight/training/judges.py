@@ -1,9 +1,7 @@
-"""Training of the judges (one binary informativity classifier a class) and of the critic.
+"""Training of the judges: one binary informativity classifier a class.
 
 Positives are real photos of the class; negatives are photos of the other classes and pictures in
-which nobody sees anything (:mod:`soundsight.training.uninformative`). The critic is the same
-classifier without a class: every photo is a positive. It serves at run time, so it is trained on
-the fold of the photos that the judges never see.
+which nobody sees anything (:mod:`soundsight.training.uninformative`).
 
 Beside the judges stand, in the same folder and from the same fold, a second judge and a photo
 classifier (:mod:`soundsight.training.viewers`) and a space for retrieval
@@ -72,12 +70,10 @@ from soundsight.training.viewers import (
     head_scores,
 )
 
-CRITIC = "critic"
-
 
 @dataclass(frozen=True, kw_only=True)
 class BinaryConfig:
-    """How a judge, or the critic, is trained and where its threshold lies."""
+    """How a judge is trained and where its threshold lies."""
 
     seed: int = 0
     steps: int = 5000
@@ -99,13 +95,12 @@ class BinaryConfig:
     """Convolutions in bfloat16: twice as fast on a processor that has it (AVX512-BF16, AMX),
     slower on one that has not."""
     other_share: float = 0.4
-    """Part of the negatives that are photos of other classes. The critic has no other classes and
-    leaves it out."""
+    """Part of the negatives that are photos of other classes."""
     made_per_kept: int = 4
     """Uninformative pictures made, of all kinds in equal parts, for each that is learned from:
     those that the moving average of the judge likes best, whatever their kind."""
     fold: int = 0
-    """Fold of the photos, in train and val (``fold_of``): 0 the judges', 1 the critic's."""
+    """Fold of the photos, in train and val (``fold_of``): 0 or 1; the judges' is 0."""
     accept_rate: float = 0.85
     """Share of the class's val photos that the threshold accepts."""
     val_per_kind: int = 400
@@ -130,7 +125,7 @@ class BinaryConfig:
         if not 0 <= self.smoothing < 1 or not 0 <= self.average_decay < 1:
             raise ConfigError("smoothing and average_decay must lie in [0, 1)")
         if self.fold not in (0, 1):
-            raise ConfigError("fold must be 0 (judges) or 1 (critic)")
+            raise ConfigError("fold must be 0 or 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,11 +145,6 @@ class JudgesConfig(BinaryConfig):
     """The judges' settings and those of the networks beside them."""
 
     viewers: ViewersConfig = field(default_factory=ViewersConfig)
-
-
-def critic_config(**changes: Any) -> BinaryConfig:
-    """Return the critic's settings: its own fold, every class, 95 % of val photos accepted."""
-    return BinaryConfig(**{"fold": 1, "other_share": 0.0, "accept_rate": 0.95, **changes})
 
 
 def train(
@@ -185,44 +175,12 @@ def train(
         DataError: when pictures or pairs of a class are missing or damaged.
         OutputError: when ``out`` holds something else or cannot be written to.
     """
-    return _train_all(config, bench, out, "judges", [*SUBJECTS, *VIEWERS], early, console)
-
-
-def train_critic(
-    config: BinaryConfig,
-    bench: Bench,
-    out: Path,
-    *,
-    early: Sequence[Path] = (),
-    console: Console | None = None,
-) -> Path:
-    """Train the class-free critic into ``out``: ``critic.safetensors``, ``critic.json``, a card.
-
-    Arguments and errors as in :func:`train`; ``config`` as from :func:`critic_config`.
-    """
-    return _train_all(config, bench, out, CRITIC, [CRITIC], early, console)
-
-
-def score(model: InformativityClassifier, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the informativity in [0, 1] of pictures uint8 [n, 96, 96, 3] as float32 [n]."""
-    model.eval()
-    return look_at(lambda batch: model.informativity(batch)[:, None], images, 1)[:, 0]
-
-
-def _train_all(
-    config: BinaryConfig,
-    bench: Bench,
-    out: Path,
-    kind: str,
-    names: list[str],
-    early_paths: Sequence[Path],
-    console: Console | None,
-) -> Path:
-    early = load_early(early_paths)
-    folder = JudgeFolder.open(out, kind, names, config, early, _about(bench, kind))
+    kept = load_early(early)
+    names = [*SUBJECTS, *VIEWERS]
+    folder = JudgeFolder.open(out, "judges", names, config, kept, _about(bench))
     if folder.finished:
         return out
-    train, val = (Pictures.read(bench, split, config.fold, early) for split in ("train", "val"))
+    learned, val = (Pictures.read(bench, split, config.fold, kept) for split in ("train", "val"))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -241,25 +199,29 @@ def _train_all(
             def show(step: int, of: int, task: TaskID = task) -> None:
                 progress.update(task, completed=step, total=of)
 
-            if isinstance(config, JudgesConfig) and name in VIEWERS:
-                _add_viewer(name, config, bench, train, val, folder, show)
+            if name in VIEWERS:
+                _add_viewer(name, config, bench, learned, val, folder, show)
             else:
-                own = None if name == CRITIC else names.index(name)
-                _add_binary(name, own, config, train, val, folder, show)
+                _add_binary(name, names.index(name), config, learned, val, folder, show)
     folder.finish()
     return out
 
 
-def _about(bench: Bench, kind: str) -> dict[str, str]:
+def score(model: InformativityClassifier, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the informativity in [0, 1] of pictures uint8 [n, 96, 96, 3] as float32 [n]."""
+    model.eval()
+    return look_at(lambda batch: model.informativity(batch)[:, None], images, 1)[:, 0]
+
+
+def _about(bench: Bench) -> dict[str, str]:
     """Return the hashes of the names of what is learned from, checked to be enough.
 
     Raises:
         DataError: when the judges' space would have no sounds of a class.
     """
     names = {"photos": [*bench.photos("train"), *bench.photos("val")]}
-    if kind != CRITIC:
-        pairs = [p for s in ("train", "val") for p in bench.pairs_of_every_class(s, "the jury")]
-        names["pairs"] = [f"{pair.spectrogram} {pair.photo}" for pair in pairs]
+    pairs = [p for s in ("train", "val") for p in bench.pairs_of_every_class(s, "the jury")]
+    names["pairs"] = [f"{pair.spectrogram} {pair.photo}" for pair in pairs]
     return {
         what: hashlib.sha256("\n".join(of_it).encode()).hexdigest() for what, of_it in names.items()
     }
@@ -267,22 +229,21 @@ def _about(bench: Bench, kind: str) -> dict[str, str]:
 
 def _add_binary(
     name: str,
-    own: int | None,
+    own: int,
     config: BinaryConfig,
     train: Pictures,
     val: Pictures,
     folder: JudgeFolder,
     show: Show,
 ) -> None:
-    """Train a judge, or the critic (``own`` is None), and measure it on val."""
-    key = len(SUBJECTS) if own is None else own
+    """Train a judge, that of class number ``own``, and measure it on val."""
 
     def loss(logs: Tensor, targets: Tensor) -> Tensor:
         return (1 - config.smoothing) * F.nll_loss(logs, targets) - config.smoothing * logs.mean()
 
     model = fit(
         lambda: InformativityClassifier(config.model),
-        lambda step, average: _batch(config, train, own, step, key, average),
+        lambda step, average: _batch(config, train, own, step, average),
         loss,
         name=name,
         steps=config.steps,
@@ -290,7 +251,7 @@ def _add_binary(
         weight_decay=config.weight_decay,
         average_decay=config.average_decay,
         bfloat16=config.bfloat16,
-        seed=(config.seed, key),
+        seed=(config.seed, own),
         folder=folder,
         show=show,
     )
@@ -361,19 +322,18 @@ def _beside_the_first(
 def _batch(
     config: BinaryConfig,
     pictures: Pictures,
-    own: int | None,
+    own: int,
     step: int,
-    key: int,
     average: InformativityClassifier,
 ) -> tuple[Float[Tensor, "n 3 96 96"], Tensor]:
     """Make the batch of ``step``, a function of (seed, judge, step, average of the weights)."""
-    rng = np.random.default_rng((config.seed, key, step))
-    everyone = list(range(len(SUBJECTS)))
+    rng = np.random.default_rng((config.seed, own, step))
     half = config.batch // 2
-    others = 0 if own is None else round(config.other_share * half)
-    photos = [pictures.draw(everyone if own is None else [own], half, rng)[0]]
+    others = round(config.other_share * half)
+    photos = [pictures.draw([own], half, rng)[0]]
     if others:
-        photos.append(pictures.draw([c for c in everyone if c != own], others, rng)[0])
+        strange = [c for c in range(len(SUBJECTS)) if c != own]
+        photos.append(pictures.draw(strange, others, rng)[0])
     wanted = half - others
     made = pictures.of_every_kind(own, config.made_per_kept * wanted, step, rng)
     if config.made_per_kept > 1:
@@ -388,15 +348,12 @@ def _batch(
 
 
 def _val_pictures(
-    config: BinaryConfig, val: Pictures, own: int | None
+    config: BinaryConfig, val: Pictures, own: int
 ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]:
-    """Return the val photos of a class (None = of all) and its negatives by kind."""
-    rng = np.random.default_rng((config.seed, len(SUBJECTS) if own is None else own, 1 << 32))
-    if own is None:
-        positives, negatives = np.concatenate(val.photos), {}
-    else:
-        positives = val.photos[own]
-        negatives = {f"photos of {s}": val.photos[c] for c, s in enumerate(SUBJECTS) if c != own}
+    """Return the val photos of a class and its negatives by kind."""
+    rng = np.random.default_rng((config.seed, own, 1 << 32))
+    positives = val.photos[own]
+    negatives = {f"photos of {s}": val.photos[c] for c, s in enumerate(SUBJECTS) if c != own}
     for kind in val.kinds:
         made = val.uninformative(kind, own, config.val_per_kind, rng)
         negatives[kind] = val.early if kind == EARLY else made

@@ -64,6 +64,7 @@ class NamingConfig:
         others_each: sounds of each kind, and a quarter as many beside val; 0 for none, and every
             sound is given one of the names.
         others_weight: weight of all of them together beside that of all named seconds.
+        alerts: names that are told and never drawn; those that no second has are left out.
     """
 
     penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -71,6 +72,7 @@ class NamingConfig:
     others: tuple[str, ...] = tuple(KINDS)
     others_each: int = 120
     others_weight: float = 1.0
+    alerts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.penalties or not all(0 < p < 1e6 for p in self.penalties):
@@ -256,6 +258,7 @@ def fit_names(
         weights=weights.numpy().astype(np.float32),
         bias=bias.numpy().astype(np.float32),
         other=other,
+        alerts=tuple(name for name in names if name in config.alerts),
     )
     shares = fitted.probabilities(choosing.x.numpy()).astype(np.float64)
     is_named = shares.max(axis=1) > 1 - shares.sum(axis=1) if other else np.ones(len(shares), bool)

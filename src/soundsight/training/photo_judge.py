@@ -63,7 +63,7 @@ class PhotoJudgeConfig:
 
     seed: int = 0
     fold: int = 0
-    """Of the train photos, by ``fold_of``: half of them; the other half is the critic's."""
+    """Of the train photos, by ``fold_of``: half of them."""
     size_px: int = 160
     """Side to which pictures are enlarged: what the network was trained on is 240 px."""
     changed: int = 4

@@ -184,7 +184,7 @@ def load_early(paths: Sequence[Path]) -> EarlyPictures:
 
 
 def in_early_part(early: EarlyPictures, fold: int, split: str) -> NDArray[np.bool_]:
-    """Say which early pictures of a fold (0 judges, 1 critic) are kept for a split: bool [n].
+    """Say which early pictures of a fold are kept for a split: bool [n].
 
     A sound belongs to one fold and one split, whatever network drew it. Where there are several
     runs the last one is kept for val, so that val shows neither a sound nor a network of train.

@@ -31,7 +31,7 @@ from soundsight.views.drawing import (
     default_font,
     write_line,
 )
-from soundsight.views.sheet import CAPTION, picture
+from soundsight.views.sheet import CAPTION
 from soundsight.views.story import NOTHING_WORDS, QUIET, Story, StoryEvent
 from soundsight.views.timeline import (
     CLOCK_PX,
@@ -186,10 +186,11 @@ class _Frames:
         self, made: Image.Image, ink: ImageDraw.ImageDraw, event: StoryEvent | None
     ) -> None:
         x, y = _PICTURE_AT
-        if event is not None and event.picture is not None:
-            made.paste(picture(event.picture, _PICTURE_PX), (x, y))
+        shown = None if event is None else event.shown(_PICTURE_PX)
+        if event is not None and shown is not None:
+            made.paste(shown, (x, y))
             # In the picture itself, so that it goes where a screenshot goes.
-            label = "imagined"
+            label = "named" if event.picture is None else "imagined"
             room = int(ink.textlength(label, font=default_font(15))) + 16
             ink.rectangle((x, y + _PICTURE_PX - 26, x + room, y + _PICTURE_PX - 1), fill=PAGE)
             write_line(ink, (x + 8, y + _PICTURE_PX - 23), label, 15, TEXT, room)
@@ -206,7 +207,7 @@ class _Frames:
         y = 140
         if event is None:
             return
-        known = event.picture is not None
+        known = event.is_known
         write_line(ink, (_WORDS_X, y), event.title, 34, TEXT if known else DIM, room)
         lines = [
             event.sure,

@@ -18,10 +18,11 @@ from soundsight.views.drawing import (
     WAVE,
     WELL,
     Color,
+    default_font,
     write_line,
 )
 from soundsight.views.moment import Look, Moment, Past, how_long
-from soundsight.views.sheet import CAPTION, picture, save_png
+from soundsight.views.sheet import CAPTION, save_png
 
 SIZE_PX = (960, 640)
 SHOWN = 5
@@ -33,6 +34,7 @@ _STAGE_PX = 384
 _THUMB_PX = 96
 _TOP = 64
 _MARK_PX = 18
+_HEADLINE_PX, _LEAST_HEADLINE_PX = 38, 24
 
 
 def live_panel(moment: Moment) -> Image.Image:
@@ -55,9 +57,10 @@ def live_panel(moment: Moment) -> Image.Image:
         ink.rounded_rectangle(box, 8, fill=_ALARM_DARK, outline=_ALARM, width=3)
     past = moment.look is Look.PAST
     at = (left + (8 if deaf else 0), _TOP + 18)
-    write_line(ink, at, moment.headline, 38, DIM if past else TEXT, room - 16)
+    size = _fitting(ink, moment.headline, room - 16)
+    write_line(ink, at, moment.headline, size, DIM if past else TEXT, room - 16)
     y = _TOP + 84
-    if moment.pictured and not past:
+    if moment.recognised is not None and not past:
         _marks(ink, (left, y), moment.marks)
         write_line(ink, (left + 3 * (_MARK_PX + 8) + 8, y - 2), moment.sure, 22, AMBER, room - 100)
         y += 40
@@ -71,26 +74,30 @@ def live_panel(moment: Moment) -> Image.Image:
 
 
 def save_live_panel(moment: Moment, path: Path) -> None:
-    """Write the panel as a PNG that says that its picture is imagined, whole or not at all.
+    """Write the panel as a PNG that says what is imagined in it, whole or not at all.
 
     Raises:
         OutputError: when the place cannot be written to.
     """
     texts = {"state": moment.look.value, "time": moment.at.isoformat(timespec="seconds")}
+    if moment.recognised is not None:
+        texts["soundsight"] = moment.recognised.caption
     save_png(live_panel(moment), path, texts)
 
 
 def _stage(panel: Image.Image, ink: ImageDraw.ImageDraw, moment: Moment) -> None:
     x, y = MARGIN_PX, _TOP
     box = (x, y, x + _STAGE_PX - 1, y + _STAGE_PX - 1)
-    if moment.pictured and moment.present is not None and moment.present.picture is not None:
-        shown = picture(moment.present.picture, _STAGE_PX)
+    present = moment.recognised
+    shown = None if present is None else present.shown(_STAGE_PX)
+    if present is not None and shown is not None:
         if moment.look is Look.PAST:
             shown = Image.blend(shown, Image.new("RGB", shown.size, PAGE), 0.45)
         panel.paste(shown, (x, y))
         # A picture that leaves its place may be taken for a photo: it carries its mark with it.
-        ink.rectangle((x, y + _STAGE_PX - 30, x + 184, y + _STAGE_PX - 1), fill=PAGE)
-        write_line(ink, (x + 10, y + _STAGE_PX - 25), CAPTION, 16, TEXT, 170)
+        room = int(ink.textlength(present.caption, font=default_font(16))) + 20
+        ink.rectangle((x, y + _STAGE_PX - 30, x + room, y + _STAGE_PX - 1), fill=PAGE)
+        write_line(ink, (x + 10, y + _STAGE_PX - 25), present.caption, 16, TEXT, room)
         return
     ink.rectangle(box, fill=WELL)
     middle_x, middle_y = x + _STAGE_PX // 2, y + _STAGE_PX // 2
@@ -106,6 +113,13 @@ def _stage(panel: Image.Image, ink: ImageDraw.ImageDraw, moment: Moment) -> None
         ink.ellipse(around, fill=WAVE)
     else:
         ink.ellipse(around, outline=DIM, width=4)
+
+
+def _fitting(ink: ImageDraw.ImageDraw, headline: str, room: int) -> int:
+    """The size at which a headline fits, as far as it is still large."""
+    sizes = range(_HEADLINE_PX, _LEAST_HEADLINE_PX, -2)
+    fits = (s for s in sizes if ink.textlength(headline, font=default_font(s)) <= room)
+    return next(fits, _LEAST_HEADLINE_PX)
 
 
 def _dashes(ink: ImageDraw.ImageDraw, middle: tuple[int, int], radius: int, width: int) -> None:
@@ -149,8 +163,9 @@ def _entry(
     height = SIZE_PX[1] - y - MARGIN_PX + 10
     box = (x, y, x + room - 1, y + height - 1)
     ink.rounded_rectangle(box, 8, fill=CARD, outline=_ALARM if past.gap else CARD, width=2)
-    if past.picture is not None:
-        panel.paste(picture(past.picture, _THUMB_PX - 8), (x + 8, y + 8))
+    shown = past.shown(_THUMB_PX - 8)
+    if shown is not None:
+        panel.paste(shown, (x + 8, y + 8))
     elif past.gap:
         ink.line((x + 16, y + _THUMB_PX // 2, x + room - 16, y + _THUMB_PX // 2), _ALARM, 6)
     else:

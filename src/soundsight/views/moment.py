@@ -12,8 +12,11 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from soundsight.views.story import NOTHING_WORDS, SURENESS, sureness
+from soundsight.views.pictograms import alert_picture
+from soundsight.views.sheet import CAPTION, NAMED_CAPTION, picture
+from soundsight.views.story import NOTHING_WORDS, sureness, sureness_step, title_of
 
 FAINTEST_DBFS = -80.0
 """Level at which a level bar is empty; it is full at 0."""
@@ -27,6 +30,7 @@ class Look(StrEnum):
     QUIET = "quiet"
     SOUND = "sound"
     PICTURE = "picture"
+    NAMED = "named"
     PAST = "past"
     NOTHING = "nothing"
 
@@ -38,7 +42,7 @@ HEADLINES = {
     Look.SOUND: "Something sounds",
     Look.NOTHING: "Nothing recognisable",
 }
-"""What stands large; a picture has its name there."""
+"""What stands large; what is recognised has its name there."""
 
 GAP_WORDS = "not listening"
 
@@ -52,8 +56,10 @@ class Past:
         lasted_s: for how long, in seconds.
         gap: nobody listened.
         name: what it probably is, in the model's words; may be empty.
+        second_guess: what else it may be; may be empty.
         confidence: the highest, in [0, 1]; NaN where it is not known.
-        picture: uint8 [px, px, 3]; None where nothing was recognised.
+        picture: uint8 [px, px, 3]; None where it has none.
+        named: it was an alert: recognised, and nothing imagined.
         repeats: how many times it sounded.
     """
 
@@ -61,24 +67,46 @@ class Past:
     lasted_s: float
     gap: bool = False
     name: str = ""
+    second_guess: str = ""
     confidence: float = float("nan")
     picture: NDArray[np.uint8] | None = None
+    named: bool = False
     repeats: int = 1
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it was recognised."""
+        return self.named or self.picture is not None
+
+    def shown(self, px: int, *, word: bool = False) -> Image.Image | None:
+        """What stands for it, with sides of ``px``: its picture or its pictogram, or nothing.
+
+        Args:
+            word: write a pictogram's name into it.
+        """
+        if self.picture is not None:
+            return picture(self.picture, px)
+        return Image.fromarray(alert_picture(self.name, px, word=word)) if self.named else None
+
+    @property
+    def caption(self) -> str:
+        """What is said below that."""
+        return NAMED_CAPTION if self.named else CAPTION
 
     @property
     def title(self) -> str:
         """What it was, in words."""
         if self.gap:
             return GAP_WORDS
-        if self.picture is None:
+        if not self.is_known:
             return NOTHING_WORDS
         times = f" x{self.repeats}" if self.repeats > 1 else ""
-        return (self.name or "a familiar sound") + times
+        return title_of(self.name, self.second_guess) + times
 
     @property
     def sure(self) -> str:
-        """How sure, in words; empty without a picture."""
-        return sureness(self.confidence) if self.picture is not None else ""
+        """How sure, in words; empty where nothing was recognised."""
+        return sureness(self.confidence) if self.is_known else ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +120,7 @@ class Moment:
         detail: what there is to say beside the headline; may be empty.
         level_dbfs: the level now, in dB re full scale; -inf while nothing comes.
         sounding: whether something sounds now, from the level alone.
-        present: what is shown where ``look`` is ``picture`` or ``past``.
+        present: what is shown where ``look`` is ``picture``, ``named`` or ``past``.
         history: what was heard before, the newest first; ``present`` may be its first.
     """
 
@@ -106,30 +134,30 @@ class Moment:
     history: Sequence[Past]
 
     @property
-    def pictured(self) -> bool:
-        """Whether there is a picture to show."""
-        shows = self.look in (Look.PICTURE, Look.PAST)
-        return shows and self.present is not None and self.present.picture is not None
+    def recognised(self) -> Past | None:
+        """What there is to show by its picture or pictogram; None where there is nothing."""
+        shows = self.look in (Look.PICTURE, Look.NAMED, Look.PAST)
+        return (
+            self.present if shows and self.present is not None and self.present.is_known else None
+        )
 
     @property
     def headline(self) -> str:
         """The few words that stand large."""
-        if not self.pictured:
+        if self.recognised is None:
             return HEADLINES.get(self.look, HEADLINES[Look.NOTHING])
-        assert self.present is not None
-        words = self.present.title
+        words = self.recognised.title
         return words[0].upper() + words[1:] + ("?" if self.marks == 1 else "")
 
     @property
     def sure(self) -> str:
-        """How sure, in words; empty without a picture."""
-        return self.present.sure if self.pictured and self.present is not None else ""
+        """How sure, in words; empty where nothing is recognised."""
+        return "" if self.recognised is None else self.recognised.sure
 
     @property
     def marks(self) -> int:
         """How sure, as a number of marks out of 3; 0 where nothing is claimed."""
-        words = [words for _, words in SURENESS]
-        return len(words) - words.index(self.sure) if self.sure else 0
+        return 0 if self.recognised is None else sureness_step(self.recognised.confidence)
 
     @property
     def level_share(self) -> float:

@@ -41,6 +41,9 @@ from soundsight.views.drawing import (
 CAPTION = "imagined from sound"
 """What every picture says of itself: it is no photograph of anything that happened."""
 
+NAMED_CAPTION = "named, nothing imagined"
+"""What a pictogram says of itself instead."""
+
 ROWS_PER_PAGE = 20
 MAX_PICTURES = 12
 """More pictures of one second than this are counted on its card, not shown."""
@@ -59,7 +62,9 @@ class Row:
         mel: uint8 [128, 100], row 0 the highest band, 255 loud.
         waveform: float32 [k, 2], the lowest and highest sample of k equal steps, full scale 1.
         images: uint8 [px, px, 3] each, one for every draw.
-        notes: for each image what to say instead of the caption ("quiet"), empty for a picture.
+        notes: for each image what to say in it instead of the caption ("quiet"), empty for a
+            picture.
+        captions: for each image what stands below it; ``CAPTION`` for all by default.
         more: how many further pictures there are that are not in ``images``.
     """
 
@@ -69,6 +74,7 @@ class Row:
     waveform: NDArray[np.float32]
     images: Sequence[NDArray[np.uint8]]
     notes: Sequence[str]
+    captions: Sequence[str] = ()
     more: int = 0
 
 
@@ -252,7 +258,8 @@ def _card(
                 align="center",
             )
         else:
-            write_line(ink, (px, py + PICTURE_PX + 4), CAPTION, 13, DIM, PICTURE_PX)
+            caption = row.captions[index] if row.captions else CAPTION
+            write_line(ink, (px, py + PICTURE_PX + 4), caption, 13, DIM, PICTURE_PX)
     more = row.more + len(row.images) - len(shown)
     if more:
         at = (left, top + lines * (PICTURE_PX + CAPTION_PX) - CAPTION_PX + 4)

@@ -20,12 +20,14 @@ from PIL import Image
 
 from soundsight.media.overview import Overview
 from soundsight.views.drawing import heat
-from soundsight.views.sheet import png_bytes
+from soundsight.views.pictograms import alert_picture
+from soundsight.views.sheet import CAPTION, NAMED_CAPTION, picture, png_bytes
 
 PICTURE = "picture"
+NAMED = "named"
 NOTHING_RECOGNISABLE = "nothing_recognisable"
 QUIET = "quiet"
-"""The states of ``runtime.critic.State``, which lies to the right of this room."""
+"""The states of ``runtime.states.State``, which lies to the right of this room."""
 
 NOTHING_WORDS = "nothing recognisable"
 
@@ -36,6 +38,7 @@ SURENESS: tuple[tuple[float, str], ...] = (
 )
 """How sure, in words, from which confidence on."""
 
+_PICTOGRAM_PX = 192
 _FORMAT = "soundsight-story"
 _FORMAT_VERSION = 1
 
@@ -47,13 +50,15 @@ class StoryEvent:
     Attributes:
         number: counts the events of a sound, from 1.
         spans: when it sounded, (began, ended) in seconds, in order; one for each time.
-        state: ``picture`` or ``nothing_recognisable``.
-        name: what it probably is, in the model's words; empty without names or a picture.
+        state: ``picture``, ``named`` or ``nothing_recognisable``.
+        name: what it probably is, in the model's words; empty without names, and where nothing is
+            recognised.
+        second_guess: what else it may be; empty where nothing else is near.
         confidence: the highest, in [0, 1]; NaN where the model cannot tell.
         level_dbfs: the highest level of a second of it, in dB re full scale.
-        moment_s: where the second begins that ``name``, ``confidence``, ``picture``, ``mel`` and
-            ``waveform`` are of: the surest one, or the loudest of those that are full of it where
-            there is no picture.
+        moment_s: where the second begins that ``name``, ``confidence``, ``mel`` and ``waveform``
+            are of: the surest one, or the loudest of those that are full of it where nothing is
+            recognised.
         picture: uint8 [px, px, 3]; None where the state is not ``picture``.
         mel: uint8 [128, 100], row 0 the highest band, 255 loud.
         waveform: float32 [100, 2], lowest and highest sample of every 10 ms, full scale 1.
@@ -69,6 +74,25 @@ class StoryEvent:
     picture: NDArray[np.uint8] | None
     mel: NDArray[np.uint8]
     waveform: NDArray[np.float32]
+    second_guess: str = ""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is said what it is: by a picture, or by its name alone."""
+        return self.state in (PICTURE, NAMED)
+
+    def shown(self, px: int) -> Image.Image | None:
+        """What stands for it, with sides of ``px``: its picture or its pictogram, or nothing."""
+        if self.picture is not None:
+            return picture(self.picture, px)
+        if self.state == NAMED:
+            return Image.fromarray(alert_picture(self.name, px))
+        return None
+
+    @property
+    def caption(self) -> str:
+        """What is said below that."""
+        return NAMED_CAPTION if self.state == NAMED else CAPTION
 
     @property
     def began_s(self) -> float:
@@ -87,15 +111,13 @@ class StoryEvent:
 
     @property
     def sure(self) -> str:
-        """How sure, in words; empty without a picture or where the model cannot tell."""
-        return sureness(self.confidence) if self.picture is not None else ""
+        """How sure, in words; empty where nothing is recognised or the model cannot tell."""
+        return sureness(self.confidence) if self.is_known else ""
 
     @property
     def title(self) -> str:
         """What it is, in words: its name, or what can be said without one."""
-        if self.picture is None:
-            return NOTHING_WORDS
-        return self.name or "a familiar sound"
+        return title_of(self.name, self.second_guess) if self.is_known else NOTHING_WORDS
 
     @property
     def words(self) -> str:
@@ -133,9 +155,9 @@ class Story:
         return self.overview.duration_s
 
     @property
-    def pictured(self) -> int:
-        """How many events have a picture."""
-        return sum(event.picture is not None for event in self.events)
+    def known(self) -> int:
+        """How many events are recognised."""
+        return sum(event.is_known for event in self.events)
 
     @property
     def words(self) -> str:
@@ -143,11 +165,11 @@ class Story:
         if not self.events:
             return "quiet from beginning to end"
         count = len(self.events)
-        unknown = count - self.pictured
+        unknown = count - self.known
         told = f"{count} event{'s' if count != 1 else ''}"
         if not unknown:
             return told
-        if not self.pictured:
+        if not self.known:
             return f"{told}, {NOTHING_WORDS}"
         return f"{told}, in {unknown} of them {NOTHING_WORDS}"
 
@@ -175,6 +197,17 @@ class Story:
         return self.at(begin_s)
 
 
+def title_of(name: str, second_guess: str = "") -> str:
+    """Say what a recognised sound is, in words."""
+    first = name or "a familiar sound"
+    return f"{first}, or: {second_guess}" if second_guess else first
+
+
+def sureness_step(confidence: float) -> int:
+    """Count the steps of ``SURENESS`` from 1, the least sure; 0 where it is not known (NaN)."""
+    return sum(confidence >= limit for limit, _ in SURENESS)
+
+
 def sureness(confidence: float) -> str:
     """Say in words how sure a confidence in [0, 1] is; NaN gives no words."""
     if math.isnan(confidence):
@@ -186,7 +219,7 @@ def sureness(confidence: float) -> str:
 
 
 def event_json(event: StoryEvent) -> dict[str, Any]:
-    """An event for JSON; its picture and log-mel are PNGs in ``data:`` addresses."""
+    """An event for JSON; picture, pictogram and log-mel are PNGs in ``data:`` addresses."""
     return {
         "number": event.number,
         "began_s": round(event.began_s, 3),
@@ -196,11 +229,13 @@ def event_json(event: StoryEvent) -> dict[str, Any]:
         "state": event.state,
         "title": event.title,
         "name": event.name,
+        "second_guess": event.second_guess,
         "sure": event.sure,
         "confidence": None if math.isnan(event.confidence) else round(event.confidence, 4),
         "level_dbfs": round(event.level_dbfs, 1),
         "moment_s": round(event.moment_s, 3),
         "picture": None if event.picture is None else data_url(_picture_png(event)),
+        "pictogram": data_url(_pictogram_png(event)) if event.state == NAMED else None,
         "mel": data_url(mel_png(event.mel)),
     }
 
@@ -241,6 +276,12 @@ def _picture_png(event: StoryEvent) -> bytes:
     """A PNG that says that it is imagined."""
     assert event.picture is not None
     return png_bytes(event.picture, {"second": f"{event.moment_s:g}", "state": event.state})
+
+
+def _pictogram_png(event: StoryEvent) -> bytes:
+    """A PNG that says that nothing is imagined."""
+    texts = {"second": f"{event.moment_s:g}", "state": event.state, "soundsight": NAMED_CAPTION}
+    return png_bytes(alert_picture(event.name, _PICTOGRAM_PX), texts)
 
 
 def mel_png(mel: NDArray[np.uint8]) -> bytes:

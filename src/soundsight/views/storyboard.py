@@ -28,7 +28,7 @@ from soundsight.views.drawing import (
     default_font,
     write_line,
 )
-from soundsight.views.sheet import CAPTION, paste_heard, picture, save_png
+from soundsight.views.sheet import CAPTION, paste_heard, save_png
 from soundsight.views.story import Story, StoryEvent
 from soundsight.views.timeline import clock, height_px, span_words, timeline
 
@@ -83,14 +83,14 @@ def save_storyboard(story: Story, path: Path) -> None:
 
 
 def shown_events(events: Sequence[StoryEvent]) -> list[StoryEvent]:
-    """Choose the events that get a card, in order: of too many the pictured and surest."""
+    """Choose the events that get a card, in order: of too many the recognised and surest."""
     if len(events) <= MAX_CARDS:
         return list(events)
 
     def rank(event: StoryEvent) -> tuple[bool, float, int]:
         # A confidence that is not known, NaN, has no order: it counts as none.
         sure = event.confidence if event.confidence >= 0 else 0.0
-        return (event.picture is None, -sure, event.number)
+        return (not event.is_known, -sure, event.number)
 
     chosen = sorted(events, key=rank)[:MAX_CARDS]
     return sorted(chosen, key=lambda event: event.number)
@@ -127,7 +127,7 @@ def _card(
     x, y = at
     ink.rounded_rectangle((x, y, x + _CARD_W - 1, y + _CARD_H - 1), 12, fill=CARD)
     left, right = x + PAD_PX, x + _CARD_W - PAD_PX
-    known = event.picture is not None
+    known = event.is_known
     title = event.title if not event.sure else f"{event.title}, {event.sure}"
     write_line(ink, (left, y + 13), str(event.number), 17, AMBER if known else DIM, 60)
     indent = int(ink.textlength(str(event.number), font=default_font(17))) + 12
@@ -142,9 +142,10 @@ def _card(
     heard = f"what was heard at {clock(event.moment_s)}, 1 s"
     write_line(ink, (left, top + PICTURE_PX + 4), heard, 13, DIM, PANEL_PX)
     px = left + PANEL_PX + GAP_PX
-    if event.picture is not None:
-        page.paste(picture(event.picture, PICTURE_PX), (px, top))
-        write_line(ink, (px, top + PICTURE_PX + 4), CAPTION, 13, DIM, PICTURE_PX)
+    shown = event.shown(PICTURE_PX)
+    if shown is not None:
+        page.paste(shown, (px, top))
+        write_line(ink, (px, top + PICTURE_PX + 4), event.caption, 13, DIM, PICTURE_PX)
         return
     ink.rectangle((px, top, px + PICTURE_PX - 1, top + PICTURE_PX - 1), fill=WELL)
     middle = (px + PICTURE_PX // 2, top + PICTURE_PX // 2)

@@ -12,7 +12,6 @@ from rich.style import Style
 from rich.text import Text
 
 from soundsight.views.moment import Look, Moment, how_long
-from soundsight.views.sheet import CAPTION, picture
 
 UPPER_HALF = "\N{UPPER HALF BLOCK}"
 LEAST_PX = 16
@@ -30,6 +29,7 @@ _LOOKS = {
     Look.QUIET: "dim",
     Look.SOUND: "bold cyan",
     Look.PICTURE: "bold",
+    Look.NAMED: "bold black on yellow",
     Look.PAST: "dim",
     Look.NOTHING: "bold",
 }
@@ -93,8 +93,9 @@ def _head(moment: Moment, columns: int) -> Text:
 
 def _picture(moment: Moment, side: int) -> list[Text]:
     """The picture's lines, or an empty place of its size: what stands around it stays."""
-    if moment.pictured and moment.present is not None and moment.present.picture is not None:
-        return half_blocks(np.asarray(picture(moment.present.picture, side)))
+    shown = None if moment.recognised is None else moment.recognised.shown(side)
+    if shown is not None:
+        return half_blocks(np.asarray(shown))
     return [Text(" " * side, no_wrap=True) for _ in range(side // 2)]
 
 
@@ -102,11 +103,12 @@ def _words(moment: Moment, columns: int, rows: int) -> list[Text]:
     """What is now, and below it what was, in so many lines at most."""
     lines = [Text(), _headline(moment)]
     told = textwrap.wrap(moment.detail, max(8, columns - 1))
+    caption = "" if moment.recognised is None else moment.recognised.caption
     if moment.look is Look.PAST:
-        told = [*told, CAPTION]
-    elif moment.pictured:
+        told = [*told, caption]
+    elif caption:
         marks = "\N{BLACK CIRCLE}" * moment.marks + "\N{WHITE CIRCLE}" * (3 - moment.marks)
-        told = [f"{marks} {moment.sure}", CAPTION, *told]
+        told = [f"{marks} {moment.sure}", caption, *told]
     # Always so many: what stands below stays where it is.
     lines += [Text(f" {line}") for line in [*told, "", "", ""][:_DETAIL_LINES]]
     lines += [_level(moment, columns), Text()]

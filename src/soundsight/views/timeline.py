@@ -85,13 +85,13 @@ def span_words(story: Story, began_s: float, ended_s: float) -> str:
 def _draw_spans(ink: ImageDraw.ImageDraw, story: Story, width_px: int) -> None:
     free = 0
     for event in story.events:
-        color = _UNKNOWN if event.picture is None else _PICTURED
+        color = _PICTURED if event.is_known else _UNKNOWN
         for index, (began_s, ended_s) in enumerate(event.spans):
             left = x_of(story, began_s, width_px)
             right = max(left + 2, x_of(story, ended_s, width_px) - 1)
             ink.rounded_rectangle((left, 0, right, SPANS_PX - 3), 4, fill=color)
             # Told apart by shape, too: what is not recognised is hollow.
-            if event.picture is None and right - left > 6:
+            if not event.is_known and right - left > 6:
                 ink.rounded_rectangle((left + 2, 2, right - 2, SPANS_PX - 5), 3, fill=CARD)
             label = str(event.number)
             room = int(ink.textlength(label, font=default_font(14))) + 8

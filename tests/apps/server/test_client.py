@@ -23,7 +23,7 @@ import soundsight
 from soundsight import Client, Translator
 from soundsight.apps.client import is_this_machine
 from soundsight.core.errors import AudioError, ConfigError, OutputError, ServerError
-from soundsight.runtime.critic import State
+from soundsight.runtime.states import State
 
 RATE = 16_000
 
@@ -167,10 +167,8 @@ def test_it_is_one_of_the_package_s_own_names() -> None:
 def test_it_imagines_what_the_translator_imagines(
     client: Client, sound: Path, tiny_model: Path
 ) -> None:
-    there = client.translate(sound, each_second=True, draws=2, seed=7, candidates=3)
-    here = Translator.load(tiny_model).translate(
-        sound, each_second=True, draws=2, seed=7, candidates=3
-    )
+    there = client.translate(sound, each_second=True, draws=2, seed=7)
+    here = Translator.load(tiny_model).translate(sound, each_second=True, draws=2, seed=7)
     assert len(there) == 6
     assert [(one.second, one.draw) for one in there] == [(s, d) for s in range(3) for d in (0, 1)]
     for one, image, state in zip(there, here.images, here.state, strict=True):
@@ -209,7 +207,7 @@ def test_a_storyboard_is_written_whole(
     client: Client, sound: Path, tmp_path: Path, suffix: str
 ) -> None:
     out = tmp_path / "made" / f"story.{suffix}"
-    assert client.storyboard(sound, out, candidates=2) == out
+    assert client.storyboard(sound, out, seed=2) == out
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     if suffix == "png":
         with Image.open(out) as image:

@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,13 +16,14 @@ import numpy as np
 import pytest
 
 from soundsight.apps.server import engine as engines
+from soundsight.apps.server import protocol
 from soundsight.apps.server.engine import Answer, Engine, Feed, words_of
 from soundsight.apps.server.metrics import Metrics
 from soundsight.core.errors import AudioError
 from soundsight.media.mel import MelConfig
 from soundsight.media.segments import Segment
-from soundsight.runtime.critic import State
 from soundsight.runtime.listener import Heard
+from soundsight.runtime.states import State
 from soundsight.runtime.stream import LiveCutter
 
 PATIENCE_S = 60
@@ -33,7 +35,6 @@ class Ear:
 
     def __init__(self, name: str = "", hears: Callable[[str], None] | None = None) -> None:
         self.name = name
-        self.candidates = 4
         self.heard: list[tuple[float, float]] = []
         self._hears = hears
         self._inside = threading.Lock()
@@ -49,8 +50,8 @@ class Ear:
         return Heard(
             start_s=segment.start_s, settled=True, state=State.QUIET,
             images=np.zeros((0, 4, 4, 3), np.uint8), level_dbfs=segment.rms_dbfs,
-            familiarity=math.nan, informativity=np.array([math.nan]), confidence=math.nan,
-            name="", event=None,
+            familiarity=math.nan, confidence=math.nan, name="", second_guess="", drawing=0,
+            event=None,
         )  # fmt: skip
 
 
@@ -59,7 +60,7 @@ class Stage:
 
     def __init__(self, workers: int) -> None:
         self.metrics = Metrics()
-        translator: Any = SimpleNamespace(candidates=lambda: 4)
+        translator: Any = SimpleNamespace()
         self.engine = Engine(translator, workers, self.metrics)
         self.answers: dict[Feed, list[Answer]] = {}
         self.faults: dict[Feed, list[Exception]] = {}
@@ -354,15 +355,32 @@ def test_a_stream_that_waits_now_counts(monkeypatch: pytest.MonkeyPatch) -> None
     staged(play)
 
 
-def test_busy_engines_make_fewer_candidates() -> None:
+def test_a_drawing_that_is_shown_again_is_not_written_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = []
+    monkeypatch.setattr(engines, "jpeg", lambda image: written.append(image) or b"jpeg")
+
+    class Seeing(Ear):
+        def hear(self, segment: Segment) -> Heard:
+            quiet = super().hear(segment)
+            images = np.zeros((2, 4, 4, 3), np.uint8)
+            drawing = 1 if len(self.heard) < 3 else 2
+            return replace(quiet, state=State.PICTURE, images=images, drawing=drawing)
+
     async def play(stage: Stage) -> None:
-        ear = Ear()
-        feed = stage.feed(ear)
-        for wait_s, candidates in ((5.0, 1), (0.0, 4)):
-            stage.engine._wait_s = wait_s
-            feed.push(noise(s(1.1)))
+        feed = stage.feed(Seeing())
+        for _ in range(6):
+            feed.push(noise(s(0.25)))
+            await asyncio.sleep(0.01)
             await feed.idle.wait()
-            assert ear.candidates == candidates
+        feed.end()
+        await feed.idle.wait()
+        drawings = [facts.drawing for facts, _ in stage.answers[feed]]
+        assert drawings[:3] == [1, 1, 2]
+        assert len(written) == 4  # two pictures each
+        for facts, data in stage.answers[feed]:
+            assert protocol.read_window(data) == (facts, [b"jpeg", b"jpeg"])
 
     staged(play)
 

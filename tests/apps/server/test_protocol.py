@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from soundsight.apps.server import protocol
 from soundsight.apps.server.protocol import Close, ProtocolError, SampleFormat, SoundFrame
-from soundsight.runtime.critic import State
+from soundsight.runtime.states import State
 
 
 def facts(**values: Any) -> protocol.WindowFacts:
     known: dict[str, Any] = {
         "start_s": 0.25, "end_s": 1.25, "settled": True, "state": State.PICTURE,
-        "level_dbfs": -20.0, "familiarity": 0.5, "informativity": [0.5, None], "confidence": None,
-        "name": "dög", "event": None,
+        "level_dbfs": -20.0, "familiarity": 0.5, "confidence": None, "name": "dög",
+        "second_guess": "", "pictogram": "", "drawing": 1, "event": None,
     }  # fmt: skip
     return protocol.WindowFacts(**{**known, **values})
 

@@ -94,7 +94,7 @@ def test_a_form_and_a_raw_body_tell_the_same(server: httpx.Client) -> None:
 
 def test_options_may_stand_in_the_form(server: httpx.Client) -> None:
     file = {"sound": ("a.flac", DOG)}
-    options = {"seed": "4", "sensitivity": "0.8", "candidates": "2", "format": "json"}
+    options = {"seed": "4", "sensitivity": "0.8", "format": "json"}
     by_query = server.post("/v1/storyboard", params=options, files=file)
     by_form = server.post("/v1/storyboard", data=options, files=file)
     assert by_form.headers["content-type"] == "application/json"
@@ -182,7 +182,7 @@ def test_refusals(server: httpx.Client) -> None:
     assert big.status_code == 413
     wrong = server.post("/v1/storyboard", content=DOG, headers={"authorization": "Bearer no"})
     assert wrong.status_code == 401
-    for query in ("format=gif", "sensitivity=2", "seed=-1", "candidates=0", "sensitivity=nan"):
+    for query in ("format=gif", "sensitivity=2", "seed=-1", "candidates=2", "sensitivity=nan"):
         assert server.post(f"/v1/storyboard?{query}", content=DOG).status_code == 422, query
 
 
@@ -247,7 +247,7 @@ def test_a_server_that_stops_ends_the_lines_with_an_error(tiny_model: Path, tmp_
     (tmp_path / "long.flac").write_bytes(sound((600, 0.1), rate_hz=8000))
     decoder = Decoder(Limits())
     here: Any = SimpleNamespace(translator=Translator.load(tiny_model, 1), decoder=decoder)
-    wish = storyboards._Wish(sensitivity=0.5, seed=0, candidates=1, track=None, strict=False)
+    wish = storyboards._Wish(sensitivity=0.5, seed=0, track=None, strict=False)
     with (tmp_path / "long.flac").open("rb") as file, contextlib.closing(decoder):
         upload = Upload(name="long.flac", handle=file.fileno(), size=1)
         told = storyboards._lines(here, upload, wish)

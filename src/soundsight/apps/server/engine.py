@@ -6,8 +6,8 @@ the newest window in it. So the queue cannot grow beyond the streams, every stre
 before another gets its second, and where there is more sound than time the newest is served.
 
 Workers take several streams at once (a micro-batch), but run the networks window by window: on a
-CPU a batch of 16 takes as long as 16 windows (1.20 and 1.23 ms a picture), and one by one a picture
-does not depend on its neighbours.
+CPU a batch of 16 takes as long as 16 windows, and one by one a picture does not depend on its
+neighbours. Every window is listened to; a picture is drawn only where the listener asks for one.
 """
 
 from __future__ import annotations
@@ -33,14 +33,13 @@ from soundsight.core.units import SEGMENT_S
 from soundsight.media.mel import DEFAULT
 from soundsight.media.segments import Segment
 from soundsight.runtime.listener import Heard, Listener
+from soundsight.runtime.states import State
 from soundsight.runtime.stream import LiveCutter
 from soundsight.runtime.translator import Translator
+from soundsight.views.pictograms import pictogram_of
 
 MAX_BATCH = 8
 """Most streams that a worker takes at once."""
-
-BUSY_S, FREE_S = 0.1, 0.03
-"""Mean waits above and below which new events get one candidate, and all of them."""
 
 OVERLOADED_S = 1.0
 """Mean wait above which no further stream is admitted."""
@@ -110,6 +109,7 @@ class Feed:
         self._ended = False
         self._flushed = False
         self._skipped = 0
+        self._written: tuple[int, list[bytes]] = 0, []  # the last drawing, as it is sent
         self.queued = False
         self.busy = False
         self.closed = False
@@ -204,7 +204,13 @@ class Feed:
         # When the window's last sample came, to a frame.
         last = heard.end_s * self._rate_hz
         came = next((at for count, at in marks if count >= last), marks[-1][1] if marks else 0.0)
-        return _answer(heard, skipped, 1000 * (time.monotonic() - came))
+        return _answer(heard, self._jpegs(heard), skipped, 1000 * (time.monotonic() - came))
+
+    def _jpegs(self, heard: Heard) -> list[bytes]:
+        """The pictures of a window: one drawing is shown in many of them."""
+        if len(heard.images) and heard.drawing != self._written[0]:
+            self._written = heard.drawing, [jpeg(image) for image in heard.images]
+        return self._written[1] if len(heard.images) else []
 
     def _plan(self, received: int, cut: int) -> None:
         """Say at which sample the next window is looked for."""
@@ -258,7 +264,6 @@ class Engine:
         self._wait_s = 0.0
         self._served_at = time.monotonic()
         metrics.wait.set_function(lambda: self.wait_s)
-        self._candidates = translator.candidates()
         self._threads = [
             threading.Thread(target=self._serve, name=f"soundsight-{n}", daemon=True)
             for n in range(workers)
@@ -319,10 +324,6 @@ class Engine:
         waited_s = time.monotonic() - feed.queued_at
         self._wait_s += _NEWEST * (waited_s - self._wait_s)
         self._served_at = time.monotonic()
-        if self._wait_s > BUSY_S:
-            feed.listener.candidates = 1
-        elif self._wait_s < FREE_S:
-            feed.listener.candidates = self._candidates
         answer: Answer | None = None
         fault: Exception | None = None
         if not feed.closed:
@@ -341,7 +342,7 @@ class Engine:
             return
 
 
-def _answer(heard: Heard, skipped: int, served_ms: float) -> Answer:
+def _answer(heard: Heard, pictures: list[bytes], skipped: int, served_ms: float) -> Answer:
     event = heard.event
     facts = WindowFacts(
         start_s=round(heard.start_s, 3),
@@ -350,9 +351,11 @@ def _answer(heard: Heard, skipped: int, served_ms: float) -> Answer:
         state=heard.state,
         level_dbfs=round(heard.level_dbfs, 1),
         familiarity=_known(heard.familiarity),
-        informativity=[_known(float(score)) for score in heard.informativity],
         confidence=_known(heard.confidence),
         name=heard.name,
+        second_guess=heard.second_guess,
+        pictogram=pictogram_of(heard.name) if heard.state is State.NAMED else "",
+        drawing=heard.drawing,
         event=None
         if event is None
         else EventFacts(
@@ -364,7 +367,7 @@ def _answer(heard: Heard, skipped: int, served_ms: float) -> Answer:
         skipped=skipped,
         served_ms=round(served_ms, 1),
     )
-    return facts, pack_window(facts, [jpeg(image) for image in heard.images])
+    return facts, pack_window(facts, pictures)
 
 
 def jpeg(image: NDArray[np.uint8]) -> bytes:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from soundsight.runtime.critic import State
+from soundsight.runtime.states import State
 
 _T = TypeVar("_T")
 
@@ -153,6 +153,8 @@ class ModelFacts(_Message):
     version: str
     image_px: int
     names: list[str]
+    alerts: list[str]
+    """Those of the names that are told and never drawn."""
     confidence_needed: float
     quiet_dbfs: float
 
@@ -211,9 +213,14 @@ class WindowFacts(_Message):
     state: State
     level_dbfs: float
     familiarity: float | None
-    informativity: list[float | None]
     confidence: float | None
     name: str
+    second_guess: str
+    """What else it may be; empty where nothing else is near."""
+    pictogram: str
+    """Which pictogram stands for it, where the state is ``named``; or else empty."""
+    drawing: int
+    """Counts the drawings: windows that have the same come with the same pictures."""
     event: EventFacts | None
     skipped: int = 0
     """Windows left out since the one before, because there was no time for them."""

@@ -28,8 +28,9 @@ from soundsight.apps.server.limits import Limits
 from soundsight.apps.server.metrics import Metrics
 from soundsight.apps.server.streams import Streams
 from soundsight.apps.server.uploads import FIELD, Upload, receive
-from soundsight.runtime.critic import State
+from soundsight.runtime.states import State
 from soundsight.runtime.translator import Translation, Translator
+from soundsight.views.drawing import PICTURE_PX
 from soundsight.views.sheet import ROWS_PER_PAGE, Row, contact_sheet, png_bytes
 
 MAX_DRAWS = 64
@@ -144,7 +145,6 @@ class _Wish:
 
     each_second: bool
     draws: int
-    candidates: int | None
     seed: int
     anyway: bool
     format: Format
@@ -160,8 +160,13 @@ class Picture(BaseModel):
 
     second: float = Field(description="Where the second starts, in seconds.")
     draw: int = Field(description="Which of the pictures of its second this is, from 0.")
-    state: State
-    informativity: float | None = Field(description="The critic's score, 0 to 1.")
+    state: State = Field(
+        description="picture: imagined. named: an alert, by its word and pictogram; nothing is "
+        "imagined. quiet, nothing_recognisable: a calm picture stands for none."
+    )
+    name: str = Field(description="What it probably is; may be empty.")
+    second_guess: str = Field(description="What else it may be; empty where nothing is near.")
+    confidence: float | None = Field(description="How sure that is, 0 to 1.")
     familiarity: float | None = Field(description="How much the sound is of a known kind, 0 to 1.")
     level_dbfs: float
     png: str = Field(description="The picture: a PNG in base64.")
@@ -202,6 +207,7 @@ class ModelAnswer(BaseModel):
     image_px: int
     segment_s: float
     names: list[str]
+    alerts: list[str] = Field(description="Those of the names that are told and never drawn.")
     thresholds: dict[str, float]
     figures: dict[str, Any]
     trained_on: str
@@ -248,7 +254,7 @@ UPLOAD: dict[str, Any] = {
 router = APIRouter()
 
 _EXAMPLE = {
-    "model": "flagship 1",
+    "model": "everyday 1",
     "seed": 0,
     "warnings": [],
     "pictures": [
@@ -256,7 +262,9 @@ _EXAMPLE = {
             "second": 1.25,
             "draw": 0,
             "state": "picture",
-            "informativity": 0.61,
+            "name": "dog",
+            "second_guess": "",
+            "confidence": 0.81,
             "familiarity": 0.78,
             "level_dbfs": -20.4,
             "png": "iVBORw0KGgo...",
@@ -286,30 +294,25 @@ async def translate(
     request: Request,
     here: Here,
     each_second: Annotated[
-        bool, Query(description="Every second, instead of the loudest one.")
+        bool, Query(description="Every second, instead of the sound as a whole.")
     ] = False,
-    draws: Annotated[int, Query(ge=1, le=MAX_DRAWS, description="Pictures of each second.")] = 1,
-    candidates: Annotated[
-        int | None, Query(ge=1, le=64, description="Pictures made for each of these.")
-    ] = None,
+    draws: Annotated[
+        int, Query(ge=1, le=MAX_DRAWS, description="Pictures of the sound, or of each second.")
+    ] = 1,
     seed: Seed = 0,
-    anyway: Annotated[
-        bool, Query(description="Give the pictures that would be hidden, too.")
-    ] = False,
+    anyway: Annotated[bool, Query(description="Draw sounds of no known kind, too.")] = False,
     format: Annotated[Format, Query(description="What the answer is.")] = Format.JSON,
     track: Track = None,
     strict: Strict = False,
 ) -> Any:
-    """Imagine a sound: its loudest second, or every second."""
-    here.translator.candidates(candidates)
+    """Imagine a sound as a whole, or every second of it."""
     wish = _Wish(
-        each_second=each_second, draws=draws, candidates=candidates, seed=seed, anyway=anyway,
+        each_second=each_second, draws=draws, seed=seed, anyway=anyway,
         format=format, track=track, strict=strict,
     )  # fmt: skip
     with here.jobs.admit():
         async with receive(request, here.limits) as upload, _while_wanted(request) as unwanted:
             wish = replace(wish, **asked_in_form(request, upload))
-            here.translator.candidates(wish.candidates)
 
             def work() -> bytes:
                 # Its turn may come when nobody waits any more.
@@ -354,8 +357,7 @@ def _imagined(
     here: Services, upload: Upload, sound: Decoded, wish: _Wish, unwanted: threading.Event
 ) -> list[Translation]:
     options: dict[str, Any] = {
-        "draws": wish.draws, "candidates": wish.candidates, "seed": wish.seed,
-        "anyway": wish.anyway,
+        "draws": wish.draws, "seed": wish.seed, "anyway": wish.anyway,
     }  # fmt: skip
     as_json = wish.format is Format.JSON
     most = here.limits.max_pictures if as_json else ROWS_PER_PAGE * wish.draws
@@ -400,7 +402,9 @@ def _pictures(result: Translation) -> Iterator[Picture]:
             second=round(float(result.seconds[i]), 3),
             draw=int(result.draw[i]),
             state=result.state[i],
-            informativity=_known(result.informativity[i]),
+            name=result.name[i],
+            second_guess=result.second_guess[i],
+            confidence=_known(result.confidence[i]),
             familiarity=_known(result.familiarity[i]),
             level_dbfs=round(float(result.rms_dbfs[i]), 1),
             png=base64.b64encode(png_bytes(image, result.texts(i))).decode(),
@@ -417,8 +421,9 @@ def _drawn(results: list[Translation], name: str, here: Services) -> bytes:
             second=float(result.seconds[0]),
             mel=result.mels[0],
             waveform=result.waveforms[0],
-            images=list(result.images),
-            notes=["" if state is State.PICTURE else state.words for state in result.state],
+            images=[result.shown(i, PICTURE_PX) for i in range(len(result))],
+            notes=["" if state.is_known else state.words for state in result.state],
+            captions=[result.caption(i) for i in range(len(result))],
         )
         for result in results
     ]
@@ -444,9 +449,9 @@ async def model(here: Here) -> ModelAnswer:
         image_px=info.image_px,
         segment_s=info.segment_s,
         names=list(names.names) if names else [],
+        alerts=list(names.alerts) if names else [],
         thresholds={
             "quiet_dbfs": info.thresholds.quiet_dbfs,
-            "informativity": info.thresholds.informativity,
             "familiarity": info.thresholds.familiarity,
             "confidence": info.thresholds.confidence,
         },

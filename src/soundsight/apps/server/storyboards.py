@@ -81,7 +81,6 @@ class _Wish:
 
     sensitivity: float
     seed: int
-    candidates: int | None
     track: int | None
     strict: bool
 
@@ -122,9 +121,6 @@ async def storyboard(
         float, Query(ge=0, le=1, description="0 tells only what is loud and sure, 1 tells more.")
     ] = 0.5,
     seed: Seed = 0,
-    candidates: Annotated[
-        int | None, Query(ge=1, le=64, description="Pictures made for each event.")
-    ] = None,
     track: Track = None,
     strict: Strict = False,
     name: Annotated[
@@ -132,10 +128,7 @@ async def storyboard(
     ] = "",
 ) -> Response:
     """Tell what happened in a sound or video: a picture of each event, in time."""
-    here.translator.candidates(candidates)
-    wish = _Wish(
-        sensitivity=sensitivity, seed=seed, candidates=candidates, track=track, strict=strict
-    )
+    wish = _Wish(sensitivity=sensitivity, seed=seed, track=track, strict=strict)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(here.jobs.admit())
         upload = await stack.enter_async_context(receive(request, here.limits, name))
@@ -143,7 +136,6 @@ async def storyboard(
         said.pop("name", None)  # the upload has it
         format = said.pop("format", format)
         wish = replace(wish, **said)
-        here.translator.candidates(wish.candidates)
         if format is Format.NDJSON:
             steps = here.jobs.iterate(_lines(here, upload, wish))
             stack.push_async_callback(steps.aclose)
@@ -239,7 +231,6 @@ def _lines(here: Services, upload: Upload, wish: _Wish) -> Generator[bytes]:
                 blocks,
                 sensitivity=wish.sensitivity,
                 seed=wish.seed,
-                candidates=wish.candidates,
                 source=upload.name,
                 total_s=sound.duration_s,
             ):
@@ -264,7 +255,6 @@ def _file(here: Services, upload: Upload, wish: _Wish, path: Path) -> Generator[
             sound.blocks,
             sensitivity=wish.sensitivity,
             seed=wish.seed,
-            candidates=wish.candidates,
             source=upload.name,
             total_s=sound.duration_s,
         )

@@ -163,6 +163,7 @@ class _Stream:
                 version=info.version,
                 image_px=info.image_px,
                 names=list(translator.names.names) if translator.names else [],
+                alerts=list(translator.names.alerts) if translator.names else [],
                 confidence_needed=round(listener.confidence_needed, 4),
                 quiet_dbfs=round(listener.quiet_dbfs, 1),
             ),

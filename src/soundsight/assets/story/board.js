@@ -114,6 +114,11 @@ function element(tag, className = "", text = "") {
   return made;
 }
 
+/** What stands for an event: its picture, or the pictogram of an alert; null for neither. */
+function faceOf(event) {
+  return event.picture ?? event.pictogram ?? null;
+}
+
 export class Board {
   /**
    * @param {HTMLElement} root is filled
@@ -274,9 +279,9 @@ export class Board {
   #card(event) {
     const card = element("button", "board-card");
     card.type = "button";
-    if (event.picture) {
+    if (faceOf(event)) {
       const image = element("img");
-      image.src = event.picture;
+      image.src = faceOf(event);
       image.alt = "";
       image.loading = "lazy";
       card.append(image);
@@ -373,13 +378,16 @@ export class Board {
   #change(event) {
     this.cards.get(this.shown)?.removeAttribute("aria-current");
     this.shown = event;
-    const pictured = Boolean(event?.picture);
-    this.image.hidden = !pictured;
-    this.caption.hidden = !pictured;
-    this.calm.hidden = pictured;
-    if (pictured) {
-      this.image.src = event.picture;
-      this.image.alt = `Imagined picture: ${[event.title, event.sure].filter(Boolean).join(", ")}`;
+    const face = event ? faceOf(event) : null;
+    const known = Boolean(face);
+    this.image.hidden = !known;
+    this.caption.hidden = !known;
+    this.calm.hidden = known;
+    if (known) {
+      const what = event.picture ? "Imagined picture" : "Pictogram";
+      this.image.src = face;
+      this.image.alt = `${what}: ${[event.title, event.sure].filter(Boolean).join(", ")}`;
+      this.caption.textContent = event.picture ? "imagined" : "named, nothing imagined";
     } else {
       this.image.removeAttribute("src");
       this.image.alt = "";
@@ -389,7 +397,7 @@ export class Board {
     // What is not told yet is not quiet.
     const untold = !event && !this.overview && this.player.now >= this.doneS;
     this.title.textContent = event ? event.title : untold ? "" : "quiet";
-    this.title.classList.toggle("is-calm", !pictured);
+    this.title.classList.toggle("is-calm", !known);
     this.sure.replaceChildren();
     const dots = SURENESS.indexOf(event?.sure ?? "") + 1;
     if (dots) {
@@ -501,7 +509,7 @@ export class Board {
       const size = Math.max(2, (ended - began) * scale - 1);
       ink.beginPath();
       ink.roundRect(left, 0, size, SPANS_PX - 3, 4);
-      if (event.picture) {
+      if (faceOf(event)) {
         ink.fillStyle = this.#color("span");
         ink.fill();
       } else {

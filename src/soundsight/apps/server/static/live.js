@@ -12,7 +12,7 @@ import { Protocol } from "./protocol.js";
 import { Stage } from "./stage.js";
 import { Strip } from "./strip.js";
 import { remember, token } from "./token.js";
-import { clock, DEAF, DETAILS, HEADLINES, howSure, length, nameOf } from "./words.js";
+import { clock, DEAF, DETAILS, HEADLINES, howSure, isKnown, length, nameOf } from "./words.js";
 
 const TICK_MS = 200;
 const ANSWER_MS = 1500; // no answer for so long: nobody listens
@@ -267,7 +267,8 @@ class Live {
       return;
     }
     const pictured = facts.state === "picture" && pictures.length > 0;
-    const known = { quiet: "quiet", picture: "picture" }[facts.state] ?? "nothing";
+    const named = facts.state === "named";
+    const state = facts.state === "quiet" ? "quiet" : pictured || named ? "known" : "nothing";
     if (facts.event) {
       const key = `${this.connection}.${facts.event.number}`;
       const entry = this.strip.event(key, {
@@ -277,14 +278,18 @@ class Live {
         until: this.#date(end),
         repeats: facts.event.repeats,
         pictured,
+        named,
         name: facts.name,
+        secondGuess: facts.second_guess,
+        pictogram: facts.pictogram,
         confidence: facts.confidence ?? 0,
+        drawing: facts.drawing,
         pictures,
       });
       // What the program no longer stands by does not come back as the past.
-      this.present = { state: known, entry, heardAt: pictured ? now : -Infinity };
-      if (pictured) this.#show(entry, end, now);
-    } else if (known === "quiet") {
+      this.present = { state, entry, heardAt: state === "known" ? now : -Infinity };
+      if (entry.pictured && state === "known") this.#show(entry, end, now);
+    } else if (state === "quiet") {
       const { entry, heardAt } = this.present ?? {};
       this.present = { state: "quiet", entry: this.strip.quiet(entry), heardAt: heardAt ?? -Infinity };
     }
@@ -385,7 +390,7 @@ class Live {
     const now = performance.now();
     const facts = this.#facts(now);
     const { state } = facts;
-    const heard = ["quiet", "sound", "picture", "past", "nothing"].includes(state);
+    const heard = ["quiet", "sound", "picture", "named", "past", "nothing"].includes(state);
     // A gap ends when something is heard again, not when one begins to try.
     if (heard) this.strip.endGap();
     if (state === "start" && this.strip.entries.length) this.strip.gap("stopped");
@@ -396,7 +401,7 @@ class Live {
       this.strip.gap("not listening", new Date(since));
     }
     if (state === "paused" && this.running) this.strip.gap("paused");
-    const bare = ["not_listening", "quiet", "nothing", "start", "starting"].includes(state);
+    const bare = ["not_listening", "quiet", "nothing", "named", "start", "starting"].includes(state);
     if (bare && state !== this.state) {
       this.stage.clear();
       this.shown = { key: "", pictures: null, at: 0 };
@@ -440,12 +445,14 @@ class Live {
       return { state: "starting", detail: DETAILS.filling };
     }
     const { state, entry, heardAt } = this.present ?? { state: "quiet" };
-    if (state === "picture") {
-      return { state, entry, detail: "", when: `since ${clock(entry.at)}${times(entry)}` };
+    if (state === "known") {
+      // What is shown is of the event's surest moment, which may have been named.
+      const shown = entry.named ? "named" : "picture";
+      return { state: shown, entry, detail: "", when: `since ${clock(entry.at)}${times(entry)}` };
     }
     if (state === "nothing") return { state, when: `since ${clock(entry.at)}` };
     const ago = (now - (heardAt ?? -Infinity)) / 1000;
-    if (entry?.pictured && 1000 * ago < PAST_MS) {
+    if (entry && isKnown(entry) && 1000 * ago < PAST_MS) {
       const when = `heard ${Math.max(1, Math.round(ago))} s ago${times(entry)}`;
       return { state: "past", entry, detail: young ? DETAILS.sound : "", when };
     }
@@ -459,7 +466,7 @@ class Live {
     if (!this.capture.track || this.#deaf(now)) return HEADLINES.not_listening;
     if (!this.present) return this.mark.on ? "something sounds" : "listening";
     const { state, entry } = this.present;
-    return state === "picture" ? nameOf(entry) : SPOKEN[state];
+    return state === "known" ? nameOf(entry) : SPOKEN[state];
   }
 
   #announce(state, facts) {
@@ -478,6 +485,9 @@ class Live {
     } else if (state === "picture") {
       const { words } = howSure(entry.confidence);
       this.stage.announce(`${clock(entry.at)}: ${words} ${nameOf(entry)}, imagined`);
+    } else if (state === "named") {
+      const { words } = howSure(entry.confidence);
+      this.stage.announce(`${clock(entry.at)}: ${words} ${nameOf(entry)}`);
     } else {
       this.stage.announce(`${at}: ${SPOKEN[state]}`);
     }

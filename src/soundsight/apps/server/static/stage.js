@@ -1,6 +1,6 @@
 /** The present, drawn: one picture, few words, and a shape for every state. */
 
-import { DETAILS, HEADLINES, howSure, nameOf } from "./words.js";
+import { DETAILS, HEADLINES, howSure, isKnown, nameOf } from "./words.js";
 
 const SHAPES = {
   start: "start",
@@ -68,19 +68,26 @@ export class Stage {
   /**
    * Says a state.
    * @param {string} state
-   * @param {object} facts detail, when, entry (with confidence, name, pictured, repeats)
+   * @param {object} facts detail, when, entry (with confidence, name, secondGuess, pictured, named,
+   *   pictogram, repeats)
    */
   say(state, facts = {}) {
     const { entry } = facts;
-    const pictured = Boolean(entry?.pictured) && ["picture", "past", "replay"].includes(state);
-    document.documentElement.dataset.state = state;
-    const shape = `#shape-${SHAPES[state]}`;
-    put(find("shape"), "href", shape);
-    put(find("big-shape"), "href", shape);
-    find("tag").hidden = !pictured;
-    find("sure").hidden = !pictured || state === "past";
+    const shows = ["picture", "named", "past", "replay"].includes(state);
+    const known = shows && Boolean(entry) && isKnown(entry);
+    const named = known && entry.named;
+    const page = document.documentElement;
+    page.dataset.state = state;
+    // A pictogram stands where a picture would.
+    page.dataset.face = shows && !named ? "picture" : "shape";
+    const pictogram = named ? `#shape-alert-${entry.pictogram}` : "";
+    put(find("shape"), "href", state === "named" ? pictogram : `#shape-${SHAPES[state]}`);
+    put(find("big-shape"), "href", pictogram || `#shape-${SHAPES[state]}`);
+    find("tag").hidden = !known;
+    text("tag", named ? "named, nothing imagined" : "imagined");
+    find("sure").hidden = !known || state === "past";
     let headline = HEADLINES[state] ?? "";
-    if (pictured) {
+    if (known) {
       const { words, marks } = howSure(entry.confidence);
       headline = nameOf(entry);
       headline = headline[0].toUpperCase() + headline.slice(1) + (marks === 1 ? "?" : "");

@@ -1,12 +1,17 @@
 /** The last minutes: an entry for each event, gaps where nothing listened, newest first. */
 
 import { drawGrid, Stage } from "./stage.js";
-import { clock, howSure, length, nameOf } from "./words.js";
+import { clock, howSure, isKnown, length, nameOf } from "./words.js";
 
 const KEPT_S = 600;
 const MOST = 200;
 const TAIL_MS = 1000; // unrecognisable for no longer than this before it is quiet: the end of a sound
 const THUMB = 192;
+/** What an event is before anything is recognised. */
+const NOTHING = {
+  pictured: false, named: false, name: "", secondGuess: "", pictogram: "", confidence: 0,
+  drawing: 0, pictures: [],
+};
 const GAPS = { "not listening": "deaf", paused: "paused", stopped: "paused", replaying: "replay" };
 
 function element(tag, className = "", words = "") {
@@ -37,26 +42,26 @@ export class Strip {
   /**
    * Takes what is known of an event, and returns the entry that says what it is now.
    *
-   * The one rule, as in soundsight.runtime.listener.Surest: name, confidence and pictures are those
-   * of the event's surest moment. What is no longer recognised while it sounds on is an entry of its
-   * own, until it is recognised again or turns out to have been the end of a sound.
+   * The one rule, as in soundsight.runtime.listener.Surest: name, confidence and what is shown are
+   * those of the event's surest moment. What is no longer recognised while it sounds on is an entry
+   * of its own, until it is recognised again or turns out to have been the end of a sound.
    * @param {string} key the connection's number and the event's
-   * @param {object} facts from, to (positions), at, until (Date), pictured, name, confidence,
-   *   repeats, pictures (JPEG)
+   * @param {object} facts from, to (positions), at, until (Date), pictured, named, name,
+   *   secondGuess, pictogram, confidence, repeats, drawing, pictures (JPEG)
    */
   event(key, facts) {
     let entry = this.entries.find((one) => one.key === key);
     if (!entry) {
-      entry = { key, kind: "event", confidence: 0, pictured: false, pictures: [], ...facts };
-      entry.pictured = false;
+      const { from, to, at, until, repeats } = facts;
+      entry = { key, kind: "event", from, to, at, until, repeats, ...NOTHING };
       this.#add(entry);
     }
     const rest = this.entries.find((one) => one.restOf === entry);
-    if (entry.pictured && !facts.pictured) {
+    if (isKnown(entry) && !isKnown(facts)) {
       if (!rest) {
         const since = { from: entry.to, at: facts.until, until: facts.until, to: facts.to };
-        const blank = { pictured: false, pictures: [], confidence: 0, repeats: 1 };
-        this.#add({ key: `${key}.rest`, kind: "event", restOf: entry, ...blank, ...since });
+        const kind = "event";
+        this.#add({ key: `${key}.rest`, kind, restOf: entry, repeats: 1, ...NOTHING, ...since });
         return this.entries[0];
       }
       rest.until = facts.until;
@@ -68,15 +73,18 @@ export class Strip {
     entry.until = facts.until;
     entry.to = facts.to;
     entry.repeats = facts.repeats;
-    if (facts.pictured) {
-      const surer = !entry.pictured || facts.confidence > entry.confidence;
+    if (isKnown(facts)) {
+      const surer = !isKnown(entry) || facts.confidence > entry.confidence;
       if (surer) {
-        entry.pictured = true;
-        entry.name = facts.name;
-        entry.confidence = facts.confidence;
+        const { pictured, named, name, secondGuess, pictogram, confidence } = facts;
+        const became = named && pictogram !== entry.pictogram;
+        Object.assign(entry, { pictured, named, name, secondGuess, pictogram, confidence });
+        if (became) this.#pictogram(entry);
       }
       // Where another number of pictures has been asked for, they are the newest.
-      if (surer || facts.pictures.length !== entry.pictures.length) {
+      const other = facts.pictures.length !== entry.pictures.length;
+      if (entry.pictured && facts.pictured && (surer || other) && facts.drawing !== entry.drawing) {
+        entry.drawing = facts.drawing;
         entry.pictures = facts.pictures;
         this.#picture(entry);
       }
@@ -182,6 +190,15 @@ export class Strip {
     entry.face = canvas;
   }
 
+  #pictogram(entry) {
+    const blank = element("span", "blank is-named");
+    blank.append(shape(`alert-${entry.pictogram}`));
+    entry.pictures = [];
+    entry.drawing = 0;
+    entry.face.replaceWith(blank);
+    entry.face = blank;
+  }
+
   #words(entry) {
     const spent = (entry.until - entry.at) / 1000;
     if (entry.kind === "gap") {
@@ -193,7 +210,7 @@ export class Strip {
     const times = entry.repeats > 1 ? ` ×${entry.repeats}` : "";
     set(entry.title, nameOf(entry) + times);
     set(entry.time, clock(entry.at));
-    const sure = entry.pictured ? `${howSure(entry.confidence).words}, ` : "";
+    const sure = isKnown(entry) ? `${howSure(entry.confidence).words}, ` : "";
     set(entry.more, sure + length(spent));
   }
 

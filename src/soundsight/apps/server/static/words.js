@@ -27,10 +27,16 @@ export function length(seconds) {
   return whole < 60 ? `${whole} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
+/** Whether it is known what an entry is: by a picture, or by its name alone. */
+export function isKnown({ pictured, named }) {
+  return Boolean(pictured || named);
+}
+
 /** What sounds, in words; the picture says it better. */
 export function nameOf(entry) {
-  if (!entry.pictured) return "nothing recognisable";
-  return entry.name || "a familiar sound";
+  if (!isKnown(entry)) return "nothing recognisable";
+  const first = entry.name || "a familiar sound";
+  return entry.secondGuess ? `${first}, or: ${entry.secondGuess}` : first;
 }
 
 export const HEADLINES = {

@@ -1,0 +1,111 @@
+"""What a sound of several seconds is drawn from: the mean embedding of its surest seconds.
+
+Its kind is the one whose probabilities over all seconds sum to the most; it is drawn from the mean
+of the embeddings of the (at most 8) seconds in which that kind is most probable. One second may
+catch a bark's end or a passing car; what several seconds agree on is the sound.
+
+Shapes (n = seconds, E = embedding, K = kinds)::
+
+    embeddings [n, E], shares [n, K] -> kind -> its surest seconds -> mean [E], as long as they are
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+DRAW_FROM_SUREST = True
+"""Whether a file, and an event, is drawn from its surest seconds; or else from its loudest second,
+and its surest window."""
+
+MOST_SECONDS = 8
+"""Seconds that a picture is drawn from at most."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Second:
+    """One second of a sound, as the networks hear it.
+
+    Attributes:
+        embedding: float32 [E].
+        shares: float32 [K], the probabilities of the names; [1] without names.
+        familiarity: in [0, 1]; NaN where the model cannot tell.
+        of: whatever it is a second of, for whoever asks.
+    """
+
+    embedding: NDArray[np.float32]
+    shares: NDArray[np.float32]
+    familiarity: float
+    of: Any = None
+
+
+class SurestSeconds:
+    """Keeps the surest seconds of each kind, in constant memory."""
+
+    def __init__(self, most: int = MOST_SECONDS) -> None:
+        self._most = most
+        self._count = 0
+        self._sums: NDArray[np.float64] = np.zeros(0)
+        # Of each kind a heap, the least sure first; of equals the earlier.
+        self._best: list[list[tuple[float, int, Second]]] = []
+
+    def __len__(self) -> int:
+        return self._count
+
+    def take(self, second: Second) -> None:
+        """Take a second."""
+        shares = second.shares
+        if not self._count:
+            self._sums = np.zeros(len(shares))
+            self._best = [[] for _ in range(len(shares))]
+        for share, best in zip(shares.tolist(), self._best, strict=True):
+            entry = (share, self._count, second)
+            if len(best) < self._most:
+                heapq.heappush(best, entry)
+            else:
+                heapq.heappushpop(best, entry)
+        self._sums += shares
+        self._count += 1
+
+    @property
+    def kind(self) -> int:
+        """The kind whose probabilities sum to the most; there must have been a second."""
+        return int(self._sums.argmax())
+
+    def of_kind(self, kind: int) -> list[Second]:
+        """The seconds in which a kind is most probable, the surest first."""
+        return [second for _, _, second in sorted(self._best[kind], reverse=True)]
+
+
+def mean_embedding(seconds: Sequence[Second]) -> NDArray[np.float32]:
+    """Return the mean embedding [E] of seconds, with the root mean square that theirs have.
+
+    The generator has only seen embeddings of that size (1, where the encoder scales them).
+    """
+    each = np.stack([second.embedding for second in seconds])
+    if len(each) == 1:
+        return each[0]
+    mean = each.mean(axis=0, dtype=np.float64)
+    size = float(np.sqrt(np.square(each, dtype=np.float64).mean(axis=1)).mean())
+    own = float(np.sqrt(np.square(mean).mean()))
+    return (mean * (size / own if own > 0 else 1.0)).astype(np.float32)
+
+
+def surest_embedding(embeddings: ArrayLike, shares: ArrayLike) -> NDArray[np.float32]:
+    """Return what a sound is drawn from: embeddings [n, E], shares [n, K] -> float32 [E].
+
+    Raises:
+        ValueError: when there is no second.
+    """
+    surest = SurestSeconds()
+    pairs = zip(np.asarray(embeddings, np.float32), np.asarray(shares, np.float32), strict=True)
+    for embedding, share in pairs:
+        surest.take(Second(embedding=embedding, shares=share, familiarity=float("nan")))
+    if not len(surest):
+        raise ValueError("there is no second to draw from")
+    return mean_embedding(surest.of_kind(surest.kind))
