@@ -120,12 +120,12 @@ class TranslatorModel:
         said = known.probabilities(embeddings)
         found = np.zeros((len(mels), len(KINDS)), np.float32)
         for column, name in enumerate(known.names):
-            if (kind := _kind_of(name)) is not None:
+            if (kind := kind_of(name)) is not None:
                 found[:, KINDS.index(kind)] = said[:, column]
         return found
 
 
-def _kind_of(name: str) -> str | None:
+def kind_of(name: str) -> str | None:
     """Return which kind a model's word means, such as ``baby`` for "baby crying"."""
     words = name.lower().replace(" ", "_")
     return next((k for k in (words, words.split("_")[0]) if k in KINDS), None)
