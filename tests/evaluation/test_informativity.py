@@ -12,7 +12,6 @@ import pytest
 from soundsight.core.errors import DataError
 from soundsight.evaluation.informativity import (
     MEAN,
-    audible,
     control_pictures,
     decide,
     photo_controls,
@@ -23,6 +22,7 @@ from soundsight.evaluation.informativity import (
 )
 from soundsight.evaluation.judging import Judges
 from soundsight.pairs.bench import SUBJECTS, Bench
+from soundsight.pairs.everyday_sounds import audible
 from soundsight.training.uninformative import EarlyPictures, early_part
 
 
