@@ -212,7 +212,7 @@ def test_an_encoder_run_is_measured_as_an_encoder(
     common = encoder, "--data", toy_bench.root, "-o", tmp_path / "out"
     assert run(app, *common, "--seed", 3, "--split", "val").exit_code == 0
     assert asked == [(encoder, toy_bench.root, tmp_path / "out", "val", 3)]
-    for option in (["--limit", 3], ["--blind-sheet"], ["--best-of", 2], ["--judges", tmp_path]):
+    for option in (["--limit", 3], ["--blind-sheet"], ["--judges", tmp_path]):
         words = f"{option[0]} is for translators, not for an encoder"
         with pytest.raises(ConfigError, match=words):
             run(app, *common, *option)
