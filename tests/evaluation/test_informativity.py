@@ -22,7 +22,6 @@ from soundsight.evaluation.informativity import (
 )
 from soundsight.evaluation.judging import Judges
 from soundsight.pairs.bench import SUBJECTS, Bench
-from soundsight.pairs.everyday_sounds import audible
 from soundsight.training.uninformative import EarlyPictures, early_part
 
 
@@ -151,13 +150,6 @@ def test_shuffled_sounds_are_of_another_class_and_each_is_used_once(seed: int) -
 def test_a_class_of_more_than_half_cannot_be_shuffled() -> None:
     assert shuffled(["dog"] * 3 + ["rail"] * 2, 0) is None
     assert shuffled([], 0) is None
-
-
-def test_a_second_is_audible_from_a_mean_level_of_2() -> None:
-    mels = np.zeros((3, 128, 100), np.uint8)
-    mels[1] = 2
-    mels[2, :1] = 255
-    assert audible(mels).tolist() == [False, True, False]
 
 
 def test_photos_set_the_ceiling_and_what_shows_nothing_the_floor(

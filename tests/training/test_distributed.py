@@ -25,14 +25,19 @@ from torch import Tensor
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError
+from soundsight.models.eyes import NETWORKS, Eyes
 from soundsight.pairs.bench import Bench, find_bench
 from soundsight.pairs.dataset import PairDataset
+from soundsight.pairs.everyday import Everyday, find_everyday
 from soundsight.training.checkpoints import read_checkpoint
 from soundsight.training.distributed import SharedDraws
+from soundsight.training.ears import EarsTask, EarsTrainingConfig
+from soundsight.training.ears_data import open_ears_data
 from soundsight.training.encoder import EncoderConfig, EncoderTask, load_encoder
 from soundsight.training.loop import LoopConfig, Scalars, Task, fit
 from soundsight.training.machine import Machine, MachineConfig, start_machine
 from soundsight.training.moving_average import MovingAverageConfig
+from soundsight.training.sound_bank import BankConfig
 from soundsight.training.translator import TranslatorConfig, TranslatorTask
 
 SILENT = Console(quiet=True, stderr=True)
@@ -203,6 +208,33 @@ def test_two_processes_equal_one_on_the_same_batch(
             assert both[name] == pytest.approx(alone[name], rel=1e-6, abs=1e-8), name
 
 
+def ears_task(everyday: Path, bench: Path, bank: Path) -> EarsTask:
+    """Ears on toy data, seen through eyes without their package of weights."""
+    torch.manual_seed(0)
+    eyes = Eyes(NETWORKS["lite0"]).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Eyes, "load", lambda _name: eyes)
+        config = EarsTrainingConfig(
+            preset="everyday-tiny", alone=0.25, bank=BankConfig(copies=1),
+            loop=replace(LOOP, batch_size=16),
+        )  # fmt: skip
+        data = open_ears_data(bank, find_everyday(everyday), find_bench(bench), config.bank)
+    return EarsTask(config, data)
+
+
+def test_ears_of_two_processes_are_one(
+    toy_everyday: Everyday, toy_bench: Bench, tmp_path: Path
+) -> None:
+    places = [str(toy_everyday.root), str(toy_bench.root), str(tmp_path / "bank")]
+    before = ears_task(*map(Path, places)).network.ears.state_dict()
+    done = in_two_processes("ears", *places, str(tmp_path))
+    assert [p.returncode for p in done] == [0, 0], "".join(p.stderr for p in done)
+    first, second = (torch.load(tmp_path / f"ears-{rank}.pt") for rank in range(2))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, msg=name)
+    assert any(not torch.equal(value, before[name]) for name, value in first.items())
+
+
 def test_the_record_names_the_processes(pair: Path) -> None:
     (start,) = json.loads((pair / "rc" / "run.json").read_text())["starts"]
     assert (start["processes"], start["device"], start["step"]) == (2, "cpu", 0)
@@ -285,7 +317,12 @@ def test_compiling_without_a_compiler_is_one_line(monkeypatch: pytest.MonkeyPatc
 if __name__ == "__main__":
     what, *paths = sys.argv[1:]
     here = start_machine(MachineConfig(accelerator="cpu"))
-    if what == "train":
+    if what == "ears":
+        *data, out = map(Path, paths)
+        ears = ears_task(*data)
+        assert fit(ears, out / "ears", ears.config.loop, {}, machine=here, console=SILENT)
+        torch.save(ears.network.ears.state_dict(), out / f"ears-{here.rank}.pt")
+    elif what == "train":
         root, encoder, out = map(Path, paths)
         with in_double():
             for each in KINDS:

@@ -92,7 +92,7 @@ def test_a_long_headline_is_written_smaller() -> None:
     short = pixels(
         moment(Look.NAMED, detail="", history=[], present=past(picture=None, named=True))
     )
-    right = (slice(_TOP, _TOP + 80), slice(900, 940))
+    right = (slice(_TOP, _TOP + 80), slice(918, 940))
     assert (long[right] == short[right]).all()  # neither reaches the margin
 
 

@@ -418,7 +418,8 @@ def _embedder(model: Path | None) -> Embedder:
     def embed(record: Record) -> NDArray[np.float32]:
         mel = to_unit(decode_mel(record.files[MEL]))[None, None]
         (embedding,) = encoder.run(((size,),), mel=mel)
-        return embedding[0]
+        first: NDArray[np.float32] = embedding[0]
+        return first
 
     return embed
 

@@ -21,7 +21,9 @@ from soundsight.apps.train_everyday import (
     distil,
     fit_ears,
     fit_flow,
+    fit_kind_names,
     flow_config,
+    hears_everyday,
 )
 from soundsight.apps.train_options import (
     Accelerator,
@@ -111,6 +113,13 @@ def encoder(
     """Train an audio encoder on pairs, without a label."""
     begin("soundsight train encoder", out, threads)
     if preset in PRESETS:
+        others = {"--data": data, "--init": init, "--embedding-size": embedding_size,
+                  "--kind": kind != "contrastive", "--schedule": schedule != "modern"}  # fmt: skip
+        if given := [option for option, value in others.items() if value]:
+            raise ConfigError(
+                f"{', '.join(given)}: not for --preset {preset}, whose data are named by "
+                "SOUNDSIGHT_EVERYDAY and SOUNDSIGHT_BENCH"
+            )
         ears = resolve(
             _ears_config(preset, teacher), settings, seed=seed, steps=steps,
             batch_size=batch_size, precision=precision, accumulate=accumulate, keep=keep,
@@ -340,6 +349,7 @@ def names(
         Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`.")
     ],
     data: AllData = None,
+    bank: Bank = None,
     settings: Settings = None,
     threads: Threads = None,
     dry_run: DryRun = False,
@@ -361,6 +371,9 @@ def names(
         write_names,
     )
 
+    if hears_everyday(encoder, data):
+        fit_kind_names(out, encoder, settings, bank or out.parent / "bank", dry_run)
+        return
     config = resolve(NamingConfig(), settings)
     if is_printed(config, dry_run):
         return

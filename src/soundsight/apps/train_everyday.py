@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from soundsight.training.flow_data import FlowPairs
+    from soundsight.training.kinds import KindSeconds
     from soundsight.training.loop import LoopConfig, Task
     from soundsight.training.machine import Machine
 
@@ -151,7 +152,8 @@ def fit_flow(
     from soundsight.training.machine import enough_memory
 
     with enough_memory():
-        pairs = _flow_pairs(encoder, decoder, bank, config.loop.seed)
+        with machine.autocast():
+            pairs = _flow_pairs(encoder, decoder, bank, config.loop.seed)
         _fit(
             lambda: FlowTask(config, pairs, runs=(encoder, decoder)), out, config, machine,
             pairs.digest, max_time,
@@ -209,11 +211,57 @@ def distil(
         return
     machine = machine_of(config, accelerator, devices, nodes, compiled, threads)
     with enough_memory():
-        pairs = _flow_pairs(translator, translator, bank or out.parent / "bank", config.loop.seed)
+        with machine.autocast():
+            pairs = _flow_pairs(
+                translator, translator, bank or out.parent / "bank", config.loop.seed
+            )
         _fit(
             lambda: DistilTask(config, pairs, flow, run=translator), out, config, machine,
             pairs.digest, max_time,
         )  # fmt: skip
+
+
+def hears_everyday(encoder: Path, data: list[Path] | None) -> bool:
+    """Tell whether a run has ears, and no data of one's own are named for what reads them."""
+    from soundsight.training.ears import KIND
+    from soundsight.training.loop import read_run
+
+    return not data and read_run(encoder)["kind"] == KIND
+
+
+def fit_kind_names(
+    out: Path, encoder: Path, settings: list[str] | None, bank: Path, dry_run: bool
+) -> None:
+    """Fit the label head of Everyday's kinds."""
+    from soundsight.training.encoder import load_encoder
+    from soundsight.training.kinds import everyday_naming, names_of
+    from soundsight.training.naming import write_names
+
+    config = resolve(everyday_naming(), settings)
+    if is_printed(config, dry_run):
+        return
+    train, val = _kinds(encoder, bank)
+    ears: Any = load_encoder(encoder)
+    fitted = names_of(train, val, ears, config)
+    write_names(out, encoder, fitted, config)
+    typer.echo(f"{', '.join(fitted.names.names)}: {fitted.figures.words()}")
+    typer.echo(f"written: {out}")
+
+
+def _kinds(encoder: Path, bank: Path) -> tuple[KindSeconds, KindSeconds]:
+    """Return the seconds of train and val as these ears hear them."""
+    from soundsight.apps.progress import phases
+    from soundsight.pairs.bench import find_bench
+    from soundsight.pairs.everyday import find_everyday
+    from soundsight.training.kinds import open_kinds
+
+    everyday, bench = find_everyday(), find_bench()
+    with phases() as tell:
+        train, val = (
+            open_kinds(bank, encoder, everyday, bench, split, tell=tell)
+            for split in ("train", "val")
+        )
+    return train, val
 
 
 def _flow_pairs(encoder: Path, decoder: Path, bank: Path, seed: int) -> FlowPairs:

@@ -33,7 +33,7 @@ REPORT_VERSION = 1
 NARROW_HZ = 8_000
 """The low sample rate at which everything is measured once more."""
 
-PENALTIES = (0.03, 0.01, 3e-3, 1e-3, 3e-4)
+PENALTIES = (0.03, 0.01, 3e-3, 1e-3)
 
 _AT_ONCE = 256
 

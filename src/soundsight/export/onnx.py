@@ -35,15 +35,18 @@ from soundsight.media.mel import MelConfig
 from soundsight.models.autoencoder import EMBEDDING_LAYER
 from soundsight.runtime import model_folder
 from soundsight.training.checkpoints import read_tensors, save_tensors
+from soundsight.training.distil import DistilTask
 from soundsight.training.encoder import AudioEncoder, condition, load_encoder
 from soundsight.training.familiarity import LIMIT, load_familiarity
+from soundsight.training.flow import FlowTask, load_flow_generator
 from soundsight.training.loop import read_run
 from soundsight.training.naming import FittedNames, load_names
 from soundsight.training.starting import TRAINABLE, StartingPoint
 from soundsight.training.translator import load_generator
 
 TOLERANCE = 1e-4
-"""Largest difference between PyTorch and ONNX Runtime, in the networks' range [-1, 1]."""
+"""Largest difference between PyTorch and ONNX Runtime, as a share of the largest number, or in
+the networks' range [-1, 1]."""
 
 QUIET_DBFS = -60.0
 """Seconds below this level count as quiet: under the noise of a quiet room into a microphone."""
@@ -131,7 +134,7 @@ class _Draw(nn.Module):
 def export_run(
     run: Path, out: Path, config: ExportConfig | None = None, *, overwrite: bool = False
 ) -> Path:
-    """Export a finished translator run as a model folder.
+    """Export a finished run of a translator, or of its few-step copy, as a model folder.
 
     Args:
         run: the run folder.
@@ -149,8 +152,12 @@ def export_run(
         OutputError: when ``out`` exists and ``overwrite`` is false, or cannot be written to.
         SoundsightError: when a network does not survive the export to ``TOLERANCE``.
     """
-    about = read_run(run, "translator")
-    generator, encoder = load_generator(run), load_encoder(run)
+    about = read_run(run)
+    if about["kind"] in (FlowTask.kind, DistilTask.kind):
+        generator: Generator = load_flow_generator(run)
+    else:
+        generator = load_generator(run)
+    encoder = load_encoder(run)
     config = config or ExportConfig(name=run.resolve().name)
     memory = None if config.familiarity is None else load_familiarity(config.familiarity, run)
     names = None if config.names is None else load_names(config.names, run, encoder.embedding_size)
@@ -341,7 +348,11 @@ def _check(
     for rows in (slice(None), slice(0, 1)):
         feed = {key: value[rows].numpy() for key, value in inputs.items()}
         got = session.run(None, feed)
-        worst = max(float(np.abs(a - b[rows]).max()) for a, b in zip(got, expected, strict=True))
+        # Features have no range: theirs is as large as they are.
+        worst = max(
+            float(np.abs(a - b[rows]).max() / max(1.0, np.abs(b).max()))
+            for a, b in zip(got, expected, strict=True)
+        )
         if not worst <= TOLERANCE:
             raise SoundsightError(
                 f"{name}: ONNX Runtime differs from PyTorch by {worst:.2g}, more than "

@@ -3,12 +3,12 @@
 Shapes of the ``everyday`` sizes (L = ``latent_maps``)::
 
     photo [n, 3, 96, 96] in [-1, 1]; its features through the eyes (``models.eyes``)
-    stride 4    [n, 24, 24, 24]  two 3x3 stride 2     64 maps
-    stride 8    [n, 40, 12, 12]  3x3 stride 2         96
-    stride 16   [n, 112, 6, 6]   1x1                 128
-    stride 32   [n, 320, 3, 3]   1x1, enlarged       128
-    photo at 24 px, for colour   two 3x3 stride 2     48
-    -> concatenated, 3x3, two residual blocks        [n, width, 6, 6]
+    stride 4    [n, 24, 24, 24]  two 3x3 stride 2     w / 3 maps (w = ``encoder_width``)
+    stride 8    [n, 40, 12, 12]  3x3 stride 2         w / 2
+    stride 16   [n, 112, 6, 6]   1x1                 2 w / 3
+    stride 32   [n, 320, 3, 3]   1x1, enlarged       2 w / 3
+    photo at 24 px, for colour   two 3x3 stride 2     w / 4
+    -> concatenated, 3x3, two residual blocks        [n, w, 6, 6]
     -> 1x1: mean and log variance                    [n, L, 6, 6] each
 
     latent picture [n, L, 6, 6]
@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from soundsight.core.errors import ConfigError
 from soundsight.core.units import IMAGE_CHANNELS
-from soundsight.models.eyes import MAPS
+from soundsight.models.eyes import MAPS, POOLED_SIZE
 
 LATENT_SIDE = 6
 """Side of a latent picture."""
@@ -68,8 +68,10 @@ class LatentConfig:
     def __post_init__(self) -> None:
         if len(self.widths) != _SIDES or len(self.growth) != _SIDES:
             raise ConfigError(f"widths and growth must be {_SIDES} numbers each")
-        if min(self.latent_maps, self.encoder_width, *self.widths, *self.growth) < 1:
-            raise ConfigError("latent_maps, encoder_width, widths and growth must be at least 1")
+        if min(self.latent_maps, *self.widths, *self.growth) < 1 or self.encoder_width < 8:
+            raise ConfigError(
+                "latent_maps, widths and growth must be at least 1, encoder_width at least 8"
+            )
 
 
 class _Layer(nn.Module):
@@ -106,14 +108,18 @@ class LatentEncoder(nn.Module):
         super().__init__()
         self.config = config
         width = config.encoder_width
-        self.stride4 = nn.Sequential(_Layer(MAPS[0], 48, stride=2), _Layer(48, 64, stride=2))
-        self.stride8 = _Layer(MAPS[1], 96, stride=2)
-        self.stride16 = _Layer(MAPS[2], 128, kernel=1)
-        self.stride32 = _Layer(MAPS[3], 128, kernel=1)
-        self.colour = nn.Sequential(_Layer(IMAGE_CHANNELS, 24, stride=2), _Layer(24, 48, stride=2))
-        self.body = nn.Sequential(
-            _Layer(64 + 96 + 128 + 128 + 48, width), _Residual(width), _Residual(width)
+        fine, coarse, colour = width // 3, 2 * width // 3, width // 4
+        self.stride4 = nn.Sequential(
+            _Layer(MAPS[0], width // 4, stride=2), _Layer(width // 4, fine, stride=2)
         )
+        self.stride8 = _Layer(MAPS[1], width // 2, stride=2)
+        self.stride16 = _Layer(MAPS[2], coarse, kernel=1)
+        self.stride32 = _Layer(MAPS[3], coarse, kernel=1)
+        self.colour = nn.Sequential(
+            _Layer(IMAGE_CHANNELS, width // 8, stride=2), _Layer(width // 8, colour, stride=2)
+        )
+        seen = fine + width // 2 + 2 * coarse + colour
+        self.body = nn.Sequential(_Layer(seen, width), _Residual(width), _Residual(width))
         self.out = nn.Conv2d(width, 2 * config.latent_maps, 1)
 
     def forward(
@@ -133,6 +139,26 @@ class LatentEncoder(nn.Module):
         ]  # fmt: skip
         mean, log_variance = self.out(self.body(torch.cat(parts, dim=1))).chunk(2, dim=1)
         return mean, log_variance.clamp(_LEAST_LOG_VARIANCE, _MOST_LOG_VARIANCE)
+
+
+class LatentReading(nn.Module):
+    """A latent picture -> the photo's pooled features, as far as they can be told from it.
+
+    Training only: what the eyes see in the whole photo must be in its latent picture, so that a
+    decoder can draw, and a flow can aim at, what the photo is of (as latent spaces aligned with
+    vision models are: Yao et al. 2025, VA-VAE).
+    """
+
+    def __init__(self, config: LatentConfig) -> None:
+        super().__init__()
+        width = config.encoder_width
+        self.body = nn.Sequential(_Layer(config.latent_maps, width), _Layer(width, width))
+        self.out = nn.Linear(width, POOLED_SIZE)
+
+    def forward(self, latent: Float[Tensor, "n l 6 6"]) -> Float[Tensor, "n 1280"]:
+        """Return pooled features, of any scale and offset."""
+        features: Tensor = self.out(self.body(latent).mean(dim=(2, 3)))
+        return features
 
 
 class _DenseBlock(nn.Module):

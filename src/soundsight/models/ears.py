@@ -117,7 +117,11 @@ class Ears(nn.Module):
 
     def forward(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n e"]:
         """Return embeddings whose root mean square is 1."""
-        return unit_rms(self.project(self.dropout(self.features(mel))))
+        return self.read(self.features(mel))
+
+    def read(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n e"]:
+        """Return the embeddings of sounds whose features are at hand."""
+        return unit_rms(self.project(self.dropout(features)))
 
     def encode(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n e"]:
         """The same as ``forward``; every audio encoder has this method."""

@@ -54,7 +54,7 @@ class FlowConfig:
     embedding_size: int = 256
     latent_maps: int = 12
     width: int = 192
-    layers: int = 8
+    layers: int = 6
     heads: int = 6
     rank: int = 96
 

@@ -37,6 +37,13 @@ ALERTS = ("smoke_alarm", "doorbell", "knock", "telephone", "glass", "alarm_clock
 
 KINDS = SUBJECTS + ALERTS
 
+WORDS = {
+    **{kind: kind for kind in KINDS}, "baby": "baby crying", "construction": "construction work",
+    "children": "children playing", "smoke_alarm": "smoke alarm", "knock": "knock on a door",
+    "glass": "breaking glass", "alarm_clock": "alarm clock",
+}  # fmt: skip
+"""What people are told for each kind."""
+
 OF_BENCH = {"baby": "baby", "dog": "dog", "train": "rail", "fireworks": "fireworks",
             "water": "water"}  # fmt: skip
 """Subjects that the bench has too, and what it calls them."""

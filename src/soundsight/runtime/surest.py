@@ -89,11 +89,13 @@ def mean_embedding(seconds: Sequence[Second]) -> NDArray[np.float32]:
     """
     each = np.stack([second.embedding for second in seconds])
     if len(each) == 1:
-        return each[0]
+        alone: NDArray[np.float32] = each[0]
+        return alone
     mean = each.mean(axis=0, dtype=np.float64)
     size = float(np.sqrt(np.square(each, dtype=np.float64).mean(axis=1)).mean())
     own = float(np.sqrt(np.square(mean).mean()))
-    return (mean * (size / own if own > 0 else 1.0)).astype(np.float32)
+    scaled: NDArray[np.float32] = (mean * (size / own if own > 0 else 1.0)).astype(np.float32)
+    return scaled
 
 
 def surest_embedding(embeddings: ArrayLike, shares: ArrayLike) -> NDArray[np.float32]:

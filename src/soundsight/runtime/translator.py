@@ -564,7 +564,7 @@ def _joined(parts: Iterable[Translation]) -> Translation:
         "images", "seconds", "familiarity", "confidence", "draw", "mels", "rms_dbfs", "waveforms",
     )  # fmt: skip
     buffers = {name: bytearray() for name in fields}
-    lists: dict[str, list[Any]] = {"state": [], "name": [], "second_guess": []}
+    lists: dict[str, Any] = {"state": [], "name": [], "second_guess": []}
     last: Translation | None = None
     for part in parts:
         for name, buffer in buffers.items():

@@ -4,6 +4,7 @@ Three parts of one run. First encoder and decoder learn together, by
 
     L1 in the eyes' features at four scales and pooled, each over the mean size of the photo's own
     + L1 of pixels at half size + a slight KL divergence of the latent picture from N(0, 1)
+    + what a small network cannot read of the pooled features off the latent picture
 
 which gives blurred pictures. From step ``sharpen_from`` on a discriminator over the eyes
 (``models.eyes_discriminator``) sharpens them. From step ``frozen_from`` on the encoder stays as it
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from soundsight.core.config import choose, from_dict, to_dict
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.models.decoder import LatentConfig, LatentDecoder, LatentEncoder
+from soundsight.models.decoder import LatentConfig, LatentDecoder, LatentEncoder, LatentReading
 from soundsight.models.eyes import Eyes
 from soundsight.models.eyes_discriminator import (
     EyesDiscriminator,
@@ -74,6 +75,7 @@ class DecoderConfig:
         frozen_from: the step from which the encoder stays as it is.
         adversarial_weight: weight of its word.
         pooled_weight: weight of the likeness of pooled features, that of each scale being 1/4.
+        reading_weight: weight of reading the photo's pooled features off its latent picture.
         pixel_weight: weight of the pixels' likeness at half size.
         kl_weight: weight of the KL divergence, the mean over the numbers of a latent picture.
         zoom: photos are enlarged by up to this share.
@@ -88,9 +90,10 @@ class DecoderConfig:
     warm_up: int = 100
     discriminator_rate: float = 4e-4
     sharpen_from: int = 1500
-    frozen_from: int = 3500
-    adversarial_weight: float = 0.1
-    pooled_weight: float = 0.5
+    frozen_from: int = 8000
+    adversarial_weight: float = 0.15
+    pooled_weight: float = 1.0
+    reading_weight: float = 1.0
     pixel_weight: float = 3.0
     kl_weight: float = 0.003
     zoom: float = 0.3
@@ -102,8 +105,8 @@ class DecoderConfig:
         if min(self.rate, self.sharpening_rate, self.discriminator_rate) <= 0:
             raise ConfigError("the learning rates must be above 0")
         for name in (
-            "adversarial_weight", "pooled_weight", "pixel_weight", "kl_weight", "zoom", "warm_up",
-            "sharpen_from", "frozen_from",
+            "adversarial_weight", "pooled_weight", "reading_weight", "pixel_weight", "kl_weight",
+            "zoom", "warm_up", "sharpen_from", "frozen_from",
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative")
@@ -136,10 +139,11 @@ class DecoderTask(Task):
         sizes = SIZES[config.preset]
         self.encoder = channels_last(LatentEncoder(sizes))
         self.decoder = channels_last(LatentDecoder(sizes))
+        self.reading = channels_last(LatentReading(sizes))
         self.discriminator = channels_last(EyesDiscriminator(DISCRIMINATORS[config.preset]))
         self.ema = Ema(self.decoder, config.ema_decay)
         self.optimizer = torch.optim.Adam(
-            [*self.encoder.parameters(), *self.decoder.parameters()],
+            [p for n in (self.encoder, self.decoder, self.reading) for p in n.parameters()],
             lr=config.rate, betas=(0.5, 0.99),
         )  # fmt: skip
         self.d_optimizer = torch.optim.Adam(
@@ -150,7 +154,7 @@ class DecoderTask(Task):
     def networks(self) -> dict[str, nn.Module]:
         return {
             "encoder": self.encoder, "decoder": self.decoder, "average": self.ema.average,
-            "discriminator": self.discriminator,
+            "reading": self.reading, "discriminator": self.discriminator,
         }  # fmt: skip
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -169,6 +173,7 @@ class DecoderTask(Task):
         learns = step < self.config.frozen_from
         self.encoder.train(learns).requires_grad_(learns)
         self.decoder.train()
+        self.reading.train()
         self.discriminator.train()
         rows = batch_indices(len(self.photos), loop.batch_size, loop.seed, step)
         parts = []
@@ -205,7 +210,7 @@ class DecoderTask(Task):
         with machine.autocast():
             mean, log_variance = self.encoder(part.image, real)
             latent = mean + (0.5 * log_variance).exp() * part.noise
-            drawn = self.decoder(latent)
+            drawn, read = self.decoder(latent), self.reading(latent)
         mean, log_variance, drawn = mean.float(), log_variance.float(), drawn.float()
         seen = self.eyes(drawn)
         # The photo's own mean size makes the scales comparable, for every loss that follows.
@@ -216,9 +221,15 @@ class DecoderTask(Task):
         likeness = scales.mean()
         whole = (self.eyes.pool(seen[3]) - pooled).abs().mean() / pooled.mean()
         pixels = (F.avg_pool2d(drawn, 2) - F.avg_pool2d(part.image, 2)).abs().mean()
+        # Both about the mean of the batch: what all photos share is worth nothing.
+        told = F.cosine_similarity(read.float() - read.float().mean(0), pooled - pooled.mean(0))
+        unread = 1.0 - told.mean()
         kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
         loss = likeness + config.pooled_weight * whole + config.pixel_weight * pixels
-        scalars = {"features": likeness, "pooled": whole, "pixels": pixels, "kl": kl}
+        loss = loss + config.reading_weight * unread
+        scalars = {
+            "features": likeness, "pooled": whole, "pixels": pixels, "unread": unread, "kl": kl,
+        }  # fmt: skip
         if sharpens:
             part.real = [r / size for r, size in zip(real, sizes, strict=True)]
             drawn_parts = [s / size for s, size in zip(seen, sizes, strict=True)]

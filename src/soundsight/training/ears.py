@@ -122,6 +122,8 @@ class EarsTask(Task):
     """Fits ears on numbered seconds and photo features.
 
     A batch is pairs, then pairs of two seconds (or two copies of one) of recordings without photos.
+    Several processes share the contrast and BatchNorm; each mixes and disturbs its own sounds, so
+    that their steps are as good as those of one, and not the same.
 
     Args:
         config: what to do.
@@ -189,16 +191,16 @@ class EarsTask(Task):
     ) -> tuple[Tensor, Scalars]:
         machine, network, config, data = self.machine, self.network, self.config, self.data
         n = len(rows)
-        with machine.shared_draws(rng):
-            seconds = np.concatenate([data.pair_second[rows], *self._draw_alone(alone, rng)])
-            copies = torch.randint(1, self._copies + 1, (len(seconds),), generator=rng)
-            copies[torch.rand(len(seconds), generator=rng) < config.clean] = 0
-            levels = torch.from_numpy(data.mels(seconds, copies.numpy()))[:, None]
-            of_bench = torch.from_numpy(seconds >= len(data.bank))
-            mel = to_float(levels.to(machine.device))
-            mel = augment_mel(in_other_rooms(mel, of_bench, config, rng), rng)
-            share = self._shares(n, rng).to(machine.device)
-            photos, pooled = self._draw_photos(rows, rng)
+        rng = self._own(rng)
+        seconds = np.concatenate([data.pair_second[rows], *self._draw_alone(alone, rng)])
+        copies = torch.randint(1, self._copies + 1, (len(seconds),), generator=rng)
+        copies[torch.rand(len(seconds), generator=rng) < config.clean] = 0
+        levels = torch.from_numpy(data.mels(seconds, copies.numpy()))[:, None]
+        of_bench = torch.from_numpy(seconds >= len(data.bank))
+        mel = to_float(levels.to(machine.device))
+        mel = augment_mel(in_other_rooms(mel, of_bench, config, rng), rng)
+        share = self._shares(n, rng).to(machine.device)
+        photos, pooled = self._draw_photos(rows, rng)
         mel[:n] = mel[:n].lerp(mel[:n].flip(0), 1.0 - share[:, None, None, None])
         with machine.autocast():
             sound = network.ears(mel).float()
@@ -223,6 +225,13 @@ class EarsTask(Task):
             scalars["teacher"] = error.detach()
         scalars["temperature"] = (-network.log_scale).exp().detach()
         return loss, scalars
+
+    def _own(self, rng: torch.Generator) -> torch.Generator:
+        """Return what this process draws from: mixtures and backgrounds stay within a process."""
+        if self.machine.world == 1:
+            return rng
+        seed = int(torch.randint(2**62, (1,), generator=rng))
+        return torch.Generator().manual_seed(seed + self.machine.rank)
 
     def _draw_alone(self, count: int, rng: torch.Generator) -> list[NDArray[np.int64]]:
         """Two seconds of each of ``count`` recordings without photos: two arrays [count]."""

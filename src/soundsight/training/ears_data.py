@@ -7,6 +7,7 @@ table and the teacher's scores. It is made when it is first needed.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
-from soundsight.core.runs import atomic_file, sha256_of
-from soundsight.core.units import RATE_HZ
+from soundsight.core.runs import atomic_file, sha256_of, write_json
 from soundsight.pairs.bench import Bench
 from soundsight.pairs.everyday import BENCH_PREFIX, SUBJECTS, Everyday, photos_of, read_photo
 from soundsight.pairs.everyday_pairs import EverydayPairs, make_pairs, write_pairs
@@ -45,7 +45,7 @@ class EarsData:
         alone: seconds of each recording that has no photos, a list of int64 arrays.
         alone_recording: number of each such recording, int64.
         scores: the teacher's, float32 [B, 521], each score with mean 0 and variance 1; or None.
-        digest: a hash of all this.
+        digest: a hash of the pairs and of the bank's settings.
     """
 
     bank: SoundBank
@@ -120,19 +120,7 @@ def open_ears_data(
     names = [pair.video for pair in pairs] + [sound.recording for sound in bank.sounds]
     recordings = recording_ids(names)
     pair_recording, of_sound = recordings[: len(pairs)], recordings[len(pairs) :]
-    dealt: list[NDArray[np.int64]] = [
-        np.zeros(0, np.int64) for _ in range(int(pair_recording.max()) + 1)
-    ]
-    order = np.argsort(pair_recording, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(pair_recording[order])) + 1):
-        dealt[pair_recording[rows[0]]] = np.unique(pair_photo[rows])
-    without = [
-        number for number, sound in enumerate(bank.sounds)
-        if sound.split == "train" and (sound.kind not in SUBJECTS)
-    ]  # fmt: skip
-    groups: dict[int, list[int]] = {}
-    for row in np.flatnonzero(np.isin(bank.sound, without)):
-        groups.setdefault(int(of_sound[bank.sound[row]]), []).append(int(row))
+    alone = _without_photos(bank, of_sound)
     digest = sha256_of(table) + str(features.shape) + str(config)
     return EarsData(
         bank=bank,
@@ -143,20 +131,39 @@ def open_ears_data(
         pair_second=pair_second,
         pair_photo=pair_photo,
         pair_recording=pair_recording,
-        photos_of=dealt,
-        alone=[np.array(rows, np.int64) for rows in groups.values()],
-        alone_recording=np.array(list(groups), np.int64),
+        photos_of=_dealt(pair_recording, pair_photo),
+        alone=list(alone.values()),
+        alone_recording=np.array(list(alone), np.int64),
         scores=scores,
         digest=hashlib.sha256(digest.encode()).hexdigest(),
     )
+
+
+def _dealt(recording: NDArray[np.int64], photo: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return the photos of each recording, from the recording and the photo of each pair."""
+    photos: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * (int(recording.max()) + 1)
+    order = np.argsort(recording, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(recording[order])) + 1):
+        photos[recording[rows[0]]] = np.unique(photo[rows])
+    return photos
+
+
+def _without_photos(bank: SoundBank, of_sound: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+    """Return the seconds of each recording that has no photos, by the recording's number."""
+    found: dict[int, list[int]] = {}
+    for row, sound in enumerate(bank.sound):
+        if bank.sounds[sound].kind not in SUBJECTS:
+            found.setdefault(int(of_sound[sound]), []).append(row)
+    return {number: np.array(rows, np.int64) for number, rows in found.items()}
 
 
 def _teacher_scores(
     folder: Path, everyday: Everyday, bank: SoundBank, path: Path, tell: Tell
 ) -> NDArray[np.float32]:
     """Return the teacher's standardised scores of the clean seconds: float32 [B, 521]."""
-    kept = folder / "teacher.npy"
-    if not kept.exists():
+    kept, told = folder / "teacher.npy", folder / "teacher.json"
+    about = {"teacher": sha256_of(path), "seconds": len(bank)}
+    if not told.exists() or json.loads(told.read_text("utf-8")) != about:
         teacher = Teacher(path)
         rows = []
         bounds = np.searchsorted(bank.sound, np.arange(len(bank.sounds) + 1))
@@ -167,13 +174,10 @@ def _teacher_scores(
             tell("sounds heard by the teacher", number + 1, len(bank.sounds))
         with atomic_file(kept) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(rows).astype(np.float16))
-    scores = np.load(kept).astype(np.float32)
-    if len(scores) != len(bank):
-        raise DataError(f"{kept} is of another bank: delete it, and it is made anew")
+        write_json(told, about)
+    try:
+        scores = np.load(kept).astype(np.float32)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{kept} is damaged: {error}") from error
     standard: NDArray[np.float32] = (scores - scores.mean(axis=0)) / (scores.std(axis=0) + 1e-3)
     return standard
-
-
-def seconds_at(samples: int) -> float:
-    """Length of samples at 44.1 kHz, in seconds."""
-    return samples / RATE_HZ

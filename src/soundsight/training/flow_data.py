@@ -26,7 +26,7 @@ from soundsight.training.ears import EarsTrainingConfig, in_other_rooms
 from soundsight.training.ears_data import EarsData
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
 
-COPIES = 8
+COPIES = 4
 """Of every second: as it is, and in other rooms, bands and noises."""
 CUTS = 6
 """Of every photo: as it is, and mirrored, enlarged and shifted."""
@@ -60,18 +60,21 @@ class FlowPairs:
 
 
 def open_flow_pairs(
-    path: Path,
-    about: dict[str, str],
+    folder: Path,
+    sounds: dict[str, str],
+    pictures: dict[str, str],
     seconds: NDArray[np.int64],
     photos: NDArray[np.int64],
     make_embeddings: Callable[[NDArray[np.int64]], Tensor],
     make_latents: Callable[[], Tensor],
 ) -> FlowPairs:
-    """Return the pairs that are kept at ``path``, or make them.
+    """Return the pairs that are kept in ``folder``, or make them.
 
     Args:
-        path: a ``.safetensors`` file.
-        about: hashes of what they are made of; others than those that are kept make them anew.
+        folder: where they are kept.
+        sounds: hashes of what the embeddings are made of; others than those that are kept make
+            them anew.
+        pictures: likewise of the latent pictures.
         seconds: the second of each pair, [pairs].
         photos: the photo of each pair, [pairs].
         make_embeddings: distinct seconds -> :attr:`FlowPairs.embeddings`.
@@ -81,23 +84,29 @@ def open_flow_pairs(
         DataError: when what is kept is damaged.
         OutputError: when it cannot be written.
     """
-    own = hashlib.sha256(np.stack([seconds, photos]).tobytes()).hexdigest()
-    about = {**about, "pairs": own}
-    digest = hashlib.sha256(str(sorted(about.items())).encode()).hexdigest()
+    distinct, number = np.unique(seconds, return_inverse=True)
+    rows = np.stack([number.reshape(-1), photos], axis=1)
+    sounds = {**sounds, "seconds": hashlib.sha256(distinct.tobytes()).hexdigest()}
+    about = [sorted(sounds.items()), sorted(pictures.items()), rows.tobytes()]
+    return FlowPairs(
+        latents=_kept(folder / "latents.safetensors", pictures, make_latents),
+        embeddings=_kept(
+            folder / "embeddings.safetensors", sounds, lambda: make_embeddings(distinct)
+        ),
+        rows=torch.from_numpy(rows),
+        digest=hashlib.sha256(str(about).encode()).hexdigest(),
+    )
+
+
+def _kept(path: Path, about: dict[str, str], make: Callable[[], Tensor]) -> Tensor:
+    """Return the tensor of a file, made anew where it was made of something else."""
     if path.exists():
         tensors, kept = read_tensors(path)
         if {key: kept.get(key) for key in about} == about:
-            return FlowPairs(**tensors, digest=digest)
-    distinct, number = np.unique(seconds, return_inverse=True)
-    pairs = FlowPairs(
-        embeddings=make_embeddings(distinct),
-        latents=make_latents(),
-        rows=torch.from_numpy(np.stack([number.reshape(-1), photos], axis=1)),
-        digest=digest,
-    )
-    tensors = {"embeddings": pairs.embeddings, "latents": pairs.latents, "rows": pairs.rows}
-    save_tensors(path, tensors, about)
-    return pairs
+            return tensors["made"]
+    made = make().contiguous()
+    save_tensors(path, {"made": made}, about)
+    return made
 
 
 def everyday_flow_pairs(
@@ -128,10 +137,8 @@ def everyday_flow_pairs(
     encoder = load_encoder(encoder_run)
     eyes = Eyes.load("lite0")
     latents, about = load_latent_encoder(decoder_run, eyes)
-    hashes = {
-        "encoder": sha256_of(encoder_run / "encoder.safetensors"), "decoder": about["sha256"],
-        "seed": str(seed),
-    }  # fmt: skip
+    sounds = {"encoder": sha256_of(encoder_run / "encoder.safetensors"), "data": data.digest}
+    pictures = {"decoder": about["sha256"], "data": data.digest}
 
     def mels(seconds: NDArray[np.int64], copy: int, rng: torch.Generator) -> Tensor:
         copies = torch.zeros(len(seconds), dtype=torch.int64)
@@ -144,8 +151,8 @@ def everyday_flow_pairs(
         return mel
 
     return open_flow_pairs(
-        folder / "flow-pairs.safetensors", hashes, data.pair_second, data.pair_photo,
-        lambda seconds: embed_copies(encoder, mels, seconds, seed=seed, tell=tell),
+        folder, {**sounds, "seed": str(seed)}, {**pictures, "seed": str(seed)}, data.pair_second,
+        data.pair_photo, lambda seconds: embed_copies(encoder, mels, seconds, seed=seed, tell=tell),
         lambda: encode_cuts(latents, eyes, torch.from_numpy(photos()), seed=seed, tell=tell),
     )  # fmt: skip
 

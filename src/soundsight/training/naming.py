@@ -64,6 +64,7 @@ class NamingConfig:
         others_each: sounds of each kind, and a quarter as many beside val; 0 for none, and every
             sound is given one of the names.
         others_weight: weight of all of them together beside that of all named seconds.
+        balanced: let every name weigh the same, however many seconds it has.
         alerts: names that are told and never drawn; those that no second has are left out.
     """
 
@@ -72,6 +73,7 @@ class NamingConfig:
     others: tuple[str, ...] = tuple(KINDS)
     others_each: int = 120
     others_weight: float = 1.0
+    balanced: bool = False
     alerts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -156,9 +158,14 @@ class _Weighed:
     weight: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, y: list[int], rest: Tensor, names: int, share: float) -> _Weighed:
+    def of(
+        cls, x: Tensor, y: list[int], rest: Tensor, names: int, share: float, *, balanced: bool
+    ) -> _Weighed:
         """Named seconds and, behind them, those of none, which weigh ``share`` times as much."""
         weights = [torch.full((len(x),), 1.0 / len(x))]
+        if balanced:
+            counts = torch.bincount(torch.tensor(y), minlength=names)
+            weights = [1.0 / (counts[torch.tensor(y)] * (counts > 0).sum())]
         if len(rest):
             weights.append(torch.full((len(rest),), share / len(rest)))
         weight = torch.cat(weights).double()
@@ -238,7 +245,9 @@ def fit_names(
         )
     ):
         rest = others[i] if other and others is not None else x[:0]
-        sets.append(_Weighed.of(x, y, rest, len(names), config.others_weight))
+        sets.append(
+            _Weighed.of(x, y, rest, len(names), config.others_weight, balanced=config.balanced)
+        )
     fitting, choosing = sets
     mean, spread = fitting.x.mean(dim=0), fitting.x.std(dim=0) + _LEAST_SPREAD
     best: tuple[float, float, float, Tensor, Tensor] | None = None

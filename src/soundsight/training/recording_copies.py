@@ -197,7 +197,8 @@ def _in_room(sound: Samples, rng: np.random.Generator) -> Samples:
     fall_s = rng.uniform(0.1, 0.9)
     count = int(fall_s * RATE_HZ)
     t_s = np.arange(count, dtype=np.float32) / RATE_HZ
-    answer = rng.standard_normal(count, dtype=np.float32) * np.exp(-6.9 * t_s / fall_s)
+    fall = np.exp(-6.9 * t_s / fall_s)
+    answer: NDArray[np.floating] = rng.standard_normal(count, dtype=np.float32) * fall
     # High tones die first.
     dull = int(rng.integers(1, 12))
     answer = np.convolve(answer, np.ones(dull, np.float32) / dull)[:count]

@@ -1,0 +1,189 @@
+"""Seconds of Everyday with what they are, heard by finished ears: for label head and ood score.
+
+Labels are read here after all other training is done: no label reaches ears, decoder or flow.
+Every sound is heard in its whole band and as recorded at 16 and 8 kHz, as telephones and old
+collections have it; the bench's seconds, which are no waveforms, lose the bands above instead.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.runs import atomic_file, sha256_of
+from soundsight.models.ears import Ears
+from soundsight.pairs.bench import Bench
+from soundsight.pairs.everyday import ALERTS, WORDS, Everyday, bench_kind
+from soundsight.pairs.everyday_sounds import HALF_SECOND, audible, darkened, hear
+from soundsight.training.encoder import load_encoder, to_float
+from soundsight.training.naming import FittedNames, NamingConfig, fit_names, other_seconds
+
+BANDS_HZ = (0, 16_000, 8_000)
+"""Sample rates at which every sound is heard; 0 is its own."""
+
+_AT_ONCE = 256
+
+Tell = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KindSeconds:
+    """n seconds that have been heard.
+
+    Attributes:
+        embeddings: float32 [n, E].
+        features: float16 [n, F].
+        kinds: kind of each.
+        recordings: recording of each.
+        known: bool [n], whether the kind is one that the model knows.
+        bands: sample rate at which each was heard, int64 [n]; 0 for its own.
+    """
+
+    embeddings: NDArray[np.float32]
+    features: NDArray[np.float16]
+    kinds: NDArray[np.str_]
+    recordings: NDArray[np.str_]
+    known: NDArray[np.bool_]
+    bands: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def of(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> KindSeconds:
+        """Return some of them."""
+        return KindSeconds(
+            **{field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        )
+
+
+def hear_kinds(
+    ears: Ears,
+    everyday: Everyday,
+    bench: Bench,
+    split: str,
+    *,
+    tell: Tell = lambda _what, _done, _of: None,
+) -> KindSeconds:
+    """Hear the audible seconds of a split: of all kinds, and of the others that are none of them.
+
+    Args:
+        ears: finished.
+        everyday: Everyday's folder.
+        bench: the bench beside it.
+        split: ``train`` (every half second), ``val`` or ``devtest`` (every second).
+        tell: called with (what, how many done, how many in all).
+
+    Raises:
+        DataError: when a sound is missing or damaged.
+    """
+    hop = HALF_SECOND if split == "train" else 2 * HALF_SECOND
+    known, others = everyday.sounds(split), everyday.others(split)
+    pairs = bench.pairs(split)
+    spectrograms = np.stack([bench.spectrogram(pair.spectrogram) for pair in pairs])
+    parts = []
+    for place, rate_hz in enumerate(BANDS_HZ):
+        done = place * (len(known) + len(others))
+
+        def show(heard: int, _of: int, done: int = done) -> None:
+            tell("sounds heard", done + heard, len(BANDS_HZ) * (len(known) + len(others)))
+
+        seconds = hear(everyday, known + others, hop=hop, narrow_hz=rate_hz or None, tell=show)
+        dark = darkened(spectrograms, rate_hz / 2) if rate_hz else spectrograms
+        mels = np.concatenate([seconds.mels, dark])
+        kinds = seconds.kinds + [bench_kind(pair.subject) for pair in pairs]
+        recordings = seconds.recordings + [f"bench:{pair.video}" for pair in pairs]
+        is_known = np.concatenate([seconds.sound < len(known), np.ones(len(pairs), bool)])
+        rows = np.flatnonzero(audible(mels))
+        embeddings, features = _listen(ears, mels[rows])
+        parts.append(
+            KindSeconds(
+                embeddings=embeddings, features=features, kinds=np.array(kinds)[rows],
+                recordings=np.array(recordings)[rows], known=is_known[rows],
+                bands=np.full(len(rows), rate_hz),
+            )
+        )  # fmt: skip
+    return _joined(parts)
+
+
+def open_kinds(
+    folder: Path,
+    encoder_run: Path,
+    everyday: Everyday,
+    bench: Bench,
+    split: str,
+    *,
+    tell: Tell = lambda _what, _done, _of: None,
+) -> KindSeconds:
+    """Return what :func:`hear_kinds` gives, kept in ``folder`` until the ears are others.
+
+    Raises:
+        ConfigError: when the run's encoder is none of the ears.
+        DataError: when the run is not finished, or a sound or what is kept is damaged.
+        OutputError: when ``folder`` cannot be written to.
+    """
+    ears = load_encoder(encoder_run)
+    if not isinstance(ears, Ears):
+        raise ConfigError(f"{encoder_run} has no ears: train them with --preset everyday")
+    own = sha256_of(encoder_run / "encoder.safetensors")
+    path = folder / f"kinds-{split}.npz"
+    try:
+        if path.exists():
+            with np.load(path) as kept:
+                if str(kept["encoder"]) == own:
+                    return KindSeconds(**{f.name: kept[f.name] for f in fields(KindSeconds)})
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is damaged: remove it, and it is made anew") from error
+    found = hear_kinds(ears, everyday, bench, split, tell=tell)
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, encoder=own, **{f.name: getattr(found, f.name) for f in fields(found)})
+    return found
+
+
+def names_of(train: KindSeconds, val: KindSeconds, ears: Ears, config: NamingConfig) -> FittedNames:
+    """Fit the label head of the 28 kinds; the others of each split, and made sounds, are none.
+
+    Raises:
+        DataError: when there are too few seconds.
+    """
+    made = other_seconds(ears, config)
+    named, rest = [], []
+    for seconds, more in zip((train, val), made, strict=True):
+        embeddings = torch.from_numpy(seconds.embeddings).double()
+        known = torch.from_numpy(seconds.known)
+        words = [WORDS[kind] for kind in seconds.kinds[seconds.known]]
+        named.append((embeddings[known], words))
+        rest.append(torch.cat([embeddings[~known], more]))
+    return fit_names(named[0], named[1], config, (rest[0], rest[1]))
+
+
+def everyday_naming() -> NamingConfig:
+    """Return the settings of Everyday's label head."""
+    return NamingConfig(balanced=True, alerts=tuple(WORDS[kind] for kind in ALERTS))
+
+
+def _joined(parts: Sequence[KindSeconds]) -> KindSeconds:
+    return KindSeconds(
+        **{
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(KindSeconds)
+        }
+    )
+
+
+@torch.no_grad()
+def _listen(ears: Ears, mels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+    """Embeddings and features of log-mels uint8 [n, 128, 100]."""
+    embeddings, features = [], []
+    for start in range(0, len(mels), _AT_ONCE):
+        mel = to_float(torch.from_numpy(mels[start : start + _AT_ONCE])[:, None])
+        seen = ears.features(mel)
+        features.append(seen.half().numpy())
+        embeddings.append(ears.read(seen).numpy())
+    return np.concatenate(embeddings), np.concatenate(features)
