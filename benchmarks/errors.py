@@ -1,19 +1,21 @@
-"""Errors an hour of the live path: wrong pictures on other sounds, misses on the five subjects.
+"""Errors an hour of the live path: what is told of other sounds, and what is missed of known ones.
 
     python benchmarks/errors.py [--half test] [--figure docs/figures/errors_an_hour.png] [--server]
 
-One hour of sound that is none of the five subjects, recordings of three subjects, and videos of the
-other two (``errors_material.py`` says what they are) go through ``LiveCutter`` and ``Listener``, a
-window every quarter of a second, as in the server. Counted are
+One hour of sound that is of no kind the model knows, recordings of the kinds that it knows, and
+videos of three (``errors_material.py`` says what they are) go through ``LiveCutter`` and
+``Listener``, a window every quarter of a second, as in the server. A sound is *told* by a picture,
+or, of an alert, by its name. Counted are
 
-* events for which a wrong picture was shown, and seconds during which one was: any picture beside
-  a sound that is none of the five; the picture of another subject beside one that is;
-* misses: recordings of a subject for which its picture was never shown.
+* events for which something wrong was told, and seconds during which it was: anything beside a
+  sound that is of no known kind; another kind beside one that is;
+* misses: recordings of a kind that was never told beside them.
 
 The half ``val`` chooses the default threshold, by this rule, which was written down before the
-other half was looked at: **the highest confidence (in steps of .02) at which every subject is
-rightly shown for at least half of its recordings.** ``--server`` also sends some minutes through
-the WebSocket of a real server and compares what it says with the curve's own listener.
+other half was looked at: **the highest confidence (in steps of .02) at which at least half of the
+recordings are rightly told, as a mean over the subjects that are drawn, and likewise over the
+alerts.** ``--server`` also sends some minutes through the WebSocket of a real server and compares
+what it says with the curve's own listener.
 """
 
 from __future__ import annotations
@@ -24,8 +26,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -39,19 +39,19 @@ from numpy.typing import NDArray
 
 from soundsight.core.errors import SoundsightError
 from soundsight.core.units import RATE_HZ
-from soundsight.pairs.bench import SUBJECTS, find_bench
+from soundsight.evaluation.everyday import kind_of
+from soundsight.pairs.bench import find_bench
+from soundsight.pairs.everyday import ALERTS, KINDS, find_everyday
 from soundsight.runtime import model_folder
 from soundsight.runtime.listener import Heard, Listener, SteadyConfig
 from soundsight.runtime.states import State
 from soundsight.runtime.surest import Second
 from soundsight.runtime.translator import Translator
-from soundsight.training.naming import BENCH_NAMES
 from soundsight.views.story import SURENESS, sureness
 
 CONFIDENCES = [round(0.3 + 0.02 * k, 2) for k in range(29)]
 SENSITIVITIES = [0.0, 0.25, 0.5, 0.75, 1.0]
 LEAST_SHOWN = 0.5
-SUBJECT_BY_NAME = {name: subject for subject, name in BENCH_NAMES.items()}
 
 
 class Remembering:
@@ -108,10 +108,10 @@ class Counted:
         """Share of a subject's recordings for which its picture was shown."""
         return float(np.mean(self.shown[subject]))
 
-    @property
-    def shown_share(self) -> float:
-        """Mean over the subjects."""
-        return float(np.mean([self.share(subject) for subject in SUBJECTS]))
+    def mean(self, alerts: bool) -> float:
+        """Mean over the subjects that are drawn, or over the alerts; NaN where there is none."""
+        found = [self.share(kind) for kind in self.shown if (kind in ALERTS) == alerts]
+        return float(np.mean(found)) if found else float("nan")
 
     @property
     def misses(self) -> int:
@@ -125,10 +125,10 @@ class Counted:
         wrong = 0
         surest: dict[int, tuple[float, bool]] = {}
         for number, answer in zip(stretch.item_of, heard, strict=True):
-            if answer.state is not State.PICTURE:
+            if not answer.state.is_known:
                 continue
             subject = stretch.items[number].subject if number >= 0 else None
-            right = subject is not None and SUBJECT_BY_NAME.get(answer.name) == subject
+            right = subject is not None and kind_of(answer.name) == subject
             if answer.event is not None:
                 before = surest.get(answer.event.number, (-1.0, False))
                 surest[answer.event.number] = max(before, (answer.confidence, right))
@@ -160,8 +160,9 @@ class Counted:
         return {
             "wrong_events_an_hour": self.wrong_events / self.other_hours,
             "wrong_s_an_hour": self.wrong_s / self.other_hours,
-            "shown": self.shown_share,
-            **{f"shown_{subject}": self.share(subject) for subject in SUBJECTS},
+            "shown": self.mean(alerts=False),
+            "alerts_told": self.mean(alerts=True),
+            **{f"told_{kind}": self.share(kind) for kind in self.shown},
             "misses_an_hour": self.misses / self.subject_hours,
             "confused_events_an_hour": self.confused_events / self.subject_hours,
             "confused_s_an_hour": self.confused_s / self.subject_hours,
@@ -203,27 +204,22 @@ def choose(found: dict[float, Counted]) -> float:
     good = [
         confidence
         for confidence, counted in found.items()
-        if min(counted.share(subject) for subject in SUBJECTS) >= LEAST_SHOWN
+        # Without alerts there is no mean of them, which is no reason against.
+        if not min(counted.mean(False), counted.mean(True)) < LEAST_SHOWN
     ]
     return max(good, default=min(found))
 
 
 def table(rows: dict[str, Counted], marked: str) -> str:
     """Lay settings out as lines."""
-    head = (
-        f"{'':>8}  {'wrong pictures':>16}  {'misses':>9}  right picture shown: mean, "
-        + ", ".join(SUBJECTS)
-        + "   other subject's"
-    )
-    lines = [head]
+    lines = [f"{'':>8}  {'wrongly told':>16}  {'misses':>9}  told: subjects, alerts   confused"]
     for name, counted in rows.items():
         row = counted.row()
-        shares = " ".join(f"{100 * counted.share(subject):4.0f}" for subject in SUBJECTS)
         lines.append(
             f"{name:>8}  {row['wrong_events_an_hour']:4.0f}/h {row['wrong_s_an_hour']:5.0f} s/h"
-            f"  {row['misses_an_hour']:7.0f}/h  {100 * row['shown']:5.1f} % {shares}"
-            f"   {row['confused_events_an_hour']:4.0f}/h {row['confused_s_an_hour']:5.0f} s/h"
-            + ("   <- default" if name == marked else "")
+            f"  {row['misses_an_hour']:7.0f}/h  {100 * row['shown']:5.1f} %"
+            f" {100 * row['alerts_told']:7.1f} %   {row['confused_events_an_hour']:4.0f}/h"
+            f" {row['confused_s_an_hour']:5.0f} s/h" + ("   <- default" if name == marked else "")
         )
     return "\n".join(lines)
 
@@ -233,6 +229,14 @@ def kinds(counted: Counted) -> str:
     return ", ".join(
         f"{kind} {100 * np.mean(found):.0f} % of {len(found)}"
         for kind, found in sorted(counted.by_kind.items(), key=lambda pair: -np.mean(pair[1]))
+    )
+
+
+def of_kinds(counted: Counted) -> str:
+    """Of each known kind, the share of its recordings that is told, the least first."""
+    return ", ".join(
+        f"{kind} {100 * counted.share(kind):.0f} % of {len(counted.shown[kind])}"
+        for kind in sorted(counted.shown, key=counted.share)
     )
 
 
@@ -279,7 +283,7 @@ def draw(curves: dict[str, dict[float, Counted]], default: float, path: Path) ->
     left.set_ylim(bottom=0)
     left.legend(frameon=False, fontsize=8)
     left.set_title(f"default {default:.2f}", fontsize=9)
-    right.set_xlabel("recordings whose right picture is shown, % (mean of five)")
+    right.set_xlabel("recordings whose right picture is shown, % (mean over kinds)")
     right.set_ylabel("wrong pictures in an hour of other sounds")
     right.set_ylim(bottom=0)
     right.legend(frameon=False, fontsize=8)
@@ -373,28 +377,26 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.0, help="... so long")
     parser.add_argument("--speed", type=float, default=1.0, help="... so fast")
     options = parser.parse_args()
-    if shutil.which("espeak-ng") is None:
-        print("skipped: errors an hour needs espeak-ng (apt install espeak-ng)", file=sys.stderr)
-        return
     try:
-        bench = find_bench()
-        if not any((bench.root / "sounds").glob("*.ogg")):
-            raise SystemExit(f"error: {bench.root} has no recordings in sounds/")
+        everyday, bench = find_everyday(), find_bench()
         model = options.model or model_folder.bundled()
         real = Translator.load(model)
     except SoundsightError as error:
         print(f"skipped: errors an hour: {error}", file=sys.stderr)
         return
     default = real.info.thresholds.confidence
-    espeak = subprocess.run(["espeak-ng", "--version"], capture_output=True, text=True, check=True)
-    print(f"model {real.info.label}, default confidence {default:g}, seed {options.seed}, "
-          f"{os.cpu_count()} CPUs; {espeak.stdout.split('Data')[0].strip()}")  # fmt: skip
+    known = {kind_of(name) for name in real.names.names} if real.names else set()
+    known &= set(KINDS)
+    if not known:
+        raise SystemExit(f"error: {model} names no kind of Everyday: nothing could be right")
+    print(f"model {real.info.label}, {len(known)} kinds known, default confidence {default:g}, "
+          f"seed {options.seed}, {os.cpu_count()} CPUs")  # fmt: skip
     curves: dict[str, dict[float, Counted]] = {}
     report: dict[str, Any] = {"default": default, "seed": options.seed}
     halves = HALVES if options.half == "both" else [options.half]
     for half in halves:
         began = time.perf_counter()
-        heard_by = stretches(bench, half, real.info.mel, options.seed)
+        heard_by = stretches(everyday, bench, half, real.info.mel, options.seed, known)
         translator = Remembering(real)
         found = curves[half] = curve(translator, heard_by)
         print(f"\n{half}: " + "; ".join(_about(stretch) for stretch in heard_by))
@@ -403,7 +405,8 @@ def main() -> None:
             print(f"the rule chooses {choose(found):.2f}")
         translator.confident(default)
         at = listen(translator, heard_by)
-        print(f"default {default:g}, other sounds with a wrong picture: {kinds(at)}")
+        print(f"default {default:g}, other sounds of which something was told: {kinds(at)}")
+        print(f"told, by kind: {of_kinds(at)}")
         print(f"how often each word is right: {words(at)}")
         print("sensitivity, which moves the quiet threshold too:")
         moved = {f"{s:.2f}": listen(translator, heard_by, sensitivity=s) for s in SENSITIVITIES}

@@ -1,19 +1,17 @@
-"""What ``errors.py`` listens to: an hour of other sounds, and sounds of the five subjects.
+"""What ``errors.py`` listens to: an hour of other sounds, and sounds of the kinds that are known.
 
-Two halves share nothing: ``val``, by which thresholds are chosen, and ``test``. Recordings are
-those of ESC-10 (``sounds/`` of the bench), in halves by the number of the original at
-freesound.org; speech is made by espeak-ng, with other voices and other sentences in each half;
-noise is made here. Trains and fireworks have no recordings in the bench: consecutive seconds of its
-videos are joined and cut again every quarter of a second.
+Two halves share nothing: ``val``, by which thresholds are chosen, and ``test`` (devtest). Other
+sounds are Everyday's ``others``, of kinds that no split shares, and noise, hum, clicks and near
+silence made here. Known ones are Everyday's recordings. Of trains, fireworks and water it has few:
+consecutive seconds of the bench's videos are joined and cut again every quarter of a second.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
-import tempfile
 from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,57 +24,22 @@ from soundsight.media import audio
 from soundsight.media.mel import MelConfig
 from soundsight.media.segments import Segment
 from soundsight.pairs.bench import Bench
+from soundsight.pairs.everyday import Everyday, Sound, bench_kind
 from soundsight.runtime.stream import LiveCutter
 
 HALVES = ("val", "test")
+SPLIT_OF = {"val": "val", "test": "devtest"}
 HOP_S = 0.25
 SUBJECT_OF = {"dog_bark": "dog", "baby_cry": "baby", "sea_waves": "water"}
 """Classes of ESC-10 that are subjects of the bench."""
-OTHERS = (
-    "chainsaw", "clock_tick", "fire_crackling", "helicopter", "person_sneeze", "rain", "rooster",
-)  # fmt: skip
 GAINS_DB = (0.0, -10.0, -20.0)
-"""Every recording sounds at each of these, as near and far things do."""
-FROM_VIDEOS = ("rail", "fireworks")
-VIDEOS_EACH = {"val": 60, "test": 40}
+"""Other sounds are heard at each of these, as near and far things are; known ones take turns."""
+RECORDINGS_EACH = 12
+"""Recordings of a known kind at most, a piece of each."""
+FROM_VIDEOS = ("rail", "fireworks", "water")
+VIDEOS_EACH = {"val": 40, "test": 30}
 ROOM_DBFS = -72.0
 HOUR_S = 3600.0
-
-SENTENCES = {
-    "en": (
-        "Could you pass me the salt, please? I think it is next to the bread.",
-        "The meeting has been moved to Thursday, a quarter past nine.",
-        "I left my keys on the kitchen table again this morning.",
-        "Turn left at the second light, then go straight on for a mile.",
-        "She said the parcel would come before noon, but nobody rang.",
-        "We are going to see my sister at the weekend if it stays dry.",
-        "Have you read the newspaper today? There is a story about our street.",
-        "Wait a moment, I have to answer the phone.",
-    ),
-    "de": (
-        "Kannst du mir bitte das Salz geben? Ich glaube, es steht neben dem Brot.",
-        "Die Sitzung ist auf Donnerstag verschoben worden, Viertel nach neun.",
-        "Ich habe heute Morgen wieder meine Schluessel liegen lassen.",
-        "Warte einen Augenblick, ich muss ans Telefon gehen.",
-    ),
-    "fr": (
-        "Peux-tu me passer le sel, s'il te plait? Je crois qu'il est sur la table.",
-        "La reunion est reportee a jeudi, neuf heures et quart.",
-        "Prenez la deuxieme rue a gauche, puis continuez tout droit.",
-        "Attends un instant, je dois repondre au telephone.",
-    ),
-    "es": (
-        "Me pasas la sal, por favor? Creo que esta al lado del pan.",
-        "La reunion se ha aplazado al jueves, a las nueve y cuarto.",
-        "Esta manana he vuelto a dejar las llaves en la mesa.",
-        "Espera un momento, tengo que contestar al telefono.",
-    ),
-}
-VARIANTS = {
-    "val": ("m1", "m3", "m5", "f1", "f3", "f5"),
-    "test": ("m2", "m4", "m6", "m7", "f2", "f4"),
-}
-SPEEDS = {"val": (130, 165, 200), "test": (145, 180, 220)}
 
 Samples = NDArray[np.float32]
 
@@ -86,8 +49,8 @@ class Item:
     """One thing that sounds.
 
     Attributes:
-        kind: class of ESC-10, ``speech``, ``noise``, ``near silence``, or a subject of videos.
-        subject: the bench's subject that it is; None for anything else.
+        kind: a kind of Everyday, known or not, ``noise``, ``hum``, ``clicks`` or ``near silence``.
+        subject: the known kind that it is; None for anything else.
         begin_s: in seconds of its stretch.
         end_s: likewise.
     """
@@ -148,42 +111,58 @@ def halves(folder: Path) -> dict[str, list[tuple[str, Path]]]:
     return found
 
 
-def stretches(bench: Bench, half: str, config: MelConfig, seed: int) -> list[Stretch]:
-    """Everything of one half: ``others`` (an hour), ``subjects`` and ``videos``."""
+def stretches(
+    everyday: Everyday,
+    bench: Bench,
+    half: str,
+    config: MelConfig,
+    seed: int,
+    kinds: Collection[str],
+) -> list[Stretch]:
+    """Everything of one half: ``others`` (an hour), ``known`` and ``videos``.
+
+    Args:
+        everyday: recordings.
+        bench: videos of trains, fireworks and water.
+        half: ``val`` or ``test``.
+        config: of the model's log-mel.
+        seed: of what is made, chosen and put in order.
+        kinds: those that the model knows.
+    """
     rng = np.random.default_rng((HALVES.index(half), seed, 31))
-    recordings = halves(bench.root / "sounds")[half]
+    split = SPLIT_OF[half]
     others = [
-        (kind, None, _gained(_decoded(path), gain))
-        for kind, path in recordings
-        if kind in OTHERS
+        (sound.kind, None, _gained(_decoded(everyday.path(sound)), gain))
+        for sound in everyday.others(split)
         for gain in GAINS_DB
     ]
-    others += [("speech", None, s) for s in speech(half, rng)]
     others += [("noise", None, s) for s in noises(rng)]
-    subjects = [
-        (kind, SUBJECT_OF[kind], _gained(_decoded(path), gain))
-        for kind, path in recordings
-        if kind in SUBJECT_OF
-        for gain in GAINS_DB
+    others += [("hum", None, s) for s in hums(rng)]
+    others += [("clicks", None, s) for s in clicks(rng)]
+    known = [
+        (sound.kind, sound.kind, _gained(_decoded(everyday.path(sound)), GAINS_DB[turn % 3]))
+        for turn, sound in enumerate(_chosen(everyday.sounds(split), kinds, rng))
     ]
     return [
         _joined("others", others, config, rng, HOUR_S),
-        _joined("subjects", subjects, config, rng),
-        _videos(bench, half, rng),
+        _joined("known", known, config, rng),
+        _videos(bench, half, rng, kinds),
     ]
 
 
-def speech(half: str, rng: np.random.Generator) -> list[Samples]:
-    """Sentences at three speeds by 24 voices, at levels of -40 to -15 dBFS."""
-    spoken = []
-    number = HALVES.index(half)
-    for language, sentences in SENTENCES.items():
-        for sentence in sentences[number::2]:
-            for variant in VARIANTS[half]:
-                for speed in SPEEDS[half]:
-                    samples = _said(f"{language}+{variant}", speed, sentence)
-                    spoken.append(_levelled(samples, rng.uniform(-40, -15)))
-    return spoken
+def _chosen(
+    sounds: Sequence[Sound], kinds: Collection[str], rng: np.random.Generator
+) -> list[Sound]:
+    """Choose a piece of each of some recordings of every known kind."""
+    pieces: dict[str, dict[str, Sound]] = defaultdict(dict)
+    for i in rng.permutation(len(sounds)):
+        pieces[sounds[i].kind].setdefault(sounds[i].recording, sounds[i])
+    return [
+        sound
+        for kind in sorted(pieces)
+        if kind in kinds
+        for sound in list(pieces[kind].values())[:RECORDINGS_EACH]
+    ]
 
 
 def noises(rng: np.random.Generator) -> list[Samples]:
@@ -196,6 +175,33 @@ def noises(rng: np.random.Generator) -> list[Samples]:
             if rng.random() < 0.5:
                 samples *= np.linspace(*rng.permutation([0.05, 1.0]), count).astype(np.float32)
             made.append(_levelled(samples, rng.uniform(-50, -15)))
+    return made
+
+
+def hums(rng: np.random.Generator) -> list[Samples]:
+    """Mains hum of 50 or 60 Hz with ten harmonics, 3 to 9 s, at -55 to -25 dBFS."""
+    made = []
+    for _ in range(24):
+        t = np.arange(int(rng.uniform(3, 9) * RATE_HZ)) / RATE_HZ
+        base = rng.choice((50.0, 60.0))
+        samples = sum(
+            rng.uniform(0, 1) / k * np.sin(2 * np.pi * (k * base * t + rng.random()))
+            for k in range(1, 11)
+        )
+        made.append(_levelled(samples, rng.uniform(-55, -25)))
+    return made
+
+
+def clicks(rng: np.random.Generator) -> list[Samples]:
+    """Clicks of a millisecond, one to eight a second, 3 to 9 s, with peaks at -30 to -6 dBFS."""
+    made = []
+    for _ in range(24):
+        samples = np.zeros(int(rng.uniform(3, 9) * RATE_HZ), np.float32)
+        peak = 10 ** (rng.uniform(-30, -6) / 20)
+        count = int(rng.uniform(1, 8) * len(samples) / RATE_HZ)
+        for first in rng.integers(len(samples) - RATE_HZ // 1000, size=count):
+            samples[first : first + RATE_HZ // 1000] = peak * rng.uniform(-1, 1)
+        made.append(samples)
     return made
 
 
@@ -263,15 +269,14 @@ def _attributed(windows: list[Segment], items: list[Item]) -> list[int]:
     return numbers
 
 
-def _videos(bench: Bench, half: str, rng: np.random.Generator) -> Stretch:
-    """Trains and fireworks: consecutive seconds of videos, cut again every quarter of a second.
+def _videos(bench: Bench, half: str, rng: np.random.Generator, kinds: Collection[str]) -> Stretch:
+    """Trains, fireworks and water: consecutive seconds of videos, cut again every .25 s.
 
     Their level is not known: they count as loud enough.
     """
-    split = {"val": "val", "test": "devtest"}[half]
     seconds: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
-    for pair in bench.pairs(split):
-        if pair.subject in FROM_VIDEOS:
+    for pair in bench.pairs(SPLIT_OF[half]):
+        if pair.subject in FROM_VIDEOS and bench_kind(pair.subject) in kinds:
             seconds[pair.subject, pair.video][pair.window] = pair.spectrogram
     chosen: list[tuple[str, NDArray[np.uint8]]] = []
     for subject in FROM_VIDEOS:
@@ -286,7 +291,7 @@ def _videos(bench: Bench, half: str, rng: np.random.Generator) -> Stretch:
         order = rng.permutation(len(strips))
         # The longest first: of val at most three seconds of a video are there.
         order = sorted(order, key=lambda i: -strips[i].shape[1])[: VIDEOS_EACH[half]]
-        chosen += [(subject, strips[i]) for i in order]
+        chosen += [(bench_kind(subject), strips[i]) for i in order]
     step = round(HOP_S * FRAMES_PER_SEGMENT)
     black = np.zeros((128, FRAMES_PER_SEGMENT), np.uint8)
     windows_, item_of, items = [], [], []
@@ -318,16 +323,6 @@ def _longest_run(numbers: list[int]) -> list[int]:
         else:
             runs.append([number])
     return max(runs, key=len)
-
-
-def _said(voice: str, speed: int, sentence: str) -> Samples:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "said.wav"
-        subprocess.run(
-            ["espeak-ng", "-v", voice, "-s", str(speed), "-w", str(path), sentence],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        return audio.decode(path, RATE_HZ)
 
 
 @cache

@@ -21,17 +21,15 @@ the recording is softer, clipped, coded, in several channels, in a room, in nois
 in ``perturbations.py``). Every recording is written as a file and translated as ``soundsight
 translate`` does, so that the program's own reading is measured. Known are the devtest recordings of
 the model's subjects in ``shared/everyday`` (``--everyday``) and the dogs, babies and sea waves of
-ESC-10; unknown are the devtest kinds and subjects there that it does not know, a clip of each in
-turn.
+ESC-10; unknown are the devtest kinds and subjects there that it does not know. Of both a clip of
+each kind is taken in turn.
 
 Nothing is fitted or chosen here; labels of the bench and of ESC-10 measure only.
 """
 
 from __future__ import annotations
 
-import csv
 import io
-import os
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -51,12 +49,14 @@ from perturbations import PERTURBATIONS, Samples, noise, room, telephone, untouc
 from soundsight.core.runs import atomic_file, commit
 from soundsight.core.units import RATE_HZ
 from soundsight.evaluation.encoders import hear
-from soundsight.evaluation.informativity import audible
+from soundsight.evaluation.everyday import kind_of
 from soundsight.evaluation.judging import Judges, columns_of
 from soundsight.evaluation.probes import fit_probe, neighbour_votes
 from soundsight.media import audio
 from soundsight.media.segments import Segment, segments_of
 from soundsight.pairs.bench import SUBJECTS, Bench, find_bench
+from soundsight.pairs.everyday import Everyday, find_everyday
+from soundsight.pairs.everyday_sounds import audible
 from soundsight.runtime.states import State
 from soundsight.runtime.translator import Translator
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
@@ -64,10 +64,6 @@ from steps import arguments, command_line, recordings, table
 
 KNOWN = {"dog_bark": "dog", "baby_cry": "baby", "sea_waves": "water"}
 NOISE_SECONDS = 40
-
-_EVERYDAY_VARIABLE = "SOUNDSIGHT_EVERYDAY"
-_WORDS = {"baby": "baby crying"}
-"""What a model's names call a subject, where it is not the subject's own word."""
 
 
 def mp3(samples: Samples, rng: np.random.Generator) -> Samples:
@@ -212,7 +208,7 @@ class Recording:
 
     Attributes:
         path: its file.
-        name: what the model calls its subject; None where it knows none.
+        name: the kind that it is; None where the model does not know it.
     """
 
     path: Path
@@ -227,34 +223,31 @@ class Result:
     name: str | None
 
 
-def chosen(everyday: Path, bench: Bench, names: tuple[str, ...], clips: int) -> list[Recording]:
+def chosen(everyday: Everyday, bench: Bench, names: tuple[str, ...], clips: int) -> list[Recording]:
     """Choose the recordings, at most so many known ones and so many unknown ones (seed 0)."""
-    known = [
-        Recording(path=path, name=_WORDS.get(KNOWN[kind], KNOWN[kind]))
-        for kind, path in recordings(bench)
-        if kind in KNOWN
-    ]
-    unknown: dict[str, list[Recording]] = defaultdict(list)
-    for index, column in (("sounds.csv", "subject"), ("others.csv", "kind")):
-        with (everyday / index).open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                kind = _WORDS.get(row[column], row[column])
-                if row["split"] != "devtest":
-                    continue
-                found = Recording(path=everyday / row["file"], name=kind if kind in names else None)
-                (known if found.name else unknown[kind]).append(found)
+    kinds = {kind_of(name) for name in names}
+    found: dict[str, list[Path]] = defaultdict(list)
+    for kind, path in recordings(bench):
+        if kind in KNOWN:
+            found[KNOWN[kind]].append(path)
+    for sound in (*everyday.sounds("devtest"), *everyday.others("devtest")):
+        found[sound.kind].append(everyday.path(sound))
     rng = np.random.default_rng(0)
-    of_kinds = [
-        [rows[i] for i in rng.permutation(len(rows))] for _, rows in sorted(unknown.items())
-    ]
-    in_turn = [
-        rows[turn]
-        for turn in range(max(map(len, of_kinds)))
-        for rows in of_kinds
-        if turn < len(rows)
-    ]
-    kept = [known[i] for i in sorted(rng.permutation(len(known))[:clips])]
-    return [*kept, *in_turn[:clips]]
+    shuffled = {
+        kind: [paths[i] for i in rng.permutation(len(paths))]
+        for kind, paths in sorted(found.items())
+    }
+    taken: list[Recording] = []
+    for known in (True, False):
+        of_kinds = [(k, paths) for k, paths in shuffled.items() if (k in kinds) == known]
+        in_turn = [
+            Recording(path=paths[turn], name=kind if known else None)
+            for turn in range(max((len(paths) for _, paths in of_kinds), default=0))
+            for kind, paths in of_kinds
+            if turn < len(paths)
+        ]
+        taken += in_turn[:clips]
+    return taken
 
 
 _translator: list[Translator] = []
@@ -268,7 +261,7 @@ def _result(path: Path) -> Result:
     """Translate a file as the program does."""
     (translator,) = _translator
     found = translator.translate(path)
-    return Result(state=found.state[0], name=found.name[0] or None)
+    return Result(state=found.state[0], name=kind_of(found.name[0]))
 
 
 def results_of(recording: Recording) -> dict[str, Result]:
@@ -293,7 +286,7 @@ def perturbed(
     for name in ("untouched", *PERTURBATIONS):
         changed = [told[i][name] != told[i]["untouched"] for i in range(len(told))]
         right = [told[i][name].name == recordings_[i].name for i in known]
-        drawn = [told[i][name].state is State.PICTURE for i in unknown]
+        drawn = [told[i][name].state.is_known for i in unknown]
         quiet = Counter(told[i][name].state for i in range(len(told)))[State.QUIET]
         yield [
             name, _share([changed[i] for i in known]), _share(right),
@@ -330,11 +323,9 @@ def main() -> None:
         translator = Translator.load(model, threads=1)
         if translator.names is None:
             parser.error(f"{args.files} has no names: which of its pictures are right is not known")
-        default = os.environ.get(_EVERYDAY_VARIABLE, "../shared/everyday")
-        everyday = args.everyday or Path(default)
-        found = chosen(everyday, bench, translator.names.names, args.clips)
+        found = chosen(find_everyday(args.everyday), bench, translator.names.names, args.clips)
         head = ["", "known: another outcome", "known: right", "unknown: another outcome",
-                "unknown: drawn", "quiet"]  # fmt: skip
+                "unknown: drawn or named", "quiet"]  # fmt: skip
         parts.append(table(head, list(perturbed(found, model, args.threads))) + "\n")
         parts.append(f"devtest, seed 0, model {translator.info.label}, commit {commit()}\n")
     text = "\n".join(parts)

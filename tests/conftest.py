@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
+from soundsight.pairs import everyday
 from soundsight.pairs.bench import SPLITS, SUBJECTS, Bench, find_bench
 from soundsight.pairs.everyday import Everyday, find_everyday
 
@@ -170,6 +172,41 @@ def toy_everyday(
 ) -> Everyday:
     """Toy Everyday data that no test changes."""
     return find_everyday(write_everyday(tmp_path_factory.mktemp("kinds") / "everyday", write_sound))
+
+
+def write_every_kind(root: Path) -> Path:
+    """Write Everyday's folder: two photos a subject, one sound of 2 s a kind in every split.
+
+    A photo is grey, at a level of its subject's own.
+    """
+    rng = np.random.default_rng(0)
+    columns = ["recording", "file", "seconds", "rate_hz", "source", "licence"]
+    tables: dict[str, list[list[object]]] = {"sounds": [], "others": []}
+    for split in SPLITS:
+        photos = []
+        for number, subject in enumerate(everyday.SUBJECTS, start=1):
+            for i in range(2):
+                levels = np.full((96, 96, 3), 10 * number + i, np.uint8)
+                photos.append((f"{subject}/{subject}_{i:04d}_{split}.jpg", jpeg(levels)))
+        write_tar(root / f"photos-{split}.tar", photos)
+        for table, kinds in (("sounds", everyday.KINDS), ("others", ("pig", "wind"))):
+            for kind in kinds:
+                name = f"{table}/{kind}/{kind}_{split}.ogg"
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                samples = 0.1 * rng.standard_normal(2 * 16000).astype(np.float32)
+                soundfile.write(root / name, samples, 16000)
+                row = [split, kind, f"{kind}-{split}", name, 2, 16000, "made", "CC0"]
+                tables[table].append(row)
+    for table, word in (("sounds", "subject"), ("others", "kind")):
+        with (root / f"{table}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["split", word, *columns], *tables[table]])
+    return root
+
+
+@pytest.fixture(scope="session")
+def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Everyday:
+    """Toy Everyday data with all 28 kinds, that no test changes."""
+    return find_everyday(write_every_kind(tmp_path_factory.mktemp("kinds") / "all"))
 
 
 # --- a model folder that needs no training -----------------------------------------------------
@@ -345,7 +382,6 @@ def write_sound() -> Callable[..., Path]:
 
     The sound is a tone that swells in its last second, over a little noise.
     """
-    import soundfile
 
     def write(
         path: Path,

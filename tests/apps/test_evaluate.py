@@ -25,13 +25,16 @@ from soundsight.core.errors import (
     ModelError,
     OutputError,
 )
-from soundsight.evaluation import report
+from soundsight.evaluation import everyday_report, report
+from soundsight.evaluation.everyday_report import EverydayConfig
 from soundsight.evaluation.report import EvaluationConfig
 from soundsight.models.picture_classifier import PictureClassifierConfig
 from soundsight.pairs.bench import Bench
+from soundsight.pairs.everyday import Everyday
 from soundsight.runtime.translator import Translator
 from soundsight.training.audio_visual import SpaceConfig
 from soundsight.training.judges import JudgesConfig, ViewersConfig, train
+from soundsight.training.photo_judge import PhotoJudge
 from soundsight.training.viewers import ViewerConfig
 
 
@@ -209,7 +212,7 @@ def test_an_encoder_run_is_measured_as_an_encoder(
     common = encoder, "--data", toy_bench.root, "-o", tmp_path / "out"
     assert run(app, *common, "--seed", 3, "--split", "val").exit_code == 0
     assert asked == [(encoder, toy_bench.root, tmp_path / "out", "val", 3)]
-    for option in (["--limit", 3], ["--blind-sheet"], ["--best-of", 2], ["--judges", tmp_path]):
+    for option in (["--limit", 3], ["--blind-sheet"], ["--judges", tmp_path]):
         words = f"{option[0]} is for translators, not for an encoder"
         with pytest.raises(ConfigError, match=words):
             run(app, *common, *option)
@@ -303,3 +306,41 @@ def test_registering_loads_no_torch() -> None:
         "register(typer.Typer()); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_everyday_is_measured_by_its_own_judge(
+    app: typer.Typer,
+    model: Path,
+    every_kind: Everyday,
+    toy_bench: Bench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SOUNDSIGHT_BENCH", str(toy_bench.root))
+    asked = {}
+
+    def measure(_model, judge, everyday, bench, _out, config, **_others):
+        asked.update(judge=judge, everyday=everyday.root, bench=bench.root, config=config)
+        mean = {"share": 0.5, "low": 0.4, "high": 0.6}
+        return {"rows": {"right": {"mean": mean}}}
+
+    monkeypatch.setattr(everyday_report, "evaluate_everyday", measure)
+    monkeypatch.setattr(PhotoJudge, "load", lambda path: path)
+    out = tmp_path / "out"
+    result = run(
+        app, model, "--data", every_kind.root, "--judges", tmp_path, "-o", out,
+        "--split", "val", "--limit", 3, "--blind-sheet",
+    )  # fmt: skip
+    assert "right: 50.0 % [40.0, 60.0]" in result.output
+    assert "for blind viewing" in result.output
+    assert asked["judge"] == tmp_path
+    assert asked["everyday"] == every_kind.root
+    assert asked["bench"] == toy_bench.root
+    assert asked["config"] == EverydayConfig(split="val", limit=3, blind_sheet=True)
+
+
+def test_options_of_the_bench_are_refused_on_everyday(
+    app: typer.Typer, model: Path, every_kind: Everyday, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="--features is for the bench"):
+        run(app, model, "--data", every_kind.root, "-o", tmp_path / "out", "--features", tmp_path)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from soundsight.core.errors import ConfigError, DataError
@@ -30,53 +28,15 @@ from soundsight.evaluation.everyday import (
 from soundsight.evaluation.everyday_report import EverydayConfig, evaluate_everyday
 from soundsight.models.eyes import Eyes
 from soundsight.pairs.bench import Bench, Pair
-from soundsight.pairs.everyday import ALERTS, KINDS, SUBJECTS, Everyday, find_everyday
+from soundsight.pairs.everyday import ALERTS, KINDS, SUBJECTS, Everyday
 from soundsight.training.photo_judge import ANSWERS
 
-SPLITS = ("train", "val", "devtest")
 OTHERS = ("pig", "wind")
-COLUMNS = ["recording", "file", "seconds", "rate_hz", "source", "licence"]
-
-
-def level_of(kind: str) -> int:
-    """The grey that stands for a subject in toy pictures."""
-    return 10 * SUBJECTS.index(kind) + 10
 
 
 def picture_of(kind: str) -> np.ndarray:
-    return np.full((96, 96, 3), level_of(kind), np.uint8)
-
-
-@pytest.fixture(scope="module")
-def everyday(
-    tmp_path_factory: pytest.TempPathFactory,
-    jpeg: Callable[[np.ndarray], bytes],
-    write_tar: Callable[[Path, Iterable[tuple[str, bytes]]], None],
-) -> Everyday:
-    """Two photos a subject and one sound of two seconds a kind in every split."""
-    root = tmp_path_factory.mktemp("everyday")
-    rng = np.random.default_rng(0)
-    rows: dict[str, list[list[object]]] = {"sounds": [], "others": []}
-    for split in SPLITS:
-        write_tar(
-            root / f"photos-{split}.tar",
-            [
-                (f"{kind}/{kind}_{i:04d}_{split}.jpg", jpeg(picture_of(kind) + i))
-                for kind in SUBJECTS
-                for i in range(2)
-            ],
-        )
-        for table, kinds in (("sounds", KINDS), ("others", OTHERS)):
-            for kind in kinds:
-                name = f"{table}/{kind}/{kind}_{split}.ogg"
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                samples = 0.1 * rng.standard_normal(2 * 16000).astype(np.float32)
-                soundfile.write(root / name, samples, 16000)
-                rows[table].append([split, kind, f"{kind}-{split}", name, 2, 16000, "made", "CC0"])
-    for table, word in (("sounds", "subject"), ("others", "kind")):
-        with (root / f"{table}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["split", word, *COLUMNS], *rows[table]])
-    return find_everyday(root)
+    """A toy photo: grey, at a level of the subject's own."""
+    return np.full((96, 96, 3), 10 * SUBJECTS.index(kind) + 10, np.uint8)
 
 
 class LevelJudge:
@@ -154,17 +114,17 @@ class GreyEyes:
 
 
 def test_a_model_that_knows_everything_is_right_throughout(
-    everyday: Everyday, toy_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    every_kind: Everyday, toy_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Eyes, "load", GreyEyes.load)
-    heard = known_seconds(everyday, toy_bench, "devtest")
-    val = known_seconds(everyday, toy_bench, "val")
-    narrow = known_seconds(everyday, toy_bench, "devtest", narrow=True)
+    heard = known_seconds(every_kind, toy_bench, "devtest")
+    val = known_seconds(every_kind, toy_bench, "val")
+    narrow = known_seconds(every_kind, toy_bench, "devtest", narrow=True)
     config = EverydayConfig(varied=4, made_per_kind=2, blind_sheet=True)
     out = tmp_path / "report"
     model = Knowing(heard, val, narrow)
     report = evaluate_everyday(
-        model, LevelJudge(), everyday, toy_bench, out, config, about={"name": "knowing"}
+        model, LevelJudge(), every_kind, toy_bench, out, config, about={"name": "knowing"}
     )
     assert json.loads((out / "report.json").read_text())["rows"] == report["rows"]
     # One second in twelve of the bench's five subjects is silent, all of it the same: no kind.
@@ -196,23 +156,23 @@ def test_a_model_that_knows_everything_is_right_throughout(
     assert score(answers, out / KEY)["right_unhidden"]["share"] < 1
 
 
-def test_seconds_are_of_all_kinds_and_a_limit_holds(everyday: Everyday, toy_bench: Bench) -> None:
-    heard = known_seconds(everyday, toy_bench, "val")
+def test_seconds_are_of_all_kinds_and_a_limit_holds(every_kind: Everyday, toy_bench: Bench) -> None:
+    heard = known_seconds(every_kind, toy_bench, "val")
     assert set(heard.kinds) == set(KINDS)
     # Two of a waveform; of the bench's five subjects 4 videos of 3 s more.
     assert heard.kinds.count("cat") == 2
     assert heard.kinds.count("train") == 2 + 12
     assert heard.mels.shape == (len(heard.pairs), 128, 100)
-    few = known_seconds(everyday, toy_bench, "val", limit=1)
+    few = known_seconds(every_kind, toy_bench, "val", limit=1)
     assert sorted(few.kinds) == sorted(KINDS)
-    assert set(other_seconds(everyday, "val").kinds) == set(OTHERS)
+    assert set(other_seconds(every_kind, "val").kinds) == set(OTHERS)
 
 
 def test_narrow_sounds_have_nothing_above_four_kilohertz(
-    everyday: Everyday, toy_bench: Bench
+    every_kind: Everyday, toy_bench: Bench
 ) -> None:
-    full = known_seconds(everyday, toy_bench, "val").mels
-    narrow = known_seconds(everyday, toy_bench, "val", narrow=True).mels
+    full = known_seconds(every_kind, toy_bench, "val").mels
+    narrow = known_seconds(every_kind, toy_bench, "val", narrow=True).mels
     assert full[:, :30].mean() > 20
     assert narrow[:, :30].mean() < 1
     assert narrow[:, 60:].mean() > 20
@@ -290,14 +250,14 @@ def test_copies_are_nearer_to_a_photo_than_photos_are_to_each_other() -> None:
     np.testing.assert_allclose(distances[:3], 0.04, atol=1e-3)
 
 
-def test_redrawn_photos_are_judged_beside_the_photos(everyday: Everyday) -> None:
-    same = redrawn(LevelJudge(), lambda photos: photos, everyday)
+def test_redrawn_photos_are_judged_beside_the_photos(every_kind: Everyday) -> None:
+    same = redrawn(LevelJudge(), lambda photos: photos, every_kind)
     assert same == {"named": 1.0, "right": 1.0, "photos: named": 1.0, "photos: right": 1.0}
-    grey = redrawn(LevelJudge(), lambda photos: np.full_like(photos, 250), everyday)
+    grey = redrawn(LevelJudge(), lambda photos: np.full_like(photos, 250), every_kind)
     assert grey["right"] == 0
     assert grey["photos: right"] == 1
     with pytest.raises(DataError, match="redrawn photos are"):
-        redrawn(LevelJudge(), lambda photos: photos[:, :48], everyday)
+        redrawn(LevelJudge(), lambda photos: photos[:, :48], every_kind)
 
 
 def test_what_is_measured_must_be_unknown() -> None:

@@ -97,23 +97,28 @@ def evaluate(
     from soundsight.pairs.everyday import is_everyday
 
     with _one_thread():
-        if data is not None and is_everyday(data):
+        on_everyday = data is not None and is_everyday(data)
+        if on_everyday and kind not in {"encoder", "ears"}:
             _only_for_the_bench(early=early, baseline=baseline, features=features)
-            if kind == "encoder":
-                raise ConfigError(f"{model} is an encoder: on Everyday a translator is measured")
             _measure_everyday(
                 model, data, out, command,
                 split=split, seed=seed, limit=limit, blind_sheet=blind_sheet, judge=judges,
             )  # fmt: skip
             return
-        bench = _bench(data)
+        if on_everyday and kind == "encoder":
+            raise ConfigError(f"{model} is an encoder of the bench: leave out --data")
+        bench = _bench(None if on_everyday else data)
         if kind in {"encoder", "ears"}:
             _only_for_translators(
                 judges=judges, early=early, baseline=baseline, features=features, limit=limit,
                 blind_sheet=blind_sheet,
             )  # fmt: skip
-            measure = _measure_ears if kind == "ears" else _measure_encoder
-            measure(model, bench, out, split, seed, command)
+            if kind == "ears":
+                _measure_ears(
+                    model, data if on_everyday else None, bench, out, split, seed, command
+                )
+            else:
+                _measure_encoder(model, bench, out, split, seed, command)
             return
         from soundsight.evaluation.report import EvaluationConfig
 
@@ -242,7 +247,7 @@ def _measure(
 
 
 def _measure_everyday(
-    model: Path, data: Path, out: Path, command: str, *, judge: Path | None, **settings: Any
+    model: Path, data: Path | None, out: Path, command: str, *, judge: Path | None, **settings: Any
 ) -> None:
     from soundsight.evaluation.everyday import TranslatorModel
     from soundsight.evaluation.everyday_report import (
@@ -298,13 +303,15 @@ def _measure_encoder(
     say(f"written: {out / 'report.html'}, report.md, report.json")
 
 
-def _measure_ears(run: Path, bench: Bench, out: Path, split: str, seed: int, command: str) -> None:
+def _measure_ears(
+    run: Path, data: Path | None, bench: Bench, out: Path, split: str, seed: int, command: str
+) -> None:
     from soundsight.evaluation.ears import report_ears
     from soundsight.pairs.everyday import find_everyday
 
     with phases() as progress:
         words = report_ears(
-            run, find_everyday(), bench, out, split=split, seed=seed, command=command,
+            run, find_everyday(data), bench, out, split=split, seed=seed, command=command,
             progress=progress,
         )  # fmt: skip
     say(words)

@@ -20,10 +20,11 @@ from soundsight.core.draws import item_of
 from soundsight.core.errors import DataError
 from soundsight.core.units import to_unit
 from soundsight.evaluation.choice import measured_seconds
+from soundsight.evaluation.ears import NARROW_HZ
 from soundsight.evaluation.fidelity import mean_distance, nearest, precision_recall
 from soundsight.evaluation.informativity import Shares, shares
 from soundsight.evaluation.judging import columns_of
-from soundsight.models.eyes import Eyes
+from soundsight.models.eyes import POOLED_SIZE, Eyes
 from soundsight.pairs.bench import Bench, Pair
 from soundsight.pairs.everyday import (
     BENCH_PREFIX,
@@ -38,23 +39,18 @@ from soundsight.pairs.everyday_sounds import audible, darkened, hear
 from soundsight.runtime.states import is_unfamiliar
 from soundsight.runtime.surest import SurestSeconds, mean_embedding
 from soundsight.runtime.translator import Translator
+from soundsight.training.photo_features import look
 from soundsight.training.photo_judge import (
     ACCEPTED_FROM,
     ANSWERS,
     PhotoJudge,
-    look,
     mean_of_kinds,
     verdicts,
 )
 
-NARROW_HZ = 8000
-"""Rate of a telephone: what is said of narrow sounds is measured on copies resampled to it."""
-
 KEPT = 0.9
 """Share of the known seconds of val that the threshold of refusal keeps."""
 
-EYES_PX = 128
-"""Side at which the eyes look at pictures for variety and copies, as they do in training."""
 
 _AT_ONCE = 64
 
@@ -124,12 +120,12 @@ class TranslatorModel:
         said = known.probabilities(embeddings)
         found = np.zeros((len(mels), len(KINDS)), np.float32)
         for column, name in enumerate(known.names):
-            if (kind := _kind_of(name)) is not None:
+            if (kind := kind_of(name)) is not None:
                 found[:, KINDS.index(kind)] = said[:, column]
         return found
 
 
-def _kind_of(name: str) -> str | None:
+def kind_of(name: str) -> str | None:
     """Return which kind a model's word means, such as ``baby`` for "baby crying"."""
     words = name.lower().replace(" ", "_")
     return next((k for k in (words, words.split("_")[0]) if k in KINDS), None)
@@ -378,9 +374,18 @@ def draw_varied(
             pairs = [model.draw(some, seed=seed + 1000 + 2 * turn + side) for side in (0, 1)]
             made += list(np.stack(pairs, axis=1))
         drawn = np.concatenate(made)
-        found.append(Varied(kind=kind, pictures=drawn, features=look(eyes, drawn, EYES_PX).numpy()))
+        found.append(Varied(kind=kind, pictures=drawn, features=eyes_features(eyes, drawn)))
         tell("variety", done + 1, len(present))
     return found
+
+
+def eyes_features(eyes: Eyes, pictures: Levels) -> NDArray[np.float32]:
+    """Return what the eyes that training looks through see in pictures: float32 [n, 1280]."""
+    parts = [np.empty((0, POOLED_SIZE), np.float32)]
+    for start in range(0, len(pictures), _AT_ONCE):
+        unit = torch.from_numpy(to_unit(pictures[start : start + _AT_ONCE]))
+        parts.append(look(eyes, unit.permute(0, 3, 1, 2)).numpy())
+    return np.concatenate(parts)
 
 
 def variety(

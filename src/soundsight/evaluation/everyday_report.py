@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from soundsight import __version__
 from soundsight.core.errors import ConfigError, DataError
@@ -19,7 +18,7 @@ from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
 from soundsight.evaluation import blind
 from soundsight.evaluation import everyday as figures_of
 from soundsight.evaluation.choice import blind_seconds, shown_seconds
-from soundsight.evaluation.everyday import EYES_PX, Heard, Model, Tell
+from soundsight.evaluation.everyday import Heard, Model, Tell
 from soundsight.evaluation.fidelity import fidelity
 from soundsight.evaluation.informativity import (
     CONFIDENCE,
@@ -39,6 +38,7 @@ from soundsight.evaluation.page import (
     as_markdown,
     per_cent,
     photograph,
+    save_figure,
 )
 from soundsight.evaluation.report import is_report, machine_facts
 from soundsight.evaluation.sheets import nearest_sheet, seeds_sheet, sheet
@@ -46,7 +46,7 @@ from soundsight.models.eyes import Eyes
 from soundsight.pairs.bench import Bench
 from soundsight.pairs.everyday import ALERTS, KINDS, SUBJECTS, Everyday
 from soundsight.pairs.everyday_sounds import audible
-from soundsight.training.photo_judge import ANSWERS, PhotoJudge, look, uninformative, verdicts
+from soundsight.training.photo_judge import ANSWERS, PhotoJudge, uninformative, verdicts
 
 KIND = "everyday"
 """Stands in report.json where a report on the bench has none."""
@@ -121,67 +121,34 @@ def evaluate_everyday(
         OutputError: when ``out`` cannot be written to, holds something else or filled-in answers.
     """
     tell = tell or (lambda _what, _done, _of: None)
-    seed, split = config.seed, config.split
     tell("hearing", 0, 0)
-    heard = figures_of.known_seconds(everyday, bench, split, limit=config.limit, seed=seed)
-    subjects = heard.of(SUBJECTS)
+    heard = figures_of.known_seconds(
+        everyday, bench, config.split, limit=config.limit, seed=config.seed
+    )
+    subjects, names = heard.of(SUBJECTS), everyday.photos(config.split)
     if missing := [s for s in SUBJECTS if s not in subjects.kinds]:
-        raise DataError(f"{split} has no sounds of {', '.join(missing)}")
-    names = everyday.photos(split)
-    photos = np.stack([everyday.photo(name) for name in names])
-    photo_kinds = [name.split("/")[0] for name in names]
+        raise DataError(f"{config.split} has no sounds of {', '.join(missing)}")
+    work = _Work(
+        model=model, judge=judge, everyday=everyday, bench=bench, config=config, tell=tell,
+        heard=heard, subjects=subjects, photo_names=names,
+        photos=np.stack([everyday.photo(name) for name in names]),
+    )  # fmt: skip
     report: dict[str, Any] = {
         "kind": KIND,
         "report_version": REPORT_VERSION,
         "model": dict(about),
         "judge": judge.about,
         "settings": asdict(config) | {"resamples": RESAMPLES, "confidence": CONFIDENCE},
-        "sounds": {kind: heard.kinds.count(kind) for kind in KINDS},
+        "sounds": {kind: work.heard.kinds.count(kind) for kind in KINDS},
         "left_out": [],
     }
     with atomic_folder(out, overwrite=True, ours=is_report) as place:
-        pictures = figures_of.drawn_of(model, subjects.mels, seed, tell, "seconds drawn")
-        shown = model.draws(subjects.mels)
-        tell("judging", 0, 0)
-        features = judge.look(pictures)
-        said = judge.read(features)
-        rows = figures_of.right_rows(said, shown, subjects, seed)
-        rows |= _recordings(model, judge, subjects, seed)
-        rows |= _shuffled(said, shown, subjects, seed)
-        report["confusion"] = figures_of.confusion(said, shown, subjects.kinds)
-        photo_features = judge.look(photos)
-        rows[PHOTOS] = shares(
-            verdicts(judge.read(photo_features), photo_kinds)[1], photo_kinds, names,
-            seed=seed, among=SUBJECTS,
-        )  # fmt: skip
-        report["controls"] = _controls(model, judge, photos, photo_kinds, config)
-        report["kid"] = asdict(
-            fidelity(features, photo_features, subjects.kinds, photo_kinds, seed=seed,
-                     classes=SUBJECTS)
-        )  # fmt: skip
-        report["rows"] = figures_of.as_floats(rows)
-        _names(report, model, heard, seed)
-        _refusal(report, model, everyday, bench, heard, config, tell)
-        shown_ones = shown_seconds(subjects.pairs, _SHOWN_A_KIND, seed, SUBJECTS)
-        figures = {
-            "kinds": _save(
-                place / "kinds.png",
-                sheet(
-                    subjects.mels[shown_ones], pictures[shown_ones],
-                    verdicts(said, subjects.kinds)[1][shown_ones], shown[shown_ones],
-                    [subjects.kinds[i] for i in shown_ones], SUBJECTS,
-                ),
-                "Sounds as log-mels and the first picture drawn of each, a row a subject",
-                "Log-mel and first picture of seconds chosen by the seed, never by the score. A "
-                "green tick: shown, and accepted by the judge. An amber cross: refused.",
-            )
-        }  # fmt: skip
-        figures["seeds"] = _seeds_figure(place, model, subjects, shown_ones, seed)
-        _looks(report, figures, place, model, everyday, bench, subjects, photos, photo_kinds,
-               config, tell)  # fmt: skip
-        if config.blind_sheet:
-            figures["blind"] = _blind(place, subjects, pictures, shown, shown_ones, seed)
-        _write_seconds(place / "seconds.csv", subjects, shown, said)
+        figures: dict[str, Figure] = {}
+        _right_pictures(work, report, place, figures)
+        report["controls"] = _controls(work)
+        _names(work, report)
+        _refusal(work, report)
+        _looks(work, report, place, figures)
         report |= {
             "command": command,
             "machine": machine_facts(),
@@ -196,61 +163,119 @@ def evaluate_everyday(
     return report
 
 
-def _recordings(model: Model, judge: PhotoJudge, subjects: Heard, seed: int) -> dict[str, Shares]:
-    """Draw one picture of each recording; refused where none of its seconds is shown."""
-    whole = figures_of.recordings_of(subjects)
-    pictures = np.stack(
-        [model.draw_recording(subjects.mels[places], seed=seed) for _, _, places in whole]
-    )
-    shown = np.array([model.draws(subjects.mels[places]).any() for _, _, places in whole])
-    kinds = [kind for kind, _, _ in whole]
-    right = verdicts(judge.probabilities(pictures), kinds)[1]
-    names = [f"{kind} {name}" for kind, name, _ in whole]
-    return {RECORDINGS: shares(right & shown, kinds, names, seed=seed, among=SUBJECTS)}
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Work:
+    """What the steps of a measurement share."""
+
+    model: Model
+    judge: PhotoJudge
+    everyday: Everyday
+    bench: Bench
+    config: EverydayConfig
+    tell: Tell
+    heard: Heard
+    """Seconds of all 28 kinds."""
+    subjects: Heard
+    """Those of the 22 that are drawn."""
+    photos: NDArray[np.uint8]
+    photo_names: list[str]
+
+    @property
+    def photo_kinds(self) -> list[str]:
+        return [name.split("/")[0] for name in self.photo_names]
+
+    def share(
+        self,
+        values: NDArray[np.generic],
+        kinds: Sequence[str],
+        recordings: Sequence[str],
+        among: Sequence[str] = SUBJECTS,
+    ) -> Shares:
+        return shares(values, kinds, recordings, seed=self.config.seed, among=among)
 
 
-def _shuffled(
-    said: NDArray[np.float32], shown: NDArray[np.bool_], subjects: Heard, seed: int
-) -> dict[str, Shares]:
+def _right_pictures(
+    work: _Work, report: dict[str, Any], place: Path, figures: dict[str, Figure]
+) -> None:
+    """Draw and judge every second and recording, and show some."""
+    model, judge, subjects, seed = work.model, work.judge, work.subjects, work.config.seed
+    pictures = figures_of.drawn_of(model, subjects.mels, seed, work.tell, "seconds drawn")
+    shown = model.draws(subjects.mels)
+    work.tell("judging", 0, 0)
+    features, of_photos = judge.look(pictures), judge.look(work.photos)
+    said = judge.read(features)
+    rows = figures_of.right_rows(said, shown, subjects, seed)
+    rows[RECORDINGS] = _recordings(work)
     order = shuffled(subjects.kinds, seed, SUBJECTS)
-    if order is None:
-        return {}
-    hits = verdicts(said[order], subjects.kinds)[1] & shown[order]
-    return {SHUFFLED: shares(hits, subjects.kinds, subjects.recordings, seed=seed, among=SUBJECTS)}
-
-
-def _controls(
-    model: Model,
-    judge: PhotoJudge,
-    photos: NDArray[np.uint8],
-    photo_kinds: Sequence[str],
-    config: EverydayConfig,
-) -> dict[str, dict[str, float]]:
-    """Show the judge what shows nothing: shares accepted as some subject, and shown."""
-    of = np.asarray(photo_kinds)
-    made = uninformative(
-        [photos[of == subject] for subject in SUBJECTS],
-        config.made_per_kind,
-        np.random.default_rng((config.seed, 5)),
+    if order is not None:
+        hits = verdicts(said[order], subjects.kinds)[1] & shown[order]
+        rows[SHUFFLED] = work.share(hits, subjects.kinds, subjects.recordings)
+    of_photo = verdicts(judge.read(of_photos), work.photo_kinds)[1]
+    rows[PHOTOS] = work.share(of_photo, work.photo_kinds, work.photo_names)
+    report["rows"] = figures_of.as_floats(rows)
+    report["confusion"] = figures_of.confusion(said, shown, subjects.kinds)
+    report["kid"] = asdict(
+        fidelity(features, of_photos, subjects.kinds, work.photo_kinds, seed=seed, classes=SUBJECTS)
     )
-    found = {
-        f"uninformative: {kind}": {
-            "accepted": float(figures_of.seen_as_something(judge.probabilities(some)).mean()),
-            "said to be nothing": float(
-                (judge.probabilities(some).argmax(axis=1) == len(SUBJECTS)).mean()
-            ),
+    _write_seconds(place / "seconds.csv", subjects, shown, said)
+    some = shown_seconds(subjects.pairs, _SHOWN_A_KIND, seed, SUBJECTS)
+    kinds = [subjects.kinds[i] for i in some]
+    right = verdicts(said[some], kinds)[1]
+    figures["kinds"] = save_figure(
+        place / "kinds.png",
+        sheet(subjects.mels[some], pictures[some], right, shown[some], kinds, SUBJECTS),
+        "Sounds as log-mels and the first picture drawn of each, a row a subject",
+        "Log-mel and first picture of seconds chosen by the seed, never by the score. A green "
+        "tick: shown, and accepted by the judge. An amber cross: refused.",
+    )
+    first = {kind: subjects.mels[i][None] for kind, i in zip(kinds[::-1], some[::-1], strict=True)}
+    lines = [
+        (kind, np.concatenate([model.draw(first[kind], seed=seed + i) for i in range(_SEEDS)]))
+        for kind in SUBJECTS
+    ]
+    figures["seeds"] = save_figure(
+        place / "seeds.png", seeds_sheet(lines),
+        "Eight pictures of one sound of each subject, a row a subject",
+        "One sound a row, drawn with eight seeds.",
+    )  # fmt: skip
+    if work.config.blind_sheet:
+        figures["blind"] = _blind(place, subjects, pictures, shown, some, seed)
+
+
+def _recordings(work: _Work) -> Shares:
+    """Draw one picture of each recording; refused where none of its seconds is shown."""
+    whole = figures_of.recordings_of(work.subjects)
+    pictures, shown = [], []
+    for _, _, places in whole:
+        mels = work.subjects.mels[places]
+        pictures.append(work.model.draw_recording(mels, seed=work.config.seed))
+        shown.append(work.model.draws(mels).any())
+    kinds = [kind for kind, _, _ in whole]
+    right = verdicts(work.judge.probabilities(np.stack(pictures)), kinds)[1]
+    return work.share(right & np.array(shown), kinds, [f"{kind} {name}" for kind, name, _ in whole])
+
+
+def _controls(work: _Work) -> dict[str, dict[str, float]]:
+    """Show the judge what shows nothing: shares accepted as some subject, and shown."""
+    config, kinds = work.config, np.asarray(work.photo_kinds)
+    by_subject = [work.photos[kinds == subject] for subject in SUBJECTS]
+    rng = np.random.default_rng((config.seed, 5))
+    found = {}
+    for kind, made in uninformative(by_subject, config.made_per_kind, rng).items():
+        said = work.judge.probabilities(made)
+        found[f"uninformative: {kind}"] = {
+            "accepted": float(figures_of.seen_as_something(said).mean()),
+            "said to be nothing": float((said.argmax(axis=1) == len(SUBJECTS)).mean()),
         }
-        for kind, some in made.items()
-    }
     silence = np.zeros((_CONTROL_SOUNDS, N_MELS, FRAMES_PER_SEGMENT), np.uint8)
     noise = white_noise_mels(_CONTROL_SOUNDS, config.seed)
     for name, mels in (("silence", silence), ("white noise", noise)):
         # Silence is one sound: its pictures differ by the seed alone.
         pictures = np.concatenate(
-            [model.draw(mel[None], seed=config.seed + turn) for turn, mel in enumerate(mels)]
+            [work.model.draw(mel[None], seed=config.seed + turn) for turn, mel in enumerate(mels)]
         )
-        accepted = figures_of.seen_as_something(judge.probabilities(pictures))
-        shown = model.draws(mels)
+        accepted = figures_of.seen_as_something(work.judge.probabilities(pictures))
+        shown = work.model.draws(mels)
         found[name] = {
             "accepted": float(accepted.mean()),
             "shown": float(shown.mean()),
@@ -259,88 +284,72 @@ def _controls(
     return found
 
 
-def _names(report: dict[str, Any], model: Model, heard: Heard, seed: int) -> None:
-    said = model.names(heard.mels)
+def _names(work: _Work, report: dict[str, Any]) -> None:
+    said = work.model.names(work.heard.mels)
     if said is None:
         report["left_out"].append("Names: the model has none.")
         return
     report["names"] = {
-        what: figures_of.as_floats(figures_of.names_rows(said, heard, kinds, seed))
+        what: figures_of.as_floats(figures_of.names_rows(said, work.heard, kinds, work.config.seed))
         for what, kinds in (("28 kinds", KINDS), ("22 subjects", SUBJECTS), ("alerts", ALERTS))
     }
 
 
-def _refusal(
-    report: dict[str, Any],
-    model: Model,
-    everyday: Everyday,
-    bench: Bench,
-    heard: Heard,
-    config: EverydayConfig,
-    tell: Tell,
-) -> None:
+def _refusal(work: _Work, report: dict[str, Any]) -> None:
     """Ask how unknown sounds are told from known ones, at full band and at 8 kHz."""
-    tell("unknown sounds", 0, 0)
-    of_known = model.familiarity(heard.mels)
+    work.tell("unknown sounds", 0, 0)
+    model, config = work.model, work.config
+    of_known = model.familiarity(work.heard.mels)
     if np.isnan(of_known).any():
         report["left_out"].append("Refusal: the model cannot say how well it knows a sound.")
         return
-    val = heard
-    if config.split != "val":
-        val = figures_of.known_seconds(everyday, bench, "val", limit=config.limit, seed=config.seed)
-    threshold = figures_of.threshold_that_keeps(model.familiarity(val.mels), val)
+
+    def known(split: str, narrow: bool) -> tuple[NDArray[np.float32], Heard]:
+        if split == config.split and not narrow:
+            return of_known, work.heard
+        heard = figures_of.known_seconds(
+            work.everyday, work.bench, split, limit=config.limit, seed=config.seed, narrow=narrow
+        )
+        return model.familiarity(heard.mels), heard
+
+    threshold = figures_of.threshold_that_keeps(*known("val", False))
     found: dict[str, Any] = {"threshold": threshold}
     for what, narrow in (("full band", False), ("8 kHz", True)):
-        others = figures_of.other_seconds(everyday, config.split, narrow=narrow)
-        known = heard
-        if narrow:
-            known = figures_of.known_seconds(
-                everyday, bench, config.split, limit=config.limit, seed=config.seed, narrow=True
-            )
+        others = figures_of.other_seconds(work.everyday, config.split, narrow=narrow)
         rows = figures_of.refusal_rows(
-            (model.familiarity(known.mels) if narrow else of_known, known),
+            known(config.split, narrow),
             (model.familiarity(others.mels), others),
             threshold,
             config.seed,
         )
-        rows["unknown drawn, as the model is set"] = shares(
+        rows["unknown drawn, as the model is set"] = work.share(
             model.draws(others.mels), others.kinds, others.recordings,
-            seed=config.seed, among=list(dict.fromkeys(others.kinds)),
+            list(dict.fromkeys(others.kinds)),
         )  # fmt: skip
         found[what] = figures_of.as_floats(rows)
     report["refusal"] = found
 
 
-def _looks(
-    report: dict[str, Any],
-    figures: dict[str, Figure],
-    place: Path,
-    model: Model,
-    everyday: Everyday,
-    bench: Bench,
-    subjects: Heard,
-    photos: NDArray[np.uint8],
-    photo_kinds: Sequence[str],
-    config: EverydayConfig,
-    tell: Tell,
-) -> None:
+def _looks(work: _Work, report: dict[str, Any], place: Path, figures: dict[str, Figure]) -> None:
     """Variety, recall and copies, in the features that training looks through."""
-    eyes = Eyes.load()
-    varied = figures_of.draw_varied(model, subjects, eyes, config.varied, config.seed, tell)
-    of_photos = look(eyes, photos, EYES_PX).numpy()
-    report["variety"] = figures_of.variety(varied, of_photos, photo_kinds)
-    tell("training photos", 0, 0)
-    known = figures_of.train_photos(everyday, bench)
-    of_known = look(eyes, known, EYES_PX).numpy()
+    eyes, config = Eyes.load(), work.config
+    varied = figures_of.draw_varied(
+        work.model, work.subjects, eyes, config.varied, config.seed, work.tell
+    )
+    of_photos = figures_of.eyes_features(eyes, work.photos)
+    report["variety"] = figures_of.variety(varied, of_photos, work.photo_kinds)
+    work.tell("training photos", 0, 0)
+    known = figures_of.train_photos(work.everyday, work.bench)
+    of_known = figures_of.eyes_features(eyes, known)
     made = np.concatenate([one.features for one in varied])
     drawn = np.concatenate([one.pictures for one in varied])
-    kinds = np.repeat([one.kind for one in varied], [len(one.pictures) for one in varied]).tolist()
     copied, places, distances = figures_of.copies(made, of_known)
     unseen, _, unseen_distances = figures_of.copies(of_photos, of_known)
+    kinds = np.repeat([one.kind for one in varied], [len(one.pictures) for one in varied])
     report["copies"] = {
         "copied": {"share": float(copied.mean()), "count": len(copied)},
         "unseen photos": {"share": float(unseen.mean()), "count": len(unseen)},
-        "by kind": {k: float(copied[np.asarray(kinds) == k].mean()) for k in dict.fromkeys(kinds)},
+        "by kind": {one.kind: float(copied[kinds == one.kind].mean()) for one in varied},
         "median distance": float(np.median(distances)),
         "median distance of unseen photos": float(np.median(unseen_distances)),
     }
@@ -348,32 +357,14 @@ def _looks(
     # Pictures of one photo's surroundings are many: each photo is shown once.
     _, once = np.unique(places[order], return_index=True)
     chance = np.random.default_rng((config.seed, len(order))).permutation(len(order))
-    levels = nearest_sheet(
-        [
-            ("The nearest of all, each photo once", order[np.sort(once)][:_NEAREST_SHOWN].tolist()),
-            ("Chosen by the seed", chance[:_NEAREST_SHOWN].tolist()),
-        ],
-        drawn, known, places, distances,
-    )  # fmt: skip
-    figures["nearest"] = _save(
-        place / "nearest.png", levels,
+    blocks = [
+        ("The nearest of all, each photo once", order[np.sort(once)][:_NEAREST_SHOWN].tolist()),
+        ("Chosen by the seed", chance[:_NEAREST_SHOWN].tolist()),
+    ]
+    figures["nearest"] = save_figure(
+        place / "nearest.png", nearest_sheet(blocks, drawn, known, places, distances),
         "Pairs of pictures: left a generated one, right the training photo nearest to it",
         "Left what was drawn, right the nearest training photo in the eyes' features.",
-    )  # fmt: skip
-
-
-def _seeds_figure(
-    place: Path, model: Model, subjects: Heard, shown: Sequence[int], seed: int
-) -> Figure:
-    first = {subjects.kinds[i]: subjects.mels[i][None] for i in reversed(shown)}
-    rows = [
-        (kind, np.concatenate([model.draw(first[kind], seed=seed + i) for i in range(_SEEDS)]))
-        for kind in SUBJECTS
-    ]
-    return _save(
-        place / "seeds.png", seeds_sheet(rows),
-        "Eight pictures of one sound of each subject, a row a subject",
-        "One sound a row, drawn with eight seeds.",
     )  # fmt: skip
 
 
@@ -385,6 +376,7 @@ def _blind(
     known: Sequence[int],
     seed: int,
 ) -> Figure:
+    """Write the blind sheet: no second that another sheet shows with its subject."""
     order = blind_seconds(subjects.pairs, _BLIND_A_KIND, seed, known, SUBJECTS)
     behind = [
         blind.Hidden(
@@ -417,12 +409,6 @@ def _write_seconds(
                 [pair.spectrogram, pair.subject, pair.video, int(loud[i]), int(shown[i]),
                  ANSWERS[answer[i]], f"{said[i, answer[i]]:.4f}", f"{own:.4f}"]
             )  # fmt: skip
-
-
-def _save(path: Path, levels: NDArray[np.uint8], alt: str, caption: str) -> Figure:
-    with atomic_file(path) as temporary:
-        Image.fromarray(levels).save(temporary, format="PNG")
-    return photograph(path.name, levels, alt, caption)
 
 
 def document_of(report: Mapping[str, Any], figures: Mapping[str, Figure]) -> Document:

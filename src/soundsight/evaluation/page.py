@@ -12,12 +12,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from soundsight.core.errors import OutputError
+from soundsight.core.runs import atomic_file
 
 MAX_PAGE_BYTES = 6_000_000
 _JPEG_QUALITY = 88
@@ -99,6 +101,17 @@ def photograph(file: str, levels: NDArray[np.uint8], alt: str, caption: str) -> 
     return Figure(
         file=file, alt=alt, caption=caption, content=content.getvalue(), media_type="image/jpeg"
     )
+
+
+def save_figure(path: Path, levels: NDArray[np.uint8], alt: str, caption: str) -> Figure:
+    """Write uint8 [height, width, 3] as a PNG, and make a figure of it.
+
+    Raises:
+        OutputError: when it cannot be written.
+    """
+    with atomic_file(path) as temporary:
+        Image.fromarray(levels).save(temporary, format="PNG")
+    return photograph(path.name, levels, alt, caption)
 
 
 def per_cent(share: Mapping[str, float] | None) -> str:

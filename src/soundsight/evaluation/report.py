@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from soundsight import __version__
 from soundsight.core.errors import ConfigError, DataError, OutputError
@@ -54,7 +53,7 @@ from soundsight.evaluation.measuring import (
     judge,
     silence_and_noise,
 )
-from soundsight.evaluation.page import Figure, as_html, as_markdown, photograph
+from soundsight.evaluation.page import Figure, as_html, as_markdown, photograph, save_figure
 from soundsight.evaluation.seconds import SECOND, Seconds
 from soundsight.evaluation.sheets import MARKS, nearest_sheet, sheet
 from soundsight.evaluation.stored import (
@@ -316,7 +315,7 @@ def _fidelity(
         ("Chosen by the seed", chance[:_COPIES_SHOWN].tolist()),
     ]
     levels = nearest_sheet(blocks, drawn.pictures, photos, places, distances)
-    figures["nearest.png"] = _save(
+    figures["nearest.png"] = save_figure(
         place / "nearest.png",
         levels,
         "Pairs of pictures: left a generated one, right the training photo that is nearest to it, "
@@ -356,7 +355,7 @@ def _pictures(
         drawn.mels[chosen], drawn.pictures[chosen], accepted, shown, [subjects[i] for i in chosen]
     )
     figures = {
-        "sheet.png": _save(
+        "sheet.png": save_figure(
             place / "sheet.png",
             levels,
             "Sounds as log-mels and the pictures drawn of them, a row a class, ticked in green "
@@ -446,12 +445,6 @@ def _left_out(
     if not config.blind_sheet:
         lines.append("A sheet for blind viewing: not asked for (`--blind-sheet`).")
     return lines
-
-
-def _save(path: Path, levels: NDArray[np.uint8], alt: str, caption: str) -> Figure:
-    with atomic_file(path) as temporary:
-        Image.fromarray(levels).save(temporary, format="PNG")
-    return photograph(path.name, levels, alt, caption)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from soundsight.core.config import from_dict
 from soundsight.core.errors import ConfigError, DataError, ModelError
 from soundsight.core.runs import atomic_file, commit
 from soundsight.core.units import IMAGE_CHANNELS, IMAGE_PX, to_unit
@@ -39,11 +40,18 @@ from soundsight.training.uninformative import KINDS, load_early, make_many
 NOTHING = "nothing"
 ANSWERS = (*SUBJECTS, NOTHING)
 EYES = "lite1"
-BUNDLED = Path(__file__).parents[1] / "assets" / "judges" / "everyday.safetensors"
+FILE = "judge.safetensors"
+BUNDLED = Path(__file__).parents[1] / "assets" / "judges" / "everyday"
 ACCEPTED_FROM = 0.5
 """Probability from which the judge is said to be sure of its answer."""
 
 _FORMAT = "soundsight-photo-judge-1"
+
+_SOURCES = (
+    "Sources: FairFace (CC BY 4.0), UTKFace, Imagenette, CamSDD, Tiny-ImageNet, MiniPlaces, "
+    "Caltech-101, PACS, MWD and sets of instruments, birds and fires (research use). The weights "
+    "are for research and non-commercial use; the photos are not distributed."
+)
 _AT_ONCE = 64
 
 Pictures = NDArray[np.uint8]
@@ -64,7 +72,7 @@ class PhotoJudgeConfig:
     """Uninformative pictures made of each kind."""
     nothing_weight: float = 3.0
     """Of all pictures of nothing together, where each subject's photos together weigh 1."""
-    decay: float = 1e-3
+    decay: float = 3e-4
     """Weight of the squared weights in the loss."""
     iterations: int = 200
     """Of L-BFGS, at most."""
@@ -98,7 +106,7 @@ class PhotoJudge:
 
     @classmethod
     def load(cls, path: Path | None = None) -> PhotoJudge:
-        """Load a fitted judge, that of the package where no path is given.
+        """Load a fitted judge from its folder, that of the package where none is given.
 
         Raises:
             ConfigError: when the package of photo features is not installed.
@@ -106,6 +114,8 @@ class PhotoJudge:
             ModelError: when the file is missing, damaged, or was fitted on other features.
         """
         path = path or BUNDLED
+        if path.is_dir():
+            path /= FILE
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads(file.metadata()["soundsight"])
@@ -113,15 +123,15 @@ class PhotoJudge:
             fits = about["format"] == _FORMAT and tuple(about["answers"]) == ANSWERS
             if not fits or weight.shape != (len(ANSWERS), POOLED_SIZE) or bias.ndim != 1:
                 raise ValueError("another judge")
-            size = int(about["config"]["size_px"])
+            from_dict(PhotoJudgeConfig, about["config"])
         except FileNotFoundError as error:
             raise ModelError(f"there is no judge at {path}") from error
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, ConfigError) as error:
             raise ModelError(f"{path} is no judge of Everyday's pictures") from error
         eyes = Eyes.load(EYES)
         if about["eyes_sha256"] != eyes.sha256:
             raise ModelError(f"{path} was fitted on other photo features than {EYES} here")
-        return cls(eyes, weight, bias, {**about, "size_px": size})
+        return cls(eyes, weight, bias, about)
 
     def probabilities(self, pictures: Pictures) -> NDArray[np.float32]:
         """Return how likely each answer is: float32 [n, 23] of pictures uint8 [n, 96, 96, 3].
@@ -319,18 +329,43 @@ def change(pictures: Pictures, rng: np.random.Generator) -> Tensor:
     return augment(changed, rng)
 
 
-def save_judge(judge: PhotoJudge, path: Path) -> None:
-    """Write the linear reading and what is known of it into one safetensors file.
+def save_judge(judge: PhotoJudge, folder: Path) -> None:
+    """Write ``judge.safetensors``, the reading and what is known of it, and ``CARD.md``.
 
     Raises:
-        OutputError: when it cannot be written.
+        OutputError: when they cannot be written.
     """
-    with atomic_file(path) as temporary:
-        save_file(
-            {"weight": judge.weight.half(), "bias": judge.bias},
-            temporary,
-            metadata={"soundsight": json.dumps(judge.about)},
-        )
+    content = save(
+        {"weight": judge.weight.half(), "bias": judge.bias},
+        metadata={"soundsight": json.dumps(judge.about)},
+    )
+    with atomic_file(folder / FILE) as temporary:
+        temporary.write_bytes(content)
+    with atomic_file(folder / "CARD.md") as temporary:
+        temporary.write_text(card(judge.about), "utf-8")
+
+
+def card(about: Mapping[str, Any]) -> str:
+    """Return the card of a judge as Markdown, from its ``about``."""
+    val, config = about["val"], about["config"]
+    of_nothing = ", ".join(f"{kind} {share:.1%}" for kind, share in val["nothing"].items())
+    of_subject = ", ".join(f"{name} {share:.0%}" for name, share in val["subjects"].items())
+    return f"""# The judge of Everyday's pictures
+
+A linear reading of frozen photo features (`efficientnet-lite1`, ImageNet, Apache-2.0; not among \
+these files) at {config["size_px"]} px: which of {len(SUBJECTS)} subjects does a picture show, or \
+nothing? For evaluation only: no translator is trained against it, nor through its features.
+
+**Trained on.** {about["photos"]} photos of fold {config["fold"]} (by a hash of the name), each \
+{config["changed"] + 1} times, and {about["nothings"]} pictures in which nobody sees anything, \
+{about["early"]} of them early generators'. {_SOURCES}
+
+**On val.** Photos named right, mean over subjects: {val["photos"]:.1%}; with a probability of at \
+least one half: {val["sure"]:.1%}. Uninformative pictures said to be nothing: {of_nothing}. \
+Subjects: {of_subject}.
+
+Commit {about["commit"]}.
+"""
 
 
 def _fit_linear(seen: Tensor, wanted: Tensor, config: PhotoJudgeConfig) -> tuple[Tensor, Tensor]:
