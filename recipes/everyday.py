@@ -85,9 +85,10 @@ def finish(args: argparse.Namespace, out: Path, common: list[object]) -> None:
         "--steps", scaled(args, FLOW_STEPS), "-o", out / "flow", *common)  # fmt: skip
     run("train", "distil", "--translator", out / "flow", "--steps", scaled(args, COPY_STEPS),
         "-o", out / "few", *how(args))  # fmt: skip
-    for part in ("names", "familiarity"):
-        run("train", part, "--encoder", out / "ears", "-o", out / part,
-            "--threads", args.threads)  # fmt: skip
+    run("train", "names", "--encoder", out / "ears", "-o", out / "names",
+        "--threads", args.threads)  # fmt: skip
+    run("train", "familiarity", "--encoder", out / "ears", "--names", out / "names",
+        "-o", out / "familiarity", "--threads", args.threads)  # fmt: skip
     export = ["export", out / "few", "--familiarity", out / "familiarity", "--names",
               out / "names", "--name", "everyday", "--licence", LICENCE,
               "--trained-on", TRAINED_ON, "--overwrite"]  # fmt: skip

@@ -136,7 +136,7 @@ def test_ears_learn_from_prepared_pairs(own: EarsData) -> None:
 
 
 def test_a_flow_is_fed_from_prepared_pairs(
-    own: EarsData, folder: Path, tmp_path: Path, eyes: Eyes, toy_bench: Bench
+    own: EarsData, tmp_path: Path, eyes: Eyes, toy_bench: Bench
 ) -> None:
     photos = PairDataset(toy_bench, "train").photos()
     heard = trained(EarsTask(ears_config(), own), tmp_path / "ears", ears_config())
@@ -230,8 +230,8 @@ def test_features_of_other_eyes_are_refused(
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda run: flow_pairs(12), "takes embeddings of 16 numbers .* gives 12"),
-        (lambda run: replace(flow_pairs(), latents=torch.zeros(1, 8, 6, 6, 6)), "decoder 6"),
+        (lambda: flow_pairs(12), "takes embeddings of 16 numbers .* gives 12"),
+        (lambda: replace(flow_pairs(), latents=torch.zeros(1, 8, 6, 6, 6)), "decoder 6"),
     ],
 )
 def test_sizes_that_do_not_fit_are_one_line(

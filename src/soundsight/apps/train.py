@@ -22,6 +22,7 @@ from soundsight.apps.train_everyday import (
     ears_config,
     fit_ears,
     fit_flow,
+    fit_kind_familiarity,
     fit_kind_names,
     flow_config,
     hears_everyday,
@@ -29,7 +30,6 @@ from soundsight.apps.train_everyday import (
 from soundsight.apps.train_options import (
     Accelerator,
     Accumulate,
-    AllData,
     BatchSize,
     Compile,
     Data,
@@ -327,7 +327,12 @@ def familiarity(
     encoder: Annotated[
         Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`.")
     ],
-    data: AllData = None,
+    data: EverydayPlaces = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Of `train names`: what Everyday's kinds need."),
+    ] = None,
+    bank: Bank = None,
     seed: Seed = 0,
     settings: Settings = None,
     threads: Threads = None,
@@ -342,6 +347,11 @@ def familiarity(
     from soundsight.training.encoder import load_encoder
     from soundsight.training.familiarity import FitConfig, fit_familiarity, write_familiarity
 
+    if hears_everyday(encoder, data):
+        fit_kind_familiarity(
+            out, encoder, data, names, settings, bank or out.parent / "bank", seed, dry_run
+        )
+        return
     config = resolve(FitConfig(), settings, seed=seed)
     if is_printed(config, dry_run):
         return

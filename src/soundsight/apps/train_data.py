@@ -88,7 +88,8 @@ class EverydayData:
 
         from soundsight.pairs.everyday import read_photos
 
-        names, levels = [], []
+        names: list[str] = []
+        levels: list[NDArray[np.uint8]] = []
         if self.everyday is not None:
             names, found = read_photos(*self.everyday, "train")
             levels.append(found)

@@ -35,6 +35,7 @@ from soundsight.apps.train_options import (
     machine_of,
     resolve,
 )
+from soundsight.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -299,6 +300,34 @@ def fit_kind_names(
     fitted = names_of(train, val, ears, config, own)
     write_names(out, encoder, fitted, config)
     typer.echo(f"{', '.join(fitted.names.names)}: {fitted.figures.words()}")
+    typer.echo(f"written: {out}")
+
+
+def fit_kind_familiarity(
+    out: Path,
+    encoder: Path,
+    data: list[Path] | None,
+    names: Path | None,
+    settings: list[str] | None,
+    bank: Path,
+    seed: int,
+    dry_run: bool,
+) -> None:
+    """Fit what tells Everyday's kinds from other sounds."""
+    from soundsight.training.encoder import load_encoder
+    from soundsight.training.familiarity import write_familiarity
+    from soundsight.training.known_kinds import KnownKindsFitConfig, fit_known_kinds
+    from soundsight.training.naming import load_names
+
+    if names is None:
+        raise ConfigError("familiarity of Everyday's kinds needs --names: of `train names`")
+    config = resolve(KnownKindsFitConfig(), settings, seed=seed)
+    if is_printed(config, dry_run):
+        return
+    ears: Any = load_encoder(encoder)
+    head = load_names(names, encoder, ears.embedding_size).names
+    train, val = _kinds(open_everyday(data), encoder, bank)
+    write_familiarity(out, encoder, fit_known_kinds(train, val, ears, head, config), config)
     typer.echo(f"written: {out}")
 
 

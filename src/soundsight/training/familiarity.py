@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundsight.core.config import from_dict, to_dict
+from soundsight.core.config import choose, from_dict, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.runs import sha256_of
 from soundsight.core.units import INAUDIBLE_LEVEL
 from soundsight.models.familiarity import Familiarity, FamiliarityConfig
+from soundsight.models.known_kinds import KnownKinds, KnownKindsConfig
 from soundsight.pairs.dataset import PairDataset
 from soundsight.training.checkpoints import read_tensors, save_tensors
 from soundsight.training.encoder import AudioEncoder, to_float
+from soundsight.training.known_kinds import KnownKindsFitConfig
 
 LIMIT = 0.5
 """Familiarity from which on a sound counts as known."""
@@ -91,11 +93,21 @@ def fit_familiarity(
     return network
 
 
+_NETWORKS = {
+    "memory": (Familiarity, FamiliarityConfig),
+    "known kinds": (KnownKinds, KnownKindsConfig),
+}
+
+
 def write_familiarity(
-    out: Path, encoder_run: Path, network: Familiarity, config: FitConfig
+    out: Path,
+    encoder_run: Path,
+    network: Familiarity | KnownKinds,
+    config: FitConfig | KnownKindsFitConfig,
 ) -> None:
-    """Write a fitted memory; the encoder stays where it is and is named by its hash."""
+    """Write what was fitted; the encoder stays where it is and is named by its hash."""
     about = {
+        "kind": "memory" if isinstance(network, Familiarity) else "known kinds",
         "network": to_dict(network.config),
         "fitted": to_dict(config),
         "encoder": sha256_of(encoder_run / "encoder.safetensors"),
@@ -103,8 +115,8 @@ def write_familiarity(
     save_tensors(out / WEIGHTS, dict(network.named_buffers()), about)
 
 
-def load_familiarity(folder: Path, encoder_run: Path) -> Familiarity:
-    """Load a memory that was fitted to the features of the encoder of ``encoder_run``.
+def load_familiarity(folder: Path, encoder_run: Path) -> Familiarity | KnownKinds:
+    """Load what was fitted to the features of the encoder of ``encoder_run``.
 
     Raises:
         DataError: when it is missing, damaged, or was fitted to another encoder.
@@ -117,10 +129,10 @@ def load_familiarity(folder: Path, encoder_run: Path) -> Familiarity:
             "(soundsight train familiarity)"
         )
     try:
-        config = from_dict(FamiliarityConfig, about["network"])
+        kind, sizes = choose("familiarity", about.get("kind", "memory"), _NETWORKS)
+        network: Familiarity | KnownKinds = kind(from_dict(sizes, about["network"]))
     except (KeyError, ConfigError) as error:
         raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error
-    network = Familiarity(config)
     for name, value in network.named_buffers():
         if name not in tensors or tensors[name].shape != value.shape:
             raise DataError(f"{path} is damaged: {name} is missing or of another size")
