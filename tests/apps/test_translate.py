@@ -199,7 +199,7 @@ def test_an_alert_is_named_and_has_a_pictogram(
     assert line["confidence"] > 0.9
     with Image.open("out/a.png") as image:
         np.testing.assert_array_equal(np.asarray(image), alert_picture("doorbell", 160))
-        assert image.info["soundsight"] == "named, nothing imagined"
+        assert image.info["soundsight"] == "named, not imagined"
     # The sheet's cell shows it at the sheet's size.
     with Image.open("out/sheet.png") as image:
         sheet = np.asarray(image.convert("RGB"))

@@ -373,7 +373,7 @@ def test_an_alert_is_named_and_nothing_is_imagined(driver: Any, address: str, st
         reaches(page, "named")
         assert page.locator("#headline").inner_text() == "Smoke alarm, or: alarm clock"
         assert page.locator("#sure-words").inner_text() == "quite sure"
-        assert page.locator("#tag").inner_text() == "named, nothing imagined"
+        assert page.locator("#tag").inner_text() == "named, not imagined"
         # Large, as a shape, and said to one who only hears the page.
         assert page.locator("#big-shape").get_attribute("href") == "#shape-alert-smoke-alarm"
         assert page.locator(".big-shape").bounding_box()["width"] > 150

@@ -275,7 +275,7 @@ def test_an_alert_is_named_and_not_drawn(
     first, _ = result.save(tmp_path / "out", size_px=200)
     with Image.open(first) as image:
         np.testing.assert_array_equal(np.asarray(image), alert_picture("smoke alarm", 200))
-        assert image.info["soundsight"] == "named, nothing imagined"
+        assert image.info["soundsight"] == "named, not imagined"
         assert (image.info["state"], image.info["name"]) == ("named", "smoke alarm")
 
 

@@ -130,7 +130,7 @@ def test_an_alert_is_named_and_stays_for_a_while(scene: Scene) -> None:
     assert moment.headline == "Smoke alarm, or: alarm clock"
     assert moment.recognised is not None
     assert moment.recognised.picture is None
-    assert moment.recognised.caption == "named, nothing imagined"
+    assert moment.recognised.caption == "named, not imagined"
     scene.sound(2, -90)
     scene.hear(State.QUIET)
     assert (scene.moment.look, scene.moment.headline) == (Look.PAST, moment.headline)

@@ -82,7 +82,7 @@ def test_an_alert_is_its_pictogram_and_its_word(tmp_path: Path) -> None:
     )
     save_live_panel(shown, tmp_path / "now.png")
     with Image.open(tmp_path / "now.png") as written:
-        assert written.info["soundsight"] == "named, nothing imagined"
+        assert written.info["soundsight"] == "named, not imagined"
         assert written.info["state"] == "named"
 
 

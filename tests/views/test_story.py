@@ -64,7 +64,7 @@ def test_an_alert_and_a_second_guess(
     alert = story_event(1, (0, 1), state="named", name="knock", picture=None, second_guess="drums")
     assert alert.is_known
     assert alert.words == "knock, or: drums, probably"
-    assert alert.caption == "named, nothing imagined"
+    assert alert.caption == "named, not imagined"
     shown = alert.shown(64)
     assert shown is not None
     np.testing.assert_array_equal(np.asarray(shown), alert_picture("knock", 64))
@@ -72,7 +72,7 @@ def test_an_alert_and_a_second_guess(
     (values,) = json.loads(json.dumps(story_json(story_of([alert]))))["events"]
     assert (values["state"], values["picture"], values["second_guess"]) == ("named", None, "drums")
     with _image(values["pictogram"]) as image:
-        assert image.info["soundsight"] == "named, nothing imagined"
+        assert image.info["soundsight"] == "named, not imagined"
     unknown = story_event(1, (0, 1), known=False)
     assert (unknown.shown(64), unknown.is_known) == (None, False)
 

@@ -111,7 +111,7 @@ def test_an_alert_is_its_pictogram_and_its_word() -> None:
     assert UPPER_HALF * 70 in words
     assert "Door knock" in words
     assert "\u25cf\u25cf\u25cf quite sure" in words
-    assert "named, nothing imagined" in words
+    assert "named, not imagined" in words
     assert "38;2;222;180;112" in text  # its strokes
 
 

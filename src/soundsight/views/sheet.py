@@ -41,7 +41,7 @@ from soundsight.views.drawing import (
 CAPTION = "imagined from sound"
 """What every picture says of itself: it is no photograph of anything that happened."""
 
-NAMED_CAPTION = "named, nothing imagined"
+NAMED_CAPTION = "named, not imagined"
 """What a pictogram says of itself instead."""
 
 ROWS_PER_PAGE = 20

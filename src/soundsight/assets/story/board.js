@@ -387,7 +387,7 @@ export class Board {
       const what = event.picture ? "Imagined picture" : "Pictogram";
       this.image.src = face;
       this.image.alt = `${what}: ${[event.title, event.sure].filter(Boolean).join(", ")}`;
-      this.caption.textContent = event.picture ? "imagined" : "named, nothing imagined";
+      this.caption.textContent = event.picture ? "imagined" : "named, not imagined";
     } else {
       this.image.removeAttribute("src");
       this.image.alt = "";

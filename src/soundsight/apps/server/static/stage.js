@@ -84,7 +84,7 @@ export class Stage {
     put(find("shape"), "href", state === "named" ? pictogram : `#shape-${SHAPES[state]}`);
     put(find("big-shape"), "href", pictogram || `#shape-${SHAPES[state]}`);
     find("tag").hidden = !known;
-    text("tag", named ? "named, nothing imagined" : "imagined");
+    text("tag", named ? "named, not imagined" : "imagined");
     find("sure").hidden = !known || state === "past";
     let headline = HEADLINES[state] ?? "";
     if (known) {
