@@ -1,0 +1,100 @@
+"""Seconds of Everyday as finished ears hear them, and the label head that is fitted to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.runs import write_json
+from soundsight.models.ears import Ears, EarsConfig
+from soundsight.pairs.bench import Bench
+from soundsight.pairs.everyday import ALERTS, WORDS, Everyday
+from soundsight.training.checkpoints import save_weights
+from soundsight.training.kinds import BANDS_HZ, everyday_naming, hear_kinds, open_kinds
+
+SIZES = EarsConfig(embedding_size=16, maps=(4, 4, 4, 4, 4), blocks=(0, 0, 0, 0))
+
+
+@pytest.fixture
+def ears() -> Ears:
+    torch.manual_seed(0)
+    return Ears(SIZES).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def run(tmp_path: Path, ears: Ears) -> Path:
+    from dataclasses import asdict
+
+    folder = tmp_path / "ears"
+    about = {"kind": "ears", "preset": "everyday-tiny", "network": asdict(SIZES)}
+    save_weights(folder / "encoder.safetensors", ears, about)
+    write_json(folder / "run.json", {"kind": "ears", "config": {}})
+    return folder
+
+
+def test_every_sound_is_heard_in_three_bands(
+    ears: Ears, toy_everyday: Everyday, toy_bench: Bench
+) -> None:
+    heard = hear_kinds(ears, toy_everyday, toy_bench, "val")
+    assert set(heard.bands.tolist()) == set(BANDS_HZ)
+    assert heard.embeddings.shape == (len(heard), 16)
+    assert heard.features.shape == (len(heard), ears.feature_size)
+    assert set(heard.kinds[~heard.known]) == {s.kind for s in toy_everyday.others("val")}
+    assert {"baby", "cat", "knock"} <= set(heard.kinds[heard.known])
+    # What is heard of a sound hangs on its band.
+    own = heard.of((heard.kinds == "cat") & (heard.bands == 0)).embeddings
+    narrow = heard.of((heard.kinds == "cat") & (heard.bands == 8000)).embeddings
+    assert len(own) == len(narrow)
+    assert not np.allclose(own, narrow)
+
+
+def test_what_was_heard_is_kept_until_the_ears_are_others(
+    tmp_path: Path, run: Path, toy_everyday: Everyday, toy_bench: Bench
+) -> None:
+    told: list[str] = []
+
+    def opened() -> np.ndarray:
+        heard = open_kinds(
+            tmp_path, run, toy_everyday, toy_bench, "val", tell=lambda what, *_: told.append(what)
+        )
+        return heard.embeddings
+
+    first = opened()
+    assert told
+    told.clear()
+    np.testing.assert_array_equal(opened(), first)
+    assert not told
+    other = Ears(SIZES)
+    from dataclasses import asdict
+
+    save_weights(run / "encoder.safetensors", other, {"kind": "ears", "network": asdict(SIZES)})
+    assert not np.allclose(opened(), first)
+    (tmp_path / "kinds-val.npz").write_bytes(b"PK nothing")
+    with pytest.raises(DataError, match="remove it"):
+        opened()
+
+
+def test_kinds_are_heard_by_ears_alone(
+    tmp_path: Path, toy_everyday: Everyday, toy_bench: Bench
+) -> None:
+    from dataclasses import asdict
+
+    from soundsight.models.contrastive import SoundEncoder
+    from soundsight.models.presets import preset
+
+    sizes = preset("tiny").contrastive
+    about = {"kind": "contrastive", "preset": "tiny", "network": asdict(sizes)}
+    save_weights(tmp_path / "encoder.safetensors", SoundEncoder(sizes), about)
+    write_json(tmp_path / "run.json", {"kind": "encoder", "config": {}})
+    with pytest.raises(ConfigError, match="no ears"):
+        open_kinds(tmp_path, tmp_path, toy_everyday, toy_bench, "val")
+
+
+def test_alert_kinds_are_named_and_never_drawn() -> None:
+    config = everyday_naming()
+    assert config.balanced
+    assert set(config.alerts) == {WORDS[kind] for kind in ALERTS}
