@@ -14,7 +14,15 @@ from soundsight.models.ears import Ears, EarsConfig
 from soundsight.pairs.bench import Bench
 from soundsight.pairs.everyday import ALERTS, WORDS, Everyday
 from soundsight.training.checkpoints import save_weights
-from soundsight.training.kinds import BANDS_HZ, everyday_naming, hear_kinds, open_kinds
+from soundsight.training.kinds import (
+    BANDS_HZ,
+    everyday_naming,
+    hear_kinds,
+    hear_labelled,
+    joined,
+    names_of,
+    open_kinds,
+)
 
 SIZES = EarsConfig(embedding_size=16, maps=(4, 4, 4, 4, 4), blocks=(0, 0, 0, 0))
 
@@ -98,3 +106,23 @@ def test_alert_kinds_are_named_and_never_drawn() -> None:
     config = everyday_naming()
     assert config.balanced
     assert set(config.alerts) == {WORDS[kind] for kind in ALERTS}
+
+
+def test_other_data_have_their_labels_for_kinds(
+    ears: Ears, toy_everyday: Everyday, toy_bench: Bench
+) -> None:
+    everyday = hear_kinds(ears, toy_everyday, toy_bench, "val")
+    (own,) = hear_labelled(ears, [toy_bench], "val")
+    # Of each class one second of twelve cannot be heard.
+    assert len(own) == 5 * 11
+    assert "baby crying" in own.kinds
+    both = joined([everyday, own])
+    assert len(both) == len(everyday) + len(own)
+    assert both.known[len(everyday) :].all()
+    own.kinds[:] = np.where(own.kinds == "water", "", own.kinds)
+    own.kinds[:] = np.where(own.kinds == "dog", "helicopter", own.kinds)
+    fitted = names_of(
+        joined([everyday, own]), joined([everyday, own]), ears, everyday_naming()
+    ).names.names
+    assert "helicopter" in fitted
+    assert "" not in fitted

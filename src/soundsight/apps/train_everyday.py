@@ -40,11 +40,11 @@ from soundsight.core.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from soundsight.models.ears import Ears
     from soundsight.training.flow_data import FlowPairs
     from soundsight.training.kinds import KindSeconds
     from soundsight.training.loop import LoopConfig, Task
     from soundsight.training.machine import Machine
-    from soundsight.training.naming import Seconds
     from soundsight.training.starting import StartingPoint
 
 PRESETS = ("everyday", "everyday-tiny")
@@ -288,16 +288,14 @@ def fit_kind_names(
     """Fit the label head of Everyday's kinds, and of the labels of other pairs beside them."""
     from soundsight.training.encoder import load_encoder
     from soundsight.training.kinds import everyday_naming, names_of
-    from soundsight.training.naming import named_seconds, write_names
+    from soundsight.training.naming import write_names
 
     config = resolve(everyday_naming(), settings)
     if is_printed(config, dry_run):
         return
-    source = open_everyday(data)
-    train, val = _kinds(source, encoder, bank)
     ears: Any = load_encoder(encoder)
-    own: list[Seconds] = [named_seconds(ears, source.pairs, split) for split in ("train", "val")]
-    fitted = names_of(train, val, ears, config, own)
+    train, val = _kinds(open_everyday(data), ears, encoder, bank)
+    fitted = names_of(train, val, ears, config)
     write_names(out, encoder, fitted, config)
     typer.echo(f"{', '.join(fitted.names.names)}: {fitted.figures.words()}")
     typer.echo(f"written: {out}")
@@ -326,21 +324,28 @@ def fit_kind_familiarity(
         return
     ears: Any = load_encoder(encoder)
     head = load_names(names, encoder, ears.embedding_size).names
-    train, val = _kinds(open_everyday(data), encoder, bank)
+    train, val = _kinds(open_everyday(data), ears, encoder, bank)
     write_familiarity(out, encoder, fit_known_kinds(train, val, ears, head, config), config)
     typer.echo(f"written: {out}")
 
 
-def _kinds(source: EverydayData, encoder: Path, bank: Path) -> tuple[KindSeconds, KindSeconds]:
+def _kinds(
+    source: EverydayData, ears: Ears, encoder: Path, bank: Path
+) -> tuple[KindSeconds, KindSeconds]:
     """Return the seconds of train and val as these ears hear them."""
     from soundsight.apps.progress import phases
-    from soundsight.training.kinds import open_kinds
+    from soundsight.training.kinds import hear_labelled, joined, open_kinds
 
     assert source.everyday is not None
     everyday, bench = source.everyday
     with phases() as tell:
         train, val = (
-            open_kinds(bank, encoder, everyday, bench, split, tell=tell)
+            joined(
+                [
+                    open_kinds(bank, encoder, everyday, bench, split, tell=tell),
+                    *hear_labelled(ears, source.pairs, split),
+                ]
+            )
             for split in ("train", "val")
         )
     return train, val

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,13 @@ from soundsight.models.ears import Ears
 from soundsight.pairs.bench import Bench
 from soundsight.pairs.everyday import ALERTS, WORDS, Everyday, bench_kind
 from soundsight.pairs.everyday_sounds import HALF_SECOND, audible, darkened, hear
+from soundsight.pairs.shards import PairFolder
 from soundsight.training.encoder import load_encoder, to_float
 from soundsight.training.naming import (
     FittedNames,
     NamingConfig,
-    Seconds,
     fit_names,
+    labelled,
     other_seconds,
 )
 
@@ -115,7 +117,7 @@ def hear_kinds(
                 bands=np.full(len(rows), rate_hz),
             )
         )  # fmt: skip
-    return _joined(parts)
+    return joined(parts)
 
 
 def open_kinds(
@@ -152,34 +154,49 @@ def open_kinds(
     return found
 
 
-def names_of(
-    train: KindSeconds,
-    val: KindSeconds,
-    ears: Ears,
-    config: NamingConfig,
-    own: Sequence[Seconds] = (),
-) -> FittedNames:
+def hear_labelled(
+    ears: Ears, places: Sequence[Bench | PairFolder], split: str
+) -> list[KindSeconds]:
+    """Hear the audible seconds of other data, all of them known, as they were recorded.
+
+    Their kinds are their labels, in words; empty where there are none.
+
+    Raises:
+        DataError: when a pair cannot be read.
+    """
+    pairs = (pair for place in places for pair in labelled(place, split))
+    parts = []
+    while batch := list(islice(pairs, _AT_ONCE)):
+        mels = np.stack([mel for mel, _ in batch])
+        kinds = np.array([name or "" for _, name in batch])
+        heard = audible(mels)
+        embeddings, features = _listen(ears, mels)
+        parts.append(
+            KindSeconds(
+                embeddings=embeddings, features=features, kinds=kinds,
+                recordings=np.full(len(batch), ""), known=np.ones(len(batch), bool),
+                bands=np.zeros(len(batch), np.int64),
+            ).of(heard)
+        )  # fmt: skip
+    return parts
+
+
+def names_of(train: KindSeconds, val: KindSeconds, ears: Ears, config: NamingConfig) -> FittedNames:
     """Fit the label head of the 28 kinds; the others of each split, and made sounds, are none.
 
-    Args:
-        train: seconds.
-        val: seconds.
-        ears: who heard them.
-        config: how.
-        own: named seconds of other data, of train and of val.
+    Known seconds of other data without a label teach nothing.
 
     Raises:
         DataError: when there are too few seconds.
     """
     made = other_seconds(ears, config)
-    none: Seconds = (torch.zeros(0, ears.embedding_size).double(), [])
     named, rest = [], []
-    for seconds, more, others in zip((train, val), made, own or (none, none), strict=True):
+    for seconds, more in zip((train, val), made, strict=True):
         embeddings = torch.from_numpy(seconds.embeddings).double()
-        known = torch.from_numpy(seconds.known)
-        words = [WORDS[kind] for kind in seconds.kinds[seconds.known]]
-        named.append((torch.cat([embeddings[known], others[0]]), words + others[1]))
-        rest.append(torch.cat([embeddings[~known], more]))
+        has_name = seconds.known & (seconds.kinds != "")
+        words = [WORDS.get(kind, str(kind)) for kind in seconds.kinds[has_name]]
+        named.append((embeddings[torch.from_numpy(has_name)], words))
+        rest.append(torch.cat([embeddings[torch.from_numpy(~seconds.known)], more]))
     return fit_names(named[0], named[1], config, (rest[0], rest[1]))
 
 
@@ -188,7 +205,8 @@ def everyday_naming() -> NamingConfig:
     return NamingConfig(balanced=True, alerts=tuple(WORDS[kind] for kind in ALERTS))
 
 
-def _joined(parts: Sequence[KindSeconds]) -> KindSeconds:
+def joined(parts: Sequence[KindSeconds]) -> KindSeconds:
+    """Return the seconds of several as one."""
     return KindSeconds(
         **{
             field.name: np.concatenate([getattr(part, field.name) for part in parts])

@@ -195,8 +195,8 @@ def named_seconds(
 
     def heard() -> Iterator[NDArray[np.uint8]]:
         for place in places:
-            for mel, name in _labelled(place, split):
-                if float(mel.mean()) >= INAUDIBLE_LEVEL:
+            for mel, name in labelled(place, split):
+                if name is not None and float(mel.mean()) >= INAUDIBLE_LEVEL:
                     names.append(name)
                     yield mel
 
@@ -374,8 +374,14 @@ def _embedded(encoder: AudioEncoder, mels: Iterator[NDArray[np.uint8]]) -> Tenso
     return torch.cat(parts)
 
 
-def _labelled(place: Bench | PairFolder, split: str) -> Iterator[tuple[NDArray[np.uint8], str]]:
-    """Yield log-mels, uint8 [128, 100], with their names."""
+def labelled(
+    place: Bench | PairFolder, split: str
+) -> Iterator[tuple[NDArray[np.uint8], str | None]]:
+    """Yield the log-mels of a split, uint8 [128, 100], with their names; None without a label.
+
+    Raises:
+        DataError: when a record cannot be read, or there is no such split.
+    """
     if isinstance(place, Bench):
         for pair in place.pairs(split):
             yield place.spectrogram(pair.spectrogram), BENCH_NAMES[pair.subject]
@@ -385,8 +391,8 @@ def _labelled(place: Bench | PairFolder, split: str) -> Iterator[tuple[NDArray[n
             label = json.loads(record.files[SIDECAR])["label"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{place.where}: the pair {record.key} has a bad sidecar") from error
-        if label is not None:
-            yield place.decode(record, with_image=False)[0], _spoken(str(label))
+        mel = place.decode(record, with_image=False)[0]
+        yield mel, None if label is None else _spoken(str(label))
 
 
 def _spoken(label: str) -> str:
