@@ -58,7 +58,7 @@ def test_python_m_soundsight() -> None:
         (["train", "encodr"], "(see soundsight train --help)"),
         (["train", "encoder"], "'--out' / '-o' (see soundsight train encoder --help)"),
         (["train", "encoder", "-o", "x", "--steps", "few"], "'--steps'"),
-        (["evaluate", "run", "--best-of"], "'--best-of' requires an argument"),
+        (["evaluate", "run", "--seed"], "'--seed' requires an argument"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

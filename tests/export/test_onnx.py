@@ -131,7 +131,10 @@ def test_a_flow_and_its_decoder_export_as_one_generator(tmp_path: Path) -> None:
     for block in flow.blocks:  # they begin as the identity, which would prove nothing
         torch.nn.init.normal_(block.listen[1].weight, std=0.1)
     torch.nn.init.normal_(flow.out.weight, std=0.1)
-    drawer = FlowGenerator(flow, LatentDecoder(LatentConfig()), (0.0, 0.5, 1.0), 2.0).eval()
+    decoder = LatentDecoder(LatentConfig(widths=(16, 12, 8, 8, 6), growth=(8, 8, 6, 4, 4)))
+    for _ in range(30):  # its BatchNorms get to know its maps
+        decoder(torch.randn(8, 12, 6, 6))
+    drawer = FlowGenerator(flow, decoder, (0.0, 0.5, 1.0), 2.0).eval()
     out = export.export_networks(encoder, drawer, tmp_path / "m", export.ExportConfig(name="flow"))
     translator = Translator.load(out)
     assert (translator.info.noise_size, translator.info.dropout_size) == (drawer.noise_size, 0)

@@ -81,13 +81,12 @@ def decoder_run(tmp_path: Path, eyes: Eyes) -> Path:
 
 
 def test_a_decoder_redraws_better_than_it_did(eyes: Eyes) -> None:
-    config = decoder_config(steps=30, sharpen_from=30, frozen_from=30, rate=5e-3)
+    config = decoder_config(steps=80, sharpen_from=80, frozen_from=80, rate=5e-3)
     task = DecoderTask(config, photos(), eyes)
     losses = []
-    for step in range(30):
-        scalars = task.step(step, step_rng(0, step))
-        losses.append(float(scalars["features"] + 3 * scalars["pixels"]))
-    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    for step in range(80):
+        losses.append(float(task.step(step, step_rng(0, step))["pixels"]))
+    assert np.mean(losses[-20:]) < 0.95 * np.mean(losses[:20])
 
 
 def test_the_discriminator_speaks_and_the_encoder_stays_when_they_should(eyes: Eyes) -> None:

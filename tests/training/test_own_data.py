@@ -235,10 +235,10 @@ def test_features_of_other_eyes_are_refused(
     ],
 )
 def test_sizes_that_do_not_fit_are_one_line(
-    tmp_path: Path, make: Callable[[Path], FlowPairs], words: str
+    tmp_path: Path, make: Callable[[], FlowPairs], words: str
 ) -> None:
     with pytest.raises(DataError, match=words) as error:
-        FlowTask(flow_config(), make(tmp_path), runs=(tmp_path, tmp_path))
+        FlowTask(flow_config(), make(), runs=(tmp_path, tmp_path))
     assert "\n" not in str(error.value)
 
 

@@ -190,7 +190,8 @@ def train(
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console or Console(stderr=True)) as progress:
+    progress = Progress(*columns, console=console or Console(stderr=True))
+    with progress, torch.random.fork_rng(devices=[]):
         for name in names:
             if name in folder.done:
                 continue

@@ -106,7 +106,9 @@ def test_windows_and_pictures(
     for facts, pictures in zip(talk.windows, talk.pictures, strict=True):
         if pictures:
             drawn.setdefault(facts.drawing, set()).add(b"".join(pictures))
-    assert len(drawn) < pictured
+    assert len(drawn) <= pictured
+    if hop_s < 1:
+        assert len(drawn) < pictured
     assert all(len(pictures) == 1 for pictures in drawn.values())
 
 
