@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,8 +122,8 @@ def test_other_data_have_their_labels_for_kinds(
     assert both.known[len(everyday) :].all()
     own.kinds[:] = np.where(own.kinds == "water", "", own.kinds)
     own.kinds[:] = np.where(own.kinds == "dog", "helicopter", own.kinds)
-    fitted = names_of(
-        joined([everyday, own]), joined([everyday, own]), ears, everyday_naming()
-    ).names.names
+    both = joined([everyday, own])
+    config = replace(everyday_naming(), others_each=1, iterations=5, penalties=(1e-2,))
+    fitted = names_of(both, both, ears, config).names.names
     assert "helicopter" in fitted
     assert "" not in fitted
