@@ -194,6 +194,7 @@ def test_a_stream_gives_what_random_access_gives(stream_data: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one CPU
 def test_workers_share_an_epoch_and_each_goes_on_from_its_place(stream_data: Path) -> None:
     everything = sorted(photos(StreamedPairs(stream_data, "train")))
     settings = {"seed": 3, "epoch": 1, "shuffle_buffer": 8}

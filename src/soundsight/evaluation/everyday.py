@@ -30,6 +30,7 @@ from soundsight.pairs.everyday import (
     BENCH_PREFIX,
     KINDS,
     SUBJECTS,
+    WORDS,
     Everyday,
     bench_kind,
     photos_of,
@@ -127,6 +128,9 @@ class TranslatorModel:
 
 def kind_of(name: str) -> str | None:
     """Return which kind a model's word means, such as ``baby`` for "baby crying"."""
+    for kind, words_for_people in WORDS.items():
+        if name == words_for_people:
+            return kind
     words = name.lower().replace(" ", "_")
     return next((k for k in (words, words.split("_")[0]) if k in KINDS), None)
 
