@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -127,20 +127,31 @@ def evaluate(
             model, bench, out, config, command,
             judges=judges, early=early, baseline=baseline, features=features,
         )  # fmt: skip
-    for name in ("informativity", "shuffled sounds", "real photos", "class accuracy"):
+    names = ("informativity", "shuffled sounds", "real photos", "class accuracy")
+    _say_report(report, names, out, blind_sheet=blind_sheet)
+
+
+def _say_report(
+    report: dict[str, Any], names: Sequence[str], out: Path, *, blind_sheet: bool
+) -> None:
+    """Say the means of some rows of a report, and where it was written."""
+    for name in names:
         if name in report["rows"]:
             mean = report["rows"][name]["mean"]
             low, high = 100 * mean["low"], 100 * mean["high"]
             say(f"{name}: {100 * mean['share']:.1f} % [{low:.1f}, {high:.1f}]")
     say(f"written: {out / 'report.html'}, report.md, report.json")
     if blind_sheet:
-        _say_blind(out)
+        from soundsight.evaluation.blind import FOLDER, KEY
+
+        say(f"for blind viewing: {out / FOLDER}; the key, to be opened afterwards: {out / KEY}")
 
 
-def _say_blind(out: Path) -> None:
-    from soundsight.evaluation.blind import FOLDER, KEY
-
-    say(f"for blind viewing: {out / FOLDER}; the key, to be opened afterwards: {out / KEY}")
+def _facts(model: Path, folder: Path) -> dict[str, str]:
+    """Name a model and its networks, for a report."""
+    return {
+        "name": model.resolve().name, "path": str(model), "sha256": _networks_sha256(folder),
+    }  # fmt: skip
 
 
 @contextmanager
@@ -231,11 +242,7 @@ def _measure(
             bench,
             out,
             config,
-            model={
-                "name": model.resolve().name,
-                "path": str(model),
-                "sha256": _networks_sha256(folder),
-            },
+            model=_facts(model, folder),
             command=command,
             early=kept,
             val_tables=val_tables(judges),
@@ -273,22 +280,12 @@ def _measure_everyday(
             find_bench(),
             out,
             config,
-            about={
-                "name": model.resolve().name,
-                "path": str(model),
-                "sha256": _networks_sha256(folder),
-            },
+            about=_facts(model, folder),
             command=command,
             tell=progress,
         )
-    for name in (RIGHT, RECORDINGS, SHUFFLED, PHOTOS):
-        if name in report["rows"]:
-            mean = report["rows"][name]["mean"]
-            low, high = 100 * mean["low"], 100 * mean["high"]
-            say(f"{name}: {100 * mean['share']:.1f} % [{low:.1f}, {high:.1f}]")
-    say(f"written: {out / 'report.html'}, report.md, report.json")
-    if config.blind_sheet:
-        _say_blind(out)
+    names = (RIGHT, RECORDINGS, SHUFFLED, PHOTOS)
+    _say_report(report, names, out, blind_sheet=config.blind_sheet)
 
 
 def _measure_encoder(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -48,6 +48,7 @@ from soundsight.apps.train_options import (
     Steps,
     Threads,
     begin,
+    fit_run,
     is_printed,
     machine_of,
     resolve,
@@ -55,10 +56,6 @@ from soundsight.apps.train_options import (
 from soundsight.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from soundsight.pairs.bench import Bench
-    from soundsight.pairs.shards import PairFolder
-    from soundsight.training.loop import Evaluate, Task
-    from soundsight.training.machine import Machine
     from soundsight.training.starting import StartingPoint
 
 
@@ -153,7 +150,7 @@ def encoder(
     pairs = open_all(data)
     with enough_memory():
         task = EncoderTask(config, PairDataset(pairs, "train"), start=start)
-        _fit(task, out, config, machine, pairs, max_time)
+        fit_run(task, out, config, machine, about_all(pairs, "train"), max_time)
 
 
 def translator(
@@ -290,7 +287,7 @@ def translator(
         task = TranslatorTask(
             config, frozen, PairDataset(pairs, "train"), encoder_run=encoder, start=start
         )
-        _fit(task, out, config, machine, pairs, max_time, evaluate)
+        fit_run(task, out, config, machine, about_all(pairs, "train"), max_time, evaluate)
 
 
 def judges(
@@ -451,23 +448,3 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
         raise ConfigError(
             f"{option} {text}: whole numbers are expected, as in 0,18,0,0,0,0,0"
         ) from None
-
-
-def _fit(
-    task: Task,
-    out: Path,
-    config: Any,
-    machine: Machine,
-    pairs: list[Bench | PairFolder],
-    max_time: float | None,
-    evaluate: Evaluate | None = None,
-) -> None:
-    from soundsight.core.config import to_dict
-    from soundsight.training.loop import fit
-
-    finished = fit(
-        task, out, config.loop, to_dict(config), machine=machine, data=about_all(pairs, "train"),
-        evaluate=evaluate, max_time_s=None if max_time is None else 60.0 * max_time,
-    )  # fmt: skip
-    if finished and machine.first:
-        typer.echo(f"finished: {out}")

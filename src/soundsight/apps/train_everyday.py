@@ -31,6 +31,7 @@ from soundsight.apps.train_options import (
     Steps,
     Threads,
     begin,
+    fit_run,
     is_printed,
     machine_of,
     resolve,
@@ -38,12 +39,9 @@ from soundsight.apps.train_options import (
 from soundsight.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from soundsight.models.ears import Ears
     from soundsight.training.flow_data import FlowPairs
     from soundsight.training.kinds import KindSeconds
-    from soundsight.training.loop import LoopConfig, Task
     from soundsight.training.machine import Machine
     from soundsight.training.starting import StartingPoint
 
@@ -118,8 +116,8 @@ def fit_ears(
         # One process makes what is not there yet, and all read it.
         machine.on_first(lambda: opened().digest)
         found = opened()
-        _fit(
-            lambda: EarsTask(config, found, start=start), out, config, machine,
+        fit_run(
+            EarsTask(config, found, start=start), out, config, machine,
             source.about(found.digest), max_time,
         )  # fmt: skip
 
@@ -175,8 +173,8 @@ def decoder(
         digest, photos = source.photos()
         val = source.shown()
         shown = None if val is None else torch.from_numpy(val)
-        _fit(
-            lambda: DecoderTask(config, torch.from_numpy(photos), eyes, shown, start=start),
+        fit_run(
+            DecoderTask(config, torch.from_numpy(photos), eyes, shown, start=start),
             out, config, machine, source.about(digest), max_time,
         )  # fmt: skip
 
@@ -200,8 +198,8 @@ def fit_flow(
     with enough_memory():
         with machine.autocast():
             pairs = _flow_pairs(source, encoder, decoder, bank, machine, config.loop.seed)
-        _fit(
-            lambda: FlowTask(config, pairs, runs=(encoder, decoder), start=start), out, config,
+        fit_run(
+            FlowTask(config, pairs, runs=(encoder, decoder), start=start), out, config,
             machine, source.about(pairs.digest), max_time,
         )  # fmt: skip
 
@@ -261,8 +259,8 @@ def distil(
     with enough_memory():
         with machine.autocast():
             pairs = _flow_pairs(source, translator, translator, bank, machine, config.loop.seed)
-        _fit(
-            lambda: DistilTask(config, pairs, flow, run=translator), out, config, machine,
+        fit_run(
+            DistilTask(config, pairs, flow, run=translator), out, config, machine,
             source.about(pairs.digest), max_time,
         )  # fmt: skip
 
@@ -370,26 +368,6 @@ def _flow_pairs(
         # One process embeds and encodes, and all read it.
         machine.on_first(lambda: opened().digest)
     return opened()
-
-
-def _fit(
-    task: Callable[[], Task],
-    out: Path,
-    config: Any,
-    machine: Machine,
-    data: dict[str, Any],
-    max_time: float | None,
-) -> None:
-    from soundsight.core.config import to_dict
-    from soundsight.training.loop import fit
-
-    loop: LoopConfig = config.loop
-    finished = fit(
-        task(), out, loop, to_dict(config), machine=machine, data=data,
-        max_time_s=None if max_time is None else 60.0 * max_time,
-    )  # fmt: skip
-    if finished and machine.first:
-        typer.echo(f"finished: {out}")
 
 
 def _size(preset: str) -> str:

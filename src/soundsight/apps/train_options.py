@@ -13,6 +13,7 @@ from soundsight.apps.extras import local_output, need
 from soundsight.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from soundsight.training.loop import Evaluate, Task
     from soundsight.training.machine import Machine
 
 Out = Annotated[
@@ -23,14 +24,6 @@ Data = Annotated[
     typer.Option(
         help="A dataset of `soundsight prepare`, or the bench (default: SOUNDSIGHT_BENCH, else "
         "../shared/data)."
-    ),
-]
-AllData = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--data",
-        help="A dataset of `soundsight prepare`, or the bench (default: SOUNDSIGHT_BENCH, else "
-        "../shared/data); repeat it to train on several together.",
     ),
 ]
 EverydayPlaces = Annotated[
@@ -155,3 +148,24 @@ def is_printed(config: Any, dry_run: bool) -> bool:
         resolved = {"config": dataclasses.asdict(config), "commit": commit()}
         typer.echo(json.dumps(resolved, indent=2))
     return dry_run
+
+
+def fit_run(
+    task: Task,
+    out: Path,
+    config: Any,
+    machine: Machine,
+    data: dict[str, Any],
+    max_time: float | None,
+    evaluate: Evaluate | None = None,
+) -> None:
+    """Train a task in the run folder ``out``, for at most ``max_time`` minutes."""
+    from soundsight.core.config import to_dict
+    from soundsight.training.loop import fit
+
+    finished = fit(
+        task, out, config.loop, to_dict(config), machine=machine, data=data, evaluate=evaluate,
+        max_time_s=None if max_time is None else 60.0 * max_time,
+    )  # fmt: skip
+    if finished and machine.first:
+        typer.echo(f"finished: {out}")

@@ -10,15 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from soundsight.core.errors import DataError
+from soundsight.core.config import from_dict
+from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.runs import atomic_file, sha256_of, write_json
+
+Config = TypeVar("Config")
 
 _ADVICE = "put another one in its place, or train into another folder"
 
@@ -63,6 +66,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return load_file(path), about
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is no safetensors file") from error
+
+
+def network_config(kind: type[Config], path: Path, about: dict[str, Any]) -> Config:
+    """Return the sizes of the network whose weights are at ``path``, from the JSON beside them.
+
+    Raises:
+        DataError: when it does not say them.
+    """
+    try:
+        return from_dict(kind, about["network"])
+    except (KeyError, ConfigError) as error:
+        raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error
 
 
 def load_weights(path: Path, network: nn.Module) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from soundsight.core.config import choose, from_dict, to_dict
+from soundsight.core.config import choose, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.models.decoder import LatentConfig, LatentDecoder, LatentEncoder, LatentReading
 from soundsight.models.eyes import Eyes
@@ -37,7 +37,12 @@ from soundsight.models.eyes_discriminator import (
 )
 from soundsight.pairs.dataset import batch_indices
 from soundsight.training.augment import augment_image
-from soundsight.training.checkpoints import load_state, read_tensors, save_weights
+from soundsight.training.checkpoints import (
+    load_state,
+    network_config,
+    read_tensors,
+    save_weights,
+)
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import to_float, to_levels
 from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last
@@ -317,7 +322,7 @@ def load_latent_encoder(run: Path, eyes: Eyes) -> tuple[LatentEncoder, dict[str,
     path = run / f"{LATENT_ENCODER}.safetensors"
     tensors, about = read_tensors(path)
     _check_eyes(about, eyes, path)
-    network = LatentEncoder(_sizes(path, about))
+    network = LatentEncoder(network_config(LatentConfig, path, about))
     load_state(network, tensors, str(path))
     return channels_last(network.eval().requires_grad_(False)), about
 
@@ -330,7 +335,7 @@ def load_latent_decoder(run: Path) -> tuple[LatentDecoder, dict[str, Any]]:
     """
     path = run / f"{LATENT_DECODER}.safetensors"
     tensors, about = read_tensors(path)
-    network = LatentDecoder(_sizes(path, about))
+    network = LatentDecoder(network_config(LatentConfig, path, about))
     load_state(network, tensors, str(path))
     return network.eval().requires_grad_(False), about
 
@@ -341,10 +346,3 @@ def _check_eyes(about: dict[str, Any], eyes: Eyes, where: Path) -> None:
             f"{where} was trained through other eyes than those that are installed: "
             "install the photo features that it was trained with"
         )
-
-
-def _sizes(path: Path, about: dict[str, Any]) -> LatentConfig:
-    try:
-        return from_dict(LatentConfig, about["network"])
-    except (KeyError, ConfigError) as error:
-        raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error

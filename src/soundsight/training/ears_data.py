@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
 from soundsight.core.runs import atomic_file, sha256_of, write_json
-from soundsight.models.eyes import Eyes
+from soundsight.models.eyes import NETWORKS
 from soundsight.pairs.bench import Bench
 from soundsight.pairs.dataset import PairDataset
 from soundsight.pairs.everyday import BENCH_PREFIX, SUBJECTS, Everyday, photos_of, read_photo
@@ -148,7 +148,7 @@ def open_ears_data(
         alone=list(alone.values()),
         alone_recording=np.array(list(alone), np.int64),
         scores=scores,
-        eyes=Eyes.load(EYES).sha256,
+        eyes=NETWORKS[EYES].sha256,
         digest=hashlib.sha256(digest.encode()).hexdigest(),
     )
 
@@ -190,7 +190,7 @@ def prepared_ears_data(
         alone=[],
         alone_recording=np.zeros(0, np.int64),
         scores=None,
-        eyes=Eyes.load(EYES).sha256,
+        eyes=NETWORKS[EYES].sha256,
         digest=digest,
     )
 

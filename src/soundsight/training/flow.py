@@ -23,12 +23,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from soundsight.core.config import choose, from_dict, to_dict
+from soundsight.core.config import choose, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.runs import atomic_file
 from soundsight.models.flow import Flow, FlowConfig, FlowGenerator
 from soundsight.pairs.dataset import batch_indices
-from soundsight.training.checkpoints import load_state, read_tensors, save_weights
+from soundsight.training.checkpoints import (
+    load_state,
+    network_config,
+    read_tensors,
+    save_weights,
+)
 from soundsight.training.decoder import load_latent_decoder
 from soundsight.training.ema import Ema
 from soundsight.training.flow_data import FlowPairs
@@ -242,10 +247,7 @@ def load_flow(run: Path) -> tuple[Flow, dict[str, Any]]:
     """
     path = run / f"{FLOW}.safetensors"
     tensors, about = read_tensors(path)
-    try:
-        flow = Flow(from_dict(FlowConfig, about["network"]))
-    except (KeyError, ConfigError) as error:
-        raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error
+    flow = Flow(network_config(FlowConfig, path, about))
     load_state(flow, tensors, str(path))
     return flow.eval().requires_grad_(False), about
 

@@ -25,6 +25,7 @@ from soundsight.training.decoder import load_latent_encoder
 from soundsight.training.ears import EarsTrainingConfig, in_other_rooms
 from soundsight.training.ears_data import EarsData
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
+from soundsight.training.photo_features import EYES
 
 COPIES = 4
 """Of every second: as it is, and in other rooms, bands and noises."""
@@ -135,7 +136,7 @@ def flow_pairs_of(
         OutputError: when ``folder`` cannot be written to.
     """
     encoder = load_encoder(encoder_run)
-    eyes = Eyes.load("lite0")
+    eyes = Eyes.load(EYES)
     latents, about = load_latent_encoder(decoder_run, eyes)
     sounds = {"encoder": sha256_of(encoder_run / "encoder.safetensors"), "data": data.digest}
     pictures = {"decoder": about["sha256"], "data": data.digest}
