@@ -84,7 +84,8 @@ def finish(args: argparse.Namespace, out: Path, common: list[object]) -> None:
     run("train", "translator", "--encoder", out / "ears", "--decoder", out / "decoder",
         "--steps", scaled(args, FLOW_STEPS), "-o", out / "flow", *common)  # fmt: skip
     run("train", "distil", "--translator", out / "flow", "--steps", scaled(args, COPY_STEPS),
-        "-o", out / "few", *how(args))  # fmt: skip
+        "--set", "guidance=6.0", "--set", "substeps=2", "-o", out / "few",
+        *how(args))  # fmt: skip
     run("train", "names", "--encoder", out / "ears", "-o", out / "names",
         "--threads", args.threads)  # fmt: skip
     run("train", "familiarity", "--encoder", out / "ears", "--names", out / "names",
