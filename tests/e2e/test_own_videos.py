@@ -37,6 +37,7 @@ SMALL = {
     "train decoder": "--steps 3 --batch-size 4 --set sharpen_from=1",
     "train translator": "--steps 2 --batch-size 8",
     "train distil": "--steps 1 --batch-size 4 --set steps=2 --set substeps=1",
+    "train align": "--steps 2 --batch-size 4 --set preset=tiny --set ahead=1",
     "train names": "--set others_each=1 --set iterations=10",
 }
 """What makes a command small."""
@@ -94,8 +95,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_sequences_stand_in_the_readme() -> None:
     first, second = sequences()
-    assert len(first) == 10
-    assert len(second) == 6
+    assert len(first) == 11
+    assert len(second) == 7
     assert all("--data data" in line for line in first + second if "soundsight train" in line)
 
 
@@ -215,6 +216,7 @@ def test_mistakes_are_one_line(
         ),
         ("translator --preset everyday --encoder own/ears", "--decoder"),
         ("translator --preset everyday", "--encoder is missing"),
+        ("align --translator own/flow", "start from `train distil`"),
     ):
         output = run(f"soundsight train {line} --data data -o {tmp_path / 'out'}", code=2)
         assert words in " ".join(output.split()), output

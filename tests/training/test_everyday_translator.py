@@ -15,8 +15,10 @@ from torch import Tensor
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError
+from soundsight.models.ears import EarsConfig, PictureProjection, ears_preset
 from soundsight.models.eyes import Eyes
-from soundsight.training.checkpoints import read_tensors, save_weights
+from soundsight.training.align import AlignConfig, AlignTask
+from soundsight.training.checkpoints import network_config, read_tensors, save_weights
 from soundsight.training.decoder import (
     DecoderConfig,
     DecoderTask,
@@ -27,7 +29,7 @@ from soundsight.training.distil import DistilConfig, DistilTask
 from soundsight.training.flow import FlowTask, FlowTrainingConfig, load_flow, load_flow_generator
 from soundsight.training.flow_data import FlowPairs, encode_cuts, open_flow_pairs
 from soundsight.training.loop import LoopConfig, Task, fit, step_rng
-from soundsight.training.starting import LATENT_DECODER, LATENT_ENCODER
+from soundsight.training.starting import LATENT_DECODER, LATENT_ENCODER, PICTURE_ENCODER
 
 SILENT = Console(quiet=True, stderr=True)
 
@@ -252,6 +254,9 @@ def test_flow_pairs_are_kept_and_made_anew_when_something_changed(tmp_path: Path
         lambda: FlowTrainingConfig(cool_down=2.0),
         lambda: DistilConfig(steps=0),
         lambda: DistilConfig(guidance=0.0),
+        lambda: AlignConfig(preset="huge"),
+        lambda: AlignConfig(zoom=-1.0),
+        lambda: AlignConfig(ema_decay=1.0),
     ],
 )
 def test_settings_that_cannot_be_are_refused(make: Callable[[], object]) -> None:
@@ -264,3 +269,93 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert config.rate_at(0) == pytest.approx(0.1)
     assert config.rate_at(50) == 1.0
     assert config.rate_at(90) == pytest.approx(0.5)
+
+
+def picture_projection(run: Path, eyes: Eyes, embedding_size: int = 16) -> None:
+    """The ears' photo projection, as a run of ears leaves it."""
+    sizes = replace(ears_preset("everyday-tiny"), embedding_size=embedding_size)
+    about = {"network": to_dict(sizes), "temperature": 0.07, "eyes": eyes.sha256}
+    torch.manual_seed(3)
+    save_weights(run / f"{PICTURE_ENCODER}.safetensors", PictureProjection(sizes), about)
+
+
+@pytest.fixture
+def flow_run(tmp_path: Path, decoder_run: Path) -> Path:
+    """A flow with many steps."""
+    config = flow_config()
+    task = FlowTask(config, flow_pairs(), runs=(encoder_run(tmp_path), decoder_run))
+    trained(tmp_path / "flow", task, config.loop, config)
+    return tmp_path / "flow"
+
+
+@pytest.fixture
+def few_steps_run(flow_run: Path, tmp_path: Path, eyes: Eyes) -> Path:
+    """A few-step copy, with decoder and photo projection beside it."""
+    picture_projection(flow_run, eyes)
+    config = DistilConfig(steps=2, substeps=1, loop=loop(1, 6))
+    task = DistilTask(config, flow_pairs(), load_flow(flow_run)[0], run=flow_run)
+    trained(tmp_path / "few", task, config.loop, config)
+    return tmp_path / "few"
+
+
+def align_config(steps: int = 4, **changes: Any) -> AlignConfig:
+    values = {"preset": "tiny", "ahead": 1, "warm_up": 0, "others": 6, **changes}
+    return AlignConfig(loop=loop(steps), **values)
+
+
+def aligner(config: AlignConfig, eyes: Eyes, run: Path) -> AlignTask:
+    return AlignTask(config, flow_pairs(), photos(12), eyes, run=run)
+
+
+def test_pictures_come_to_agree_with_their_sounds(few_steps_run: Path, eyes: Eyes) -> None:
+    config = align_config(steps=60, ahead=0, rate=3e-3, adversarial_weight=0.0, nearness_weight=0.0,
+                          agreement_weight=1.0, cool_down=0.0)  # fmt: skip
+    task = aligner(config, eyes, few_steps_run)
+    agreement = [float(task.step(s, step_rng(0, s))["agreement"]) for s in range(60)]
+    assert np.mean(agreement[-10:]) < 0.9 * np.mean(agreement[:10])
+
+
+def test_the_discriminator_of_pictures_learns_ahead(few_steps_run: Path, eyes: Eyes) -> None:
+    task = aligner(align_config(), eyes, few_steps_run)
+    for step in range(2):
+        flow, decoder = ([p.clone() for p in n.parameters()] for n in (task.flow, task.decoder))
+        heads = [p.clone() for p in task.discriminator.heads.parameters()]
+        scalars = task.step(step, step_rng(0, step))
+        assert all(map(torch.equal, flow, task.flow.parameters())) == (step == 0)
+        assert all(map(torch.equal, decoder, task.decoder.parameters())) == (step == 0)
+        assert not all(map(torch.equal, heads, task.discriminator.heads.parameters()))
+        assert ("agreement" in scalars) == (step == 1)
+
+
+def test_a_stopped_alignment_goes_on_to_the_same_weights(
+    tmp_path: Path, few_steps_run: Path, eyes: Eyes
+) -> None:
+    config = align_config()
+    resumed(tmp_path, lambda _: (aligner(config, eyes, few_steps_run), config.loop, config))
+
+
+def test_an_aligned_run_is_whole_and_draws_in_the_same_steps(
+    tmp_path: Path, few_steps_run: Path, eyes: Eyes
+) -> None:
+    config = align_config()
+    trained(tmp_path / "aligned", aligner(config, eyes, few_steps_run), config.loop, config)
+    generator = load_flow_generator(tmp_path / "aligned")
+    assert generator.times == load_flow_generator(few_steps_run).times
+    assert generator.guidance == 1.0
+    again = AlignTask(config, flow_pairs(), photos(12), eyes, run=tmp_path / "aligned")
+    assert all(map(torch.equal, again.flow.parameters(), generator.flow.parameters()))
+    names = {path.name for path in (tmp_path / "aligned").glob("*.safetensors")}
+    assert {"many_step_flow.safetensors", "latent_encoder.safetensors"} <= names
+
+
+def test_only_a_few_step_flow_of_the_same_eyes_is_aligned(
+    few_steps_run: Path, flow_run: Path, eyes: Eyes
+) -> None:
+    with pytest.raises(DataError, match="few-step"):
+        aligner(align_config(), eyes, flow_run)
+    path = few_steps_run / f"{PICTURE_ENCODER}.safetensors"
+    about = read_tensors(path)[1]
+    network = PictureProjection(network_config(EarsConfig, path, about))
+    save_weights(path, network, {**about, "eyes": "0" * 64})
+    with pytest.raises(DataError, match="other eyes"):
+        aligner(align_config(), eyes, few_steps_run)

@@ -17,6 +17,7 @@ from soundsight.apps.train_data import about_all, open_all
 from soundsight.apps.train_everyday import (
     PRESETS,
     Bank,
+    align,
     decoder,
     distil,
     ears_config,
@@ -62,7 +63,9 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     group = typer.Typer(cls=Commands, help="Train an encoder, a translator or the judges.")
-    for command in (encoder, decoder, translator, distil, judges, familiarity, names):
+    for command in (
+        encoder, decoder, translator, distil, align, judges, familiarity, names,
+    ):  # fmt: skip
         group.command()(command)
     app.add_typer(group, name="train")
 

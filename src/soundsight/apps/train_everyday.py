@@ -1,7 +1,7 @@
-"""The parts of the everyday model: ears, decoder, flow and its few-step copy.
+"""The parts of the everyday model: ears, decoder, flow, its few-step copy, and this one aligned.
 
 ``soundsight train encoder`` and ``translator`` come here with ``--preset everyday``; ``train
-decoder`` and ``train distil`` are only here.
+decoder``, ``train distil`` and ``train align`` are only here.
 """
 
 from __future__ import annotations
@@ -59,6 +59,12 @@ FlowRun = Annotated[
     Path,
     typer.Option(
         "--translator", metavar="RUN", help="A finished run of `train translator`, with its flow."
+    ),
+]
+FewStepRun = Annotated[
+    Path,
+    typer.Option(
+        "--translator", metavar="RUN", help="A finished run of `train distil`, or of this command."
     ),
 ]
 EverydayPreset = Annotated[
@@ -261,6 +267,56 @@ def distil(
             pairs = _flow_pairs(source, translator, translator, bank, machine, config.loop.seed)
         fit_run(
             DistilTask(config, pairs, flow, run=translator), out, config, machine,
+            source.about(pairs.digest), max_time,
+        )  # fmt: skip
+
+
+def align(
+    out: Out,
+    translator: FewStepRun,
+    data: EverydayPlaces = None,
+    bank: Bank = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    seed: Seed = 0,
+    accelerator: Accelerator = "auto",
+    devices: Devices = None,
+    nodes: Nodes = None,
+    precision: Precision = None,
+    compiled: Compile = False,
+    accumulate: Accumulate = None,
+    keep: Keep = None,
+    settings: Settings = None,
+    threads: Threads = None,
+    max_time: MaxTime = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Teach the few-step translator to draw pictures that belong to their sounds: no label."""
+    begin("soundsight train align", out, threads)
+    import torch
+
+    from soundsight.models.eyes import Eyes
+    from soundsight.training.align import AlignConfig, AlignTask
+    from soundsight.training.flow import load_flow
+    from soundsight.training.machine import enough_memory
+    from soundsight.training.photo_features import EYES
+
+    _, about = load_flow(translator)
+    eyes = Eyes.load(EYES)
+    config = resolve(
+        AlignConfig(flow=about["sha256"], eyes=eyes.sha256), settings, seed=seed, steps=steps,
+        batch_size=batch_size, precision=precision, accumulate=accumulate, keep=keep,
+    )  # fmt: skip
+    if is_printed(config, dry_run):
+        return
+    machine = machine_of(config, accelerator, devices, nodes, compiled, threads)
+    source, bank = open_everyday(data), bank or out.parent / "bank"
+    with enough_memory():
+        with machine.autocast():
+            pairs = _flow_pairs(source, translator, translator, bank, machine, config.loop.seed)
+        photos = torch.from_numpy(source.photos()[1])
+        fit_run(
+            AlignTask(config, pairs, photos, eyes, run=translator), out, config, machine,
             source.about(pairs.digest), max_time,
         )  # fmt: skip
 

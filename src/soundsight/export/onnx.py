@@ -34,6 +34,7 @@ from soundsight.export.card import write_card
 from soundsight.media.mel import MelConfig
 from soundsight.models.autoencoder import EMBEDDING_LAYER
 from soundsight.runtime import model_folder
+from soundsight.training.align import AlignTask
 from soundsight.training.checkpoints import read_tensors, save_tensors
 from soundsight.training.distil import DistilTask
 from soundsight.training.encoder import AudioEncoder, condition, load_encoder
@@ -153,7 +154,7 @@ def export_run(
         SoundsightError: when a network does not survive the export to ``TOLERANCE``.
     """
     about = read_run(run)
-    if about["kind"] in (FlowTask.kind, DistilTask.kind):
+    if about["kind"] in (FlowTask.kind, DistilTask.kind, AlignTask.kind):
         generator: Generator = load_flow_generator(run)
     else:
         generator = load_generator(run)

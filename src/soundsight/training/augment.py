@@ -137,7 +137,8 @@ def augment_image(
     zoom: float = 0.2,
     shift: float = 0.1,
     colour: float = 0.3,
-) -> Float[Tensor, "n 3 h w"]:
+    side: int | None = None,
+) -> Float[Tensor, "n 3 s t"]:
     """Flip, zoom, shift, brightness, saturation and contrast; differentiable (Zhao et al. 2020).
 
     Args:
@@ -147,8 +148,10 @@ def augment_image(
         zoom: pictures are enlarged by up to this share.
         shift: largest shift either way, as a share of the side; edges are mirrored in.
         colour: strength of the three colour changes; 0 leaves colours alone.
+        side: of the square picture that is returned; None for the size that it has.
     """
     n = len(image)
+    height, width = image.shape[2:] if side is None else (side, side)
     sign = torch.ones(n)
     if flip:
         sign = torch.where(torch.rand(n, generator=rng) < 0.5, -1.0, 1.0)
@@ -157,7 +160,7 @@ def augment_image(
     theta[:, 0, 0], theta[:, 1, 1] = sign * scale, scale
     theta[:, :, 2] = (torch.rand(n, 2, generator=rng) * 2 - 1) * shift * 2
     grid = F.affine_grid(
-        theta.to(image.device, image.dtype), list(image.shape), align_corners=False
+        theta.to(image.device, image.dtype), [n, image.shape[1], height, width], align_corners=False
     )
     image = F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
     return augment_colour(image, rng, colour) if colour else image

@@ -1,0 +1,349 @@
+"""Aligning: the few-step translator learns to draw pictures that belong to their sounds.
+
+Flow and decoder were trained apart: one never saw a picture, the other never heard a sound. Here
+both learn together, from the finished picture back through decoder and all steps, and no label is
+used:
+
+    agreement    the picture, seen by the eyes and projected as photos were when the ears were
+                 trained, is told from other sounds by its own one (InfoNCE, one direction)
+    + adversary  a discriminator over the eyes tells pictures from photos
+    + nearness   the latent picture stays near that of the flow as it was
+
+Pictures and photos are looked at mirrored, enlarged and shifted at random, so that a picture has to
+please the eyes from wherever they look: what pleases them in one place only, other networks and
+people do not see.
+
+Sources: Clark et al. 2023 (DRaFT) and Prabhudesai et al. 2023 (AlignProp) for a reward's gradient
+through the steps of a diffusion model; van den Oord et al. 2018 (InfoNCE); Sauer et al. 2021 for
+the discriminator.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from soundsight.core.errors import ConfigError, DataError
+from soundsight.models.ears import EarsConfig, PictureProjection
+from soundsight.models.eyes import Eyes
+from soundsight.models.eyes_discriminator import (
+    EyesDiscriminator,
+    hinge_discriminator,
+    hinge_generator,
+)
+from soundsight.pairs.dataset import batch_indices
+from soundsight.training.augment import augment_image
+from soundsight.training.checkpoints import network_config, save_weights
+from soundsight.training.decoder import DISCRIMINATORS, load_latent_decoder
+from soundsight.training.ema import Ema
+from soundsight.training.encoder import to_float, to_levels
+from soundsight.training.flow import copy_weights, load_flow
+from soundsight.training.flow_data import FlowPairs
+from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last
+from soundsight.training.machine import Machine
+from soundsight.training.photo_features import EYES_PX
+from soundsight.training.starting import (
+    ENCODER,
+    FLOW,
+    LATENT_DECODER,
+    LATENT_ENCODER,
+    PICTURE_ENCODER,
+    TAUGHT_BY,
+    StartingPoint,
+)
+
+_SHOWN = 16
+"""Sounds in the grid: what was drawn for them before, above what is drawn now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignConfig:
+    """Training of the few-step translator on its pictures.
+
+    Attributes:
+        flow: SHA-256 of the weights of the few-step flow that it starts from.
+        eyes: SHA-256 of the network through which pictures are looked at.
+        preset: sizes of the discriminator, ``everyday`` or ``tiny``.
+        rate: Adam's learning rate of flow and decoder.
+        discriminator_rate: of the discriminator.
+        ahead: first steps, in which the discriminator learns alone.
+        warm_up: steps in which the rate then rises; it stays, and falls in the last ``cool_down``
+            share of the steps to zero.
+        cool_down: that share.
+        agreement_weight: weight of the agreement of picture and sound.
+        adversarial_weight: weight of the discriminator's word.
+        nearness_weight: weight of the squared distance of latent pictures in the flow's unit scale.
+        others: sounds that a picture is told from, beside those of the batch.
+        jitter: standard deviation of noise on the embeddings.
+        zoom: pictures are enlarged by up to this share before they are looked at.
+        ema_decay: of the average, which is the one that is kept.
+        loop: steps, batch and seed.
+    """
+
+    flow: str = ""
+    eyes: str = ""
+    preset: str = "everyday"
+    rate: float = 1e-4
+    discriminator_rate: float = 2e-4
+    ahead: int = 60
+    warm_up: int = 50
+    cool_down: float = 0.3
+    agreement_weight: float = 0.3
+    adversarial_weight: float = 0.3
+    nearness_weight: float = 0.3
+    others: int = 480
+    jitter: float = 0.1
+    zoom: float = 0.3
+    ema_decay: float = 0.998
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=3000, batch_size=32))
+
+    def __post_init__(self) -> None:
+        if self.preset not in DISCRIMINATORS:
+            raise ConfigError(f"preset must be one of {', '.join(DISCRIMINATORS)}")
+        if min(self.rate, self.discriminator_rate) <= 0:
+            raise ConfigError("the learning rates must be above 0")
+        for name in (
+            "ahead", "warm_up", "agreement_weight", "adversarial_weight", "nearness_weight",
+            "others", "jitter", "zoom",
+        ):  # fmt: skip
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative")
+        if not 0 <= self.cool_down <= 1 or not 0 <= self.ema_decay < 1:
+            raise ConfigError("cool_down must lie in [0, 1], ema_decay in [0, 1)")
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step: none at first, up, level, and down to zero."""
+        rise = (step - self.ahead + 1) / max(1, self.warm_up)
+        left = (self.loop.steps - step) / max(1.0, self.cool_down * self.loop.steps)
+        return self.rate * max(0.0, min(rise, left, 1.0))
+
+
+class AlignTask(Task):
+    """Fits the few-step flow and its decoder on the pictures that they make.
+
+    Args:
+        config: what to do.
+        pairs: whose embeddings are drawn for, and which photos go with them.
+        photos: the photos by number, uint8 [p, 3, 96, 96].
+        eyes: the frozen photo features.
+        run: a finished run of ``distil``, with its decoder and the ears' photo projection.
+
+    Raises:
+        DataError: when ``run`` is not finished, has no few-step flow or no photo projection, or
+            its ears or decoder met photos through other eyes.
+    """
+
+    kind: ClassVar[str] = "align"
+
+    def __init__(
+        self,
+        config: AlignConfig,
+        pairs: FlowPairs,
+        photos: UInt8[Tensor, "p 3 96 96"],
+        eyes: Eyes,
+        *,
+        run: Path,
+    ) -> None:
+        self.config, self.pairs, self.photos, self.eyes, self._run = (
+            config,
+            pairs,
+            photos,
+            eyes,
+            run,
+        )
+        before, self._about_flow = load_flow(run)
+        if "times" not in self._about_flow:
+            raise DataError(
+                f"the flow of {run} has no few-step copy yet: start from `train distil`"
+            )
+        self.times: tuple[float, ...] = tuple(self._about_flow["times"])
+        decoder, self._about_decoder = load_latent_decoder(run)
+        start = StartingPoint(run)
+        about = start.about(PICTURE_ENCODER)
+        sizes = network_config(EarsConfig, start.file(PICTURE_ENCODER), about)
+        self.projection = PictureProjection(sizes).requires_grad_(False)
+        start.load(PICTURE_ENCODER, self.projection)
+        if {about.get("eyes"), self._about_decoder.get("eyes")} != {eyes.sha256}:
+            raise DataError(
+                f"{run} was trained through other eyes than those that are installed: install the "
+                "photo features that it was trained with"
+            )
+        self._scale = 1.0 / float(about["temperature"])
+        torch.manual_seed(config.loop.seed)
+        self.before = before
+        self.flow = copy.deepcopy(before).requires_grad_(True)
+        self.decoder_before = decoder
+        self.decoder = channels_last(copy.deepcopy(decoder)).requires_grad_(True)
+        self.discriminator = channels_last(EyesDiscriminator(DISCRIMINATORS[config.preset]))
+        self.flow_ema = Ema(self.flow, config.ema_decay)
+        self.decoder_ema = Ema(self.decoder, config.ema_decay)
+        self.optimizer = torch.optim.Adam(
+            [p for n in (self.flow, self.decoder) for p in n.parameters()],
+            lr=config.rate, betas=(0.5, 0.99),
+        )  # fmt: skip
+        self.d_optimizer = torch.optim.Adam(
+            [p for p in self.discriminator.parameters() if p.requires_grad],
+            lr=config.discriminator_rate, betas=(0.0, 0.99),
+        )  # fmt: skip
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {
+            "flow": self.flow, "flow_average": self.flow_ema.average,
+            "decoder": self.decoder, "decoder_average": self.decoder_ema.average,
+            "discriminator": self.discriminator,
+        }  # fmt: skip
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"generator": self.optimizer, "discriminator": self.d_optimizer}
+
+    def place(self, machine: Machine) -> None:
+        super().place(machine)
+        for network in (self.eyes, self.projection, self.before, self.decoder_before):
+            network.to(machine.device)
+
+    def step(self, step: int, rng: torch.Generator) -> Scalars:
+        config, loop, machine = self.config, self.config.loop, self.machine
+        rate = config.rate_at(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.flow.train()
+        self.decoder.train()
+        self.discriminator.train()
+        rows = batch_indices(len(self.pairs), loop.batch_size, loop.seed, step)
+        parts = [self._part(torch.from_numpy(own), rng)
+                 for own in machine.parts_of(rows, loop.accumulate)]  # fmt: skip
+        scalars: Scalars = {}
+        # Its gradients are not wanted while flow and decoder learn.
+        for head in self.discriminator.heads:
+            head.requires_grad_(False)
+        if step >= config.ahead:
+            scalars |= self.descend("gradient", self.optimizer, parts, self._align)
+            self.flow_ema.update(self.flow, step)
+            self.decoder_ema.update(self.decoder, step)
+        else:
+            with torch.no_grad():
+                for part in parts:
+                    self._see(part)
+        for head in self.discriminator.heads:
+            head.requires_grad_(True)
+        scalars |= self.descend("d_gradient", self.d_optimizer, parts, self._judge)
+        return scalars
+
+    def _part(self, rows: Tensor, rng: torch.Generator) -> _Part:
+        pairs, n = self.pairs, len(rows)
+        second, photo = pairs.rows[rows].unbind(1)
+        device = self.machine.device
+        with self.machine.shared_draws(rng):
+            copies = torch.randint(len(pairs.embeddings), (n,), generator=rng)
+            jitter = torch.randn(n, self.flow.embedding_size, generator=rng)
+            noise = torch.randn(n, *pairs.latents.shape[2:], generator=rng)
+            real = augment_image(
+                to_float(self.photos[photo].to(device)), rng, zoom=self.config.zoom, shift=0.05,
+                colour=0.05, side=EYES_PX,
+            )  # fmt: skip
+            view = torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
+        other = pairs.rows[torch.randint(len(pairs), (self.config.others,), generator=rng), 0]
+        embedding = pairs.embeddings[copies, second].float() + self.config.jitter * jitter
+        return _Part(
+            embedding=embedding.to(device), noise=noise.to(device), real=real, view=view,
+            # The same second elsewhere is no negative.
+            others=pairs.embeddings[0, other].float().to(device),
+            same=(second[:, None] == other[None]).to(device),
+        )  # fmt: skip
+
+    def _see(self, part: _Part) -> tuple[Tensor, list[Tensor]]:
+        """Draw pictures and look at them, and at the photos; return latents and features."""
+        machine, flow = self.machine, self.flow
+        with machine.autocast():
+            latent = flow.draw(part.embedding, part.noise.flatten(1), times=self.times)
+            drawn = self.decoder(latent)
+        seen = augment_image(
+            drawn.float(), part.view, zoom=self.config.zoom, shift=0.05, colour=0.05, side=EYES_PX
+        )
+        with machine.autocast():
+            features = self.eyes(seen.contiguous(memory_format=torch.channels_last))
+            with torch.no_grad():
+                real = self.eyes(part.real.contiguous(memory_format=torch.channels_last))
+        # The photos' own mean size makes the scales comparable.
+        sizes = [machine.mean(r.float().abs().mean()) for r in real]
+        part.seen_real = [r.float() / size for r, size in zip(real, sizes, strict=True)]
+        scaled = [s.float() / size for s, size in zip(features, sizes, strict=True)]
+        part.seen_drawn = [s.detach() for s in scaled]
+        part.deepest = features[3].float()
+        return latent.float(), scaled
+
+    def _align(self, part: _Part) -> tuple[Tensor, Scalars]:
+        config, machine = self.config, self.machine
+        latent, seen = self._see(part)
+        picture = F.normalize(self.projection(self.eyes.pool(part.deepest)), dim=1)
+        sounds = F.normalize(torch.cat([part.embedding, part.others]), dim=1)
+        logits = picture @ sounds.T * self._scale
+        n = len(picture)
+        logits[:, n:] = logits[:, n:].masked_fill(part.same, float("-inf"))
+        agreement = F.cross_entropy(logits, torch.arange(n, device=logits.device))
+        with machine.autocast():
+            scores = self.discriminator(seen)
+            with torch.no_grad():
+                before = self.before.draw(part.embedding, part.noise.flatten(1), times=self.times)
+        adversarial = hinge_generator([s.float() for s in scores])
+        near = (self.flow.scaled(latent) - self.flow.scaled(before.float())).square().mean()
+        loss = config.agreement_weight * agreement + config.adversarial_weight * adversarial
+        loss = loss + config.nearness_weight * near
+        scalars = {"agreement": agreement, "adversarial": adversarial, "moved": near}
+        return loss, {name: value.detach() for name, value in scalars.items()}
+
+    def _judge(self, part: _Part) -> tuple[Tensor, Scalars]:
+        """Let the discriminator tell photos from pictures."""
+        with self.machine.autocast():
+            real, drawn = self.discriminator(part.seen_real), self.discriminator(part.seen_drawn)
+        loss = hinge_discriminator([r.float() for r in real], [d.float() for d in drawn])
+        return loss, {"discriminator": loss.detach()}
+
+    @torch.no_grad()
+    def pictures(self) -> Tensor | None:
+        """What was drawn for some sounds before, and what is drawn for them now."""
+        rows = torch.linspace(0, len(self.pairs) - 1, _SHOWN).long()
+        embedding = self.pairs.embeddings[0, self.pairs.rows[rows, 0]].float()
+        rng = torch.Generator().manual_seed(self.config.loop.seed)
+        noise = torch.randn(len(rows), self.flow.noise_size, generator=rng)
+        device = self.machine.device
+        drawn = []
+        for flow, decoder in (
+            (self.before, self.decoder_before),
+            (self.flow_ema.average, self.decoder_ema.average),
+        ):
+            latent: Any = flow.draw(embedding.to(device), noise.to(device), times=self.times)
+            drawn.append(to_levels(decoder(latent)).cpu())
+        half = _SHOWN // 2
+        return torch.cat([drawn[0][:half], drawn[1][:half], drawn[0][half:], drawn[1][half:]])
+
+    def finish(self, run: Path) -> None:
+        """Write flow and decoder, and beside them what they were trained with."""
+        about = {k: v for k, v in self._about_flow.items() if k != "sha256"}
+        save_weights(run / f"{FLOW}.safetensors", self.flow_ema.average, about)
+        about = {k: v for k, v in self._about_decoder.items() if k != "sha256"}
+        save_weights(run / f"{LATENT_DECODER}.safetensors", self.decoder_ema.average, about)
+        copy_weights(self._run, run, (ENCODER, PICTURE_ENCODER, LATENT_ENCODER, TAUGHT_BY))
+
+
+@dataclass(kw_only=True)
+class _Part:
+    """Sounds of one micro-batch, and what was seen in the generator's step."""
+
+    embedding: Float[Tensor, "n e"]
+    noise: Float[Tensor, "n l 6 6"]
+    real: Float[Tensor, "n 3 s s"]
+    view: torch.Generator
+    others: Float[Tensor, "m e"]
+    same: Tensor
+    seen_real: Sequence[Tensor] = ()
+    seen_drawn: Sequence[Tensor] = ()
+    deepest: Tensor = field(default_factory=lambda: torch.empty(0))
