@@ -315,6 +315,16 @@ def test_pictures_come_to_agree_with_their_sounds(few_steps_run: Path, eyes: Eye
     assert np.mean(agreement[-10:]) < 0.9 * np.mean(agreement[:10])
 
 
+def test_colours_come_back_to_what_they_were(few_steps_run: Path, eyes: Eyes) -> None:
+    config = align_config(steps=40, ahead=0, rate=3e-3, adversarial_weight=0.0, nearness_weight=0.0,
+                          agreement_weight=0.0, colour_weight=1.0, cool_down=0.0)  # fmt: skip
+    task = aligner(config, eyes, few_steps_run)
+    with torch.no_grad():
+        task.decoder.last.bias[2] += 2.0  # all is blue
+    colour = [float(task.step(s, step_rng(0, s))["colour"]) for s in range(40)]
+    assert np.mean(colour[-5:]) < 0.7 * np.mean(colour[:5])
+
+
 def test_the_discriminator_of_pictures_learns_ahead(few_steps_run: Path, eyes: Eyes) -> None:
     task = aligner(align_config(), eyes, few_steps_run)
     for step in range(2):

@@ -8,6 +8,7 @@ used:
                  trained, is told from other sounds by its own one (InfoNCE, one direction)
     + adversary  a discriminator over the eyes tells pictures from photos
     + nearness   the latent picture stays near that of the flow as it was
+    + colours    so do the colours of the picture, shrunk to 12 x 12: the eyes hardly look at them
 
 Pictures and photos are looked at mirrored, enlarged and shifted at random, so that a picture has to
 please the eyes from wherever they look: what pleases them in one place only, other networks and
@@ -64,6 +65,10 @@ _SHOWN = 16
 """Sounds in the grid: what was drawn for them before, above what is drawn now."""
 
 
+_SHRUNK = 8
+"""Pixels a side that become one where colours are compared."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlignConfig:
     """Training of the few-step translator on its pictures.
@@ -81,6 +86,7 @@ class AlignConfig:
         agreement_weight: weight of the agreement of picture and sound.
         adversarial_weight: weight of the discriminator's word.
         nearness_weight: weight of the squared distance of latent pictures in the flow's unit scale.
+        colour_weight: weight of the distance (L1) of colours in pictures shrunk to 12 x 12.
         others: sounds that a picture is told from, beside those of the batch.
         jitter: standard deviation of noise on the embeddings.
         zoom: pictures are enlarged by up to this share before they are looked at.
@@ -99,6 +105,7 @@ class AlignConfig:
     agreement_weight: float = 0.3
     adversarial_weight: float = 0.3
     nearness_weight: float = 0.3
+    colour_weight: float = 1.0
     others: int = 480
     jitter: float = 0.1
     zoom: float = 0.3
@@ -112,7 +119,7 @@ class AlignConfig:
             raise ConfigError("the learning rates must be above 0")
         for name in (
             "ahead", "warm_up", "agreement_weight", "adversarial_weight", "nearness_weight",
-            "others", "jitter", "zoom",
+            "colour_weight", "others", "jitter", "zoom",
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative")
@@ -277,7 +284,7 @@ class AlignTask(Task):
         part.seen_real = [r.float() / size for r, size in zip(real, sizes, strict=True)]
         scaled = [s.float() / size for s, size in zip(features, sizes, strict=True)]
         part.seen_drawn = [s.detach() for s in scaled]
-        part.deepest = features[3].float()
+        part.deepest, part.drawn = features[3].float(), drawn.float()
         return latent.float(), scaled
 
     def _align(self, part: _Part) -> tuple[Tensor, Scalars]:
@@ -293,11 +300,15 @@ class AlignTask(Task):
             scores = self.discriminator(seen)
             with torch.no_grad():
                 before = self.before.draw(part.embedding, part.noise.flatten(1), times=self.times)
+                painted = self.decoder_before(before)
         adversarial = hinge_generator([s.float() for s in scores])
+        colour = F.l1_loss(_shrunk(part.drawn), _shrunk(painted.float()))
         near = (self.flow.scaled(latent) - self.flow.scaled(before.float())).square().mean()
         loss = config.agreement_weight * agreement + config.adversarial_weight * adversarial
-        loss = loss + config.nearness_weight * near
-        scalars = {"agreement": agreement, "adversarial": adversarial, "moved": near}
+        loss = loss + config.nearness_weight * near + config.colour_weight * colour
+        scalars = {
+            "agreement": agreement, "adversarial": adversarial, "moved": near, "colour": colour,
+        }  # fmt: skip
         return loss, {name: value.detach() for name, value in scalars.items()}
 
     def _judge(self, part: _Part) -> tuple[Tensor, Scalars]:
@@ -347,3 +358,8 @@ class _Part:
     seen_real: Sequence[Tensor] = ()
     seen_drawn: Sequence[Tensor] = ()
     deepest: Tensor = field(default_factory=lambda: torch.empty(0))
+    drawn: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+def _shrunk(image: Float[Tensor, "n 3 96 96"]) -> Float[Tensor, "n 3 12 12"]:
+    return F.avg_pool2d(image, _SHRUNK)
