@@ -309,7 +309,7 @@ def aligner(config: AlignConfig, eyes: Eyes, run: Path) -> AlignTask:
 
 def test_pictures_come_to_agree_with_their_sounds(few_steps_run: Path, eyes: Eyes) -> None:
     config = align_config(steps=60, ahead=0, rate=3e-3, adversarial_weight=0.0, nearness_weight=0.0,
-                          agreement_weight=1.0, cool_down=0.0)  # fmt: skip
+                          agreement_weight=1.0, colour_weight=0.0, cool_down=0.0)  # fmt: skip
     task = aligner(config, eyes, few_steps_run)
     agreement = [float(task.step(s, step_rng(0, s))["agreement"]) for s in range(60)]
     assert np.mean(agreement[-10:]) < 0.9 * np.mean(agreement[:10])
