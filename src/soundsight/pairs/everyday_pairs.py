@@ -32,7 +32,7 @@ from soundsight.pairs.everyday import (
 )
 from soundsight.pairs.everyday_sounds import HALF_SECOND, Seconds, audible, read_sound
 
-PHOTOS_EACH = 24
+PHOTOS_EACH = 8
 """Photos that a recording has, where there are rows for so many."""
 
 ROWS_EACH = 4500
