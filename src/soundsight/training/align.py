@@ -102,15 +102,15 @@ class AlignConfig:
     ahead: int = 60
     warm_up: int = 50
     cool_down: float = 0.3
-    agreement_weight: float = 0.3
+    agreement_weight: float = 0.2
     adversarial_weight: float = 0.3
-    nearness_weight: float = 0.3
+    nearness_weight: float = 0.2
     colour_weight: float = 1.0
     others: int = 480
     jitter: float = 0.1
     zoom: float = 0.3
     ema_decay: float = 0.998
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=3000, batch_size=32))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1600, batch_size=32))
 
     def __post_init__(self) -> None:
         if self.preset not in DISCRIMINATORS:
