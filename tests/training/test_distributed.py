@@ -29,16 +29,21 @@ from torch import Tensor
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError
+from soundsight.models.decoder import LatentDecoder
+from soundsight.models.ears import PictureProjection, ears_preset
 from soundsight.models.eyes import NETWORKS, Eyes
+from soundsight.models.flow import Flow
 from soundsight.pairs.bench import Bench, find_bench
 from soundsight.pairs.dataset import PairDataset
 from soundsight.pairs.everyday import Everyday, find_everyday
-from soundsight.training.checkpoints import read_checkpoint
-from soundsight.training.decoder import DecoderConfig, DecoderTask
+from soundsight.training.align import AlignConfig, AlignTask
+from soundsight.training.checkpoints import read_checkpoint, save_weights
+from soundsight.training.decoder import SIZES, DecoderConfig, DecoderTask
 from soundsight.training.distributed import SharedDraws
 from soundsight.training.ears import EarsTask, EarsTrainingConfig
 from soundsight.training.ears_data import open_ears_data
 from soundsight.training.encoder import EncoderConfig, EncoderTask, load_encoder
+from soundsight.training.flow import SIZES as FLOW_SIZES
 from soundsight.training.flow import FlowTask, FlowTrainingConfig
 from soundsight.training.flow_data import FlowPairs
 from soundsight.training.loop import LoopConfig, Scalars, Task, fit
@@ -52,7 +57,9 @@ LOOP = LoopConfig(
     steps=3, batch_size=8, log_every=1, checkpoint_every=3, picture_every=3, evaluate_every=3
 )
 IN_TWO = replace(LOOP, accumulate=2)
-KINDS: dict[str, EncoderConfig | TranslatorConfig | DecoderConfig | FlowTrainingConfig] = {
+KINDS: dict[
+    str, EncoderConfig | TranslatorConfig | DecoderConfig | FlowTrainingConfig | AlignConfig
+] = {
     "contrastive": EncoderConfig(kind="contrastive", preset="tiny", loop=LOOP),
     "autoencoder": EncoderConfig(kind="autoencoder", preset="tiny", loop=LOOP),
     "relativistic": TranslatorConfig(
@@ -72,10 +79,38 @@ KINDS: dict[str, EncoderConfig | TranslatorConfig | DecoderConfig | FlowTraining
     ),
     "flow": FlowTrainingConfig(preset="tiny", warm_up=0, rate=0.05, loop=LOOP),
     "flow in two": FlowTrainingConfig(preset="tiny", warm_up=0, rate=0.05, loop=IN_TWO),
+    "align": AlignConfig(preset="tiny", ahead=1, warm_up=0, rate=0.05, others=4, loop=LOOP),
     "relativistic in two": TranslatorConfig(
         encoder="x", preset="tiny", objective="relativistic", penalty_every=2, loop=IN_TWO
     ),
 }  # fmt: skip
+
+
+def flow_pairs() -> FlowPairs:
+    rng = torch.Generator().manual_seed(2)
+    return FlowPairs(
+        embeddings=torch.randn(2, 12, 16, generator=rng),
+        latents=torch.randn(2, 12, 4, 6, 6, generator=rng),
+        rows=torch.stack([torch.arange(12)] * 2, dim=1),
+    )
+
+
+def few_steps(encoder_run: Path) -> Path:
+    """Where what an alignment starts from lies."""
+    return encoder_run.parent / "few"
+
+
+def write_few_steps(run: Path) -> None:
+    """Write a few-step flow, its decoder and the ears' photo projection, as yet untrained."""
+    eyes = {"eyes": NETWORKS["lite0"].sha256}
+    torch.manual_seed(1)
+    flow, ears = Flow(FLOW_SIZES["tiny"]), ears_preset("everyday-tiny")
+    times = {"network": to_dict(FLOW_SIZES["tiny"]), "times": [0.0, 0.5, 1.0]}
+    save_weights(run / "flow.safetensors", flow, times)
+    about = {"network": to_dict(SIZES["tiny"]), **eyes}
+    save_weights(run / "latent_decoder.safetensors", LatentDecoder(SIZES["tiny"]), about)
+    about = {"network": to_dict(ears), "temperature": 0.5, **eyes}
+    save_weights(run / "picture_encoder.safetensors", PictureProjection(ears), about)
 
 
 def make_task(kind: str, bench: Bench, encoder_run: Path) -> Task:
@@ -97,13 +132,17 @@ def make_task(kind: str, bench: Bench, encoder_run: Path) -> Task:
         task.optimizer = torch.optim.SGD(drawing, lr=config.rate)
         task.d_optimizer = torch.optim.SGD(task.discriminator.heads.parameters(), lr=0.05)
         return task  # type: ignore[no-any-return]
+    if isinstance(config, AlignConfig):
+        torch.manual_seed(0)
+        eyes = Eyes(NETWORKS["lite0"]).eval().requires_grad_(False)
+        photos = torch.from_numpy(data.photos())
+        task = AlignTask(config, flow_pairs(), photos, eyes, run=few_steps(encoder_run))
+        drawing = [*task.flow.parameters(), *task.decoder.parameters()]
+        task.optimizer = torch.optim.SGD(drawing, lr=config.rate)
+        task.d_optimizer = torch.optim.SGD(task.discriminator.heads.parameters(), lr=0.05)
+        return task  # type: ignore[no-any-return]
     if isinstance(config, FlowTrainingConfig):
-        rng = torch.Generator().manual_seed(2)
-        pairs = FlowPairs(
-            embeddings=torch.randn(2, 12, 16, generator=rng),
-            latents=torch.randn(2, 12, 4, 6, 6, generator=rng),
-            rows=torch.stack([torch.arange(12)] * 2, dim=1),
-        )
+        pairs = flow_pairs()
         task = FlowTask(config, pairs, runs=(encoder_run, encoder_run))
         task.optimizer = torch.optim.SGD(task.flow.parameters(), lr=config.rate)
         return task  # type: ignore[no-any-return]
@@ -193,6 +232,7 @@ def encoder_run(toy_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> P
     config = EncoderConfig(preset="tiny", loop=replace(LOOP, steps=1))
     task = EncoderTask(config, PairDataset(toy_bench, "train"))
     assert fit(task, run, config.loop, to_dict(config), console=SILENT)
+    write_few_steps(few_steps(run))
     return run
 
 

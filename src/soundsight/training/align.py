@@ -256,7 +256,8 @@ class AlignTask(Task):
                 to_float(self.photos[photo].to(device)), rng, zoom=self.config.zoom, shift=0.05,
                 colour=0.05, side=EYES_PX,
             )  # fmt: skip
-            view = torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
+        # Every process's view of its pictures is its part of one draw: see `_see`.
+        view = torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
         other = pairs.rows[torch.randint(len(pairs), (self.config.others,), generator=rng), 0]
         embedding = pairs.embeddings[copies, second].float() + self.config.jitter * jitter
         return _Part(
@@ -272,9 +273,11 @@ class AlignTask(Task):
         with machine.autocast():
             latent = flow.draw(part.embedding, part.noise.flatten(1), times=self.times)
             drawn = self.decoder(latent)
-        seen = augment_image(
-            drawn.float(), part.view, zoom=self.config.zoom, shift=0.05, colour=0.05, side=EYES_PX
-        )
+        with machine.shared_draws(part.view):
+            seen = augment_image(
+                drawn.float(), part.view, zoom=self.config.zoom, shift=0.05, colour=0.05,
+                side=EYES_PX,
+            )  # fmt: skip
         with machine.autocast():
             features = self.eyes(seen.contiguous(memory_format=torch.channels_last))
             with torch.no_grad():
@@ -291,11 +294,12 @@ class AlignTask(Task):
         config, machine = self.config, self.machine
         latent, seen = self._see(part)
         picture = F.normalize(self.projection(self.eyes.pool(part.deepest)), dim=1)
-        sounds = F.normalize(torch.cat([part.embedding, part.others]), dim=1)
+        batch = machine.all_rows(part.embedding)
+        sounds = F.normalize(torch.cat([batch, part.others]), dim=1)
         logits = picture @ sounds.T * self._scale
-        n = len(picture)
-        logits[:, n:] = logits[:, n:].masked_fill(part.same, float("-inf"))
-        agreement = F.cross_entropy(logits, torch.arange(n, device=logits.device))
+        logits[:, len(batch) :] = logits[:, len(batch) :].masked_fill(part.same, float("-inf"))
+        own = torch.arange(len(picture), device=logits.device) + len(picture) * machine.rank
+        agreement = F.cross_entropy(logits, own)
         with machine.autocast():
             scores = self.discriminator(seen)
             with torch.no_grad():
