@@ -20,7 +20,8 @@ from soundsight.models.eyes_discriminator import (
     hinge_generator,
 )
 from soundsight.models.flow import Flow, FlowConfig, FlowGenerator
-from soundsight.training.decoder import DISCRIMINATORS, SIZES
+from soundsight.training.decoder import SIZES
+from soundsight.training.drawing import DISCRIMINATORS
 from soundsight.training.flow import SIZES as FLOW_SIZES
 
 TINY, TINY_FLOW = SIZES["tiny"], FLOW_SIZES["tiny"]

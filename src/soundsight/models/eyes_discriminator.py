@@ -93,14 +93,14 @@ class EyesDiscriminator(nn.Module):
 
 
 def hinge_discriminator(real: Sequence[Tensor], generated: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Return the discriminator's hinge loss, the mean over scales."""
+    """Return the discriminator's hinge loss, the mean over scales, in float32."""
     losses = [
-        F.relu(1.0 - r).mean() + F.relu(1.0 + g).mean()
+        F.relu(1.0 - r.float()).mean() + F.relu(1.0 + g.float()).mean()
         for r, g in zip(real, generated, strict=True)
     ]
     return torch.stack(losses).mean()
 
 
 def hinge_generator(generated: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Return the generator's hinge loss, the mean over scales."""
-    return -torch.stack([g.mean() for g in generated]).mean()
+    """Return the generator's hinge loss, the mean over scales, in float32."""
+    return -torch.stack([g.float().mean() for g in generated]).mean()

@@ -22,7 +22,6 @@ the discriminator.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,23 +31,21 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from soundsight.core.config import choose
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.models.ears import EarsConfig, PictureProjection
 from soundsight.models.eyes import Eyes
-from soundsight.models.eyes_discriminator import (
-    EyesDiscriminator,
-    hinge_discriminator,
-    hinge_generator,
-)
+from soundsight.models.eyes_discriminator import hinge_generator
 from soundsight.pairs.dataset import batch_indices
 from soundsight.training.augment import augment_image
 from soundsight.training.checkpoints import network_config, save_weights
-from soundsight.training.decoder import DISCRIMINATORS, load_latent_decoder
+from soundsight.training.decoder import check_eyes, load_latent_decoder
+from soundsight.training.drawing import DISCRIMINATORS, DrawingTask, Seen
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import to_float, to_levels
-from soundsight.training.flow import copy_weights, load_flow
+from soundsight.training.flow import copy_weights, load_flow, share_of_rate
 from soundsight.training.flow_data import FlowPairs
-from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last
+from soundsight.training.loop import LoopConfig, Scalars, channels_last
 from soundsight.training.machine import Machine
 from soundsight.training.photo_features import EYES_PX
 from soundsight.training.starting import (
@@ -63,7 +60,6 @@ from soundsight.training.starting import (
 
 _SHOWN = 16
 """Sounds in the grid: what was drawn for them before, above what is drawn now."""
-
 
 _SHRUNK = 8
 """Pixels a side that become one where colours are compared."""
@@ -113,8 +109,7 @@ class AlignConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1600, batch_size=32))
 
     def __post_init__(self) -> None:
-        if self.preset not in DISCRIMINATORS:
-            raise ConfigError(f"preset must be one of {', '.join(DISCRIMINATORS)}")
+        choose("preset", self.preset, DISCRIMINATORS)
         if min(self.rate, self.discriminator_rate) <= 0:
             raise ConfigError("the learning rates must be above 0")
         for name in (
@@ -128,12 +123,11 @@ class AlignConfig:
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step: none at first, up, level, and down to zero."""
-        rise = (step - self.ahead + 1) / max(1, self.warm_up)
-        left = (self.loop.steps - step) / max(1.0, self.cool_down * self.loop.steps)
-        return self.rate * max(0.0, min(rise, left, 1.0))
+        steps, falling = self.loop.steps - self.ahead, self.cool_down * self.loop.steps
+        return self.rate * share_of_rate(step - self.ahead, steps, self.warm_up, falling)
 
 
-class AlignTask(Task):
+class AlignTask(DrawingTask):
     """Fits the few-step flow and its decoder on the pictures that they make.
 
     Args:
@@ -159,13 +153,8 @@ class AlignTask(Task):
         *,
         run: Path,
     ) -> None:
-        self.config, self.pairs, self.photos, self.eyes, self._run = (
-            config,
-            pairs,
-            photos,
-            eyes,
-            run,
-        )
+        self.config, self.pairs, self.photos = config, pairs, photos
+        self.eyes, self._run = eyes, run
         before, self._about_flow = load_flow(run)
         if "times" not in self._about_flow:
             raise DataError(
@@ -178,27 +167,20 @@ class AlignTask(Task):
         sizes = network_config(EarsConfig, start.file(PICTURE_ENCODER), about)
         self.projection = PictureProjection(sizes).requires_grad_(False)
         start.load(PICTURE_ENCODER, self.projection)
-        if {about.get("eyes"), self._about_decoder.get("eyes")} != {eyes.sha256}:
-            raise DataError(
-                f"{run} was trained through other eyes than those that are installed: install the "
-                "photo features that it was trained with"
-            )
+        for beside in (about, self._about_decoder):
+            check_eyes(beside, eyes, run)
         self._scale = 1.0 / float(about["temperature"])
         torch.manual_seed(config.loop.seed)
         self.before = before
         self.flow = copy.deepcopy(before).requires_grad_(True)
-        self.decoder_before = decoder
-        self.decoder = channels_last(copy.deepcopy(decoder)).requires_grad_(True)
-        self.discriminator = channels_last(EyesDiscriminator(DISCRIMINATORS[config.preset]))
+        self.decoder_before = channels_last(decoder)
+        self.decoder = copy.deepcopy(decoder).requires_grad_(True)
+        self.make_discriminator(config.preset, config.discriminator_rate)
         self.flow_ema = Ema(self.flow, config.ema_decay)
         self.decoder_ema = Ema(self.decoder, config.ema_decay)
         self.optimizer = torch.optim.Adam(
             [p for n in (self.flow, self.decoder) for p in n.parameters()],
             lr=config.rate, betas=(0.5, 0.99),
-        )  # fmt: skip
-        self.d_optimizer = torch.optim.Adam(
-            [p for p in self.discriminator.parameters() if p.requires_grad],
-            lr=config.discriminator_rate, betas=(0.0, 0.99),
         )  # fmt: skip
 
     def networks(self) -> dict[str, nn.Module]:
@@ -208,12 +190,9 @@ class AlignTask(Task):
             "discriminator": self.discriminator,
         }  # fmt: skip
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"generator": self.optimizer, "discriminator": self.d_optimizer}
-
     def place(self, machine: Machine) -> None:
         super().place(machine)
-        for network in (self.eyes, self.projection, self.before, self.decoder_before):
+        for network in (self.projection, self.before, self.decoder_before):
             network.to(machine.device)
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
@@ -229,8 +208,7 @@ class AlignTask(Task):
                  for own in machine.parts_of(rows, loop.accumulate)]  # fmt: skip
         scalars: Scalars = {}
         # Its gradients are not wanted while flow and decoder learn.
-        for head in self.discriminator.heads:
-            head.requires_grad_(False)
+        self.discriminator.heads.requires_grad_(False)
         if step >= config.ahead:
             scalars |= self.descend("gradient", self.optimizer, parts, self._align)
             self.flow_ema.update(self.flow, step)
@@ -239,9 +217,8 @@ class AlignTask(Task):
             with torch.no_grad():
                 for part in parts:
                     self._see(part)
-        for head in self.discriminator.heads:
-            head.requires_grad_(True)
-        scalars |= self.descend("d_gradient", self.d_optimizer, parts, self._judge)
+        self.discriminator.heads.requires_grad_(True)
+        scalars |= self.descend("d_gradient", self.d_optimizer, parts, self.judge)
         return scalars
 
     def _part(self, rows: Tensor, rng: torch.Generator) -> _Part:
@@ -252,7 +229,7 @@ class AlignTask(Task):
             copies = torch.randint(len(pairs.embeddings), (n,), generator=rng)
             jitter = torch.randn(n, self.flow.embedding_size, generator=rng)
             noise = torch.randn(n, *pairs.latents.shape[2:], generator=rng)
-            real = augment_image(
+            photos = augment_image(
                 to_float(self.photos[photo].to(device)), rng, zoom=self.config.zoom, shift=0.05,
                 colour=0.05, side=EYES_PX,
             )  # fmt: skip
@@ -261,14 +238,14 @@ class AlignTask(Task):
         other = pairs.rows[torch.randint(len(pairs), (self.config.others,), generator=rng), 0]
         embedding = pairs.embeddings[copies, second].float() + self.config.jitter * jitter
         return _Part(
-            embedding=embedding.to(device), noise=noise.to(device), real=real, view=view,
+            embedding=embedding.to(device), noise=noise.to(device), photo=photos, view=view,
             # The same second elsewhere is no negative.
             others=pairs.embeddings[0, other].float().to(device),
             same=(second[:, None] == other[None]).to(device),
         )  # fmt: skip
 
-    def _see(self, part: _Part) -> tuple[Tensor, list[Tensor]]:
-        """Draw pictures and look at them, and at the photos; return latents and features."""
+    def _see(self, part: _Part) -> _Drawn:
+        """Draw pictures and look at them, and at the photos."""
         machine, flow = self.machine, self.flow
         with machine.autocast():
             latent = flow.draw(part.embedding, part.noise.flatten(1), times=self.times)
@@ -281,19 +258,16 @@ class AlignTask(Task):
         with machine.autocast():
             features = self.eyes(seen.contiguous(memory_format=torch.channels_last))
             with torch.no_grad():
-                real = self.eyes(part.real.contiguous(memory_format=torch.channels_last))
-        # The photos' own mean size makes the scales comparable.
-        sizes = [machine.mean(r.float().abs().mean()) for r in real]
-        part.seen_real = [r.float() / size for r, size in zip(real, sizes, strict=True)]
-        scaled = [s.float() / size for s, size in zip(features, sizes, strict=True)]
-        part.seen_drawn = [s.detach() for s in scaled]
-        part.deepest, part.drawn = features[3].float(), drawn.float()
-        return latent.float(), scaled
+                real = self.eyes(part.photo.contiguous(memory_format=torch.channels_last))
+        return _Drawn(
+            latent=latent.float(), picture=drawn.float(), deepest=features[3].float(),
+            scaled=self.rescale(part, real, features, self.usual_sizes(real)),
+        )  # fmt: skip
 
     def _align(self, part: _Part) -> tuple[Tensor, Scalars]:
         config, machine = self.config, self.machine
-        latent, seen = self._see(part)
-        picture = F.normalize(self.projection(self.eyes.pool(part.deepest)), dim=1)
+        drawn = self._see(part)
+        picture = F.normalize(self.projection(self.eyes.pool(drawn.deepest)), dim=1)
         batch = machine.all_rows(part.embedding)
         sounds = F.normalize(torch.cat([batch, part.others]), dim=1)
         logits = picture @ sounds.T * self._scale
@@ -301,26 +275,19 @@ class AlignTask(Task):
         own = torch.arange(len(picture), device=logits.device) + len(picture) * machine.rank
         agreement = F.cross_entropy(logits, own)
         with machine.autocast():
-            scores = self.discriminator(seen)
+            scores = self.discriminator(drawn.scaled)
             with torch.no_grad():
                 before = self.before.draw(part.embedding, part.noise.flatten(1), times=self.times)
                 painted = self.decoder_before(before)
-        adversarial = hinge_generator([s.float() for s in scores])
-        colour = F.l1_loss(_shrunk(part.drawn), _shrunk(painted.float()))
-        near = (self.flow.scaled(latent) - self.flow.scaled(before.float())).square().mean()
+        adversarial = hinge_generator(scores)
+        colour = F.l1_loss(_shrunk(drawn.picture), _shrunk(painted.float()))
+        near = (self.flow.scaled(drawn.latent) - self.flow.scaled(before.float())).square().mean()
         loss = config.agreement_weight * agreement + config.adversarial_weight * adversarial
         loss = loss + config.nearness_weight * near + config.colour_weight * colour
         scalars = {
             "agreement": agreement, "adversarial": adversarial, "moved": near, "colour": colour,
         }  # fmt: skip
         return loss, {name: value.detach() for name, value in scalars.items()}
-
-    def _judge(self, part: _Part) -> tuple[Tensor, Scalars]:
-        """Let the discriminator tell photos from pictures."""
-        with self.machine.autocast():
-            real, drawn = self.discriminator(part.seen_real), self.discriminator(part.seen_drawn)
-        loss = hinge_discriminator([r.float() for r in real], [d.float() for d in drawn])
-        return loss, {"discriminator": loss.detach()}
 
     @torch.no_grad()
     def pictures(self) -> Tensor | None:
@@ -342,27 +309,33 @@ class AlignTask(Task):
 
     def finish(self, run: Path) -> None:
         """Write flow and decoder, and beside them what they were trained with."""
-        about = {k: v for k, v in self._about_flow.items() if k != "sha256"}
-        save_weights(run / f"{FLOW}.safetensors", self.flow_ema.average, about)
-        about = {k: v for k, v in self._about_decoder.items() if k != "sha256"}
-        save_weights(run / f"{LATENT_DECODER}.safetensors", self.decoder_ema.average, about)
+        save_weights(run / f"{FLOW}.safetensors", self.flow_ema.average, self._about_flow)
+        save_weights(
+            run / f"{LATENT_DECODER}.safetensors", self.decoder_ema.average, self._about_decoder
+        )
         copy_weights(self._run, run, (ENCODER, PICTURE_ENCODER, LATENT_ENCODER, TAUGHT_BY))
 
 
 @dataclass(kw_only=True)
-class _Part:
-    """Sounds of one micro-batch, and what was seen in the generator's step."""
+class _Part(Seen):
+    """Sounds and photos of one micro-batch."""
 
     embedding: Float[Tensor, "n e"]
     noise: Float[Tensor, "n l 6 6"]
-    real: Float[Tensor, "n 3 s s"]
+    photo: Float[Tensor, "n 3 s s"]
     view: torch.Generator
     others: Float[Tensor, "m e"]
     same: Tensor
-    seen_real: Sequence[Tensor] = ()
-    seen_drawn: Sequence[Tensor] = ()
-    deepest: Tensor = field(default_factory=lambda: torch.empty(0))
-    drawn: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    """Pictures of one micro-batch, and their features: as they are, and on the photos' scale."""
+
+    latent: Float[Tensor, "n l 6 6"]
+    picture: Float[Tensor, "n 3 96 96"]
+    deepest: Tensor
+    scaled: list[Tensor]
 
 
 def _shrunk(image: Float[Tensor, "n 3 96 96"]) -> Float[Tensor, "n 3 12 12"]:

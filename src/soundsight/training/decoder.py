@@ -15,7 +15,6 @@ Source: docs/method.md; Esser et al. 2021 and Rombach et al. 2022 for the two lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,12 +28,7 @@ from soundsight.core.config import choose, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.models.decoder import LatentConfig, LatentDecoder, LatentEncoder, LatentReading
 from soundsight.models.eyes import Eyes
-from soundsight.models.eyes_discriminator import (
-    EyesDiscriminator,
-    EyesDiscriminatorConfig,
-    hinge_discriminator,
-    hinge_generator,
-)
+from soundsight.models.eyes_discriminator import hinge_generator
 from soundsight.pairs.dataset import batch_indices
 from soundsight.training.augment import augment_image
 from soundsight.training.checkpoints import (
@@ -43,10 +37,10 @@ from soundsight.training.checkpoints import (
     read_tensors,
     save_weights,
 )
+from soundsight.training.drawing import DrawingTask, Seen
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import to_float, to_levels
-from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last
-from soundsight.training.machine import Machine
+from soundsight.training.loop import LoopConfig, Scalars, channels_last
 from soundsight.training.starting import LATENT_DECODER, LATENT_ENCODER, StartingPoint
 
 _SHOWN = 16
@@ -57,10 +51,6 @@ SIZES = {
     "tiny": LatentConfig(
         latent_maps=4, encoder_width=8, widths=(16, 12, 8, 8, 6), growth=(8, 8, 6, 4, 4)
     ),
-}
-DISCRIMINATORS = {
-    "everyday": EyesDiscriminatorConfig(),
-    "tiny": EyesDiscriminatorConfig(maps=8, head_maps=8),
 }
 
 
@@ -130,7 +120,7 @@ def going_on(config: DecoderConfig, init: str) -> DecoderConfig:
     return replace(config, init=init, sharpen_from=0, frozen_from=0, loop=loop)
 
 
-class DecoderTask(Task):
+class DecoderTask(DrawingTask):
     """Fits encoder and decoder of latent pictures on photos.
 
     Args:
@@ -163,17 +153,13 @@ class DecoderTask(Task):
         self.decoder = channels_last(LatentDecoder(sizes))
         self.reading = channels_last(LatentReading(sizes))
         if start is not None:
-            _check_eyes(start.load(LATENT_ENCODER, self.encoder), eyes, start.folder)
+            check_eyes(start.load(LATENT_ENCODER, self.encoder), eyes, start.folder)
             start.load(LATENT_DECODER, self.decoder)
-        self.discriminator = channels_last(EyesDiscriminator(DISCRIMINATORS[config.preset]))
+        self.make_discriminator(config.preset, config.discriminator_rate)
         self.ema = Ema(self.decoder, config.ema_decay)
         self.optimizer = torch.optim.Adam(
             [p for n in (self.encoder, self.decoder, self.reading) for p in n.parameters()],
             lr=config.rate, betas=(0.5, 0.99),
-        )  # fmt: skip
-        self.d_optimizer = torch.optim.Adam(
-            [p for p in self.discriminator.parameters() if p.requires_grad],
-            lr=config.discriminator_rate, betas=(0.0, 0.99),
         )  # fmt: skip
 
     def networks(self) -> dict[str, nn.Module]:
@@ -181,13 +167,6 @@ class DecoderTask(Task):
             "encoder": self.encoder, "decoder": self.decoder, "average": self.ema.average,
             "reading": self.reading, "discriminator": self.discriminator,
         }  # fmt: skip
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"generator": self.optimizer, "discriminator": self.d_optimizer}
-
-    def place(self, machine: Machine) -> None:
-        super().place(machine)
-        self.eyes.to(machine.device)
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
         loop, machine = self.config.loop, self.machine
@@ -210,15 +189,13 @@ class DecoderTask(Task):
             image = image.clamp(-1.0, 1.0).contiguous(memory_format=torch.channels_last)
             parts.append(_Part(image, noise.to(machine.device)))
         # Its gradients are not wanted while the decoder learns.
-        for head in self.discriminator.heads:
-            head.requires_grad_(False)
+        self.discriminator.heads.requires_grad_(False)
         scalars = self.descend(
             "gradient", self.optimizer, parts, lambda part: self._redraw(part, sharpens=sharpens)
         )
         if sharpens:
-            for head in self.discriminator.heads:
-                head.requires_grad_(True)
-            scalars |= self.descend("d_gradient", self.d_optimizer, parts, self._judge)
+            self.discriminator.heads.requires_grad_(True)
+            scalars |= self.descend("d_gradient", self.d_optimizer, parts, self.judge)
         self.ema.update(self.decoder, step)
         return scalars
 
@@ -238,8 +215,7 @@ class DecoderTask(Task):
             drawn, read = self.decoder(latent), self.reading(latent)
         mean, log_variance, drawn = mean.float(), log_variance.float(), drawn.float()
         seen = self.eyes(drawn)
-        # The photos' own mean size makes the scales comparable, for every loss that follows.
-        sizes = [machine.mean(r.abs().mean()) for r in real]
+        sizes = self.usual_sizes(real)
         scales = torch.stack(
             [(s - r).abs().mean() / size for s, r, size in zip(seen, real, sizes, strict=True)]
         )
@@ -257,23 +233,14 @@ class DecoderTask(Task):
             "features": likeness, "pooled": whole, "pixels": pixels, "unread": unread, "kl": kl,
         }  # fmt: skip
         if sharpens:
-            part.real = [r / size for r, size in zip(real, sizes, strict=True)]
-            drawn_parts = [s / size for s, size in zip(seen, sizes, strict=True)]
-            part.drawn = [s.detach() for s in drawn_parts]
+            scaled = self.rescale(part, real, seen, sizes)
             with machine.autocast():
-                scores = self.discriminator(drawn_parts)
-            adversarial = hinge_generator([s.float() for s in scores])
+                scores = self.discriminator(scaled)
+            adversarial = hinge_generator(scores)
             loss = loss + config.adversarial_weight * adversarial
             scalars["adversarial"] = adversarial
         loss = loss + config.kl_weight * kl
         return loss, {name: value.detach() for name, value in scalars.items()}
-
-    def _judge(self, part: _Part) -> tuple[Tensor, Scalars]:
-        """Let the discriminator tell photos from drawn ones."""
-        with self.machine.autocast():
-            real, drawn = self.discriminator(part.real), self.discriminator(part.drawn)
-        loss = hinge_discriminator([r.float() for r in real], [d.float() for d in drawn])
-        return loss, {"discriminator": loss.detach()}
 
     @torch.no_grad()
     def redraw(self, photos: UInt8[Tensor, "n 3 96 96"]) -> UInt8[Tensor, "n 3 96 96"]:
@@ -304,13 +271,11 @@ class DecoderTask(Task):
         save_weights(run / f"{LATENT_DECODER}.safetensors", self.ema.average, about)
 
 
-class _Part:
+class _Part(Seen):
     """Photos of one micro-batch, and what was found out about them in the decoder's step."""
 
     def __init__(self, image: Float[Tensor, "n 3 96 96"], noise: Tensor) -> None:
         self.image, self.noise = image, noise
-        self.real: Sequence[Tensor] = ()
-        self.drawn: Sequence[Tensor] = ()
 
 
 def load_latent_encoder(run: Path, eyes: Eyes) -> tuple[LatentEncoder, dict[str, Any]]:
@@ -321,7 +286,7 @@ def load_latent_encoder(run: Path, eyes: Eyes) -> tuple[LatentEncoder, dict[str,
     """
     path = run / f"{LATENT_ENCODER}.safetensors"
     tensors, about = read_tensors(path)
-    _check_eyes(about, eyes, path)
+    check_eyes(about, eyes, path)
     network = LatentEncoder(network_config(LatentConfig, path, about))
     load_state(network, tensors, str(path))
     return channels_last(network.eval().requires_grad_(False)), about
@@ -340,7 +305,12 @@ def load_latent_decoder(run: Path) -> tuple[LatentDecoder, dict[str, Any]]:
     return network.eval().requires_grad_(False), about
 
 
-def _check_eyes(about: dict[str, Any], eyes: Eyes, where: Path) -> None:
+def check_eyes(about: dict[str, Any], eyes: Eyes, where: Path) -> None:
+    """Check that what stands beside weights names these eyes.
+
+    Raises:
+        DataError: when it names others.
+    """
     if about.get("eyes") != eyes.sha256:
         raise DataError(
             f"{where} was trained through other eyes than those that are installed: "

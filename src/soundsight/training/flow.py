@@ -99,9 +99,15 @@ class FlowTrainingConfig:
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step: up, level, and down to zero at the end."""
-        rise = min(1.0, (step + 1) / max(1, self.warm_up))
-        left = (self.loop.steps - step) / max(1.0, self.cool_down * self.loop.steps)
-        return self.rate * min(rise, left, 1.0)
+        falling = self.cool_down * self.loop.steps
+        return self.rate * share_of_rate(step, self.loop.steps, self.warm_up, falling)
+
+
+def share_of_rate(step: int, steps: int, rising: int, falling: float) -> float:
+    """Return the share of a peak rate: up, level, and down to zero at the end; 0 before step 0."""
+    rise = (step + 1) / max(1, rising)
+    left = (steps - step) / max(1.0, falling)
+    return max(0.0, min(rise, left, 1.0))
 
 
 def going_on(config: FlowTrainingConfig, init: str) -> FlowTrainingConfig:
