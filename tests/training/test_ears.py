@@ -17,13 +17,14 @@ from soundsight.models.ears import Ears, EarsAndMore, EarsConfig, ears_preset
 from soundsight.models.eyes import NETWORKS, Eyes
 from soundsight.pairs.bench import Bench
 from soundsight.pairs.everyday import Everyday
-from soundsight.training import ears_data, photo_features
+from soundsight.training import ears_data, mixtures, photo_features
 from soundsight.training.ears import EarsTask, EarsTrainingConfig
 from soundsight.training.ears_data import EarsData, open_ears_data
 from soundsight.training.encoder import load_encoder
 from soundsight.training.loop import LoopConfig, fit, step_rng
+from soundsight.training.mixtures import MixtureConfig
 from soundsight.training.sound_bank import BankConfig, open_bank
-from soundsight.training.teacher import SCORES, Teacher, teacher_mel
+from soundsight.training.teacher import FEATURES, Teacher, teacher_mel
 
 BANK = BankConfig(copies=2)
 
@@ -50,7 +51,10 @@ def data(folder: Path, toy_everyday: Everyday, toy_bench: Bench) -> EarsData:
 def config_of(steps: int = 4, **changes: object) -> EarsTrainingConfig:
     loop = LoopConfig(steps=steps, batch_size=16, log_every=1, checkpoint_every=1)
     return replace(
-        EarsTrainingConfig(preset="everyday-tiny", bank=BANK, alone=0.25, loop=loop), **changes
+        EarsTrainingConfig(
+            preset="everyday-tiny", bank=BANK, alone=0.25, last_layer=0.0, loop=loop
+        ),
+        **changes,
     )
 
 
@@ -75,7 +79,7 @@ def train(
 def test_sizes() -> None:
     sizes = {name: ears_preset(name) for name in ("everyday", "everyday-tiny")}
     counts = {
-        name: sum(p.numel() for p in EarsAndMore(replace(size, teacher_size=SCORES)).parameters())
+        name: sum(p.numel() for p in EarsAndMore(replace(size, teacher_size=FEATURES)).parameters())
         for name, size in sizes.items()
     }
     assert counts["everyday-tiny"] < 100_000
@@ -157,30 +161,93 @@ def test_ears_learn_who_has_which_photos(data: EarsData) -> None:
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.2
 
 
-def test_a_teacher_is_imitated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path,
-    toy_everyday: Everyday, toy_bench: Bench,
-) -> None:  # fmt: skip
-    class Loud:
-        """A teacher that hears how loud a second is."""
+def test_the_last_layer_is_learned_anew_on_features_that_stay(data: EarsData) -> None:
+    task = EarsTask(config_of(10, last_layer=0.4, average=0.5), data)
+    for step in range(6):
+        task.step(step, step_rng(0, step))
+    ears, average = task.network.ears, task.average.average.ears
+    stages = {name: value.clone() for name, value in average.stages.state_dict().items()}
+    last = average.project.weight.clone()
+    losses = [float(task.step(step, step_rng(0, step))["loss"]) for step in range(6, 10)]
+    # The averaged features, and their BatchNorm, are kept; the last layer is another one.
+    for network in (ears, average):
+        for name, value in network.stages.state_dict().items():
+            torch.testing.assert_close(value, stages[name], rtol=0, atol=0)
+    assert not torch.allclose(average.project.weight, last, atol=1e-2)
+    assert np.isfinite(losses).all()
+    seconds = np.unique(data.pair_second)
+    mels = torch.from_numpy(data.mels(seconds, np.zeros(len(seconds), np.int64)))[:, None]
+    with torch.no_grad():
+        features = (ears.eval().features(mels / 127.5 - 1) - ears.mean) * ears.scale
+    np.testing.assert_allclose(features.mean(dim=0), 0, atol=1e-3)
+    assert features.std(dim=0).max() <= 1.001
 
-        def __init__(self, path: Path) -> None:
-            del path
 
-        def scores(self, samples: np.ndarray, starts_s: np.ndarray) -> np.ndarray:
-            levels = [np.abs(samples[int(44_100 * s) :][:44_100]).mean() for s in starts_s]
-            return np.repeat(np.array(levels, np.float32)[:, None], SCORES, axis=1)
+def test_a_stop_among_the_last_steps_changes_nothing(data: EarsData, tmp_path: Path) -> None:
+    config = config_of(6, last_layer=0.5)
+    whole = train(data, tmp_path / "whole", config)
+    with pytest.raises(RuntimeError, match="power"):
+        train(data, tmp_path / "halves", config, stop_at=4)
+    assert train(data, tmp_path / "halves", config) == whole
+    files = [tmp_path / run / "encoder.safetensors" for run in ("whole", "halves")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
+
+class Loud:
+    """A teacher that hears how loud a second is."""
+
+    def __init__(self, path: Path) -> None:
+        del path
+
+    def features(self, samples: np.ndarray, starts_s: np.ndarray, *, times: int = 2) -> np.ndarray:
+        del times
+        levels = [np.abs(samples[int(44_100 * s) :][:44_100]).mean() for s in starts_s]
+        return np.repeat(np.array(levels, np.float32)[:, None], FEATURES, axis=1)
+
+
+@pytest.fixture
+def taught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path, toy_everyday: Everyday,
+    toy_bench: Bench,
+) -> EarsData:  # fmt: skip
+    """The data, and what a teacher says of them and of 19 mixtures."""
     monkeypatch.setattr(ears_data, "Teacher", Loud)
+    monkeypatch.setattr(mixtures, "_CLIPS_A_PART", 1)
     teacher = tmp_path / "any.onnx"
     teacher.write_bytes(b"a network")
-    taught = open_ears_data(folder, toy_everyday, toy_bench, BANK, teacher=teacher)
-    assert taught.scores is not None
-    assert taught.scores.shape == (len(taught.bank), SCORES)
-    config = config_of(40, teacher="hash", learning_rate=1e-2, clean=1.0, mixed=0.0)
+    return open_ears_data(
+        folder, toy_everyday, toy_bench, BANK, teacher=teacher, mixtures=MixtureConfig(clips=1)
+    )
+
+
+def test_what_a_teacher_says_has_mean_0_and_variance_1(taught: EarsData) -> None:
+    assert taught.targets is not None
+    assert taught.targets.mixtures is not None
+    clean = taught.targets.of(np.arange(taught.waveforms))
+    mels, more = taught.targets.take(np.arange(len(taught.targets.mixtures)))
+    assert mels.shape == (19, 128, 100)
+    every = np.concatenate([clean, more])
+    assert every.shape[1] == FEATURES
+    np.testing.assert_allclose(every.mean(axis=0), 0, atol=1e-2)
+    np.testing.assert_allclose(every.std(axis=0), 1, atol=0.1)
+
+
+@pytest.mark.parametrize("mixture", [0.0, 1.0])
+def test_a_teacher_is_imitated(taught: EarsData, mixture: float) -> None:
+    config = config_of(
+        40, teacher="hash", learning_rate=1e-2, clean=1.0, mixed=0.0, mixture=0.75 * mixture
+    )
     task = EarsTask(config, taught)
     errors = [float(task.step(step, step_rng(0, step))["teacher"]) for step in range(40)]
     assert np.mean(errors[-5:]) < 0.8 * np.mean(errors[:5])
+
+
+def test_two_and_two_steps_with_a_teacher_equal_four(taught: EarsData, tmp_path: Path) -> None:
+    config = config_of(teacher="hash")
+    whole = train(taught, tmp_path / "whole", config)
+    with pytest.raises(RuntimeError, match="power"):
+        train(taught, tmp_path / "halves", config, stop_at=2)
+    assert train(taught, tmp_path / "halves", config) == whole
 
 
 def test_no_teacher_is_a_line(tmp_path: Path) -> None:
@@ -203,7 +270,12 @@ def test_the_teachers_mel_peaks_at_the_tone() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    for name, value in (("alone", 2.0), ("learning_rate", 0.0), ("photos_each", 0)):
+    for name, value in (
+        ("alone", 2.0),
+        ("learning_rate", 0.0),
+        ("photos_each", 0),
+        ("last_layer_dropout", 1.0),
+    ):
         with pytest.raises(ConfigError, match=name):
             config_of(**{name: value})
     with pytest.raises(ConfigError, match="copies"):

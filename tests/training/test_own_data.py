@@ -128,8 +128,9 @@ def test_two_sets_are_numbered_one_after_the_other(
 
 def test_ears_learn_from_prepared_pairs(own: EarsData) -> None:
     config = ears_config(
-        learning_rate=1e-2, mixed=0.0, average=0.5, loop=replace(LOOP, steps=60, batch_size=16)
-    )
+        learning_rate=1e-2, mixed=0.0, average=0.5, last_layer=0.0,
+        loop=replace(LOOP, steps=60, batch_size=16),
+    )  # fmt: skip
     task = EarsTask(config, own)
     losses = [float(task.step(step, step_rng(0, step))["loss"]) for step in range(60)]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.2

@@ -86,7 +86,7 @@ def encoder(
         Path | None,
         typer.Option(
             metavar="ONNX|ZIP",
-            help="YAMNet, whose scores the ears of --preset everyday imitate as well.",
+            help="YAMNet, which the ears of --preset everyday imitate as well.",
         ),
     ] = None,
     bank: Bank = None,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from soundsight.pairs.everyday import Everyday
     from soundsight.pairs.shards import PairFolder
     from soundsight.training.ears_data import EarsData
+    from soundsight.training.mixtures import MixtureConfig
     from soundsight.training.sound_bank import BankConfig
 
 _SHOWN = 16
@@ -68,6 +69,7 @@ class EverydayData:
         config: BankConfig,
         tell: Callable[[str, int, int], None],
         teacher: Path | None = None,
+        mixtures: MixtureConfig | None = None,
     ) -> EarsData:
         """Return seconds, photo features and pairs."""
         from soundsight.training.ears_data import joined, open_ears_data, prepared_ears_data
@@ -76,7 +78,11 @@ class EverydayData:
             raise ConfigError("--teacher hears waveforms, and prepared pairs hold none")
         parts = []
         if self.everyday is not None:
-            parts.append(open_ears_data(bank, *self.everyday, config, teacher=teacher, tell=tell))
+            parts.append(
+                open_ears_data(
+                    bank, *self.everyday, config, teacher=teacher, mixtures=mixtures, tell=tell
+                )
+            )
         if self.pairs:
             folder = self.folder(bank)
             parts.append(prepared_ears_data(folder, self._train, self._digest, tell=tell))

@@ -116,7 +116,7 @@ def fit_ears(
 
     def opened() -> EarsData:
         with phases() as tell:
-            return source.ears(bank, config.bank, tell, teacher)
+            return source.ears(bank, config.bank, tell, teacher, config.mixtures)
 
     with enough_memory():
         # One process makes what is not there yet, and all read it.

@@ -16,7 +16,7 @@ frequency axis is kept to the end (a band is a place, not a texture), and time i
 by maximum (a bark lasts a tenth of the second).
 
 In training the embedding meets a linear projection of the paired photo's pooled features as seen by
-frozen eyes (``models.eyes``), and, where there is a teacher, says its scores by a linear reading.
+frozen eyes (``models.eyes``), and, where there is a teacher, says its features by a linear reading.
 
 Source: ours; the loss is that of contrastive predictive coding (van den Oord et al. 2018).
 """
@@ -48,7 +48,7 @@ class EarsConfig:
         blocks: residual blocks of each stage.
         dropout: dropout rate of the features before the last linear layer.
         picture_size: pooled features of a photo.
-        teacher_size: scores of the teacher; 0 for none.
+        teacher_size: features that the teacher has of a second; 0 for none.
 
     Raises:
         ConfigError: when a size is out of range.
@@ -89,6 +89,9 @@ class _Block(nn.Module):
 class Ears(nn.Module):
     """A second of sound -> its embedding."""
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, config: EarsConfig) -> None:
         super().__init__()
         self.config = config
@@ -107,6 +110,8 @@ class Ears(nn.Module):
             in_maps = maps
         self.stages = nn.Sequential(*layers)
         self.feature_size = 2 * in_maps * (N_MELS // 2 ** len(config.maps))
+        self.register_buffer("mean", torch.zeros(self.feature_size))
+        self.register_buffer("scale", torch.ones(self.feature_size))
         self.dropout = nn.Dropout(config.dropout)
         self.project = nn.Linear(self.feature_size, config.embedding_size)
 
@@ -121,7 +126,7 @@ class Ears(nn.Module):
 
     def read(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n e"]:
         """Return the embeddings of sounds whose features are at hand."""
-        return unit_rms(self.project(self.dropout(features)))
+        return unit_rms(self.project(self.dropout((features - self.mean) * self.scale)))
 
     def encode(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n e"]:
         """The same as ``forward``; every audio encoder has this method."""

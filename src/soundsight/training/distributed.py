@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -114,24 +115,57 @@ class SharedDraws(TorchFunctionMode):
         return whole[dist.get_rank() * n :][:n]
 
 
+class _NormaliseShared(torch.autograd.Function):
+    """Normalise over the items of all processes; also returns mean and variance [c].
+
+    PyTorch's own kernels do the work with given statistics; what the statistics owe to the input
+    is added to the gradient here (Ioffe & Szegedy 2015).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        world = dist.get_world_size()
+        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+        both = torch.stack([mean, variance + mean.square()])
+        dist.all_reduce(both)
+        mean, square = both / world
+        variance = (square - mean.square()).clamp(min=0)
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        return F.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        x, weight, mean, variance = ctx.saved_tensors
+        inverse = torch.rsqrt(variance + ctx.eps)
+        of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0], x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        sums = torch.stack([of_bias, of_weight]).float()
+        dist.all_reduce(sums)
+        of_mean, of_scale = sums / (dist.get_world_size() * x.numel() // x.shape[1])
+        slope = weight * inverse * inverse * of_scale
+        offset = weight * inverse * of_mean - slope * mean
+        of_x = of_x - (x * slope[:, None, None].to(x.dtype) + offset[:, None, None].to(x.dtype))
+        return of_x, of_weight, of_bias, None
+
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose batch is that of all processes.
 
-    PyTorch's own ``SyncBatchNorm`` runs on GPUs only; this one takes its place on a CPU. Computed
-    in float32.
+    PyTorch's own ``SyncBatchNorm`` runs on GPUs only; this one takes its place on a CPU.
     """
 
     def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Normalise; in training, by mean and variance over every process's items."""
         if not self.training:
             return super().forward(input)
-        x, world = input.float(), dist.get_world_size()
-        mean = all_sum(x.mean(dim=(0, 2, 3))) / world
-        centred = x - mean[:, None, None]
-        variance = all_sum(centred.square().mean(dim=(0, 2, 3))) / world
-        self._remember(mean.detach(), variance.detach(), world * x.numel() // x.shape[1])
-        scale = torch.rsqrt(variance + self.eps) * self.weight
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+        output, mean, variance = _NormaliseShared.apply(input, self.weight, self.bias, self.eps)
+        self._remember(mean, variance, dist.get_world_size() * input.numel() // input.shape[1])
+        return output
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
@@ -156,17 +190,17 @@ class SharedDropout(nn.Module):
 
     def __init__(self, rate: float, *, spatial: bool, parts: int) -> None:
         super().__init__()
-        self._rate, self._spatial, self._parts = rate, spatial, parts
+        self.p, self._spatial, self._parts = rate, spatial, parts
 
     def forward(self, input: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
         """Drop, in training."""
-        if not self.training or self._rate == 0.0:
+        if not self.training or self.p == 0.0:
             return input
         rank, world = dist.get_rank(), dist.get_world_size()
         size = (*input.shape[1:2], 1, 1) if self._spatial else input.shape[1:]
-        kept = input.new_empty(world * len(input), *size).bernoulli_(1.0 - self._rate)
+        kept = input.new_empty(world * len(input), *size).bernoulli_(1.0 - self.p)
         own = kept.unflatten(0, (self._parts, world, -1))[:, rank].flatten(0, 1)
-        return input * own.div_(1.0 - self._rate)
+        return input * own.div_(1.0 - self.p)
 
 
 def synchronise(network: nn.Module, parts: int = 1) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -29,11 +29,17 @@ from soundsight.training.encoder import one_cycle, to_float
 from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last
 from soundsight.training.losses import alone_nce, pictures_nce
 from soundsight.training.machine import Machine
+from soundsight.training.mixtures import MixtureConfig
 from soundsight.training.sound_bank import BankConfig
 from soundsight.training.starting import ENCODER, PICTURE_ENCODER, StartingPoint
-from soundsight.training.teacher import SCORES
+from soundsight.training.teacher import FEATURES
 
 KIND = "ears"
+
+_STANDARDISED = 2048
+"""Seconds by which features get mean 0 and variance 1."""
+
+_AT_ONCE = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +52,17 @@ class EarsTrainingConfig:
         weight_decay: AdamW's.
         warm_up: share of the steps in which the rate rises; it then falls as a cosine.
         average: decay of the moving average of the weights, which is what is kept.
+        last_layer: share of the steps, the last ones, in which the last layer is learned anew on
+            features that stay as they are.
+        last_layer_rate: peak rate of these steps.
+        last_layer_dropout: dropout rate of the features in these steps.
         photos_each: photos that a second meets in a step.
         alone: share of a batch that are sounds without photos, which meet each other.
         alone_weight: weight of their contrast.
         teacher: hash of the teacher's file; empty for none.
-        teacher_weight: weight of the squared error of its scores.
+        teacher_weight: weight of the squared error of its features.
+        mixture: share of a batch that are mixtures that the teacher has heard.
+        mixtures: what these are made of.
         mixed: share of the seconds that are mixed with another one of the batch.
         clean: share of the seconds that are taken as they are, not from a copy.
         narrow: share of the seconds without copies that lose their highest bands.
@@ -70,11 +82,16 @@ class EarsTrainingConfig:
     weight_decay: float = 0.05
     warm_up: float = 0.05
     average: float = 0.998
+    last_layer: float = 0.1
+    last_layer_rate: float = 1e-3
+    last_layer_dropout: float = 0.8
     photos_each: int = 4
     alone: float = 0.2
     alone_weight: float = 0.3
     teacher: str = ""
-    teacher_weight: float = 2.0
+    teacher_weight: float = 6.0
+    mixture: float = 0.5
+    mixtures: MixtureConfig = field(default_factory=MixtureConfig)
     mixed: float = 0.5
     clean: float = 0.1
     narrow: float = 0.35
@@ -84,26 +101,43 @@ class EarsTrainingConfig:
     bank: BankConfig = field(default_factory=BankConfig)
     init: str | None = None
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=6000, batch_size=192, precision="bf16-mixed")
+        default_factory=lambda: LoopConfig(steps=6000, batch_size=256, precision="bf16-mixed")
     )
 
     def __post_init__(self) -> None:
-        shares = ("warm_up", "alone", "mixed", "clean", "narrow", "other_sounds", "noise", "tilt")
+        shares = (
+            "warm_up",
+            "alone",
+            "mixture",
+            "mixed",
+            "clean",
+            "narrow",
+            "other_sounds",
+            "noise",
+            "tilt",
+        )
         for name in shares:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
-        if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.average < 1:
+        if not 0 <= self.last_layer_dropout < 1:
+            raise ConfigError("last_layer_dropout must lie in [0, 1)")
+        if (
+            min(self.learning_rate, self.last_layer_rate) <= 0
+            or self.weight_decay < 0
+            or not 0 <= self.average < 1
+        ):
             raise ConfigError(
-                "learning_rate must be above 0, weight_decay not negative, average in [0, 1)"
+                "learning_rate and last_layer_rate must be above 0, weight_decay not negative, "
+                "average in [0, 1)"
             )
         if self.photos_each < 1 or self.alone_weight < 0 or self.teacher_weight < 0:
             raise ConfigError("photos_each must be at least 1, and no weight negative")
 
 
 def going_on(config: EarsTrainingConfig, init: str) -> EarsTrainingConfig:
-    """Return the settings for starting from finished weights: slower and shorter."""
+    """Return the settings for starting from finished weights: slower, shorter, with their layer."""
     loop = replace(config.loop, steps=1500)
-    return replace(config, init=init, learning_rate=5e-4, loop=loop)
+    return replace(config, init=init, learning_rate=5e-4, last_layer=0.0, loop=loop)
 
 
 def in_other_rooms(
@@ -152,7 +186,7 @@ class EarsTask(Task):
         self.config, self.data = config, data
         torch.manual_seed(config.loop.seed)
         sizes = ears_preset(config.preset)
-        self.sizes_of: EarsConfig = replace(sizes, teacher_size=SCORES if config.teacher else 0)
+        self.sizes_of: EarsConfig = replace(sizes, teacher_size=FEATURES if config.teacher else 0)
         self.network = channels_last(EarsAndMore(self.sizes_of))
         if start is None:
             self._standardise_photos()
@@ -201,26 +235,64 @@ class EarsTask(Task):
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
         config, loop = self.config, self.config.loop
+        begins = loop.steps - round(config.last_layer * loop.steps)
+        within = step - begins
+        if within == 0:
+            self._begin_last_layer()
+        if within < 0:
+            rate = config.learning_rate * one_cycle(step, begins, config.warm_up)
+        else:
+            rate = config.last_layer_rate * one_cycle(within, loop.steps - begins, config.warm_up)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * one_cycle(step, loop.steps, config.warm_up)
-        twos = round(loop.batch_size * config.alone / 2) if self.data.alone else 0
-        rows = batch_indices(
-            len(self.data.pair_second), loop.batch_size - 2 * twos, loop.seed, step
-        )
+            group["lr"] = rate
+        targets = self.data.targets
+        made = 0
+        if targets is not None and targets.mixtures is not None:
+            made = round(loop.batch_size * config.mixture)
+        rest = loop.batch_size - made
+        twos = round(rest * config.alone / 2) if self.data.alone else 0
+        rows = batch_indices(len(self.data.pair_second), rest - 2 * twos, loop.seed, step)
         parts = self.machine.parts_of(rows, loop.accumulate)
-        self.network.train()
-        alone = twos // (loop.accumulate * self.machine.world)
-        scalars = self.descend(
-            "gradient", self.optimizer, parts, partial(self._loss, alone=alone, rng=rng)
-        )
+        ears = self.network.train().ears
+        ears.stages.requires_grad_(within < 0).train(within < 0)
+        ears.dropout.p = self.sizes_of.dropout if within < 0 else config.last_layer_dropout
+        count = loop.accumulate * self.machine.world
+        loss = partial(self._loss, alone=twos // count, made=made // count, rng=rng)
+        scalars = self.descend("gradient", self.optimizer, parts, loss)
         # A temperature under .02 only sharpens what is already memorised.
         with torch.no_grad():
             self.network.log_scale.clamp_(max=math.log(50.0))
-        self.average.update(self.network, step)
+        self.average.update(self.network, step if within < 0 else within)
         return scalars
 
+    @torch.no_grad()
+    def _begin_last_layer(self) -> None:
+        """Forget what stands behind the features: the photos' contrast knew recordings by heart."""
+        network, data = self.network, self.data
+        network.load_state_dict(self.average.average.state_dict())
+        ears = network.eval().ears
+        rows = np.unique(data.pair_second)
+        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _STANDARDISED)).astype(np.int64)]
+        features = torch.cat(
+            [
+                ears.features(to_float(torch.from_numpy(mels)[:, None].to(self.machine.device)))
+                for part in np.array_split(rows, -(-len(rows) // _AT_ONCE))
+                for mels in [data.mels(part, np.zeros(len(part), np.int64))]
+            ]
+        )
+        ears.mean.copy_(features.mean(dim=0))
+        ears.scale.copy_(1.0 / (features.std(dim=0) + 1e-2))
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.loop.seed + 1)
+            for layer in (ears.project, network.picture.project, network.reading):
+                if layer is not None:
+                    layer.reset_parameters()
+        network.log_scale.fill_(-math.log(FIRST_TEMPERATURE))
+        self.average.average.load_state_dict(network.state_dict())
+        self.optimizer.state.clear()
+
     def _loss(
-        self, rows: NDArray[np.int64], *, alone: int, rng: torch.Generator
+        self, rows: NDArray[np.int64], *, alone: int, made: int, rng: torch.Generator
     ) -> tuple[Tensor, Scalars]:
         machine, network, config, data = self.machine, self.network, self.config, self.data
         n = len(rows)
@@ -235,6 +307,10 @@ class EarsTask(Task):
         share = self._shares(n, rng).to(machine.device)
         photos, pooled = self._draw_photos(rows, rng)
         mel[:n] = mel[:n].lerp(mel[:n].flip(0), 1.0 - share[:, None, None, None])
+        taught = None
+        if made:
+            mixtures, taught = self._draw_mixtures(made, rng)
+            mel = torch.cat([mel, augment_mel(to_float(mixtures.to(machine.device)), rng)])
         with machine.autocast():
             sound = network.ears(mel).float()
             picture = network.picture(pooled.to(machine.device)).float()
@@ -248,12 +324,13 @@ class EarsTask(Task):
         loss = contrast
         scalars = {"loss": contrast.detach()}
         if alone:
-            two = machine.all_rows(sound[n:].unflatten(0, (2, alone)).transpose(0, 1).contiguous())
+            twos = sound[n : n + 2 * alone].unflatten(0, (2, alone))
+            two = machine.all_rows(twos.transpose(0, 1).contiguous())
             own = alone_nce(two, machine.all_rows(sound[:n]), network.log_scale)
             loss = loss + config.alone_weight * own
             scalars["alone"] = own.detach()
         if network.reading is not None:
-            error = self._teacher_error(sound, seconds, share)
+            error = self._teacher_error(sound, seconds, share, taught)
             loss = loss + config.teacher_weight * error
             scalars["teacher"] = error.detach()
         scalars["temperature"] = (-network.log_scale).exp().detach()
@@ -298,21 +375,39 @@ class EarsTask(Task):
         view = (draws[:, :, 1] * len(data.photos)).astype(np.int64)
         return torch.from_numpy(photos), torch.from_numpy(data.photos[view, photos]).float()
 
+    def _draw_mixtures(
+        self, count: int, rng: torch.Generator
+    ) -> tuple[UInt8[Tensor, "n 1 128 100"], Float[Tensor, "n a"]]:
+        """Mixtures, and the teacher's features of them."""
+        targets = self.data.targets
+        assert targets is not None
+        assert targets.mixtures is not None
+        rows = torch.randint(len(targets.mixtures), (count,), generator=rng).numpy()
+        mels, features = targets.take(rows)
+        return torch.from_numpy(mels)[:, None], torch.from_numpy(features)
+
     def _teacher_error(
-        self, sound: Float[Tensor, "m e"], seconds: NDArray[np.int64], share: Float[Tensor, " n"]
+        self,
+        sound: Float[Tensor, "m e"],
+        seconds: NDArray[np.int64],
+        share: Float[Tensor, " n"],
+        taught: Float[Tensor, "k a"] | None,
     ) -> Float[Tensor, ""]:
-        """Mean squared error of the scores of what is a waveform."""
+        """Mean squared error of the teacher's features of waveforms, then of mixtures."""
         data, network = self.data, self.network
-        assert data.scores is not None
+        assert data.targets is not None
         assert network.reading is not None
         n = len(share)
         known = torch.from_numpy(seconds < data.waveforms).to(sound.device)
-        scores = torch.from_numpy(data.scores[np.minimum(seconds, data.waveforms - 1)])
-        scores = scores.to(sound.device)
-        wanted = scores.clone()
-        wanted[:n] = scores[:n].lerp(scores[:n].flip(0), 1.0 - share[:, None])
-        # A mixture is known where both of its parts are.
+        clean = data.targets.of(np.minimum(seconds, data.waveforms - 1))
+        features = torch.from_numpy(clean).to(sound.device)
+        wanted = features.clone()
+        wanted[:n] = features[:n].lerp(features[:n].flip(0), 1.0 - share[:, None])
+        # A mixture of two of the batch is known where both of its parts are.
         known[:n] &= known[:n].flip(0) | (share == 1)
+        if taught is not None:
+            wanted = torch.cat([wanted, taught.to(sound.device)])
+            known = torch.cat([known, known.new_ones(len(taught))])
         error = (network.reading(sound) - wanted).square().mean(dim=1)
         weight = known.to(error.dtype)
         return (error * weight).sum() / weight.sum().clamp(min=1)

@@ -1,7 +1,7 @@
 """What ears are trained on, without a label: seconds by number, photos by number, and who has whom.
 
 Everything lies in one folder beside the runs: the bank of copies, the photos' features, the pairs
-table and the teacher's scores. It is made when it is first needed.
+table and the teacher's features. It is made when it is first needed.
 
 Of a prepared dataset each frame belongs to its very second, and the frames of a video are all
 photos of one recording. Its sounds are spectrograms: they have no copies, and no teacher hears
@@ -27,13 +27,49 @@ from soundsight.pairs.dataset import PairDataset
 from soundsight.pairs.everyday import BENCH_PREFIX, SUBJECTS, Everyday, photos_of, read_photo
 from soundsight.pairs.everyday_pairs import EverydayPairs, make_pairs, write_pairs
 from soundsight.pairs.everyday_sounds import HALF_SECOND, read_sound, recording_ids
+from soundsight.training.mixtures import MixtureConfig, Mixtures, open_mixtures
 from soundsight.training.photo_features import EYES, photo_features
 from soundsight.training.sound_bank import BankConfig, SoundBank, open_bank
-from soundsight.training.teacher import Teacher
+from soundsight.training.teacher import FEATURES, Teacher
 
 Tell = Callable[[str, int, int], None]
 
 PAIRS_TABLE = "pairs.csv"
+
+
+class TeacherTargets:
+    """The teacher's features as a target: square roots, mean 0, together of variance 1.
+
+    Most features are 0 most of the time and then large. Their square roots are not, and a feature
+    that hardly moves is not blown up to the size of the others.
+
+    Args:
+        clean: of the waveforms' seconds as they are, float16 [B, FEATURES].
+        mixtures: other sounds that it has heard; None where there are none.
+    """
+
+    def __init__(self, clean: NDArray[np.float16], mixtures: Mixtures | None) -> None:
+        self._clean, self.mixtures = clean, mixtures
+        every = clean if mixtures is None else np.concatenate([clean, mixtures.features()])
+        roots = np.sqrt(every)
+        self._mean = roots.mean(axis=0, dtype=np.float32)
+        spread = roots.std(axis=0, dtype=np.float32)
+        widened = spread + 0.5 * np.sqrt(np.mean(spread**2)) + np.float32(1e-6)
+        self._scale = 1 / (widened * np.sqrt(np.mean((spread / widened) ** 2)) + np.float32(1e-6))
+
+    def of(self, seconds: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the target of clean seconds: float32 [n, FEATURES]."""
+        return self._target(self._clean[seconds])
+
+    def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Return mixtures, uint8 [n, 128, 100], and their target, float32 [n, FEATURES]."""
+        assert self.mixtures is not None
+        mels, features = self.mixtures.take(rows)
+        return mels, self._target(features)
+
+    def _target(self, features: NDArray[np.float16]) -> NDArray[np.float32]:
+        target: NDArray[np.float32] = (np.sqrt(features) - self._mean) * self._scale
+        return target
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +86,7 @@ class EarsData:
         photos_of: photos of each recording, a list of int64 arrays.
         alone: seconds of each recording that has no photos, a list of int64 arrays.
         alone_recording: number of each such recording, int64.
-        scores: the teacher's, float32 [B, 521], each score with mean 0 and variance 1; or None.
+        targets: the teacher's features of the waveforms' seconds and of mixtures; or None.
         eyes: hash of the network that saw the photos.
         digest: a hash of the pairs and of the bank's settings.
     """
@@ -64,7 +100,7 @@ class EarsData:
     photos_of: list[NDArray[np.int64]]
     alone: list[NDArray[np.int64]]
     alone_recording: NDArray[np.int64]
-    scores: NDArray[np.float32] | None
+    targets: TeacherTargets | None
     eyes: str
     digest: str
 
@@ -90,6 +126,7 @@ def open_ears_data(
     config: BankConfig,
     *,
     teacher: Path | None = None,
+    mixtures: MixtureConfig | None = None,
     tell: Tell = lambda _what, _done, _of: None,
 ) -> EarsData:
     """Open what ears are trained on, and make what is not there yet.
@@ -100,6 +137,7 @@ def open_ears_data(
         bench: the bench beside it.
         config: of the bank; its seed deals the photos too.
         teacher: its ONNX file, or None.
+        mixtures: what else the teacher hears; None for nothing.
         tell: called with (what, how many done, how many in all).
 
     Raises:
@@ -112,7 +150,10 @@ def open_ears_data(
     features = photo_features(
         folder, photo_names, lambda name: read_photo(everyday, bench, name), tell=tell
     )
-    scores = None if teacher is None else _teacher_scores(folder, everyday, bank, teacher, tell)
+    targets = None
+    if teacher is not None:
+        more = mixtures if mixtures is not None and mixtures.clips else None
+        targets = _teacher_targets(folder, everyday, bank, config, teacher, more, tell)
 
     table = folder / PAIRS_TABLE
     if not table.exists():
@@ -147,7 +188,7 @@ def open_ears_data(
         photos_of=_dealt(pair_recording, pair_photo),
         alone=list(alone.values()),
         alone_recording=np.array(list(alone), np.int64),
-        scores=scores,
+        targets=targets,
         eyes=NETWORKS[EYES].sha256,
         digest=hashlib.sha256(digest.encode()).hexdigest(),
     )
@@ -189,7 +230,7 @@ def prepared_ears_data(
         photos_of=_dealt(pair_recording, pair_photo),
         alone=[],
         alone_recording=np.zeros(0, np.int64),
-        scores=None,
+        targets=None,
         eyes=NETWORKS[EYES].sha256,
         digest=digest,
     )
@@ -212,7 +253,7 @@ def joined(first: EarsData, second: EarsData) -> EarsData:
         photos_of=first.photos_of + none + [own + photos for own in second.photos_of],
         alone=first.alone,
         alone_recording=first.alone_recording,
-        scores=first.scores,
+        targets=first.targets,
         eyes=first.eyes,
         digest=hashlib.sha256(f"{first.digest} {second.digest}".encode()).hexdigest(),
     )
@@ -236,12 +277,19 @@ def _without_photos(bank: SoundBank, of_sound: NDArray[np.int64]) -> dict[int, N
     return {number: np.array(rows, np.int64) for number, rows in found.items()}
 
 
-def _teacher_scores(
-    folder: Path, everyday: Everyday, bank: SoundBank, path: Path, tell: Tell
-) -> NDArray[np.float32]:
-    """Return the teacher's standardised scores of the clean seconds: float32 [B, 521]."""
+def _teacher_targets(
+    folder: Path,
+    everyday: Everyday,
+    bank: SoundBank,
+    config: BankConfig,
+    path: Path,
+    mixtures: MixtureConfig | None,
+    tell: Tell,
+) -> TeacherTargets:
+    """Return the teacher's features of clean seconds and mixtures; hear what is missing."""
     kept, told = folder / "teacher.npy", folder / "teacher.json"
-    about = {"teacher": sha256_of(path), "seconds": len(bank)}
+    sha256 = sha256_of(path)
+    about = {"teacher": sha256, "seconds": len(bank), "features": FEATURES}
     if not told.exists() or json.loads(told.read_text("utf-8")) != about:
         teacher = Teacher(path)
         rows = []
@@ -249,14 +297,19 @@ def _teacher_scores(
         for number, sound in enumerate(bank.sounds):
             starts_s = bank.first[bounds[number] : bounds[number + 1]] / 100.0
             if len(starts_s):
-                rows.append(teacher.scores(read_sound(everyday.path(sound)), starts_s))
+                rows.append(teacher.features(read_sound(everyday.path(sound)), starts_s))
             tell("sounds heard by the teacher", number + 1, len(bank.sounds))
         with atomic_file(kept) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(rows).astype(np.float16))
         write_json(told, about)
     try:
-        scores = np.load(kept).astype(np.float32)
+        clean = np.load(kept)
     except (OSError, ValueError) as error:
         raise DataError(f"{kept} is damaged: {error}") from error
-    standard: NDArray[np.float32] = (scores - scores.mean(axis=0)) / (scores.std(axis=0) + 1e-3)
-    return standard
+    others = None
+    if mixtures is not None:
+        others = open_mixtures(
+            folder, everyday, bank.sounds, lambda: Teacher(path), mixtures, config.copy,
+            about={"teacher": sha256}, seed=config.seed, tell=tell,
+        )  # fmt: skip
+    return TeacherTargets(clean, others)

