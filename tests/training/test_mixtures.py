@@ -128,3 +128,12 @@ def test_what_is_there_is_not_made_again(
 def test_settings_out_of_range_are_a_line(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         MixtureConfig(**values)  # type: ignore[arg-type]
+
+
+def test_a_damaged_record_is_a_line(tmp_path: Path, toy_everyday: Everyday) -> None:
+    (tmp_path / "mixtures.json").write_text("{")
+    with pytest.raises(DataError, match=r"mixtures\.json is damaged"):
+        open_mixtures(
+            tmp_path, toy_everyday, toy_everyday.sounds("train")[:1], Counting, MixtureConfig(),  # type: ignore[arg-type]
+            CopyConfig(), about={}, seed=0,
+        )  # fmt: skip

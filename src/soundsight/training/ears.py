@@ -18,7 +18,13 @@ from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.media.mel import DEFAULT
 from soundsight.models.contrastive import FIRST_TEMPERATURE
-from soundsight.models.ears import EarsAndMore, EarsConfig, ears_preset
+from soundsight.models.ears import (
+    Ears,
+    EarsAndMore,
+    EarsConfig,
+    PictureProjection,
+    ears_preset,
+)
 from soundsight.pairs.dataset import batch_indices
 from soundsight.pairs.everyday_sounds import bands_above
 from soundsight.training.augment import add_background, augment_mel, narrow_band
@@ -189,7 +195,7 @@ class EarsTask(Task):
         self.sizes_of: EarsConfig = replace(sizes, teacher_size=FEATURES if config.teacher else 0)
         self.network = channels_last(EarsAndMore(self.sizes_of))
         if start is None:
-            self._standardise_photos()
+            _standardise(self.network.picture, torch.from_numpy(data.photos[0].astype(np.float32)))
         else:
             self._start_from(start)
         self.average = Ema(self.network, config.average)
@@ -201,13 +207,6 @@ class EarsTask(Task):
             groups, lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self._copies = config.bank.copies
-
-    def _standardise_photos(self) -> None:
-        first = torch.from_numpy(self.data.photos[0].astype(np.float32))
-        picture = self.network.picture
-        with torch.no_grad():
-            picture.mean.copy_(first.mean(dim=0))
-            picture.scale.copy_(1.0 / (first.std(dim=0) + 1e-2))
 
     def _start_from(self, start: StartingPoint) -> None:
         kind = start.about(ENCODER).get("kind")
@@ -273,15 +272,10 @@ class EarsTask(Task):
         ears = network.eval().ears
         rows = np.unique(data.pair_second)
         rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _STANDARDISED)).astype(np.int64)]
-        features = torch.cat(
-            [
-                ears.features(to_float(torch.from_numpy(mels)[:, None].to(self.machine.device)))
-                for part in np.array_split(rows, -(-len(rows) // _AT_ONCE))
-                for mels in [data.mels(part, np.zeros(len(part), np.int64))]
-            ]
-        )
-        ears.mean.copy_(features.mean(dim=0))
-        ears.scale.copy_(1.0 / (features.std(dim=0) + 1e-2))
+        parts = np.array_split(rows, -(-len(rows) // _AT_ONCE))
+        clean = [torch.from_numpy(data.mels(part, np.zeros_like(part)))[:, None] for part in parts]
+        features = [ears.features(to_float(mels.to(self.machine.device))) for mels in clean]
+        _standardise(ears, torch.cat(features))
         with torch.random.fork_rng():
             torch.manual_seed(self.config.loop.seed + 1)
             for layer in (ears.project, network.picture.project, network.reading):
@@ -424,3 +418,10 @@ class EarsTask(Task):
         )  # fmt: skip
         if average.reading is not None:
             save_weights(run / "teacher_reading.safetensors", average.reading, about)
+
+
+@torch.no_grad()
+def _standardise(part: Ears | PictureProjection, features: Float[Tensor, "n f"]) -> None:
+    """Let a linear layer meet these features with mean 0 and variance 1."""
+    part.mean.copy_(features.mean(dim=0))
+    part.scale.copy_(1.0 / (features.std(dim=0) + 1e-2))

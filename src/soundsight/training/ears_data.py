@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
-from soundsight.core.runs import atomic_file, sha256_of, write_json
+from soundsight.core.runs import sha256_of, write_json
 from soundsight.models.eyes import NETWORKS
 from soundsight.pairs.bench import Bench
 from soundsight.pairs.dataset import PairDataset
@@ -29,7 +29,7 @@ from soundsight.pairs.everyday_pairs import EverydayPairs, make_pairs, write_pai
 from soundsight.pairs.everyday_sounds import HALF_SECOND, read_sound, recording_ids
 from soundsight.training.mixtures import MixtureConfig, Mixtures, open_mixtures
 from soundsight.training.photo_features import EYES, photo_features
-from soundsight.training.sound_bank import BankConfig, SoundBank, open_bank
+from soundsight.training.sound_bank import BankConfig, SoundBank, open_bank, write_array
 from soundsight.training.teacher import FEATURES, Teacher
 
 Tell = Callable[[str, int, int], None]
@@ -299,8 +299,7 @@ def _teacher_targets(
             if len(starts_s):
                 rows.append(teacher.features(read_sound(everyday.path(sound)), starts_s))
             tell("sounds heard by the teacher", number + 1, len(bank.sounds))
-        with atomic_file(kept) as temporary, temporary.open("wb") as file:
-            np.save(file, np.concatenate(rows).astype(np.float16))
+        write_array(kept, np.concatenate(rows).astype(np.float16))
         write_json(told, about)
     try:
         clean = np.load(kept)

@@ -8,8 +8,8 @@ hears the clip; the ears mostly hear a copy of it from another room, microphone 
 
 They lie in a folder, 500 clips a part, so that an interrupted run goes on where it was::
 
-    mixtures.json             settings
-    mixture-000.npy           uint8 [n, 128, 100]: what the ears hear, every half second
+    mixtures.json              settings
+    mixture-000.npy            uint8 [n, 128, 100]: what the ears hear, every half second
     mixture-000-features.npy   float16 [n, FEATURES]: the teacher's features
 
 Source: distillation by function matching (Beyer et al., *Knowledge distillation: A good teacher is
@@ -18,7 +18,6 @@ patient and consistent*, 2022).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,12 +27,12 @@ from numpy.typing import NDArray
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.runs import atomic_file, write_json
 from soundsight.core.units import FRAMES_PER_SEGMENT, HOP_SAMPLES, RATE_HZ
 from soundsight.media.mel import log_mel
 from soundsight.pairs.everyday import Everyday, Sound
 from soundsight.pairs.everyday_sounds import HALF_SECOND, audible, read_sound, starts_of
-from soundsight.training.recording_copies import CopyConfig, copy_of
+from soundsight.training.recording_copies import CopyConfig, copy_of, rms
+from soundsight.training.sound_bank import begin_or_check, write_array
 from soundsight.training.teacher import Teacher
 
 CLIP_S = 10
@@ -140,16 +139,8 @@ def open_mixtures(
         DataError: when a sound, or what is there, is damaged.
         OutputError: when the folder cannot be written to.
     """
-    # More clips may be asked for later: those that are there stay.
-    made_of = {k: v for k, v in to_dict(config).items() if k != "clips"}
-    wanted = json.loads(
-        json.dumps({**about, "config": made_of, "copy": to_dict(copy), "seed": seed})
-    )
-    told = folder / _ABOUT
-    if not told.exists():
-        write_json(told, wanted)
-    elif json.loads(told.read_text("utf-8")) != wanted:
-        raise ConfigError(f"{folder} holds mixtures of other settings: choose another folder")
+    made_of = {**about, "config": to_dict(config), "copy": to_dict(copy), "seed": seed}
+    begin_or_check(folder / _ABOUT, made_of, "clips")
     missing = [p for p in range(_parts_of(config.clips)) if not _part(folder, p)[1].exists()]
     if missing:
         heard = teacher()
@@ -164,8 +155,7 @@ def open_mixtures(
             made.append(make_clip(recordings, heard, rng, config, copy))
             tell("mixtures heard", done * _CLIPS_A_PART + len(made), len(missing) * _CLIPS_A_PART)
         for path, arrays in zip(_part(folder, part), zip(*made, strict=True), strict=True):
-            with atomic_file(path) as temporary, temporary.open("wb") as file:
-                np.save(file, np.concatenate(arrays))
+            write_array(path, np.concatenate(arrays))
     return Mixtures(folder, config.clips)
 
 
@@ -188,7 +178,7 @@ def mixture(
         part = _stretch(recordings[int(rng.integers(len(recordings)))], rng, config)
         level_db = -rng.uniform(0, 15) if number else 0.0
         clip += part * np.float32(10 ** (level_db / 20))
-    return clip / max(_rms(clip), 1e-6)
+    return clip / max(rms(clip), 1e-6)
 
 
 def make_clip(
@@ -215,10 +205,6 @@ def make_clip(
     return mels[kept], teacher.features(clip, starts[kept] / 100.0, times=1).astype(np.float16)
 
 
-def _rms(samples: NDArray[np.float32]) -> float:
-    return float(np.sqrt(np.mean(np.square(samples))))
-
-
 def _stretch(
     samples: NDArray[np.float32], rng: np.random.Generator, config: MixtureConfig
 ) -> NDArray[np.float32]:
@@ -234,7 +220,7 @@ def _stretch(
     part = part[:count]
     if rng.random() < config.reversed:
         part = part[::-1]
-    part = part / max(_rms(part), 1e-6)
+    part = part / max(rms(part), 1e-6)
     return part * _bursts(count, rng) if rng.random() < config.bursts else part
 
 

@@ -89,7 +89,7 @@ def copy_of(
     sound = samples
     if chosen(config.pace):
         sound = _paced(sound, float(rng.uniform(0.9, 1.1)))
-    sound = sound / max(_rms(sound), 1e-6)
+    sound = sound / max(rms(sound), 1e-6)
     if chosen(config.behind):
         sound = _with_behind(sound, behind, rng)
     spectrum_changes = _band_and_curve(len(sound), rng, config)
@@ -161,7 +161,8 @@ def through_codec(samples: Samples, rng: np.random.Generator) -> Samples:
     return kept
 
 
-def _rms(samples: Samples) -> float:
+def rms(samples: Samples) -> float:
+    """Return the root mean square of samples [t]; 0 of none."""
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float32)))) if len(samples) else 0.0
 
 
@@ -176,7 +177,7 @@ def _with_behind(sound: Samples, behind: Samples, rng: np.random.Generator) -> S
     """Put a piece of another recording behind one; both have a root mean square of 1."""
     start = int(rng.integers(len(behind)))
     repeated = np.resize(np.roll(behind, -start), len(sound))
-    level = 10 ** (-rng.uniform(6, 26) / 20) / max(_rms(repeated), 1e-6)
+    level = 10 ** (-rng.uniform(6, 26) / 20) / max(rms(repeated), 1e-6)
     return sound + repeated * np.float32(level)
 
 
@@ -189,7 +190,7 @@ def _noise(count: int, rng: np.random.Generator) -> Samples:
         spectrum = np.fft.rfft(noise, size)
         curve = np.arange(1, size // 2 + 2, dtype=np.float32) / size + np.float32(2e-3)
         noise = np.asarray(np.fft.irfft(spectrum * curve**-slope, size)[:count], np.float32)
-    return noise * np.float32(10 ** (-rng.uniform(3, 40) / 20) / max(_rms(noise), 1e-6))
+    return noise * np.float32(10 ** (-rng.uniform(3, 40) / 20) / max(rms(noise), 1e-6))
 
 
 def _in_room(sound: Samples, rng: np.random.Generator) -> Samples:

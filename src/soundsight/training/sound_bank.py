@@ -117,7 +117,7 @@ def open_bank(
     sounds = everyday.sounds("train") + everyday.others("train")
     names = "".join(f"{s.recording} {s.file}\n" for s in sounds)
     about = {"config": to_dict(config), "sounds": hashlib.sha256(names.encode()).hexdigest()}
-    _begin(folder, about)
+    begin_or_check(folder / _ABOUT, about, "copies")
     missing = [c for c in range(config.copies + 1) if not _copy(folder, c).exists()]
     if missing or not (folder / _INDEX).exists():
         samples = []
@@ -135,8 +135,19 @@ def _copy(folder: Path, copy: int) -> Path:
     return folder / f"copy-{copy:03d}.npy"
 
 
-def _begin(folder: Path, about: dict[str, Any]) -> None:
-    path = folder / _ABOUT
+def begin_or_check(path: Path, about: dict[str, Any], count: str) -> None:
+    """Write what a folder is made of; where that stands there already, check that it is the same.
+
+    Args:
+        path: the file that says it.
+        about: what it is made of; its ``config`` has ``count``.
+        count: how many there are. More may be asked for later: those that are there stay.
+
+    Raises:
+        ConfigError: when the folder is made of something else.
+        DataError: when the file is damaged.
+        OutputError: when it cannot be written.
+    """
     if not path.exists():
         write_json(path, about)
         return
@@ -144,11 +155,13 @@ def _begin(folder: Path, about: dict[str, Any]) -> None:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is damaged: {error}") from error
-    # More copies may be asked for later: those that are there stay.
-    for one in (found, about):
-        one["config"] = {k: v for k, v in one["config"].items() if k != "copies"}
-    if found != about:
-        raise ConfigError(f"{folder} is a bank of other sounds or settings: choose another folder")
+    wanted = json.loads(json.dumps(about))
+    for one in (found, wanted):
+        one["config"] = {k: v for k, v in one["config"].items() if k != count}
+    if found != wanted:
+        raise ConfigError(
+            f"{path} was made with other settings or of other sounds: choose another folder"
+        )
 
 
 def _make_clean(
@@ -165,7 +178,7 @@ def _make_clean(
     whole = np.stack(mels)
     heard = audible(whole)
     sound, first = np.array(sounds, np.int64)[heard], np.array(firsts, np.int64)[heard]
-    _write(_copy(folder, 0), whole[heard])
+    write_array(_copy(folder, 0), whole[heard])
     with atomic_file(folder / _INDEX) as temporary, temporary.open("wb") as file:
         np.savez(file, sound=sound, first=first)
     return sound, first
@@ -196,7 +209,7 @@ def _make_copy(
                 mel = through_jpeg(np.ascontiguousarray(mel), int(rng.integers(55, 96)))
             mels[row] = mel
         tell(f"copy {copy} of {config.copies}", number + 1, len(samples))
-    _write(_copy(folder, copy), mels)
+    write_array(_copy(folder, copy), mels)
 
 
 def _copy_shape(folder: Path) -> tuple[int, ...]:
@@ -204,6 +217,7 @@ def _copy_shape(folder: Path) -> tuple[int, ...]:
     return shape
 
 
-def _write(path: Path, mels: NDArray[np.uint8]) -> None:
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array to a ``.npy`` file, whole or not at all."""
     with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.save(file, mels)
+        np.save(file, array)
