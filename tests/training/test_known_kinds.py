@@ -24,7 +24,11 @@ CONFIG = KnownKindsFitConfig(axes=4, sounds=60, neighbours=3)
 @pytest.fixture
 def ears() -> Ears:
     torch.manual_seed(0)
-    return Ears(SIZES).eval().requires_grad_(False)
+    ears = Ears(SIZES).eval().requires_grad_(False)
+    # As after training: the last layer reads features that were standardised.
+    ears.mean.uniform_(-1.0, 1.0)
+    ears.scale.uniform_(0.5, 2.0)
+    return ears
 
 
 def seconds(ears: Ears, seed: int, *, others: float = 3.0) -> KindSeconds:
@@ -70,6 +74,16 @@ def test_the_limit_keeps_the_share_that_is_asked_for(ears: Ears) -> None:
         familiar = network(torch.from_numpy(val.features.astype(np.float32))).numpy()
         shares = [(familiar[val.kinds == kind] >= 0.5).mean() for kind in ("dog", "cat")]
         assert np.mean(shares) == pytest.approx(kept, abs=0.03)
+
+
+def test_the_margin_is_that_of_the_embedding(ears: Ears) -> None:
+    train, val = seconds(ears, 1), seconds(ears, 2)
+    names = head(train)
+    network = fit_known_kinds(train, val, ears, names, CONFIG)
+    features = torch.from_numpy(val.features.astype(np.float32))
+    logits = ears.read(features).numpy() @ names.weights.T + names.bias
+    margin = logits[:, :-1].max(axis=1) - logits[:, -1]
+    np.testing.assert_allclose(network.margin(features).numpy(), margin, rtol=1e-3, atol=1e-3)
 
 
 def test_what_is_like_no_train_sound_is_not_near(ears: Ears) -> None:

