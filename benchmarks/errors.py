@@ -283,7 +283,7 @@ def draw(curves: dict[str, dict[float, Counted]], default: float, path: Path) ->
     left.set_ylim(bottom=0)
     left.legend(frameon=False, fontsize=8)
     left.set_title(f"default {default:.2f}", fontsize=9)
-    right.set_xlabel("recordings whose right picture is shown, % (mean over kinds)")
+    right.set_xlabel("recordings rightly told, % (mean over drawn kinds)")
     right.set_ylabel("wrong pictures in an hour of other sounds")
     right.set_ylim(bottom=0)
     right.legend(frameon=False, fontsize=8)

@@ -18,7 +18,7 @@ from soundsight.core.draws import generator_draws, item_of
 from soundsight.core.errors import ConfigError, DataError, ModelError, OutputError, SoundsightError
 from soundsight.core.units import to_levels, to_unit
 from soundsight.export import onnx as export
-from soundsight.export.card import figures_of
+from soundsight.export.card import EVERYDAY_HEADLINES, figures_of
 from soundsight.models.autoencoder import Autoencoder
 from soundsight.models.contrastive import SoundEncoder
 from soundsight.models.dense_generator import DenseGenerator
@@ -302,6 +302,26 @@ def test_only_a_model_folder_is_replaced(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "model")
     export.export_networks(*networks(), tmp_path / "model", config, overwrite=True)
     assert Translator.load(tmp_path / "model").info.name == "new"
+
+
+def test_a_report_on_everyday_sounds_says_what_each_kind_reaches(tmp_path: Path) -> None:
+    share = {"share": 0.5, "low": 0.42, "high": 0.58}
+    rows = {name: {"mean": share} for name in EVERYDAY_HEADLINES}
+    rows["right"]["cat"] = {"share": 0.25, "low": 0.125, "high": 0.375}
+    report = {
+        "kind": "everyday", "rows": rows, "settings": {"split": "devtest", "seed": 3},
+        "refusal": {"full band": {"unknown drawn, as the model is set": {"mean": share}}},
+        "command": "soundsight evaluate model",
+    }  # fmt: skip
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    figures = figures_of(tmp_path / "report.json")
+    assert figures["right"] == "50.0 % [42.0, 58.0]"
+    assert figures["right, cat"] == "25.0 % [12.5, 37.5]"
+    assert figures["measured on"] == "devtest, seed 3"
+    del report["refusal"]
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    with pytest.raises(DataError, match="no report"):
+        figures_of(tmp_path / "report.json")
 
 
 def test_a_foreign_report_and_a_foreign_run_are_refused(tmp_path: Path) -> None:

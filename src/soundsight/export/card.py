@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from soundsight.core.errors import DataError
+from soundsight.pairs.everyday import SUBJECTS, WORDS
 
 HEADLINES = (
     "informativity",
@@ -18,6 +19,18 @@ HEADLINES = (
     "real photos",
 )
 """Rows of a report that say, in short, how good a model is."""
+
+EVERYDAY = "everyday"
+"""Kind of a report on Everyday's sounds."""
+
+EVERYDAY_HEADLINES = (
+    "right",
+    "right, nothing refused",
+    "recordings right",
+    "shuffled sounds",
+    "real photos",
+)
+"""The same of a report on Everyday's sounds: means over 22 subjects."""
 
 _REQUIRED = ("informativity", "shuffled sounds", "real photos")
 
@@ -101,15 +114,27 @@ def figures_of(report: Path) -> dict[str, str]:
     try:
         values = json.loads(report.read_text("utf-8"))
         rows, settings = values["rows"], values["settings"]
-        figures = {}
-        for name in HEADLINES:
-            if name not in rows and name not in _REQUIRED:
-                continue
-            mean = rows[name]["mean"]
-            share, low, high = (100 * mean[key] for key in ("share", "low", "high"))
-            figures[name] = f"{share:.1f} % [{low:.1f}, {high:.1f}]"
+        if values.get("kind") == EVERYDAY:
+            figures = {name: _per_cent(rows[name]["mean"]) for name in EVERYDAY_HEADLINES}
+            unknown = values["refusal"]["full band"]["unknown drawn, as the model is set"]
+            figures["sounds of unknown kinds that are drawn or named"] = _per_cent(unknown["mean"])
+            # A reader has to know which kinds to trust.
+            figures |= {
+                f"right, {WORDS[kind]}": _per_cent(rows["right"][kind])
+                for kind in SUBJECTS
+                if kind in rows["right"]
+            }
+        else:
+            named = [name for name in HEADLINES if name in rows or name in _REQUIRED]
+            figures = {name: _per_cent(rows[name]["mean"]) for name in named}
         figures["measured on"] = f"{settings['split']}, seed {settings['seed']}"
         figures["command"] = str(values["command"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{report} is no report of soundsight evaluate") from error
     return figures
+
+
+def _per_cent(share: Mapping[str, float]) -> str:
+    """A share with its interval, as people read it."""
+    value, low, high = (100 * share[key] for key in ("share", "low", "high"))
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
