@@ -137,7 +137,7 @@ def test_a_flow_and_its_decoder_export_as_one_generator(tmp_path: Path) -> None:
     drawer = FlowGenerator(flow, decoder, (0.0, 0.3, 1.0), 2.0).eval()
     out = export.export_networks(encoder, drawer, tmp_path / "m", export.ExportConfig(name="flow"))
     graph = onnx.load(out / "generator.onnx")
-    # However many steps there are, the graph holds one, and no weight twice.
+    # However many steps there are, the graph holds one.
     assert [node.op_type for node in graph.graph.node].count("Scan") == 1
     assert no_path_in((out / "generator.onnx").read_bytes())
     translator = Translator.load(out)

@@ -204,23 +204,23 @@ class Flow(nn.Module):
         heard = self.heard(embedding)
         nothing = self.nothing.expand_as(heard)
 
-        def step(x: Tensor, interval: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            start, length = interval
+        def step(x: Tensor, start: Tensor, length: Tensor) -> Tensor:
             time = start.expand(x.shape[0])
             v = self.velocity(x, time, heard)
             if guidance != 1.0:
                 unheard = self.velocity(x, time, nothing)
                 v = unheard + guidance * (v - unheard)
-            return x + length * v, length.clone()
+            return x + length * v
 
         starts = torch.tensor(times[:-1], dtype=x.dtype, device=x.device)
         lengths = torch.tensor(times[1:], dtype=x.dtype, device=x.device) - starts
         if torch.compiler.is_exporting():
             # The graph then holds one step and not all of them: it opens in a third of the time.
-            x, _ = scan(step, x, (starts, lengths))
+            # What a step gives beside x is not used, but a scan must give something.
+            x, _ = scan(lambda x, at: (step(x, *at), at[1].clone()), x, (starts, lengths))
         else:
-            for interval in zip(starts, lengths, strict=True):
-                x, _ = step(x, interval)
+            for start, length in zip(starts, lengths, strict=True):
+                x = step(x, start, length)
         return x * self.spread + self.mean
 
     def scaled(self, latent: Float[Tensor, "n l 6 6"]) -> Float[Tensor, "n l 6 6"]:
