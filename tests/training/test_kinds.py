@@ -17,12 +17,15 @@ from soundsight.pairs.everyday import ALERTS, WORDS, Everyday
 from soundsight.training.checkpoints import save_weights
 from soundsight.training.kinds import (
     BANDS_HZ,
+    KindSeconds,
     everyday_naming,
     hear_kinds,
     hear_labelled,
+    hear_others,
     joined,
     names_of,
     open_kinds,
+    open_others,
 )
 
 SIZES = EarsConfig(embedding_size=16, maps=(4, 4, 4, 4, 4), blocks=(0, 0, 0, 0))
@@ -127,3 +130,62 @@ def test_other_data_have_their_labels_for_kinds(
     fitted = names_of(both, both, ears, config).names.names
     assert "helicopter" in fitted
     assert "" not in fitted
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> Path:
+    """Two sounds of six seconds, one in a folder of its own, and two files that are no sounds."""
+    from soundsight.core.units import RATE_HZ
+    from soundsight.media.voice import write_samples
+
+    place = tmp_path / "others"
+    (place / "deep").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for path in (place / "saw.flac", place / "deep" / "hooves.flac"):
+        write_samples(str(path), rng.normal(0, 0.1, 6 * RATE_HZ).astype(np.float32), RATE_HZ)
+    (place / "broken.wav").write_bytes(b"RIFF, and nothing else")
+    (place / "readme.txt").write_text("no sound")
+    return place
+
+
+def test_other_sounds_are_heard_at_their_beginning_in_every_band(ears: Ears, others: Path) -> None:
+    files = sorted(others.rglob("*.flac"))
+    heard = hear_others(ears, files)
+    # Four seconds of each, a second every half second, in three bands.
+    assert len(heard) == 2 * 7 * len(BANDS_HZ)
+    assert not heard.known.any()
+    assert set(heard.recordings) == {str(path) for path in files}
+    assert set(heard.bands.tolist()) == set(BANDS_HZ)
+    assert not np.allclose(
+        heard.of(heard.bands == 0).embeddings, heard.of(heard.bands == 8000).embeddings
+    )
+
+
+def test_a_folder_of_other_sounds_is_heard_once_and_what_is_broken_is_named(
+    tmp_path: Path, run: Path, others: Path
+) -> None:
+    told: list[str] = []
+    unread: list[str] = []
+
+    def opened() -> KindSeconds:
+        return open_others(
+            tmp_path / "bank", run, others, tell=lambda what, *_: told.append(what),
+            unread=unread.append,
+        )  # fmt: skip
+
+    first = opened()
+    assert len(told) == 3
+    assert len(unread) == 1
+    assert "broken.wav" in unread[0]
+    np.testing.assert_array_equal(opened().embeddings, first.embeddings)
+    assert len(told) == 3
+    (others / "saw.flac").unlink()
+    assert len(opened()) == len(first) // 2
+
+
+def test_a_folder_without_sounds_is_refused(tmp_path: Path, run: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no sound"):
+        open_others(tmp_path / "bank", run, tmp_path / "empty")
+    with pytest.raises(DataError, match="cannot be listed"):
+        open_others(tmp_path / "bank", run, tmp_path / "nowhere")

@@ -17,7 +17,9 @@ from soundsight.apps.train_data import about_all, open_all
 from soundsight.apps.train_everyday import (
     PRESETS,
     Bank,
+    Others,
     align,
+    check_others,
     decoder,
     distil,
     ears_config,
@@ -328,19 +330,17 @@ def familiarity(
         Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`.")
     ],
     data: EverydayPlaces = None,
-    names: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Of `train names`: what Everyday's kinds need."),
-    ] = None,
+    others: Others = None,
     bank: Bank = None,
     seed: Seed = 0,
     settings: Settings = None,
     threads: Threads = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Learn which sounds are familiar, so that others are not drawn. No label is used.
+    """Learn which sounds are familiar, so that others are not drawn.
 
-    Train sounds are remembered; val sounds say how far from them a sound may be.
+    Train sounds are remembered, without a label; val sounds say how far from them a sound may be.
+    Everyday's kinds are told from sounds of no such kind by a classifier.
     """
     begin("soundsight train familiarity", out, threads)
     from soundsight.pairs.dataset import PairDataset
@@ -349,9 +349,10 @@ def familiarity(
 
     if hears_everyday(encoder, data):
         fit_kind_familiarity(
-            out, encoder, data, names, settings, bank or out.parent / "bank", seed, dry_run
+            out, encoder, data, others, settings, bank or out.parent / "bank", seed, dry_run
         )
         return
+    check_others(others)
     config = resolve(FitConfig(), settings, seed=seed)
     if is_printed(config, dry_run):
         return
@@ -367,6 +368,7 @@ def names(
         Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`.")
     ],
     data: EverydayPlaces = None,
+    others: Others = None,
     bank: Bank = None,
     settings: Settings = None,
     threads: Threads = None,
@@ -390,8 +392,9 @@ def names(
     )
 
     if hears_everyday(encoder, data):
-        fit_kind_names(out, encoder, data, settings, bank or out.parent / "bank", dry_run)
+        fit_kind_names(out, encoder, data, others, settings, bank or out.parent / "bank", dry_run)
         return
+    check_others(others)
     config = resolve(NamingConfig(), settings)
     if is_printed(config, dry_run):
         return

@@ -55,6 +55,15 @@ Bank = Annotated[
         "[dim](default: bank beside RUN)[/dim].",
     ),
 ]
+Others = Annotated[
+    Path | None,
+    typer.Option(
+        "--others",
+        metavar="FOLDER",
+        help="Sounds of none of Everyday's kinds, of any sort: the more kinds of them are heard, "
+        "the better unknown sounds are refused.",
+    ),
+]
 FlowRun = Annotated[
     Path,
     typer.Option(
@@ -331,17 +340,28 @@ def hears_everyday(encoder: Path, data: list[Path] | None) -> bool:
     return named and isinstance(load_encoder(encoder), Ears)
 
 
+def check_others(others: Path | None) -> None:
+    """Refuse a folder of other sounds where Everyday's kinds are not what is fitted.
+
+    Raises:
+        ConfigError: when there is one.
+    """
+    if others is not None:
+        raise ConfigError("--others goes with Everyday's folder and its ears: leave it out")
+
+
 def fit_kind_names(
     out: Path,
     encoder: Path,
     data: list[Path] | None,
+    others: Path | None,
     settings: list[str] | None,
     bank: Path,
     dry_run: bool,
 ) -> None:
     """Fit the label head of Everyday's kinds, and of the labels of other pairs beside them."""
     from soundsight.training.encoder import load_encoder
-    from soundsight.training.kinds import everyday_naming, names_of
+    from soundsight.training.kinds import everyday_naming, joined, names_of
     from soundsight.training.naming import write_names
 
     config = resolve(everyday_naming(), settings)
@@ -349,6 +369,8 @@ def fit_kind_names(
         return
     ears: Any = load_encoder(encoder)
     train, val = _kinds(open_everyday(data), ears, encoder, bank)
+    if others is not None:
+        train = joined([train, _others(others, encoder, bank)])
     fitted = names_of(train, val, ears, config)
     write_names(out, encoder, fitted, config)
     typer.echo(f"{', '.join(fitted.names.names)}: {fitted.figures.words()}")
@@ -359,7 +381,7 @@ def fit_kind_familiarity(
     out: Path,
     encoder: Path,
     data: list[Path] | None,
-    names: Path | None,
+    others: Path | None,
     settings: list[str] | None,
     bank: Path,
     seed: int,
@@ -368,18 +390,19 @@ def fit_kind_familiarity(
     """Fit what tells Everyday's kinds from other sounds."""
     from soundsight.training.encoder import load_encoder
     from soundsight.training.familiarity import write_familiarity
+    from soundsight.training.kinds import everyday_naming
     from soundsight.training.known_kinds import KnownKindsFitConfig, fit_known_kinds
-    from soundsight.training.naming import load_names
+    from soundsight.training.naming import other_seconds
 
-    if names is None:
-        raise ConfigError("familiarity of Everyday's kinds needs --names: of `train names`")
     config = resolve(KnownKindsFitConfig(), settings, seed=seed)
     if is_printed(config, dry_run):
         return
     ears: Any = load_encoder(encoder)
-    head = load_names(names, encoder, ears.embedding_size).names
     train, val = _kinds(open_everyday(data), ears, encoder, bank)
-    write_familiarity(out, encoder, fit_known_kinds(train, val, ears, head, config), config)
+    folder = None if others is None else _others(others, encoder, bank).embeddings
+    made = other_seconds(ears, everyday_naming())[0].float().numpy()
+    network = fit_known_kinds(train, val, ears, config, folder=folder, made=made)
+    write_familiarity(out, encoder, network, config)
     typer.echo(f"written: {out}")
 
 
@@ -403,6 +426,19 @@ def _kinds(
             for split in ("train", "val")
         )
     return train, val
+
+
+def _others(folder: Path, encoder: Path, bank: Path) -> KindSeconds:
+    """Return the seconds of a folder of other sounds; name on stderr what cannot be read."""
+    from soundsight.apps.progress import phases
+    from soundsight.training.kinds import open_others
+
+    unread: list[str] = []
+    with phases() as tell:
+        found = open_others(bank, encoder, folder, tell=tell, unread=unread.append)
+    if unread:
+        typer.echo(f"left out {len(unread)} that cannot be read, such as: {unread[0]}", err=True)
+    return found
 
 
 def _flow_pairs(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from soundsight.core.errors import AudioError, DataError
 from soundsight.core.units import FRAMES_PER_SEGMENT, INAUDIBLE_LEVEL, N_MELS, RATE_HZ
-from soundsight.media.audio import decode
+from soundsight.media.audio import decode, stream
 from soundsight.media.mel import DEFAULT, hz_to_mel, log_mel
 from soundsight.media.segments import pad_to_seconds
 from soundsight.pairs.everyday import Everyday, Sound
@@ -52,18 +52,25 @@ class Seconds:
         return [self.sounds[i].recording for i in self.sound]
 
 
-def read_sound(path: Path, *, narrow_hz: int | None = None) -> NDArray[np.float32]:
+def read_sound(
+    path: Path, *, narrow_hz: int | None = None, longest_s: int | None = None
+) -> NDArray[np.float32]:
     """Read a sound: float32 [t] mono at 44.1 kHz, filled up to whole seconds as the product does.
 
     Args:
         path: the file.
         narrow_hz: resample it to this rate first, in hertz, as if it had been recorded so.
+        longest_s: no more than so many seconds of its beginning.
 
     Raises:
         DataError: when it is missing or damaged.
     """
     try:
-        samples = decode(path)
+        if longest_s is None:
+            samples = decode(path)
+        else:
+            with stream(path, block_s=longest_s) as blocks:
+                samples = next(blocks)
     except AudioError as error:
         raise DataError(str(error)) from error
     if narrow_hz is not None:
@@ -118,7 +125,7 @@ def hear(
 
 def audible(mels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return which seconds, uint8 [n, 128, 100], have a mean level of at least 2: bool [n]."""
-    heard: NDArray[np.bool_] = mels.reshape(len(mels), -1).mean(axis=1) >= INAUDIBLE_LEVEL
+    heard: NDArray[np.bool_] = mels.mean(axis=(1, 2)) >= INAUDIBLE_LEVEL
     return heard
 
 

@@ -6,6 +6,8 @@ used:
 
     agreement    the picture, seen by the eyes and projected as photos were when the ears were
                  trained, is told from other sounds by its own one (InfoNCE, one direction)
+    + likeness   the picture, seen by the eyes, is told from other photos by the one that belongs
+                 to its sound (likewise)
     + adversary  a discriminator over the eyes tells pictures from photos
     + nearness   the latent picture stays near that of the flow as it was
     + colours    so do the colours of the picture, shrunk to 12 x 12: the eyes hardly look at them
@@ -28,7 +30,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from soundsight.core.config import choose
@@ -80,6 +82,8 @@ class AlignConfig:
             share of the steps to zero.
         cool_down: that share.
         agreement_weight: weight of the agreement of picture and sound.
+        likeness_weight: weight of the likeness of picture and photo.
+        likeness_temperature: of the cosines of their features.
         adversarial_weight: weight of the discriminator's word.
         nearness_weight: weight of the squared distance of latent pictures in the flow's unit scale.
         colour_weight: weight of the distance (L1) of colours in pictures shrunk to 12 x 12.
@@ -99,6 +103,8 @@ class AlignConfig:
     warm_up: int = 50
     cool_down: float = 0.3
     agreement_weight: float = 0.2
+    likeness_weight: float = 0.2
+    likeness_temperature: float = 0.07
     adversarial_weight: float = 0.3
     nearness_weight: float = 0.2
     colour_weight: float = 1.0
@@ -110,11 +116,11 @@ class AlignConfig:
 
     def __post_init__(self) -> None:
         choose("preset", self.preset, DISCRIMINATORS)
-        if min(self.rate, self.discriminator_rate) <= 0:
-            raise ConfigError("the learning rates must be above 0")
+        if min(self.rate, self.discriminator_rate, self.likeness_temperature) <= 0:
+            raise ConfigError("learning rates and likeness_temperature must be above 0")
         for name in (
-            "ahead", "warm_up", "agreement_weight", "adversarial_weight", "nearness_weight",
-            "colour_weight", "others", "jitter", "zoom",
+            "ahead", "warm_up", "agreement_weight", "likeness_weight", "adversarial_weight",
+            "nearness_weight", "colour_weight", "others", "jitter", "zoom",
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative")
@@ -241,7 +247,7 @@ class AlignTask(DrawingTask):
             embedding=embedding.to(device), noise=noise.to(device), photo=photos, view=view,
             # The same second elsewhere is no negative.
             others=pairs.embeddings[0, other].float().to(device),
-            same=(second[:, None] == other[None]).to(device),
+            same=(second[:, None] == other[None]).to(device), number=photo.to(device),
         )  # fmt: skip
 
     def _see(self, part: _Part) -> _Drawn:
@@ -262,18 +268,21 @@ class AlignTask(DrawingTask):
         return _Drawn(
             latent=latent.float(), picture=drawn.float(), deepest=features[3].float(),
             scaled=self.rescale(part, real, features, self.usual_sizes(real)),
+            photo=real[3].float(),
         )  # fmt: skip
 
     def _align(self, part: _Part) -> tuple[Tensor, Scalars]:
         config, machine = self.config, self.machine
         drawn = self._see(part)
-        picture = F.normalize(self.projection(self.eyes.pool(drawn.deepest)), dim=1)
+        pooled = self.eyes.pool(drawn.deepest)
+        picture = F.normalize(self.projection(pooled), dim=1)
         batch = machine.all_rows(part.embedding)
         sounds = F.normalize(torch.cat([batch, part.others]), dim=1)
         logits = picture @ sounds.T * self._scale
         logits[:, len(batch) :] = logits[:, len(batch) :].masked_fill(part.same, float("-inf"))
         own = torch.arange(len(picture), device=logits.device) + len(picture) * machine.rank
         agreement = F.cross_entropy(logits, own)
+        likeness = self._likeness(part, pooled, self.eyes.pool(drawn.photo))
         with machine.autocast():
             scores = self.discriminator(drawn.scaled)
             with torch.no_grad():
@@ -282,12 +291,30 @@ class AlignTask(DrawingTask):
         adversarial = hinge_generator(scores)
         colour = F.l1_loss(_shrunk(drawn.picture), _shrunk(painted.float()))
         near = (self.flow.scaled(drawn.latent) - self.flow.scaled(before.float())).square().mean()
-        loss = config.agreement_weight * agreement + config.adversarial_weight * adversarial
+        loss = config.agreement_weight * agreement + config.likeness_weight * likeness
+        loss = loss + config.adversarial_weight * adversarial
         loss = loss + config.nearness_weight * near + config.colour_weight * colour
         scalars = {
-            "agreement": agreement, "adversarial": adversarial, "moved": near, "colour": colour,
+            "agreement": agreement, "likeness": likeness, "adversarial": adversarial,
+            "moved": near, "colour": colour,
         }  # fmt: skip
         return loss, {name: value.detach() for name, value in scalars.items()}
+
+    def _likeness(
+        self, part: _Part, drawn: Float[Tensor, "n p"], photos: Float[Tensor, "n p"]
+    ) -> Float[Tensor, ""]:
+        """Tell the photo of a picture's own sound from those of the other sounds of the batch."""
+        machine, projection = self.machine, self.projection
+        drawn, photos = (
+            F.normalize((pooled - projection.mean) * projection.scale, dim=1)
+            for pooled in (drawn, photos)
+        )
+        logits = drawn @ machine.all_rows(photos).T / self.config.likeness_temperature
+        own = torch.arange(len(drawn), device=logits.device) + len(drawn) * machine.rank
+        # The same photo with another sound is no negative.
+        same = part.number[:, None] == machine.all_rows(part.number)[None]
+        same[torch.arange(len(drawn), device=same.device), own] = False
+        return F.cross_entropy(logits.masked_fill(same, float("-inf")), own)
 
     @torch.no_grad()
     def pictures(self) -> Tensor | None:
@@ -326,6 +353,7 @@ class _Part(Seen):
     view: torch.Generator
     others: Float[Tensor, "m e"]
     same: Tensor
+    number: Int64[Tensor, " n"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,6 +364,8 @@ class _Drawn:
     picture: Float[Tensor, "n 3 96 96"]
     deepest: Tensor
     scaled: list[Tensor]
+    photo: Tensor
+    """The deepest features of the photos."""
 
 
 def _shrunk(image: Float[Tensor, "n 3 96 96"]) -> Float[Tensor, "n 3 12 12"]:

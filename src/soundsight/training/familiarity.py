@@ -17,7 +17,7 @@ from soundsight.core.units import INAUDIBLE_LEVEL
 from soundsight.models.familiarity import Familiarity, FamiliarityConfig
 from soundsight.models.known_kinds import KnownKinds, KnownKindsConfig
 from soundsight.pairs.dataset import PairDataset
-from soundsight.training.checkpoints import read_tensors, save_tensors
+from soundsight.training.checkpoints import load_state, read_tensors, save_weights
 from soundsight.training.encoder import AudioEncoder, to_float
 from soundsight.training.known_kinds import KnownKindsFitConfig
 
@@ -112,7 +112,7 @@ def write_familiarity(
         "fitted": to_dict(config),
         "encoder": sha256_of(encoder_run / "encoder.safetensors"),
     }
-    save_tensors(out / WEIGHTS, dict(network.named_buffers()), about)
+    save_weights(out / WEIGHTS, network, about)
 
 
 def load_familiarity(folder: Path, encoder_run: Path) -> Familiarity | KnownKinds:
@@ -133,10 +133,7 @@ def load_familiarity(folder: Path, encoder_run: Path) -> Familiarity | KnownKind
         network: Familiarity | KnownKinds = kind(from_dict(sizes, about["network"]))
     except (KeyError, ConfigError) as error:
         raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error
-    for name, value in network.named_buffers():
-        if name not in tensors or tensors[name].shape != value.shape:
-            raise DataError(f"{path} is damaged: {name} is missing or of another size")
-        value.copy_(tensors[name])
+    load_state(network, tensors, str(path))
     return network.eval().requires_grad_(False)
 
 

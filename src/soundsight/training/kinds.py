@@ -7,6 +7,7 @@ collections have it; the bench's seconds, which are no waveforms, lose the bands
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -19,10 +20,21 @@ from numpy.typing import NDArray
 
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.runs import atomic_file, sha256_of
+from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
+from soundsight.media.audio import SOUND_SUFFIXES
+from soundsight.media.mel import log_mel
 from soundsight.models.ears import Ears
 from soundsight.pairs.bench import Bench
 from soundsight.pairs.everyday import ALERTS, WORDS, Everyday, bench_kind
-from soundsight.pairs.everyday_sounds import HALF_SECOND, audible, darkened, hear
+from soundsight.pairs.everyday_sounds import (
+    HALF_SECOND,
+    audible,
+    darkened,
+    hear,
+    read_sound,
+    starts_of,
+)
+from soundsight.pairs.listing import walk
 from soundsight.pairs.shards import PairFolder
 from soundsight.training.encoder import load_encoder, to_float
 from soundsight.training.naming import (
@@ -35,6 +47,9 @@ from soundsight.training.naming import (
 
 BANDS_HZ = (0, 16_000, 8_000)
 """Sample rates at which every sound is heard; 0 is its own."""
+
+OTHERS_S = 4
+"""Seconds that are heard of a file of other sounds: many short files say more than a long one."""
 
 _AT_ONCE = 256
 
@@ -136,21 +151,110 @@ def open_kinds(
         DataError: when the run is not finished, or a sound or what is kept is damaged.
         OutputError: when ``folder`` cannot be written to.
     """
+    ears = _ears_of(encoder_run)
+    own = sha256_of(encoder_run / "encoder.safetensors")
+
+    def made() -> KindSeconds:
+        return hear_kinds(ears, everyday, bench, split, tell=tell)
+
+    return _kept(folder / f"kinds-{split}.npz", own, made)
+
+
+def hear_others(
+    ears: Ears,
+    files: Sequence[Path],
+    *,
+    tell: Tell = lambda _what, _done, _of: None,
+    unread: Callable[[str], None] = lambda _why: None,
+) -> KindSeconds:
+    """Hear sound files that are of none of the kinds, each at its beginning and in every band.
+
+    Of each file the first ``OTHERS_S`` seconds are heard, a second every half second.
+
+    Args:
+        ears: finished.
+        files: the files.
+        tell: called with (what, how many done, how many in all).
+        unread: called with a line for each file that cannot be read; it is left out.
+    """
+    mels: dict[int, list[NDArray[np.uint8]]] = {band: [] for band in BANDS_HZ}
+    names: dict[int, list[str]] = {band: [] for band in BANDS_HZ}
+    for number, path in enumerate(files):
+        try:
+            for rate_hz in BANDS_HZ:
+                samples = read_sound(path, narrow_hz=rate_hz or None, longest_s=OTHERS_S)
+                whole = log_mel(samples)
+                starts = starts_of(whole.shape[1], HALF_SECOND)
+                mels[rate_hz] += [whole[:, s : s + FRAMES_PER_SEGMENT] for s in starts]
+                names[rate_hz] += [str(path)] * len(starts)
+        except DataError as error:
+            unread(str(error))
+        tell("other sounds heard", number + 1, len(files))
+    parts = []
+    for rate_hz in BANDS_HZ:
+        empty = np.zeros((0, N_MELS, FRAMES_PER_SEGMENT), np.uint8)
+        heard = np.stack(mels[rate_hz]) if mels[rate_hz] else empty
+        rows = np.flatnonzero(audible(heard))
+        embeddings, features = _listen(ears, heard[rows])
+        parts.append(
+            KindSeconds(
+                embeddings=embeddings, features=features, kinds=np.full(len(rows), ""),
+                recordings=np.array(names[rate_hz], dtype=str)[rows],
+                known=np.zeros(len(rows), bool), bands=np.full(len(rows), rate_hz),
+            )
+        )  # fmt: skip
+    return joined(parts)
+
+
+def open_others(
+    folder: Path,
+    encoder_run: Path,
+    others: Path,
+    *,
+    tell: Tell = lambda _what, _done, _of: None,
+    unread: Callable[[str], None] = lambda _why: None,
+) -> KindSeconds:
+    """Return what :func:`hear_others` gives of a folder of sounds, kept in ``folder``.
+
+    Raises:
+        ConfigError: when the run's encoder is none of the ears.
+        DataError: when the folder holds no sound that can be heard, or what is kept is damaged.
+        OutputError: when ``folder`` cannot be written to.
+    """
+    ears = _ears_of(encoder_run)
+    suffixes = frozenset(suffix.removeprefix(".") for suffix in SOUND_SUFFIXES)
+    listing = walk(str(others), barred=lambda _path: False, suffixes=suffixes)
+    files = [Path(listing.files[name].path) for name in sorted(listing.files)]
+    sizes = "".join(f"{path} {path.stat().st_size}\n" for path in files)
+    key = f"{sha256_of(encoder_run / 'encoder.safetensors')} {others.resolve()}\n{sizes}"
+    own = hashlib.sha256(key.encode()).hexdigest()
+    found = _kept(
+        folder / "others.npz", own, lambda: hear_others(ears, files, tell=tell, unread=unread)
+    )
+    if not len(found):
+        raise DataError(f"{others} holds no sound that can be heard")
+    return found
+
+
+def _ears_of(encoder_run: Path) -> Ears:
     ears = load_encoder(encoder_run)
     if not isinstance(ears, Ears):
         raise ConfigError(f"{encoder_run} has no ears: train them with --preset everyday")
-    own = sha256_of(encoder_run / "encoder.safetensors")
-    path = folder / f"kinds-{split}.npz"
+    return ears
+
+
+def _kept(path: Path, own: str, make: Callable[[], KindSeconds]) -> KindSeconds:
+    """Return the seconds of a file, made anew where they were made of something else."""
     try:
         if path.exists():
             with np.load(path) as kept:
-                if str(kept["encoder"]) == own:
+                if str(kept["made_of"]) == own:
                     return KindSeconds(**{f.name: kept[f.name] for f in fields(KindSeconds)})
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is damaged: remove it, and it is made anew") from error
-    found = hear_kinds(ears, everyday, bench, split, tell=tell)
+    found = make()
     with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, encoder=own, **{f.name: getattr(found, f.name) for f in fields(found)})
+        np.savez(file, made_of=own, **{f.name: getattr(found, f.name) for f in fields(found)})
     return found
 
 
@@ -182,7 +286,7 @@ def hear_labelled(
 
 
 def names_of(train: KindSeconds, val: KindSeconds, ears: Ears, config: NamingConfig) -> FittedNames:
-    """Fit the label head of the 28 kinds; the others of each split, and made sounds, are none.
+    """Fit the label head of the 28 kinds; what is not known in either, and made sounds, are none.
 
     Known seconds of other data without a label teach nothing.
 
@@ -218,7 +322,8 @@ def joined(parts: Sequence[KindSeconds]) -> KindSeconds:
 @torch.no_grad()
 def _listen(ears: Ears, mels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
     """Embeddings and features of log-mels uint8 [n, 128, 100]."""
-    embeddings, features = [], []
+    embeddings = [np.zeros((0, ears.embedding_size), np.float32)]
+    features = [np.zeros((0, ears.feature_size), np.float16)]
     for start in range(0, len(mels), _AT_ONCE):
         mel = to_float(torch.from_numpy(mels[start : start + _AT_ONCE])[:, None])
         seen = ears.features(mel)

@@ -1,8 +1,8 @@
-"""Fits what tells known kinds from others: train fills it, val sets its limit.
+"""Fits what tells known kinds from other sounds: on train, with its limit from val.
 
-The label head's logits tell how much more probable a name is than none (its "none" was fitted to
-the others of train and to made sounds); remembered train sounds tell how near a sound is to any of
-them. Sounds of val, known ones and others, set the limit and how steep familiarity falls around it.
+Known seconds of train teach the kinds, all kinds alike; every sound that is of none of them teaches
+"none": the others of train, sounds from a folder of one's own, and sounds made by arithmetic.
+Sounds of val, known ones and others, set the limit and how steep familiarity falls around it.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.models.ears import Ears
 from soundsight.models.known_kinds import KnownKinds, KnownKindsConfig
-from soundsight.runtime.naming import Names
+from soundsight.training.encoder import one_cycle
 from soundsight.training.kinds import KindSeconds
 
 _LEAST_SPREAD = 1e-3
 _AT_ONCE = 4096
+_WARM_UP = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,93 +33,132 @@ class KnownKindsFitConfig:
     Attributes:
         kept: share of the known sounds of val that count as familiar, the mean over kinds, in
             their whole band.
-        weight: of the nearness beside the margin.
-        axes: principal axes of the features.
-        sounds: train sounds remembered; fewer where there are fewer.
-        neighbours: nearest sounds whose cosines are averaged.
-        seed: of which sounds are remembered.
+        others_weight: weight of the others of train beside that of all known sounds.
+        folder_weight: weight of the sounds of a folder.
+        made_weight: weight of the made sounds.
+        hidden: hidden units.
+        steps: of AdamW.
+        batch_size: seconds of a step.
+        learning_rate: peak rate.
+        weight_decay: AdamW's.
+        seed: of weights, batches and dropout.
+
+    Raises:
+        ConfigError: when a value is out of range.
     """
 
     kept: float = 0.9
-    weight: float = 1.5
-    axes: int = 32
-    sounds: int = 8192
-    neighbours: int = 5
+    others_weight: float = 0.8
+    folder_weight: float = 2.4
+    made_weight: float = 0.8
+    hidden: int = 256
+    steps: int = 1500
+    batch_size: int = 1024
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.kept < 1 or self.weight < 0:
-            raise ConfigError("kept must lie between 0 and 1, weight must not be negative")
-        if min(self.axes, self.sounds, self.neighbours) < 1:
-            raise ConfigError("axes, sounds and neighbours must be at least 1")
+        if not 0 < self.kept < 1:
+            raise ConfigError(f"kept must lie between 0 and 1, not {self.kept}")
+        for name in ("others_weight", "folder_weight", "made_weight", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative")
+        if min(self.hidden, self.steps, self.batch_size) < 1 or self.learning_rate <= 0:
+            raise ConfigError("hidden, steps and batch_size must be at least 1, the rate above 0")
 
 
 def fit_known_kinds(
-    train: KindSeconds, val: KindSeconds, ears: Ears, names: Names, config: KnownKindsFitConfig
+    train: KindSeconds,
+    val: KindSeconds,
+    ears: Ears,
+    config: KnownKindsFitConfig,
+    *,
+    folder: NDArray[np.float32] | None = None,
+    made: NDArray[np.float32] | None = None,
 ) -> KnownKinds:
     """Fit it.
 
     Args:
-        train: seconds of train; the known ones are remembered, those of all kinds alike.
+        train: seconds of train; those that are not known teach "none".
         val: seconds of val, with others.
-        ears: whose features these are.
-        names: the label head of these ears, with its answer "none of them".
+        ears: whose embeddings these are.
         config: how.
+        folder: embeddings [n, E] of sounds of a folder that are of none of the kinds.
+        made: likewise of made sounds.
 
     Raises:
-        DataError: when the names have no such answer, or val has no known sounds, or no others.
+        DataError: when train or val has no known sounds, or no others.
     """
-    if not names.other:
-        raise DataError("the names have no answer for other sounds: fit them with --set others_...")
     own = val.bands == 0
     if not (val.known & own).any() or not (~val.known & own).any():
         raise DataError("val needs sounds of known kinds and of others")
-    rng = np.random.default_rng(config.seed)
-    chosen = _evenly(train, config.sounds, rng)
-    known = torch.from_numpy(train.features[chosen].astype(np.float32))
-    axes = min(config.axes, known.shape[1], len(known))
+    sets = [
+        (one, share)
+        for one, share in (
+            (train.embeddings[~train.known], config.others_weight),
+            (folder, config.folder_weight),
+            (made, config.made_weight),
+        )
+        if one is not None and len(one) and share
+    ]
+    if not train.known.any() or not sets:
+        raise DataError("train needs sounds of known kinds and of others")
+    kinds, number = np.unique(train.kinds[train.known], return_inverse=True)
+    torch.manual_seed(config.seed)
     network = KnownKinds(
         KnownKindsConfig(
-            features=known.shape[1], embedding_size=ears.embedding_size, names=len(names.names),
-            axes=axes, sounds=len(known), neighbours=min(config.neighbours, len(known)),
+            features=ears.feature_size, embedding_size=ears.embedding_size, kinds=len(kinds),
+            hidden=config.hidden,
         )
-    ).eval()  # fmt: skip
-    mean, spread = known.mean(dim=0), known.std(dim=0) + _LEAST_SPREAD
-    _, _, turned = torch.linalg.svd((known - mean) / spread, full_matrices=False)
-    project_weight, project_bias = ears.last_layer()
-    filled = {
-        "mean": mean, "axes": turned[:axes].T / spread[:, None],
-        "project_weight": project_weight, "project_bias": project_bias,
-        "head_weight": torch.from_numpy(names.weights), "head_bias": torch.from_numpy(names.bias),
-        "weight": torch.tensor(config.weight),
-    }  # fmt: skip
-    with torch.no_grad():
-        for name, value in filled.items():
-            getattr(network, name).copy_(value)
-        network.memory.copy_(network.places(known))
-        rows = val.of(own)
-        features = torch.from_numpy(rows.features.astype(np.float32))
-        network.margin_spread.copy_(_in_parts(network.margin, features).std())
-        network.nearness_spread.copy_(_in_parts(network.nearness, features).std())
-        scores = _in_parts(network.score, features).double().numpy()
-        limit = _limit(scores[rows.known], rows.kinds[rows.known], config.kept)
-        network.limit.copy_(torch.tensor(limit))
-        network.slope.copy_(torch.tensor(_slope(scores - limit, rows.known)))
+    )  # fmt: skip
+    weight, bias = ears.last_layer()
+    heard = torch.from_numpy(
+        np.concatenate([train.embeddings[train.known], *(one for one, _ in sets)])
+    )
+    network.project_weight.copy_(weight.detach())
+    network.project_bias.copy_(bias.detach())
+    network.mean.copy_(heard.mean(dim=0))
+    network.scale.copy_(1 / (heard.std(dim=0) + _LEAST_SPREAD))
+    known = 1.0 / (np.bincount(number)[number] * len(kinds))
+    none = [np.full(len(one), share / len(one)) for one, share in sets]
+    answers = np.concatenate([number, np.full(len(heard) - len(number), len(kinds))])
+    _learn(
+        network, heard, torch.from_numpy(answers), np.concatenate([known, *none]), config
+    )  # fmt: skip
+    network.eval().requires_grad_(False)
+    rows = val.of(own)
+    parts = torch.from_numpy(rows.embeddings).split(_AT_ONCE)
+    margins = torch.cat([network.margin(part) for part in parts]).double().numpy()
+    limit = _limit(margins[rows.known], rows.kinds[rows.known], config.kept)
+    network.limit.copy_(torch.tensor(limit))
+    network.slope.copy_(torch.tensor(_slope(margins - limit, rows.known)))
     return network
 
 
-def _evenly(train: KindSeconds, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Choose known seconds, as many of each kind as there are and all kinds alike."""
-    rows = [rng.permutation(np.flatnonzero(train.known & (train.kinds == kind)))
-            for kind in np.unique(train.kinds[train.known])]  # fmt: skip
-    each = -(-count // len(rows))
-    chosen: NDArray[np.int64] = np.sort(np.concatenate([r[:each] for r in rows]))[:count]
-    return chosen
-
-
-def _in_parts(of: object, features: Tensor) -> Tensor:
-    assert callable(of)
-    return torch.cat([of(part) for part in features.split(_AT_ONCE)])
+def _learn(
+    network: KnownKinds,
+    heard: Tensor,
+    answers: Tensor,
+    weight: NDArray[np.float64],
+    config: KnownKindsFitConfig,
+) -> None:
+    """Fit the classifier to embeddings [n, E] and answers [n], drawn as often as they weigh."""
+    rng = np.random.default_rng(config.seed)
+    upto = np.cumsum(weight / weight.sum())
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    network.train()
+    for step in range(config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * one_cycle(step, config.steps, _WARM_UP)
+        drawn = np.searchsorted(upto, rng.random(config.batch_size))
+        rows = torch.from_numpy(np.minimum(drawn, len(heard) - 1))
+        loss = F.cross_entropy(network.logits(heard[rows]), answers[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
 def _limit(scores: NDArray[np.float64], kinds: NDArray[np.str_], kept: float) -> float:
