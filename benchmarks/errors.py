@@ -14,8 +14,11 @@ or, of an alert, by its name. Counted are
 The half ``val`` chooses the default threshold, by this rule, which was written down before the
 other half was looked at: **the highest confidence (in steps of .02) at which at least half of the
 recordings are rightly told, as a mean over the subjects that are drawn, and likewise over the
-alerts.** ``--server`` also sends some minutes through the WebSocket of a real server and compares
-what it says with the curve's own listener.
+alerts.** At that confidence it also chooses where the words begin (``SURENESS``): *quite sure* at
+the lowest limit above which nine of ten events are right, *probably* at the lowest above which six
+of ten are within .1, where as many sounds are of a known kind as are not. ``--server`` also sends
+some minutes through the WebSocket of a real server and compares what it says with the curve's own
+listener.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ from soundsight.views.story import SURENESS, sureness
 CONFIDENCES = [round(0.3 + 0.02 * k, 2) for k in range(29)]
 SENSITIVITIES = [0.0, 0.25, 0.5, 0.75, 1.0]
 LEAST_SHOWN = 0.5
+QUITE_SURE, PROBABLY = 0.9, 0.6
 
 
 class Remembering:
@@ -240,10 +244,35 @@ def of_kinds(counted: Counted) -> str:
     )
 
 
+def weight_of_others(counted: Counted) -> float:
+    """What an other sound weighs where as many sounds are subjects' as are not."""
+    subjects = sum(map(len, counted.shown.values()))
+    return subjects / sum(map(len, counted.by_kind.values()))
+
+
+def word_limits(counted: Counted, confidence: float) -> tuple[float, float]:
+    """Where "quite sure" and "probably" begin, by the rule; see the top of this file.
+
+    Args:
+        counted: at the threshold ``confidence``.
+        confidence: from which on something is told.
+    """
+    weight = weight_of_others(counted)
+
+    def right(low: float, high: float) -> float:
+        told = [one for one in counted.told if low <= one[1] < high]
+        whole = sum(1.0 if known else weight for known, _, _ in told)
+        return sum(right for *_, right in told) / whole if whole else 0.0
+
+    limits = [limit for limit in (k / 50 for k in range(50)) if limit >= confidence]
+    sure = next((low for low in limits if right(low, 2.0) >= QUITE_SURE), limits[-1])
+    probable = next((low for low in limits if right(low, low + 0.1) >= PROBABLY), sure)
+    return sure, min(probable, sure)
+
+
 def words(counted: Counted) -> str:
     """How often each word of certainty is right where as many sounds are subjects' as are not."""
-    subjects = sum(map(len, counted.shown.values()))
-    weight = subjects / sum(map(len, counted.by_kind.values()))
+    weight = weight_of_others(counted)
     said: dict[str, list[float]] = {word: [0, 0, 0] for _, word in SURENESS}
     for known, confidence, right in counted.told:
         kind = 0 if right else 1 if known else 2
@@ -402,7 +431,10 @@ def main() -> None:
         print(f"\n{half}: " + "; ".join(_about(stretch) for stretch in heard_by))
         print(table({f"{c:.2f}": counted for c, counted in found.items()}, f"{default:.2f}"))
         if half == "val":
-            print(f"the rule chooses {choose(found):.2f}")
+            chosen = choose(found)
+            sure, probable = word_limits(found[chosen], chosen)
+            print(f"the rule chooses {chosen:.2f}; quite sure from {sure:.2f}, probably from "
+                  f"{probable:.2f}")  # fmt: skip
         translator.confident(default)
         at = listen(translator, heard_by)
         print(f"default {default:g}, other sounds of which something was told: {kinds(at)}")

@@ -100,7 +100,7 @@ def test_a_picture_says_what_how_sure_and_since_when(scene: Scene) -> None:
     assert moment.recognised is not None
     assert (moment.headline, moment.sure, moment.marks) == ("Dog?", "perhaps", 1)
     assert moment.detail == "since 12:01:40"  # when the event began, not when it was told
-    scene.hear(State.PICTURE, 1, confidence=0.9, repeats=3)
+    scene.hear(State.PICTURE, 1, confidence=0.93, repeats=3)
     moment = scene.moment
     assert (moment.headline, moment.sure, moment.marks) == ("Dog x3", "quite sure", 3)
     assert moment.detail.endswith("3 times")
@@ -124,7 +124,7 @@ def test_a_picture_stays_for_a_while_and_says_that_it_is_past(scene: Scene) -> N
 
 def test_an_alert_is_named_and_stays_for_a_while(scene: Scene) -> None:
     scene.sound(1)
-    scene.hear(State.NAMED, 1, name="smoke alarm", second_guess="alarm clock", confidence=0.9)
+    scene.hear(State.NAMED, 1, name="smoke alarm", second_guess="alarm clock", confidence=0.93)
     moment = scene.moment
     assert (moment.look, moment.sure) == (Look.NAMED, "quite sure")
     assert moment.headline == "Smoke alarm, or: alarm clock"

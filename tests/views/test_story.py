@@ -22,7 +22,7 @@ from soundsight.views.story import Story, StoryEvent, story_json, sureness
 @pytest.mark.parametrize(
     ("confidence", "words"),
     [
-        (1.0, "quite sure"), (0.84, "quite sure"), (0.839, "probably"), (0.7, "probably"),
+        (1.0, "quite sure"), (0.92, "quite sure"), (0.919, "probably"), (0.7, "probably"),
         (0.699, "perhaps"), (0.0, "perhaps"), (math.nan, ""),
     ],
 )  # fmt: skip

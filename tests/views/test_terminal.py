@@ -104,7 +104,7 @@ def test_the_words_stand_where_the_picture_is_largest(
 
 
 def test_an_alert_is_its_pictogram_and_its_word() -> None:
-    alert = Past(began=NOON, lasted_s=1.0, name="door knock", confidence=0.9, named=True)
+    alert = Past(began=NOON, lasted_s=1.0, name="door knock", confidence=0.95, named=True)
     shown = a_moment(Look.NAMED, present=alert, history=[alert])
     text = drawn(terminal_panel(shown, 100, 50), 100)
     words = "\n".join(plain(text))

@@ -32,7 +32,7 @@ QUIET = "quiet"
 NOTHING_WORDS = "nothing recognisable"
 
 SURENESS: tuple[tuple[float, str], ...] = (
-    (0.84, "quite sure"),
+    (0.92, "quite sure"),
     (0.7, "probably"),
     (0.0, "perhaps"),
 )

@@ -1,7 +1,7 @@
 /** What is said, in one place: the page's words for states, certainty and time. */
 
 const SURE = [
-  [0.84, "quite sure", 3],
+  [0.92, "quite sure", 3],
   [0.7, "probably", 2],
   [0, "perhaps", 1],
 ];
