@@ -103,7 +103,7 @@ class AlignConfig:
     warm_up: int = 50
     cool_down: float = 0.3
     agreement_weight: float = 0.2
-    likeness_weight: float = 0.2
+    likeness_weight: float = 0.3
     likeness_temperature: float = 0.07
     adversarial_weight: float = 0.3
     nearness_weight: float = 0.2
