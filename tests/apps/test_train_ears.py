@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from typer.testing import CliRunner
 
 from soundsight.apps import cli
 from soundsight.models.eyes import NETWORKS, Eyes
+from soundsight.models.known_kinds import KnownKinds
 from soundsight.pairs.bench import BENCH_VARIABLE, Bench
-from soundsight.pairs.everyday import EVERYDAY_VARIABLE, Everyday
+from soundsight.pairs.everyday import EVERYDAY_VARIABLE, OF_BENCH, Everyday
+from soundsight.training.familiarity import load_familiarity
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +83,48 @@ def test_absent_data_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert code == 2
     assert err.startswith("error: no Everyday data at")
     assert err.count("\n") == 1
+
+
+def test_what_is_none_of_the_kinds_is_learned_from_a_folder(
+    tmp_path: Path, write_sound: Callable[..., Path]
+) -> None:
+    run, others = tmp_path / "ears", tmp_path / "others"
+    assert train(run)[0] == 0
+    for number in range(3):
+        write_sound(others / f"saw {number}.wav", 1.0, hz=2000.0 + 900 * number, level=0.3)
+    (others / "broken.ogg").write_bytes(b"OggS, and nothing else")
+    quick = ["--set", "others_each=1", "--set", "iterations=5"]
+    names = ["train", "names", "--encoder", str(run), "--others", str(others)]
+    code, out, err = told(*names, "-o", str(tmp_path / "names"), *quick)
+    assert code == 0, err
+    assert "cat" in out
+    assert "left out 1 that cannot be read" in err
+    assert "broken.ogg" in err
+    familiarity = ["train", "familiarity", "--encoder", str(run), "--others"]
+    quick = ["--set", "steps=20", "--set", "hidden=8"]
+    code, _, err = told(*familiarity, str(others), "-o", str(tmp_path / "known"), *quick)
+    assert code == 0, err
+    network = load_familiarity(tmp_path / "known", run)
+    assert isinstance(network, KnownKinds)
+    assert network.config.kinds == len({"baby", "cat", "knock", *OF_BENCH})
+
+    (tmp_path / "empty").mkdir()
+    for folder, words in (("empty", "holds no sound"), ("nowhere", "cannot be listed")):
+        code, out, err = told(
+            *familiarity, str(tmp_path / folder), "-o", str(tmp_path / "none"), *quick
+        )
+        assert (code, out) == (2, "")
+        assert words in err
+        assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_of_other_sounds_goes_with_everyday(tmp_path: Path, toy_bench: Bench) -> None:
+    assert train(tmp_path / "ears")[0] == 0
+    for part in ("names", "familiarity"):
+        code, out, err = told(
+            "train", part, "--encoder", str(tmp_path / "ears"), "--others", str(tmp_path),
+            "--data", str(toy_bench.root), "-o", str(tmp_path / "none"),
+        )  # fmt: skip
+        assert (code, out) == (2, "")
+        assert "--others goes with Everyday's folder" in err
+        assert err.count("\n") == 1

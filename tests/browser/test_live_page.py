@@ -329,7 +329,7 @@ def test_headline_picture_and_strip_come_from_one_state(
         server = Scripted(page)
         listens(page, address)
         picture = {"state": State.PICTURE, "repeats": 1}
-        server.now = {**picture, "name": "baby crying", "confidence": 0.9, "colour": RED}
+        server.now = {**picture, "name": "baby crying", "confidence": 0.93, "colour": RED}
         reaches(page, "picture")
         assert headline() == "Baby crying"
         np.testing.assert_allclose(shown(), RED, atol=12)
@@ -370,7 +370,7 @@ def test_an_alert_is_named_and_nothing_is_imagined(driver: Any, address: str, st
         listens(page, address)
         alert = {
             "state": State.NAMED, "name": "smoke alarm", "second_guess": "alarm clock",
-            "pictogram": "smoke-alarm", "confidence": 0.9,
+            "pictogram": "smoke-alarm", "confidence": 0.93,
         }  # fmt: skip
         server.now = alert
         reaches(page, "named")
