@@ -117,7 +117,7 @@ def figures_of(report: Path) -> dict[str, str]:
         if values.get("kind") == EVERYDAY:
             figures = {name: _per_cent(rows[name]["mean"]) for name in EVERYDAY_HEADLINES}
             unknown = values["refusal"]["full band"]["unknown drawn, as the model is set"]
-            figures["sounds of unknown kinds that are drawn or named"] = _per_cent(unknown["mean"])
+            figures["seconds of unknown kinds that are drawn"] = _per_cent(unknown["mean"])
             # A reader has to know which kinds to trust.
             figures |= {
                 f"right, {WORDS[kind]}": _per_cent(rows["right"][kind])

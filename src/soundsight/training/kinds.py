@@ -177,33 +177,35 @@ def hear_others(
         tell: called with (what, how many done, how many in all).
         unread: called with a line for each file that cannot be read; it is left out.
     """
-    mels: dict[int, list[NDArray[np.uint8]]] = {band: [] for band in BANDS_HZ}
-    names: dict[int, list[str]] = {band: [] for band in BANDS_HZ}
+    # An empty part: there may be no file, or none that can be read.
+    parts = [_others_of(ears, "", np.zeros((0, N_MELS, FRAMES_PER_SEGMENT), np.uint8), [])]
     for number, path in enumerate(files):
+        mels: list[NDArray[np.uint8]] = []
+        bands: list[int] = []
         try:
             for rate_hz in BANDS_HZ:
-                samples = read_sound(path, narrow_hz=rate_hz or None, longest_s=OTHERS_S)
-                whole = log_mel(samples)
+                whole = log_mel(read_sound(path, narrow_hz=rate_hz or None, longest_s=OTHERS_S))
                 starts = starts_of(whole.shape[1], HALF_SECOND)
-                mels[rate_hz] += [whole[:, s : s + FRAMES_PER_SEGMENT] for s in starts]
-                names[rate_hz] += [str(path)] * len(starts)
+                mels += [whole[:, start : start + FRAMES_PER_SEGMENT] for start in starts]
+                bands += [rate_hz] * len(starts)
+            parts.append(_others_of(ears, str(path), np.stack(mels), bands))
         except DataError as error:
             unread(str(error))
         tell("other sounds heard", number + 1, len(files))
-    parts = []
-    for rate_hz in BANDS_HZ:
-        empty = np.zeros((0, N_MELS, FRAMES_PER_SEGMENT), np.uint8)
-        heard = np.stack(mels[rate_hz]) if mels[rate_hz] else empty
-        rows = np.flatnonzero(audible(heard))
-        embeddings, features = _listen(ears, heard[rows])
-        parts.append(
-            KindSeconds(
-                embeddings=embeddings, features=features, kinds=np.full(len(rows), ""),
-                recordings=np.array(names[rate_hz], dtype=str)[rows],
-                known=np.zeros(len(rows), bool), bands=np.full(len(rows), rate_hz),
-            )
-        )  # fmt: skip
     return joined(parts)
+
+
+def _others_of(
+    ears: Ears, recording: str, mels: NDArray[np.uint8], bands: Sequence[int]
+) -> KindSeconds:
+    """Hear the audible ones of a file's seconds, uint8 [n, 128, 100], of these bands."""
+    rows = np.flatnonzero(audible(mels))
+    embeddings, features = _listen(ears, mels[rows])
+    return KindSeconds(
+        embeddings=embeddings, features=features, kinds=np.full(len(rows), "", dtype=str),
+        recordings=np.full(len(rows), recording), known=np.zeros(len(rows), bool),
+        bands=np.array(bands, np.int64)[rows],
+    )  # fmt: skip
 
 
 def open_others(

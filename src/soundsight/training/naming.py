@@ -128,7 +128,8 @@ class NamingFigures:
             return text
         return (
             f"{text}; {100 * self.others_told:.1f} % of {self.others:,} made seconds of other "
-            f"sounds are told as none of them, and {100 * (1 - self.named):.1f} % of val"
+            "sounds are rightly told as none of them, "
+            f"{100 * (1 - self.named):.1f} % of val wrongly"
         )
 
 
