@@ -2,7 +2,7 @@
 
     python recipes/other_sounds.py --out runs/others
 
-Some 1,500 short sounds (swords, doors of a spaceship, sawing, hooves, buttons, monsters) out of
+1,437 short sounds (swords, doors of a spaceship, sawing, hooves, buttons, monsters) out of
 packages of Debian, fetched with ``apt-get download`` and unpacked with ``dpkg-deb``; nothing is
 installed. On another system any folder of sounds that are none of the kinds does as well.
 
@@ -80,7 +80,7 @@ def fetch(package: str, out: Path) -> int:
         # The first two folders are the package's own name, in one way or another.
         found = [p for p in sorted(share.rglob("*")) if p.is_file() and is_wanted(_below(p, share))]
         for number, path in enumerate(found):
-            shutil.copyfile(path, out / f"{package}-{number:04d}-{path.name}")
+            shutil.copyfile(path, out / f"{number:04d}-{path.name}")
     return len(found)
 
 
@@ -97,13 +97,14 @@ def fetch_all(out: Path) -> None:
         )
     out.mkdir(parents=True, exist_ok=True)
     for package in PACKAGES:
-        if any(out.glob(f"{package}-[0-9]*")):
+        if (out / package).exists():
             continue
-        # Beside what is finished: a run that was stopped begins the package again.
-        with tempfile.TemporaryDirectory(dir=out, prefix=".") as unfinished:
-            print(f"{package}: {fetch(package, Path(unfinished))} sounds", flush=True)
-            for path in Path(unfinished).iterdir():
-                path.rename(out / path.name)
+        # A hidden folder is no folder of sounds: a run that was stopped begins the package again.
+        unfinished = out / f".{package}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        print(f"{package}: {fetch(package, unfinished)} sounds", flush=True)
+        unfinished.rename(out / package)
 
 
 def main() -> None:

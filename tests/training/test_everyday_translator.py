@@ -16,7 +16,7 @@ from torch import Tensor
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.models.ears import EarsConfig, PictureProjection, ears_preset
-from soundsight.models.eyes import Eyes
+from soundsight.models.eyes import POOLED_SIZE, Eyes
 from soundsight.training.align import AlignConfig, AlignTask
 from soundsight.training.checkpoints import network_config, read_tensors, save_weights
 from soundsight.training.decoder import (
@@ -313,6 +313,23 @@ def test_pictures_come_to_agree_with_their_sounds(few_steps_run: Path, eyes: Eye
     task = aligner(config, eyes, few_steps_run)
     agreement = [float(task.step(s, step_rng(0, s))["agreement"]) for s in range(60)]
     assert np.mean(agreement[-10:]) < 0.9 * np.mean(agreement[:10])
+
+
+def test_a_picture_is_told_from_other_photos_by_that_of_its_sound(
+    few_steps_run: Path, eyes: Eyes
+) -> None:
+    task = aligner(align_config(), eyes, few_steps_run)
+    part = task._part(torch.arange(4), step_rng(0, 0))
+    photos = torch.randn(4, POOLED_SIZE, generator=torch.Generator().manual_seed(0))
+    part.number = torch.arange(4)
+    own, another = (
+        float(task._likeness(part, drawn, photos)) for drawn in (photos, photos.flip(0))
+    )
+    assert own < 0.1
+    assert another > 1.0
+    # The same photo with another sound is no negative: nothing is left to be told from.
+    part.number = torch.zeros(4, dtype=torch.int64)
+    assert float(task._likeness(part, photos.flip(0), photos)) == 0.0
 
 
 def test_colours_come_back_to_what_they_were(few_steps_run: Path, eyes: Eyes) -> None:

@@ -340,7 +340,7 @@ def familiarity(
     """Learn which sounds are familiar, so that others are not drawn.
 
     Train sounds are remembered, without a label; val sounds say how far from them a sound may be.
-    Everyday's kinds are told from sounds of no such kind by a classifier.
+    With Everyday's folder, which ears take by default, a classifier tells its kinds from others.
     """
     begin("soundsight train familiarity", out, threads)
     from soundsight.pairs.dataset import PairDataset
