@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from soundsight.core.runs import sha256_of
-from soundsight.models.decoder import LatentEncoder
+from soundsight.models.decoder import LATENT_SIDE, LatentEncoder
 from soundsight.models.eyes import Eyes
 from soundsight.training.augment import augment_image
 from soundsight.training.checkpoints import read_tensors, save_tensors
@@ -178,15 +178,16 @@ def encode_cuts(
     encoder: LatentEncoder, eyes: Eyes, photos: UInt8[Tensor, "p 3 96 96"], *, seed: int, tell: Tell
 ) -> Float[Tensor, "cuts p l 6 6"]:
     """Return the means of the latent pictures of photos in ``CUTS`` cuts, float16."""
-    parts: list[Tensor] = []
+    size = (CUTS, len(photos), encoder.config.latent_maps, LATENT_SIDE, LATENT_SIDE)
+    found = torch.empty(size, dtype=torch.float16)
     for cut in range(CUTS):
         rng = torch.Generator().manual_seed(seed * CUTS + cut)
         for start in range(0, len(photos), _AT_ONCE):
-            image = to_float(photos[start : start + _AT_ONCE])
+            part = slice(start, min(start + _AT_ONCE, len(photos)))
+            image = to_float(photos[part])
             if cut:
                 image = augment_image(image, rng, zoom=_ZOOM, shift=_SHIFT, colour=0.0)
             image = image.contiguous(memory_format=torch.channels_last)
-            parts.append(encoder(image, eyes(image))[0].half())
-            done = cut * len(photos) + start + len(image)
-            tell("photos encoded", done, CUTS * len(photos))
-    return torch.cat(parts).unflatten(0, (CUTS, len(photos)))
+            found[cut, part] = encoder(image, eyes(image))[0].half()
+            tell("photos encoded", cut * len(photos) + part.stop, CUTS * len(photos))
+    return found
