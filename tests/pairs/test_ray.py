@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -78,13 +79,15 @@ class Cluster:
         """How many nodes are alive, by the cluster's own word."""
         program = (
             f"import ray; ray.init(address={self.address!r}, log_to_driver=False, "
-            "logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
+            "logging_level='ERROR'); print('alive:', sum(n['Alive'] for n in ray.nodes()))"
         )
         asked = subprocess.run(
             [sys.executable, "-c", program], env=self.env, capture_output=True, text=True,
             timeout=60, check=False,
         )  # fmt: skip
-        return int(asked.stdout) if asked.returncode == 0 else 0
+        # Ray may print messages of its own after it.
+        alive = re.search(r"^alive: (\d+)$", asked.stdout, re.MULTILINE)
+        return int(alive[1]) if alive else 0
 
     def kill(self, number: int) -> None:
         """Kill a node with all its processes, as a power cut would."""

@@ -155,9 +155,9 @@ def test_a_finished_run_is_loaded_like_any_encoder(data: EarsData, tmp_path: Pat
 
 
 def test_ears_learn_who_has_which_photos(data: EarsData) -> None:
-    config = config_of(60, learning_rate=1e-2, mixed=0.0, average=0.5)
+    config = config_of(120, learning_rate=1e-2, mixed=0.0, average=0.5)
     task = EarsTask(config, data)
-    losses = [float(task.step(step, step_rng(0, step))["loss"]) for step in range(60)]
+    losses = [float(task.step(step, step_rng(0, step))["loss"]) for step in range(120)]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.2
 
 

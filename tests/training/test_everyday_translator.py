@@ -83,12 +83,11 @@ def decoder_run(tmp_path: Path, eyes: Eyes) -> Path:
 
 
 def test_a_decoder_redraws_better_than_it_did(eyes: Eyes) -> None:
-    config = decoder_config(steps=80, sharpen_from=80, frozen_from=80, rate=5e-3)
+    config = decoder_config(steps=80, sharpen_from=80, frozen_from=80, rate=2e-3)
     task = DecoderTask(config, photos(), eyes)
-    losses = []
-    for step in range(80):
-        losses.append(float(task.step(step, step_rng(0, step))["pixels"]))
-    assert np.mean(losses[-20:]) < 0.95 * np.mean(losses[:20])
+    # The same photos, cut alike at every step: other batches differ more than it learns.
+    losses = [float(task.step(0, step_rng(0, 0))["pixels"]) for _ in range(80)]
+    assert np.mean(losses[-10:]) < 0.9 * losses[0]
 
 
 def test_the_discriminator_speaks_and_the_encoder_stays_when_they_should(eyes: Eyes) -> None:
@@ -313,11 +312,12 @@ def aligner(config: AlignConfig, eyes: Eyes, run: Path) -> AlignTask:
 
 
 def test_pictures_come_to_agree_with_their_sounds(few_steps_run: Path, eyes: Eyes) -> None:
-    config = align_config(steps=60, ahead=0, rate=3e-3, adversarial_weight=0.0, nearness_weight=0.0,
+    config = align_config(steps=40, ahead=0, rate=1e-3, adversarial_weight=0.0, nearness_weight=0.0,
                           agreement_weight=1.0, colour_weight=0.0, cool_down=0.0)  # fmt: skip
     task = aligner(config, eyes, few_steps_run)
-    agreement = [float(task.step(s, step_rng(0, s))["agreement"]) for s in range(60)]
-    assert np.mean(agreement[-10:]) < 0.9 * np.mean(agreement[:10])
+    # The same batch, noise and views at every step: other batches differ more than it learns.
+    agreement = [float(task.step(0, step_rng(0, 0))["agreement"]) for _ in range(40)]
+    assert np.mean(agreement[-10:]) < 0.7 * agreement[0]
 
 
 def test_a_picture_is_told_from_other_photos_by_that_of_its_sound(
