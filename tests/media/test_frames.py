@@ -49,6 +49,8 @@ def write(
     with av.open(str(path), "w", options=container_options or {}) as container:
         track = container.add_stream(codec, rate=FPS, options=options or {})
         track.width, track.height, track.pix_fmt = WIDTH, HEIGHT, pix_fmt
+        # One thread: the same file however many cores there are.
+        track.codec_context.thread_count = 1
         if tick is not None:
             track.codec_context.time_base = tick
         for index in range(count):
@@ -539,9 +541,12 @@ def test_a_picture_that_ends_too_early_is_seen_up_to_there(tmp_path: Path) -> No
     video.write_bytes(data[: len(data) * 6 // 10])
     times = [(k + 0.5) / FPS for k in range(140)]
     shown, warnings = seen(video, times)
-    there = sum(one is not None for one in shown)
-    assert 40 < there < 80
-    assert shown == [*range(there), *[None] * (140 - there)]
+    last = max(one for one in shown if one is not None)
+    assert 30 < last < 80
+    # Where too little is there of the frame in which the file ends, the one before stays.
+    held = shown.count(last)
+    assert held in {1, 2}
+    assert shown == [*range(last), *[last] * held, *[None] * (140 - last - held)]
     assert len(warnings) == 1
     with pytest.raises(VideoError, match="is damaged or cut short"):
         seen(video, times, strict=True)
