@@ -87,7 +87,7 @@ class Cluster:
         )  # fmt: skip
         # Ray may print messages of its own after it.
         alive = re.search(r"^alive: (\d+)$", asked.stdout, re.MULTILINE)
-        return int(alive[1]) if alive else 0
+        return int(alive[1]) if alive and asked.returncode == 0 else 0
 
     def kill(self, number: int) -> None:
         """Kill a node with all its processes, as a power cut would."""

@@ -313,7 +313,8 @@ def aligner(config: AlignConfig, eyes: Eyes, run: Path) -> AlignTask:
 
 def test_pictures_come_to_agree_with_their_sounds(few_steps_run: Path, eyes: Eyes) -> None:
     config = align_config(steps=40, ahead=0, rate=1e-3, adversarial_weight=0.0, nearness_weight=0.0,
-                          agreement_weight=1.0, colour_weight=0.0, cool_down=0.0)  # fmt: skip
+                          likeness_weight=0.0, agreement_weight=1.0, colour_weight=0.0,
+                          cool_down=0.0)  # fmt: skip
     task = aligner(config, eyes, few_steps_run)
     # The same batch, noise and views at every step: other batches differ more than it learns.
     agreement = [float(task.step(0, step_rng(0, 0))["agreement"]) for _ in range(40)]
@@ -339,7 +340,8 @@ def test_a_picture_is_told_from_other_photos_by_that_of_its_sound(
 
 def test_colours_come_back_to_what_they_were(few_steps_run: Path, eyes: Eyes) -> None:
     config = align_config(steps=24, ahead=0, rate=5e-3, adversarial_weight=0.0, nearness_weight=0.0,
-                          agreement_weight=0.0, colour_weight=1.0, cool_down=0.0)  # fmt: skip
+                          likeness_weight=0.0, agreement_weight=0.0, colour_weight=1.0,
+                          cool_down=0.0)  # fmt: skip
     task = aligner(config, eyes, few_steps_run)
     with torch.no_grad():
         task.decoder.last.bias[2] += 2.0  # all is blue

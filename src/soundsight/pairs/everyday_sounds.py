@@ -85,6 +85,26 @@ def starts_of(frames: int, hop: int) -> NDArray[np.int64]:
     return np.arange(0, frames - FRAMES_PER_SEGMENT + 1, hop, dtype=np.int64)
 
 
+def hear_file(
+    path: Path, *, hop: int, narrow_hz: int | None = None, longest_s: int | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Hear a file, scaled by its own loudest point.
+
+    Args:
+        path, narrow_hz, longest_s: as in :func:`read_sound`.
+        hop: frames between the beginnings of two seconds.
+
+    Returns:
+        The seconds, uint8 [n, 128, 100], and their first frames, [n].
+
+    Raises:
+        DataError: when it is missing or damaged.
+    """
+    whole = log_mel(read_sound(path, narrow_hz=narrow_hz, longest_s=longest_s))
+    starts = starts_of(whole.shape[1], hop)
+    return np.stack([whole[:, start : start + FRAMES_PER_SEGMENT] for start in starts]), starts
+
+
 def hear(
     everyday: Everyday,
     sounds: Sequence[Sound],
@@ -93,7 +113,7 @@ def hear(
     narrow_hz: int | None = None,
     tell: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Seconds:
-    """Hear sounds, each clip scaled by its own loudest point.
+    """Hear sounds, each clip by itself as :func:`hear_file` does.
 
     Args:
         everyday: where they lie.
@@ -105,18 +125,17 @@ def hear(
     Raises:
         DataError: when a sound is missing or damaged.
     """
-    mels: list[NDArray[np.uint8]] = []
+    mels = [np.zeros((0, N_MELS, FRAMES_PER_SEGMENT), np.uint8)]
     sound: list[int] = []
     first: list[int] = []
     for number, one in enumerate(sounds):
-        whole = log_mel(read_sound(everyday.path(one), narrow_hz=narrow_hz))
-        for start in starts_of(whole.shape[1], hop):
-            mels.append(whole[:, start : start + FRAMES_PER_SEGMENT])
-            sound.append(number)
-            first.append(int(start))
+        heard, starts = hear_file(everyday.path(one), hop=hop, narrow_hz=narrow_hz)
+        mels.append(heard)
+        sound += [number] * len(heard)
+        first += starts.tolist()
         tell(number + 1, len(sounds))
     return Seconds(
-        mels=np.stack(mels) if mels else np.zeros((0, N_MELS, FRAMES_PER_SEGMENT), np.uint8),
+        mels=np.concatenate(mels),
         sound=np.array(sound, np.int64),
         first=np.array(first, np.int64),
         sounds=sounds,

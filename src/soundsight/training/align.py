@@ -280,8 +280,7 @@ class AlignTask(DrawingTask):
         sounds = F.normalize(torch.cat([batch, part.others]), dim=1)
         logits = picture @ sounds.T * self._scale
         logits[:, len(batch) :] = logits[:, len(batch) :].masked_fill(part.same, float("-inf"))
-        own = torch.arange(len(picture), device=logits.device) + len(picture) * machine.rank
-        agreement = F.cross_entropy(logits, own)
+        agreement = F.cross_entropy(logits, machine.row_numbers(len(picture)))
         likeness = self._likeness(part, pooled, self.eyes.pool(drawn.photo))
         with machine.autocast():
             scores = self.discriminator(drawn.scaled)
@@ -310,10 +309,10 @@ class AlignTask(DrawingTask):
             for pooled in (drawn, photos)
         )
         logits = drawn @ machine.all_rows(photos).T / self.config.likeness_temperature
-        own = torch.arange(len(drawn), device=logits.device) + len(drawn) * machine.rank
+        own = machine.row_numbers(len(drawn))
         # The same photo with another sound is no negative.
         same = part.number[:, None] == machine.all_rows(part.number)[None]
-        same[torch.arange(len(drawn), device=same.device), own] = False
+        same.scatter_(1, own[:, None], False)
         return F.cross_entropy(logits.masked_fill(same, float("-inf")), own)
 
     @torch.no_grad()

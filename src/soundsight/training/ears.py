@@ -309,7 +309,7 @@ class EarsTask(Task):
             sound = network.ears(mel).float()
             picture = network.picture(pooled.to(machine.device)).float()
         recording = torch.from_numpy(data.pair_recording[rows]).to(machine.device)
-        partner = torch.arange(n, device=machine.device).flip(0) + n * machine.rank
+        partner = machine.row_numbers(n).flip(0)
         contrast = pictures_nce(
             machine.all_rows(sound[:n]), machine.all_rows(picture), machine.all_rows(recording),
             machine.all_rows(photos.to(machine.device)), machine.all_rows(partner),

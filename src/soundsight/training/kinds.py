@@ -22,7 +22,6 @@ from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.runs import atomic_file, sha256_of
 from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
 from soundsight.media.audio import SOUND_SUFFIXES
-from soundsight.media.mel import log_mel
 from soundsight.models.ears import Ears
 from soundsight.pairs.bench import Bench
 from soundsight.pairs.everyday import ALERTS, WORDS, Everyday, bench_kind
@@ -31,8 +30,7 @@ from soundsight.pairs.everyday_sounds import (
     audible,
     darkened,
     hear,
-    read_sound,
-    starts_of,
+    hear_file,
 )
 from soundsight.pairs.listing import walk
 from soundsight.pairs.shards import PairFolder
@@ -184,11 +182,12 @@ def hear_others(
         bands: list[int] = []
         try:
             for rate_hz in BANDS_HZ:
-                whole = log_mel(read_sound(path, narrow_hz=rate_hz or None, longest_s=OTHERS_S))
-                starts = starts_of(whole.shape[1], HALF_SECOND)
-                mels += [whole[:, start : start + FRAMES_PER_SEGMENT] for start in starts]
-                bands += [rate_hz] * len(starts)
-            parts.append(_others_of(ears, str(path), np.stack(mels), bands))
+                heard, _ = hear_file(
+                    path, hop=HALF_SECOND, narrow_hz=rate_hz or None, longest_s=OTHERS_S
+                )
+                mels.append(heard)
+                bands += [rate_hz] * len(heard)
+            parts.append(_others_of(ears, str(path), np.concatenate(mels), bands))
         except DataError as error:
             unread(str(error))
         tell("other sounds heard", number + 1, len(files))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Shaped
+from jaxtyping import Int64, Shaped
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -153,6 +153,10 @@ class Machine:
     def own_rows(self, x: Shaped[Tensor, "m ..."]) -> Shaped[Tensor, "n ..."]:
         """Return this process's rows of the rows of all; undoes :meth:`all_rows`."""
         return x.chunk(self.world)[self.rank]
+
+    def row_numbers(self, n: int) -> Int64[Tensor, " n"]:
+        """Return which of the rows of :meth:`all_rows` are the ``n`` of this process."""
+        return torch.arange(n, device=self.device) + n * self.rank
 
     def mean(self, x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """Return the mean of a tensor over the processes, with gradients."""
