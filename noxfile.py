@@ -23,9 +23,9 @@ TESTS = (
     "tests/test_no_torch.py", "tests/core", "tests/media/test_audio.py",
     "tests/media/test_decoder.py", "tests/media/test_downmix.py",
     "tests/media/test_video.py", "tests/media/test_framing.py", "tests/runtime",
-    "tests/apps/test_cli.py", "tests/apps/test_translate.py",
+    "tests/cli/test_cli.py", "tests/cli/test_translate.py",
 )  # fmt: skip
-TESTS_WITH_EXTRAS = (*TESTS, "tests/media/test_soundtrack.py", "tests/apps/server/test_streams.py")
+TESTS_WITH_EXTRAS = (*TESTS, "tests/media/test_soundtrack.py", "tests/server/test_stream.py")
 FROM_ELSEWHERE = {"PYTHONPATH": None}
 """Only what was installed is tried, and not the source beside it."""
 

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from soundsight.core.units import RATE_HZ
 from soundsight.media import audio
-from soundsight.runtime.story import tell
+from soundsight.runtime.file_events import tell
 from soundsight.runtime.translator import Translator
-from soundsight.views.story import Story
+from soundsight.views.events import Story
 
 KNOWN = ("baby", "dog", "train", "fireworks", "water")
 PIECES = 8

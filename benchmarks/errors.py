@@ -41,16 +41,16 @@ from errors_material import HALVES, Item, Stretch, stretches
 from numpy.typing import NDArray
 
 from soundsight.core.errors import SoundsightError
+from soundsight.core.state import State
 from soundsight.core.units import RATE_HZ
+from soundsight.data.everyday.folder import ALERTS, KINDS, find_everyday
+from soundsight.data.vegas.bench import find_bench
 from soundsight.evaluation.everyday import kind_of
-from soundsight.pairs.bench import find_bench
-from soundsight.pairs.everyday import ALERTS, KINDS, find_everyday
 from soundsight.runtime import model_folder
-from soundsight.runtime.listener import Heard, Listener, SteadyConfig
-from soundsight.runtime.states import State
+from soundsight.runtime.events import Heard, Listener, SteadyConfig
 from soundsight.runtime.surest import Second
 from soundsight.runtime.translator import Translator
-from soundsight.views.story import SURENESS, sureness
+from soundsight.views.events import SURENESS, sureness
 
 CONFIDENCES = [round(0.3 + 0.02 * k, 2) for k in range(29)]
 SENSITIVITIES = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -329,7 +329,7 @@ def draw(curves: dict[str, dict[float, Counted]], default: float, path: Path) ->
 async def _over_the_wire(port: int, samples: NDArray[np.float32], speed: float) -> list[Any]:
     import websockets
 
-    from soundsight.apps.server import protocol
+    from soundsight.core import protocol
 
     facts: list[Any] = []
     url = f"ws://127.0.0.1:{port}{protocol.PATH}"

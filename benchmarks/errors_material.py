@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.units import FRAMES_PER_SEGMENT, RATE_HZ
+from soundsight.data.everyday.folder import Everyday, Sound, bench_kind
+from soundsight.data.vegas.bench import Bench
 from soundsight.media import audio
 from soundsight.media.mel import MelConfig
 from soundsight.media.segments import Segment
-from soundsight.pairs.bench import Bench
-from soundsight.pairs.everyday import Everyday, Sound, bench_kind
 from soundsight.runtime.stream import LiveCutter
 
 HALVES = ("val", "test")

@@ -85,9 +85,9 @@ def write_video(path: Path, subject: str, key_frames: int, seed: int) -> None:
 
 def ours(path: Path, folder: Path) -> None:
     """The per-video function of the product, without cleaning."""
-    from soundsight.pairs.clean import CleanConfig
-    from soundsight.pairs.ingest import IngestConfig, ingest
-    from soundsight.pairs.records import Clip
+    from soundsight.data.prepare.clean import CleanConfig
+    from soundsight.data.prepare.ingest import IngestConfig, ingest
+    from soundsight.data.records import Clip
 
     config = IngestConfig(duplicates=False, clean=CleanConfig(steps=()))
     clip = Clip(path=str(path), key=path.name, group=path.name)
@@ -97,8 +97,8 @@ def ours(path: Path, folder: Path) -> None:
 
 def ours_cleaned(path: Path, folder: Path) -> None:
     """The per-video function with every cleaning step that needs no training."""
-    from soundsight.pairs.ingest import IngestConfig, ingest
-    from soundsight.pairs.records import Clip
+    from soundsight.data.prepare.ingest import IngestConfig, ingest
+    from soundsight.data.records import Clip
 
     clip = Clip(path=str(path), key=path.name, group=path.name)
     outcome = ingest(clip, IngestConfig(), folder / f"{path.stem}.part")
@@ -264,7 +264,7 @@ def memory(hours: float) -> None:
         os.link(folder / "a.mp4", folder / "b.mp4")
         size = (folder / "a.mp4").stat().st_size
         print(f"two files of {hours:g} h, {size / 2**20:.0f} MiB each", flush=True)
-        program = "from soundsight.apps.cli import main; main()"
+        program = "from soundsight.cli.main import main; main()"
         command = [
             sys.executable, "-c", program, "prepare", str(folder), "-o",
             str(Path(place) / "data"), "--workers", "2", "--timeout", "36000",
@@ -293,11 +293,11 @@ def packing(clips: int) -> None:
     """Print how fast parts become shards: one process, the pairs of one video again and again."""
     import base64
 
-    from soundsight.pairs.duplicates import VideoPrint
-    from soundsight.pairs.ingest import IngestConfig, ingest
-    from soundsight.pairs.pack import PackConfig, pack
-    from soundsight.pairs.records import Clip, Record
-    from soundsight.pairs.staging import Part, PartWriter, Stage
+    from soundsight.data.prepare.duplicates import VideoPrint
+    from soundsight.data.prepare.ingest import IngestConfig, ingest
+    from soundsight.data.prepare.pack import PackConfig, pack
+    from soundsight.data.prepare.staging import Part, PartWriter, Stage
+    from soundsight.data.records import Clip, Record
 
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as place:

@@ -28,10 +28,10 @@ import numpy as np
 from PIL import Image
 
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
+from soundsight.data.records import Clip, Record
+from soundsight.data.store.loader import PairReader
+from soundsight.data.store.shards import encode_mel, write_dataset, write_shard
 from soundsight.media import mel, synth
-from soundsight.pairs.reader import PairReader
-from soundsight.pairs.records import Clip, Record
-from soundsight.pairs.shards import encode_mel, write_dataset, write_shard
 
 PAIRS_PER_VIDEO = 10
 PAIRS_PER_SHARD = 1000

@@ -29,7 +29,7 @@ from soundsight.runtime.session import default_threads
 
 PEAK = """
 import resource, sys
-from soundsight.apps.cli import main
+from soundsight.cli.main import main
 try:
     main()
 except SystemExit as end:

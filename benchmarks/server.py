@@ -30,7 +30,7 @@ import psutil
 import websockets
 from numpy.typing import NDArray
 
-from soundsight.apps.server import protocol
+from soundsight.core import protocol
 from soundsight.core.units import RATE_HZ
 from soundsight.media import audio, synth
 

@@ -5,7 +5,7 @@
 
 *plain* is how the published code writes it: float32, weights and pictures in PyTorch's own layout
 (NCHW), random inputs drawn picture by picture, gradients of the discriminator computed in the
-generator's turn as well, the losses fetched at every step. *ours* is ``training.loop.fit`` as
+generator's turn as well, the losses fetched at every step. *ours* is ``training.trainer.fit`` as
 ``soundsight train`` calls it, in float32 and in bfloat16, with its logging, its finite check and
 its moving average of the generator. Networks, initial weights, batches and learning rates are the
 same, and both read the same cached pairs. Each is timed in turn, ``--repeats`` times, without its
@@ -30,12 +30,13 @@ from rich.console import Console
 from torch import Tensor
 
 from soundsight.core.config import to_dict
-from soundsight.models.autoencoder import Autoencoder
-from soundsight.models.dense_generator import DenseGenerator
-from soundsight.models.discriminator import RCDiscriminator
+from soundsight.data.store.dataset import PairDataset, batch_indices
+from soundsight.data.vegas.bench import find_bench
 from soundsight.models.presets import preset
-from soundsight.pairs.bench import find_bench
-from soundsight.pairs.dataset import PairDataset, batch_indices
+from soundsight.models.published.autoencoder import Autoencoder
+from soundsight.models.published.discriminator import RCDiscriminator
+from soundsight.models.published.generator import DenseGenerator
+from soundsight.training.devices import MachineConfig, start_machine
 from soundsight.training.encoder import (
     EncoderConfig,
     EncoderTask,
@@ -43,8 +44,7 @@ from soundsight.training.encoder import (
     load_encoder,
     to_float,
 )
-from soundsight.training.loop import LoopConfig, fit
-from soundsight.training.machine import MachineConfig, start_machine
+from soundsight.training.trainer import LoopConfig, fit
 from soundsight.training.translator import TranslatorConfig, TranslatorTask, default_config
 
 WARM_UP = 4

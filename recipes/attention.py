@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from soundsight.core.runs import atomic_file
+from soundsight.core.files import atomic_file
 from steps import arguments, command_line, log_of, measured, run, scaled, table, training
 
 STEPS = 312

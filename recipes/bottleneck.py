@@ -16,7 +16,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from soundsight.core.runs import atomic_file
+from soundsight.core.files import atomic_file
 from steps import arguments, command_line, log_of, measured, percent, run, scaled, table, training
 
 SIZES = (128, 256, 512, 1024, 2048)

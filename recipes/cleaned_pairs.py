@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from cleaning import DROP_SHARE, TrainPairs, bar
-from soundsight.core.runs import atomic_file
-from soundsight.pairs.bench import Bench, find_bench
+from soundsight.core.files import atomic_file
+from soundsight.data.vegas.bench import Bench, find_bench
 from soundsight.training.coherence import CoherenceConfig, contrastive_scores, keep_share
 from steps import arguments, command_line, how, measured, percent, run, scaled, table
 

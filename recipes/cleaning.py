@@ -37,9 +37,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from soundsight.core.runs import atomic_file, usable_folder, write_json
+from soundsight.core.files import atomic_file, usable_folder, write_json
+from soundsight.data.vegas.bench import SUBJECTS, Bench, find_bench
 from soundsight.evaluation.informativity import audible
-from soundsight.pairs.bench import SUBJECTS, Bench, find_bench
 from soundsight.training.coherence import (
     ClassifierConfig,
     CoherenceConfig,

@@ -19,10 +19,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from soundsight.core.errors import SoundsightError
 from soundsight.core.units import RATE_HZ
-from soundsight.media import audio, mel
-from soundsight.media.video import frame_at, probe
-from soundsight.pairs.bench import SUBJECTS, Bench, find_bench, photo_subject
-from soundsight.pairs.clean import (
+from soundsight.data.prepare.clean import (
     SPREAD,
     STEPS,
     CleanConfig,
@@ -30,6 +27,9 @@ from soundsight.pairs.clean import (
     measure_sound,
     reasons,
 )
+from soundsight.data.vegas.bench import SUBJECTS, Bench, find_bench, photo_subject
+from soundsight.media import audio, mel
+from soundsight.media.video import frame_at, probe
 
 SEED = 0
 MADE = 300

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from soundsight.core.runs import atomic_file
+from soundsight.core.files import atomic_file
 from soundsight.core.units import IMAGE_PX, RATE_HZ
-from soundsight.evaluation.judging import Judges
+from soundsight.data.vegas.bench import find_bench, photo_subject
+from soundsight.judges.apply import Judges
 from soundsight.media import audio, synth
-from soundsight.pairs.bench import find_bench, photo_subject
 from soundsight.runtime.model_folder import bundled
 from soundsight.runtime.stream import blocks_of, every_segment
 from soundsight.runtime.translator import Translator

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from soundsight import Translator
-from soundsight.pairs.everyday import SUBJECTS, WORDS, find_everyday
+from soundsight.data.everyday.folder import SUBJECTS, WORDS, find_everyday
 
 COLUMNS, SIDE_PX, LABEL_PX, GAP_PX = 11, 112, 22, 6
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from soundsight.core.runs import atomic_file
+from soundsight.core.files import atomic_file
 from steps import arguments, command_line, measured, percent, run, scaled, table, training
 
 STEPS = 750

@@ -30,12 +30,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from soundsight.core.runs import write_json
+from soundsight.core.files import write_json
+from soundsight.data.store.dataset import PairDataset, batch_indices, opaque_id
+from soundsight.data.vegas.bench import SUBJECTS, Bench, find_bench
 from soundsight.evaluation.informativity import audible
 from soundsight.media import audio, mel, segments
 from soundsight.models.contrastive import ContrastiveConfig, SoundEncoder
-from soundsight.pairs.bench import SUBJECTS, Bench, find_bench
-from soundsight.pairs.dataset import PairDataset, batch_indices, opaque_id
 from soundsight.training.augment import augment_mel
 from soundsight.training.checkpoints import load_weights, save_weights
 from soundsight.training.encoder import embed, load_encoder, one_cycle, to_float

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from soundsight.core.config import to_dict
-from soundsight.training.judges import JudgesConfig
+from soundsight.judges.train import JudgesConfig
 from steps import arguments, install, run, scaled, training, where
 
 LEARNED_FROM, HELD_OUT = (0, 2, 3), 1

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
+from soundsight.data.vegas.bench import SUBJECTS, find_bench
 from soundsight.evaluation.informativity import control_pictures, photo_controls
-from soundsight.evaluation.judging import Judges, agreement, columns_of
 from soundsight.evaluation.stored import check_early
-from soundsight.pairs.bench import SUBJECTS, find_bench
-from soundsight.training.audio_visual import class_precision
-from soundsight.training.uninformative import load_early
+from soundsight.judges.apply import Judges, agreement, columns_of
+from soundsight.judges.negatives import load_early
+from soundsight.judges.retrieval_space import class_precision
 
 COLUMNS = (*SUBJECTS, "mean")
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from soundsight.core.runs import atomic_file
+from soundsight.core.files import atomic_file
 from steps import (
     arguments,
     command_line,

@@ -14,7 +14,7 @@ measured. The report of the translator is written last.
 
 from __future__ import annotations
 
-from soundsight.core.runs import atomic_file
+from soundsight.core.files import atomic_file
 from steps import arguments, command_line, measured, percent, run, scaled, table, training
 
 AUTOENCODER_STEPS = 3600

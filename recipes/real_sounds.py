@@ -46,18 +46,18 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from perturbations import PERTURBATIONS, Samples, noise, room, telephone, untouched
-from soundsight.core.runs import atomic_file, commit
+from soundsight.core.files import atomic_file, commit
+from soundsight.core.state import State
 from soundsight.core.units import RATE_HZ
+from soundsight.data.everyday.folder import Everyday, find_everyday
+from soundsight.data.everyday.sounds import audible
+from soundsight.data.vegas.bench import SUBJECTS, Bench, find_bench
 from soundsight.evaluation.encoders import hear
 from soundsight.evaluation.everyday import kind_of
-from soundsight.evaluation.judging import Judges, columns_of
 from soundsight.evaluation.probes import fit_probe, neighbour_votes
+from soundsight.judges.apply import Judges, columns_of
 from soundsight.media import audio
 from soundsight.media.segments import Segment, segments_of
-from soundsight.pairs.bench import SUBJECTS, Bench, find_bench
-from soundsight.pairs.everyday import Everyday, find_everyday
-from soundsight.pairs.everyday_sounds import audible
-from soundsight.runtime.states import State
 from soundsight.runtime.translator import Translator
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
 from steps import arguments, command_line, recordings, table

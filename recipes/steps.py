@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import soundsight
-from soundsight.core.runs import sha256_of
-from soundsight.evaluation.judging import PACKAGED_JUDGES
-from soundsight.pairs.bench import Bench
+from soundsight.core.files import sha256_of
+from soundsight.data.vegas.bench import Bench
+from soundsight.judges.apply import PACKAGED_JUDGES
 
 
 def arguments(about: str, out: str, *, seeds: int | None = None) -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from soundsight.media import synth
 
-PROGRAM = "from soundsight.apps.cli import main; main()"
+PROGRAM = "from soundsight.cli.main import main; main()"
 
 
 def draw(job: tuple[Path, int]) -> None:

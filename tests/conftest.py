@@ -18,9 +18,9 @@ import pytest
 import soundfile
 from PIL import Image
 
-from soundsight.pairs import everyday
-from soundsight.pairs.bench import SPLITS, SUBJECTS, Bench, find_bench
-from soundsight.pairs.everyday import Everyday, find_everyday
+from soundsight.data.everyday import folder as everyday
+from soundsight.data.everyday.folder import Everyday, find_everyday
+from soundsight.data.vegas.bench import SPLITS, SUBJECTS, Bench, find_bench
 
 # A shell that runs the tests in its background has them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -24,11 +24,11 @@ import typer
 import yaml
 
 from soundsight import Client
-from soundsight.apps import serve
-from soundsight.apps.cli import build_app
-from soundsight.apps.server import streams
-from soundsight.apps.server.app import ServerConfig, create_app
-from soundsight.apps.server.limits import Access, Limits
+from soundsight.cli import serve
+from soundsight.cli.main import build_app
+from soundsight.server import stream as streams
+from soundsight.server.app import ServerConfig, create_app
+from soundsight.server.limits import Access, Limits
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
@@ -241,7 +241,7 @@ def test_proxies_let_through_what_the_server_takes() -> None:
 def test_nginx_itself_takes_the_file(tmp_path: Path) -> None:
     if shutil.which("nginx") is None:
         pytest.skip("nginx is not installed")
-    from soundsight.apps.server.tls import self_signed
+    from soundsight.server.tls import self_signed
 
     own = self_signed(["soundsight.example.org"])
     with own.folder:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from soundsight.apps.cli import build_app
+from soundsight.cli.main import build_app
 from soundsight.media import synth
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -36,7 +36,7 @@ def translate(sound: Path, model: Path, out: Path, first: str = "") -> str:
 import sys
 {first}
 sys.argv = {[*arguments, "--json", "--draws", "2"]!r}
-from soundsight.apps.cli import main
+from soundsight.cli.main import main
 try:
     main()
 except SystemExit as end:
@@ -87,13 +87,13 @@ def test_prepare_and_data_load_no_torch(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from soundsight.media import synth
-from soundsight.pairs.ingest import IngestConfig, ingest
-from soundsight.pairs.records import Clip
+from soundsight.data.prepare.ingest import IngestConfig, ingest
+from soundsight.data.records import Clip
 folder = Path({str(tmp_path)!r})
 video = synth.write_video(folder / "videos" / "a.mp4", "dog", 2.0, 0, fps=5, size_px=64)
 clip = Clip(path=str(video), key="a.mp4", group="a")
 assert ingest(clip, IngestConfig(), folder / "part").failure is None
-from soundsight.apps.cli import main
+from soundsight.cli.main import main
 for words in (
     ["prepare", str(folder / "videos"), "-o", str(folder / "data"), "--workers", "1"],
     ["data", "info", str(folder / "data")],
@@ -121,9 +121,9 @@ import threading, time
 from pathlib import Path
 import httpx, numpy as np, uvicorn
 from websockets.sync.client import connect
-from soundsight.apps.server import protocol
-from soundsight.apps.server.app import ServerConfig, create_app
-from soundsight.apps.server.limits import Access, Limits
+from soundsight.server import protocol
+from soundsight.server.app import ServerConfig, create_app
+from soundsight.server.limits import Access, Limits
 config = ServerConfig(
     model=Path({str(tiny_model)!r}), access=Access(), limits=Limits(), workers=1
 )

@@ -22,12 +22,12 @@ __version__ = "0.1.0"
 __all__ = ["Client", "SoundsightError", "Translation", "Translator", "__version__"]
 
 if TYPE_CHECKING:
-    from soundsight.apps.client import Client
+    from soundsight.client import Client
     from soundsight.core.errors import SoundsightError
     from soundsight.runtime.translator import Translation, Translator
 
 _HOMES = {
-    "Client": "soundsight.apps.client",
+    "Client": "soundsight.client",
     "SoundsightError": "soundsight.core.errors",
     "Translation": "soundsight.runtime.translator",
     "Translator": "soundsight.runtime.translator",

@@ -1,6 +1,6 @@
 """``python -m soundsight`` is the ``soundsight`` command."""
 
-from soundsight.apps.cli import main
+from soundsight.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundsight.apps.server import protocol
-from soundsight.apps.server.engine import jpeg
+from soundsight.core import protocol
+from soundsight.core.state import State
 from soundsight.core.units import RATE_HZ
 from soundsight.media import audio
-from soundsight.runtime.states import State
-from soundsight.views.story import sureness
+from soundsight.server.engine import jpeg
+from soundsight.views.events import sureness
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -408,7 +408,7 @@ def test_the_page_loads_nothing_from_elsewhere_and_is_light(
         assert all(url.startswith(address) for url in seen), seen
         assert any(url.endswith("live.js") for url in seen)
         # What the audio thread loads is not told to the page.
-        static = Path(protocol.__file__).parent / "static"
+        static = Path(protocol.__file__).parents[1] / "server" / "static"
         worklet = sum((static / n).stat().st_size for n in ("worklet.js", "resampler.js"))
         assert sum(seen.values()) + worklet < 200_000
 
@@ -967,7 +967,7 @@ def test_the_memory_gives_back_what_was_heard_and_no_more(modules: Any) -> None:
 
 def test_unused_callables_are_not_hidden() -> None:
     """Every module that the page loads is asked for by another: nothing lies about."""
-    static = Path(protocol.__file__).parent / "static"
+    static = Path(protocol.__file__).parents[1] / "server" / "static"
     text = "".join(p.read_text("utf-8") for p in static.iterdir() if p.suffix in (".js", ".html"))
     found: Callable[[str], bool] = lambda name: f"./{name}" in text or f"static/{name}" in text  # noqa: E731
     assert [p.name for p in static.glob("*.js") if not found(p.name)] == []

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from soundsight.core import runs, units
+from soundsight.core import files as runs
+from soundsight.core import units
 from soundsight.core.config import choose, differences, from_dict, to_dict
 from soundsight.core.draws import generator_draws, item_of
 from soundsight.core.errors import ConfigError, MissingExtraError, OutputError
-from soundsight.core.runs import atomic_file, atomic_folder, sha256_of
+from soundsight.core.files import atomic_file, atomic_folder, sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,14 +183,14 @@ def test_the_commit_is_that_of_the_tree_which_has_this_very_file(
         )
         return done.stdout.strip()
 
-    ours, installed = tmp_path / "runs.py", tmp_path / "venv" / "runs.py"
+    ours, installed = tmp_path / "files.py", tmp_path / "venv" / "files.py"
     installed.parent.mkdir()
     for file in (ours, installed):
         file.write_text("x = 1\n")
     monkeypatch.setattr(runs, "__file__", str(ours))
     assert runs.commit() is None
     git("init", "--quiet")
-    git("add", "runs.py")
+    git("add", "files.py")
     git("commit", "--quiet", "-m", "first")
     assert runs.commit() == git("rev-parse", "--short=12", "HEAD")
     ours.write_text("x = 2\n")

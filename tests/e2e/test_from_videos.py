@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from soundsight.apps.cli import build_app
-from soundsight.core.runs import sha256_of
+from soundsight.cli.main import build_app
+from soundsight.core.files import sha256_of
+from soundsight.data.store.shards import open_dataset
 from soundsight.media import synth
 from soundsight.media.video import frame_at
-from soundsight.pairs.shards import open_dataset
 
 STEPS = ["--set", "loop.log_every=1", "--set", "loop.checkpoint_every=2"]
 

@@ -20,11 +20,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from soundsight.apps.cli import build_app
+from soundsight.cli.main import build_app
+from soundsight.data.everyday.folder import EVERYDAY_VARIABLE
+from soundsight.data.store.shards import open_dataset
+from soundsight.data.vegas.bench import BENCH_VARIABLE
 from soundsight.media import synth
-from soundsight.pairs.bench import BENCH_VARIABLE
-from soundsight.pairs.everyday import EVERYDAY_VARIABLE
-from soundsight.pairs.shards import open_dataset
 from soundsight.runtime import model_folder
 from soundsight.training.checkpoints import read_tensors
 
@@ -177,7 +177,7 @@ def test_two_processes_share_a_run(place: Path, tmp_path: Path) -> None:
     )
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", "from soundsight.apps.cli import main; main()",
+            [sys.executable, "-c", "from soundsight.cli.main import main; main()",
              *shlex.split(line + SMALL["train translator"])],
             env={
                 **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from soundsight.apps.cli import build_app
-from soundsight.apps.client import Client
+from soundsight.cli.main import build_app
+from soundsight.client import Client
 from soundsight.media.soundtrack import open_soundtrack
 from soundsight.media.windows import windows
 

@@ -18,9 +18,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from soundsight import Client, Translator
-from soundsight.apps.cli import build_app
+from soundsight.cli.main import build_app
+from soundsight.data.vegas.bench import Bench
 from soundsight.media import synth
-from soundsight.pairs.bench import Bench
 
 STEPS = ["--set", "loop.log_every=1", "--set", "loop.checkpoint_every=2"]
 

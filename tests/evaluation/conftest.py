@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from soundsight.evaluation.judging import Judges, Scorer
-from soundsight.pairs.bench import SUBJECTS
+from soundsight.data.vegas.bench import SUBJECTS
+from soundsight.judges.apply import Judges, Scorer
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from soundsight.core.errors import DataError
+from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.evaluation.blind import (
     ANSWERS,
     FOLDER,
@@ -22,7 +23,6 @@ from soundsight.evaluation.blind import (
     wilson,
     write_sheet,
 )
-from soundsight.pairs.bench import SUBJECTS
 
 N = 10
 

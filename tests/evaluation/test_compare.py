@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from soundsight.core.errors import ConfigError, DataError, OutputError
+from soundsight.data.vegas.bench import SUBJECTS, Bench
 from soundsight.evaluation.compare import compare
-from soundsight.evaluation.judging import Judges
 from soundsight.evaluation.report import EvaluationConfig, evaluate
-from soundsight.pairs.bench import SUBJECTS, Bench
+from soundsight.judges.apply import Judges
 
 CONFIG = EvaluationConfig(floor_per_kind=1, sheet_per_class=2)
 GREY = (128, 128, 128)

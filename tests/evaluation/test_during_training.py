@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from soundsight.data.vegas.bench import SUBJECTS, Bench
 from soundsight.evaluation.during_training import ValInformativity
-from soundsight.evaluation.judging import Judges
-from soundsight.pairs.bench import SUBJECTS, Bench
+from soundsight.judges.apply import Judges
 from soundsight.training.translator import TranslatorTask
 
 

@@ -11,13 +11,13 @@ import torch
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.runs import write_json
+from soundsight.core.files import write_json
+from soundsight.data.everyday.folder import Everyday
+from soundsight.data.vegas.bench import Bench
 from soundsight.evaluation import ears as of_ears
 from soundsight.evaluation.ears import Embedded, Labelled, read_kinds, report_ears
 from soundsight.evaluation.probes import fit_probe
 from soundsight.models.ears import Ears, ears_preset
-from soundsight.pairs.bench import Bench
-from soundsight.pairs.everyday import Everyday
 from soundsight.training.checkpoints import save_weights
 
 

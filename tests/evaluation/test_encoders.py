@@ -15,15 +15,15 @@ from rich.console import Console
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError, OutputError
+from soundsight.data.store.dataset import PairDataset
+from soundsight.data.vegas.bench import SUBJECTS, Bench
 from soundsight.evaluation.encoder_pages import draw_map, reconstruction_sheet
 from soundsight.evaluation.encoders import evaluate_encoder, principal_axes, reconstruct
 from soundsight.evaluation.probes import fit_probe, neighbour_votes
-from soundsight.models.autoencoder import Autoencoder
 from soundsight.models.presets import preset
-from soundsight.pairs.bench import SUBJECTS, Bench
-from soundsight.pairs.dataset import PairDataset
+from soundsight.models.published.autoencoder import Autoencoder
 from soundsight.training.encoder import EncoderTask, default_encoder_config
-from soundsight.training.loop import LoopConfig, fit
+from soundsight.training.trainer import LoopConfig, fit
 from soundsight.views.drawing import heat
 
 

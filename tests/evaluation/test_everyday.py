@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from soundsight.core.errors import ConfigError, DataError
+from soundsight.data.everyday.folder import ALERTS, KINDS, SUBJECTS, Everyday
+from soundsight.data.vegas.bench import Bench, Pair
 from soundsight.evaluation import everyday as figures_of
 from soundsight.evaluation.blind import ANSWERS as FORM
 from soundsight.evaluation.blind import FOLDER, KEY, NOTHING, score
@@ -26,10 +28,8 @@ from soundsight.evaluation.everyday import (
     variety,
 )
 from soundsight.evaluation.everyday_report import EverydayConfig, evaluate_everyday
+from soundsight.judges.everyday import ANSWERS
 from soundsight.models.eyes import Eyes
-from soundsight.pairs.bench import Bench, Pair
-from soundsight.pairs.everyday import ALERTS, KINDS, SUBJECTS, Everyday
-from soundsight.training.photo_judge import ANSWERS
 
 OTHERS = ("pig", "wind")
 

@@ -12,6 +12,7 @@ from scipy import linalg
 from torch import Tensor, nn
 
 from soundsight.core.errors import DataError, ModelError
+from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.evaluation.fidelity import (
     copying,
     difference_hash,
@@ -24,7 +25,6 @@ from soundsight.evaluation.fidelity import (
     precision_recall,
     variety,
 )
-from soundsight.pairs.bench import SUBJECTS
 
 
 def test_kid_of_whole_sets_is_the_unbiased_estimate() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from soundsight.core.errors import DataError
+from soundsight.data.vegas.bench import SUBJECTS, Bench
 from soundsight.evaluation.informativity import (
     MEAN,
     control_pictures,
@@ -20,9 +21,8 @@ from soundsight.evaluation.informativity import (
     sound_control,
     white_noise_mels,
 )
-from soundsight.evaluation.judging import Judges
-from soundsight.pairs.bench import SUBJECTS, Bench
-from soundsight.training.uninformative import EarlyPictures, early_part
+from soundsight.judges.apply import Judges
+from soundsight.judges.negatives import EarlyPictures, early_part
 
 
 def sounds(seed: int = 0) -> tuple[np.ndarray, list[str], list[str]]:

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from soundsight.core.errors import ConfigError, DataError, ModelError, OutputError
+from soundsight.data.vegas.bench import SUBJECTS, Bench
 from soundsight.evaluation import blind
-from soundsight.evaluation.judging import Judges
 from soundsight.evaluation.report import EvaluationConfig, evaluate
 from soundsight.evaluation.seconds import read
-from soundsight.pairs.bench import SUBJECTS, Bench
-from soundsight.training.uninformative import EarlyPictures
+from soundsight.judges.apply import Judges
+from soundsight.judges.negatives import EarlyPictures
 
 CONFIG = EvaluationConfig(floor_per_kind=5, sheet_per_class=2)
 

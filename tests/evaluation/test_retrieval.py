@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from soundsight.core.errors import DataError
+from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.evaluation.retrieval import _candidates, retrieve
-from soundsight.pairs.bench import SUBJECTS
 
 
 def sounds_of(per_class: int) -> tuple[list[str], list[str]]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from soundsight.core.errors import DataError
+from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.evaluation.curves import THRESHOLDS, accepted_at, curves_of, draw_curves
 from soundsight.evaluation.seconds import (
     Seconds,
@@ -18,7 +19,6 @@ from soundsight.evaluation.seconds import (
     read,
     write,
 )
-from soundsight.pairs.bench import SUBJECTS
 
 
 def table(seed: int, **more: np.ndarray) -> Seconds:

@@ -19,15 +19,15 @@ from soundsight.core.errors import ConfigError, DataError, ModelError, OutputErr
 from soundsight.core.units import to_levels, to_unit
 from soundsight.export import onnx as export
 from soundsight.export.card import EVERYDAY_HEADLINES, figures_of
-from soundsight.models.autoencoder import Autoencoder
 from soundsight.models.contrastive import SoundEncoder
-from soundsight.models.dense_generator import DenseGenerator
 from soundsight.models.ears import Ears, ears_preset
-from soundsight.models.familiarity import Familiarity, FamiliarityConfig
+from soundsight.models.ood_memory import Familiarity, FamiliarityConfig
 from soundsight.models.presets import preset
-from soundsight.runtime.naming import Names
+from soundsight.models.published.autoencoder import Autoencoder
+from soundsight.models.published.generator import DenseGenerator
+from soundsight.runtime.labels import Names
 from soundsight.runtime.translator import Translator
-from soundsight.training.naming import FittedNames, NamingFigures
+from soundsight.training.labels import FittedNames, NamingFigures
 
 SIZES = preset("tiny")
 Network = TypeVar("Network", bound=torch.nn.Module)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.models import eyes as eyes_module
 from soundsight.models.decoder import LatentConfig, LatentDecoder, LatentEncoder
-from soundsight.models.eyes import MAPS, NETWORKS, POOLED_SIZE, Eyes
-from soundsight.models.eyes_discriminator import (
+from soundsight.models.discriminator import (
     EyesDiscriminator,
     hinge_discriminator,
     hinge_generator,
 )
+from soundsight.models.eyes import MAPS, NETWORKS, POOLED_SIZE, Eyes
 from soundsight.models.flow import Flow, FlowConfig, FlowGenerator
 from soundsight.training.decoder import SIZES
 from soundsight.training.drawing import DISCRIMINATORS

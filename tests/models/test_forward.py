@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from soundsight.models.autoencoder import Autoencoder
 from soundsight.models.contrastive import ContrastivePair
-from soundsight.models.dense_generator import DenseGenerator, DenseGeneratorConfig
-from soundsight.models.discriminator import ProjectionDiscriminator, RCDiscriminator
 from soundsight.models.picture_posterior import PicturePosterior
 from soundsight.models.presets import preset
+from soundsight.models.published.autoencoder import Autoencoder
+from soundsight.models.published.discriminator import ProjectionDiscriminator, RCDiscriminator
+from soundsight.models.published.generator import DenseGenerator, DenseGeneratorConfig
 
 SIZES = preset("tiny")
 E = SIZES.generator.embedding_size

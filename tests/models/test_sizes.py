@@ -8,16 +8,16 @@ import pytest
 from torch import nn
 
 from soundsight.core.errors import ConfigError
-from soundsight.models.autoencoder import Autoencoder, AutoencoderConfig
 from soundsight.models.contrastive import ContrastivePair
-from soundsight.models.dense_generator import DenseGenerator, DenseGeneratorConfig, count_flop
-from soundsight.models.discriminator import (
+from soundsight.models.picture_posterior import PicturePosterior
+from soundsight.models.presets import preset
+from soundsight.models.published.autoencoder import Autoencoder, AutoencoderConfig
+from soundsight.models.published.discriminator import (
     ProjectionDiscriminator,
     RCDiscriminator,
     RCDiscriminatorConfig,
 )
-from soundsight.models.picture_posterior import PicturePosterior
-from soundsight.models.presets import preset
+from soundsight.models.published.generator import DenseGenerator, DenseGeneratorConfig, count_flop
 
 
 def count(network: nn.Module) -> int:

@@ -140,7 +140,7 @@ def test_cut_file_and_missing_file(own_model: Path) -> None:
 
 
 def rehash(folder: Path, name: str) -> None:
-    from soundsight.core.runs import sha256_of
+    from soundsight.core.files import sha256_of
 
     values = json.loads((folder / "model.json").read_text("utf-8"))
     path = folder / name

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from soundsight.core.errors import AudioError, ConfigError
+from soundsight.core.state import State
 from soundsight.media.mel import DEFAULT
-from soundsight.runtime.states import State
 from soundsight.runtime.stream import LiveCutter, Stream
 from soundsight.runtime.translator import Translator
 

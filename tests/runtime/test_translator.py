@@ -13,10 +13,10 @@ import pytest
 from soundsight.core import units
 from soundsight.core.draws import generator_draws, item_of
 from soundsight.core.errors import AudioError, ConfigError, OutputError
+from soundsight.core.state import CALM_LEVEL, State
 from soundsight.media import audio
 from soundsight.media.segments import segments_of
-from soundsight.runtime.naming import Names
-from soundsight.runtime.states import CALM_LEVEL, State
+from soundsight.runtime.labels import Names
 from soundsight.runtime.surest import surest_embedding
 from soundsight.runtime.translator import Translator
 from soundsight.views.pictograms import alert_picture

@@ -378,7 +378,7 @@ def test_the_module_says_what_it_needs_without_loading_more() -> None:
     # The cleaning extra must not pull in the apps or a label.
     code = (
         "import sys, soundsight.training.coherence; "
-        "assert not any(m.startswith(('soundsight.apps', 'soundsight.evaluation')) "
+        "assert not any(m.startswith(('soundsight.cli', 'soundsight.evaluation')) "
         "for m in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -29,16 +29,17 @@ from torch import Tensor
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError
+from soundsight.data.everyday.folder import Everyday, find_everyday
+from soundsight.data.store.dataset import PairDataset
+from soundsight.data.vegas.bench import Bench, find_bench
 from soundsight.models.decoder import LatentDecoder
 from soundsight.models.ears import PictureProjection, ears_preset
 from soundsight.models.eyes import NETWORKS, Eyes
 from soundsight.models.flow import Flow
-from soundsight.pairs.bench import Bench, find_bench
-from soundsight.pairs.dataset import PairDataset
-from soundsight.pairs.everyday import Everyday, find_everyday
 from soundsight.training.align import AlignConfig, AlignTask
 from soundsight.training.checkpoints import read_checkpoint, save_weights
 from soundsight.training.decoder import SIZES, DecoderConfig, DecoderTask
+from soundsight.training.devices import Machine, MachineConfig, start_machine
 from soundsight.training.distributed import SharedDraws
 from soundsight.training.ears import EarsTask, EarsTrainingConfig
 from soundsight.training.ears_data import open_ears_data
@@ -46,10 +47,9 @@ from soundsight.training.encoder import EncoderConfig, EncoderTask, load_encoder
 from soundsight.training.flow import SIZES as FLOW_SIZES
 from soundsight.training.flow import FlowTask, FlowTrainingConfig
 from soundsight.training.flow_data import FlowPairs
-from soundsight.training.loop import LoopConfig, Scalars, Task, fit
-from soundsight.training.machine import Machine, MachineConfig, start_machine
 from soundsight.training.moving_average import MovingAverageConfig
 from soundsight.training.sound_bank import BankConfig
+from soundsight.training.trainer import LoopConfig, Scalars, Task, fit
 from soundsight.training.translator import TranslatorConfig, TranslatorTask
 
 SILENT = Console(quiet=True, stderr=True)

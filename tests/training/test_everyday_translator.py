@@ -26,10 +26,10 @@ from soundsight.training.decoder import (
     load_latent_encoder,
 )
 from soundsight.training.distil import DistilConfig, DistilTask
+from soundsight.training.fine_tuning import LATENT_DECODER, LATENT_ENCODER, PICTURE_ENCODER
 from soundsight.training.flow import FlowTask, FlowTrainingConfig, load_flow, load_flow_generator
 from soundsight.training.flow_data import FlowPairs, encode_cuts, open_flow_pairs
-from soundsight.training.loop import LoopConfig, Task, fit, step_rng
-from soundsight.training.starting import LATENT_DECODER, LATENT_ENCODER, PICTURE_ENCODER
+from soundsight.training.trainer import LoopConfig, Task, fit, step_rng
 
 SILENT = Console(quiet=True, stderr=True)
 

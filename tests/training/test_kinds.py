@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.runs import write_json
+from soundsight.core.files import write_json
+from soundsight.data.everyday.folder import ALERTS, WORDS, Everyday
+from soundsight.data.vegas.bench import Bench
 from soundsight.models.ears import Ears, EarsConfig
-from soundsight.pairs.bench import Bench
-from soundsight.pairs.everyday import ALERTS, WORDS, Everyday
 from soundsight.training.checkpoints import save_weights
 from soundsight.training.kinds import (
     BANDS_HZ,

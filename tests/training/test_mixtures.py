@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.pairs.everyday import Everyday
+from soundsight.data.everyday.folder import Everyday
 from soundsight.training.mixtures import CLIP_S, MixtureConfig, make_clip, mixture, open_mixtures
 from soundsight.training.recording_copies import CopyConfig
 from soundsight.training.teacher import FEATURES

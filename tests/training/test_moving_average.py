@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from soundsight.core.errors import ConfigError
-from soundsight.models.discriminator import RCDiscriminator
 from soundsight.models.presets import preset
+from soundsight.models.published.discriminator import RCDiscriminator
 from soundsight.training.moving_average import MovingAverageAdversary, MovingAverageConfig
 
 _SIZES = replace(preset("tiny").rc_discriminator, dropout=0.0)

@@ -15,20 +15,20 @@ from torch import Tensor
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import DataError
+from soundsight.data.everyday.folder import Everyday
+from soundsight.data.store.dataset import PairDataset
+from soundsight.data.vegas.bench import Bench
 from soundsight.models.eyes import NETWORKS, Eyes
-from soundsight.pairs.bench import Bench
-from soundsight.pairs.dataset import PairDataset
-from soundsight.pairs.everyday import Everyday
 from soundsight.training import decoder, ears, flow
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
 from soundsight.training.decoder import DecoderConfig, DecoderTask
 from soundsight.training.ears import EarsTask, EarsTrainingConfig
 from soundsight.training.ears_data import EarsData, joined, open_ears_data, prepared_ears_data
+from soundsight.training.fine_tuning import FLOW, LATENT_ENCODER, TAUGHT_BY, StartingPoint
 from soundsight.training.flow import FlowTask, FlowTrainingConfig, load_flow
 from soundsight.training.flow_data import FlowPairs, flow_pairs_of
-from soundsight.training.loop import LoopConfig, Task, fit, step_rng
 from soundsight.training.sound_bank import BankConfig
-from soundsight.training.starting import FLOW, LATENT_ENCODER, TAUGHT_BY, StartingPoint
+from soundsight.training.trainer import LoopConfig, Task, fit, step_rng
 
 LOOP = LoopConfig(steps=2, batch_size=8, log_every=1, checkpoint_every=1)
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError
+from soundsight.data.store.dataset import PairDataset, batch_indices
+from soundsight.data.vegas.bench import Bench
 from soundsight.export.onnx import export_run
-from soundsight.pairs.bench import Bench
-from soundsight.pairs.dataset import PairDataset, batch_indices
 from soundsight.runtime.translator import Translator
 from soundsight.training.encoder import (
     EncoderTask,
@@ -26,8 +26,8 @@ from soundsight.training.encoder import (
     load_encoder,
     to_float,
 )
-from soundsight.training.loop import LoopConfig, fit, step_rng
 from soundsight.training.moving_average import MovingAverageConfig
+from soundsight.training.trainer import LoopConfig, fit, step_rng
 from soundsight.training.translator import (
     TranslatorConfig,
     TranslatorTask,

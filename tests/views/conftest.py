@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from soundsight.media.overview import Overview
-from soundsight.views.story import Story, StoryEvent
+from soundsight.views.events import Story, StoryEvent
 
 COLOURS = ((220, 40, 40), (40, 200, 60), (60, 80, 230))
 

@@ -13,9 +13,9 @@ import pytest
 from soundsight.core.errors import OutputError
 from soundsight.media import audio
 from soundsight.views.drawing import CARD
+from soundsight.views.events import Story
 from soundsight.views.film import FPS, HEIGHT_PX, WIDTH_PX, film
 from soundsight.views.pictograms import alert_picture
-from soundsight.views.story import Story
 
 RATE = 44_100
 RED, BLUE = (220, 40, 40), (60, 80, 230)

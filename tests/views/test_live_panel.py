@@ -12,7 +12,7 @@ from PIL import Image
 
 from soundsight.core.errors import OutputError
 from soundsight.views.live_panel import SHOWN, SIZE_PX, live_panel, save_live_panel
-from soundsight.views.moment import Look, Moment, Past, how_long
+from soundsight.views.live_view import Look, Moment, Past, how_long
 from soundsight.views.pictograms import alert_picture
 
 NOON = datetime(2026, 1, 1, 12)

@@ -13,8 +13,8 @@ from PIL import Image
 from soundsight.core.errors import OutputError
 from soundsight.views import timeline
 from soundsight.views.drawing import AMBER, WAVE
+from soundsight.views.events import Story, StoryEvent
 from soundsight.views.pictograms import alert_picture
-from soundsight.views.story import Story, StoryEvent
 from soundsight.views.storyboard import MAX_CARDS, save_storyboard, shown_events, storyboard
 
 PICTURE_PX = 152

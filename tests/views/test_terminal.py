@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console, Group
 
-from soundsight.views.moment import Look, Moment, Past
+from soundsight.views.live_view import Look, Moment, Past
 from soundsight.views.terminal import UPPER_HALF, half_blocks, terminal_panel
 
 NOON = datetime(2026, 1, 1, 12)

@@ -6,6 +6,8 @@ The command line prints the message and exits with code 2; anything that is not 
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 
 class SoundsightError(Exception):
     """Base of every error caused by an input, an option or the environment."""
@@ -54,3 +56,14 @@ class MissingExtraError(SoundsightError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its name where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def require_extra(command: str, extra: str, *packages: str) -> None:
+    """Check that ``packages`` are installed.
+
+    Raises:
+        MissingExtraError: naming the first that is not, and the extra that brings it.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtraError(command, extra, package)

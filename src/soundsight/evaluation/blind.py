@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from soundsight.core.errors import DataError
-from soundsight.core.runs import atomic_file, sha256_of, write_json
+from soundsight.core.files import atomic_file, sha256_of, write_json
+from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.evaluation.sheets import blind_sheet
-from soundsight.pairs.bench import SUBJECTS
 
 FOLDER = "blind"
 SHEET = "sheet.png"

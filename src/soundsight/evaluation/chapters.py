@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from soundsight.core.units import INAUDIBLE_LEVEL
+from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.evaluation import blind
 from soundsight.evaluation.fidelity import HASH_BITS, NEAR_DUPLICATE_BITS
 from soundsight.evaluation.informativity import MEAN
@@ -19,8 +20,7 @@ from soundsight.evaluation.seconds import (
     SHUFFLED,
 )
 from soundsight.evaluation.stored import BASELINE
-from soundsight.pairs.bench import SUBJECTS
-from soundsight.training.judge_tables import FLOOR
+from soundsight.judges.tables import FLOOR
 
 REAL_PHOTOS = "real photos"
 

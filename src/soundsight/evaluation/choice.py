@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from soundsight.pairs.bench import SUBJECTS, Pair
+from soundsight.data.vegas.bench import SUBJECTS, Pair
 
 _MEASURED, _SHOWN, _BLIND = 2, 3, 4
 """Keep the draws for several purposes apart."""

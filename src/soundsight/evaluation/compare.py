@@ -17,7 +17,7 @@ from PIL import Image
 
 from soundsight import __version__
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.runs import atomic_file, atomic_folder, write_json
+from soundsight.core.files import atomic_file, atomic_folder, write_json
 from soundsight.evaluation import seconds as per_second
 from soundsight.evaluation.chapters import numbers_of, share_table
 from soundsight.evaluation.informativity import MEAN

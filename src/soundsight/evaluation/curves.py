@@ -15,7 +15,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from soundsight.pairs.bench import SUBJECTS
+from soundsight.data.vegas.bench import SUBJECTS
 
 THRESHOLDS = np.round(np.linspace(0.0, 1.0, 101), 2)
 """Thresholds at which the curves are known."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from soundsight.evaluation.judging import Judges
-from soundsight.pairs.bench import SUBJECTS, Bench
-from soundsight.training.loop import Task
+from soundsight.data.vegas.bench import SUBJECTS, Bench
+from soundsight.judges.apply import Judges
+from soundsight.training.trainer import Task
 from soundsight.training.translator import TranslatorTask
 
 _SECONDS_A_CLASS = 40

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from soundsight import __version__
 from soundsight.core.errors import ConfigError
-from soundsight.core.runs import atomic_folder, commit, sha256_of, write_json
+from soundsight.core.files import atomic_folder, commit, sha256_of, write_json
+from soundsight.data.everyday.folder import ALERTS, KINDS, OF_BENCH, SUBJECTS, Everyday, bench_kind
+from soundsight.data.everyday.sounds import audible, darkened, hear
+from soundsight.data.vegas.bench import Bench
 from soundsight.evaluation.informativity import MEAN, Share, Shares, shares
 from soundsight.evaluation.probes import LinearProbe, fit_probe
 from soundsight.evaluation.report import is_report, machine_facts
-from soundsight.pairs.bench import Bench
-from soundsight.pairs.everyday import ALERTS, KINDS, OF_BENCH, SUBJECTS, Everyday, bench_kind
-from soundsight.pairs.everyday_sounds import audible, darkened, hear
 from soundsight.training.ears import KIND
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
+from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.evaluation.informativity import MEAN
 from soundsight.evaluation.page import Document, Figure, Section, Table, per_cent
-from soundsight.pairs.bench import SUBJECTS
 from soundsight.views.drawing import DIM, GAP_PX, MARGIN_PX, PAGE, TEXT, heat, write_line
 
 PROBE, NEAREST, BANDS = "linear probe", "nearest seconds", "band means"

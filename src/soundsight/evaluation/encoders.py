@@ -19,7 +19,11 @@ from PIL import Image
 
 from soundsight import __version__
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.runs import atomic_folder, commit, sha256_of, write_json
+from soundsight.core.files import atomic_folder, commit, sha256_of, write_json
+from soundsight.data.everyday.sounds import audible
+from soundsight.data.records import opaque_id
+from soundsight.data.store.dataset import PairDataset
+from soundsight.data.vegas.bench import SUBJECTS, Bench, Pair
 from soundsight.evaluation.choice import shown_seconds
 from soundsight.evaluation.classification import ClassAccuracy, classify
 from soundsight.evaluation.encoder_pages import (
@@ -33,17 +37,13 @@ from soundsight.evaluation.encoder_pages import (
     reconstruction_sheet,
 )
 from soundsight.evaluation.informativity import CONFIDENCE, RESAMPLES, Shares, shares
-from soundsight.evaluation.judging import columns_of
 from soundsight.evaluation.page import Figure, as_html, as_markdown, photograph
 from soundsight.evaluation.probes import NEIGHBOURS, fit_probe, neighbour_votes
 from soundsight.evaluation.report import is_report, machine_facts
-from soundsight.models.autoencoder import Autoencoder
-from soundsight.pairs.bench import SUBJECTS, Bench, Pair
-from soundsight.pairs.dataset import PairDataset
-from soundsight.pairs.everyday_sounds import audible
-from soundsight.pairs.records import opaque_id
+from soundsight.judges.apply import columns_of
+from soundsight.models.published.autoencoder import Autoencoder
 from soundsight.training.encoder import AudioEncoder, embed, load_encoder, to_float, to_levels
-from soundsight.training.loop import read_run
+from soundsight.training.trainer import read_run
 
 REPORT_VERSION = 1
 KIND = "encoder"

@@ -1,6 +1,6 @@
 """A translator measured on Everyday: does the picture of an unknown sound show what sounded?
 
-One judge of 23 answers (``training.photo_judge``) says what each picture shows. The first picture
+One judge of 23 answers (``judges.everyday``) says what each picture shows. The first picture
 drawn of a second counts; a second that the program would not draw counts as wrong. Shares are means
 over kinds, so that a kind of ten seconds weighs as much as one of a thousand, with a bootstrap over
 recordings.
@@ -18,15 +18,9 @@ from numpy.typing import NDArray
 
 from soundsight.core.draws import item_of
 from soundsight.core.errors import DataError
+from soundsight.core.state import is_unfamiliar
 from soundsight.core.units import to_unit
-from soundsight.evaluation.choice import measured_seconds
-from soundsight.evaluation.ears import NARROW_HZ
-from soundsight.evaluation.fidelity import mean_distance, nearest, precision_recall
-from soundsight.evaluation.informativity import Shares, shares
-from soundsight.evaluation.judging import columns_of
-from soundsight.models.eyes import POOLED_SIZE, Eyes
-from soundsight.pairs.bench import Bench, Pair
-from soundsight.pairs.everyday import (
+from soundsight.data.everyday.folder import (
     BENCH_PREFIX,
     KINDS,
     SUBJECTS,
@@ -36,18 +30,24 @@ from soundsight.pairs.everyday import (
     photos_of,
     read_photo,
 )
-from soundsight.pairs.everyday_sounds import audible, darkened, hear
-from soundsight.runtime.states import is_unfamiliar
-from soundsight.runtime.surest import SurestSeconds, mean_embedding
-from soundsight.runtime.translator import Translator
-from soundsight.training.photo_features import look
-from soundsight.training.photo_judge import (
+from soundsight.data.everyday.sounds import audible, darkened, hear
+from soundsight.data.vegas.bench import Bench, Pair
+from soundsight.evaluation.choice import measured_seconds
+from soundsight.evaluation.ears import NARROW_HZ
+from soundsight.evaluation.fidelity import mean_distance, nearest, precision_recall
+from soundsight.evaluation.informativity import Shares, shares
+from soundsight.judges.apply import columns_of
+from soundsight.judges.everyday import (
     ACCEPTED_FROM,
     ANSWERS,
     PhotoJudge,
     mean_of_kinds,
     verdicts,
 )
+from soundsight.models.eyes import POOLED_SIZE, Eyes
+from soundsight.runtime.surest import SurestSeconds, mean_embedding
+from soundsight.runtime.translator import Translator
+from soundsight.training.photo_features import look
 
 KEPT = 0.9
 """Share of the known seconds of val that the threshold of refusal keeps."""

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from soundsight import __version__
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.runs import atomic_file, atomic_folder, commit, write_json
+from soundsight.core.files import atomic_file, atomic_folder, commit, write_json
 from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
+from soundsight.data.everyday.folder import ALERTS, KINDS, SUBJECTS, Everyday
+from soundsight.data.everyday.sounds import audible
+from soundsight.data.vegas.bench import Bench
 from soundsight.evaluation import blind
 from soundsight.evaluation import everyday as figures_of
 from soundsight.evaluation.choice import blind_seconds, shown_seconds
@@ -42,11 +45,8 @@ from soundsight.evaluation.page import (
 )
 from soundsight.evaluation.report import is_report, machine_facts
 from soundsight.evaluation.sheets import nearest_sheet, seeds_sheet, sheet
+from soundsight.judges.everyday import ANSWERS, PhotoJudge, uninformative, verdicts
 from soundsight.models.eyes import Eyes
-from soundsight.pairs.bench import Bench
-from soundsight.pairs.everyday import ALERTS, KINDS, SUBJECTS, Everyday
-from soundsight.pairs.everyday_sounds import audible
-from soundsight.training.photo_judge import ANSWERS, PhotoJudge, uninformative, verdicts
 
 KIND = "everyday"
 """Stands in report.json where a report on the bench has none."""

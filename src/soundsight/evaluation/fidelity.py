@@ -30,10 +30,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from soundsight.core.errors import DataError, ModelError, first_line
-from soundsight.core.runs import sha256_of
+from soundsight.core.files import sha256_of
 from soundsight.core.units import IMAGE_PX
-from soundsight.evaluation.judging import columns_of
-from soundsight.pairs.bench import SUBJECTS
+from soundsight.data.vegas.bench import SUBJECTS
+from soundsight.judges.apply import columns_of
 
 NEIGHBOURS = 3
 SUBSETS = 100

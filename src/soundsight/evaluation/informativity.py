@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
 from soundsight.core.units import SEGMENT_SAMPLES
-from soundsight.evaluation.judging import Judges, columns_of
-from soundsight.media.mel import log_mel
-from soundsight.pairs.bench import SUBJECTS, Bench, photo_subject
-from soundsight.training.uninformative import (
+from soundsight.data.vegas.bench import SUBJECTS, Bench, photo_subject
+from soundsight.judges.apply import Judges, columns_of
+from soundsight.judges.negatives import (
     EARLY,
     KINDS,
     EarlyPictures,
@@ -26,6 +25,7 @@ from soundsight.training.uninformative import (
     load_early,
     make_many,
 )
+from soundsight.media.mel import log_mel
 
 MEAN = "mean"
 RESAMPLES = 2000

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from soundsight.core.errors import ModelError
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_CHANNELS, IMAGE_PX, N_MELS
+from soundsight.data.everyday.sounds import audible
+from soundsight.data.vegas.bench import SUBJECTS, Pair
 from soundsight.evaluation import seconds as per_second
 from soundsight.evaluation.classification import classify
 from soundsight.evaluation.curves import (
@@ -29,10 +31,8 @@ from soundsight.evaluation.informativity import (
     sound_control,
     white_noise_mels,
 )
-from soundsight.evaluation.judging import Judges, agreement
 from soundsight.evaluation.retrieval import retrieve
-from soundsight.pairs.bench import SUBJECTS, Pair
-from soundsight.pairs.everyday_sounds import audible
+from soundsight.judges.apply import Judges, agreement
 
 _AT_ONCE = 64
 _CONTROL_SOUNDS = 20

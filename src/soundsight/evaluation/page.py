@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from soundsight.core.errors import OutputError
-from soundsight.core.runs import atomic_file
+from soundsight.core.files import atomic_file
 
 MAX_PAGE_BYTES = 6_000_000
 _JPEG_QUALITY = 88

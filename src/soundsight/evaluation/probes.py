@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
-from soundsight.pairs.bench import SUBJECTS
+from soundsight.data.vegas.bench import SUBJECTS
 
 NEIGHBOURS = 20
 PENALTIES = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)

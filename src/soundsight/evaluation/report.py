@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from soundsight import __version__
 from soundsight.core.errors import ConfigError, DataError, OutputError
-from soundsight.core.runs import atomic_file, atomic_folder, commit, write_json
+from soundsight.core.files import atomic_file, atomic_folder, commit, write_json
+from soundsight.data.everyday.sounds import audible
+from soundsight.data.vegas.bench import SUBJECTS, Bench, Pair, photo_subject
 from soundsight.evaluation import blind, chapters
 from soundsight.evaluation import seconds as per_second
 from soundsight.evaluation.choice import blind_seconds, measured_seconds, shown_seconds
@@ -42,7 +44,6 @@ from soundsight.evaluation.informativity import (
     control_pictures,
     shuffled,
 )
-from soundsight.evaluation.judging import Judges, PhotoClassifier
 from soundsight.evaluation.measuring import (
     Drawn,
     Draws,
@@ -67,9 +68,8 @@ from soundsight.evaluation.stored import (
     load_report,
     write_pictures,
 )
-from soundsight.pairs.bench import SUBJECTS, Bench, Pair, photo_subject
-from soundsight.pairs.everyday_sounds import audible
-from soundsight.training.uninformative import EarlyPictures
+from soundsight.judges.apply import Judges, PhotoClassifier
+from soundsight.judges.negatives import EarlyPictures
 
 KNOWN_SPLIT = "train"
 """The split that translators were trained on."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
 from soundsight.evaluation.informativity import Shares, shares
-from soundsight.evaluation.judging import columns_of
+from soundsight.judges.apply import columns_of
 
 PER_CLASS = 20
 PRECISION_AT = (1, 5)

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
-from soundsight.core.runs import atomic_file
+from soundsight.core.files import atomic_file
+from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.evaluation.informativity import Shares, shares
-from soundsight.evaluation.judging import columns_of
-from soundsight.pairs.bench import SUBJECTS
+from soundsight.judges.apply import columns_of
 
 FILE = "seconds.csv"
 

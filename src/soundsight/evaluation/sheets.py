@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
-from soundsight.pairs.bench import SUBJECTS
+from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.views.drawing import Color, write_line
 from soundsight.views.sheet import picture
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from soundsight.core.config import differences
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.runs import atomic_file
-from soundsight.evaluation.judging import PACKAGED_JUDGES
+from soundsight.core.files import atomic_file
+from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.evaluation.seconds import FILE, Seconds, read
-from soundsight.pairs.bench import SUBJECTS
-from soundsight.training import judge_files
-from soundsight.training.judge_tables import SECOND
-from soundsight.training.uninformative import EarlyPictures
+from soundsight.judges import files as judge_files
+from soundsight.judges.apply import PACKAGED_JUDGES
+from soundsight.judges.negatives import EarlyPictures
+from soundsight.judges.tables import SECOND
 
 REPORT_VERSION = 2
 REPORT = "report.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from soundsight.core.errors import DataError
-from soundsight.pairs.everyday import SUBJECTS, WORDS
+from soundsight.data.everyday.folder import SUBJECTS, WORDS
 
 HEADLINES = (
     "informativity",

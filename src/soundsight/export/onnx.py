@@ -29,20 +29,20 @@ from soundsight import __version__
 from soundsight.core import units
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, ModelError, SoundsightError
-from soundsight.core.runs import atomic_folder, commit, sha256_of, write_json
+from soundsight.core.files import atomic_folder, commit, sha256_of, write_json
 from soundsight.export.card import write_card
 from soundsight.media.mel import MelConfig
-from soundsight.models.autoencoder import EMBEDDING_LAYER
+from soundsight.models.published.autoencoder import EMBEDDING_LAYER
 from soundsight.runtime import model_folder
 from soundsight.training.align import AlignTask
 from soundsight.training.checkpoints import read_tensors, save_tensors
 from soundsight.training.distil import DistilTask
 from soundsight.training.encoder import AudioEncoder, condition, load_encoder
-from soundsight.training.familiarity import LIMIT, load_familiarity
+from soundsight.training.fine_tuning import TRAINABLE, StartingPoint
 from soundsight.training.flow import FlowTask, load_flow_generator
-from soundsight.training.loop import read_run
-from soundsight.training.naming import FittedNames, load_names
-from soundsight.training.starting import TRAINABLE, StartingPoint
+from soundsight.training.labels import FittedNames, load_names
+from soundsight.training.ood import LIMIT, load_familiarity
+from soundsight.training.trainer import read_run
 from soundsight.training.translator import load_generator
 
 TOLERANCE = 1e-4
@@ -185,7 +185,7 @@ def export_networks(
 
     Args:
         memory: features [n, F] -> familiarity [n] in (0, 1], unfamiliar below
-            ``training.familiarity.LIMIT``; None for a model that draws any sound.
+            ``training.ood.LIMIT``; None for a model that draws any sound.
         names: of the subjects, fitted to ``encoder``; None for a model without.
         about: the run's ``run.json``, for the card.
         weights: a finished run whose weights are carried for others to start from.

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import ConfigError, SoundsightError
-from soundsight.core.runs import atomic_file
+from soundsight.core.files import atomic_file
 from soundsight.core.units import IMAGE_PX, RATE_HZ
 from soundsight.media.container import quiet_av
 

@@ -1,145 +1,106 @@
-"""Discriminators: is the picture real, and does it cohere with the sound?
+"""A discriminator over the eyes: is this a photo? Asked of frozen features, not of pixels.
 
-``RCDiscriminator`` (published; shapes of the ``paper`` configuration, E = embedding size)::
+Shapes (m = ``maps``)::
 
-    image [n, 3, 96, 96] -> 46x46x96 -> 22x22x192 -> ten 3x3: 20 18 16 ... 2x2x256
-    embedding [n, E] -> [n, E/4, 2, 2], concatenated at 2x2
-    2x2 convolution -> BatchNorm -> tanh -> RC-score r^ [n] in [-1, 1]
+    features at strides 4, 8, 16, 32 of a picture of 96 px: sides 24, 12, 6, 3
+    -> fixed random 1x1 convolutions                   [n, m, side, side] each
+    -> from deep to shallow: enlarged, added, fixed random 3x3
+    -> at each scale a small head of spectrally normalised convolutions -> a map of scores
 
-``ProjectionDiscriminator`` (ours)::
-
-    image [n, 3, 96, 96] -> 48 -> 24 -> 12 -> 6 -> 3x3 by strided convolutions, no normalisation
-    score [n] = v . h + (W embedding) . h / sqrt(d), h = features of the picture
-
-Sources: arXiv 2106.01266 (RC-score); Miyato & Koyama 2018 (projection); Huang et al. 2024, R3GAN
-(no normalisation). The RC-score ends in a one-channel BatchNorm: real and generated pictures must
-share one batch in the discriminator's step, or the gap between their means is erased.
+The random convolutions are never trained: they mix channels and scales, so that no head can rest on
+a few features alone. Source: Sauer et al. 2021, *Projected GANs Converge Faster*; hinge loss (Lim &
+Ye 2017), spectral normalisation (Miyato et al. 2018).
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from soundsight.core.errors import ConfigError
+from soundsight.models.eyes import MAPS
+
+_SLOPE = 0.2
+_STRIDED = (2, 1, 0, 0)
+"""Strided layers of the heads at strides 4, 8, 16 and 32: each head ends at 6 x 6 or 3 x 3."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RCDiscriminatorConfig:
-    """Sizes of the published discriminator.
+class EyesDiscriminatorConfig:
+    """Sizes.
 
     Attributes:
-        embedding_size: E; a multiple of 4.
-        maps: feature maps of the twelve convolutions over the picture.
-        dropout: spatial dropout rate after each of them.
+        maps: m, mixed maps at every scale.
+        head_maps: maps inside the heads.
     """
 
-    embedding_size: int = 512
-    maps: tuple[int, ...] = (96, 192, 192, 208, 224, 240, 256, 256, 256, 256, 256, 256)
-    dropout: float = 0.5
+    maps: int = 64
+    head_maps: int = 64
 
     def __post_init__(self) -> None:
-        if self.embedding_size < 4 or self.embedding_size % 4:
-            raise ConfigError(
-                "the published discriminator (--objective rc) takes embeddings of a multiple of 4, "
-                f"not of {self.embedding_size}"
-            )
+        if min(self.maps, self.head_maps) < 1:
+            raise ConfigError("maps and head_maps must be at least 1")
 
 
-class RCDiscriminator(nn.Module):
-    """The published discriminator. Layers are named as in its checkpoints."""
+class _Head(nn.Sequential):
+    def __init__(self, maps: int, width: int, strided: int) -> None:
+        layers: list[nn.Module] = []
+        for _ in range(strided):
+            layers += [spectral_norm(nn.Conv2d(maps, width, 4, stride=2, padding=1)),
+                       nn.LeakyReLU(_SLOPE)]  # fmt: skip
+            maps = width
+        layers += [spectral_norm(nn.Conv2d(maps, width, 3, padding=1)), nn.LeakyReLU(_SLOPE),
+                   spectral_norm(nn.Conv2d(width, 1, 1))]  # fmt: skip
+        super().__init__(*layers)
 
-    def __init__(self, config: RCDiscriminatorConfig) -> None:
+
+class EyesDiscriminator(nn.Module):
+    """Features at four scales -> scores at four scales; higher = more like a photo."""
+
+    def __init__(self, config: EyesDiscriminatorConfig) -> None:
         super().__init__()
         self.config = config
-        maps_in = 3
-        for i, maps in enumerate(config.maps, 1):
-            kernel, stride = ((5, 2), (3, 2))[i - 1] if i <= 2 else (3, 1)
-            setattr(self, f"conv{i}", nn.Conv2d(maps_in, maps, kernel, stride, bias=False))
-            setattr(self, f"conv{i}_bn", nn.BatchNorm2d(maps))
-            maps_in = maps
-        last = len(config.maps) + 1
-        maps_in += config.embedding_size // 4
-        setattr(self, f"conv{last}", nn.Conv2d(maps_in, 1, 2, bias=False))
-        setattr(self, f"conv{last}_bn", nn.BatchNorm2d(1))
-        self.dropout = nn.Dropout2d(config.dropout)
+        m = config.maps
+        self.mix_channels = nn.ModuleList(nn.Conv2d(maps, m, 1, bias=False) for maps in MAPS)
+        self.mix_scales = nn.ModuleList(nn.Conv2d(m, m, 3, padding=1, bias=False) for _ in MAPS)
+        for layer in (*self.mix_channels, *self.mix_scales):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+            layer.requires_grad_(False)
+        self.heads = nn.ModuleList(_Head(m, config.head_maps, strided) for strided in _STRIDED)
 
-    def forward(
-        self, image: Float[Tensor, "n 3 96 96"], embedding: Float[Tensor, "n e"]
-    ) -> Float[Tensor, " n"]:
-        """Return the RC-score of each picture with its sound, in [-1, 1]."""
-        x: Tensor = image
-        last = len(self.config.maps) + 1
-        for i in range(1, last):
-            x = torch.relu(getattr(self, f"conv{i}_bn")(getattr(self, f"conv{i}")(x)))
-            x = self.dropout(x)
-        x = torch.cat([x, embedding.reshape(len(x), -1, 2, 2)], dim=1)
-        x = getattr(self, f"conv{last}_bn")(getattr(self, f"conv{last}")(x))
-        return torch.tanh(x).flatten()
+    def forward(self, seen: Sequence[Float[Tensor, "n c h w"]]) -> list[Float[Tensor, " m"]]:
+        """Return the scores of each scale, flat: of every place of every picture.
 
-
-@dataclass(frozen=True, kw_only=True)
-class ProjectionDiscriminatorConfig:
-    """Sizes of the projection discriminator.
-
-    Attributes:
-        embedding_size: E.
-        maps: feature maps of the five strided convolutions (96 -> 48 -> 24 -> 12 -> 6 -> 3).
-        features: length of h, the picture's features.
-    """
-
-    embedding_size: int = 128
-    maps: tuple[int, ...] = (24, 48, 96, 160, 256)
-    features: int = 256
+        Args:
+            seen: features at strides 4, 8, 16 and 32, each divided by its usual size.
+        """
+        scores: list[Tensor] = []
+        deeper: Tensor | None = None
+        for scale in reversed(range(len(MAPS))):
+            x = self.mix_channels[scale](seen[scale])
+            if deeper is not None:
+                x = x + F.interpolate(deeper, scale_factor=2.0, mode="nearest")
+                x = x * (0.5**0.5)
+            deeper = self.mix_scales[scale](x)
+            scores.append(self.heads[scale](deeper).flatten())
+        return scores
 
 
-class ProjectionDiscriminator(nn.Module):
-    """A light discriminator without normalisation; its score is a critic's, unbounded."""
+def hinge_discriminator(real: Sequence[Tensor], generated: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """Return the discriminator's hinge loss, the mean over scales, in float32."""
+    losses = [
+        F.relu(1.0 - r.float()).mean() + F.relu(1.0 + g.float()).mean()
+        for r, g in zip(real, generated, strict=True)
+    ]
+    return torch.stack(losses).mean()
 
-    def __init__(self, config: ProjectionDiscriminatorConfig) -> None:
-        super().__init__()
-        self.config = config
-        maps = (3, *config.maps)
-        self.stages = nn.ModuleList(
-            nn.Conv2d(maps[i], maps[i + 1], 4, stride=2, padding=1) for i in range(len(maps) - 1)
-        )
-        side = 96 // 2 ** len(config.maps)
-        self.to_features = nn.Linear(maps[-1] * side * side, config.features)
-        self.realness = nn.Linear(config.features, 1)
-        self.condition = nn.Linear(config.embedding_size, config.features, bias=False)
 
-    def maps(self, image: Float[Tensor, "n 3 96 96"]) -> list[Tensor]:
-        """Return the maps after each stage: what the discriminator sees, from fine to coarse."""
-        maps: list[Tensor] = []
-        x: Tensor = image
-        for stage in self.stages:
-            x = F.leaky_relu(stage(x), 0.2)
-            maps.append(x)
-        return maps
-
-    def features(self, image: Float[Tensor, "n 3 96 96"]) -> Float[Tensor, "n h"]:
-        """Return what the discriminator sees in each picture, whatever its sound."""
-        return F.leaky_relu(self.to_features(self.maps(image)[-1].flatten(1)), 0.2)
-
-    def score(
-        self, features: Float[Tensor, "n h"], embedding: Float[Tensor, "n e"]
-    ) -> Float[Tensor, " n"]:
-        """Score pictures by their features with a sound each; one picture may meet several."""
-        coherence = (self.heard(embedding) * features).sum(dim=1)
-        return self.realness(features).squeeze(1) + coherence / math.sqrt(features.shape[1])
-
-    def heard(self, embedding: Float[Tensor, "n e"]) -> Float[Tensor, "n h"]:
-        """Return where sounds lie among the features of pictures: W embedding."""
-        features: Tensor = self.condition(embedding)
-        return features
-
-    def forward(
-        self, image: Float[Tensor, "n 3 96 96"], embedding: Float[Tensor, "n e"]
-    ) -> Float[Tensor, " n"]:
-        """Return the score of each picture with its sound; higher = more real and coherent."""
-        return self.score(self.features(image), embedding)
+def hinge_generator(generated: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """Return the generator's hinge loss, the mean over scales, in float32."""
+    return -torch.stack([g.float().mean() for g in generated]).mean()

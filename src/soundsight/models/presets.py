@@ -18,14 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from soundsight.core.config import choose
-from soundsight.models.autoencoder import AutoencoderConfig
 from soundsight.models.contrastive import ContrastiveConfig
-from soundsight.models.dense_generator import DenseGeneratorConfig
-from soundsight.models.discriminator import (
+from soundsight.models.picture_posterior import PicturePosteriorConfig
+from soundsight.models.published.autoencoder import AutoencoderConfig
+from soundsight.models.published.discriminator import (
     ProjectionDiscriminatorConfig,
     RCDiscriminatorConfig,
 )
-from soundsight.models.picture_posterior import PicturePosteriorConfig
+from soundsight.models.published.generator import DenseGeneratorConfig
 
 
 @dataclass(frozen=True, kw_only=True)

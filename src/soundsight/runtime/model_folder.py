@@ -16,7 +16,8 @@ from typing import Any
 from soundsight.core import units
 from soundsight.core.config import from_dict
 from soundsight.core.errors import ConfigError, ModelError
-from soundsight.core.runs import sha256_of
+from soundsight.core.files import sha256_of
+from soundsight.core.state import Thresholds
 from soundsight.media.mel import MelConfig
 
 FORMAT = "soundsight-model"
@@ -42,22 +43,6 @@ class FileEntry:
 
     sha256: str
     bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Thresholds:
-    """Where a picture's state changes.
-
-    Attributes:
-        quiet_dbfs: a second whose level is below this counts as quiet, in dB re full scale.
-        familiarity: a sound that is less familiar than this (0..1) is not drawn.
-        confidence: a live sound of which the model is less sure than this (0..1, see
-            ``runtime.listener``) is not shown, at the middle of the sensitivity's scale.
-    """
-
-    quiet_dbfs: float
-    familiarity: float = 0.0
-    confidence: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,13 +18,14 @@ from numpy.typing import ArrayLike, NDArray
 from soundsight.core import units
 from soundsight.core.draws import generator_draws, item_of
 from soundsight.core.errors import AudioError, ConfigError, OutputError
+from soundsight.core.state import State, calm_picture, is_quiet, is_unfamiliar
 from soundsight.media.audio import SoundStream
 from soundsight.media.segments import Segment, loudest_segment
 from soundsight.runtime import model_folder
+from soundsight.runtime.labels import Guess, Names, confidence_of
 from soundsight.runtime.model_folder import ModelInfo
-from soundsight.runtime.naming import Guess, Names, confidence_of
+from soundsight.runtime.ood import SoundMemory
 from soundsight.runtime.session import ImagineSession
-from soundsight.runtime.states import SoundMemory, State, calm_picture, is_quiet, is_unfamiliar
 from soundsight.runtime.stream import (
     SecondCutter,
     Sound,

@@ -35,22 +35,18 @@ from torch import Tensor, nn
 
 from soundsight.core.config import choose
 from soundsight.core.errors import ConfigError, DataError
+from soundsight.data.store.dataset import batch_indices
+from soundsight.models.discriminator import hinge_generator
 from soundsight.models.ears import EarsConfig, PictureProjection
 from soundsight.models.eyes import Eyes
-from soundsight.models.eyes_discriminator import hinge_generator
-from soundsight.pairs.dataset import batch_indices
 from soundsight.training.augment import augment_image
 from soundsight.training.checkpoints import network_config, save_weights
 from soundsight.training.decoder import check_eyes, load_latent_decoder
+from soundsight.training.devices import Machine
 from soundsight.training.drawing import DISCRIMINATORS, DrawingTask, Seen
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import to_float, to_levels
-from soundsight.training.flow import copy_weights, load_flow, share_of_rate
-from soundsight.training.flow_data import FlowPairs
-from soundsight.training.loop import LoopConfig, Scalars, channels_last
-from soundsight.training.machine import Machine
-from soundsight.training.photo_features import EYES_PX
-from soundsight.training.starting import (
+from soundsight.training.fine_tuning import (
     ENCODER,
     FLOW,
     LATENT_DECODER,
@@ -59,6 +55,10 @@ from soundsight.training.starting import (
     TAUGHT_BY,
     StartingPoint,
 )
+from soundsight.training.flow import copy_weights, load_flow, share_of_rate
+from soundsight.training.flow_data import FlowPairs
+from soundsight.training.photo_features import EYES_PX
+from soundsight.training.trainer import LoopConfig, Scalars, channels_last
 
 _SHOWN = 16
 """Sounds in the grid: what was drawn for them before, above what is drawn now."""

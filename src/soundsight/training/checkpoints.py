@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from soundsight.core.config import from_dict
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.runs import atomic_file, sha256_of, write_json
+from soundsight.core.files import atomic_file, sha256_of, write_json
 
 Config = TypeVar("Config")
 

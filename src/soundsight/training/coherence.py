@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError, SoundsightError
 from soundsight.core.units import IMAGE_PX
+from soundsight.data.store.dataset import batch_indices
 from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair, PictureEncoder
-from soundsight.models.informativity import InformativityClassifier, InformativityConfig
-from soundsight.pairs.dataset import batch_indices
+from soundsight.models.published.informativity import InformativityClassifier, InformativityConfig
 from soundsight.training.augment import augment_image, augment_mel
 from soundsight.training.crossfit import (
     Count,

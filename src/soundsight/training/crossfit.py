@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from soundsight.core.errors import DataError, SoundsightError
-from soundsight.core.runs import atomic_file
+from soundsight.core.files import atomic_file
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
 from soundsight.training.encoder import to_float
 

@@ -7,7 +7,7 @@ Three parts of one run. First encoder and decoder learn together, by
     + what a small network cannot read of the pooled features off the latent picture
 
 which gives blurred pictures. From step ``sharpen_from`` on a discriminator over the eyes
-(``models.eyes_discriminator``) sharpens them. From step ``frozen_from`` on the encoder stays as it
+(``models.discriminator``) sharpens them. From step ``frozen_from`` on the encoder stays as it
 is, so that what is learned about its latent pictures elsewhere stays true.
 
 Source: docs/method.md; Esser et al. 2021 and Rombach et al. 2022 for the two losses together.
@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from soundsight.core.config import choose, to_dict
 from soundsight.core.errors import ConfigError, DataError
+from soundsight.data.store.dataset import batch_indices
 from soundsight.models.decoder import LatentConfig, LatentDecoder, LatentEncoder, LatentReading
+from soundsight.models.discriminator import hinge_generator
 from soundsight.models.eyes import Eyes
-from soundsight.models.eyes_discriminator import hinge_generator
-from soundsight.pairs.dataset import batch_indices
 from soundsight.training.augment import augment_image
 from soundsight.training.checkpoints import (
     load_state,
@@ -40,8 +40,8 @@ from soundsight.training.checkpoints import (
 from soundsight.training.drawing import DrawingTask, Seen
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import to_float, to_levels
-from soundsight.training.loop import LoopConfig, Scalars, channels_last
-from soundsight.training.starting import LATENT_DECODER, LATENT_ENCODER, StartingPoint
+from soundsight.training.fine_tuning import LATENT_DECODER, LATENT_ENCODER, StartingPoint
+from soundsight.training.trainer import LoopConfig, Scalars, channels_last
 
 _SHOWN = 16
 """Photos in the grid, above what the decoder makes of them."""

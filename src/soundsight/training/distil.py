@@ -24,15 +24,12 @@ from torch import Tensor, nn
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError
+from soundsight.data.store.dataset import batch_indices
 from soundsight.models.flow import Flow
-from soundsight.pairs.dataset import batch_indices
 from soundsight.training.checkpoints import save_weights
+from soundsight.training.devices import Machine
 from soundsight.training.ema import Ema
-from soundsight.training.flow import copy_weights
-from soundsight.training.flow_data import FlowPairs
-from soundsight.training.loop import LoopConfig, Scalars, Task
-from soundsight.training.machine import Machine
-from soundsight.training.starting import (
+from soundsight.training.fine_tuning import (
     ENCODER,
     FLOW,
     LATENT_DECODER,
@@ -40,6 +37,9 @@ from soundsight.training.starting import (
     PICTURE_ENCODER,
     TAUGHT_BY,
 )
+from soundsight.training.flow import copy_weights
+from soundsight.training.flow_data import FlowPairs
+from soundsight.training.trainer import LoopConfig, Scalars, Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from soundsight.models.eyes import Eyes
-from soundsight.models.eyes_discriminator import (
+from soundsight.models.discriminator import (
     EyesDiscriminator,
     EyesDiscriminatorConfig,
     hinge_discriminator,
 )
-from soundsight.training.loop import Scalars, Task, channels_last
-from soundsight.training.machine import Machine
+from soundsight.models.eyes import Eyes
+from soundsight.training.devices import Machine
+from soundsight.training.trainer import Scalars, Task, channels_last
 
 DISCRIMINATORS = {
     "everyday": EyesDiscriminatorConfig(),

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError
+from soundsight.data.everyday.sounds import bands_above
+from soundsight.data.store.dataset import batch_indices
 from soundsight.media.mel import DEFAULT
 from soundsight.models.contrastive import FIRST_TEMPERATURE
 from soundsight.models.ears import (
@@ -25,20 +27,18 @@ from soundsight.models.ears import (
     PictureProjection,
     ears_preset,
 )
-from soundsight.pairs.dataset import batch_indices
-from soundsight.pairs.everyday_sounds import bands_above
 from soundsight.training.augment import add_background, augment_mel, narrow_band
 from soundsight.training.checkpoints import save_weights
+from soundsight.training.devices import Machine
 from soundsight.training.ears_data import EarsData
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import one_cycle, to_float
-from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last
+from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER, StartingPoint
 from soundsight.training.losses import alone_nce, pictures_nce
-from soundsight.training.machine import Machine
 from soundsight.training.mixtures import MixtureConfig
 from soundsight.training.sound_bank import BankConfig
-from soundsight.training.starting import ENCODER, PICTURE_ENCODER, StartingPoint
 from soundsight.training.teacher import FEATURES
+from soundsight.training.trainer import LoopConfig, Scalars, Task, channels_last
 
 KIND = "ears"
 

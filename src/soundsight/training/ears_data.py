@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
-from soundsight.core.runs import sha256_of, write_json
+from soundsight.core.files import sha256_of, write_json
+from soundsight.data.everyday.folder import BENCH_PREFIX, SUBJECTS, Everyday, photos_of, read_photo
+from soundsight.data.everyday.pairs import EverydayPairs, make_pairs, write_pairs
+from soundsight.data.everyday.sounds import HALF_SECOND, read_sound, recording_ids
+from soundsight.data.store.dataset import PairDataset
+from soundsight.data.vegas.bench import Bench
 from soundsight.models.eyes import NETWORKS
-from soundsight.pairs.bench import Bench
-from soundsight.pairs.dataset import PairDataset
-from soundsight.pairs.everyday import BENCH_PREFIX, SUBJECTS, Everyday, photos_of, read_photo
-from soundsight.pairs.everyday_pairs import EverydayPairs, make_pairs, write_pairs
-from soundsight.pairs.everyday_sounds import HALF_SECOND, read_sound, recording_ids
 from soundsight.training.mixtures import MixtureConfig, Mixtures, open_mixtures
 from soundsight.training.photo_features import EYES, photo_features
 from soundsight.training.sound_bank import BankConfig, SoundBank, open_bank, write_array

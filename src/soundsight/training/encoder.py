@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from soundsight.core.config import choose, from_dict, to_dict
 from soundsight.core.errors import ConfigError, DataError
+from soundsight.data.store.dataset import PairDataset, batch_indices
 from soundsight.media.mel import MelConfig
-from soundsight.models.autoencoder import EMBEDDING_LAYER, Autoencoder, AutoencoderConfig
 from soundsight.models.contrastive import (
     FIRST_TEMPERATURE,
     ContrastiveConfig,
@@ -26,13 +26,13 @@ from soundsight.models.contrastive import (
 )
 from soundsight.models.ears import Ears, EarsConfig
 from soundsight.models.presets import preset
-from soundsight.pairs.dataset import PairDataset, batch_indices
+from soundsight.models.published.autoencoder import EMBEDDING_LAYER, Autoencoder, AutoencoderConfig
 from soundsight.training.augment import add_background, augment_image, augment_mel
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
-from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last, read_run
+from soundsight.training.devices import Machine
+from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER, StartingPoint
 from soundsight.training.losses import info_nce
-from soundsight.training.machine import Machine
-from soundsight.training.starting import ENCODER, PICTURE_ENCODER, StartingPoint
+from soundsight.training.trainer import LoopConfig, Scalars, Task, channels_last, read_run
 
 SCHEDULES = ("modern", "published")
 

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from soundsight.core.config import choose, to_dict
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.runs import atomic_file
+from soundsight.core.files import atomic_file
+from soundsight.data.store.dataset import batch_indices
 from soundsight.models.flow import Flow, FlowConfig, FlowGenerator
-from soundsight.pairs.dataset import batch_indices
 from soundsight.training.checkpoints import (
     load_state,
     network_config,
@@ -36,9 +36,7 @@ from soundsight.training.checkpoints import (
 )
 from soundsight.training.decoder import load_latent_decoder
 from soundsight.training.ema import Ema
-from soundsight.training.flow_data import FlowPairs
-from soundsight.training.loop import LoopConfig, Scalars, Task
-from soundsight.training.starting import (
+from soundsight.training.fine_tuning import (
     ENCODER,
     FLOW,
     LATENT_DECODER,
@@ -46,6 +44,8 @@ from soundsight.training.starting import (
     PICTURE_ENCODER,
     StartingPoint,
 )
+from soundsight.training.flow_data import FlowPairs
+from soundsight.training.trainer import LoopConfig, Scalars, Task
 
 SIZES = {
     "everyday": FlowConfig(),

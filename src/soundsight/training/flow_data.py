@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from soundsight.core.runs import sha256_of
+from soundsight.core.files import sha256_of
 from soundsight.models.decoder import LATENT_SIDE, LatentEncoder
 from soundsight.models.eyes import Eyes
 from soundsight.training.augment import augment_image

@@ -19,23 +19,23 @@ import torch
 from numpy.typing import NDArray
 
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.runs import atomic_file, sha256_of
+from soundsight.core.files import atomic_file, sha256_of
 from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
-from soundsight.media.audio import SOUND_SUFFIXES
-from soundsight.models.ears import Ears
-from soundsight.pairs.bench import Bench
-from soundsight.pairs.everyday import ALERTS, WORDS, Everyday, bench_kind
-from soundsight.pairs.everyday_sounds import (
+from soundsight.data.everyday.folder import ALERTS, WORDS, Everyday, bench_kind
+from soundsight.data.everyday.sounds import (
     HALF_SECOND,
     audible,
     darkened,
     hear,
     hear_file,
 )
-from soundsight.pairs.listing import walk
-from soundsight.pairs.shards import PairFolder
+from soundsight.data.sources.listing import walk
+from soundsight.data.store.shards import PairFolder
+from soundsight.data.vegas.bench import Bench
+from soundsight.media.audio import SOUND_SUFFIXES
+from soundsight.models.ears import Ears
 from soundsight.training.encoder import load_encoder, to_float
-from soundsight.training.naming import (
+from soundsight.training.labels import (
     FittedNames,
     NamingConfig,
     fit_names,

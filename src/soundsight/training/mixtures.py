@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.units import FRAMES_PER_SEGMENT, HOP_SAMPLES, RATE_HZ
+from soundsight.data.everyday.folder import Everyday, Sound
+from soundsight.data.everyday.sounds import HALF_SECOND, audible, read_sound, starts_of
 from soundsight.media.mel import log_mel
-from soundsight.pairs.everyday import Everyday, Sound
-from soundsight.pairs.everyday_sounds import HALF_SECOND, audible, read_sound, starts_of
 from soundsight.training.recording_copies import CopyConfig, copy_of, rms
 from soundsight.training.sound_bank import begin_or_check, write_array
 from soundsight.training.teacher import Teacher

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from soundsight.core.errors import DataError
-from soundsight.core.runs import atomic_file, write_json
+from soundsight.core.files import atomic_file, write_json
 from soundsight.models.eyes import POOLED_SIZE, Eyes
 from soundsight.training.augment import augment_image
 

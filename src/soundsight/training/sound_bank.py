@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.runs import atomic_file, write_json
+from soundsight.core.files import atomic_file, write_json
 from soundsight.core.units import FRAMES_PER_SEGMENT
+from soundsight.data.everyday.folder import Everyday, Sound
+from soundsight.data.everyday.sounds import HALF_SECOND, Seconds, audible, read_sound, starts_of
 from soundsight.media.mel import log_mel
 from soundsight.media.segments import pad_to_seconds
-from soundsight.pairs.everyday import Everyday, Sound
-from soundsight.pairs.everyday_sounds import HALF_SECOND, Seconds, audible, read_sound, starts_of
 from soundsight.training.recording_copies import CopyConfig, copy_of, through_jpeg
 
 _ABOUT = "bank.json"

@@ -42,18 +42,25 @@ from torch import Tensor, nn
 from soundsight.core.config import from_dict, to_dict
 from soundsight.core.draws import generator_draws
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.runs import atomic_file
-from soundsight.models.autoencoder import EMBEDDING_LAYER, Autoencoder, check_source
-from soundsight.models.dense_generator import DenseGenerator, DenseGeneratorConfig
-from soundsight.models.discriminator import ProjectionDiscriminator, RCDiscriminator
+from soundsight.core.files import atomic_file
+from soundsight.data.store.dataset import PairDataset, batch_indices
 from soundsight.models.picture_posterior import PicturePosterior
 from soundsight.models.presets import preset
-from soundsight.pairs.dataset import PairDataset, batch_indices
+from soundsight.models.published.autoencoder import EMBEDDING_LAYER, Autoencoder, check_source
+from soundsight.models.published.discriminator import ProjectionDiscriminator, RCDiscriminator
+from soundsight.models.published.generator import DenseGenerator, DenseGeneratorConfig
 from soundsight.training.augment import diff_augment
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
+from soundsight.training.devices import Machine
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import AudioEncoder, condition, embed, to_float, to_levels
-from soundsight.training.loop import LoopConfig, Scalars, Task, channels_last, read_run
+from soundsight.training.fine_tuning import (
+    DISCRIMINATOR,
+    GENERATOR,
+    PICTURE_ENCODER,
+    POSTERIOR,
+    StartingPoint,
+)
 from soundsight.training.losses import (
     PIXEL_LOSSES,
     feature_loss,
@@ -65,15 +72,8 @@ from soundsight.training.losses import (
     reconstruction_loss,
     relativistic_loss,
 )
-from soundsight.training.machine import Machine
 from soundsight.training.moving_average import MovingAverageAdversary, MovingAverageConfig
-from soundsight.training.starting import (
-    DISCRIMINATOR,
-    GENERATOR,
-    PICTURE_ENCODER,
-    POSTERIOR,
-    StartingPoint,
-)
+from soundsight.training.trainer import LoopConfig, Scalars, Task, channels_last, read_run
 
 OBJECTIVES = ("relativistic", "rc")
 MAX_NOISE_RATIO = 64

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from soundsight.core import units
-from soundsight.core.runs import atomic_file
+from soundsight.core.files import atomic_file
 from soundsight.media.container import quiet_av
 from soundsight.media.voice import VoiceTrack
 from soundsight.views.drawing import (
@@ -31,8 +31,8 @@ from soundsight.views.drawing import (
     default_font,
     write_line,
 )
+from soundsight.views.events import NOTHING_WORDS, QUIET, Story, StoryEvent
 from soundsight.views.sheet import CAPTION
-from soundsight.views.story import NOTHING_WORDS, QUIET, Story, StoryEvent
 from soundsight.views.timeline import (
     CLOCK_PX,
     clock,

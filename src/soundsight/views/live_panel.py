@@ -21,7 +21,7 @@ from soundsight.views.drawing import (
     default_font,
     write_line,
 )
-from soundsight.views.moment import Look, Moment, Past, how_long
+from soundsight.views.live_view import Look, Moment, Past, how_long
 from soundsight.views.sheet import CAPTION, save_png
 
 SIZE_PX = (960, 640)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, PngImagePlugin
 
-from soundsight.core.runs import atomic_file
+from soundsight.core.files import atomic_file
 from soundsight.views.drawing import (
     AMBER,
     CAPTION_PX,

@@ -28,8 +28,8 @@ from soundsight.views.drawing import (
     default_font,
     write_line,
 )
+from soundsight.views.events import Story, StoryEvent
 from soundsight.views.sheet import CAPTION, paste_heard, save_png
-from soundsight.views.story import Story, StoryEvent
 from soundsight.views.timeline import clock, height_px, span_words, timeline
 
 MAX_CARDS = 60

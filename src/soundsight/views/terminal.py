@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.style import Style
 from rich.text import Text
 
-from soundsight.views.moment import Look, Moment, how_long
+from soundsight.views.live_view import Look, Moment, how_long
 
 UPPER_HALF = "\N{UPPER HALF BLOCK}"
 LEAST_PX = 16

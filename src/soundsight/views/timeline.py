@@ -22,7 +22,7 @@ from soundsight.views.drawing import (
     heat,
     write_line,
 )
-from soundsight.views.story import Story
+from soundsight.views.events import Story
 
 SPANS_PX = 24
 CLOCK_PX = 22

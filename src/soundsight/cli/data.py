@@ -1,0 +1,447 @@
+"""``soundsight data info|verify|sheet|export``: what a finished dataset holds, and if it is whole.
+
+DATA is a folder, or a URL that fsspec opens.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from soundsight.cli.console import complain, say
+from soundsight.cli.group import Commands
+from soundsight.cli.progress import funnel_lines
+from soundsight.core.errors import ConfigError, DataError, SoundsightError, require_extra
+from soundsight.core.files import local_output
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from soundsight.data.records import Record
+    from soundsight.data.store.shards import PairFolder
+    from soundsight.data.vegas.batches import BatchRecord
+
+    Embedder = Callable[[Record], NDArray[np.float32]]
+
+Data = Annotated[str, typer.Argument(metavar="DATA", help="A dataset's folder, or its URL.")]
+
+_CLASSES, _VIDEOS = "classes.json", "videos.csv"
+_CODE = re.compile(r"c(\d{3})")
+_CLIP = re.compile(r"c\d{3}_s(\d{5})")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    group = typer.Typer(cls=Commands, help="Look at, check and export prepared pairs.")
+    for command in (info, verify, sheet, export):
+        group.command()(command)
+    app.add_typer(group, name="data")
+
+
+def info(data: Data) -> None:
+    """Say what a dataset holds."""
+    folder = _open(data)
+    about = folder.about
+    bands, frames = folder.mel_shape
+    say(f"{folder.where}")
+    say(f"  log-mels {bands} x {frames}, pictures {folder.image_px} x {folder.image_px} px")
+    say(f"  in each pair: {', '.join(about['files'])}")
+    size = 0
+    for split in folder.splits:
+        part, shards = about["splits"][split], folder.shards(split)
+        here = sum(shard.bytes for shard in shards)
+        size += here
+        told = [f"{part[name]:,} {name}" for name in ("videos", "groups") if name in part]
+        words = [f"{folder.count(split):,} pairs", *told, f"{len(shards)} shards", _size(here)]
+        say(f"  {split}: {', '.join(words)}")
+    say(f"  together: {len(folder):,} pairs, {_size(size)}")
+    labels = about.get("labels") or []
+    if labels:
+        say(f"  {len(labels)} labels: {', '.join(map(str, labels))}")
+    cleaning = (about.get("counts") or {}).pop("cleaning", None) or []
+    for line in funnel_lines(cleaning):
+        say(f"  cleaning.{line}")
+    for name in ("counts", "statistics", "settings"):
+        for line in _lines(about.get(name)):
+            say(f"  {name}.{line}")
+    versions = {"soundsight": about.get("soundsight"), **(about.get("created_with") or {})}
+    say("  made with " + ", ".join(f"{name} {v}" for name, v in versions.items()))
+
+
+def verify(
+    data: Data,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Only the sizes of the shards, not what is inside them."),
+    ] = False,
+) -> None:
+    """Compare every byte with its checksum; name what is damaged, missing or foreign.
+
+    Exit code 2 says that something is wrong.
+    """
+    _need_for(data)
+    from soundsight.data.store.verify import verify as check
+
+    count = 0
+    with _progress("checking", bytes_=True) as advance:
+        for problem in check(data, deep=not quick, progress=advance):
+            count += 1
+            complain(DataError(f"{data}: {problem}"))
+    if count:
+        say(f"{count} {'problem' if count == 1 else 'problems'} in {data}", err=True)
+        raise typer.Exit(SoundsightError.exit_code)
+    say(f"{data}: " + ("files and sizes are right" if quick else "every byte is as it was written"))
+
+
+def sheet(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="PNG", help="The picture.")] = Path(
+        "sheet.png"
+    ),
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    count: Annotated[int, typer.Option(min=1, max=600, help="Pairs to show.")] = 30,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed shows other pairs.")] = 0,
+) -> None:
+    """Draw some pairs, of many videos: frame, log-mel, video and time."""
+    local_output(out)
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"{out}: the sheet is a PNG, name it so")
+    folder = _open(data)
+    from soundsight.core.files import atomic_file
+    from soundsight.data.records import SIDECAR
+    from soundsight.views.pairs_sheet import PairCard, pairs_sheet
+    from soundsight.views.sheet import clock
+
+    total = folder.count(split)
+    _require(folder, mel=True, image=True)
+    if not total:
+        raise DataError(f"{data}: the split {split} holds no pairs")
+    chosen = _spread(folder, split, count, random.Random(seed))
+    cards = []
+    for index in chosen:
+        record = folder.record(split, index)
+        mel, image = folder.decode(record)
+        assert image is not None
+        about = json.loads(record.files[SIDECAR])
+        caption = f"{about['clip']}   {clock(float(about['start_s']))}"
+        cards.append(PairCard(mel=mel, image=image, caption=caption))
+    title = f"{len(cards)} of {total:,} pairs, {split}; log-mels: low below, loud bright"
+    with atomic_file(out) as temporary:
+        pairs_sheet(cards, title=title).save(temporary, format="PNG")
+    say(f"written: {out}")
+
+
+def _spread(folder: PairFolder, split: str, count: int, draw: random.Random) -> list[int]:
+    """Draw ``count`` pairs, a pair of every video before a second one of any."""
+    total = folder.count(split)
+    drawn = draw.sample(range(total), min(10 * count, total))
+    turns: dict[str, int] = {}
+    places = []
+    for index in drawn:
+        group = folder.entry(*folder.place(split, index)).group
+        turns[group] = turns.get(group, 0) + 1
+        places.append((turns[group], index))
+    # The sort is stable: within a turn the order is that of the draw.
+    places.sort(key=lambda place: place[0])
+    return sorted(index for _, index in places[:count])
+
+
+def export(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="A new folder.")],
+    kind: Annotated[str, typer.Option(help="audio, spectrogram or embedding.")] = "spectrogram",
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Whose encoder embeds (default: embeddings of DATA, else the bundled model).",
+        ),
+    ] = None,
+    per_file: Annotated[int, typer.Option(min=1, help="Records a file.")] = 5000,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DIR.")] = False,
+) -> None:
+    """Write the binary batches of the published dataset, with a table of what its numbers mean.
+
+    Classes are numbered in the order of their labels, videos in that of their names; labels and
+    names of the published form (c001, c001_s00001) keep their numbers.
+    """
+    local_output(out)
+    from soundsight.core.config import choose
+    from soundsight.data.vegas.batches import PREFIXES, Kind, write_batches
+
+    wanted = choose("kind", kind, {str(k): k for k in Kind})
+    folder = _open(data)
+    from soundsight.core.files import atomic_folder, write_json
+
+    _check_sizes(folder)
+    embed: Embedder | None = None
+    stored = wanted is Kind.EMBEDDING and model is None and _has_embeddings(folder)
+    if wanted is Kind.EMBEDDING:
+        embed = _stored_embedding if stored else _embedder(model)
+    _require(folder, mel=not stored, image=wanted is not Kind.AUDIO)
+    total = 2 * len(folder)
+    with (
+        atomic_folder(out, overwrite=overwrite, ours=_is_export) as made,
+        _progress("exporting") as advance,
+    ):
+        numbers = _number(folder, lambda done: advance(done, total))
+        count = 0
+
+        def records(split: str) -> Iterator[BatchRecord]:
+            nonlocal count
+            for record in _batch_records(folder, split, numbers, embed):
+                count += 1
+                advance(len(folder) + count, total)
+                yield record
+
+        for split in folder.splits:
+            write_batches(made, wanted, records(split), PREFIXES[split], per_file)
+        write_json(made / _CLASSES, numbers.classes())
+        _write_videos(made / _VIDEOS, numbers)
+    say(f"written: {out} ({count:,} records, {_CLASSES}, {_VIDEOS})")
+
+
+# --- opening, checking, telling --------------------------------------------------------------
+
+
+def _need_for(data: str) -> None:
+    if "://" in data or "::" in data:
+        require_extra("soundsight data", "prepare", "fsspec")
+
+
+def _open(data: str) -> PairFolder:
+    _need_for(data)
+    from soundsight.data.store.shards import open_dataset
+
+    return open_dataset(data)
+
+
+def _require(folder: PairFolder, *, mel: bool, image: bool) -> None:
+    from soundsight.data.records import MEL
+
+    if mel and MEL not in folder.about["files"]:
+        raise DataError(f"{folder.where} holds no log-mels")
+    if image and folder.image_name is None:
+        raise DataError(f"{folder.where} holds no pictures")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _lines(value: Any) -> Iterator[str]:
+    """Yield the leaves of a table as ``a.b = value``."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            for line in _lines(inner):
+                yield f"{name}{'' if line.startswith(' =') else '.'}{line}"
+    elif value is not None:
+        yield f" = {json.dumps(value)}"
+
+
+@contextmanager
+def _progress(what: str, *, bytes_: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on a terminal: told (done, of how many)."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _done, _total: None
+        return
+    amount = DownloadColumn() if bytes_ else MofNCompleteColumn()
+    columns = (TextColumn(what), BarColumn(), amount, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+# --- export ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What gets a video number of its own: up to 1,000 windows of a clip."""
+
+    group: str
+    clip: str
+    thousand: int
+
+
+class _Numbers:
+    """Numbers of classes and videos.
+
+    Args:
+        units: label -> what of it gets a number. A label of None is class 0, "without a label".
+    """
+
+    def __init__(self, units: Mapping[str | None, set[_Unit]]) -> None:
+        names = sorted(label for label in units if label is not None)
+        kept = all(_CODE.fullmatch(name) for name in names) and None not in units
+        self.codes: dict[str | None, int] = {None: 0} if None in units else {}
+        for number, name in enumerate(names, start=1):
+            self.codes[name] = int(name[1:]) if kept else number
+        self.videos: dict[tuple[str | None, _Unit], int] = {}
+        for label, found in units.items():
+            ordered = sorted(found, key=lambda unit: (unit.group, unit.clip, unit.thousand))
+            told = [_CLIP.fullmatch(unit.clip) for unit in ordered]
+            ours = kept and all(
+                match and unit.clip[:4] == label and not unit.thousand
+                for match, unit in zip(told, ordered, strict=True)
+            )
+            for number, (unit, match) in enumerate(zip(ordered, told, strict=True)):
+                self.videos[label, unit] = int(match[1]) if ours and match else number
+
+    def classes(self) -> dict[str, str | None]:
+        """Return code -> label."""
+        return {f"c{code:03d}": label for label, code in sorted(self.codes.items(), key=_second)}
+
+
+def _second(pair: tuple[Any, Any]) -> Any:
+    return pair[1]
+
+
+def _check_sizes(folder: PairFolder) -> None:
+    from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
+
+    bands, frames = folder.mel_shape
+    if (bands, frames, folder.image_px) != (N_MELS, FRAMES_PER_SEGMENT, IMAGE_PX):
+        raise DataError(
+            f"{folder.where} has log-mels of {frames} frames and pictures of {folder.image_px} px; "
+            f"the published batches know only {FRAMES_PER_SEGMENT} frames and {IMAGE_PX} px: "
+            "prepare it with --segment-s 1 --size 96"
+        )
+
+
+def _place(sidecar: Mapping[str, Any]) -> tuple[str | None, _Unit, int]:
+    """Return label, unit and window within the unit."""
+    from soundsight.data.vegas.batches import MOST_WINDOWS
+
+    number = int(str(sidecar["key"]).rpartition("_")[2])
+    thousand, window = divmod(number, MOST_WINDOWS)
+    unit = _Unit(str(sidecar["group"]), str(sidecar["clip"]), thousand)
+    return sidecar.get("label"), unit, window
+
+
+def _number(folder: PairFolder, advance: Callable[[int], None]) -> _Numbers:
+    from soundsight.data.records import SIDECAR
+    from soundsight.data.vegas.batches import MOST_CLASSES, MOST_VIDEOS
+
+    units: dict[str | None, set[_Unit]] = {}
+    done = 0
+    for split in folder.splits:
+        for record in folder.records(split):
+            label, unit, _ = _place(json.loads(record.files[SIDECAR]))
+            units.setdefault(label, set()).add(unit)
+            done += 1
+            advance(done)
+    if len(units) >= MOST_CLASSES:
+        raise DataError(f"{folder.where} has {len(units)} labels; a batch knows {MOST_CLASSES - 1}")
+    for label, found in units.items():
+        if len(found) > MOST_VIDEOS:
+            raise DataError(
+                f"{folder.where} has {len(found)} videos of the label {label}; a batch knows "
+                f"{MOST_VIDEOS} a class"
+            )
+    return _Numbers(units)
+
+
+def _batch_records(
+    folder: PairFolder, split: str, numbers: _Numbers, embed: Embedder | None
+) -> Iterator[BatchRecord]:
+    """Yield what a dataset holds of each pair, with its numbers."""
+    from soundsight.data.records import MEL, SIDECAR
+    from soundsight.data.store.shards import decode_image, decode_mel
+    from soundsight.data.vegas.batches import BatchRecord
+
+    for record in folder.records(split):
+        files = record.files
+        label, unit, window = _place(json.loads(files[SIDECAR]))
+        image = files.get(folder.image_name or "")
+        yield BatchRecord(
+            class_code=numbers.codes[label],
+            video=numbers.videos[label, unit],
+            window=window,
+            mel=decode_mel(files[MEL]) if MEL in files else None,
+            embedding=None if embed is None else embed(record),
+            image=None if image is None else decode_image(image),
+        )
+
+
+def _has_embeddings(folder: PairFolder) -> bool:
+    from soundsight.data.records import EMBEDDING
+
+    return EMBEDDING in folder.about["files"]
+
+
+def _stored_embedding(record: Record) -> NDArray[np.float32]:
+    import io
+
+    import numpy as np
+
+    from soundsight.data.records import EMBEDDING
+
+    embedding: NDArray[np.float32] = np.load(io.BytesIO(record.files[EMBEDDING]))
+    return embedding
+
+
+def _embedder(model: Path | None) -> Embedder:
+    """Return what embeds a record's log-mel with a model's encoder: float32 [E]."""
+    from soundsight.core.units import to_unit
+    from soundsight.data.records import MEL
+    from soundsight.data.store.shards import decode_mel
+    from soundsight.runtime import model_folder
+    from soundsight.runtime.session import Network
+
+    info = model_folder.read(model or model_folder.bundled())
+    size = info.embedding_size
+    encoder = Network(info.folder / model_folder.ENCODER, ("embedding",))
+    encoder.require({"mel"})
+
+    def embed(record: Record) -> NDArray[np.float32]:
+        mel = to_unit(decode_mel(record.files[MEL]))[None, None]
+        (embedding,) = encoder.run(((size,),), mel=mel)
+        first: NDArray[np.float32] = embedding[0]
+        return first
+
+    return embed
+
+
+def _is_export(path: Path) -> bool:
+    return (path / _CLASSES).exists() and (path / _VIDEOS).exists()
+
+
+def _write_videos(path: Path, numbers: _Numbers) -> None:
+    from soundsight.core.files import atomic_file
+    from soundsight.data.vegas.batches import MOST_WINDOWS
+
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["class", "video", "label", "group", "clip", "first_window"])
+        rows = [
+            (numbers.codes[label], video, label or "", unit.group, unit.clip, unit.thousand)
+            for (label, unit), video in numbers.videos.items()
+        ]
+        for code, video, label, group, clip, thousand in sorted(rows):
+            first = thousand * MOST_WINDOWS
+            table.writerow([f"{code:03d}", f"{video:05d}", label, group, clip, first])

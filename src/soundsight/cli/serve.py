@@ -1,0 +1,361 @@
+"""``soundsight serve``: the live page, the file page, the REST API and the stream."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import signal
+import socket
+import ssl
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from soundsight.cli.console import say
+from soundsight.cli.options import Model
+from soundsight.core.cpus import usable_cpus
+from soundsight.core.errors import ConfigError, require_extra
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    import uvicorn
+
+    from soundsight.server.tls import Certificate
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+STREAMS_PER_CPU = 32
+_ADDRESS_STREAMS = 8
+_CONNECTIONS = 256
+"""Connections beside those of streams."""
+_BACKLOG = 1024
+_EVERYWHERE = ("0.0.0.0", "::")
+_LOOK_S = 0.1
+"""Seconds between two looks at whether a server that stops is to stop at once."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command()(serve)
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where it listens: this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    model: Model = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SOUNDSIGHT_TOKEN", show_envvar=True, help="What clients have to show."
+        ),
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL", help="A page of another origin that may use it; may be repeated."
+        ),
+    ] = None,
+    max_streams: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Streams at once. [dim](default: 32 a CPU)[/dim]"),
+    ] = None,
+    max_streams_per_address: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="... of one address. [dim](default: 8; of this machine alone: no limit)[/dim]",
+        ),
+    ] = None,
+    max_upload_mb: Annotated[
+        int, typer.Option("--max-upload", min=1, metavar="MB", help="Longest upload.")
+    ] = 1024,
+    max_duration_min: Annotated[
+        float,
+        typer.Option("--max-duration", min=0.1, metavar="MIN", help="Longest sound of an upload."),
+    ] = 240.0,
+    max_speed: Annotated[
+        float,
+        typer.Option(
+            min=1.0, metavar="X", help="Seconds of sound a second that a stream may send."
+        ),
+    ] = 2.0,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Certificate chain; serves https.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its key.")] = None,
+    lan: Annotated[
+        bool,
+        typer.Option(
+            "--lan",
+            help="For a phone on the same network: listens on all addresses, over https with a "
+            "certificate of its own, and with a token.",
+        ),
+    ] = False,
+    root_path: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH",
+            show_default=False,
+            help="The path that it lies under at its proxy, such as /sound.",
+        ),
+    ] = "",
+    proxy: Annotated[
+        str,
+        typer.Option(metavar="ADDRESSES", help="Proxies whose X-Forwarded headers are believed."),
+    ] = "127.0.0.1",
+) -> None:
+    """See it live: a page that listens and shows what is sounding.
+
+    Prints its address when the model is warm. Ctrl-C, or a SIGTERM, answers what has come, tells
+    every stream, and stops with exit code 0; a second Ctrl-C stops at once. Sound is neither
+    stored nor logged.
+    """
+    require_extra(
+        "soundsight serve", "serve", "fastapi", "uvicorn", "websockets", "python_multipart",
+        "prometheus_client", "cryptography",
+    )  # fmt: skip
+    from soundsight.runtime.translator import Translator
+    from soundsight.server.app import ServerConfig, create_app
+    from soundsight.server.limits import Access, Limits
+
+    if (tls_cert is None) != (tls_key is None):
+        raise ConfigError("--tls-cert and --tls-key go together")
+    if token is None and "SOUNDSIGHT_TOKEN" in os.environ:
+        # A secret that could not be read must not open the door.
+        raise ConfigError("SOUNDSIGHT_TOKEN is empty: set it, or unset it to ask for no token")
+    root_path = root_path.rstrip("/")
+    if root_path and not re.fullmatch(r"(/(?!\.+(?:/|$))[A-Za-z0-9._~-]+)+", root_path):
+        raise ConfigError(f"--root-path is a path such as /sound, not {root_path!r}")
+    if lan and host in LOOPBACK:
+        host = "0.0.0.0"
+    # A token that was given is a secret, which no log is to keep; one that is made here nobody
+    # knows until it is told.
+    told = sys.stdout.isatty()
+    if lan and token is None:
+        token, told = secrets.token_urlsafe(12), True
+    cpus = usable_cpus()
+    streams = max_streams or STREAMS_PER_CPU * cpus
+    alone = host in LOOPBACK
+    limits = Limits(
+        max_streams=streams,
+        max_streams_per_address=max_streams_per_address or (streams if alone else _ADDRESS_STREAMS),
+        max_speed=max_speed,
+        max_jobs=cpus,
+        max_upload_bytes=max_upload_mb << 20,
+        max_duration_s=60 * max_duration_min,
+        max_connections=_CONNECTIONS + 2 * streams,
+    )
+    hosts = () if host in (*LOOPBACK, *_EVERYWHERE) else (host.lower(),)
+    access = Access(token, origin, hosts)
+    bound = _bind(host, port)
+    own: Certificate | None = None
+    secure: ssl.SSLContext | None = None
+    with bound:
+        if lan and tls_cert is None:
+            from soundsight.server.tls import self_signed
+
+            own = self_signed(_names())
+            # Once they are loaded, neither the certificate nor its key stays on the disk.
+            with own.folder:
+                secure = _secured(own.certificate, own.key)
+        elif tls_cert is not None and tls_key is not None:
+            secure = _secured(tls_cert, tls_key)
+        # A model that cannot be used is told before anything is served.
+        translator = Translator.load(model, 1)
+        config = ServerConfig(
+            model=translator, access=access, limits=limits, workers=cpus, root_path=root_path
+        )
+        app = create_app(config)
+        address = _address(host, bound.getsockname()[1], secure is not None) + root_path[1:]
+        address += "/" if root_path else ""
+        # After the #, a token is not sent with requests.
+        after = f"#token={quote(token, safe='')}" if token and told else ""
+        welcome = [f"ready: {address}{after}   (Ctrl-C stops)"]
+        welcome += _notes(host, secure is not None, token, own)
+        _run(app, bound, welcome, secure, proxy, limits.max_connections)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Take the port before the model is loaded.
+
+    Raises:
+        ConfigError: when the address is none of this machine's, or the port is taken.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:  # ValueError: no name at all
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot listen on {host or 'no address'}: {reason}") from None
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        # At once: until somebody listens, another server could take the same port.
+        bound.listen(_BACKLOG)
+    except (OSError, OverflowError) as error:
+        bound.close()
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"cannot listen on {host}, port {port}: {reason} (choose another with --port)"
+        ) from None
+    return bound
+
+
+def _secured(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Load a certificate and its key.
+
+    Raises:
+        ConfigError: when one is missing or they do not fit.
+    """
+    for path in (certificate, key):
+        if not path.is_file():
+            raise ConfigError(f"there is no file {path}: check --tls-cert and --tls-key")
+    secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    secure.set_alpn_protocols(["http/1.1"])
+    try:
+        # A key with a pass phrase would ask for it on the terminal.
+        secure.load_cert_chain(certificate, key, lambda: "")
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        raise ConfigError(
+            f"{certificate} and {key} are no certificate and its key (PEM, no pass phrase): {error}"
+        ) from None
+    return secure
+
+
+def _names() -> list[str]:
+    from soundsight.server.tls import lan_address
+
+    own = socket.gethostname()
+    addresses = [address for address in (lan_address(),) if address]
+    return list(dict.fromkeys(["localhost", own, f"{own}.local", "127.0.0.1", *addresses]))
+
+
+def _address(host: str, port: int, secure: bool) -> str:
+    from soundsight.server.tls import lan_address
+
+    shown = (lan_address() or "127.0.0.1") if host in _EVERYWHERE else host
+    shown = f"[{shown}]" if ":" in shown else shown
+    return f"{'https' if secure else 'http'}://{shown}:{port}/"
+
+
+def _notes(host: str, secure: bool, token: str | None, own: Certificate | None) -> list[str]:
+    """What else is to be known of the address."""
+    lines = []
+    if own is not None:
+        lines += [
+            "the certificate is this server's own: the browser will warn; its SHA-256 is",
+            f"  {own.fingerprint}",
+        ]
+    elif not secure and host not in LOOPBACK:
+        lines.append(
+            "note: browsers give a page the microphone only over https or on this machine: "
+            "use --lan, or --tls-cert and --tls-key"
+        )
+    if token is None and host not in LOOPBACK:
+        lines.append("note: everybody who reaches this address may use it: --token asks for one")
+    return lines
+
+
+def _run(
+    app: Any,
+    bound: socket.socket,
+    welcome: list[str],
+    secure: ssl.SSLContext | None,
+    proxy: str,
+    connections: int,
+) -> None:
+    _allow_files(2 * connections + 256)
+    server = server_of(app, welcome, secure, proxy, connections)
+    server.run(sockets=[bound])
+    if server.force_exit:
+        raise KeyboardInterrupt
+    if not server.started:  # the log has said why
+        raise typer.Exit(1)
+
+
+def server_of(
+    app: Any,
+    welcome: list[str],
+    secure: ssl.SSLContext | None,
+    proxy: str,
+    connections: int,
+) -> uvicorn.Server:
+    """The server of an application: it says ``welcome`` when it is ready, and stops in order.
+
+    ``force_exit`` tells afterwards that it was not let stop in order.
+
+    Args:
+        app: made by ``create_app``.
+        welcome: lines for people.
+        secure: a certificate and its key; None speaks http.
+        proxy: addresses whose X-Forwarded headers are believed.
+        connections: at once.
+    """
+    import asyncio
+
+    import uvicorn
+
+    from soundsight.server.connections import StreamConnection, http_connection
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if not self.should_exit:
+                for line in welcome:
+                    say(line)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+            # uvicorn would send itself the signal again at its end: a server that was told to
+            # stop, and has stopped in order, has done what it was told.
+            self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
+            self.should_exit = True
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            for listening in self.servers:
+                listening.close()
+            if app.state.services is not None:
+                # uvicorn would close every stream without a word.
+                leaving = asyncio.create_task(app.state.services.streams.leave())
+                while not (leaving.done() or self.force_exit):
+                    await asyncio.wait([leaving], timeout=_LOOK_S)
+            await super().shutdown(sockets)
+            if self.force_exit:
+                # That work is cut off is no fault to tell of: it was asked for.
+                logging.getLogger("uvicorn.error").disabled = True
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=proxy,
+        http=http_connection(connections),
+        ws=StreamConnection,
+        ws_max_size=1 << 20,
+        ws_ping_interval=20.0,
+        ws_ping_timeout=20.0,
+        ws_per_message_deflate=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=20,
+        ssl_context_factory=None if secure is None else lambda _config, _default: secure,
+    )
+    return Server(config)
+
+
+def _allow_files(count: int) -> None:
+    """Let this process open so many files at once, as far as it may."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -1,0 +1,406 @@
+"""``soundsight.Client``: a server's REST API and its stream, from Python.
+
+::
+
+    with Client("http://127.0.0.1:8000") as client:
+        (imagined,) = client.translate("dog.wav")
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import ipaddress
+import os
+import re
+import socket
+import ssl
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from soundsight.core.errors import AudioError, ConfigError, ServerError, first_line, require_extra
+from soundsight.core.files import atomic_file
+from soundsight.core.state import State
+
+if TYPE_CHECKING:
+    import httpx
+
+    from soundsight.core.protocol import WindowFacts
+
+
+_OWN_NAMES = frozenset(
+    (
+        "localhost", "localhost.localdomain", "localhost4", "localhost4.localdomain4", "localhost6",
+        "localhost6.localdomain6", "ip6-localhost", "ip6-loopback",
+    )
+)  # fmt: skip
+"""What the usual lists of hosts call loopback, besides ``*.localhost``."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Imagined:
+    """One picture of one second.
+
+    Attributes:
+        image: uint8 [px, px, 3].
+        second: where the second starts, in seconds.
+        draw: which of the pictures of its second this is, from 0.
+        state: whether it is a picture, the pictogram of an alert that is named and not drawn, or
+            the calm one that stands for none.
+        name: what it probably is, in the model's words; may be empty.
+        second_guess: what else it may be; empty where nothing else is near.
+        confidence: how sure that is, in [0, 1]; None where it is not known.
+        familiarity: how much the sound is of a known kind, in [0, 1]; None where it is not known.
+        level_dbfs: level of the second, in dB re full scale.
+        warnings: what is to be told of the file, a line each: that it is damaged or cut short, or
+            holds several sound tracks.
+    """
+
+    image: NDArray[np.uint8]
+    second: float
+    draw: int
+    state: State
+    name: str
+    second_guess: str
+    confidence: float | None
+    familiarity: float | None
+    level_dbfs: float
+    warnings: tuple[str, ...] = ()
+
+
+class Client:
+    """A running ``soundsight serve``.
+
+    What is on this machine is asked directly, whatever proxies the environment names.
+
+    Args:
+        url: its address, as it prints it; a token behind ``#token=`` is taken from there.
+        token: what the server wants to be shown.
+        timeout_s: seconds without an answer after which a request is given up.
+        verify: False, or the path of a certificate, for a server with a certificate of its own.
+
+    Raises:
+        ConfigError: when ``url`` is no address of a server.
+        MissingExtraError: when httpx is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        token: str | None = None,
+        *,
+        timeout_s: float = 120.0,
+        verify: bool | str = True,
+    ) -> None:
+        require_extra("soundsight.Client", "serve", "httpx")
+        import httpx
+
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"{url!r} is no server's address: write http://HOST:PORT")
+        self.url = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
+        given = parts.fragment.removeprefix("token=") if "token=" in parts.fragment else None
+        self._token = token if token is not None else given
+        self._tls: Any = verify
+        if isinstance(verify, str):
+            try:
+                self._tls = ssl.create_default_context(cafile=verify)
+            except (OSError, ssl.SSLError) as error:
+                raise ConfigError(f"{verify} is no certificate: {first_line(error)}") from None
+        headers = {} if self._token is None else {"authorization": f"Bearer {self._token}"}
+        self._http = httpx.Client(
+            base_url=self.url, headers=headers, timeout=timeout_s, verify=self._tls,
+            # None takes the place of the proxies that the environment names.
+            mounts={f"{parts.scheme}://": None} if is_this_machine(parts.hostname) else None,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    # --- requests ----------------------------------------------------------------------------
+
+    def translate(
+        self,
+        sound: str | os.PathLike[str] | bytes | ArrayLike,
+        rate_hz: int | None = None,
+        *,
+        each_second: bool = False,
+        draws: int = 1,
+        seed: int = 0,
+        anyway: bool = False,
+        track: int | None = None,
+        strict: bool = False,
+    ) -> list[Imagined]:
+        """Imagine a sound, as ``Translator.translate`` does.
+
+        Args:
+            sound: a path, the bytes of a sound or video file, or samples [t] or [t, channels].
+            rate_hz: rate of the samples, in hertz; needed for samples alone.
+            each_second: every second, instead of the sound as a whole.
+            draws: pictures of the sound, or of each second.
+            seed: another seed imagines another picture.
+            anyway: draw sounds of no known kind, too.
+            track: which sound track of a file, from 1; None takes the first that sounds.
+            strict: refuse what is damaged, instead of using what can be read.
+
+        Raises:
+            ServerError: when the server cannot be reached or refuses, in its own words.
+            AudioError: when ``sound`` is a path that cannot be read, or no sound.
+            ConfigError: when samples come without their rate.
+        """
+        body, name = _body(sound, rate_hz)
+        options: dict[str, Any] = {
+            "each_second": each_second, "draws": draws, "seed": seed, "anyway": anyway,
+            "strict": strict, **_given(track=track),
+        }  # fmt: skip
+        with body as file:
+            answer = self._ask(
+                "POST", "/v1/translate", params=options, files={"sound": (name, file)}
+            )
+        try:
+            told = answer.json()
+            warnings = tuple(str(line) for line in told["warnings"])
+            return [_imagined(picture, warnings) for picture in told["pictures"]]
+        except (ValueError, KeyError, TypeError, OSError):  # OSError: no picture
+            raise self._strange() from None
+
+    def model(self) -> dict[str, Any]:
+        """Return what the server tells of its model.
+
+        Raises:
+            ServerError: when the server cannot be reached or refuses.
+        """
+        try:
+            return dict(self._ask("GET", "/v1/model").json())
+        except (ValueError, TypeError):
+            raise self._strange() from None
+
+    def ready(self) -> bool:
+        """Whether the server takes new streams and requests; False where there is none."""
+        try:
+            self._ask("GET", "/readyz")
+        except ServerError:
+            return False
+        return True
+
+    def storyboard(
+        self,
+        sound: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        *,
+        sensitivity: float = 0.5,
+        seed: int = 0,
+        track: int | None = None,
+        strict: bool = False,
+    ) -> Path:
+        """Tell what happened in a file, and write it whole or not at all.
+
+        Args:
+            sound: a sound or video file.
+            out: its suffix says what is made: .png, .mp4, .html or .json.
+            sensitivity: 0 (tells only what is loud and sure) to 1.
+            seed: another seed imagines other pictures.
+            track, strict: see ``translate``.
+
+        Returns:
+            The path that was written.
+
+        Raises:
+            ServerError: when the server cannot be reached or refuses.
+            AudioError: when ``sound`` cannot be read.
+            ConfigError: on another suffix.
+            OutputError: when ``out`` cannot be written.
+        """
+        import httpx
+
+        from soundsight.views.event_files import SUFFIXES
+
+        path = Path(out)
+        suffix = path.suffix.lower()
+        if suffix not in SUFFIXES:
+            raise ConfigError(f"{path}: the suffix is one of {', '.join(SUFFIXES)}")
+        kind = suffix.removeprefix(".")
+        options: dict[str, Any] = {
+            "format": kind, "sensitivity": sensitivity, "seed": seed, "strict": strict,
+            **_given(track=track),
+        }  # fmt: skip
+        body, name = _body(os.fspath(sound), None)
+        with body as file, atomic_file(path) as temporary:
+            request = self._http.build_request(
+                "POST", "/v1/storyboard", params={**options, "name": name},
+                files={"sound": (name, file)},
+            )  # fmt: skip
+            try:
+                answer = self._http.send(request, stream=True)
+                try:
+                    if answer.is_error:
+                        answer.read()
+                        raise _refused(answer)
+                    with temporary.open("wb") as written:
+                        for part in answer.iter_bytes():
+                            written.write(part)
+                finally:
+                    answer.close()
+            except httpx.HTTPError as error:
+                raise self._unreachable(error) from None
+        return path
+
+    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        import httpx
+
+        try:
+            answer = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        if answer.is_error:
+            raise _refused(answer)
+        return answer
+
+    def _strange(self) -> ServerError:
+        return ServerError(f"{self.url} answers something else: is it a soundsight server?")
+
+    def _unreachable(self, error: Exception) -> ServerError:
+        import httpx
+
+        if isinstance(error, httpx.TimeoutException):
+            return ServerError(f"{self.url} does not answer in time: try again, or raise timeout_s")
+        if "CERTIFICATE" in str(error):
+            return ServerError(
+                f"{self.url} has a certificate that nobody vouches for: pass verify=, its path or "
+                "False"
+            )
+        return ServerError(
+            f"cannot reach {self.url} ({first_line(error)}): is  soundsight serve  running there?"
+        )
+
+    # --- the stream --------------------------------------------------------------------------
+
+    def stream(
+        self,
+        blocks: Iterable[ArrayLike],
+        rate_hz: int,
+        *,
+        hop_s: float = 0.25,
+        draws: int = 1,
+        sensitivity: float = 0.5,
+        seed: int = 0,
+    ) -> Iterator[tuple[WindowFacts, list[bytes]]]:
+        """Let the server listen to a live signal.
+
+        Args:
+            blocks: [t] each, int16 or floats of full scale 1, mono, as they come. A signal that
+                comes faster than in real time is refused after some seconds.
+            rate_hz: their rate, 8,000 to 192,000 Hz.
+            hop_s: seconds between windows: 0.25, 0.5, 0.75 or 1.
+            draws: pictures of each event, 1 to 4.
+            sensitivity: 0 (shows only what is loud and sure) to 1.
+            seed: another seed imagines other pictures.
+
+        Yields:
+            Each window, see ``docs/protocol.md``, and its pictures as JPEG.
+
+        Raises:
+            ServerError: when the server cannot be reached, refuses or goes away.
+            AudioError: when a block is no sound.
+        """
+        require_extra("soundsight.Client.stream", "serve", "websockets", "pydantic")
+        from soundsight.client_stream import stream
+
+        return stream(
+            self.url, self._token, self._tls, blocks, rate_hz,
+            hop_s=hop_s, draws=draws, sensitivity=sensitivity, seed=seed,
+            directly=is_this_machine(urlsplit(self.url).hostname or ""),
+        )  # fmt: skip
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host's name or address is one of this machine to itself: nothing else is asked."""
+    name = host.lower().rstrip(".")
+    if name in _OWN_NAMES or name.endswith(".localhost"):
+        return True
+    with contextlib.suppress(ValueError, OSError):
+        if re.fullmatch(r"[0-9a-fx.]+", name):  # 127.1 and 0x7f000001 are addresses, too
+            name = socket.inet_ntoa(socket.inet_aton(name))
+        address = ipaddress.ip_address(name.partition("%")[0])
+        address = getattr(address, "ipv4_mapped", None) or address
+        return address.is_loopback or address.is_unspecified
+    return False
+
+
+def _body(sound: Any, rate_hz: int | None) -> tuple[Any, str]:
+    """An open file of what is sent, and its name."""
+    if isinstance(sound, (str, os.PathLike)):
+        if rate_hz is not None:
+            raise ConfigError("a file knows its own rate: leave rate_hz out")
+        path = Path(sound)
+        try:
+            return path.open("rb"), path.name
+        except FileNotFoundError:
+            raise AudioError(f"{path} does not exist: check the path") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise AudioError(f"cannot read {path}: {reason}") from None
+    if isinstance(sound, (bytes, bytearray, memoryview)):
+        return io.BytesIO(bytes(sound)), "sound"
+    if rate_hz is None:
+        raise ConfigError("samples in memory need their rate: pass rate_hz, a whole number of Hz")
+    from soundsight.media.audio import from_array
+    from soundsight.media.mel import DEFAULT
+    from soundsight.media.voice import write_samples
+
+    file = io.BytesIO()
+    write_samples(file, from_array(sound, rate_hz), DEFAULT.rate_hz, "wav")
+    file.seek(0)
+    return file, "samples.wav"
+
+
+def _refused(answer: httpx.Response) -> ServerError:
+    try:
+        message = str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = f"it answered {answer.status_code}: is it a soundsight server?"
+    return ServerError(f"{answer.url.host}: {first_line(ValueError(message))}")
+
+
+def _given(**options: int | None) -> dict[str, int]:
+    """The options that are not left to the server."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _imagined(values: dict[str, Any], warnings: tuple[str, ...]) -> Imagined:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(values["png"]))) as picture:
+        image = np.asarray(picture.convert("RGB"), np.uint8)
+    return Imagined(
+        image=image,
+        second=float(values["second"]),
+        draw=int(values["draw"]),
+        state=State(values["state"]),
+        name=str(values["name"]),
+        second_guess=str(values["second_guess"]),
+        confidence=values["confidence"],
+        familiarity=values["familiarity"],
+        level_dbfs=float(values["level_dbfs"]),
+        warnings=warnings,
+    )

@@ -1,0 +1,1 @@
+"""The Everyday collection of sounds and photos."""

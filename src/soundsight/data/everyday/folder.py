@@ -1,0 +1,266 @@
+"""Everyday's data: 22 subjects with sounds and photos, six alert kinds with sounds alone.
+
+The sounds of baby, dog, train, fireworks and water are few here and many in the bench
+(``data.vegas.bench``): the two are read together. The layout::
+
+    photos-{train,val,devtest}.tar   96 x 96 JPEG, SUBJECT/SUBJECT_NNNN_SPLIT.jpg
+    sounds.csv     split,subject,recording,file,seconds,rate_hz,source,licence
+    sounds/        what it names
+    others.csv     the same with kind for subject: sounds of none of the kinds
+    others/        what it names
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundsight.core.errors import DataError
+from soundsight.core.units import IMAGE_PX
+from soundsight.data.vegas.bench import SPLITS, Bench, Place, decode_picture, index_tar, known_split
+
+SUBJECTS = (
+    "baby", "dog", "train", "fireworks", "water", "cat", "bird", "cow", "frog", "car", "siren",
+    "construction", "children", "music", "speech", "drums", "violin", "guitar", "rain", "fire",
+    "helicopter", "clock",
+)  # fmt: skip
+"""What has sounds and photos, in the order in which every table counts them."""
+
+ALERTS = ("smoke_alarm", "doorbell", "knock", "telephone", "glass", "alarm_clock")
+"""What has sounds and no photos: it is named, and nothing is imagined for it."""
+
+KINDS = SUBJECTS + ALERTS
+
+WORDS = {
+    **{kind: kind for kind in KINDS}, "baby": "baby crying", "construction": "construction work",
+    "children": "children playing", "smoke_alarm": "smoke alarm", "knock": "knock on a door",
+    "glass": "breaking glass", "alarm_clock": "alarm clock",
+}  # fmt: skip
+"""What people are told for each kind."""
+
+OF_BENCH = {"baby": "baby", "dog": "dog", "train": "rail", "fireworks": "fireworks",
+            "water": "water"}  # fmt: skip
+"""Subjects that the bench has too, and what it calls them."""
+
+EVERYDAY_VARIABLE = "SOUNDSIGHT_EVERYDAY"
+DEFAULT_EVERYDAY = "../shared/everyday"
+
+_REST = ["recording", "file", "seconds", "rate_hz", "source", "licence"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sound:
+    """One piece of a recording.
+
+    Attributes:
+        split: where it belongs; all pieces of a recording are in one split.
+        kind: its subject or alert kind, or what else it is; for tables and evaluation only.
+        recording: of which recording it is a piece.
+        file: where it lies under the folder.
+        rate_hz: what its source was sampled at, in hertz.
+        source: the collection that it is from.
+    """
+
+    split: str
+    kind: str
+    recording: str
+    file: str
+    rate_hz: int
+    source: str
+
+
+class Everyday:
+    """Reads Everyday's folder. Opening is cheap; tables and tars are read when first needed.
+
+    Args:
+        root: the folder that holds ``sounds.csv``, ``others.csv`` and the photos.
+
+    Raises:
+        DataError: when the folder or a part of it is missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise DataError(
+                f"no Everyday data at {self.root}: name its folder with {EVERYDAY_VARIABLE}"
+            )
+        tars = [f"photos-{split}.tar" for split in SPLITS]
+        for part in ("sounds.csv", "others.csv", "sounds", "others", *tars):
+            if not (self.root / part).exists():
+                raise DataError(f"the Everyday data at {self.root} lack {part}")
+
+    def photos(self, split: str) -> list[str]:
+        """Return the names of every photo of ``split``, sorted.
+
+        Raises:
+            DataError: on an unknown split, a damaged tar or a photo of no subject.
+        """
+        return sorted(self._photos[known_split(split)])
+
+    def photo(self, name: str) -> NDArray[np.uint8]:
+        """Read one photo: uint8 [96, 96, 3], RGB.
+
+        Raises:
+            DataError: when there is no such photo, or it is no picture of that size.
+        """
+        for places in self._photos.values():
+            if name in places:
+                return decode_picture(places[name], name, "RGB", (IMAGE_PX, IMAGE_PX, 3))
+        raise DataError(f"the Everyday data at {self.root} have no photo {name}")
+
+    def sounds(self, split: str) -> list[Sound]:
+        """Return the sounds of the subjects and the alert kinds, in the table's order.
+
+        Raises:
+            DataError: on an unknown split or a damaged table.
+        """
+        return [s for s in self._sounds if s.split == known_split(split)]
+
+    def others(self, split: str) -> list[Sound]:
+        """Return the sounds of none of the kinds, in the table's order.
+
+        Raises:
+            DataError: on an unknown split or a damaged table.
+        """
+        return [s for s in self._others if s.split == known_split(split)]
+
+    def path(self, sound: Sound) -> Path:
+        """Return where the file of a sound lies."""
+        return self.root / sound.file
+
+    def check(self) -> None:
+        """See that every file that the tables name is there, and index the photos.
+
+        Raises:
+            DataError: naming the first file that is missing or damaged.
+        """
+        for sound in (*self._sounds, *self._others):
+            if not self.path(sound).is_file():
+                raise DataError(f"the Everyday data at {self.root} lack {sound.file}")
+        for split in SPLITS:
+            self.photos(split)
+
+    @cached_property
+    def _photos(self) -> dict[str, dict[str, Place]]:
+        index = {split: index_tar(self.root / f"photos-{split}.tar") for split in SPLITS}
+        for split, places in index.items():
+            for name in places:
+                if name.split("/")[0] not in SUBJECTS:
+                    raise DataError(
+                        f"{self.root}/photos-{split}.tar: {name} is in the folder of no subject"
+                    )
+        return index
+
+    @cached_property
+    def _sounds(self) -> list[Sound]:
+        return _read_table(self.root / "sounds.csv", "subject", KINDS)
+
+    @cached_property
+    def _others(self) -> list[Sound]:
+        return _read_table(self.root / "others.csv", "kind", None)
+
+
+def find_everyday(path: str | Path | None = None) -> Everyday:
+    """Open and check the data at ``path``, else at ``SOUNDSIGHT_EVERYDAY``.
+
+    Without either, ``../shared/everyday`` is opened.
+
+    Raises:
+        DataError: in one line, when they are missing, incomplete or damaged.
+    """
+    data = Everyday(Path(path or os.environ.get(EVERYDAY_VARIABLE) or DEFAULT_EVERYDAY))
+    data.check()
+    return data
+
+
+def is_everyday(path: Path) -> bool:
+    """Tell whether a folder is Everyday's, by its table of sounds."""
+    return os.path.isfile(path / "sounds.csv") and os.path.isfile(path / "others.csv")
+
+
+def bench_kind(subject: str) -> str:
+    """Return what Everyday calls a subject of the bench."""
+    return next(kind for kind, name in OF_BENCH.items() if name == subject)
+
+
+def photos_of(everyday: Everyday, bench: Bench, split: str) -> dict[str, list[str]]:
+    """Return the photos of each subject of both data sets, those of the bench last.
+
+    Names tell the sets apart: see :func:`read_photo`.
+    """
+    found: dict[str, list[str]] = {subject: [] for subject in SUBJECTS}
+    for name in everyday.photos(split):
+        found[name.split("/")[0]].append(name)
+    for name in bench.photos(split):
+        found[bench_kind(name.split("/")[0])].append(BENCH_PREFIX + name)
+    return found
+
+
+BENCH_PREFIX = "bench:"
+"""Stands before the names of the bench's photos and spectrograms in an Everyday table."""
+
+
+def read_photo(everyday: Everyday, bench: Bench, name: str) -> NDArray[np.uint8]:
+    """Read a photo of either set by its name in a table: uint8 [96, 96, 3].
+
+    Raises:
+        DataError: when there is no such photo, or it is damaged.
+    """
+    if name.startswith(BENCH_PREFIX):
+        return bench.photo(name.removeprefix(BENCH_PREFIX))
+    return everyday.photo(name)
+
+
+def read_photos(
+    everyday: Everyday, bench: Bench, split: str, *, every: int = 1
+) -> tuple[list[str], NDArray[np.uint8]]:
+    """Read the photos of a split of both sets, in the order of their names.
+
+    Args:
+        every: take one in so many.
+
+    Returns:
+        Their names, and uint8 [n, 3, 96, 96].
+
+    Raises:
+        DataError: when one is damaged.
+    """
+    names = sorted(n for of in photos_of(everyday, bench, split).values() for n in of)[::every]
+    levels = np.stack([read_photo(everyday, bench, name) for name in names])
+    return names, np.ascontiguousarray(levels.transpose(0, 3, 1, 2))
+
+
+def _read_table(path: Path, kind: str, kinds: tuple[str, ...] | None) -> list[Sound]:
+    sounds: list[Sound] = []
+    columns = ["split", kind, *_REST]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            if rows.fieldnames != columns:
+                raise DataError(f"{path}: the columns must be {','.join(columns)}")
+            for row in rows:
+                where = f"{path}, line {rows.line_num}"
+                if None in row or None in row.values():
+                    raise DataError(f"{where}: {len(columns)} fields are expected")
+                if row["split"] not in SPLITS or (kinds is not None and row[kind] not in kinds):
+                    raise DataError(f"{where}: unknown split or {kind}")
+                sounds.append(
+                    Sound(
+                        split=row["split"],
+                        kind=row[kind],
+                        recording=row["recording"],
+                        file=row["file"],
+                        rate_hz=int(row["rate_hz"]),
+                        source=row["source"],
+                    )
+                )
+    except (OSError, UnicodeError, csv.Error, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    return sounds

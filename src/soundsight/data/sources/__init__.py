@@ -1,0 +1,1 @@
+"""Finds the clips that pairs are cut from."""

@@ -1,0 +1,1 @@
+"""The dataset on disk or at a URL: written, read, verified."""

@@ -1,0 +1,549 @@
+"""Finished datasets: WebDataset tars with an index each, dataset.json and checksums.
+
+A shard is a plain tar whose members are ordered by name within a pair, with headers that depend on
+nothing but name and size, so that the same pairs give the same bytes. Its index says where every
+member lies, and holds a CRC-32 of each pair's stretch of the tar, headers and padding included: a
+damaged byte is noticed when the pair is read, and its pair can be named.
+
+A dataset is read from a folder or, through fsspec, from any URL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from soundsight.core.errors import DataError, OutputError, first_line
+from soundsight.core.files import atomic_file, sha256_of
+from soundsight.data.records import IMAGES, MEL, SIDECAR, Record
+from soundsight.data.store.stores import LocalStore, Store, store_at
+
+FORMAT = "soundsight-pairs"
+FORMAT_VERSION = 1
+INDEX_FORMAT = "soundsight-shard"
+ABOUT = "dataset.json"
+SUMS = "SHA256SUMS"
+WORK = ".work"
+"""Hidden folder of a preparation that is not finished; hidden names are no part of a dataset."""
+
+TAR_BLOCK = 512
+END_BYTES = 2 * TAR_BLOCK
+"""Bytes of the end of a tar: two blocks of zeros."""
+
+_HELD_INDEXES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """A finished shard.
+
+    Attributes:
+        name: file name of the tar.
+        pairs: how many it holds.
+        bytes: size of the tar.
+        sha256: of the tar, 64 hex digits.
+        index_sha256: of its index.
+    """
+
+    name: str
+    pairs: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Where a pair lies in its tar.
+
+    Attributes:
+        key: of the record.
+        group: of its clip; pairs of one group show one source video.
+        crc32: of the ``size`` bytes from ``start`` on.
+        files: name (``mel.png``, ...) -> (offset of its data in the tar, size).
+    """
+
+    key: str
+    group: str
+    crc32: int
+    files: Mapping[str, tuple[int, int]]
+
+    @property
+    def start(self) -> int:
+        """Offset of the pair's first header."""
+        return min(offset for offset, _ in self.files.values()) - TAR_BLOCK
+
+    @property
+    def size(self) -> int:
+        """Length of its stretch of the tar."""
+        return record_bytes({name: size for name, (_, size) in self.files.items()})
+
+    def cut(self, stretch: bytes) -> Record:
+        """Take the record out of its stretch of the tar."""
+        start = self.start
+        return Record(
+            key=self.key,
+            files={
+                name: stretch[offset - start : offset - start + size]
+                for name, (offset, size) in self.files.items()
+            },
+        )
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+
+def record_bytes(sizes: Mapping[str, int]) -> int:
+    """Return the exact bytes that a record takes in a tar: headers, data and padding.
+
+    Args:
+        sizes: name -> size in bytes of each of its files.
+    """
+    return sum(TAR_BLOCK + _padded(size) for size in sizes.values())
+
+
+def index_name(shard: str) -> str:
+    """Name the index of a shard: ``train-000000.tar`` -> ``train-000000.index.json``."""
+    return shard.removesuffix(".tar") + ".index.json"
+
+
+def write_shard(path: Path, records: Iterable[Record]) -> ShardInfo:
+    """Write a tar and its index, whole or not at all; a tar that is there has its index.
+
+    Args:
+        path: of the tar; its name ends in ``.tar``.
+        records: in the order in which they are to lie. The sidecar of each names its ``group``.
+
+    Raises:
+        OutputError: when the place cannot be written to.
+        ValueError: when a record has no files, a key comes twice or is no name for a tar.
+    """
+    digest = hashlib.sha256()
+    lines: list[str] = []
+    keys: set[str] = set()
+    place = 0
+    index = path.with_name(index_name(path.name))
+    with atomic_file(path) as temporary:
+        with temporary.open("wb") as file:
+            for record in records:
+                if record.key in keys:
+                    raise ValueError(f"two records are named {record.key}")
+                keys.add(record.key)
+                stretch, places = _stretch(record, place)
+                file.write(stretch)
+                digest.update(stretch)
+                place += len(stretch)
+                lines.append(_index_line(record, places, zlib.crc32(stretch)))
+            end = bytes(END_BYTES)
+            file.write(end)
+            digest.update(end)
+        text = _index_text(place + END_BYTES, lines)
+        with atomic_file(index) as beside:
+            beside.write_bytes(text)
+    return ShardInfo(
+        name=path.name,
+        pairs=len(lines),
+        bytes=place + END_BYTES,
+        sha256=digest.hexdigest(),
+        index_sha256=hashlib.sha256(text).hexdigest(),
+    )
+
+
+def write_dataset(folder: Path, about: Mapping[str, Any]) -> None:
+    """Finish a dataset: write SHA256SUMS, then dataset.json.
+
+    dataset.json comes last because it alone says that a dataset is finished. Its checksum is known
+    before it lies there, so a program killed between the two leaves an unfinished dataset, never a
+    finished one without checksums; a dataset.json of before is removed first.
+
+    Args:
+        folder: holds all other files.
+        about: becomes dataset.json. Hashes of shards and indexes are taken from it; other files
+            are read.
+
+    Raises:
+        OutputError: when the place cannot be written to.
+    """
+    # Names of files may hold what is no UTF-8; escaped it is valid JSON all the same.
+    text = json.dumps(about, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    text += b"\n"
+    known = recorded_sums(about)
+    sums = {ABOUT: hashlib.sha256(text).hexdigest()}
+    for name in LocalStore(folder).sizes():
+        if name not in (ABOUT, SUMS):
+            sums[name] = known[name] if name in known else sha256_of(folder / name)
+    try:
+        (folder / ABOUT).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder / ABOUT}: {error.strerror or error}") from error
+    with atomic_file(folder / SUMS) as temporary:
+        temporary.write_bytes(sums_text(sums))
+    with atomic_file(folder / ABOUT) as temporary:
+        temporary.write_bytes(text)
+
+
+def sums_text(sums: Mapping[str, str]) -> bytes:
+    """Write checksums as ``sha256sum -c`` reads them.
+
+    Args:
+        sums: path below the dataset -> 64 hex digits.
+    """
+    return b"".join(
+        f"{digest}  {name}\n".encode("utf-8", "surrogateescape")
+        for name, digest in sorted(sums.items())
+    )
+
+
+def _padded(size: int) -> int:
+    return -(-size // TAR_BLOCK) * TAR_BLOCK
+
+
+def _stretch(record: Record, place: int) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """Make a record's part of a tar; return it with the place of each file in the whole."""
+    if not record.files or not record.key or set(record.key) & set("./\0"):
+        raise ValueError(f"{record.key!r} is no key of a record with files")
+    parts: list[bytes] = []
+    places: dict[str, tuple[int, int]] = {}
+    for name in sorted(record.files):
+        data = record.files[name]
+        header = tarfile.TarInfo(f"{record.key}.{name}")
+        header.size = len(data)
+        header.mode = 0o644
+        parts += [header.tobuf(tarfile.USTAR_FORMAT), data, bytes(_padded(len(data)) - len(data))]
+        places[name] = (place + TAR_BLOCK, len(data))
+        place += TAR_BLOCK + _padded(len(data))
+    return b"".join(parts), places
+
+
+def _index_line(record: Record, places: Mapping[str, tuple[int, int]], crc32: int) -> str:
+    group = json.loads(record.files[SIDECAR])["group"]
+    entry = {"key": record.key, "group": group, "crc32": crc32, "files": places}
+    return json.dumps(entry, separators=(",", ":"))
+
+
+def _index_text(tar_bytes: int, lines: list[str]) -> bytes:
+    # JSON as a whole, and a line a pair: a reader parses only the lines that it needs.
+    head = json.dumps({"format": INDEX_FORMAT, "format_version": 1, "bytes": tar_bytes})
+    return "\n".join([head[:-1] + ', "records": [', ",\n".join(lines), "]}", ""]).encode()
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def open_dataset(where: str | Path, storage_options: Mapping[str, Any] | None = None) -> PairFolder:
+    """Open a finished dataset.
+
+    Args:
+        where: its folder, or a URL that fsspec understands.
+        storage_options: for fsspec (keys, endpoints).
+
+    Raises:
+        DataError: when there is none, it is not finished, or it is of another kind or version.
+    """
+    return PairFolder(store_at(where, storage_options))
+
+
+class PairFolder:
+    """A finished dataset, opened.
+
+    Only dataset.json is read at once; an index is read, and held to its hash, when it is needed.
+
+    Args:
+        store: its files; see :func:`open_dataset`.
+
+    Attributes:
+        about: the content of dataset.json.
+        sha256: of dataset.json, which holds the hashes of all shards: it names the content.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        data = about_bytes(store)
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        self.about = read_about(data, f"{store.where}/{ABOUT}")
+        self._shards = {split: shard_infos(part) for split, part in self.about["splits"].items()}
+        self._ends = {
+            split: list(accumulate(shard.pairs for shard in shards))
+            for split, shards in self._shards.items()
+        }
+        self._indexes: OrderedDict[str, list[bytes]] = OrderedDict()
+
+    @property
+    def where(self) -> str:
+        """The folder or URL."""
+        return self.store.where
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, in the order of dataset.json."""
+        return tuple(self._shards)
+
+    @property
+    def mel_shape(self) -> tuple[int, int]:
+        """Shape of a log-mel: (bands, frames)."""
+        return int(self.about["mel_bands"]), int(self.about["mel_frames"])
+
+    @property
+    def image_px(self) -> int:
+        """Side of a picture, in pixels."""
+        return int(self.about["image_px"])
+
+    @property
+    def image_name(self) -> str | None:
+        """Name of a record's picture (``jpg`` or ``webp``); None where there are no pictures."""
+        return next((name for name in IMAGES if name in self.about["files"]), None)
+
+    def __len__(self) -> int:
+        return sum(self.count(split) for split in self.splits)
+
+    def shards(self, split: str) -> tuple[ShardInfo, ...]:
+        """Return the shards of a split, in order.
+
+        Raises:
+            DataError: when there is no such split.
+        """
+        if split not in self._shards:
+            raise DataError(
+                f"{self.where} has no split {split!r}; choose from {', '.join(self.splits)}"
+            )
+        return self._shards[split]
+
+    def count(self, split: str) -> int:
+        """Return how many pairs a split has.
+
+        Raises:
+            DataError: when there is no such split.
+        """
+        return sum(shard.pairs for shard in self.shards(split))
+
+    def entry(self, shard: ShardInfo, number: int) -> Entry:
+        """Return where pair ``number`` of a shard lies.
+
+        Raises:
+            DataError: when the index is missing or damaged.
+        """
+        return parse_entry(self._index(shard)[number])
+
+    def read_entry(self, shard: ShardInfo, entry: Entry) -> Record:
+        """Read the pair that lies at ``entry``.
+
+        Raises:
+            DataError: when it cannot be read or is damaged.
+        """
+        stretch = self.store.stretch(shard.name, entry.start, entry.size)
+        if len(stretch) != entry.size or zlib.crc32(stretch) != entry.crc32:
+            raise DataError(
+                f"{self.where}/{shard.name}: the pair {entry.key} is damaged: "
+                f"run  soundsight data verify {self.where}"
+            )
+        return entry.cut(stretch)
+
+    def records(self, split: str) -> Iterator[Record]:
+        """Yield the records of a split in stored order.
+
+        Raises:
+            DataError: when there is no such split, or a pair cannot be read.
+        """
+        for shard in self.shards(split):
+            for number in range(shard.pairs):
+                yield self.read_entry(shard, self.entry(shard, number))
+
+    def place(self, split: str, index: int) -> tuple[ShardInfo, int]:
+        """Return the shard of pair ``index`` of a split, and the pair's number in that shard.
+
+        Raises:
+            DataError: when there is no such split.
+            IndexError: when the split has no such pair.
+        """
+        shards = self.shards(split)
+        if not 0 <= index < self.count(split):
+            raise IndexError(f"the {split} split has no pair {index}")
+        at = int(np.searchsorted(self._ends[split], index, side="right"))
+        return shards[at], index - (self._ends[split][at] - shards[at].pairs)
+
+    def record(self, split: str, index: int) -> Record:
+        """Read pair ``index`` of a split, counted from 0 in stored order.
+
+        Raises:
+            DataError: when there is no such split, or the pair cannot be read.
+            IndexError: when the split has no such pair.
+        """
+        shard, number = self.place(split, index)
+        return self.read_entry(shard, self.entry(shard, number))
+
+    def decode(
+        self, record: Record, *, with_image: bool = True
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """Decode a record's log-mel, uint8 [bands, frames], and picture, uint8 [px, px, 3].
+
+        Raises:
+            DataError: when one is missing, no picture, or of another size than dataset.json says.
+        """
+        image: NDArray[np.uint8] | None = None
+        try:
+            mel = decode_mel(record.files[MEL])
+            if with_image:
+                image = decode_image(record.files[self.image_name or IMAGES[0]])
+        except KeyError as error:
+            raise DataError(f"{self.where}: the pair {record.key} has no {error}") from error
+        except DataError as error:
+            raise DataError(f"{self.where}: the pair {record.key}: {error}") from error
+        px = self.image_px
+        if mel.shape != self.mel_shape or (image is not None and image.shape != (px, px, 3)):
+            raise DataError(
+                f"{self.where}: the pair {record.key} is of another size than {ABOUT} says"
+            )
+        return mel, image
+
+    def close(self) -> None:
+        """Close what is open; a later read opens it again."""
+        self.store.close()
+
+    def _index(self, shard: ShardInfo) -> list[bytes]:
+        if shard.name not in self._indexes:
+            name = index_name(shard.name)
+            data = self.store.read(name)
+            lines = index_lines(data)
+            sound = hashlib.sha256(data).hexdigest() == shard.index_sha256
+            if not sound or len(lines) != shard.pairs:
+                raise DataError(
+                    f"{self.where}/{name} is damaged: run  soundsight data verify {self.where}"
+                )
+            if len(self._indexes) >= _HELD_INDEXES:
+                self._indexes.popitem(last=False)
+            self._indexes[shard.name] = lines
+        self._indexes.move_to_end(shard.name)
+        return self._indexes[shard.name]
+
+
+def index_lines(data: bytes) -> list[bytes]:
+    """Return the lines of an index that hold a pair each."""
+    return [line for line in data.split(b"\n")[1:-2] if line]
+
+
+def parse_entry(line: bytes) -> Entry:
+    """Read a line of an index."""
+    values = json.loads(line.rstrip(b","))
+    files = {name: (place[0], place[1]) for name, place in values["files"].items()}
+    return Entry(key=values["key"], group=values["group"], crc32=values["crc32"], files=files)
+
+
+def decode_mel(data: bytes) -> NDArray[np.uint8]:
+    """Decode a log-mel: PNG -> uint8 [bands, frames], row 0 the highest band.
+
+    Raises:
+        DataError: when it is no grey PNG.
+    """
+    return _decode(data, ("PNG",), "L", MEL)
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """Decode a picture: JPEG or WebP -> uint8 [px, px, 3], RGB.
+
+    Raises:
+        DataError: when it is no colour picture of those kinds.
+    """
+    return _decode(data, ("JPEG", "WEBP"), "RGB", "picture")
+
+
+def encode_mel(mel: NDArray[np.uint8]) -> bytes:
+    """Encode a log-mel, uint8 [bands, frames], as a grey PNG that loses nothing."""
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(mel)).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _decode(data: bytes, formats: tuple[str, ...], mode: str, what: str) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(data), formats=formats) as picture:
+            if picture.mode != mode:
+                raise DataError(f"its {what} is {picture.mode}, not {mode}")
+            return np.array(picture)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"its {what} is no readable {' or '.join(formats)}") from error
+
+
+def about_bytes(store: Store) -> bytes:
+    """Read dataset.json.
+
+    Raises:
+        DataError: when there is none, saying what is there instead.
+    """
+    if store.has(ABOUT):
+        return store.read(ABOUT)
+    if store.has(WORK):
+        raise DataError(f"{store.where} is not finished: run the same prepare command again")
+    if not store.has(""):
+        raise DataError(f"there is no dataset at {store.where}: check the path")
+    raise DataError(f"{store.where} is no dataset: it has no {ABOUT}")
+
+
+def read_about(data: bytes, where: str) -> dict[str, Any]:
+    """Read and check a dataset.json.
+
+    Raises:
+        DataError: when it is damaged, or of another format or version.
+    """
+    try:
+        about = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is damaged: {first_line(error)}") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise DataError(f"{where} does not describe a dataset of soundsight")
+    if about.get("format_version") != FORMAT_VERSION:
+        raise DataError(
+            f"{where} is of format version {about.get('format_version')!r}, and this soundsight "
+            f"reads {FORMAT_VERSION}: use the version that wrote it"
+        )
+    try:
+        for name in ("mel_bands", "mel_frames", "image_px"):
+            if not isinstance(about[name], int):
+                raise TypeError(name)
+        if not isinstance(about["files"], list):
+            raise TypeError("files")
+        for part in about["splits"].values():
+            shard_infos(part)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"{where} is damaged: {first_line(error)} is not as expected") from error
+    return about
+
+
+def shard_infos(part: Mapping[str, Any]) -> tuple[ShardInfo, ...]:
+    """Read the shards of a split as dataset.json lists them.
+
+    Raises:
+        KeyError, TypeError, ValueError: when they are not listed as they should be.
+    """
+    kinds = {"name": str, "pairs": int, "bytes": int, "sha256": str, "index_sha256": str}
+    infos = []
+    for shard in part["shards"]:
+        for name, kind in kinds.items():
+            if not isinstance(shard[name], kind):
+                raise TypeError(name)
+        if "/" in shard["name"] or not shard["name"].endswith(".tar"):
+            raise ValueError("name of a shard")
+        infos.append(ShardInfo(**{name: shard[name] for name in kinds}))
+    return tuple(infos)
+
+
+def recorded_sums(about: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hashes that dataset.json holds: shard or index -> 64 hex digits."""
+    known: dict[str, str] = {}
+    for part in about["splits"].values():
+        for shard in shard_infos(part):
+            known[shard.name] = shard.sha256
+            known[index_name(shard.name)] = shard.index_sha256
+    return known

@@ -1,0 +1,1 @@
+"""The VEGAS bench and the authors' batches."""

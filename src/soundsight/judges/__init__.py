@@ -1,0 +1,1 @@
+"""The networks that judge pictures, and how they are fitted and applied."""

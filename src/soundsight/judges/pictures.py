@@ -1,0 +1,178 @@
+"""The pictures that judges learn from: photos by class, uninformative ones, changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from soundsight.core.errors import DataError
+from soundsight.core.units import IMAGE_PX, to_unit
+from soundsight.data.vegas.bench import SUBJECTS, Bench, fold_of, photo_subject
+from soundsight.judges.negatives import EARLY, KINDS, EarlyPictures, early_part, make_many
+
+_AT_ONCE = 256
+_HIDDEN_PX = (16, 48)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """What one fold of one split offers."""
+
+    photos: list[NDArray[np.uint8]]
+    """Photos by class, in the order of SUBJECTS: uint8 [n_c, 96, 96, 3] each."""
+    early: NDArray[np.uint8]
+    """Early-generator pictures, uint8 [n, 96, 96, 3]; may be none."""
+
+    @classmethod
+    def read(cls, bench: Bench, split: str, fold: int, early: EarlyPictures) -> Pictures:
+        """Read the photos of a fold and take its part of the early pictures.
+
+        Raises:
+            DataError: when a class has too few photos, or there are early pictures but none for
+                this split.
+        """
+        by_class: dict[str, list[NDArray[np.uint8]]] = {subject: [] for subject in SUBJECTS}
+        for member in bench.photos(split):
+            if fold_of(member) == fold:
+                by_class[photo_subject(member)].append(bench.photo(member))
+        for subject, photos in by_class.items():
+            if len(photos) < 2:
+                raise DataError(f"photos/{split}.tar has too few photos of {subject} to judge by")
+        part = early_part(early, fold, split)
+        if len(early) and not len(part):
+            raise DataError(
+                f"{len(early)} early pictures are too few to divide: give some hundreds"
+            )
+        return cls(photos=[np.stack(by_class[subject]) for subject in SUBJECTS], early=part)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of uninformative pictures that can be had."""
+        return (*KINDS, EARLY) if len(self.early) else KINDS
+
+    def uninformative(
+        self, kind: str, own: int | None, count: int, rng: np.random.Generator
+    ) -> NDArray[np.uint8]:
+        """Make, or draw, ``count`` pictures of a kind: uint8 [count, 96, 96, 3].
+
+        Args:
+            kind: one of ``kinds``.
+            own: index of the class that half of them are made from; None = all count the same.
+            count: how many.
+            rng: source of randomness.
+        """
+        if kind == EARLY:
+            return self.early[rng.integers(len(self.early), size=count)]
+        return make_many(kind, self.photos, own, count, rng)
+
+    def of_every_kind(
+        self, own: int | None, count: int, turn: int, rng: np.random.Generator
+    ) -> NDArray[np.uint8]:
+        """Make, or draw, uninformative pictures of all kinds in equal parts.
+
+        Args:
+            own: as in :meth:`uninformative`.
+            count: how many in all.
+            turn: which kinds come first where the parts cannot be equal.
+            rng: source of randomness.
+
+        Returns:
+            uint8 [count, 96, 96, 3], kind after kind.
+        """
+        kinds = self.kinds
+        counts = np.bincount((np.arange(count) + turn) % len(kinds), minlength=len(kinds))
+        return np.concatenate(
+            [
+                self.uninformative(kind, own, int(some), rng)
+                for kind, some in zip(kinds, counts, strict=True)
+            ]
+        )
+
+    def draw(
+        self, classes: list[int], count: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Draw photos, every class of ``classes`` as likely as another.
+
+        Returns:
+            images: uint8 [count, 96, 96, 3].
+            classes: int64 [count].
+        """
+        picked = rng.choice(classes, size=count)
+        images = [self.photos[c][rng.integers(len(self.photos[c]))] for c in picked]
+        return np.stack(images), picked.astype(np.int64)
+
+
+def augment(
+    images: NDArray[np.uint8],
+    rng: np.random.Generator,
+    strength: float = 1.0,
+    hidden_share: float = 0.0,
+) -> Float[Tensor, "n 3 96 96"]:
+    """Mirror, shift, scale and tint pictures a little; positives and negatives alike.
+
+    A quarter keep their pixels' places, so that no judge goes by the blur of resampling.
+
+    Args:
+        images: uint8 [n, 96, 96, 3].
+        rng: source of randomness.
+        strength: 1 = zoom by up to 16 %, shift by up to 6 px, brightness by up to 15 %, tint by up
+            to 8 %.
+        hidden_share: part of the pictures in which a box of 16 to 48 px a side is filled with the
+            picture's mean colour (random erasing: Zhong et al. 2020), so that no judge goes by one
+            spot of the few photos of a class.
+
+    Returns:
+        float32 in [-1, 1], channels last in memory.
+    """
+    n = len(images)
+    moved = (rng.random(n) >= 0.25).astype(np.float32) * strength
+    zoom = np.exp(rng.uniform(-0.15, 0.15, n) * moved)
+    theta = np.zeros((n, 2, 3), dtype=np.float32)
+    theta[:, 0, 0] = zoom * rng.choice((-1.0, 1.0), n)
+    theta[:, 1, 1] = zoom
+    theta[:, :, 2] = rng.uniform(-0.12, 0.12, (n, 2)) * moved[:, None]
+    unit = torch.from_numpy(to_unit(images)).permute(0, 3, 1, 2)
+    grid = F.affine_grid(torch.from_numpy(theta), list(unit.shape), align_corners=False)
+    unit = F.grid_sample(unit, grid, padding_mode="reflection", align_corners=False)
+    gain = 1 + strength * rng.uniform(-0.15, 0.15, (n, 1, 1, 1))
+    gain = gain * (1 + strength * rng.uniform(-0.08, 0.08, (n, 3, 1, 1)))
+    shift = strength * rng.uniform(-0.12, 0.12, (n, 1, 1, 1))
+    # In place: at this size an allocation costs as much as the sum.
+    unit.mul_(torch.from_numpy(gain.astype(np.float32)))
+    unit.add_(torch.from_numpy(shift.astype(np.float32))).clamp_(-1, 1)
+    if hidden_share:
+        for row in np.flatnonzero(rng.random(n) < hidden_share):
+            picture = unit[row]
+            height, width = rng.integers(*_HIDDEN_PX, size=2, endpoint=True).tolist()
+            top, left = rng.integers((IMAGE_PX - height + 1, IMAGE_PX - width + 1)).tolist()
+            mean = picture.mean(dim=(1, 2), keepdim=True)
+            picture[:, top : top + height, left : left + width] = mean
+    return unit.contiguous(memory_format=torch.channels_last)
+
+
+def look_at(
+    look: Callable[[Float[Tensor, "k 3 96 96"]], Float[Tensor, "k c"]],
+    images: NDArray[np.uint8],
+    columns: int,
+) -> NDArray[np.float32]:
+    """Show pictures to a network, some hundreds at a time: float32 [n, columns].
+
+    Args:
+        look: takes pictures in [-1, 1].
+        images: uint8 [n, 96, 96, 3].
+        columns: numbers that ``look`` gives of each.
+    """
+    result = np.empty((len(images), columns), dtype=np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(images), _AT_ONCE):
+            chunk = slice(start, start + _AT_ONCE)
+            batch = torch.from_numpy(to_unit(images[chunk])).permute(0, 3, 1, 2)
+            result[chunk] = look(batch).float().numpy()
+    return result

@@ -1,0 +1,1 @@
+"""Listening to a live sound on this machine."""

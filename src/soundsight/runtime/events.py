@@ -1,0 +1,495 @@
+"""Listening to a live signal: windows become states that do not flicker, and events.
+
+A window of 1 s every quarter of a second says more than a person can follow, and says it four
+times a second. What is shown is therefore steadied:
+
+* *Quiet* and *sound* change places only when the level leaves a band of 3 dB around the threshold.
+* The model's confidence is averaged over the last windows; a picture appears where it reaches the
+  threshold in several in a row, and goes where it stays a step below it.
+* A sound is *settled* once it has been heard in several windows: the first of them hold little of
+  it and would be mistaken often.
+* What sounds is *one event* as long as it is of one kind, short pauses included: a dog that barks
+  eight times is one dog. Another kind has to be clearly ahead to take over, and is another event
+  then, unless the sound has only just begun and was mistaken.
+* A picture is drawn when an event is first recognised, when its kind changes and when it becomes
+  surer by a step of the words (``views.events.SURENESS``), from the mean embedding of its surest
+  windows; between those it stays. All pictures of an event share their random numbers: what moves
+  in them is what is known of the sound.
+* An alert (``runtime.labels``) is named and not drawn.
+
+The confidence of a window is the geometric mean of how familiar the sound is and of how sure the
+names are (``runtime.labels``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundsight.core import units
+from soundsight.core.errors import ConfigError
+from soundsight.core.state import State
+from soundsight.core.units import INAUDIBLE_LEVEL
+from soundsight.media.segments import Segment
+from soundsight.runtime.labels import Guess, confidence_of
+from soundsight.runtime.surest import DRAW_FROM_SUREST, Second, SurestSeconds, mean_embedding
+from soundsight.runtime.translator import Translator, check_options
+from soundsight.views.events import sureness_step
+
+MAX_LIVE_DRAWS = 4
+"""Pictures of one moment that a live view shows at most."""
+
+SENSITIVITY_DB = 24.0
+"""From the least to the most sensitive setting the quiet threshold moves by this much."""
+
+SENSITIVITY_CONFIDENCE = 0.4
+"""... and the confidence that a picture needs by this much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteadyConfig:
+    """How much it takes to change what is shown.
+
+    Attributes:
+        level_band_db: width of the band around the quiet threshold in which nothing changes.
+        confidence_band: a picture goes when the confidence is this far below the threshold.
+        newest: weight of the newest window in the running averages.
+        settle: windows with sound, from its beginning, after which it is told what it is.
+        windows: windows in a row that it takes to show or hide a picture, or to change the kind.
+        lead: by how much another kind must be ahead in probability.
+        alike: cosine between two embeddings above which they are of one kind, without names.
+        pause_s: an event goes on after a pause of at most this long.
+
+    Raises:
+        ConfigError: when a number is out of its range.
+    """
+
+    level_band_db: float = 3.0
+    confidence_band: float = 0.06
+    newest: float = 0.5
+    settle: int = 3
+    windows: int = 2
+    lead: float = 0.3
+    alike: float = 0.6
+    pause_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.settle < 1 or self.windows < 1:
+            raise ConfigError("settle and windows must be at least 1")
+        if not 0 < self.newest <= 1:
+            raise ConfigError("newest must be above 0 and at most 1")
+        if not all(0 <= v < math.inf for v in (self.level_band_db, self.lead, self.pause_s)):
+            raise ConfigError("level_band_db, lead and pause_s must be at least 0")
+        if not (0 <= self.confidence_band <= 1 and -1 <= self.alike <= 1):
+            raise ConfigError("confidence_band must be from 0 to 1, alike from -1 to 1")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Event:
+    """Something that sounds, as far as it has been heard.
+
+    Attributes:
+        number: counts the events of a signal, from 1.
+        began_s: when it was first heard, in seconds of the signal, to the step between windows.
+        heard_s: the end of its last window with sound.
+        repeats: how often it has sounded: 1, and 1 more after each pause.
+    """
+
+    number: int
+    began_s: float
+    heard_s: float
+    repeats: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Heard:
+    """What one window has come to.
+
+    Attributes:
+        start_s: start of the window in seconds of the signal.
+        settled: false while a sound has just begun. Its state is ``nothing_recognisable`` then,
+            which is not yet worth telling.
+        state: what is to be shown; steadied.
+        images: uint8 [draws, px, px, 3]; empty where the state is not ``picture``.
+        drawing: counts the drawings of a signal: windows that have the same show the same pictures.
+        level_dbfs: level of the window, in dB re full scale.
+        familiarity: in [0, 1], NaN for a quiet window or a model that cannot tell.
+        confidence: in [0, 1], averaged over the last windows; NaN while it is quiet, or where the
+            model cannot tell.
+        name: what it probably is, in the model's words; empty without names, and where nothing is
+            recognised.
+        second_guess: what else it may be; empty where nothing else is near.
+        event: the event that this window belongs to; None while it is quiet or not settled.
+        sound: what the networks heard; None while it is quiet.
+    """
+
+    start_s: float
+    settled: bool
+    state: State
+    images: NDArray[np.uint8]
+    drawing: int
+    level_dbfs: float
+    familiarity: float
+    confidence: float
+    name: str
+    second_guess: str
+    event: Event | None
+    sound: Second | None = None
+
+    @property
+    def end_s(self) -> float:
+        """End of the window in seconds of the signal."""
+        return self.start_s + units.SEGMENT_S
+
+
+def is_surer(confidence: float, than: float) -> bool:
+    """Whether a moment says better than another what an event is; NaN, not known, is the least."""
+    return confidence > than or (math.isnan(than) and not math.isnan(confidence))
+
+
+@dataclass(kw_only=True, eq=False)
+class Surest:
+    """What an event is shown as: what its surest moment has said of it.
+
+    The one rule of the terminal, the storyboard and the page (``static/strip.js``): state, name,
+    picture and confidence are of one moment, and a later one takes their place only where it is
+    surer.
+
+    Attributes:
+        state: ``picture`` or ``named``; ``nothing_recognisable`` before there is such a moment.
+        name: in the model's words; empty without names.
+        second_guess: what else it may be; empty where nothing else is near.
+        confidence: in [0, 1]; NaN where it is not known.
+        picture: uint8 [px, px, 3], the first of that moment; None where it has none.
+    """
+
+    state: State = State.NOTHING_RECOGNISABLE
+    name: str = ""
+    second_guess: str = ""
+    confidence: float = math.nan
+    picture: NDArray[np.uint8] | None = None
+
+    def take(self, heard: Heard) -> bool:
+        """Take a window of the event; true where it is the surest moment so far."""
+        if not heard.state.is_known:
+            return False
+        if self.state.is_known and not is_surer(heard.confidence, self.confidence):
+            return False
+        self.state, self.confidence = heard.state, heard.confidence
+        self.name, self.second_guess = heard.name, heard.second_guess
+        self.picture = heard.images[0].copy() if len(heard.images) else None
+        return True
+
+
+def _top(second: Second) -> int:
+    """The most probable name."""
+    return int(second.shares.argmax())
+
+
+def _towards(average: Second, newer: Second, share: float) -> Second:
+    """The running average that takes ``newer`` in."""
+    return Second(
+        embedding=average.embedding + share * (newer.embedding - average.embedding),
+        shares=average.shares + share * (newer.shares - average.shares),
+        familiarity=average.familiarity + share * (newer.familiarity - average.familiarity),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Drawn:
+    """The pictures that are shown, and what they are of: other things need other pictures."""
+
+    event: int
+    kind: int
+    step: int
+    images: NDArray[np.uint8]
+
+
+class Listener:
+    """Follows one signal. Its windows come from ``runtime.stream.LiveCutter``, in order.
+
+    Windows may be left out when there is no time for them. Not safe for use by two threads at
+    once; many listeners may share one translator.
+
+    Args:
+        translator: a loaded translator.
+        draws: pictures of each event, 1 to 4; 0 tells what would be shown and draws nothing.
+        seed: another seed imagines other pictures.
+        sensitivity: 0 (shows only what is loud and sure) to 1 (shows more, and errs more).
+        steady: how much it takes to change what is shown.
+
+    Raises:
+        ConfigError: when an option is wrong.
+    """
+
+    def __init__(
+        self,
+        translator: Translator,
+        *,
+        draws: int = 1,
+        seed: int = 0,
+        sensitivity: float = 0.5,
+        steady: SteadyConfig | None = None,
+    ) -> None:
+        check_options(1, seed)
+        self._translator = translator
+        self._steady = steady or SteadyConfig()
+        self._seed = seed
+        self._draws = 1
+        self.draws = draws
+        self._sensitivity = 0.5
+        self.sensitivity = sensitivity
+        self._state = State.QUIET
+        # The running average since it was last quiet, over so many windows; when that began.
+        self._average: Second | None = None
+        self._age = 0
+        self._onset_s = 0.0
+        self._heard_until_s = 0.0  # the end of the last window
+        self._event: Event | None = None
+        self._anchor: Second | None = None  # what the event was when it was told apart
+        self._told = 0  # windows that have been told as the event's
+        self._surest = SurestSeconds()  # windows of the event
+        self._drawn: _Drawn | None = None
+        self._drawings = 0
+        self._recognised = False
+        self._high = 0  # windows in a row that would show what it is
+        self._low = 0  # windows in a row that would hide it
+        self._other = 0  # windows in a row of another kind than the event's
+        self._other_since_s = 0.0
+
+    @property
+    def draws(self) -> int:
+        """Pictures of each event."""
+        return self._draws
+
+    @draws.setter
+    def draws(self, value: int) -> None:
+        if (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or not 0 <= value <= MAX_LIVE_DRAWS
+        ):
+            raise ConfigError(
+                f"draws must be a whole number from 0 to {MAX_LIVE_DRAWS}, not {value!r}"
+            )
+        self._draws = value
+
+    @property
+    def sensitivity(self) -> float:
+        """0 (least) to 1 (most)."""
+        return self._sensitivity
+
+    @sensitivity.setter
+    def sensitivity(self, value: float) -> None:
+        known = isinstance(value, int | float) and not isinstance(value, bool)
+        if not known or not 0 <= value <= 1:  # NaN is refused, too
+            raise ConfigError(f"sensitivity must be from 0 to 1, not {value!r}")
+        self._sensitivity = float(value)
+
+    @property
+    def quiet_dbfs(self) -> float:
+        """Level under which a window counts as quiet, at this sensitivity."""
+        middle = self._translator.info.thresholds.quiet_dbfs
+        return middle + (0.5 - self._sensitivity) * SENSITIVITY_DB
+
+    @property
+    def confidence_needed(self) -> float:
+        """Confidence from which on it is shown what sounds, at this sensitivity."""
+        middle = self._translator.info.thresholds.confidence
+        wanted = middle + (0.5 - self._sensitivity) * SENSITIVITY_CONFIDENCE
+        return min(1.0, max(0.0, wanted))
+
+    def hear(self, segment: Segment) -> Heard:
+        """Take the next window."""
+        heard = self._quiet(segment) if self._is_quiet(segment) else self._sound(segment)
+        self._heard_until_s = heard.end_s
+        return heard
+
+    def _sound(self, segment: Segment) -> Heard:
+        now = self._translator.hear(segment.mel)
+        average = self._take(now, segment.start_s)
+        settled = self._age >= self._steady.settle
+        event = self._belongs(now, average, segment.start_s) if settled else None
+        # An event keeps its name; where another is clearly ahead, another event begins.
+        anchor = None if event is None else self._anchor
+        kind = _top(average if anchor is None else anchor)
+        guess = self._translator.guess(average, kind)
+        confidence = confidence_of(average.familiarity, guess.share)
+        # NaN, of a model that cannot tell how sure it is, hides nothing.
+        self._high = 0 if confidence < self.confidence_needed else self._high + 1
+        images = self._none()
+        if event is not None:
+            self._surest.take(now)
+            self._show(confidence)
+            if self._recognised and not guess.is_alert:
+                images = self._pictures(event, kind, sureness_step(confidence))
+        self._state = self._shown_as(guess)
+        return Heard(
+            start_s=segment.start_s,
+            settled=settled,
+            state=self._state,
+            images=images,
+            drawing=self._drawings,
+            level_dbfs=segment.rms_dbfs,
+            familiarity=now.familiarity,
+            confidence=confidence,
+            name=guess.name if self._recognised else "",
+            second_guess=guess.second if self._recognised else "",
+            event=event,
+            sound=now,
+        )
+
+    def _shown_as(self, guess: Guess) -> State:
+        if not self._recognised:
+            return State.NOTHING_RECOGNISABLE
+        return State.NAMED if guess.is_alert else State.PICTURE
+
+    # --- quiet or not ------------------------------------------------------------------------
+
+    def _is_quiet(self, segment: Segment) -> bool:
+        was_quiet = self._state is State.QUIET
+        band = self._steady.level_band_db / 2
+        threshold = self.quiet_dbfs + (band if was_quiet else -band)
+        # A log-mel that is black beside a bang of the last 10 s shows no sound, loud as it may be.
+        blackest = INAUDIBLE_LEVEL * (1.25 if was_quiet else 0.8)
+        return segment.rms_dbfs < threshold or float(segment.mel.mean()) < blackest
+
+    def _quiet(self, segment: Segment) -> Heard:
+        self._state = State.QUIET
+        self._average = None
+        self._age = 0
+        self._recognised, self._high = False, 0
+        return Heard(
+            start_s=segment.start_s,
+            settled=True,
+            state=State.QUIET,
+            images=self._none(),
+            drawing=self._drawings,
+            level_dbfs=segment.rms_dbfs,
+            familiarity=math.nan,
+            confidence=math.nan,
+            name="",
+            second_guess="",
+            event=None,
+        )
+
+    # --- which event -------------------------------------------------------------------------
+
+    def _take(self, now: Second, start_s: float) -> Second:
+        """Take a window with sound into the running average."""
+        if self._average is None:
+            self._average = now
+            # What was quiet in the last window has begun behind it; the first window of all may be
+            # full of it.
+            self._onset_s = max(start_s, self._heard_until_s)
+        else:
+            self._average = _towards(self._average, now, self._steady.newest)
+        self._age += 1
+        return self._average
+
+    def _belongs(self, now: Second, average: Second, start_s: float) -> Event:
+        """Say which event a settled window belongs to."""
+        event, anchor = self._event, self._anchor
+        end_s = start_s + units.SEGMENT_S
+        resumed = self._age == self._steady.settle
+        if event is None or anchor is None:
+            return self._begin(average, self._onset_s, end_s)
+        if resumed:
+            near = self._onset_s - event.heard_s <= self._steady.pause_s
+            if not near or not self._same(anchor, average):
+                return self._begin(average, self._onset_s, end_s)
+            return self._go_on(event, end_s, event.repeats + 1)
+        self._other = 0 if self._same(anchor, average) else self._other + 1
+        if self._other == 1:
+            self._other_since_s = max(start_s, self._heard_until_s)
+        if self._other < self._steady.windows:
+            return self._go_on(event, end_s, event.repeats)
+        # The old kind is forgotten at once, or it would be heard in the new one for a second.
+        self._average = now
+        if self._told <= 2 * self._steady.settle:
+            # What has only just begun was mistaken: the same event has another kind.
+            self._anchor, self._other = average, 0
+            self._surest = SurestSeconds()
+            return self._go_on(event, end_s, event.repeats)
+        return self._begin(average, self._other_since_s, end_s)
+
+    def _same(self, anchor: Second, kind: Second) -> bool:
+        if self._translator.names is not None:
+            return float(kind.shares.max() - kind.shares[_top(anchor)]) < self._steady.lead
+        a, b = anchor.embedding, kind.embedding
+        lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+        return lengths == 0 or float(a @ b) / lengths >= self._steady.alike
+
+    def _go_on(self, event: Event, end_s: float, repeats: int) -> Event:
+        self._other = 0 if repeats != event.repeats else self._other
+        self._told += 1
+        self._event = Event(
+            number=event.number, began_s=event.began_s, heard_s=end_s, repeats=repeats
+        )
+        return self._event
+
+    def _begin(self, kind: Second, began_s: float, end_s: float) -> Event:
+        number = 1 if self._event is None else self._event.number + 1
+        self._anchor = kind
+        self._surest = SurestSeconds()
+        self._told = 1
+        self._recognised, self._low, self._other = False, 0, 0
+        self._event = Event(number=number, began_s=began_s, heard_s=end_s, repeats=1)
+        return self._event
+
+    # --- the pictures ------------------------------------------------------------------------
+
+    def _pictures(self, event: Event, kind: int, step: int) -> NDArray[np.uint8]:
+        """The pictures of an event, drawn anew where it is another one or has become surer."""
+        drawn = self._drawn
+        if (
+            drawn is not None
+            and (drawn.event, drawn.kind, len(drawn.images)) == (event.number, kind, self._draws)
+            and step <= drawn.step
+        ):
+            return drawn.images
+        images = self._none()
+        if self._draws:
+            images = self.draw(self._surest.of_kind(kind), event.number)
+            self._drawings += 1
+        self._drawn = _Drawn(event=event.number, kind=kind, step=step, images=images)
+        return images
+
+    def draw(
+        self, seconds: Sequence[Second], event: int, draws: int | None = None
+    ) -> NDArray[np.uint8]:
+        """Draw an event from its surest windows.
+
+        Args:
+            seconds: the surest first, at least one.
+            event: its number.
+            draws: pictures; None takes as many as are shown.
+
+        Returns:
+            uint8 [draws, px, px, 3].
+        """
+        translator = self._translator
+        embedding = mean_embedding(seconds if DRAW_FROM_SUREST else seconds[:1])
+        numbers = range(self._draws if draws is None else draws)
+        return translator.draw(embedding, [event * 2**16 + n for n in numbers], self._seed)
+
+    # --- whether to show them ----------------------------------------------------------------
+
+    def _show(self, confidence: float) -> None:
+        """Decide whether it is shown what sounds, or nothing recognisable."""
+        if not self._recognised:
+            if self._high >= self._steady.windows:
+                self._recognised, self._low = True, 0
+        else:
+            low = confidence < self.confidence_needed - self._steady.confidence_band
+            self._low = self._low + 1 if low else 0
+            if self._low >= self._steady.windows:
+                self._recognised = False
+
+    def _none(self) -> NDArray[np.uint8]:
+        px = self._translator.info.image_px
+        return np.empty((0, px, px, units.IMAGE_CHANNELS), np.uint8)

@@ -1,0 +1,184 @@
+"""``soundsight import-published``: checkpoints in, a model folder that draws out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner, Result
+
+from soundsight.cli.main import build_app
+from soundsight.core.draws import generator_draws, item_of
+from soundsight.core.units import to_levels, to_unit
+from soundsight.models.published.autoencoder import Autoencoder, AutoencoderConfig
+from soundsight.models.published.generator import DenseGenerator, DenseGeneratorConfig
+from soundsight.runtime.translator import Translator
+
+E = 16
+
+
+def checkpoint(network: nn.Module, path: Path, seed: int = 0) -> Path:
+    """Write a network with random numbers as the authors' code does."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in network.state_dict().items():
+            if name.endswith("running_var") or (name.endswith("weight") and value.ndim == 1):
+                value.uniform_(0.5, 1.5, generator=rng)
+            elif value.is_floating_point():
+                spread = (2 / value[0].numel()) ** 0.5 if value.ndim > 1 else 0.1
+                value.normal_(0.0, spread, generator=rng)
+    torch.save(nn.DataParallel(network).state_dict(), path)
+    return path
+
+
+def generator(size: int = E, noise_ratio: float = 0.0) -> DenseGenerator:
+    config = DenseGeneratorConfig(
+        embedding_size=size,
+        blocks=((6, 5, 4), (6, 5, 4), (5, 4, 3), (5, 4, 3), (4, 3, 2), (4, 3, 2)),
+        transitions=(9, 8, 7, 6, 5, 4),
+        noise_ratio=noise_ratio,
+    )
+    return DenseGenerator(config).eval()
+
+
+def autoencoder(size: int = E) -> Autoencoder:
+    return Autoencoder(AutoencoderConfig(embedding_size=size, maps=(4,) * 12)).eval()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run import-published in a folder with G.pth and A.pth."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint(generator(), Path("G.pth"))
+    checkpoint(autoencoder(), Path("A.pth"), seed=1)
+    app = build_app()
+
+    def call(*words: str, name: str = "model") -> Result:
+        files = ["--generator", "G.pth", "--autoencoder", "A.pth", "-o", name]
+        return CliRunner().invoke(app, ["import-published", *files, *words])
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with G.pth, A.pth and the model that they became; no test changes it."""
+    folder = tmp_path_factory.mktemp("imported")
+    files = [str(checkpoint(generator(), folder / "G.pth")), "--autoencoder"]
+    files.append(str(checkpoint(autoencoder(), folder / "A.pth", seed=1)))
+    words = ["-o", str(folder / "model"), "--name", "authors", "--model-version", "3679"]
+    done = CliRunner().invoke(build_app(), ["import-published", "--generator", *files, *words])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("written: ")
+    return folder
+
+
+def refused(result: Result, *says: str) -> None:
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert all(words in line for words in says), line
+    assert sorted(p.name for p in Path().iterdir() if p.suffix != ".pth") in ([], ["model"])
+
+
+def test_a_sound_is_translated_with_imported_networks(
+    imported: Path, tmp_path: Path, write_sound: Callable[..., Path]
+) -> None:
+    sound, model, out = write_sound(tmp_path / "dog.wav", 1.5), imported / "model", tmp_path / "out"
+    words = ["translate", str(sound), "--model", str(model), "-o", str(out)]
+    drawn = CliRunner().invoke(build_app(), words)
+    assert drawn.exit_code == 0, drawn.output
+    assert [path.name for path in out.iterdir()] == ["dog.png"]
+
+
+def test_pictures_are_those_of_the_networks_in_the_files(imported: Path) -> None:
+    made, encoder = generator(), autoencoder()
+    for network, name in ((made, "G.pth"), (encoder, "A.pth")):
+        state = torch.load(imported / name, weights_only=True)
+        network.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
+    mels = np.random.default_rng(0).integers(0, 256, (3, 128, 100), dtype=np.uint8)
+    drawn = [generator_draws(7, item_of(m), 0, made.dropout_size) for m in mels]
+    with torch.no_grad():
+        embedding = encoder.encode(torch.from_numpy(to_unit(mels))[:, None])
+        expected = made(embedding, None, torch.from_numpy(np.stack([d[1] for d in drawn])))
+        without = made(embedding)
+    translator = Translator.load(imported / "model")
+    got = translator.imagine(mels, seed=7).astype(int)
+    want = to_levels(expected.permute(0, 2, 3, 1).numpy()).astype(int)
+    # Weights are stored in half precision: a level or two of 255 is what that may cost.
+    assert np.abs(got - want).max() <= 3
+    assert np.abs(want - to_levels(without.permute(0, 2, 3, 1).numpy())).max() > 3
+    # Dropout is on, as published: the same sound gives other pictures.
+    first, second = translator.imagine(mels[:1], draws=2)
+    assert not np.array_equal(first, second)
+
+
+def test_where_the_weights_come_from_is_written_down(imported: Path) -> None:
+    values = json.loads((imported / "model/model.json").read_text("utf-8"))
+    assert (values["name"], values["version"], values["licence"]) == ("authors", "3679", "")
+    assert values["embedding_size"] == E
+    assert values["dropout_size"] == 9 + 8 + 7 + 6 + 5 + 4
+    assert values["training"]["kind"] == "imported"
+    card = (imported / "model/CARD.md").read_text("utf-8")
+    for kind, file in (("generator", "G.pth"), ("autoencoder", "A.pth")):
+        content = (imported / file).read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        entry = values["training"]["config"][kind]
+        assert entry == {"file": file, "sha256": digest, "bytes": len(content)}
+        assert digest in card
+    assert "Imported, not trained here" in card
+    assert "Their training data and their licence are not in the files" in card
+    assert str(imported) not in card + json.dumps(values)
+
+
+def test_a_generator_that_takes_noise_and_a_known_licence(
+    run: Callable[..., Result], imported: Path
+) -> None:
+    checkpoint(generator(noise_ratio=0.5), Path("G.pth"))
+    refused(run(), "takes 24 numbers", "has 16", "--noise-ratio 0.5")
+    refused(run("--noise-ratio", "0.25"), "--noise-ratio 0.5")
+    refused(run("--noise-ratio", "inf"), "--noise-ratio 0.5")
+    shutil.copytree(imported / "model", "model")
+    words = ["--noise-ratio", "0.5", "--licence", "CC-BY-4.0", "--overwrite"]
+    assert run(*words).exit_code == 0
+    info = Translator.load("model").info
+    assert (info.name, info.noise_size, info.licence) == ("model", 8, "CC-BY-4.0")
+    card = Path("model/CARD.md").read_text("utf-8")
+    assert "Weights: CC-BY-4.0." in card
+    assert "Their training data is not in the files" in card
+
+
+def test_networks_of_two_trainings(run: Callable[..., Result]) -> None:
+    refused(run("--noise-ratio", "1"), "not of one training")
+    checkpoint(generator(12), Path("G.pth"))
+    refused(run(), "G.pth takes 12 numbers, fewer than an embedding of 16")
+
+
+def test_files_in_each_others_place(run: Callable[..., Result]) -> None:
+    result = run("--generator", "A.pth")
+    refused(result, "A.pth is a checkpoint of the autoencoder, not of the generator")
+    result = run("--autoencoder", "none.pth")
+    refused(result, "none.pth does not exist")
+
+
+def test_what_is_there_is_kept(run: Callable[..., Result], imported: Path) -> None:
+    Path("model").mkdir()
+    Path("model/dear.txt").write_text("kept")
+    refused(run(), "exists already")
+    refused(run("--overwrite"), "something else")
+    assert Path("model/dear.txt").read_text() == "kept"
+    shutil.rmtree("model")
+    shutil.copytree(imported / "model", "model")
+    refused(run("--name", "new"), "exists already")
+    assert Translator.load("model").info.name == "authors"
+
+
+def test_a_url_is_no_place(run: Callable[..., Result]) -> None:
+    refused(run(name="s3://bucket/model"), "is a URL")

@@ -1,0 +1,421 @@
+"""``soundsight listen``, with a sound card that is made up: what it shows, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from soundsight.cli import listen as listening
+from soundsight.cli.main import build_app
+from soundsight.live import microphone
+
+RATE = 16_000
+
+
+class PortAudioError(Exception):
+    pass
+
+
+class Card(ModuleType):
+    """What the package sounddevice would be, with one microphone and one pair of speakers."""
+
+    PortAudioError = PortAudioError
+
+    def __init__(self) -> None:
+        super().__init__("sounddevice")
+        self.inputs = 1
+        self.least_channels = 1
+        self.busy = False
+        self.level = 0.3
+        self.started = 0
+        self.stalls_after: int | None = None
+        self.streams: list[Any] = []
+        self.InputStream = lambda **options: _Stream(self, **options)
+
+    def query_devices(self, device: Any = None, kind: str | None = None) -> Any:
+        facts = [
+            {"name": "Speakers", "max_input_channels": 0},
+            {"name": "Door microphone", "max_input_channels": 2},
+        ]
+        for number, one in enumerate(facts):
+            one |= {"index": number, "default_samplerate": float(RATE)}
+        if self.inputs == 0:
+            facts = facts[:1]
+        if device is None and kind is None:
+            return facts
+        wanted = [one for one in facts if one["max_input_channels"]]
+        if device is not None:
+            wanted = [
+                one for one in wanted if device == one["index"] or str(device) in str(one["name"])
+            ]
+            if not wanted:
+                raise ValueError(f"No input device matching {device!r}")
+        if not wanted:
+            raise PortAudioError("Error querying device -1")
+        return wanted[0]
+
+    def _terminate(self) -> None:
+        assert not [stream for stream in self.streams if stream.open]
+
+    def _initialize(self) -> None:
+        self.started += 1
+
+
+class _Stream:
+    """Gives blocks of a tone, faster than a real one does, until it stalls."""
+
+    def __init__(self, card: Card, **options: Any) -> None:
+        if card.busy:
+            raise PortAudioError(
+                "Error opening InputStream: Device unavailable [PaErrorCode -9985]"
+            )
+        if options["channels"] < card.least_channels:
+            raise PortAudioError("Invalid number of channels [PaErrorCode -9998]")
+        assert options["samplerate"] == RATE
+        self.card, self.options = card, options
+        self.open, self.given = True, 0
+        card.streams.append(self)
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        size = self.options["blocksize"]
+        while self.open:
+            if self.card.stalls_after is not None and self.given >= self.card.stalls_after:
+                return
+            t = np.arange(self.given * size, (self.given + 1) * size) / RATE
+            tone = 32767 * self.card.level * np.sin(2 * np.pi * 440 * t)
+            data = np.repeat(tone.astype(np.int16)[:, None], self.options["channels"], axis=1)
+            self.options["callback"](data, size, None, SimpleNamespace(input_overflow=False))
+            data[:] = 0  # PortAudio takes its memory back
+            self.given += 1
+            time.sleep(0.01)
+
+    def abort(self) -> None:
+        self.open = False
+
+    def close(self) -> None:
+        self.open = False
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
+    made = Card()
+    monkeypatch.setitem(sys.modules, "sounddevice", made)
+    yield made
+    assert not [stream for stream in made.streams if stream.open], "the microphone is held"
+
+
+@pytest.fixture
+def run(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Result:
+        words = ["listen", *map(str, arguments), "--model", str(tiny_model)]
+        return CliRunner().invoke(build_app(), words)
+
+    return call
+
+
+def refused(result: Result, says: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert says in result.stderr
+
+
+def lines(result: Result) -> list[str]:
+    assert result.exit_code == 0, result.output
+    return [re.sub(r"^\d\d:\d\d:\d\d  ", "", line) for line in result.stdout.splitlines()]
+
+
+def test_changes_are_told_in_words_where_there_is_no_terminal(
+    run: Callable[..., Result], card: Card
+) -> None:
+    told = lines(run("--seconds", 2))
+    assert told[0].startswith("A familiar sound")
+    assert told[-1] == "NOT LISTENING, Stopped."
+    assert len(told) == 2
+    assert card.streams[0].options["channels"] == 1
+
+
+def test_quiet_is_said_once(run: Callable[..., Result], card: Card) -> None:
+    card.level = 0.0001
+    assert lines(run("--seconds", 2)) == ["Quiet", "NOT LISTENING, Stopped."]
+
+
+def test_a_muted_microphone_is_told_and_stays_open(run: Callable[..., Result], card: Card) -> None:
+    card.level = 0.0
+    assert lines(run("--seconds", 4.5)) == [
+        "Quiet",
+        "NOT LISTENING, The microphone sends nothing: is it muted or covered?",
+        "NOT LISTENING, Stopped.",
+    ]
+    assert len(card.streams) == 1
+
+
+def test_a_muted_microphone_is_no_quiet_one_in_json(run: Callable[..., Result], card: Card) -> None:
+    card.level = 0.0
+    rows = [json.loads(line) for line in run("--json", "--seconds", 4.5).stdout.splitlines()]
+    assert rows[-1]["state"] == "not_listening"
+    assert "muted or covered" in rows[-1]["why"]
+    assert {row["state"] for row in rows[:-1]} == {"quiet"}
+
+
+def test_a_silent_file_is_quiet(run: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "silent.wav"
+    soundfile.write(path, np.zeros(5 * RATE, np.int16), RATE)
+    assert lines(run("--play", path)) == ["Quiet", "NOT LISTENING, The file has ended."]
+
+
+@pytest.mark.usefixtures("card")
+def test_every_window_is_a_line_of_json(run: Callable[..., Result]) -> None:
+    result = run("--json", "--seconds", 2)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(rows) > 4
+    starts = [row["start_s"] for row in rows]
+    assert starts == sorted(starts)
+    assert all(round(4 * start, 6) % 1 == 0 for start in starts)
+    assert rows[-1]["state"] == "picture"
+    assert rows[-1]["settled"] is True
+    assert rows[-1]["event"] == 1
+    assert rows[-1]["level_dbfs"] == pytest.approx(-13.5, abs=0.2)
+
+
+@pytest.mark.usefixtures("card")
+def test_the_png_is_of_the_present_and_ends_as_not_listening(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    save = listening._Panel._save
+
+    def noted(self: Any, moment: Any) -> None:
+        save(self, moment)
+        with Image.open(tmp_path / "now.png") as image:
+            image.load()
+            written.append(image.info["state"])
+
+    monkeypatch.setattr(listening._Panel, "_save", noted)
+    lines(run("--png", "now.png", "--seconds", 2.5))
+    assert "picture" in written
+    assert written[-1] == "not_listening"
+    assert [path.name for path in tmp_path.iterdir()] == ["now.png"]
+
+
+def test_a_device_that_gives_two_channels_or_none(run: Callable[..., Result], card: Card) -> None:
+    card.least_channels = 2
+    assert lines(run("--seconds", 1.5))[0].startswith("A familiar sound")
+
+
+@pytest.mark.parametrize("device", ["1", "Door"])
+def test_a_device_is_chosen_by_number_or_name(
+    run: Callable[..., Result], card: Card, device: str
+) -> None:
+    lines(run("--device", device, "--seconds", 0.3))
+    assert card.streams[0].options["device"] == 1
+
+
+def test_a_microphone_that_goes_is_told_and_comes_back(
+    run: Callable[..., Result], card: Card
+) -> None:
+    card.stalls_after = 60
+    real = card._initialize
+
+    def plugged_in_again() -> None:
+        real()
+        card.stalls_after = None
+
+    card._initialize = plugged_in_again  # type: ignore[method-assign]
+    told = lines(run("--seconds", 5))
+    assert told[0].startswith("A familiar sound")
+    assert told[1] == "NOT LISTENING, No sound comes from the microphone."
+    assert told[2].startswith("A familiar sound")
+    assert card.started == 1
+    assert len(card.streams) == 2
+
+
+def test_a_microphone_that_stays_away_is_told_with_its_reason(
+    run: Callable[..., Result], card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card.stalls_after = 60
+    monkeypatch.setattr(card, "_initialize", lambda: setattr(card, "inputs", 0))
+    result = run("--json", "--seconds", 4)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    deaf = [row for row in rows if row["state"] == "not_listening"]
+    assert len(deaf) == 1
+    assert result.exit_code == 0
+
+
+def test_devices_are_listed_and_the_own_choice_is_marked(
+    run: Callable[..., Result], card: Card
+) -> None:
+    result = run("--list-devices")
+    assert result.stdout.splitlines() == ["*  1  Door microphone  (2 channels, 16000 Hz)"]
+    card.inputs = 0
+    assert run("--list-devices").stdout == "there is no microphone\n"
+
+
+def test_no_microphone(run: Callable[..., Result], card: Card) -> None:
+    card.inputs = 0
+    refused(run(), "there is no microphone")
+
+
+def test_a_device_of_another_name(run: Callable[..., Result], card: Card) -> None:
+    refused(run("--device", "Kitchen"), "no input is called 'Kitchen'")
+    refused(run("--device", "7"), "no input is called '7'")
+    assert card.streams == []
+
+
+def test_a_device_that_another_program_holds(run: Callable[..., Result], card: Card) -> None:
+    card.busy = True
+    result = run()
+    refused(result, "cannot listen to Door microphone: Error opening InputStream")
+    assert "PaErrorCode" not in result.stderr
+
+
+def test_without_the_extra(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    refused(run(), "pip install 'soundsight[mic]'")
+
+
+def test_without_portaudio(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    refused(run(), "apt install libportaudio2")
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_opened(
+    run: Callable[..., Result], card: Card, tmp_path: Path
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    refused(run("--png", "folder.png"), "is a folder")
+    refused(run("--png", "now.jpg"), "is no PNG")
+    refused(run("--png", "s3://bucket/now.png"), "is a URL")
+    refused(run("--play", "a.wav", "--device", "1"), "leave --device out")
+    assert card.streams == []
+
+
+@pytest.mark.usefixtures("card")
+def test_a_folder_that_is_in_the_way_is_told(run: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(run("--png", "file/now.png"), "cannot write")
+
+
+def test_a_file_is_heard_at_its_own_pace(
+    run: Callable[..., Result], write_sound: Callable[..., Path], tmp_path: Path
+) -> None:
+    sound = write_sound(tmp_path / "street.wav", 2.0)
+    began = time.monotonic()
+    told = lines(run("--play", sound))
+    assert time.monotonic() - began > 1.9
+    assert told[0].startswith("A familiar sound")
+    assert told[-1] == "NOT LISTENING, The file has ended."
+
+
+def test_a_file_that_is_none(run: Callable[..., Result], tmp_path: Path) -> None:
+    refused(run("--play", "missing.wav"), "missing.wav does not exist")
+    (tmp_path / "text.wav").write_text("no sound")
+    refused(run("--play", "text.wav"), "text.wav")
+
+
+def test_what_libraries_say_of_themselves_is_not_shown(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from soundsight.live.microphone import hushed\n"
+        "with hushed():\n"
+        "    os.write(2, b'ALSA lib pcm.c: unknown\\n')\n"
+        "    print('ours, within', file=sys.stderr)\n"
+        "os.write(2, b'another, after\\n')\n"
+        "print('ours, after', file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stderr.splitlines() == ["ours, within", "another, after", "ours, after"]
+
+
+def test_too_much_that_waits_loses_its_oldest() -> None:
+    card = Card()
+    source = microphone.Microphone.__new__(microphone.Microphone)
+    source._sounddevice = card
+    source._waiting, source._held, source._gap = deque(), 0, False
+    source._came, source.rate_hz = threading.Condition(), RATE
+    for number in range(100):
+        source._take(np.full((1000, 1), number, np.int16), 1000, None, None)
+    block = source.read(0)
+    assert block is not None
+    assert block.gap
+    assert len(block.samples) <= microphone.MOST_WAITING_S * RATE
+    assert block.samples[-1, 0] == 99
+    again = source.read(0)
+    assert again is None
+
+
+def test_in_a_terminal_the_picture_is_drawn_and_ctrl_c_ends_it(
+    tiny_model: Path, write_sound: Callable[..., Path], tmp_path: Path
+) -> None:
+    sound = write_sound(tmp_path / "street.wav", 30.0)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "soundsight", "listen", "--play", str(sound), "--model",
+         str(tiny_model)],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": "90",
+             "LINES": "40"},
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    try:
+        end = time.monotonic() + 120
+        while "\u2580".encode() not in seen:
+            assert time.monotonic() < end, seen[-2000:]
+            seen += _some(ours)
+        process.send_signal(signal.SIGINT)
+        while process.poll() is None or select.select([ours], [], [], 0)[0]:
+            more = _some(ours)
+            seen += more
+            if not more and process.poll() is not None:
+                break
+        assert process.wait(120) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    shown = seen.decode("utf-8", "replace")
+    assert "imagined from sound" in shown
+    assert "\x1b[?1049h" in shown  # a screen of its own ...
+    assert shown.rindex("\x1b[?1049l") > shown.rindex("\x1b[?1049h")  # ... that it leaves
+    assert "a familiar sound" in shown[shown.rindex("\x1b[?1049l") :]
+    assert "Traceback" not in shown
+
+
+def _some(descriptor: int) -> bytes:
+    if not select.select([descriptor], [], [], 0.2)[0]:
+        return b""
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # the other side is closed
+        return b""

@@ -1,0 +1,396 @@
+"""``soundsight serve`` as a process: what it says, what it answers, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pty
+import queue
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import soundfile
+from cryptography import x509
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from soundsight.core import protocol
+from soundsight.core.errors import OutputError
+from soundsight.server import tls
+
+PATIENCE_S = 60
+
+STOPS = [signal.SIGINT, signal.SIGTERM]
+
+
+def command(model: Path, *args: str) -> list[str]:
+    return [sys.executable, "-m", "soundsight", "serve", "--model", str(model), *args]
+
+
+def surroundings(folder: Path, **values: str) -> dict[str, str]:
+    """Of a server whose temporary files go to a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    own = {name: value for name, value in os.environ.items() if name != "SOUNDSIGHT_TOKEN"}
+    return {**own, "TMPDIR": str(folder), **values}
+
+
+class Server:
+    """A process that serves."""
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+        self.process = process
+        self.folder = folder
+        self.said: list[str] = []
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.said.append(self._lines.get(timeout=PATIENCE_S))
+        assert self.said[0].startswith("ready: "), (self.said, process.poll())
+        self.address = self.said[0].split()[1]
+        self.url, _, self.fragment = self.address.partition("/#")
+        self.url = self.url.rstrip("/")
+        self.port = urlsplit(self.url).port
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line.rstrip("\n"))
+        self._lines.put("")
+
+    def line(self) -> str:
+        """The next line."""
+        self.said.append(self._lines.get(timeout=PATIENCE_S))
+        return self.said[-1]
+
+    def stop(self, how: signal.Signals) -> tuple[int, str]:
+        """Send a signal; the exit code, and what stands on standard error."""
+        self.process.send_signal(how)
+        return self.end()
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end; the exit code, and what stands on standard error."""
+        code = self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
+        assert self.process.stderr is not None
+        return code, self.process.stderr.read()
+
+
+@pytest.fixture
+def serve(tiny_model: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts a server on a free port: (*arguments, **environment) -> it, once it is ready."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*args: str, **env: str) -> Server:
+            folder = tmp_path / "tmp"
+            process = subprocess.Popen(
+                command(tiny_model, "--port", "0", *args),
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                env=surroundings(folder, **env),
+            )  # fmt: skip
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return Server(process, folder)
+
+        yield start
+
+
+def decoders(server: Server) -> list[psutil.Process]:
+    return psutil.Process(server.process.pid).children(recursive=True)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+# --- what it refuses -------------------------------------------------------------------------
+
+
+def refused(args: list[str], folder: Path, **env: str) -> str:
+    """Run a command that must fail in one line; the line."""
+    done = subprocess.run(
+        args, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        env=surroundings(folder, **env),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert list(folder.iterdir()) == []
+    return done.stderr
+
+
+def test_a_port_that_is_taken(tiny_model: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        line = refused(command(tiny_model, "--port", port), tmp_path / "tmp")
+    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use" in line
+    assert "--port" in line
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        # An address that is kept for examples, and a name that is nobody's.
+        (["--host", "203.0.113.7"], "cannot listen on 203.0.113.7, port"),
+        (["--host", "nowhere.invalid"], "cannot listen on nowhere.invalid: "),
+        (["--host", ""], "cannot listen on no address: "),
+        (["--model", "no-such-model"], "no-such-model"),
+        (["--tls-cert", "a.pem"], "--tls-cert and --tls-key go together"),
+        (["--tls-key", "a.pem"], "--tls-cert and --tls-key go together"),
+        (["--tls-cert", "no.pem", "--tls-key", "no.pem"], "there is no file no.pem"),
+        (["--root-path", "sound"], "--root-path is a path such as /sound, not 'sound'"),
+        (["--root-path", "/a/../b"], "--root-path is a path such as /sound, not '/a/../b'"),
+        (["--root-path", "/file"], "--root-path: /file is the server's own, choose another path"),
+        (["--origin", "example.org"], "'example.org' is no origin"),
+        (["--token", "\u00f6"], "the token must be plain printable ASCII text"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be(args: list[str], words: str, tiny_model: Path, tmp_path: Path) -> None:
+    line = refused(command(tiny_model, "--port", str(free_port()), *args), tmp_path / "tmp")
+    assert words in line
+
+
+def test_a_token_that_could_not_be_read(tiny_model: Path, tmp_path: Path) -> None:
+    """A server that was meant to have a token is not to serve without one."""
+    args = command(tiny_model, "--port", "0")
+    assert "SOUNDSIGHT_TOKEN is empty" in refused(args, tmp_path / "tmp", SOUNDSIGHT_TOKEN="")
+
+
+def test_a_certificate_that_does_not_fit(tiny_model: Path, tmp_path: Path) -> None:
+    one, other = tls.self_signed(["localhost"]), tls.self_signed(["localhost"])
+    with one.folder, other.folder:
+        for certificate, key in (
+            (one.certificate, other.key),
+            (one.key, one.certificate),
+            (tiny_model / "CARD.md", one.key),
+        ):
+            line = refused(
+                command(
+                    tiny_model, "--port", "0", "--tls-cert", str(certificate), "--tls-key", str(key)
+                ),
+                tmp_path / "tmp",
+            )
+            assert f"{certificate} and {key} are no certificate and its key" in line
+
+
+# --- what it says and answers ----------------------------------------------------------------
+
+
+def test_ready(serve: Callable[..., Server]) -> None:
+    """The address that is printed is the one that answers, at once."""
+    server = serve()
+    assert server.said == [f"ready: http://127.0.0.1:{server.port}/   (Ctrl-C stops)"]
+    assert server.port not in (None, 0, 8000)
+    with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
+        assert client.get("/readyz").json() == {"status": "ready"}
+        page = client.get("/")
+        assert page.status_code == 200
+        assert page.headers["content-type"].startswith("text/html")
+        assert client.get("/v1/model").json()["name"] == "tiny"
+    assert server.stop(signal.SIGTERM) == (0, "")
+    assert server.line() == ""  # it has said no more
+
+
+def test_a_token_of_the_environment(serve: Callable[..., Server]) -> None:
+    server = serve(SOUNDSIGHT_TOKEN="open sesame+&#")
+    # Standard output may be a log.
+    assert "sesame" not in server.said[0]
+    with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
+        assert client.get("/readyz").status_code == 200
+        assert client.get("/v1/model").status_code == 401
+        shown = {"authorization": "Bearer open sesame+&#"}
+        assert client.get("/v1/model", headers=shown).status_code == 200
+    assert server.stop(signal.SIGINT) == (0, "")
+
+
+def test_a_person_at_a_terminal_is_shown_the_token(tiny_model: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command(tiny_model, "--port", "0"), stdout=theirs, stderr=theirs,
+        env=surroundings(tmp_path / "tmp", SOUNDSIGHT_TOKEN="open sesame+&#"),
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        try:
+            line = os.read(ours, 4096).decode()
+        finally:
+            process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+    os.close(ours)
+    # As the page reads it.
+    assert parse_qs(line.split()[1].partition("#")[2]) == {"token": ["open sesame+&#"]}
+
+
+def test_https(serve: Callable[..., Server]) -> None:
+    own = tls.self_signed(["127.0.0.1"])
+    with own.folder:
+        server = serve("--tls-cert", str(own.certificate), "--tls-key", str(own.key))
+        trusting = ssl.create_default_context(cafile=str(own.certificate))
+    assert server.url.startswith("https://127.0.0.1:")
+    with httpx.Client(base_url=server.url, verify=trusting, timeout=PATIENCE_S) as client:
+        assert client.get("/readyz").json() == {"status": "ready"}
+    address = f"wss://127.0.0.1:{server.port}{protocol.PATH}"
+    with connect(address, ssl=trusting, compression=None) as stream:
+        stream.send(json.dumps({"type": "hello"}))
+        assert json.loads(stream.recv(PATIENCE_S))["type"] == "ready"
+        server.process.send_signal(signal.SIGTERM)
+        assert ended(stream) == (["going_away"], 1001)
+    assert server.end() == (0, "")
+
+
+def test_lan(serve: Callable[..., Server], tmp_path: Path) -> None:
+    """A certificate of its own, whose files are gone before it is ready, and a token."""
+    server = serve("--lan")
+    url = urlsplit(server.url)
+    assert url.scheme == "https"
+    token = server.fragment.removeprefix("token=")
+    assert len(token) >= 12
+    assert "the certificate is this server's own" in server.line()
+    fingerprint = server.line().strip()
+    assert list(server.folder.iterdir()) == []
+    served = ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", url.port or 0)))
+    assert fingerprint.replace(":", "") == hashlib.sha256(served).hexdigest().upper()
+    pem = tmp_path / "seen.pem"
+    pem.write_text(ssl.DER_cert_to_PEM_cert(served), "utf-8")
+    trusting = ssl.create_default_context(cafile=str(pem))
+    # As a phone reaches it; the certificate is for this address, too.
+    with httpx.Client(base_url=server.url, verify=trusting, timeout=PATIENCE_S) as client:
+        assert client.get("/").status_code == 200
+        assert client.get("/v1/model").status_code == 401
+        shown = {"authorization": f"Bearer {token}"}
+        assert client.get("/v1/model", headers=shown).status_code == 200
+    assert server.stop(signal.SIGTERM) == (0, "")
+    assert list(server.folder.iterdir()) == []
+
+
+def test_a_machine_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["localhost", "büro", "a" * 300, "192.0.2.7", "::1"]
+    own = tls.self_signed(names)
+    with own.folder:
+        known = x509.load_pem_x509_certificate(own.certificate.read_bytes())
+        held = known.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert held.get_values_for_type(x509.DNSName) == ["localhost", "a" * 300]
+        assert [str(name) for name in held.get_values_for_type(x509.IPAddress)] == [
+            "192.0.2.7", "::1",
+        ]  # fmt: skip
+        assert own.key.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "no-such-folder"))
+    with pytest.raises(OutputError, match="no place for a certificate"):
+        tls.self_signed(["localhost"])
+
+
+# --- how it ends -----------------------------------------------------------------------------
+
+
+def ended(stream: Any) -> tuple[list[str], int | None]:
+    """Read a stream to its end; the notices, and the close code."""
+    notices = []
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            message = stream.recv(PATIENCE_S)
+            if isinstance(message, str) and json.loads(message)["type"] == "notice":
+                notices.append(json.loads(message)["code"])
+    return notices, stream.close_code
+
+
+@pytest.mark.parametrize("how", STOPS, ids=lambda how: how.name)
+def test_a_stream_is_told(serve: Callable[..., Server], how: signal.Signals) -> None:
+    """What has come is answered, then the stream is closed with a reason; no process is left."""
+    server = serve()
+    children = decoders(server)
+    assert children
+    address = f"ws://127.0.0.1:{server.port}{protocol.PATH}"
+    with connect(address, compression=None, max_size=None) as stream, connect(address) as silent:
+        stream.send(json.dumps({"type": "hello"}))
+        assert json.loads(stream.recv(PATIENCE_S))["type"] == "ready"
+        noise = np.random.default_rng(0).integers(-9000, 9000, 44_100).astype(np.int16)
+        stream.send(protocol.SoundFrame(sequence=0, position=0, samples=noise).pack())
+        server.process.send_signal(how)
+        window = stream.recv(PATIENCE_S)
+        while isinstance(window, str):
+            window = stream.recv(PATIENCE_S)
+        facts, _ = protocol.read_window(window)
+        assert facts.end_s == 1.0
+        _, code = ended(stream)
+        assert code == 1001
+        assert stream.close_reason
+        # One that has not even said hello is closed, too.
+        assert ended(silent) == ([], 1001)
+    assert server.end() == (0, "")
+    psutil.wait_procs(children, timeout=PATIENCE_S)
+    assert not any(child.is_running() for child in children)
+    assert list(server.folder.iterdir()) == []
+
+
+SOUND = io.BytesIO()
+soundfile.write(SOUND, np.zeros(44_100, np.float32), 44_100, format="WAV")
+
+
+@contextlib.contextmanager
+def half_sent(server: Server) -> Iterator[tuple[socket.socket, bytes]]:
+    """A request that the server works on: (its connection, the half that has not been sent)."""
+    body = SOUND.getvalue()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as line:
+        line.sendall(
+            b"POST /v1/translate HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body)
+        )
+        # Sent when the body is asked for.
+        assert line.recv(1000).startswith(b"HTTP/1.1 100 ")
+        line.sendall(body[:1000])
+        yield line, body[1000:]
+
+
+def no_longer_open(server: Server) -> None:
+    """Wait until a server that was asked to stop takes no new connection."""
+    end = time.monotonic() + PATIENCE_S
+    with contextlib.suppress(ConnectionRefusedError):
+        while True:
+            socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S).close()
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", STOPS, ids=lambda how: how.name)
+def test_an_answer_is_finished(serve: Callable[..., Server], how: signal.Signals) -> None:
+    server = serve()
+    with half_sent(server) as (line, rest):
+        server.process.send_signal(how)
+        no_longer_open(server)
+        assert server.process.poll() is None
+        line.sendall(rest)
+        answer = b""
+        while part := line.recv(1 << 16):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert len(json.loads(body)["pictures"]) == 1
+    assert server.end() == (0, "")
+
+
+def test_a_second_ctrl_c_stops_at_once(serve: Callable[..., Server]) -> None:
+    server = serve()
+    children = decoders(server)
+    with half_sent(server):
+        server.process.send_signal(signal.SIGINT)
+        no_longer_open(server)
+        assert server.process.poll() is None
+        assert server.stop(signal.SIGINT) == (130, "interrupted\n")
+    psutil.wait_procs(children, timeout=PATIENCE_S)
+    assert not any(child.is_running() for child in children)

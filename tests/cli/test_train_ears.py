@@ -1,0 +1,130 @@
+"""``soundsight train encoder --preset everyday`` and the evaluation of what it made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from soundsight.cli import main as cli
+from soundsight.data.everyday.folder import EVERYDAY_VARIABLE, OF_BENCH, Everyday
+from soundsight.data.vegas.bench import BENCH_VARIABLE, Bench
+from soundsight.models.eyes import NETWORKS, Eyes
+from soundsight.models.ood_classifier import KnownKinds
+from soundsight.training.ood import load_familiarity
+
+
+@pytest.fixture(autouse=True)
+def places(toy_everyday: Everyday, toy_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    eyes = Eyes(NETWORKS["lite0"]).eval()
+    monkeypatch.setattr(Eyes, "load", lambda _name="lite0": eyes)
+    monkeypatch.setenv(EVERYDAY_VARIABLE, str(toy_everyday.root))
+    monkeypatch.setenv(BENCH_VARIABLE, str(toy_bench.root))
+
+
+def told(*args: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.build_app(), args, prog_name="soundsight")
+    return result.exit_code, result.stdout, result.stderr
+
+
+def train(run: Path, *more: str) -> tuple[int, str, str]:
+    return told(
+        "train", "encoder", "--preset", "everyday-tiny", "-o", str(run), "--steps", "2",
+        "--batch-size", "16", "--threads", "1", "--set", "bank.copies=1",
+        "--precision", "32-true", *more,
+    )  # fmt: skip
+
+
+def test_ears_are_trained_and_measured(tmp_path: Path) -> None:
+    run = tmp_path / "ears"
+    code, out, err = train(run)
+    assert (code, out) == (0, f"finished: {run}\n"), err
+    assert {path.name for path in (tmp_path / "bank").iterdir()} == {
+        "bank.json", "copy-000.npy", "copy-001.npy", "pairs.csv", "photos.json", "photos.npy",
+        "seconds.npz",
+    }  # fmt: skip
+    assert "nothing to do" in train(run)[2]
+    code, _, err = train(run, "--seed", "1")
+    assert code == 2
+    assert "loop.seed" in err
+    code, out, err = told("evaluate", str(run), "-o", str(tmp_path / "report"), "--split", "val")
+    assert code == 0, err
+    assert "28 kinds, 8 kHz, recordings" in out
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["split"] == "val"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--preset", "everyday", "--teacher", "none.zip"], "there is no teacher none.zip"),
+        (["--preset", "everyday", "--embedding-size", "8"], "--embedding-size: not for --preset"),
+        (["--preset", "everyday", "--init", "nowhere"], "there is no folder nowhere"),
+        (["--bank", "x"], "belong to --preset everyday"),
+        (["--preset", "everyday", "--set", "bank.copies=-1"], "copies"),
+    ],
+)
+def test_mistakes_get_one_line(tmp_path: Path, args: list[str], words: str) -> None:
+    code, out, err = told("train", "encoder", "-o", str(tmp_path / "run"), *args)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_absent_data_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(EVERYDAY_VARIABLE, str(tmp_path / "nowhere"))
+    code, _, err = train(tmp_path / "run")
+    assert code == 2
+    assert err.startswith("error: no Everyday data at")
+    assert err.count("\n") == 1
+
+
+def test_what_is_none_of_the_kinds_is_learned_from_a_folder(
+    tmp_path: Path, write_sound: Callable[..., Path]
+) -> None:
+    run, others = tmp_path / "ears", tmp_path / "others"
+    assert train(run)[0] == 0
+    for number in range(3):
+        write_sound(others / f"saw {number}.wav", 1.0, hz=2000.0 + 900 * number, level=0.3)
+    (others / "broken.ogg").write_bytes(b"OggS, and nothing else")
+    quick = ["--set", "others_each=1", "--set", "iterations=5"]
+    names = ["train", "names", "--encoder", str(run), "--others", str(others)]
+    code, out, err = told(*names, "-o", str(tmp_path / "names"), *quick)
+    assert code == 0, err
+    assert "cat" in out
+    assert "left out 1 that cannot be read" in err
+    assert "broken.ogg" in err
+    familiarity = ["train", "familiarity", "--encoder", str(run), "--others"]
+    quick = ["--set", "steps=20", "--set", "hidden=8"]
+    code, _, err = told(*familiarity, str(others), "-o", str(tmp_path / "known"), *quick)
+    assert code == 0, err
+    network = load_familiarity(tmp_path / "known", run)
+    assert isinstance(network, KnownKinds)
+    assert network.config.kinds == len({"baby", "cat", "knock", *OF_BENCH})
+
+    (tmp_path / "empty").mkdir()
+    for folder, words in (("empty", "holds no sound"), ("nowhere", "cannot be listed")):
+        code, out, err = told(
+            *familiarity, str(tmp_path / folder), "-o", str(tmp_path / "none"), *quick
+        )
+        assert (code, out) == (2, "")
+        assert words in err
+        assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_of_other_sounds_goes_with_everyday(tmp_path: Path, toy_bench: Bench) -> None:
+    assert train(tmp_path / "ears")[0] == 0
+    for part in ("names", "familiarity"):
+        code, out, err = told(
+            "train", part, "--encoder", str(tmp_path / "ears"), "--others", str(tmp_path),
+            "--data", str(toy_bench.root), "-o", str(tmp_path / "none"),
+        )  # fmt: skip
+        assert (code, out) == (2, "")
+        assert "--others goes with Everyday's folder" in err
+        assert err.count("\n") == 1

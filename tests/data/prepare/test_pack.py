@@ -1,0 +1,595 @@
+"""From parts to a dataset: counts that add up, splits that do not leak, work done once."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import errno
+import itertools
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from soundsight.core.errors import DataError, OutputError
+from soundsight.data.prepare import pack as room
+from soundsight.data.prepare.duplicates import VideoPrint
+from soundsight.data.prepare.pack import DUPLICATES, SHEET_PAIRS, PackConfig, StagedPairs, pack
+from soundsight.data.prepare.split import split_of
+from soundsight.data.prepare.staging import NoSpaceError, PartWriter, Stage
+from soundsight.data.records import Clip, Record, stable_hash
+from soundsight.data.store.shards import decode_image, decode_mel, open_dataset
+from soundsight.data.store.verify import verify
+
+ABOUT = {"soundsight": "0", "settings": {}, "inputs": {}, "mel_bands": 128, "mel_frames": 100,
+         "image_px": 96}  # fmt: skip
+BOUND = 25_000
+"""Bytes of a shard: about four of the made records."""
+PLAIN = PackConfig(steps=(), duplicates=False)
+CLEANED = PackConfig(steps=("silence", "black"), duplicates=False)
+
+
+@dataclass
+class World:
+    """A workplace with parts of made records."""
+
+    folder: Path
+    make_record: Callable[..., Record]
+    clips: list[Clip] = field(default_factory=list)
+
+    def add(
+        self,
+        name: str,
+        windows: int = 3,
+        *,
+        group: str | None = None,
+        split: str | None = None,
+        label: str | None = None,
+        reasons: dict[int, tuple[str, ...]] | None = None,
+        failure: str | None = None,
+        damage: str | None = None,
+        unseen: int = 0,
+        likeness: VideoPrint | None = None,
+    ) -> Clip:
+        clip = Clip(path="", key=f"{name}.mp4", group=group or name, split=split, label=label)
+        self.clips.append(clip)
+        rng = np.random.default_rng(stable_hash(name) % 2**32)
+        with Stage(self.folder, {}) as stage, PartWriter(stage.part_path(clip.id)) as writer:
+            writer.about.update(clip=clip.key, unseen=unseen)
+            if failure is not None:
+                writer.about["failure"] = failure
+                return clip
+            if damage is not None:
+                writer.about["damage"] = damage
+            if likeness is not None:
+                rank = {"test": 0, "val": 1}.get(split or "", 2)
+                own = replace(likeness, key=f"{rank} {clip.id}")
+                writer.about["content"] = clip.id
+                writer.about["print"] = base64.b64encode(own.to_bytes()).decode()
+            for number in range(windows):
+                record = self.make_record(clip, number, rng)
+                writer.add(record, (reasons or {}).get(number, ()), sums_of(record))
+        return clip
+
+    def pack(self, config: PackConfig = PLAIN, **options: Any) -> dict[str, Any]:
+        with Stage(self.folder, {}) as stage:
+            return pack(stage, self.clips, config, ABOUT, **options)
+
+
+def sums_of(record: Record) -> list[int]:
+    sums: list[int] = []
+    for levels in (
+        decode_mel(record.files["mel.png"]).reshape(-1, 1),
+        decode_image(record.files["jpg"]).reshape(-1, 3),
+    ):
+        for channel in levels.astype(np.int64).T:
+            sums += [int(channel.sum()), int((channel**2).sum())]
+    return sums
+
+
+@pytest.fixture
+def world(tmp_path: Path, make_record: Callable[..., Record]) -> World:
+    return World(tmp_path / "data", make_record)
+
+
+@pytest.fixture
+def new_world(tmp_path: Path, make_record: Callable[..., Record]) -> Callable[[], World]:
+    numbers = itertools.count()
+    return lambda: World(tmp_path / f"data{next(numbers)}", make_record)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def sidecars(folder: Path, split: str) -> list[dict[str, Any]]:
+    return [json.loads(record.files["json"]) for record in open_dataset(folder).records(split)]
+
+
+def clips_of(folder: Path, split: str) -> set[str]:
+    return {about["clip"] for about in sidecars(folder, split)}
+
+
+# --- counts, statistics, shards ------------------------------------------------------------------
+
+
+def test_counts_add_up(world: World) -> None:
+    for k in range(6):
+        world.add(f"plain {k}", label=("dog", "rain")[k % 2])
+    world.add("dull", 5, reasons={0: ("silence",), 1: ("silence", "black"), 2: ("black",)})
+    world.add("blind", 2, unseen=4)
+    world.add("broken", failure="it is broken")
+    about = world.pack(CLEANED, skipped=[("note.mp4", "no regular file")])
+    counts = about["counts"]
+    assert counts["clips"] == 10
+    assert counts["failed"] == 2
+    assert counts["sound_without_picture"] == 4
+    assert counts["pairs_cut"] == 6 * 3 + 5 + 2
+    # A pair that two steps would drop counts for the first alone.
+    assert counts["cleaning"] == [
+        {"step": "silence", "before": 25, "dropped": 2, "after": 23},
+        {"step": "black", "before": 23, "dropped": 1, "after": 22},
+    ]
+    assert counts["pairs"] == 22 == sum(part["pairs"] for part in about["splits"].values())
+    assert sum(part["videos"] for part in about["splits"].values()) == 8
+    assert about["labels"] == ["dog", "rain"]
+    assert about["files"] == ["jpg", "json", "mel.png"]
+    for split, part in about["splits"].items():
+        told = sidecars(world.folder, split)
+        assert part["pairs"] == len(told) == sum(shard["pairs"] for shard in part["shards"])
+        assert part["videos"] == len({row["clip"] for row in told})
+        assert part["groups"] == len({row["group"] for row in told})
+    with (world.folder / "failures.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["path", "reason"],
+            ["broken.mp4", "it is broken"],
+            ["note.mp4", "no regular file"],
+        ]
+    assert list(verify(world.folder)) == []
+    assert not (world.folder / ".work").exists()
+
+
+def test_statistics_are_those_of_the_train_pairs_as_they_are_stored(world: World) -> None:
+    for k in range(10):
+        world.add(f"v{k}", reasons={1: ("black",)})
+    about = world.pack(CLEANED)
+    folder = open_dataset(world.folder)
+    mels, images = [], []
+    for record in folder.records("train"):
+        mel, image = folder.decode(record)
+        assert image is not None
+        mels.append(mel)
+        images.append(image.reshape(-1, 3))
+    assert 0 < len(mels) < about["counts"]["pairs"]
+    told = about["statistics"]
+    assert (told["split"], told["pairs"]) == ("train", len(mels))
+    assert told["mel_mean"] == pytest.approx(np.mean(mels), abs=1e-4)
+    assert told["mel_std"] == pytest.approx(np.std(mels), abs=1e-4)
+    pixels = np.concatenate(images).astype(np.float64)
+    assert told["image_mean"] == pytest.approx(pixels.mean(axis=0).tolist(), abs=1e-4)
+    assert told["image_std"] == pytest.approx(pixels.std(axis=0).tolist(), abs=1e-4)
+
+
+def test_no_statistics_without_training_pairs(world: World) -> None:
+    world.add("v")
+    about = world.pack(replace(PLAIN, shares=(0.0, 0.0, 1.0)))
+    assert about["statistics"] == {}
+    assert about["splits"]["train"] == {"pairs": 0, "videos": 0, "groups": 0, "shards": []}
+
+
+def test_the_bound_on_a_shard_is_kept(world: World) -> None:
+    for k in range(8):
+        world.add(f"v{k}")
+    about = world.pack(replace(PLAIN, shares=(1.0, 0.0, 0.0), shard_bytes=BOUND))
+    shards = about["splits"]["train"]["shards"]
+    assert len(shards) > 3
+    for shard in shards:
+        assert shard["bytes"] == (world.folder / shard["name"]).stat().st_size <= BOUND
+    assert [shard["name"] for shard in shards] == [f"train-{k:06d}.tar" for k in range(len(shards))]
+    # No shard is closed while the next pair would still fit.
+    sizes = [shard["bytes"] for shard in shards]
+    assert min(sizes[:-1]) > BOUND - 10_000
+
+
+def test_a_bound_smaller_than_one_pair_gives_a_shard_a_pair(world: World) -> None:
+    world.add("v", 4)
+    about = world.pack(replace(PLAIN, shares=(1.0, 0.0, 0.0), shard_bytes=1))
+    assert [shard["pairs"] for shard in about["splits"]["train"]["shards"]] == [1, 1, 1, 1]
+    assert list(verify(world.folder)) == []
+
+
+def test_the_bytes_depend_on_the_clips_not_on_their_order(new_world: Callable[[], World]) -> None:
+    names = [f"v{k}" for k in range(7)]
+    found = []
+    for order in (names, names[::-1]):
+        world = new_world()
+        for name in order:
+            world.add(name, reasons={0: ("black",)})
+        world.pack(CLEANED)
+        found.append(contents(world.folder))
+    assert found[0] == found[1]
+
+
+def test_what_is_damaged_in_part_is_counted_and_named(new_world: Callable[[], World]) -> None:
+    world = new_world()
+    world.add("a", 2, damage="is cut short")
+    world.add("b", 1)
+    about = world.pack()
+    assert about["counts"]["damaged"] == 1
+    assert about["counts"]["failed"] == 0
+    assert about["counts"]["pairs"] == 3
+    assert (world.folder / "damaged.csv").read_text() == "path,reason\na.mp4,is cut short\n"
+    assert list(verify(world.folder)) == []
+    # The next dataset in this place does not inherit the table.
+    again = World(world.folder, world.make_record)
+    again.add("b", 1)
+    assert again.pack()["counts"]["damaged"] == 0
+    assert not (world.folder / "damaged.csv").exists()
+    assert list(verify(world.folder)) == []
+
+
+# --- splits --------------------------------------------------------------------------------------
+
+
+def test_clips_of_one_group_stay_together(world: World) -> None:
+    for k in range(30):
+        world.add(f"clip {k}", 1, group=f"group {k % 10}")
+    world.pack(replace(PLAIN, shares=(0.4, 0.3, 0.3)))
+    groups = [
+        {about["group"] for about in sidecars(world.folder, split)}
+        for split in ("train", "val", "test")
+    ]
+    assert all(groups)
+    assert sum(map(len, groups)) == 10
+
+
+def test_adding_videos_moves_no_other(new_world: Callable[[], World]) -> None:
+    few, many = new_world(), new_world()
+    for k in range(20):
+        many.add(f"clip {k}", 1)
+        if k < 12:
+            few.add(f"clip {k}", 1)
+    for world in (few, many):
+        world.pack(replace(PLAIN, shares=(0.4, 0.3, 0.3)))
+    for split in ("train", "val", "test"):
+        assert clips_of(few.folder, split) <= clips_of(many.folder, split)
+
+
+def test_three_videos_make_three_splits(new_world: Callable[[], World]) -> None:
+    """Whatever their names; a video whose pairs are all dropped fills none."""
+    for number in range(4):
+        world = new_world()
+        for k in range(3):
+            world.add(f"clip {number} {k}", 1)
+        world.add("black", 1, reasons={0: ("black",)})
+        world.add("broken", failure="no video")
+        about = world.pack(replace(CLEANED, shares=(0.8, 0.1, 0.1)))
+        assert [part["videos"] for part in about["splits"].values()] == [1, 1, 1]
+
+
+def test_what_a_manifest_reserves_is_respected(world: World) -> None:
+    for k in range(12):
+        world.add(f"clip {k}", 1, split=("train", "val", "test", None)[k % 4])
+    world.pack(replace(PLAIN, shares=(1.0, 0.0, 0.0)))
+    assert clips_of(world.folder, "val") == {f"clip {k}.mp4" for k in (1, 5, 9)}
+    assert clips_of(world.folder, "test") == {f"clip {k}.mp4" for k in (2, 6, 10)}
+    assert len(clips_of(world.folder, "train")) == 6
+
+
+def test_a_group_that_a_manifest_tears_apart_does_not_leak(world: World) -> None:
+    world.add("a", 2, group="g", split="train")
+    world.add("b", 1, group="g", split="test")
+    world.add("c", 1, group="g")
+    world.add("d", 1)
+    about = world.pack(replace(PLAIN, shares=(1.0, 0.0, 0.0)))
+    assert clips_of(world.folder, "test") == {"b.mp4", "c.mp4"}
+    assert clips_of(world.folder, "train") == {"d.mp4"}
+    assert about["counts"]["cleaning"] == [
+        {"step": DUPLICATES, "before": 5, "dropped": 2, "after": 3}
+    ]
+
+
+def likeness(picture_seed: int, sound_seed: int, seconds: int = 10) -> VideoPrint:
+    """What two videos have in common: pictures by one seed, sound by another."""
+    pictures, sounds = np.random.default_rng(picture_seed), np.random.default_rng(1000 + sound_seed)
+    count = 20 * seconds
+    return VideoPrint(
+        key="",
+        pictures=pictures.integers(0, 2**64, seconds, dtype=np.uint64),
+        sounds=sounds.integers(0, 2**32, count, dtype=np.uint32),
+        sound_at=np.arange(count, dtype=np.int32),
+    )
+
+
+ALIKE = replace(PLAIN, duplicates=True, shares=(0.5, 0.25, 0.25))
+
+
+def test_a_near_duplicate_of_a_test_video_is_in_no_other_split(world: World) -> None:
+    """Twins in picture, in sound, or in both, whichever way their own names would have gone."""
+    names = [f"clip {k}" for k in range(60)]
+    train = [name for name in names if split_of(name, ALIKE.shares) == "train"]
+    test = [name for name in names if split_of(name, ALIKE.shares) == "test"]
+    assert min(len(train), len(test)) >= 6
+    for k in range(6):
+        kinds = [(k, k), (k, 100 + k), (200 + k, k)]
+        world.add(test[k], 2, likeness=likeness(k, k))
+        world.add(train[k], 2, likeness=likeness(*kinds[k % 3]))
+    about = world.pack(ALIKE)
+    found = {split: clips_of(world.folder, split) for split in ("train", "val", "test")}
+    home = {clip: split for split, clips in found.items() for clip in clips}
+    for k in range(6):
+        a, b = f"{test[k]}.mp4", f"{train[k]}.mp4"
+        if k % 3 == 0:
+            # The same in both: one of the two is enough.
+            assert len({a, b} & set(home)) == 1
+        else:
+            assert home[a] == home[b]
+    assert about["counts"]["cleaning"] == [
+        {"step": DUPLICATES, "before": 24, "dropped": 4, "after": 20}
+    ]
+    assert list(verify(world.folder)) == []
+
+
+def test_of_twins_the_one_that_is_reserved_for_evaluation_is_kept(world: World) -> None:
+    for k in range(8):
+        world.add(f"a {k}", 1, split="train", likeness=likeness(k, k))
+        world.add(f"b {k}", 1, split="test", likeness=likeness(k, k))
+        world.add(f"c {k}", 1, split="train", likeness=likeness(k, 500 + k))
+    world.add("other", 1, split="train", likeness=likeness(900, 900))
+    world.pack(ALIKE)
+    assert clips_of(world.folder, "test") == {f"b {k}.mp4" for k in range(8)}
+    # What shares but its pictures with a test video leaks as well.
+    assert clips_of(world.folder, "train") == {"other.mp4"}
+
+
+def test_without_the_step_twins_stay_where_they_are(world: World) -> None:
+    for k in range(4):
+        world.add(f"a {k}", 1, likeness=likeness(0, 0))
+    about = world.pack(PLAIN)
+    assert about["counts"]["pairs"] == 4
+    assert about["counts"]["cleaning"] == []
+
+
+# --- learned steps -------------------------------------------------------------------------------
+
+
+class Brightness:
+    """Scores a pair by the mean level of its picture, and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.labels: list[str | None] = []
+        self.scores: list[float] = []
+
+    def __call__(self, pairs: StagedPairs, work: Path) -> NDArray[np.float32]:
+        assert work.is_dir()
+        mels, images = pairs.gather(range(len(pairs)))
+        assert mels.shape == (len(pairs), 128, 100)
+        assert images.shape == (len(pairs), 96, 96, 3)
+        assert len(pairs.videos) == len(pairs.photos) == len(pairs)
+        scores = images.mean(axis=(1, 2, 3)).astype(np.float32)
+        self.keys, self.labels, self.scores = pairs.keys, pairs.labels, scores.tolist()
+        return scores
+
+
+def test_a_learned_step_drops_the_share_that_agrees_worst(world: World) -> None:
+    for k in range(10):
+        world.add(f"v{k}", 3, label="dog", reasons={2: ("black",)})
+    scorer, drawn = Brightness(), []
+    about = world.pack(
+        replace(CLEANED, coherence_share=0.3),
+        scorers={"coherence": scorer},
+        draw=lambda step, dropped, _, path: drawn.append((step, dropped, path.write_bytes(b"x"))),
+    )
+    assert about["counts"]["cleaning"][-1] == {
+        "step": "coherence", "before": 20, "dropped": 6, "after": 14,
+    }  # fmt: skip
+    assert scorer.labels == ["dog"] * 20
+    order = np.argsort(scorer.scores)
+    lost = {scorer.keys[i] for i in order[:6]}
+    left = {row["key"] for split in ("train", "val", "test")
+            for row in sidecars(world.folder, split)}  # fmt: skip
+    assert left == set(scorer.keys) - lost
+    (shown,) = [dropped for step, dropped, _ in drawn if step == "coherence"]
+    assert {pair.record.key for pair in shown} == lost
+    assert all(pair.note.startswith("agreement ") for pair in shown)
+
+
+# --- sheets --------------------------------------------------------------------------------------
+
+
+def test_every_step_that_dropped_has_a_sheet(world: World) -> None:
+    for k in range(40):
+        world.add(f"v{k}", 4, reasons={0: ("black",), 1: ("black", "text"), 2: ("silence",)},
+                  likeness=likeness(k // 2, k // 2))  # fmt: skip
+    drawn: dict[str, Sequence[room.Dropped]] = {}
+
+    def draw(step: str, dropped: Sequence[room.Dropped], total: int, path: Path) -> None:
+        assert len(dropped) <= total
+        drawn[step] = dropped
+        path.write_bytes(step.encode())
+
+    about = world.pack(replace(ALIKE, steps=("silence", "black")), draw=draw)
+    assert sorted(drawn) == ["black", DUPLICATES, "silence"]
+    assert sorted(os.listdir(world.folder / "dropped")) == [f"{step}.png" for step in sorted(drawn)]
+    # At most so many pairs, drawn by their names' hashes.
+    assert len(drawn["black"]) == SHEET_PAIRS
+    assert len(drawn["silence"]) == 40
+    assert {pair.note for pair in drawn["black"]} == {"black", "black, text"}
+    assert all(pair.note.startswith("as in v") for pair in drawn[DUPLICATES])
+    assert {step["step"]: step["dropped"] for step in about["counts"]["cleaning"]} == {
+        "silence": 40, "black": 80, DUPLICATES: 20,
+    }  # fmt: skip
+    assert "dropped/black.png" in (world.folder / "SHA256SUMS").read_text()
+
+
+# --- nothing left, interrupted runs, full disks --------------------------------------------------
+
+
+def test_nothing_left_is_one_line_and_says_what_became_of_the_videos(world: World) -> None:
+    world.add("dull", 2, reasons={0: ("silence",), 1: ("black",)})
+    world.add("broken", failure="it is broken")
+    with pytest.raises(DataError, match=r"no pair is left .* cleaning dropped 2.*failures\.csv"):
+        world.pack(CLEANED, skipped=[("x.mp4", "no regular file")])
+    text = (world.folder / "failures.csv").read_text()
+    assert text == "path,reason\nbroken.mp4,it is broken\nx.mp4,no regular file\n"
+    assert not (world.folder / "dataset.json").exists()
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The shards that are written, by name."""
+    names: list[str] = []
+    real = room.write_shard
+
+    def write(path: Path, records: Any) -> Any:
+        info = real(path, records)
+        names.append(path.name)
+        return info
+
+    monkeypatch.setattr(room, "write_shard", write)
+    return names
+
+
+MANY = replace(CLEANED, shares=(1.0, 0.0, 0.0), shard_bytes=BOUND)
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a run."""
+
+
+def stop_at(shards: int) -> Callable[[str, int, int], None]:
+    finished = 0
+
+    def progress(what: str, done: int, of: int) -> None:
+        nonlocal finished
+        assert done <= of
+        finished += what == "writing pairs"
+        if finished == shards:
+            raise StoppedError
+
+    return progress
+
+
+def test_shards_that_are_whole_are_not_written_again(
+    new_world: Callable[[], World], written: list[str]
+) -> None:
+    world, fresh = new_world(), new_world()
+    for k in range(8):
+        world.add(f"v{k}")
+        fresh.add(f"v{k}")
+    fresh.pack(MANY)
+    everything = list(written)
+    for stop in (2, 4):
+        with pytest.raises(StoppedError):
+            world.pack(MANY, progress=stop_at(stop))
+    written.clear()
+    world.pack(MANY)
+    assert written == everything[4:]
+    assert contents(world.folder) == contents(fresh.folder)
+
+
+def test_a_line_cut_short_costs_one_shard_only(
+    new_world: Callable[[], World], written: list[str]
+) -> None:
+    world, fresh = new_world(), new_world()
+    for k in range(8):
+        world.add(f"v{k}")
+        fresh.add(f"v{k}")
+    fresh.pack(MANY)
+    with pytest.raises(StoppedError):
+        world.pack(MANY, progress=stop_at(3))
+    journal = world.folder / ".work" / "shards.jsonl"
+    text = journal.read_bytes()
+    journal.write_bytes(text[:-20])
+    written.clear()
+    with pytest.raises(StoppedError):
+        world.pack(MANY, progress=stop_at(4))
+    assert written == ["train-000002.tar", "train-000003.tar"]
+    written.clear()
+    world.pack(MANY)
+    assert written[0] == "train-000004.tar"
+    assert contents(world.folder) == contents(fresh.folder)
+
+
+@pytest.mark.parametrize("damage", ["shorter", "no index", "no tar"])
+def test_a_shard_that_is_not_whole_is_written_again(
+    damage: str, world: World, written: list[str]
+) -> None:
+    for k in range(8):
+        world.add(f"v{k}")
+    with pytest.raises(StoppedError):
+        world.pack(MANY, progress=stop_at(3))
+    out = world.folder / ".work" / "out"
+    if damage == "shorter":
+        os.truncate(out / "train-000001.tar", 1000)
+    else:
+        (out / f"train-000001.{'index.json' if damage == 'no index' else 'tar'}").unlink()
+    written.clear()
+    world.pack(MANY)
+    assert written[0] == "train-000001.tar"
+    assert "train-000000.tar" not in written
+    assert list(verify(world.folder)) == []
+
+
+def test_what_a_killed_run_left_behind_is_swept(new_world: Callable[[], World]) -> None:
+    """Halves of files, and shards of videos that are no longer named."""
+    world, fresh = new_world(), new_world()
+    for k in range(8):
+        world.add(f"v{k}")
+    for k in range(3):
+        fresh.add(f"v{k}")
+    fresh.pack(MANY)
+    with pytest.raises(StoppedError):
+        world.pack(MANY, progress=stop_at(5))
+    out = world.folder / ".work" / "out"
+    (out / ".train-000005.tar.abc.tar").write_bytes(b"half")
+    (out / "dropped").mkdir()
+    (out / "dropped" / "old.png").write_bytes(b"old")
+    del world.clips[3:]
+    world.pack(MANY)
+    assert contents(world.folder) == contents(fresh.folder)
+
+
+@pytest.mark.parametrize("where", ["shard", "journal", "sheet", "move", "folder"])
+def test_a_disk_that_fills_up_stops_cleanly_and_the_run_can_go_on(
+    where: str, new_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def draw(step: str, dropped: Sequence[room.Dropped], _: int, path: Path) -> None:
+        path.write_bytes(f"{step} {len(dropped)}".encode())
+
+    world, fresh = new_world(), new_world()
+    for k in range(5):
+        world.add(f"v{k}", reasons={0: ("black",)})
+        fresh.add(f"v{k}", reasons={0: ("black",)})
+    fresh.pack(MANY, draw=draw)
+    with monkeypatch.context() as patch:
+        if where == "shard":
+            patch.setattr("tarfile.TarInfo.tobuf", full)
+        elif where == "journal":
+            patch.setattr(os, "fsync", full)
+        elif where == "move":
+            patch.setattr(Stage, "_move", full)
+        elif where == "folder":
+            patch.setattr(Path, "mkdir", full)
+        with pytest.raises(OutputError) as error:
+            world.pack(MANY, draw=full if where == "sheet" else draw)
+    assert isinstance(error.value, NoSpaceError)
+    assert "run the same command again" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (world.folder / "dataset.json").exists()
+    world.pack(MANY, draw=draw)
+    assert contents(world.folder) == contents(fresh.folder)

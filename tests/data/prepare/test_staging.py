@@ -1,0 +1,324 @@
+"""The workplace: parts that are whole or absent, one run at a time, a move that can be resumed."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from soundsight.core.errors import DataError, OutputError
+from soundsight.data.prepare import staging
+from soundsight.data.prepare.staging import NoSpaceError, Part, PartWriter, Stage
+from soundsight.data.records import Record
+from soundsight.data.store.shards import open_dataset
+
+SETTINGS = {"size_px": 96, "steps": ["silence"]}
+RECORDS = [
+    Record(key="a_000000", files={"mel.png": b"mel", "json": b"{}", "jpg": b""}),
+    Record(key="a_000001", files={"json": b'{"n": 1}', "jpg": bytes(range(256))}),
+]
+
+
+def write_part(path: Path) -> None:
+    with PartWriter(path) as writer:
+        writer.about.update(clip="v\udcff.mp4", failure=None)
+        writer.add(RECORDS[0], (), [1, 2, 2**60])
+        writer.add(RECORDS[1], ("silence", "black"), [3, 4, 5])
+
+
+def test_a_part_gives_back_what_was_put_in(tmp_path: Path) -> None:
+    path = tmp_path / "ab" / "one.part"
+    write_part(path)
+    part = Part(path)
+    assert part.about == {"clip": "v\udcff.mp4", "failure": None}
+    assert [part.record(entry) for entry in part.entries] == RECORDS
+    assert [entry.reasons for entry in part.entries] == [(), ("silence", "black")]
+    assert part.entries[0].sums == (1, 2, 2**60)
+    assert os.listdir(path.parent) == ["one.part"]
+
+
+def test_a_part_cut_short_anywhere_is_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "one.part"
+    write_part(path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 3):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"one\.part") as error:
+            Part(path)
+        assert "\n" not in str(error.value)
+    path.write_bytes(b"something else that is long enough to hold a tail")
+    with pytest.raises(DataError, match="no finished part"):
+        Part(path)
+
+
+def test_a_part_that_says_something_else_is_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "one.part"
+    for text in (b"[]", b"{}", b'{"entries": 3}', b'{"entries": [["key"]]}'):
+        path.write_bytes(text + len(text).to_bytes(8, "little") + b"ssPART01")
+        with pytest.raises(DataError, match="cannot read"):
+            Part(path)
+
+
+def test_a_part_that_fails_leaves_nothing_and_keeps_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "one.part"
+    write_part(path)
+    before = path.read_bytes()
+
+    def fail() -> None:
+        with PartWriter(path) as writer:
+            writer.add(RECORDS[0], (), [])
+            raise RuntimeError("decoder")
+
+    with pytest.raises(RuntimeError, match="decoder"):
+        fail()
+    assert os.listdir(tmp_path) == ["one.part"]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fdopen
+
+    def full(handle: int, mode: str) -> object:
+        os.close(handle)
+        return real(os.open("/dev/full", os.O_WRONLY), mode)
+
+    monkeypatch.setattr(staging.os, "fdopen", full)
+    with pytest.raises(NoSpaceError, match=r"no space left .*: free some"):
+        write_part(tmp_path / "one.part")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_every_way_to_be_full_is_known(number: int, tmp_path: Path) -> None:
+    with pytest.raises(NoSpaceError, match="run the same command again"), staging.writing(tmp_path):
+        raise OSError(number, os.strerror(number))
+    with pytest.raises(NoSpaceError), staging.writing(tmp_path):
+        raise OutputError("wrapped") from OSError(number, os.strerror(number))
+
+
+def test_what_cannot_be_written_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="Permission denied"), staging.writing(tmp_path):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    with pytest.raises(OutputError, match="as it was"), staging.writing(tmp_path):
+        raise OutputError("as it was")
+
+
+def test_a_second_run_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    with Stage(tmp_path / "data", SETTINGS) as first:
+        with (
+            pytest.raises(OutputError, match="another preparation is writing"),
+            Stage(tmp_path / "data", SETTINGS),
+        ):
+            pass
+        write_part(first.part_path("ab12"))
+    with Stage(tmp_path / "data", SETTINGS) as again:
+        assert again.done() == {"ab12"}
+
+
+def test_a_lock_on_a_workplace_that_is_gone_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run removes its workplace between our opening the lock and our locking it."""
+    data = tmp_path / "data"
+    real = staging.fcntl.flock
+    calls = []
+
+    def late(file: object, how: int) -> None:
+        if not calls:
+            (data / ".work" / "lock").unlink()
+            (data / ".work").rmdir()
+        calls.append(how)
+        real(file, how)
+
+    monkeypatch.setattr(staging.fcntl, "flock", late)
+    with Stage(data, SETTINGS) as stage:
+        assert len(calls) == 2
+        assert (stage.work / "lock").is_file()
+        with pytest.raises(OutputError, match="another preparation"), Stage(data, SETTINGS):
+            pass
+
+
+def test_other_settings_are_refused_by_name_unless_it_starts_anew(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with Stage(data, SETTINGS) as stage:
+        write_part(stage.part_path("ab12"))
+    with (
+        pytest.raises(OutputError, match=r"other settings \(size_px\).*--overwrite"),
+        Stage(data, {**SETTINGS, "size_px": 64}),
+    ):
+        pass
+    with Stage(data, SETTINGS, restart=True) as stage:
+        assert stage.done() == {"ab12"}
+    with Stage(data, {**SETTINGS, "size_px": 64}, restart=True) as stage:
+        assert stage.done() == set()
+        assert stage.is_new
+
+
+def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
+    with Stage(tmp_path, SETTINGS) as stage:
+        pass
+    (stage.work / "plan.json").write_text("{")
+    with pytest.raises(OutputError, match="other settings"), Stage(tmp_path, SETTINGS):
+        pass
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path) -> None:
+    with Stage(tmp_path, SETTINGS) as stage:
+        write_part(stage.part_path("ab12"))
+    folder = stage.part_path("ab12").parent
+    for name in (".x.tmp", ".ab13.part.abc.part"):
+        (folder / name).write_bytes(b"half")
+    with Stage(tmp_path, SETTINGS) as stage:
+        assert stage.done() == {"ab12"}
+        assert os.listdir(folder) == ["ab12.part"]
+
+
+@pytest.mark.parametrize("name", ["file", "link"])
+def test_an_output_that_is_no_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with pytest.raises(OutputError, match="no folder"), Stage(tmp_path / name, SETTINGS):
+        pass
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_failures_are_exact_csv(tmp_path: Path) -> None:
+    rows = [
+        ("b\nc.mp4", "two lines"),
+        ('a "quoted", name.mp4', "commas, and\rreturns"),
+        ("r\r.mp4", "x"),
+        ("caf\udce9/犬.mp4", ""),
+        ("../up.mp4", "=1+1"),
+    ]
+    staging.write_failures(tmp_path / "failures.csv", rows)
+    data = (tmp_path / "failures.csv").read_bytes()
+    with (tmp_path / "failures.csv").open(
+        encoding="utf-8", errors="surrogateescape", newline=""
+    ) as f:
+        assert list(csv.reader(f)) == [["path", "reason"], *map(list, sorted(rows))]
+    assert b"caf\xe9/\xe7\x8a\xac.mp4," in data
+
+
+def test_failures_lie_beside_an_unfinished_dataset_only(
+    tmp_path: Path, make_dataset: Callable[..., Path]
+) -> None:
+    with Stage(tmp_path / "new", SETTINGS) as stage:
+        assert stage.report_failures([("a.mp4", "no")]) == tmp_path / "new" / "failures.csv"
+        assert sorted(os.listdir(stage.data)) == [".work", "failures.csv"]
+    old = make_dataset(tmp_path / "old")
+    before = (old / "failures.csv").read_bytes()
+    with Stage(old, SETTINGS) as stage:
+        path = stage.report_failures([("a.mp4", "no")])
+        assert path.read_text() == "path,reason\na.mp4,no\n"
+    assert (old / "failures.csv").read_bytes() == before
+
+
+# --- moving into place ---------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def die_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Die before the ``number``-th rename or removal; return how many there were."""
+    count = [0]
+
+    def watched(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **kwargs: object) -> object:
+            count[0] += 1
+            if count[0] == number:
+                raise Killed
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in ("replace", "unlink", "rmdir"):
+        monkeypatch.setattr(Path, name, watched(getattr(Path, name)))
+    for name in ("unlink", "rmdir"):
+        monkeypatch.setattr(os, name, watched(getattr(os, name)))
+    return lambda: count[0]
+
+
+def test_a_move_can_be_killed_anywhere_and_goes_on(
+    tmp_path: Path, make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = make_dataset(tmp_path / "fresh", {"train": [1], "test": [1]}, 1)
+    (fresh / "dropped" / "silent.png").unlink()
+    (fresh / "dropped").rmdir()
+    expected = contents(fresh)
+    number, last = 0, None
+    while last is None or number <= last:
+        number += 1
+        data = make_dataset(tmp_path / str(number), {"train": [2, 1, 1], "val": [1]}, 2)
+        (data / "note.txt").write_text("of a person")
+        with Stage(data, SETTINGS) as stage:
+            make_dataset(stage.work / "out", {"train": [1], "test": [1]}, 1)
+            (stage.work / "out" / "dropped" / "silent.png").unlink()
+            (stage.work / "out" / "dropped").rmdir()
+            write_part(stage.part_path("ab12"))
+            with monkeypatch.context() as patch:
+                calls = die_at(number, patch)
+                try:
+                    stage.move_into_place()
+                    last = calls()
+                except Killed:
+                    pass
+        if (data / ".work").exists():
+            with Stage(data, SETTINGS) as stage:
+                done = (data / "dataset.json").is_file() and stage.packed() is None
+                # What is finished is known to be: nothing is cut once more.
+                assert stage.packed() is not None or stage.is_moving or stage.is_new
+                if stage.is_new:
+                    assert done
+                    stage.discard()
+                else:
+                    stage.move_into_place()
+        assert contents(data) == {**expected, "note.txt": b"of a person"}, number
+        assert not (data / ".work").exists()
+    assert number > 15
+    assert len(open_dataset(data).shards("train")) == 1
+
+
+def test_a_half_moved_dataset_is_whole_before_another_begins(
+    tmp_path: Path, make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    with Stage(data, SETTINGS) as stage:
+        make_dataset(stage.work / "out", {"train": [1, 1, 1]}, 1)
+        with monkeypatch.context() as patch:
+            die_at(6, patch)
+            with pytest.raises(Killed):
+                stage.move_into_place()
+    assert not (data / "dataset.json").exists()
+    with Stage(data, {"size_px": 64}, restart=True) as stage:
+        assert stage.is_new
+        assert json.loads((data / "dataset.json").read_text())["splits"]["train"]["pairs"] == 3
+
+
+def test_an_older_dataset_cannot_name_files_of_others(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "mine.tar").write_text("mine")
+    shard = {"name": "../mine.tar", "pairs": 1, "bytes": 1, "sha256": "", "index_sha256": ""}
+    (data / "dataset.json").write_text(json.dumps({"splits": {"train": {"shards": [shard]}}}))
+    with Stage(data, SETTINGS) as stage:
+        (stage.work / "out").mkdir()
+        (stage.work / "out" / "dataset.json").write_text("{}")
+        stage.move_into_place()
+    assert (tmp_path / "mine.tar").read_text() == "mine"
+    assert (data / "dataset.json").read_text() == "{}"

@@ -1,0 +1,369 @@
+"""The published binary batches: recognised, read to the last bit, refused where damaged."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from soundsight.core.errors import ConfigError, DataError, SoundsightError
+from soundsight.data.store.shards import decode_image, decode_mel, write_shard
+from soundsight.data.vegas.batches import (
+    BatchRecord,
+    Kind,
+    batch_files,
+    batch_records,
+    detect,
+    read_batches,
+    write_batches,
+)
+
+SPECTROGRAM = 11 + 12_800 + 27_648
+
+
+def toy(number: int, size: int | None = None) -> BatchRecord:
+    rng = np.random.default_rng(number)
+    return BatchRecord(
+        class_code=1 + number % 5,
+        video=number,
+        window=number % 10,
+        mel=rng.integers(0, 256, (128, 100), dtype=np.uint8),
+        embedding=None if size is None else rng.normal(size=size).astype(np.float32),
+        image=rng.integers(0, 256, (96, 96, 3), dtype=np.uint8),
+    )
+
+
+def spectrograms(folder: Path, count: int = 3) -> Path:
+    (path,) = write_batches(folder, "spectrogram", map(toy, range(count)))
+    return path
+
+
+def test_the_bytes_are_those_of_the_published_layout(tmp_path: Path) -> None:
+    record = toy(7, 128)
+    assert record.mel is not None
+    assert record.image is not None
+    assert record.embedding is not None
+    (path,) = write_batches(tmp_path, Kind.SPECTROGRAM, [record])
+    assert path.name == "data_batch_001.bin"
+    pixels = bytes(int(v) for v in record.image.ravel())
+    levels = bytes(int(v) for v in record.mel.ravel())
+    assert path.read_bytes() == b"00300007007" + levels + pixels
+    (path,) = write_batches(tmp_path, Kind.EMBEDDING, [record], prefix="val")
+    floats = struct.pack("<128f", *record.embedding)
+    assert path.read_bytes() == b"00300007007" + floats + pixels
+    (path,) = write_batches(tmp_path, Kind.AUDIO, [record], prefix="test")
+    assert path.name == "test_batch_001.bin"
+    assert path.read_bytes() == b"\x03" + levels
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "record_bytes"),
+    [
+        ("audio", None, 12_801),
+        ("spectrogram", None, 40_459),
+        ("embedding", 128, 28_171),
+        ("embedding", 256, 28_683),
+        ("embedding", 512, 29_707),
+        ("embedding", 1024, 31_755),
+        ("embedding", 2048, 35_851),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 5])
+def test_every_kind_is_recognised_and_read_back(
+    tmp_path: Path, kind: str, size: int | None, record_bytes: int, count: int
+) -> None:
+    written = [toy(number, size) for number in range(count)]
+    (path,) = write_batches(tmp_path, kind, written)
+    assert path.stat().st_size == count * record_bytes
+    assert detect(path) == (kind, size)
+    assert detect(tmp_path) == (kind, size)
+    for options in ({}, {"kind": kind}, {"kind": kind, "embedding_size": size}):
+        read = list(read_batches(path, **options))
+        assert len(read) == count
+        for a, b in zip(read, written, strict=True):
+            assert a.class_code == b.class_code
+            if kind == "audio":
+                assert (a.video, a.window, a.image, a.embedding) == (None,) * 4
+            else:
+                assert (a.video, a.window) == (b.video, b.window)
+                assert np.array_equal(a.image, b.image)
+            assert (a.mel is None) == (kind == "embedding")
+            assert a.mel is None or np.array_equal(a.mel, b.mel)
+            assert (a.embedding is None) == (kind != "embedding")
+            assert a.embedding is None or np.array_equal(a.embedding, b.embedding)
+
+
+def test_a_folder_is_read_train_val_test_and_by_number(tmp_path: Path) -> None:
+    records = [toy(number) for number in range(12)]
+    write_batches(tmp_path, "spectrogram", records[9:], prefix="test")
+    write_batches(tmp_path, "spectrogram", records[:7], records_per_file=3)
+    write_batches(tmp_path, "spectrogram", records[7:9], prefix="val")
+    (tmp_path / "data_batch_003.bin").rename(tmp_path / "data_batch_10.bin")
+    (tmp_path / "notes.txt").write_text("no batch")
+    assert [(split, path.name) for split, path in batch_files(tmp_path)] == [
+        ("train", "data_batch_001.bin"),
+        ("train", "data_batch_002.bin"),
+        ("train", "data_batch_10.bin"),
+        ("val", "val_batch_001.bin"),
+        ("test", "test_batch_001.bin"),
+    ]
+    assert [r.video for r in read_batches(tmp_path)] == list(range(12))
+    assert batch_files(tmp_path / "notes.txt") == [("train", tmp_path / "notes.txt")]
+
+
+def test_only_one_record_is_held(tmp_path: Path) -> None:
+    made = 0
+
+    def coming() -> Iterator[BatchRecord]:
+        nonlocal made
+        for number in range(40):
+            made += 1
+            yield toy(number)
+
+    write_batches(tmp_path, "spectrogram", coming())
+    assert made == 40
+    reader = read_batches(tmp_path)
+    assert next(reader).video == 0
+    # What follows is not read ahead: damage there is met when it is reached.
+    path = tmp_path / "data_batch_001.bin"
+    data = bytearray(path.read_bytes())
+    data[30 * SPECTROGRAM] = 0
+    path.write_bytes(data)
+    read = []
+    with pytest.raises(DataError, match=f"at byte {30 * SPECTROGRAM}: 11 ASCII"):
+        read.extend(record.video for record in reader)
+    assert read == list(range(1, 30))
+
+
+# --- damaged and foreign -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cut", "place"), [(1, 80_918), (40_458, 80_918), (40_460, 40_459), (69_000, 40_459)]
+)
+@pytest.mark.parametrize("kind", [None, "spectrogram"])
+def test_a_record_that_is_cut_short(tmp_path: Path, cut: int, place: int, kind: str | None) -> None:
+    path = spectrograms(tmp_path)
+    path.write_bytes(path.read_bytes()[:-cut])
+    if kind is None and place == 40_459:
+        # Digits at the second record's start are all there is to tell the kind by.
+        assert detect(path) == ("spectrogram", None)
+    words = f"{path}, at byte {place}: a record of 40459 bytes is cut short"
+    with pytest.raises(DataError) as caught:
+        list(read_batches(path, kind))
+    assert str(caught.value) == words
+
+
+def test_a_record_without_its_digits(tmp_path: Path) -> None:
+    path = spectrograms(tmp_path)
+    whole = path.read_bytes()
+    for number, at in ((0, 0), (1, 40_459), (2, 80_918)):
+        for offset, byte in ((0, 0), (10, 0x3A), (5, 0xB2), (3, 0x20)):
+            data = bytearray(whole)
+            data[at + offset] = byte
+            path.write_bytes(data)
+            with pytest.raises(DataError) as caught:
+                list(read_batches(path))
+            assert str(caught.value) == f"{path}, at byte {at}: 11 ASCII digits are expected"
+            assert len(list(_until_error(path))) == number
+
+
+def test_the_first_of_two_records_without_its_digits(tmp_path: Path) -> None:
+    path = spectrograms(tmp_path, 2)
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    with pytest.raises(DataError, match=r"at byte 0: 11 ASCII digits are expected$"):
+        list(read_batches(path))
+
+
+def _until_error(path: Path) -> Iterator[BatchRecord]:
+    try:
+        yield from read_batches(path)
+    except DataError:
+        return
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite(tmp_path: Path, value: float) -> None:
+    (path,) = write_batches(tmp_path, "embedding", [toy(0, 128), toy(1, 128)])
+    data = bytearray(path.read_bytes())
+    at = 28_171 + 11 + 4 * 17
+    data[at : at + 4] = struct.pack("<f", value)
+    path.write_bytes(data)
+    with pytest.raises(DataError) as caught:
+        list(read_batches(path))
+    assert str(caught.value) == f"{path}, at byte {at}: a number of the embedding is not finite"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "at byte 0: the file is empty"),
+        (b"hello", "at byte 0: 11 ASCII digits are expected; if it is an audio batch"),
+        (b"\x89PNG\r\n\x1a\n" * 5000, "its record at byte 38403 is cut short"),
+        (b"00100001000" + bytes(500), "at byte 0: a record is cut short, or this is no batch"),
+        (b"7" * 12_800, "at byte 0: a record is cut short, or this is no batch"),
+    ],
+)
+def test_a_foreign_file_is_one_line_with_an_offset(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    path = tmp_path / "data_batch_001.bin"
+    path.write_bytes(content)
+    for look in (lambda: list(read_batches(path)), lambda: detect(tmp_path)):
+        with pytest.raises(DataError, match=words) as caught:
+            look()
+        assert str(caught.value).startswith(str(path))
+        assert "\n" not in str(caught.value)
+
+
+def test_random_bytes_and_random_cuts_never_give_a_traceback(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    whole = {
+        kind: write_batches(tmp_path / kind, kind, [toy(n, 256) for n in range(3)])[0].read_bytes()
+        for kind in Kind
+    }
+    path = tmp_path / "x.bin"
+    messages: list[str] = []
+    for _ in range(300):
+        data = whole[Kind(str(rng.choice(list(Kind))))]
+        path.write_bytes(data[int(rng.integers(0, 40)) : int(rng.integers(1, len(data)))])
+        try:
+            for record in read_batches(path):
+                assert record.class_code >= 0
+        except SoundsightError as error:
+            messages.append(str(error))
+    assert len(messages) == 300
+    assert not any("\n" in message for message in messages)
+
+
+def test_what_may_be_two_kinds_is_asked_for(tmp_path: Path) -> None:
+    # 3,200 floats take as many bytes as a log-mel.
+    path = spectrograms(tmp_path)
+    with pytest.raises(ConfigError, match=r"may be spectrogram, embedding \(3200\): say of which"):
+        detect(path, embedding_size=3200)
+    assert len(list(read_batches(path, "spectrogram", 3200))) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kind": "video"}, "unknown kind 'video'; choose from audio, embedding, spectrogram"),
+        ({"kind": "embedding", "embedding_size": 0}, "must be at least 1, not 0"),
+    ],
+)
+def test_unknown_kinds(tmp_path: Path, options: dict, words: str) -> None:
+    path = spectrograms(tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        list(read_batches(path, **options))
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist: check the path"):
+        detect(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"holds no batches: data_batch_NNN\.bin"):
+        detect(tmp_path)
+
+
+def test_files_of_two_kinds_in_one_folder(tmp_path: Path) -> None:
+    spectrograms(tmp_path)
+    write_batches(tmp_path, "audio", [toy(0)], prefix="val")
+    with pytest.raises(DataError, match=r"val_batch_001\.bin, at byte 0: a record of 40459"):
+        list(read_batches(tmp_path))
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("spectrogram", {"class_code": 1000}, "class 1000 does not fit a batch: 0 to 999 do"),
+        ("audio", {"class_code": 256}, "class 256 does not fit a batch: 0 to 255 do"),
+        ("spectrogram", {"video": 100_000}, "video 100000 does not fit a batch"),
+        ("spectrogram", {"video": None}, "video None does not fit a batch"),
+        ("spectrogram", {"window": 1000}, "window 1000 does not fit a batch: 0 to 999 do"),
+        ("spectrogram", {"mel": None}, r"takes uint8 \[128, 100\], not none"),
+        ("audio", {"mel": np.zeros((128, 99), np.uint8)}, r"not uint8 \[128, 99\]"),
+        ("spectrogram", {"image": np.zeros((96, 96, 3))}, r"not float64 \[96, 96, 3\]"),
+        ("embedding", {"embedding": None}, "takes a list of finite numbers"),
+        ("embedding", {"embedding": np.full(8, np.nan, np.float32)}, "takes a list of finite"),
+        ("embedding", {"embedding": np.zeros(9, np.float32)}, "must be of one size"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_leaves_nothing(
+    tmp_path: Path, kind: str, change: dict, words: str
+) -> None:
+    wrong = BatchRecord(**{**vars(toy(1, 8)), **change})
+    with pytest.raises(DataError, match=words):
+        write_batches(tmp_path, kind, [toy(0, 8), wrong])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_options_of_writing(tmp_path: Path) -> None:
+    for options in ({"kind": "video"}, {"prefix": "train"}, {"records_per_file": 0}):
+        with pytest.raises(ConfigError):
+            write_batches(tmp_path, **{"kind": "audio", "records": [toy(0)], **options})
+    assert write_batches(tmp_path, "audio", []) == []
+
+
+# --- records of a dataset ----------------------------------------------------------------------
+
+
+def test_records_keep_every_bit(tmp_path: Path) -> None:
+    written = [toy(number, 128) for number in range(4)]
+    write_batches(tmp_path / "s", "spectrogram", written[:3])
+    write_batches(tmp_path / "s", "spectrogram", written[3:], prefix="val")
+    made = list(batch_records(tmp_path / "s"))
+    assert [split for split, _ in made] == ["train", "train", "train", "val"]
+    for (_, record), told in zip(made, written, strict=True):
+        assert set(record.files) == {"json", "mel.png", "webp"}
+        assert (decode_mel(record.files["mel.png"]) == told.mel).all()
+        assert (decode_image(record.files["webp"]) == told.image).all()
+        about = json.loads(record.files["json"])
+        clip = f"c{told.class_code:03d}_s{told.video:05d}"
+        assert (about["clip"], about["group"], about["label"]) == (clip, clip, clip[:4])
+        assert (about["start_s"], about["frame_s"]) == (told.window, told.window + 0.5)
+        assert about["key"] == record.key
+        assert "c00" not in record.key
+        assert record.key.endswith(f"_{told.window:06d}")
+    info = write_shard(tmp_path / "train-000000.tar", [record for _, record in made])
+    assert info.pairs == 4
+
+
+def test_records_of_embeddings_and_of_sounds(tmp_path: Path) -> None:
+    write_batches(tmp_path / "e", "embedding", [toy(2, 512)])
+    ((_, record),) = batch_records(tmp_path / "e")
+    assert set(record.files) == {"json", "emb.npy", "webp"}
+    embedding = np.load(io.BytesIO(record.files["emb.npy"]))
+    assert embedding.dtype == np.float32
+    assert np.array_equal(embedding, toy(2, 512).embedding)
+    assert json.loads(record.files["json"])["mel"] is None
+    write_batches(tmp_path / "a", "audio", [toy(0), toy(0), toy(1)])
+    sounds = [record for _, record in batch_records(tmp_path / "a")]
+    assert all(set(record.files) == {"json", "mel.png"} for record in sounds)
+    assert len({record.key for record in sounds}) == 3
+
+
+def test_a_window_that_comes_twice_is_told(tmp_path: Path) -> None:
+    write_batches(tmp_path, "spectrogram", [toy(1), toy(2)])
+    write_batches(tmp_path, "spectrogram", [toy(3), toy(2)], prefix="val")
+    words = r"val_batch_001\.bin, at byte 40459: c003_s00002_w002 was there before"
+    with pytest.raises(DataError, match=words):
+        list(batch_records(tmp_path))
+
+
+def test_the_picture_is_lossless_even_where_webp_would_blur(tmp_path: Path) -> None:
+    stripes = np.zeros((96, 96, 3), np.uint8)
+    stripes[:, ::2, 0] = 255
+    stripes[::2, :, 2] = 255
+    record = BatchRecord(**{**vars(toy(0)), "image": stripes})
+    write_batches(tmp_path, "spectrogram", [record])
+    ((_, made),) = batch_records(tmp_path)
+    with Image.open(io.BytesIO(made.files["webp"])) as picture:
+        assert (np.asarray(picture) == stripes).all()

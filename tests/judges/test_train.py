@@ -1,0 +1,455 @@
+"""Judges: what they learn from, their folder, and that stopping changes nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from soundsight.core.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    OutputError,
+    SoundsightError,
+)
+from soundsight.core.files import sha256_of
+from soundsight.data.vegas.bench import SUBJECTS, Bench, find_bench, fold_of
+from soundsight.judges import files as judge_files
+from soundsight.judges import fit as judge_fit
+from soundsight.judges import train as judges
+from soundsight.judges.negatives import early_part, load_early
+from soundsight.judges.pictures import Pictures, augment
+from soundsight.judges.retrieval_space import SpaceConfig
+from soundsight.judges.second_judge import ViewerConfig, head_scores
+from soundsight.judges.tables import VIEWERS, accepting
+from soundsight.judges.train import (
+    JudgesConfig,
+    ViewersConfig,
+    score,
+    train,
+)
+from soundsight.models.contrastive import ContrastiveConfig
+from soundsight.models.picture_classifier import PictureClassifierConfig
+from soundsight.models.published.informativity import InformativityClassifier
+
+_TINY_VIEWER = ViewerConfig(passes=0.4, photos=5, network=PictureClassifierConfig(maps=(4, 6)))
+TINY = JudgesConfig(
+    steps=4,
+    batch=8,
+    val_per_kind=4,
+    viewers=ViewersConfig(
+        second=_TINY_VIEWER,
+        classifier=_TINY_VIEWER,
+        space=SpaceConfig(
+            passes=1,
+            batch_size=8,
+            network=ContrastiveConfig(
+                embedding_size=4, sound_maps=(4, 4, 4, 4, 4), picture_maps=(4, 4)
+            ),
+        ),
+    ),
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def quiet() -> Console:
+    """A console that shows nothing."""
+    return Console(quiet=True)
+
+
+@pytest.fixture
+def early_file(tmp_path: Path) -> Path:
+    """200 grey pictures in place of an early generator's: of 100 sounds, each drawn twice."""
+    levels = np.arange(200, dtype=np.uint8)[:, None, None, None]
+    path = tmp_path / "early.npz"
+    np.savez_compressed(path, images=np.broadcast_to(levels, (200, 96, 96, 3)))
+    return path
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """Read every weight file."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+
+
+def test_the_folder_holds_judges_thresholds_hashes_and_a_card(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    out = train(TINY, toy_bench, tmp_path / "judges", console=quiet)
+    names = {"CARD.md", "judges.json", "tensorboard"}
+    names |= {f"{name}.safetensors" for name in (*SUBJECTS, *VIEWERS)}
+    assert {path.name for path in out.iterdir()} == names
+    models, record = judge_files.read(out, "judges")
+    assert list(models) == list(SUBJECTS)
+    assert record["fold"] == 0
+    assert record["settings"]["config"]["steps"] == 4
+    for name, entry in record["files"].items():
+        assert entry == {"sha256": sha256_of(out / name), "bytes": (out / name).stat().st_size}
+    # The threshold is the one that the stored weights need for the val photos of the class.
+    mine = [m for m in toy_bench.photos("val") if m.startswith("rail/") and fold_of(m) == 0]
+    scores = score(models["rail"], np.stack([toy_bench.photo(member) for member in mine]))
+    assert record["thresholds"]["rail"] == pytest.approx(accepting(scores, 0.85), abs=1e-6)
+    done = record["done"]["rail"]
+    assert done["photos"] == len(mine)
+    assert set(done["passed"]) == {
+        *(f"photos of {s}" for s in SUBJECTS if s != "rail"),
+        *("average", "blur", "patches", "noise"),
+    }
+    card = (out / "CARD.md").read_text()
+    assert "No early-generator pictures" in card
+    assert f"| rail | {done['threshold']:.4f} |" in card
+
+
+def test_the_folder_holds_a_second_judge_a_classifier_and_a_space(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    out = train(TINY, toy_bench, tmp_path / "judges", console=quiet)
+    _, record = judge_files.read(out, "judges")
+    networks = judge_files.read_viewers(out, record)
+    assert networks is not None
+    second = record["done"]["second"]
+    mine = [m for m in toy_bench.photos("val") if m.startswith("rail/") and fold_of(m) == 0]
+    photos = np.stack([toy_bench.photo(member) for member in mine])
+    scores = head_scores(networks[0], photos)[:, SUBJECTS.index("rail")]
+    table = second["tables"]["rail"]
+    assert table["threshold"] == pytest.approx(accepting(scores, 0.85), abs=1e-6)
+    # Both were measured on the same pictures, and so was their agreement.
+    assert table["counts"] == record["done"]["rail"]["counts"]
+    assert second["agreement"]["rail"]["count"] == len(mine) + sum(table["counts"].values())
+    card = (out / "CARD.md").read_text()
+    assert f"| rail | {table['threshold']:.4f} |" in card
+    assert f"| rail | {second['agreement']['rail']['share']:.1%} |" in card
+    assert f"{record['done']['classifier']['accuracy']['mean']:.1%}" in card
+    # Only pairs whose photo is in the judges' fold were learned from.
+    train_pairs = [pair for pair in toy_bench.pairs("train") if fold_of(pair.photo) == 0]
+    assert record["done"]["space"]["pairs"] == len(train_pairs)
+    path = out / "second.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    with pytest.raises(ModelError, match=r"second\.safetensors is damaged: its SHA-256"):
+        judge_files.read(out, "judges")
+
+
+def test_judges_of_version_1_are_read_without_what_stands_beside(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    out = train(TINY, toy_bench, tmp_path / "judges", console=quiet)
+    record = json.loads((out / "judges.json").read_text())
+    record |= {"format_version": 1, "names": list(SUBJECTS)}
+    (out / "judges.json").write_text(json.dumps(record))
+    models, read = judge_files.read(out, "judges")
+    assert list(models) == list(SUBJECTS)
+    assert judge_files.read_viewers(out, read) is None
+
+
+def test_the_same_training_writes_the_same_bytes(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    folders = [train(TINY, toy_bench, tmp_path / name, console=quiet) for name in ("a", "b")]
+    a, b = ({p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} for out in folders)
+    assert a == b
+
+
+def test_a_stopped_training_goes_on_to_the_same_judges(
+    toy_bench: Bench, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(TINY, toy_bench, tmp_path / "whole", console=quiet)
+    monkeypatch.setattr(judge_fit, "_SAVE_EVERY_S", 0.0)
+    made, made_batches = judges._batch, []
+
+    def until_ctrl_c(*arguments):
+        if len(made_batches) == 6:
+            raise KeyboardInterrupt
+        made_batches.append(arguments[2:4])
+        return made(*arguments)
+
+    monkeypatch.setattr(judges, "_batch", until_ctrl_c)
+    parts = tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, toy_bench, parts, console=quiet)
+    with pytest.raises(ModelError, match="its training has not finished"):
+        judge_files.read(parts, "judges")
+    first = (parts / "baby.safetensors").stat().st_mtime_ns
+    made_batches.clear()
+    made_batches.append(None)
+    monkeypatch.setattr(judges, "_batch", lambda *a: made_batches.append(a[2:4]) or made(*a))
+    train(TINY, toy_bench, parts, console=quiet)
+    # The finished judge is left alone, the second goes on with its third batch.
+    assert (parts / "baby.safetensors").stat().st_mtime_ns == first
+    assert made_batches[1] == (1, 2)
+    assert len(made_batches) == 1 + 2 + 3 * 4
+    assert weights(parts) == weights(whole)
+    assert not (parts / "progress.json").exists()
+    # A finished folder is not touched again.
+    made_batches.clear()
+    train(TINY, toy_bench, parts, console=quiet)
+    assert not made_batches
+
+
+def test_another_seed_or_other_pictures_need_another_folder(
+    toy_bench: Bench, tmp_path: Path, quiet: Console, early_file: Path
+) -> None:
+    tiny = replace(TINY, steps=1)
+    out = train(tiny, toy_bench, tmp_path / "c", console=quiet)
+    with pytest.raises(ConfigError, match=r"begun with another config\.seed: give the same"):
+        train(replace(tiny, seed=1), toy_bench, out)
+    with pytest.raises(ConfigError, match=r"begun with another early\.count"):
+        train(tiny, toy_bench, out, early=[early_file])
+
+
+def test_seeds_differ_and_leave_the_global_randomness_alone(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    tiny = replace(TINY, steps=2)
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    a = train(tiny, toy_bench, tmp_path / "a", console=quiet)
+    torch.testing.assert_close(torch.rand(3), wanted)
+    b = train(tiny, toy_bench, tmp_path / "b", console=quiet)
+    c = train(replace(tiny, seed=1), toy_bench, tmp_path / "c", console=quiet)
+    assert weights(a) == weights(b) != weights(c)
+
+
+def test_judges_see_the_photos_of_their_fold_alone(
+    toy_bench: Bench, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    read = Bench.photo
+    monkeypatch.setattr(Bench, "photo", lambda self, m: seen.append(m) or read(self, m))
+    train(replace(TINY, steps=1), toy_bench, tmp_path / "j", console=quiet)
+    everything = {*toy_bench.photos("train"), *toy_bench.photos("val")}
+    assert set(seen) == {member for member in everything if fold_of(member) == 0}
+    assert 0 < len(set(seen)) < len(everything)
+
+
+def test_judges_learn_their_class(toy_bench: Bench, tmp_path: Path, quiet: Console) -> None:
+    config = replace(TINY, steps=40, batch=16, learning_rate=1e-2, val_per_kind=20)
+    out = train(config, toy_bench, tmp_path / "judges", console=quiet)
+    done = json.loads((out / "judges.json").read_text())["done"]
+    passed = {subject: done[subject] for subject in SUBJECTS}
+    strangers = [
+        share for p in passed.values() for kind, share in p["passed"].items() if " of " in kind
+    ]
+    assert all(entry["accepted"] >= 0.85 for entry in passed.values())
+    assert np.mean(strangers) < 0.25
+    # Patches have the colour of the class but not its place: they are refused too.
+    assert np.mean([p["passed"]["patches"] for p in passed.values()]) < 0.4
+
+
+def test_batches_hold_what_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = Pictures(
+        photos=[np.full((3, 96, 96, 3), 10 + 40 * c, np.uint8) for c in range(5)],
+        early=np.full((7, 96, 96, 3), 255, np.uint8),
+    )
+    monkeypatch.setattr(judges, "augment", lambda images, *_: torch.from_numpy(images))
+    config = JudgesConfig(batch=64, other_share=0.5, made_per_kept=1)
+    average = InformativityClassifier().eval()
+    counts = []
+    for step in range(10):
+        images, targets = judges._batch(config, pictures, 2, step, average)
+        levels = images.reshape(64, -1)[:, 0].numpy()
+        assert targets.tolist() == [1] * 32 + [0] * 32
+        assert set(levels[:32]) == {90}
+        assert set(levels[32:48]) <= {10, 50, 130, 170}
+        counts.append(int((levels[48:] == 255).sum()))
+    # 16 uninformative pictures of five kinds: each kind has its fifth over five batches.
+    assert counts == counts[:5] * 2
+    assert sum(counts[:5]) == 16
+
+
+def test_the_uninformative_pictures_that_the_judge_likes_best_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    levels = rng.permutation(np.arange(100, 200, dtype=np.uint8))
+    early = np.broadcast_to(levels[:, None, None, None], (100, 96, 96, 3))
+    # Black photos make black averages, blurs, patches and noise.
+    black = [np.zeros((3, 96, 96, 3), np.uint8) for _ in range(5)]
+    pictures = Pictures(photos=black, early=early)
+    monkeypatch.setattr(judges, "augment", lambda images, *_: torch.from_numpy(images))
+    # A judge for whom bright is good.
+    monkeypatch.setattr(judges, "score", lambda _, images: images.mean(axis=(1, 2, 3)))
+    config = JudgesConfig(batch=64, other_share=0.5, made_per_kept=5)
+    images, targets = judges._batch(config, pictures, 2, 0, InformativityClassifier())
+    assert images.shape == (64, 96, 96, 3)
+    assert targets.tolist() == [1] * 32 + [0] * 32
+    # Of 80 made 16 are early ones, which alone are bright: all are kept, the brightest first.
+    kept = images[48:].reshape(16, -1)[:, 0].tolist()
+    assert min(kept) >= 100
+    assert kept == sorted(kept, reverse=True)
+
+
+def test_early_pictures_are_a_kind_of_their_own(
+    toy_bench: Bench, tmp_path: Path, quiet: Console, early_file: Path
+) -> None:
+    out = train(
+        replace(TINY, steps=1), toy_bench, tmp_path / "j", early=[early_file], console=quiet
+    )
+    record = json.loads((out / "judges.json").read_text())
+    kept = early_part(load_early([early_file]), 0, "val")
+    assert record["done"]["dog"]["counts"]["early"] == len(kept)
+    assert record["settings"]["early"]["count"] == 200
+    assert "200 early-generator pictures" in (out / "CARD.md").read_text()
+
+
+def test_too_few_early_pictures_are_refused(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    np.savez(tmp_path / "few.npz", images=np.zeros((2, 96, 96, 3), np.uint8))
+    with pytest.raises(DataError, match="2 early pictures are too few"):
+        train(TINY, toy_bench, tmp_path / "j", early=[tmp_path / "few.npz"], console=quiet)
+
+
+def test_too_few_photos_are_refused(
+    bench_root: Path, tmp_path: Path, quiet: Console, write_tar, jpeg
+) -> None:
+    picture = jpeg(np.zeros((96, 96, 3), np.uint8))
+    path = bench_root / "photos" / "val.tar"
+    kept = [m for m in find_bench(bench_root).photos("val") if not m.startswith("dog/")]
+    write_tar(path, [(member, picture) for member in kept])
+    with pytest.raises(DataError, match=r"photos/val\.tar has too few photos of dog"):
+        train(TINY, Bench(bench_root), tmp_path / "j", console=quiet)
+
+
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [
+        ("val", "holds no sounds of val"),
+        ("val,dog", "has no sounds of dog in val: the jury needs baby, dog"),
+        ("train,rail", "has no sounds of rail in train"),
+    ],
+)
+def test_missing_sounds_are_named_before_anything_is_trained(
+    bench_root: Path, tmp_path: Path, quiet: Console, gone: str, words: str
+) -> None:
+    table = bench_root / "pairs.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(line for line in lines if not line.startswith(f"{gone},")))
+    with pytest.raises(DataError, match=words):
+        train(TINY, Bench(bench_root), tmp_path / "j", console=quiet)
+    assert not (tmp_path / "j").exists()
+
+
+def test_a_folder_begun_with_other_pairs_or_settings_is_refused_naming_all(
+    bench_root: Path, tmp_path: Path, quiet: Console
+) -> None:
+    out = train(TINY, Bench(bench_root), tmp_path / "j", console=quiet)
+    with pytest.raises(ConfigError, match=r"another config\.seed, config\.steps: give"):
+        train(replace(TINY, steps=5, seed=1), Bench(bench_root), out, console=quiet)
+    table = bench_root / "pairs.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join([lines[0], *lines[2:]]))
+    with pytest.raises(ConfigError, match=r"begun with another data\.pairs"):
+        train(TINY, Bench(bench_root), out, console=quiet)
+
+
+def test_files_of_others_are_left_alone(toy_bench: Bench, tmp_path: Path, quiet: Console) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "CARD.md").write_text("notes")
+    with pytest.raises(OutputError, match="exists and is no folder of judges"):
+        train(TINY, toy_bench, mine, console=quiet)
+    assert [path.name for path in mine.iterdir()] == ["CARD.md"]
+    assert (mine / "CARD.md").read_text() == "notes"
+
+
+def test_weights_that_are_no_numbers_are_not_kept(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    wild = replace(TINY, steps=2, learning_rate=1e30)
+    with pytest.raises(SoundsightError, match="try a lower learning_rate, in another folder"):
+        train(wild, toy_bench, tmp_path / "j", console=quiet)
+    assert not list((tmp_path / "j").glob("*.safetensors"))
+    assert not (tmp_path / "j" / "judges.json").exists()
+
+
+def test_a_damaged_folder_is_refused_in_one_line(
+    toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    with pytest.raises(ModelError, match=r"holds no judges: there is no judges\.json"):
+        judge_files.read(tmp_path, "judges")
+    out = train(replace(TINY, steps=1), toy_bench, tmp_path / "c", console=quiet)
+    path, whole = out / "baby.safetensors", (out / "baby.safetensors").read_bytes()
+    path.write_bytes(whole[:-1] + b"\x07")
+    with pytest.raises(ModelError, match=r"baby\.safetensors is damaged: its SHA-256"):
+        judge_files.read(out, "judges")
+    path.unlink()
+    with pytest.raises(ModelError, match=r"is incomplete: baby\.safetensors is missing"):
+        judge_files.read(out, "judges")
+    path.write_bytes(whole)
+    text = (out / "judges.json").read_text()
+    for old, new, words in (
+        ('"format_version": 2', '"format_version": 3', "has format version 3"),
+        ('"soundsight-judges"', '"other"', "is not of the format"),
+        ('"thresholds"', '"limits"', "is damaged"),
+        ("{", "", "is damaged"),
+    ):
+        (out / "judges.json").write_text(text.replace(old, new, 1))
+        with pytest.raises(ModelError, match=words) as caught:
+            judge_files.read(out, "judges")
+        assert "\n" not in str(caught.value)
+
+
+def test_augmenting_keeps_range_and_shape_and_follows_the_seed() -> None:
+    images = np.random.default_rng(0).integers(256, size=(32, 96, 96, 3), dtype=np.uint8)
+    first, again = (augment(images, np.random.default_rng(1)) for _ in range(2))
+    assert first.shape == (32, 3, 96, 96)
+    assert float(first.abs().max()) <= 1
+    torch.testing.assert_close(first, again, atol=0, rtol=0)
+    # Tints keep the order of levels, so an unmoved picture correlates with its source or mirror.
+    unit = torch.from_numpy(images / 127.5 - 1).permute(0, 3, 1, 2).float()
+    alike = [
+        max(
+            float(torch.corrcoef(torch.stack([a.ravel(), c.ravel()]))[0, 1]) for c in (b, b.flip(2))
+        )
+        for a, b in zip(first, unit, strict=True)
+    ]
+    unmoved = sum(value > 0.9 for value in alike)
+    assert 3 <= unmoved <= 14
+
+
+def test_a_box_is_hidden_in_a_share_of_the_pictures() -> None:
+    images = np.random.default_rng(0).integers(256, size=(200, 96, 96, 3), dtype=np.uint8)
+    shown = augment(images, np.random.default_rng(1), 0.0)
+    hidden = augment(images, np.random.default_rng(1), 0.0, 0.3)
+    changed = (shown != hidden).any(dim=1)
+    boxes = changed.flatten(1).any(dim=1)
+    assert 40 <= int(boxes.sum()) <= 80
+    for where, before, after in zip(changed[boxes], shown[boxes], hidden[boxes], strict=True):
+        rows, columns = where.any(dim=1).nonzero(), where.any(dim=0).nonzero()
+        box = (
+            slice(int(rows.min()), int(rows.max()) + 1),
+            slice(int(columns.min()), int(columns.max()) + 1),
+        )
+        assert all(16 <= side.stop - side.start <= 48 for side in box)
+        mean = before.mean(dim=(1, 2), keepdim=True)
+        torch.testing.assert_close(after[:, *box], mean.expand_as(after[:, *box]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 0},
+        {"batch": 2},
+        {"accept_rate": 0.0},
+        {"fold": 2},
+        {"other_share": 1.5},
+        {"hidden_share": -0.1},
+        {"made_per_kept": 0},
+        {"smoothing": 1.0},
+        {"average_decay": -0.1},
+    ],
+)
+def test_settings_out_of_range_are_refused(changes: dict) -> None:
+    with pytest.raises(ConfigError):
+        JudgesConfig(**changes)

@@ -1,0 +1,543 @@
+"""The authors' checkpoints give what the authors' networks give; other files give one line.
+
+The reference is written here once more, as plain modules from the published description, and is
+saved as their code saves: the state dict of a ``DataParallel``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundsight.core.errors import ConfigError, DataError
+from soundsight.models.published import checkpoints as published
+
+KINDS = ("generator", "autoencoder", "discriminator", "informativity")
+TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
+
+
+def add(network: nn.Module, name: str, layer: nn.Module, maps: int) -> None:
+    network.add_module(name, layer)
+    norm = nn.BatchNorm1d if isinstance(layer, nn.Linear) else nn.BatchNorm2d
+    network.add_module(f"{name}_bn", norm(maps))
+
+
+def run(network: nn.Module, name: str, x: Tensor) -> Tensor:
+    return network.get_submodule(f"{name}_bn")(network.get_submodule(name)(x))
+
+
+class PlainGenerator(nn.Module):
+    def __init__(self, taken: int, widths: Sequence[int], blocks: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        shapes = [(2, 1, 0), (3, 1, 0), (3, 1, 0), *[(4, 2, 1)] * 4]
+        layer, before = 1, taken
+        for k, (width, shape) in enumerate(zip([*widths, 3], shapes, strict=True)):
+            add(self, f"transition{k}", nn.ConvTranspose2d(before, width, *shape), width)
+            if k == 6:
+                break
+            a, b, c = blocks[k]
+            for maps_in, maps in ((width, a), (a, b), (a + b, c)):
+                convolution = nn.ConvTranspose2d(maps_in, maps, 3, padding=1)
+                add(self, f"convT{layer}", convolution, maps)
+                layer += 1
+            before = a + b + c
+
+    def forward(self, x: Tensor, uniforms: Tensor | None = None) -> Tensor:
+        rates = (0.15, 0.13, 0.11, 0.09, 0.07, 0.05)
+        for k, rate in enumerate(rates):
+            x = F.relu(run(self, f"transition{k}", x))
+            if uniforms is not None:
+                mine, uniforms = uniforms[:, : x.shape[1]], uniforms[:, x.shape[1] :]
+                x = torch.where(mine[:, :, None, None] < rate, 0.0, x / (1 - rate))
+            a = F.relu(run(self, f"convT{3 * k + 1}", x))
+            b = F.relu(run(self, f"convT{3 * k + 2}", a))
+            c = F.relu(run(self, f"convT{3 * k + 3}", torch.cat((a, b), 1)))
+            x = torch.cat((a, b, c), 1)
+        return torch.tanh(run(self, "transition6", x))
+
+
+class PlainAutoencoder(nn.Module):
+    def __init__(self, maps: Sequence[int], size: int) -> None:
+        super().__init__()
+        widths = [1, *maps, size]
+        kernels = [(7, 5), (5, 3), (5, 3), (5, 3), (5, 3)] + [(3, 3)] * 8
+        mirror = [(3, 3)] * 8 + [(5, 3), (5, 3), (5, 3), (5, 4), (8, 6)]
+        for i in range(13):
+            down = nn.Conv2d(widths[i], widths[i + 1], kernels[i], stride=2 if i < 2 else 1)
+            add(self, f"conv{i + 1}", down, widths[i + 1])
+        for i in range(13):
+            wide, narrow = widths[13 - i], widths[12 - i]
+            up = nn.ConvTranspose2d(wide, narrow, mirror[i], stride=2 if i > 10 else 1)
+            add(self, f"convT{i + 1}", up, narrow)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        for i in range(1, 13):
+            x = F.relu(run(self, f"conv{i}", x))
+        code = torch.tanh(run(self, "conv13", x))
+        x = code
+        for i in range(1, 13):
+            x = F.relu(run(self, f"convT{i}", x))
+        return torch.tanh(run(self, "convT13", x)), code
+
+
+class PlainDiscriminator(nn.Module):
+    def __init__(self, maps: Sequence[int], size: int) -> None:
+        super().__init__()
+        before = 3
+        for i, width in enumerate(maps, 1):
+            kernel, stride = (5, 2) if i == 1 else (3, 2) if i == 2 else (3, 1)
+            add(self, f"conv{i}", nn.Conv2d(before, width, kernel, stride, bias=False), width)
+            before = width
+        add(self, "conv13", nn.Conv2d(before + size // 4, 1, 2, bias=False), 1)
+
+    def forward(self, image: Tensor, code: Tensor) -> Tensor:
+        x = image
+        for i in range(1, 13):
+            x = F.relu(run(self, f"conv{i}", x))
+        x = torch.cat((x, code.reshape(len(code), -1, 2, 2)), 1)
+        return torch.tanh(run(self, "conv13", x)).reshape(-1)
+
+
+class PlainInformativity(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        for i, (before, width) in enumerate(((3, 12), (12, 32), (32, 32), (32, 32), (32, 32)), 1):
+            add(self, f"conv{i}", nn.Conv2d(before, width, 5 if i == 1 else 3, 2), width)
+        add(self, "fc1", nn.Linear(32, 32), 32)
+        add(self, "fc2", nn.Linear(32, 32), 32)
+        self.fc3 = nn.Linear(32, 2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image
+        for i in range(1, 6):
+            x = F.relu(run(self, f"conv{i}", x))
+        return F.log_softmax(self.fc3(F.relu(run(self, "fc2", x.flatten(1)))), 1)
+
+
+WIDTHS = (512, 512, 352, 224, 160, 112)
+BLOCKS = (
+    (512, 512, 512), (512, 416, 352), (304, 256, 224), (192, 176, 160), (144, 128, 112),
+    (96, 80, 64),
+)  # fmt: skip
+SOUND_MAPS = (80, 176, 192, 224, 272, 304, 352, 416, 512, 512, 512, 512)
+PICTURE_MAPS = (96, 192, 192, 208, 224, 240, 256, 256, 256, 256, 256, 256)
+
+# All widths differ, so that no two sizes can be taken for one another.
+FEW_WIDTHS = (13, 12, 11, 10, 9, 8)
+FEW_BLOCKS = ((7, 6, 5), (8, 7, 6), (6, 5, 4), (5, 6, 7), (4, 5, 6), (3, 4, 5))
+FEW_MAPS = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)
+
+
+def network(kind: str, size: int = 16, noise: int = 0) -> nn.Module:
+    """A small reference, its numbers random and its statistics no longer 0 and 1."""
+    return scattered(
+        {
+            "generator": lambda: PlainGenerator(noise + size, FEW_WIDTHS, FEW_BLOCKS),
+            "autoencoder": lambda: PlainAutoencoder(FEW_MAPS, size),
+            "discriminator": lambda: PlainDiscriminator(FEW_MAPS, size),
+            "informativity": PlainInformativity,
+        }[kind]()
+    )
+
+
+# At the ends of a tanh all outputs look the same.
+BEFORE_TANH = ("transition6_bn", "conv13_bn", "convT13_bn")
+
+
+def scattered(made: nn.Module, seed: int = 1) -> nn.Module:
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, module in made.named_modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.2, 0.2, generator=rng)
+                module.running_var.uniform_(0.3, 1.5, generator=rng)
+                if name in BEFORE_TANH:
+                    module.running_var.mul_(20.0)
+                    module.bias.zero_()
+                if isinstance(made, PlainDiscriminator) and name == "conv13_bn":
+                    module.running_var.mul_(20.0)
+                module.weight.uniform_(0.7, 1.4, generator=rng)
+                module.bias.uniform_(-0.2, 0.2, generator=rng)
+            elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+                # Wide enough that the signal lives through eighteen layers.
+                fan = module.weight[0].numel()
+                if isinstance(module, nn.ConvTranspose2d):
+                    fan = module.in_channels * module.weight[0, 0].numel() // module.stride[0] ** 2
+                module.weight.normal_(0.0, (2 / fan) ** 0.5, generator=rng)
+    return made.eval()
+
+
+def save(made: nn.Module, path: Path) -> Path:
+    """Write the checkpoint as the authors' code does."""
+    torch.save(nn.DataParallel(made).state_dict(), path)
+    return path
+
+
+def inputs(kind: str, size: int = 16, n: int = 3) -> tuple[Tensor, ...]:
+    rng = torch.Generator().manual_seed(2)
+    mel = torch.rand(n, 1, 128, 100, generator=rng) * 2 - 1
+    image = torch.rand(n, 3, 96, 96, generator=rng) * 2 - 1
+    code = torch.rand(n, size, 1, 1, generator=rng) * 2 - 1
+    return {
+        "generator": (code,),
+        "autoencoder": (mel,),
+        "discriminator": (image, code),
+        "informativity": (image,),
+    }[kind]
+
+
+def assert_same(kind: str, got: Any, expected: Any) -> None:
+    if kind == "autoencoder":
+        torch.testing.assert_close(got[0], expected[0], **TOLERANCE)
+        got, expected = got[1], expected[1].flatten(1)
+    torch.testing.assert_close(got, expected, **TOLERANCE)
+    # A flat output would be equal to anything flat.
+    assert expected.std() > 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [8, 128])
+def test_outputs_are_those_of_the_published_networks(kind: str, size: int, tmp_path: Path) -> None:
+    made = network(kind, size)
+    loaded = published.load(kind, save(made, tmp_path / "a.pth"))
+    with torch.no_grad():
+        assert_same(kind, loaded(*inputs(kind, size)), made(*inputs(kind, size)))
+    assert not loaded.training
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "parameters"),
+    [
+        ("generator", lambda: PlainGenerator(512, WIDTHS, BLOCKS), 38.64e6),
+        ("autoencoder", lambda: PlainAutoencoder(SOUND_MAPS, 512), 33.42e6),
+        ("discriminator", lambda: PlainDiscriminator(PICTURE_MAPS, 512), 5.3e6),
+        ("informativity", PlainInformativity, 34_730),
+    ],
+    ids=KINDS,
+)
+def test_published_sizes(
+    kind: str, make: Callable[[], nn.Module], parameters: float, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        made = scattered(make())
+        path = save(made, tmp_path / "whole.pth")
+        loaded = published.load(kind, path)
+        path.unlink()
+        count = sum(p.numel() for p in loaded.parameters())
+        assert count == pytest.approx(parameters, rel=0.005)
+        x = inputs(kind, 512, n=2)
+        assert_same(kind, loaded(*x), made(*x))
+
+
+@pytest.mark.parametrize("kind", ["generator", "discriminator"])
+def test_an_embedding_may_be_flat_or_a_map(kind: str, tmp_path: Path) -> None:
+    loaded = published.load(kind, save(network(kind), tmp_path / "a.pth"))
+    *image, code = inputs(kind)
+    with torch.no_grad():
+        assert torch.equal(loaded(*image, code), loaded(*image, code.flatten(1)))
+
+
+def test_dropout_is_on_when_its_numbers_are_given(tmp_path: Path) -> None:
+    made = network("generator")
+    loaded = published.load("generator", save(made, tmp_path / "a.pth"))
+    (code,) = inputs("generator")
+    assert loaded.dropout_size == sum(FEW_WIDTHS)
+    uniforms = torch.rand(3, sum(FEW_WIDTHS), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        got = loaded(code, None, uniforms)
+        torch.testing.assert_close(got, made(code, uniforms), **TOLERANCE)
+        assert (got - loaded(code)).abs().max() > 0.01
+        assert torch.equal(loaded(code), loaded(code))
+
+
+@pytest.mark.parametrize(("size", "noise"), [(16, 8), (16, 16), (12, 5)])
+def test_noise_comes_before_the_embedding(size: int, noise: int, tmp_path: Path) -> None:
+    made = network("generator", size, noise)
+    path = save(made, tmp_path / "a.pth")
+    loaded = published.load("generator", path, embedding_size=size)
+    assert (loaded.embedding_size, loaded.noise_size) == (size, noise)
+    (code,) = inputs("generator", size)
+    normal = torch.randn(3, noise, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        # Its standard deviation is published: .035.
+        expected = made(torch.cat((0.035 * normal[:, :, None, None], code), 1))
+        torch.testing.assert_close(loaded(code, normal), expected, **TOLERANCE)
+    assert published.load("generator", path).embedding_size == size + noise
+
+
+def plain(made: nn.Module) -> dict[str, Any]:
+    return dict(made.state_dict())
+
+
+VARIANTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no prefix": lambda state: state,
+    "no counters": lambda state: {k: v for k, v in state.items() if "num_batches" not in k},
+    "float64": lambda state: {k: v.double() for k, v in state.items()},
+    "state_dict": lambda state: {"epoch": 3679, "state_dict": state},
+    "model_state_dict": lambda state: {
+        "model_state_dict": {f"module.{k}": v for k, v in state.items()}, "loss": 0.1,
+    },
+    "parameters": lambda state: {
+        k: nn.Parameter(v) if v.is_floating_point() else v for k, v in state.items()
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_ways_in_which_files_differ(kind: str, variant: str, tmp_path: Path) -> None:
+    made = network(kind)
+    torch.save(VARIANTS[variant](plain(made)), tmp_path / "a.pth")
+    loaded = published.load(kind, tmp_path / "a.pth")
+    with torch.no_grad():
+        assert_same(kind, loaded(*inputs(kind)), made(*inputs(kind)))
+
+
+def test_files_older_than_the_zip_format(tmp_path: Path) -> None:
+    made = network("informativity")
+    torch.save(plain(made), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    loaded = published.load("informativity", tmp_path / "a.pth")
+    with torch.no_grad():
+        assert_same(
+            "informativity", loaded(*inputs("informativity")), made(*inputs("informativity"))
+        )
+
+
+def test_half_precision_is_converted(tmp_path: Path) -> None:
+    made = network("generator").half()
+    loaded = published.load("generator", save(made, tmp_path / "a.pth"))
+    made = made.float()
+    with torch.no_grad():
+        assert_same("generator", loaded(*inputs("generator")), made(*inputs("generator")))
+
+
+def test_a_loaded_network_shares_nothing_with_another(tmp_path: Path) -> None:
+    """Tensors that a file stores once, under two names, are two tensors of the network."""
+    state = plain(network("informativity"))
+    state["fc1.weight"] = state["fc2.weight"]
+    torch.save(state, tmp_path / "a.pth")
+    loaded = published.load("informativity", tmp_path / "a.pth")
+    with torch.no_grad():
+        loaded.fc1.weight.zero_()
+    assert loaded.fc2.weight.any()
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def refused(kind: str, path: Path, **kwargs: Any) -> str:
+    with pytest.raises(DataError) as error:
+        published.load(kind, path, **kwargs)
+    (line,) = str(error.value).splitlines()
+    assert str(path) in line
+    return line
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("other", KINDS)
+def test_another_kind_is_named(kind: str, other: str, tmp_path: Path) -> None:
+    path = save(network(other), tmp_path / "a.pth")
+    if kind == other:
+        published.load(kind, path)
+    else:
+        line = refused(kind, path)
+        assert line.endswith(f"is a checkpoint of the {other}, not of the {kind}")
+
+
+def test_an_encoder_without_its_decoder(tmp_path: Path) -> None:
+    state = {k: v for k, v in plain(network("autoencoder")).items() if "convT" not in k}
+    torch.save(state, tmp_path / "a.pth")
+    assert "it has 78 of 156 tensors; convT1.weight is missing" in refused(
+        "autoencoder", tmp_path / "a.pth"
+    )
+
+
+def test_a_tensor_too_many(tmp_path: Path) -> None:
+    state = plain(network("discriminator"))
+    torch.save(state | {"conv1.bias": torch.zeros(3)}, tmp_path / "a.pth")
+    line = refused("discriminator", tmp_path / "a.pth")
+    assert "the published discriminator has no conv1.bias" in line
+
+
+def test_another_network(tmp_path: Path) -> None:
+    save(nn.Sequential(nn.Conv2d(3, 4, 3)), tmp_path / "a.pth")
+    assert "no layer is called so" in refused("generator", tmp_path / "a.pth")
+
+
+MISFITS: list[tuple[str, str, tuple[int, ...]]] = [
+    ("generator", "convT2.weight", (7, 5, 3, 3)),  # its layer c then gets another a + b
+    ("generator", "transition3.weight", (16, 10, 4, 4)),
+    ("generator", "transition6.weight", (12, 1, 4, 4)),
+    ("generator", "transition0.weight", (16, 13, 3, 3)),
+    ("autoencoder", "convT1.weight", (17, 14, 3, 3)),
+    ("autoencoder", "conv1.weight", (3, 2, 7, 5)),
+    ("autoencoder", "conv5_bn.running_var", (8,)),
+    ("discriminator", "conv4.weight", (6, 4, 3, 3)),
+    ("discriminator", "conv13.weight", (1, 18, 3, 3)),
+    ("informativity", "fc3.weight", (5, 32)),
+    ("informativity", "conv1_bn.weight", ()),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "shape"), MISFITS)
+def test_sizes_that_do_not_fit_together(
+    kind: str, name: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    state = plain(network(kind))
+    assert state[name].shape != shape
+    torch.save(state | {name: torch.ones(shape)}, tmp_path / "a.pth")
+    assert "where its other layers need" in refused(kind, tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("shape", [(7, 6), (), (7, 0, 3, 3)])
+def test_a_weight_of_no_convolution(shape: tuple[int, ...], tmp_path: Path) -> None:
+    state = plain(network("generator"))
+    torch.save(state | {"convT2.weight": torch.ones(shape)}, tmp_path / "a.pth")
+    assert "convT2.weight is " in refused("generator", tmp_path / "a.pth")
+
+
+def test_a_discriminator_that_hears_nothing(tmp_path: Path) -> None:
+    state = plain(network("discriminator"))
+    torch.save(state | {"conv13.weight": torch.ones(1, 14, 2, 2)}, tmp_path / "a.pth")
+    assert "takes no embedding" in refused("discriminator", tmp_path / "a.pth")
+
+
+def test_an_embedding_longer_than_what_the_generator_takes(tmp_path: Path) -> None:
+    path = save(network("generator"), tmp_path / "a.pth")
+    line = refused("generator", path, embedding_size=32)
+    assert line.endswith("takes 16 numbers, fewer than an embedding of 32")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e300])
+def test_numbers_that_are_none(value: float, tmp_path: Path) -> None:
+    state = plain(network("informativity"))
+    state["fc2.bias"] = torch.full((32,), value, dtype=torch.float64)
+    torch.save(state, tmp_path / "a.pth")
+    assert "fc2.bias holds numbers that are not finite" in refused(
+        "informativity", tmp_path / "a.pth"
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch.zeros(32, dtype=torch.int64), torch.zeros(32).to_sparse(), [0.0] * 32, "zeros", None],
+)
+def test_values_that_are_no_weights(value: Any, tmp_path: Path) -> None:
+    torch.save(plain(network("informativity")) | {"fc2.bias": value}, tmp_path / "a.pth")
+    assert "fc2.bias is no tensor of weights" in refused("informativity", tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("content", [[], {}, torch.zeros(3), 5, {"state_dict": {}}])
+def test_contents_that_are_no_state_dict(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    assert "holds no state dict" in refused("generator", tmp_path / "a.pth")
+
+
+class Trap:
+    """Runs when it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.place),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_is_refused_and_not_run(zipped: bool, tmp_path: Path) -> None:
+    content = {**plain(network("informativity")), "trap": Trap(tmp_path / "sprung")}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    assert "holds more than tensors" in refused("informativity", tmp_path / "a.pth")
+    assert not (tmp_path / "sprung").exists()
+    torch.load(tmp_path / "a.pth", weights_only=False)
+    assert (tmp_path / "sprung").exists(), "the trap does not work"
+
+
+def test_a_whole_network_is_refused(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "a.pth")
+    line = refused("generator", tmp_path / "a.pth")
+    assert "torch.save(network.state_dict(), PATH)" in line
+
+
+def stored(made: nn.Module, **kwargs: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(made.state_dict(), file, **kwargs)
+    return file.getvalue()
+
+
+def foreign_zip() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.txt", "b")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00" * 100,
+        b"hello world\n" * 9,
+        b"<!DOCTYPE html><html></html>",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:aaa\nsize 1\n",
+        foreign_zip(),
+        stored(PlainInformativity())[:5000],
+        stored(PlainInformativity())[:-30],
+        stored(PlainInformativity(), _use_new_zipfile_serialization=False)[:-6],
+        stored(PlainInformativity(), _use_new_zipfile_serialization=False)[:900],
+    ],
+    ids=[
+        "empty",
+        "zeros",
+        "text",
+        "page",
+        "pointer",
+        "zip",
+        "half",
+        "tail",
+        "old-tail",
+        "old-half",
+    ],
+)
+def test_what_is_no_checkpoint(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.pth").write_bytes(content)
+    line = refused("informativity", tmp_path / "a.pth")
+    assert "no checkpoint of PyTorch, or it is cut short or damaged" in line
+
+
+def test_places_that_are_no_file(tmp_path: Path) -> None:
+    assert "is a folder" in refused("generator", tmp_path)
+    assert "does not exist" in refused("generator", tmp_path / "none.pth")
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert "no plain file" in refused("generator", tmp_path / "pipe.pth")
+    assert "does not exist" in refused("generator", tmp_path / ("x" * 300))
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(network("informativity"), tmp_path / "a.pth")
+
+    def no(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", no)
+    assert refused("informativity", path) == f"cannot read {path}: Permission denied"
+
+
+def test_arguments_out_of_place(tmp_path: Path) -> None:
+    path = save(network("autoencoder"), tmp_path / "a.pth")
+    with pytest.raises(ConfigError, match=r"unknown kind of network 'critic'; choose from autoenc"):
+        published.load("critic", path)
+    with pytest.raises(ConfigError, match="embedding_size is a generator's"):
+        published.load("autoencoder", path, embedding_size=16)
+    with pytest.raises(ConfigError, match="at least 1"):
+        published.load("generator", path, embedding_size=0)

@@ -1,0 +1,578 @@
+"""Listening: states that do not flicker, events that merge, and pictures that hold still.
+
+The translator is a fake one: a window's log-mel says what its embedding is, so that a test says in
+one line what is heard.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from soundsight.core.errors import ConfigError
+from soundsight.core.state import State
+from soundsight.media.segments import Segment
+from soundsight.runtime.events import Heard, Listener, SteadyConfig
+from soundsight.runtime.labels import Names
+from soundsight.runtime.model_folder import Thresholds
+from soundsight.runtime.stream import LiveCutter
+from soundsight.runtime.translator import Translator
+
+HOP_S = 0.25
+DOG, BABY, TRAIN = 0, 1, 2
+QUIET_DBFS = -60.0
+PX = 4
+
+
+class Fake(Translator):
+    """A translator without networks; remembers what was drawn.
+
+    A log-mel of level 100 + 10 k, and x above it, embeds to the k-th axis, weaker by x tenths.
+    """
+
+    def __init__(
+        self,
+        *,
+        names: bool = True,
+        familiarity: float = math.nan,
+        confidence: float = 0.5,
+    ) -> None:
+        thresholds = Thresholds(quiet_dbfs=QUIET_DBFS, familiarity=0.5, confidence=confidence)
+        self.info: Any = SimpleNamespace(
+            thresholds=thresholds, noise_size=6, dropout_size=0, image_px=PX
+        )
+        self.names = (
+            Names(
+                names=("dog", "baby crying", "train"),
+                weights=np.eye(3, dtype=np.float32),
+                bias=np.zeros(3, np.float32),
+            )
+            if names
+            else None
+        )
+        self.session: Any = SimpleNamespace(embed=self._embed, draw=self._draw)
+        self.memory: Any = SimpleNamespace(
+            familiarity=lambda features: np.full(len(features), self.known, np.float32)
+        )
+        self.known = familiarity
+        self.drawn: list[tuple[float, ...]] = []  # the noise of each picture
+        self.drawn_from: list[np.ndarray] = []  # its embedding
+
+    def _embed(self, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        levels = np.rint((unit[:, 0, 0, 0] + 1) * 127.5).astype(int) - 100
+        strength = 6.0 * (1 - (levels % 10) / 10)
+        embedding = (np.eye(3)[levels // 10] * strength[:, None]).astype(np.float32)
+        return embedding, embedding
+
+    def _draw(self, embedding: Any, noise: np.ndarray, dropout: np.ndarray) -> np.ndarray:
+        assert (len(embedding), dropout.shape) == (1, (1, 0))
+        self.drawn.append(tuple(noise[0].tolist()))
+        self.drawn_from.append(embedding[0])
+        return np.full((1, PX, PX, 3), len(self.drawn) % 250, np.uint8)
+
+
+class Ear:
+    """Feeds windows to a listener, a quarter of a second apart."""
+
+    def __init__(self, fake: Fake, *, hop_s: float = HOP_S, **options: Any) -> None:
+        self.listener = Listener(fake, **options)
+        self._hop_s = hop_s
+        self._at = 0
+
+    def hear(self, kind: int, dbfs: float = -20.0, weaker: int = 0) -> Heard:
+        mel = np.full((128, 100), 100 + 10 * kind + weaker, np.uint8)
+        segment = Segment(start_s=self._at * self._hop_s, mel=mel, peak_db=0.0, rms_dbfs=dbfs)
+        self._at += 1
+        return self.listener.hear(segment)
+
+    def sound(self, kind: int, windows: int, **how: Any) -> list[Heard]:
+        return [self.hear(kind, **how) for _ in range(windows)]
+
+    def quiet(self, seconds: float) -> list[Heard]:
+        return self.sound(DOG, round(seconds / self._hop_s), dbfs=-90.0)
+
+
+def numbers(heard: Iterable[Heard]) -> list[int]:
+    """The events of windows, 0 for none, each once."""
+    found = [0 if h.event is None else h.event.number for h in heard]
+    return [n for i, n in enumerate(found) if i == 0 or n != found[i - 1]]
+
+
+def changes(heard: list[Heard]) -> int:
+    return sum(a.state is not b.state for a, b in pairwise(heard))
+
+
+# --- quiet and sound -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [-90.0, -20.0])
+@pytest.mark.parametrize("off_db", [-0.4, 0.0, 0.4])
+def test_a_level_around_the_threshold_changes_the_state_at_most_once(
+    before: float, off_db: float
+) -> None:
+    ear = Ear(Fake())
+    heard = ear.sound(DOG, 8, dbfs=before)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        level = QUIET_DBFS + off_db + float(rng.uniform(-1, 1))
+        heard.append(ear.hear(DOG, dbfs=level))
+    loud = [h.state is not State.QUIET for h in heard[7:]]
+    assert sum(a != b for a, b in pairwise(loud)) <= 1
+
+
+def test_a_level_that_leaves_the_band_changes_the_state() -> None:
+    ear = Ear(Fake())
+    ear.quiet(1)
+    assert ear.hear(DOG, dbfs=QUIET_DBFS + 1.4).state is State.QUIET
+    assert ear.hear(DOG, dbfs=QUIET_DBFS + 1.6).state is not State.QUIET
+    assert ear.hear(DOG, dbfs=QUIET_DBFS - 1.4).state is not State.QUIET
+    assert ear.hear(DOG, dbfs=QUIET_DBFS - 1.6).state is State.QUIET
+
+
+def test_a_black_log_mel_is_quiet_however_loud() -> None:
+    listener = Listener(Fake())
+    black = Segment(start_s=0.0, mel=np.ones((128, 100), np.uint8), peak_db=0.0, rms_dbfs=-10.0)
+    assert listener.hear(black).state is State.QUIET
+
+
+def test_what_a_quiet_window_says() -> None:
+    heard = Ear(Fake(familiarity=0.9), draws=3).hear(DOG, dbfs=-90.0)
+    assert (heard.state, heard.settled, heard.event, heard.name) == (State.QUIET, True, None, "")
+    assert heard.images.shape == (0, PX, PX, 3)
+    assert np.isnan([heard.familiarity, heard.confidence]).all()
+    assert (heard.second_guess, heard.drawing, heard.sound) == ("", 0, None)
+    assert heard.level_dbfs == -90.0
+    assert heard.end_s == 1.0
+
+
+# --- settling --------------------------------------------------------------------------------
+
+
+def test_a_sound_is_told_once_it_is_settled() -> None:
+    fake = Fake()
+    ear = Ear(fake)
+    ear.quiet(2)
+    heard = ear.sound(DOG, 4)
+    assert [h.settled for h in heard] == [False, False, True, True]
+    assert [h.state for h in heard] == [State.NOTHING_RECOGNISABLE] * 2 + [State.PICTURE] * 2
+    for unsettled in heard[:2]:
+        assert unsettled.event is None
+        assert unsettled.name == ""
+        assert len(unsettled.images) == 0
+        assert unsettled.confidence > 0.9
+    assert heard[2].name == "dog"
+    assert heard[2].images.shape == (1, PX, PX, 3)
+    # It began within the window before the first: the quiet one ended there.
+    event = heard[2].event
+    assert event is not None
+    assert (event.number, event.began_s, event.heard_s, event.repeats) == (1, 2.75, 3.5, 1)
+    assert len(fake.drawn) == 1
+
+
+def test_a_sound_that_is_there_from_the_start_began_at_once() -> None:
+    heard = Ear(Fake()).sound(DOG, 3)
+    assert heard[-1].event is not None
+    assert heard[-1].event.began_s == 0.0
+
+
+@pytest.mark.parametrize("hop_s", [0.5, 1.0])
+def test_the_beginning_follows_the_step(hop_s: float) -> None:
+    ear = Ear(Fake(), hop_s=hop_s)
+    ear.quiet(4)
+    heard = ear.sound(DOG, 3)
+    assert heard[-1].event is not None
+    assert heard[-1].event.began_s == 4.0 + 1.0 - hop_s
+
+
+def test_windows_may_be_left_out() -> None:
+    ear = Ear(Fake())
+    ear.quiet(2)
+    ear._at += 12
+    heard = ear.sound(DOG, 3)
+    assert heard[-1].event is not None
+    assert heard[-1].event.began_s == 5.0  # not before the window that first held it
+
+
+# --- events ----------------------------------------------------------------------------------
+
+
+def test_repeats_are_one_event_within_the_pause_and_two_beyond() -> None:
+    steady = SteadyConfig()
+    for pause_s, one in ((steady.pause_s, True), (steady.pause_s + HOP_S, False)):
+        ear = Ear(Fake())
+        ear.quiet(1)
+        first = ear.sound(DOG, 6)[-1]
+        # The pause is that between the end of the last window with sound and the next onset.
+        ear.quiet(pause_s)
+        again = ear.sound(DOG, 6)[-1]
+        assert first.event is not None
+        assert again.event is not None
+        assert again.event.began_s == (
+            first.event.began_s if one else first.event.heard_s + pause_s
+        )
+        assert (again.event.number, again.event.repeats) == ((1, 2) if one else (2, 1))
+
+
+def test_every_pause_counts_a_repeat() -> None:
+    ear = Ear(Fake())
+    for count in range(1, 9):
+        last = ear.sound(DOG, 5)[-1]
+        assert last.event is not None
+        assert (last.event.number, last.event.repeats) == (1, count)
+        ear.quiet(1.5)
+
+
+def test_another_kind_after_a_pause_is_another_event() -> None:
+    ear = Ear(Fake())
+    ear.sound(DOG, 6)
+    ear.quiet(2)
+    last = ear.sound(BABY, 6)[-1]
+    assert last.event is not None
+    assert (last.event.number, last.event.repeats, last.name) == (2, 1, "baby crying")
+
+
+def test_another_kind_takes_over_after_so_many_windows() -> None:
+    for windows in (1, 2, 4):
+        steady = SteadyConfig(windows=windows, newest=1.0)
+        ear = Ear(Fake(), steady=steady)
+        ear.sound(DOG, 12)
+        heard = ear.sound(BABY, 8)
+        assert numbers(heard) == ([2] if windows == 1 else [1, 2])
+        told = [h.event.number for h in heard if h.event is not None]
+        assert told.index(2) == windows - 1
+        # What took over began where it was first ahead.
+        assert heard[-1].event is not None
+        assert heard[-1].event.began_s == 12 * HOP_S + 1.0 - HOP_S
+
+
+def test_what_does_not_last_changes_nothing() -> None:
+    ear = Ear(Fake(), steady=SteadyConfig(newest=1.0))
+    heard = ear.sound(DOG, 12)
+    for _ in range(5):
+        heard += ear.sound(BABY, 1)
+        heard += ear.sound(DOG, 1)
+    assert numbers(heard[2:]) == [1]
+    assert {h.name for h in heard if h.state is State.PICTURE} == {"dog"}
+
+
+def test_another_kind_must_be_clearly_ahead() -> None:
+    """Two names that are nearly as probable do not take turns."""
+    fake = Fake(confidence=0.3)
+    assert fake.names is not None
+    # The embedding of what is called a baby hardly tells it from a dog.
+    weights = np.array([[1, 0.96, 0], [0.96, 1, 0], [0, 0, 1]], np.float32)
+    fake.names = dataclasses.replace(fake.names, weights=weights)
+    ear = Ear(fake)
+    heard = ear.sound(DOG, 12) + ear.sound(BABY, 12)
+    assert numbers(heard[2:]) == [1]
+    assert {h.name for h in heard[3:]} == {"dog"}
+
+
+def test_what_was_mistaken_at_its_beginning_stays_one_event() -> None:
+    ear = Ear(Fake())
+    heard = ear.sound(BABY, 3) + ear.sound(DOG, 9)
+    assert numbers(heard[2:]) == [1]
+    assert (heard[2].name, heard[-1].name) == ("baby crying", "dog")
+
+
+# --- the same picture ------------------------------------------------------------------------
+
+
+def test_an_event_is_drawn_again_only_where_it_is_surer_by_a_step_of_the_words() -> None:
+    fake = Fake(**confident(0.75))
+    ear = Ear(fake, draws=2)
+    heard = ear.sound(DOG, 8)
+    assert len(fake.drawn) == 2
+    fake.known = 0.8**2  # surer, and still "probably"
+    heard += ear.sound(DOG, 6)
+    assert len(fake.drawn) == 2
+    fake.known = 0.95**2
+    heard += ear.sound(DOG, 8)
+    assert len(fake.drawn) == 4
+    # It never goes back, not even after a pause.
+    fake.known = 0.75**2
+    heard += ear.sound(DOG, 6)
+    ear.quiet(2)
+    fake.known = 0.95**2
+    heard += ear.sound(DOG, 8)
+    assert len(fake.drawn) == 4
+    # Each of the two has its own random numbers, which stay.
+    assert fake.drawn[:2] == fake.drawn[2:]
+    assert len(set(fake.drawn)) == 2
+    shown = [h for h in heard if h.state is State.PICTURE]
+    assert {h.drawing for h in shown} == {1, 2}
+    for drawing in (1, 2):
+        same = [h.images for h in shown if h.drawing == drawing]
+        assert all(np.array_equal(images, same[0]) for images in same)
+
+
+def test_an_event_of_another_kind_is_drawn_anew_with_its_own_random_numbers() -> None:
+    fake = Fake()
+    heard = Ear(fake).sound(DOG, 3)
+    ear = Ear(mistaken := Fake())
+    heard = ear.sound(BABY, 3) + ear.sound(DOG, 9)
+    assert numbers(heard[2:]) == [1]
+    assert mistaken.drawn == fake.drawn * 2
+    np.testing.assert_array_equal(mistaken.drawn_from, np.eye(3)[[BABY, DOG]] * 6)
+
+
+def test_it_is_drawn_from_its_surest_windows() -> None:
+    fake = Fake(**confident(0.75))
+    assert fake.names is not None
+    # A window that says another thing beside is less sure of the one.
+    ear = Ear(fake, steady=SteadyConfig(newest=1.0))
+    ear.sound(DOG, 3)
+    ear.sound(DOG, 4, weaker=9)
+    fake.known = 0.99
+    ear.sound(DOG, 8)
+    assert len(fake.drawn_from) == 2
+    np.testing.assert_allclose(fake.drawn_from[0], [6, 0, 0])
+    # One window of 6 and 4 weak ones of .6, and the first that is surer.
+    np.testing.assert_allclose(fake.drawn_from[1], [(2 * 6 + 4 * 0.6) / 6, 0, 0], rtol=1e-5)
+
+
+def test_without_a_picture_to_draw_everything_else_is_told() -> None:
+    fake = Fake()
+    heard = Ear(fake, draws=0).sound(DOG, 5)
+    assert [h.state for h in heard[2:]] == [State.PICTURE] * 3
+    assert all(len(h.images) == 0 for h in heard)
+    assert fake.drawn == []
+
+
+def test_an_alert_is_named_and_never_drawn() -> None:
+    fake = Fake()
+    assert fake.names is not None
+    fake.names = dataclasses.replace(fake.names, alerts=("train",))
+    ear = Ear(fake)
+    heard = ear.sound(TRAIN, 6)
+    assert [h.state for h in heard[2:]] == [State.NAMED] * 4
+    assert {h.name for h in heard[2:]} == {"train"}
+    assert fake.drawn == []
+    assert all(len(h.images) == 0 for h in heard)
+    assert {h.state for h in ear.sound(DOG, 8)[3:]} == {State.PICTURE}
+    # One of which it is not sure is not named.
+    fake.known = 0.1
+    assert {h.state for h in Ear(fake).sound(TRAIN, 6)} == {State.NOTHING_RECOGNISABLE}
+
+
+def test_a_second_guess_is_told_where_it_is_near() -> None:
+    fake = Fake(confidence=0.3)
+    assert fake.names is not None
+    weights = np.array([[1, 0, 0], [0.9, 1, 0], [0, 0, 1]], np.float32)
+    fake.names = dataclasses.replace(fake.names, weights=weights)
+    heard = Ear(fake).sound(DOG, 5)[-1]
+    assert (heard.name, heard.second_guess) == ("dog", "baby crying")
+    heard = Ear(fake).sound(TRAIN, 5)[-1]
+    assert (heard.name, heard.second_guess) == ("train", "")
+
+
+def test_other_events_and_seeds_have_other_random_numbers() -> None:
+    first, second = Fake(), Fake()
+    ear = Ear(first)
+    ear.sound(DOG, 4)
+    ear.quiet(20)
+    ear.sound(DOG, 4)
+    assert len(set(first.drawn)) == 2
+    Ear(second, seed=1).sound(DOG, 4)
+    assert not set(first.drawn) & set(second.drawn)
+
+
+def test_another_number_of_pictures_is_drawn_at_once() -> None:
+    fake = Fake()
+    ear = Ear(fake)
+    ear.sound(DOG, 4)
+    ear.listener.draws = 2
+    heard = ear.sound(DOG, 2)
+    assert heard[0].images.shape == (2, PX, PX, 3)
+    assert fake.drawn[1] == fake.drawn[0] != fake.drawn[2]
+    ear.listener.draws = 1
+    assert ear.hear(DOG).images.shape == (1, PX, PX, 3)
+    assert len(fake.drawn) == 4
+
+
+# --- confidence ------------------------------------------------------------------------------
+
+
+def confident(value: float) -> dict[str, Any]:
+    """A fake whose confidence is its familiarity, as its names are all but certain."""
+    return {"names": True, "familiarity": value**2}
+
+
+def test_a_picture_needs_sure_windows_in_a_row_and_goes_a_band_below() -> None:
+    fake = Fake(**confident(0.45))
+    steady = SteadyConfig(newest=1.0)
+    ear = Ear(fake, steady=steady)
+    assert not any(h.state is State.PICTURE for h in ear.sound(DOG, 8))
+    assert fake.drawn == []  # what is not shown is not drawn
+
+    def at(value: float, windows: int) -> list[State]:
+        fake.known = value**2
+        return [h.state for h in ear.sound(DOG, windows)]
+
+    nothing, picture = State.NOTHING_RECOGNISABLE, State.PICTURE
+    assert at(0.53, 1) == [nothing]
+    assert at(0.45, 1) == [nothing]
+    assert at(0.53, 3) == [nothing, picture, picture]
+    # Within the band nothing changes, however long.
+    assert set(at(0.46, 20)) == {picture}
+    assert at(0.42, 1) == [picture]
+    assert at(0.46, 1) == [picture]
+    assert at(0.42, 3) == [picture, nothing, nothing]
+    assert set(at(0.48, 20)) == {nothing}
+
+
+def test_confidence_is_averaged_over_windows() -> None:
+    fake = Fake(**confident(0.9))
+    ear = Ear(fake, steady=SteadyConfig(newest=0.25))
+    ear.sound(DOG, 4)
+    fake.known = 0.0
+    said = [h.confidence for h in ear.sound(DOG, 3)]
+    expected = [math.sqrt(0.81 * 0.75**n) for n in (1, 2, 3)]
+    np.testing.assert_allclose(said, expected, rtol=0.01)
+
+
+def test_a_model_that_has_nothing_shows_every_sound() -> None:
+    """Without names and familiarity nothing can be told, and nothing is hidden."""
+    ear = Ear(Fake(names=False), draws=2)
+    heard = ear.sound(DOG, 5)
+    assert [h.state for h in heard[2:]] == [State.PICTURE] * 3
+    assert (heard[-1].name, heard[-1].second_guess) == ("", "")
+    assert math.isnan(heard[-1].confidence)
+    assert math.isnan(heard[-1].familiarity)
+    assert heard[-1].images.shape == (2, PX, PX, 3)
+
+
+def test_without_names_the_familiarity_says_how_sure_it_is() -> None:
+    fake = Fake(names=False, familiarity=0.16)
+    ear = Ear(fake)
+    heard = ear.sound(DOG, 5)
+    assert heard[-1].confidence == pytest.approx(0.4)
+    assert heard[-1].state is State.NOTHING_RECOGNISABLE
+    fake.known = 0.81
+    assert ear.sound(DOG, 6)[-1].state is State.PICTURE
+
+
+def test_without_names_kinds_are_told_by_the_embedding() -> None:
+    ear = Ear(Fake(names=False))
+    heard = ear.sound(DOG, 10) + ear.sound(DOG, 4, weaker=5) + ear.sound(BABY, 6)
+    assert numbers(heard[2:]) == [1, 2]
+    ear.quiet(2)
+    last = ear.sound(BABY, 4)[-1].event
+    assert last is not None
+    assert (last.number, last.repeats) == (2, 2)
+
+
+# --- sensitivity and options -----------------------------------------------------------------
+
+
+def test_sensitivity_moves_both_thresholds() -> None:
+    listener = Ear(Fake(confidence=0.5)).listener
+    assert (listener.quiet_dbfs, listener.confidence_needed) == (QUIET_DBFS, 0.5)
+    listener.sensitivity = 0.0
+    assert (listener.quiet_dbfs, listener.confidence_needed) == (
+        QUIET_DBFS + 12,
+        pytest.approx(0.7),
+    )
+    listener.sensitivity = 1
+    assert (listener.quiet_dbfs, listener.confidence_needed) == (
+        QUIET_DBFS - 12,
+        pytest.approx(0.3),
+    )
+    # It stays a confidence.
+    for confidence, sensitivity, needed in ((0.95, 0.0, 1.0), (0.1, 1.0, 0.0)):
+        listener = Ear(Fake(confidence=confidence), sensitivity=sensitivity).listener
+        assert listener.confidence_needed == needed
+
+
+def test_sensitivity_changes_what_is_shown_at_once() -> None:
+    ear = Ear(Fake(**confident(0.45)))
+    ear.sound(DOG, 5)
+    ear.listener.sensitivity = 0.8
+    assert [h.state for h in ear.sound(DOG, 2)] == [State.NOTHING_RECOGNISABLE, State.PICTURE]
+    ear.listener.sensitivity = 0.0
+    assert [h.state for h in ear.sound(DOG, 2)] == [State.PICTURE, State.NOTHING_RECOGNISABLE]
+    assert ear.hear(DOG, dbfs=QUIET_DBFS + 5).state is State.QUIET
+    ear.listener.sensitivity = 1.0
+    assert ear.hear(DOG, dbfs=QUIET_DBFS - 5).state is not State.QUIET
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"draws": -1}, {"draws": 5}, {"draws": True}, {"draws": 1.5}, {"draws": "2"},
+        {"seed": -1}, {"seed": 2**64}, {"seed": 1.5}, {"seed": True},
+        {"sensitivity": -0.1}, {"sensitivity": 1.1}, {"sensitivity": math.nan},
+        {"sensitivity": "much"}, {"sensitivity": True},
+    ],
+)  # fmt: skip
+def test_options_that_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Listener(Fake(), **wrong)
+    if "seed" not in wrong:
+        listener = Listener(Fake())
+        for name, value in wrong.items():
+            with pytest.raises(ConfigError, match=name):
+                setattr(listener, name, value)
+            assert getattr(listener, name) in {1, 0.5}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"settle": 0}, {"windows": 0}, {"newest": 0.0}, {"newest": 1.1}, {"level_band_db": -1.0},
+        {"lead": math.nan}, {"pause_s": -1.0}, {"pause_s": math.inf}, {"confidence_band": 1.5},
+        {"alike": 2.0},
+    ],
+)  # fmt: skip
+def test_settings_that_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        SteadyConfig(**wrong)
+
+
+# --- with a model ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", ["nothing", "everything"])
+def test_a_live_signal_through_a_tiny_model(
+    make_model: Callable[..., Path], tmp_path: Path, parts: str
+) -> None:
+    whole = parts == "everything"
+    names = {
+        "format": "soundsight-names", "format_version": 1, "names": ["dog", "water"],
+        "weights": [[0.0] * 8, [0.0] * 8], "bias": [9.0, 0.0],
+    }  # fmt: skip
+    folder = make_model(
+        tmp_path / "model", familiarity=0.0 if whole else None,
+        names=names if whole else None,
+    )  # fmt: skip
+    translator = Translator.load(folder, threads=1)
+    listener = Listener(translator, seed=3)
+    cutter = LiveCutter(16_000, translator.info.mel)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.1, 48_000).astype(np.float32)
+    sound = np.concatenate([np.zeros(32_000, np.float32), noise, np.zeros(32_000, np.float32)])
+    heard = [
+        listener.hear(segment)
+        for first in range(0, len(sound), 640)
+        for segment in cutter.push(sound[first : first + 640])
+    ]
+    states = [h.state for h in heard]
+    assert states[0] is states[-1] is State.QUIET
+    assert State.PICTURE in states
+    assert changes(heard) == 3
+    if whole:  # random embeddings may tell the end of a sound from its middle
+        assert {h.event.number for h in heard if h.event is not None} == {1}
+    began_s = next(h.event.began_s for h in heard if h.event is not None)
+    assert began_s == 2.0
+    shown = next(h for h in heard if h.state is State.PICTURE)
+    assert shown.images.shape == (1, 96, 96, 3)
+    assert shown.name == ("dog" if whole else "")
+    assert 0 < shown.confidence <= 1 if whole else math.isnan(shown.confidence)

@@ -1,0 +1,230 @@
+"""Names: what they make of an embedding, and every way in which their file can be wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from soundsight.core.errors import ModelError
+from soundsight.runtime import model_folder
+from soundsight.runtime.labels import Names, confidence_of, read_names
+from soundsight.runtime.translator import Translator
+
+E = 8
+
+
+def content(**changed: Any) -> dict[str, Any]:
+    """A sound names.json of three names for the tiny model, with changes."""
+    rng = np.random.default_rng(2)
+    rows = 3 + bool(changed.get("other"))
+    values = {
+        "format": "soundsight-names",
+        "format_version": 1,
+        "names": ["baby crying", "dog", "train"],
+        "weights": rng.normal(0, 1, (rows, E)).tolist(),
+        "bias": rng.normal(0, 1, rows).tolist(),
+    }
+    return {**values, **changed}
+
+
+def softmax(weights: Any, bias: Any, embedding: Any) -> list[float]:
+    """The plain reference, a number at a time."""
+    logits = [
+        sum(w * e for w, e in zip(row, embedding, strict=True)) + b
+        for row, b in zip(weights, bias, strict=True)
+    ]
+    raised = [math.exp(logit) for logit in logits]
+    return [value / sum(raised) for value in raised]
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_probabilities_against_a_plain_reference(
+    make_model: Callable[..., Path], tmp_path: Path, other: bool
+) -> None:
+    values = content(other=other)
+    translator = Translator.load(make_model(tmp_path / "model", names=values), threads=1)
+    assert translator.names is not None
+    assert translator.names.names == ("baby crying", "dog", "train")
+    embeddings = np.random.default_rng(5).normal(0, 1, (6, E)).astype(np.float32)
+    got = translator.names.probabilities(embeddings)
+    assert got.shape == (6, 3)
+    assert got.dtype == np.float32
+    expected = [softmax(values["weights"], values["bias"], row.tolist())[:3] for row in embeddings]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    # With a row for anything else the names share what it leaves.
+    assert (got.sum(axis=1) < 0.999).any() == other
+
+
+def test_numbers_behind_the_embedding_are_not_read(tmp_path: Path) -> None:
+    """Where attention listens to an earlier layer its maps follow the embedding."""
+    (tmp_path / "names.json").write_text(json.dumps(content()), "utf-8")
+    names = read_names(tmp_path / "names.json", E + 700)
+    rng = np.random.default_rng(1)
+    long = rng.normal(0, 50, (4, E + 700)).astype(np.float32)
+    np.testing.assert_array_equal(names.probabilities(long), names.probabilities(long[:, :E]))
+
+
+def test_huge_logits_stay_finite() -> None:
+    names = Names(
+        names=("a", "b"), weights=np.full((2, 1), 1e29, np.float32), bias=np.zeros(2, np.float32)
+    )
+    with np.errstate(all="raise"):
+        np.testing.assert_allclose(names.probabilities([[1.0], [-1.0]]), 0.5)
+
+
+def test_names_are_optional(tiny_model: Path) -> None:
+    assert Names.of(model_folder.read(tiny_model)) is None
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_what_is_written_is_what_is_read(tmp_path: Path, other: bool) -> None:
+    path = tmp_path / "names.json"
+    path.write_text(json.dumps(content(other=other)), "utf-8")
+    first = read_names(path, E)
+    path.write_text(json.dumps(first.to_json()), "utf-8")
+    again = read_names(path, E)
+    assert (again.names, again.other) == (first.names, other)
+    np.testing.assert_allclose(again.weights, first.weights, atol=1e-6)
+    np.testing.assert_allclose(again.bias, first.bias, atol=1e-6)
+
+
+def test_weights_that_are_not_finite_are_not_written() -> None:
+    names = Names(
+        names=("a", "b"),
+        weights=np.full((2, 3), np.nan, np.float32),
+        bias=np.zeros(2, np.float32),
+    )
+    with pytest.raises(ValueError, match="finite"):
+        names.to_json()
+
+
+RAGGED = [[0.0] * E, [0.0] * E, [0.0]]
+
+WRONG: dict[str, object] = {
+    "no JSON": b"{",
+    "no text": b"\xff\xfe\x00",
+    "empty": b"",
+    "deep": b"[" * 100_000,
+    "a list": [1, 2],
+    "a number": 3,
+    "null": b"null",
+    "another format": content(format="soundsight-model"),
+    "another version": content(format_version=2),
+    **{
+        f"no {key}": {k: v for k, v in content().items() if k != key}
+        for key in ("format", "format_version", "names", "weights", "bias")
+    },
+    "names of another kind": content(names="dog"),
+    "a name that is no text": content(names=["a", "b", 3]),
+    "an empty name": content(names=["a", "b", ""]),
+    "a blank name": content(names=["a", "b", "  "]),
+    "a name of two lines": content(names=["a", "b", "c\nd"]),
+    "a long name": content(names=["a", "b", "c" * 61]),
+    "one name twice": content(names=["a", "b", "a"]),
+    "one name": content(names=["a"], weights=[[0.0] * E], bias=[0.0]),
+    "too few weights": content(weights=[[0.0] * E] * 2),
+    "too many weights": content(weights=[[0.0] * E] * 4),
+    "too long weights": content(weights=[[0.0] * (E + 1)] * 3),
+    "no weights": content(weights=[[], [], []]),
+    "flat weights": content(weights=[0.0] * 3),
+    "ragged weights": content(weights=RAGGED),
+    "weights of text": content(weights=[["1"] * E] * 3),
+    "weights of null": content(weights=[[None] * E] * 3),
+    "true weights": content(weights=[[True] * E] * 3),
+    "too short a bias": content(bias=[0.0] * 2),
+    "a bias of another shape": content(bias=[[0.0]] * 3),
+    "NaN": json.dumps(content(bias=[0.0, math.nan, 0.0])).encode(),
+    "infinity": json.dumps(content(bias=[0.0, math.inf, 0.0])).encode(),
+    "beyond float32": content(bias=[0.0, 1e300, 0.0]),
+    "a huge whole number": content(bias=[0, 10**400, 0]),
+    "other without its row": content(other=True, weights=[[0.0] * E] * 3, bias=[0.0] * 3),
+    "a row without other": content(weights=[[0.0] * E] * 4, bias=[0.0] * 4),
+    "other of another kind": content(other="yes"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_damaged_names_are_refused_in_one_line(
+    make_model: Callable[..., Path], tmp_path: Path, what: str
+) -> None:
+    folder = make_model(tmp_path / "model", names=WRONG[what])
+    with pytest.raises(ModelError) as caught:
+        Translator.load(folder, threads=1)
+    message = str(caught.value)
+    assert "names.json" in message
+    assert len(message.splitlines()) == 1
+    assert len(message) < 400 + len(str(folder))
+
+
+def test_names_that_cannot_be_read_or_were_changed(
+    make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_model(tmp_path / "model", names=content())
+    info = model_folder.read(folder)
+    (folder / "names.json").unlink()
+    with pytest.raises(ModelError, match=r"names\.json"):
+        Names.of(info)
+    with pytest.raises(ModelError, match=r"names\.json is missing"):
+        Translator.load(folder)
+    text = json.dumps(content(names=["dog", "baby crying", "train"]))
+    (folder / "names.json").write_text(text, "utf-8")
+    with pytest.raises(ModelError, match=r"names\.json is damaged"):
+        Translator.load(folder)
+
+
+def test_the_bundled_model_names_28_kinds_and_draws_22_of_them() -> None:
+    names = Names.of(model_folder.read(model_folder.bundled()))
+    assert names is not None
+    assert len(names.names) == 28
+    assert {"baby crying", "dog", "train", "fireworks", "water", "siren"} <= set(names.names)
+    assert set(names.alerts) == {
+        "smoke alarm", "doorbell", "knock on a door", "telephone", "breaking glass", "alarm clock",
+    }  # fmt: skip
+    assert names.other
+
+
+def test_alerts_are_some_of_the_names(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    values = content(alerts=["dog"])
+    names = Translator.load(make_model(tmp_path / "model", names=values), threads=1).names
+    assert names is not None
+    assert names.alerts == ("dog",)
+    assert names.to_json()["alerts"] == ["dog"]
+    for number, wrong in enumerate((["cat"], "dog", [1], None, {})):
+        folder = make_model(tmp_path / str(number), names=content(alerts=wrong))
+        with pytest.raises(ModelError, match="damaged"):
+            Translator.load(folder, threads=1)
+
+
+def test_a_second_guess_is_near_from_half_of_the_first_on() -> None:
+    names = Names(
+        names=("a", "b", "c"), weights=np.zeros((3, 1), np.float32),
+        bias=np.zeros(3, np.float32), alerts=("b",),
+    )  # fmt: skip
+
+    def guess(*shares: float, first: int | None = None) -> tuple[str, str, bool]:
+        made = names.guess(np.array(shares, np.float32), first)
+        return made.name, made.second, made.is_alert
+
+    assert guess(0.6, 0.3, 0.1) == ("a", "b", False)
+    assert guess(0.62, 0.3, 0.08) == ("a", "", False)
+    assert guess(0.2, 0.7, 0.1) == ("b", "", True)
+    # What keeps its name may be overtaken: the other is the second guess.
+    assert guess(0.3, 0.6, 0.1, first=0) == ("a", "b", False)
+    assert names.guess(np.array([0.6, 0.3, 0.1], np.float32)).share == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("familiarity", "share", "confidence"),
+    [(0.81, 0.64, 0.72), (math.nan, 0.64, 0.8), (0.81, math.nan, 0.9), (0.0, 1.0, 0.0)],
+)
+def test_confidence_is_a_geometric_mean(
+    familiarity: float, share: float, confidence: float
+) -> None:
+    assert confidence_of(familiarity, share) == pytest.approx(confidence)
+    assert math.isnan(confidence_of(math.nan, math.nan))

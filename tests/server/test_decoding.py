@@ -1,0 +1,405 @@
+"""Decoding in a child process: what it is for is files that were made to harm."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+
+from soundsight.core.errors import AudioError
+from soundsight.core.units import RATE_HZ
+from soundsight.media.container import quiet_av
+from soundsight.server import decoding
+from soundsight.server.decoding import Decoder
+from soundsight.server.errors import RefusedError
+from soundsight.server.limits import Limits
+
+
+def tone(seconds: float, rate_hz: int = RATE_HZ) -> np.ndarray:
+    t = np.arange(round(seconds * rate_hz)) / rate_hz
+    return (0.3 * np.sin(2 * np.pi * 440 * t)).astype(np.float32)
+
+
+def written(samples: np.ndarray, rate_hz: int = RATE_HZ, kind: str = "WAV", **how: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate_hz, format=kind, **how)
+    return file.getvalue()
+
+
+def container(
+    kind: str, seconds: float, *, sound: str | None = None, picture: str | None = None
+) -> bytes:
+    """A file of FFmpeg's: a tone, a grey picture, or both."""
+    av = quiet_av()
+    file = io.BytesIO()
+    with av.open(file, "w", format=kind) as out:
+        tracks = []
+        if picture:
+            shown = out.add_stream(picture, rate=5)
+            shown.width = shown.height = 64
+            shown.pix_fmt = "yuv420p"
+            grey = av.VideoFrame.from_ndarray(np.full((96, 64), 128, np.uint8), "yuv420p")
+            tracks.append((shown, [grey] * round(5 * seconds)))
+        if sound:
+            heard = out.add_stream(sound, rate=RATE_HZ, layout="mono")
+            blocks = []
+            for first in range(0, round(seconds * RATE_HZ), 1152):
+                planes = tone(1, RATE_HZ)[None, :1152]
+                block = av.AudioFrame.from_ndarray(planes, "fltp", "mono")
+                block.sample_rate, block.pts = RATE_HZ, first
+                blocks.append(block)
+            tracks.append((heard, blocks))
+        for track, frames in tracks:
+            for number, frame in enumerate(frames):
+                if track is not tracks[-1][0] or not sound:
+                    frame.pts = number
+                out.mux(track.encode(frame))
+            out.mux(track.encode(None))
+    return file.getvalue()
+
+
+@contextlib.contextmanager
+def handle_of(data: bytes) -> Iterator[int]:
+    handle = os.memfd_create("test")
+    try:
+        os.write(handle, data)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+@pytest.fixture
+def decoder() -> Iterator[Decoder]:
+    """Of usual limits, with less patience; nothing of it is left at the end."""
+    made = Decoder(Limits(decode_idle_s=10.0))
+    made.warm_up()
+    before = psutil.Process().num_fds()
+    yield made
+    assert psutil.Process().num_fds() <= before
+    made.close()
+    assert not psutil.Process().children()
+
+
+def decode(
+    decoder: Decoder, data: bytes, most_s: float | None = None, **options: Any
+) -> np.ndarray:
+    with handle_of(data) as handle, decoder.open(handle, "a.x", most_s, **options) as sound:
+        return np.concatenate(list(sound.blocks))
+
+
+def interrupted(decoder: Decoder, happens: Callable[[], None]) -> None:
+    """Decode a long sound; after its first block something happens."""
+    data = written(np.zeros(600 * 8_000, np.float32), 8_000)
+    with handle_of(data) as handle, decoder.open(handle, "a.x") as sound:
+        next(sound.blocks)
+        happens()
+        for _ in sound.blocks:
+            pass
+
+
+def refused(decoder: Decoder, data: bytes, most_s: float | None = None, **options: Any) -> str:
+    """The one line that tells what is wrong with a file: it names it as its sender does."""
+    with pytest.raises(AudioError) as told:
+        decode(decoder, data, most_s, **options)
+    line = str(told.value)
+    assert "a.x" in line
+    assert "/" not in line.replace("a.x", "")
+    assert line.isprintable()
+    return line
+
+
+# --- sounds ----------------------------------------------------------------------------------
+
+
+def test_sounds_come_through(decoder: Decoder) -> None:
+    for kind, how in (("WAV", {}), ("FLAC", {}), ("OGG", {"subtype": "VORBIS"})):
+        samples = decode(decoder, written(tone(2.0), kind=kind, **how))
+        assert samples.dtype == np.float32
+        # FFmpeg's Vorbis decoder starts with half a block.
+        assert 2 * RATE_HZ - len(samples) in ((128,) if kind == "OGG" else (0,))
+    np.testing.assert_allclose(
+        decode(decoder, written(tone(0.5), subtype="FLOAT")), tone(0.5), atol=1e-6
+    )
+    assert len(decode(decoder, written(tone(25.0, 8_000), 8_000))) == 25 * RATE_HZ
+
+
+@pytest.mark.parametrize(("kind", "sound"), [("mp4", "aac"), ("mp3", "libmp3lame")])
+def test_containers_come_through(decoder: Decoder, kind: str, sound: str) -> None:
+    data = container(kind, 2.0, sound=sound, picture="mpeg4" if kind == "mp4" else None)
+    assert len(decode(decoder, data)) == pytest.approx(2 * RATE_HZ, rel=0.1)
+
+
+def test_two_at_once(decoder: Decoder) -> None:
+    data = written(tone(3.0))
+    with (
+        handle_of(data) as handle,
+        decoder.open(handle, "a") as one,
+        decoder.open(handle, "b") as two,
+    ):
+        assert len(next(two.blocks)) == len(next(one.blocks)) == 3 * RATE_HZ
+
+
+def test_a_reader_that_stops_early(decoder: Decoder) -> None:
+    data = written(np.zeros(60 * 8_000, np.float32), 8_000)
+    with handle_of(data) as handle, decoder.open(handle, "a") as sound:
+        next(sound.blocks)
+        (child, *_) = psutil.Process().children()
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+# --- no sounds -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x", b"RIFF", b"no sound at all\n" * 99, bytes(5_000), b"\xff" * 5_000, b"ID3" + bytes(99),
+        b"\x89PNG\r\n\x1a\n" + bytes(99), b"fLaC" + b"\xff" * 99, b"OggS" + bytes(99),
+        b"\x00\x00\x00\x20ftypisom" + bytes(99), b"RIFF\x00\x00\x00\x00WAVEfmt " + b"\xff" * 99,
+        b"#EXTM3U\nhttp://127.0.0.1/a.ts\n", b"ffconcat version 1.0\nfile /etc/hostname\n",
+        b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nm=audio 9 RTP/AVP 0\r\n",
+    ],
+)  # fmt: skip
+def test_no_sound(decoder: Decoder, data: bytes) -> None:
+    refused(decoder, data)
+
+
+def test_sounds_that_cannot_be_used(decoder: Decoder) -> None:
+    loud = np.full(RATE_HZ, 1e30, np.float32)
+    broken = tone(1.0)
+    broken[-1] = np.nan
+    assert "50 ms of sound" in refused(decoder, written(tone(0.05)))
+    assert "no sound in it" in refused(decoder, written(tone(0.0)))
+    assert "far over full scale" in refused(decoder, written(loud, subtype="FLOAT"))
+    assert "not a finite number" in refused(decoder, written(broken, subtype="FLOAT"))
+    assert "sample rate of 1 Hz" in refused(decoder, written(tone(1.0), 1))
+    assert "9 channels" in refused(decoder, written(np.zeros((RATE_HZ, 9), np.float32)))
+
+
+def test_a_video_without_sound(decoder: Decoder) -> None:
+    assert "no sound track" in refused(decoder, container("mp4", 1.0, picture="mpeg4"))
+
+
+@pytest.mark.parametrize(("kind", "sound"), [("mp4", "aac"), ("mp3", "libmp3lame")])
+def test_files_cut_anywhere(decoder: Decoder, kind: str, sound: str) -> None:
+    data = container(kind, 2.0, sound=sound)
+    for part in (0.3, 0.7):
+        cut = data[: int(part * len(data))]
+        if kind == "mp4":  # its table of contents stood at the end
+            refused(decoder, cut)
+            continue
+        assert "cut short" in refused(decoder, cut, strict=True)
+        with handle_of(cut) as handle, decoder.open(handle, "a.x") as sound:
+            samples = np.concatenate(list(sound.blocks))
+        assert len(samples) / RATE_HZ == pytest.approx(2 * part, abs=0.3)
+        (told,) = sound.blocks.warnings
+        assert told.startswith("a.x is ")
+
+
+def test_a_track_is_chosen(decoder: Decoder) -> None:
+    data = container("mp4", 1.0, sound="aac")
+    assert len(decode(decoder, data, track=1)) > 0
+    assert refused(decoder, data, track=2) == "a.x has 1 sound track: there is no track 2"
+
+
+# --- files that were made to harm -------------------------------------------------------------
+
+
+def test_hours_of_silence_in_little_space(decoder: Decoder) -> None:
+    """A flac that unpacks to more than a thousand times its size."""
+    file = io.BytesIO()
+    hour = np.zeros(3_600 * 4_000, np.int16)
+    with soundfile.SoundFile(file, "w", 4_000, 1, format="FLAC", subtype="PCM_16") as out:
+        for _ in range(5):
+            out.write(hour)
+    data = file.getvalue()
+    assert len(data) < 300_000
+    began = time.monotonic()
+    assert "is longer than 14400 s" in refused(decoder, data)
+    assert time.monotonic() - began < 10
+    # Where it says that its length is not known, it ends where the limit is.
+    unknown = bytearray(data)
+    unknown[21] &= 0xF0
+    unknown[22:26] = bytes(4)
+    line = refused(decoder, bytes(unknown), 100.0)
+    assert "is longer than 100 s" in line or "damaged" in line or "no sound" in line
+
+
+def test_ten_hours_of_mp3(decoder: Decoder) -> None:
+    av = quiet_av()
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp3", options={"write_xing": "0", "id3v2_version": "0"}) as out:
+        track = out.add_stream("libmp3lame", rate=8_000, layout="mono")
+        track.bit_rate = 8_000
+        block = av.AudioFrame.from_ndarray(np.zeros((1, 40_000), np.float32), "fltp", "mono")
+        block.sample_rate, block.pts = 8_000, 0
+        out.mux(track.encode(block))
+        out.mux(track.encode(None))
+    data = file.getvalue()[:5_000]
+    frame = data[72 * 20 : 72 * 40]  # of 72 ms and 72 bytes each
+    assert frame[:2] == data[:2]
+    ten_hours = frame * round(36_000 / (0.072 * 20))
+    assert "is longer than 14400 s" in refused(decoder, ten_hours)
+
+
+def test_a_file_that_lies_of_its_length(decoder: Decoder) -> None:
+    """Two seconds by its header, twenty in truth."""
+    data = container("mp3", 2.0, sound="libmp3lame")
+    tail = container("mp3", 20.0, sound="libmp3lame")
+    assert "is longer than 5 s" in refused(decoder, data + tail[2_000:], 5.0)
+
+
+def test_a_picture_of_30000_by_30000(decoder: Decoder) -> None:
+    """Its sound is decoded, its picture is not touched."""
+    data = bytearray(container("mp4", 1.0, sound="aac", picture="mpeg4"))
+    entry = data.index(b"mp4v", data.index(b"stsd"))
+    assert struct.unpack_from(">HH", data, entry + 28) == (64, 64)
+    struct.pack_into(">HH", data, entry + 28, 30_000, 30_000)
+    header = data.index(b"tkhd")
+    struct.pack_into(">II", data, header + 80, 30_000 << 16, 30_000 << 16)
+    assert len(decode(decoder, bytes(data))) == pytest.approx(RATE_HZ, rel=0.1)
+
+
+def test_a_header_that_promises_four_gigabytes(decoder: Decoder) -> None:
+    data = bytearray(written(tone(1.0)))
+    struct.pack_into("<I", data, 4, 0xFFFFFFF0)
+    struct.pack_into("<I", data, 40, 0xFFFFFF00)
+    # libsndfile believes the file's length, not the header.
+    with contextlib.suppress(AudioError):
+        assert len(decode(decoder, bytes(data))) == RATE_HZ
+
+
+def test_too_little_memory() -> None:
+    decoder = Decoder(Limits(decode_memory_bytes=1 << 20))
+    try:
+        line = refused(decoder, written(tone(20.0)))
+        assert "memory" in line
+    finally:
+        decoder.close()
+
+
+def test_a_decoder_that_hangs() -> None:
+    decoder = Decoder(Limits(decode_idle_s=0.3))
+    decoder.warm_up()
+    try:
+        (child,) = psutil.Process().children()
+        child.suspend()
+        assert "takes too long" in refused(decoder, written(tone(1.0)))
+        assert not child.is_running()
+        assert len(psutil.Process().children()) == 1  # the next one is ready
+    finally:
+        decoder.close()
+    assert not psutil.Process().children()
+
+
+def test_a_decoder_that_dawdles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block comes in time, and yet it all takes too long."""
+    monkeypatch.setattr(decoding, "_ALLOWANCE_S", 0.3)
+    monkeypatch.setattr(decoding, "_S_PER_S", 0.0)
+    decoder = Decoder(Limits(decode_idle_s=10))
+    decoder.warm_up()
+    (child,) = psutil.Process().children()
+    child.suspend()
+    waker = threading.Timer(0.6, child.resume)
+    waker.start()
+    try:
+        assert "takes too long" in refused(decoder, written(tone(1.0)))
+    finally:
+        waker.join()
+        decoder.close()
+
+
+def test_a_decoder_that_dies(decoder: Decoder) -> None:
+    def die() -> None:
+        for child in psutil.Process().children():
+            child.kill()
+
+    with pytest.raises(AudioError, match=r"cannot read a\.x: it is damaged, or decoding it takes"):
+        interrupted(decoder, die)
+    # The one that waits for its turn has died, too: the next upload does not notice.
+    for child in psutil.Process().children():
+        child.kill()
+        child.wait()
+    assert len(decode(decoder, written(tone(1.0)))) == RATE_HZ
+
+
+def test_a_decoder_that_is_no_more(decoder: Decoder) -> None:
+    """The server stops while a sound is decoded: who works on it is told at once."""
+    with pytest.raises(RefusedError) as told:
+        interrupted(decoder, decoder.close)
+    assert told.value.status == 503
+    with pytest.raises(RefusedError, match="the server stops"):
+        decode(decoder, written(tone(1.0)))
+
+
+def test_no_process_to_be_had(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_args: object, **_options: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    decoder.close()
+    fresh = Decoder(Limits())
+    monkeypatch.setattr(subprocess, "Popen", none)
+    fresh.warm_up()
+    with pytest.raises(RefusedError) as told:
+        decode(fresh, written(tone(1.0)))
+    assert told.value.status == 503
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_no_child_outlives_its_server(busy: bool, eventually: Callable[..., object]) -> None:
+    code = """
+import os, sys, time
+from soundsight.server.decoding import Decoder
+from soundsight.server.limits import Limits
+decoder = Decoder(Limits())
+decoder.warm_up()
+if sys.argv[1] == "True":
+    handle = os.open(sys.argv[2], os.O_RDONLY)
+    with decoder.open(handle, "a") as sound:
+        next(sound.blocks)
+        print("ready", flush=True)
+        time.sleep(60)
+print("ready", flush=True)
+time.sleep(60)
+"""
+    with handle_of(written(np.zeros(900 * 8_000, np.float32), 8_000)) as handle:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(busy), f"/proc/{os.getpid()}/fd/{handle}"],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        with process.stdout:
+            assert process.stdout.readline() == "ready\n"
+        children = psutil.Process(process.pid).children()
+        assert children
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    eventually(lambda: not any(child.is_running() for child in children), "the children's end")
+
+
+def test_the_child_opens_nothing_else(decoder: Decoder, tmp_path: Path) -> None:
+    """A playlist that names another file, or an address, is no sound."""
+    (tmp_path / "secret.wav").write_bytes(written(tone(1.0)))
+    for text in (
+        f"ffconcat version 1.0\nfile '{tmp_path}/secret.wav'\n",
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{tmp_path}/secret.wav\n#EXT-X-ENDLIST\n",
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/secret.wav\n#EXT-X-ENDLIST\n",
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static">'
+        f"<Period><AdaptationSet><Representation><BaseURL>{tmp_path}/secret.wav</BaseURL>"
+        "</Representation></AdaptationSet></Period></MPD>",
+    ):
+        refused(decoder, text.encode())

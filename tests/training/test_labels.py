@@ -1,0 +1,265 @@
+"""Names are a regression that knows when it does not know; their file belongs to its encoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from soundsight.core.errors import ConfigError, DataError, ModelError
+from soundsight.data.vegas.bench import Bench
+from soundsight.models.contrastive import SoundEncoder
+from soundsight.models.presets import preset
+from soundsight.training import other_sounds
+from soundsight.training.labels import (
+    BENCH_NAMES,
+    FittedNames,
+    NamingConfig,
+    Seconds,
+    calibration_error,
+    fit_names,
+    load_names,
+    named_seconds,
+    other_seconds,
+    write_names,
+)
+
+SIZES = preset("tiny").contrastive
+E = 6
+ONE = NamingConfig(penalties=(1e-3,))
+
+
+def seconds(count: int, seed: int, *, spread: float = 1.0) -> Seconds:
+    """Three names, each around its own axis, overlapping."""
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(0, 3, count)
+    x = rng.normal(0, spread, (count, E))
+    x[np.arange(count), kind] += 2.0
+    return torch.from_numpy(x), [("dog", "train", "zebra")[k] for k in kind]
+
+
+def elsewhere(count: int, seed: int) -> Tensor:
+    """Seconds that lie away from all three."""
+    x = np.random.default_rng(seed).normal(0, 1, (count, E))
+    x[:, 3:] += 2.0
+    return torch.from_numpy(x)
+
+
+def encoder(seed: int = 0) -> SoundEncoder:
+    torch.manual_seed(seed)
+    return SoundEncoder(SIZES).eval()
+
+
+def test_names_are_right_as_often_as_they_say() -> None:
+    fitted = fit_names(seconds(4000, 0), seconds(4000, 1), NamingConfig())
+    assert fitted.names.names == ("dog", "train", "zebra")
+    assert not fitted.names.other
+    unseen, truth = seconds(6000, 2)
+    shares = fitted.names.probabilities(unseen.numpy())
+    numbers = np.array([fitted.names.names.index(name) for name in truth])
+    # The best that can be done with three Gaussians of this spread is 85 %.
+    assert (shares.argmax(axis=1) == numbers).mean() > 0.83
+    assert calibration_error(shares, numbers) < 0.02
+    figures = fitted.figures
+    assert figures.seconds == 4000
+    assert figures.calibration_error < 0.02
+    assert figures.others == 0
+    assert figures.named == 1.0
+    assert "4,000 audible val seconds" in figures.words()
+    assert "none of them" not in figures.words()
+
+
+def test_weights_against_plain_gradient_descent() -> None:
+    data = seconds(400, 0)
+    config = NamingConfig(penalties=(0.1,))
+    fitted = fit_names(data, seconds(400, 1), config)
+    mean, spread = data[0].mean(dim=0), data[0].std(dim=0) + 1e-3
+    x = ((data[0] - mean) / spread).numpy()
+    y = np.array([fitted.names.names.index(name) for name in data[1]])
+    w, b = np.zeros((3, E)), np.zeros(3)
+    for _ in range(4000):
+        logits = x @ w.T + b
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        p[np.arange(len(y)), y] -= 1
+        w -= 0.5 * (p.T @ x / len(y) + 0.1 * w)
+        b -= 0.5 * p.mean(axis=0)
+    expected = w / spread.numpy() / fitted.figures.temperature
+    np.testing.assert_allclose(fitted.names.weights, expected, atol=1e-3)
+
+
+def test_overconfident_weights_are_cooled() -> None:
+    """On val that is noisier than train, the temperature makes the names less sure."""
+    sure = fit_names(seconds(500, 0, spread=0.4), seconds(2000, 1, spread=0.4), ONE)
+    noisy = fit_names(seconds(500, 0, spread=0.4), seconds(2000, 1, spread=1.5), ONE)
+    assert noisy.figures.temperature > 1.5 * sure.figures.temperature
+    assert noisy.figures.calibration_error < 0.06
+
+
+def test_the_best_penalty_on_val_is_kept() -> None:
+    few, val = seconds(40, 0), seconds(2000, 1)
+    losses = {
+        p: fit_names(few, val, NamingConfig(penalties=(p,))).figures.log_loss
+        for p in (1e-5, 1e-1, 1e2)
+    }
+    both = fit_names(few, val, NamingConfig(penalties=tuple(losses))).figures
+    assert both.penalty == min(losses, key=lambda p: losses[p])
+    assert both.log_loss == pytest.approx(min(losses.values()))
+
+
+def test_other_sounds_get_no_name() -> None:
+    others = elsewhere(900, 3), elsewhere(300, 4)
+    fitted = fit_names(seconds(2000, 0), seconds(1000, 1), ONE, others)
+    assert fitted.names.other
+    assert fitted.names.weights.shape == (4, E)
+    unknown = fitted.names.probabilities(elsewhere(500, 5).numpy())
+    known = fitted.names.probabilities(seconds(500, 6)[0].numpy())
+    assert unknown.max(axis=1).mean() < 0.15
+    assert known.max(axis=1).mean() > 0.6
+    assert fitted.figures.others == 300
+    assert fitted.figures.others_told > 0.9
+    assert fitted.figures.named > 0.85
+    assert "of 300 made seconds" in fitted.figures.words()
+
+
+def test_a_larger_weight_of_others_tells_more_of_them() -> None:
+    others = elsewhere(900, 3), elsewhere(300, 4)
+    told = [
+        fit_names(
+            seconds(2000, 0), seconds(1000, 1),
+            NamingConfig(penalties=(1e-3,), others_weight=weight), others,
+        ).figures.others_told
+        for weight in (0.05, 1.0, 20.0)
+    ]  # fmt: skip
+    assert told[0] < told[1] < told[2]
+
+
+def test_val_seconds_of_a_name_that_train_does_not_know_are_left_out() -> None:
+    x, names = seconds(500, 1)
+    val = x, ["giraffe" if name == "zebra" else name for name in names]
+    fitted = fit_names(seconds(500, 0), val, ONE)
+    assert fitted.figures.seconds == sum(name != "giraffe" for name in val[1])
+
+
+def test_too_few_seconds_or_names() -> None:
+    with pytest.raises(DataError, match="at least 20"):
+        fit_names(seconds(10, 0), seconds(500, 1), ONE)
+    with pytest.raises(DataError, match="at least 20"):
+        fit_names(seconds(500, 0), seconds(10, 1), ONE)
+    x, names = seconds(500, 0)
+    with pytest.raises(DataError, match="1 names"):
+        fit_names((x, ["dog"] * len(names)), (x, ["dog"] * len(names)), ONE)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"penalties": ()}, {"penalties": (0.0,)}, {"penalties": (-1.0,)}, {"iterations": 0},
+        {"others": ("thunder",)}, {"others_each": -1}, {"others_weight": 0.0},
+    ],
+)  # fmt: skip
+def test_settings_that_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        NamingConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_calibration_error_by_hand() -> None:
+    shares = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.45, 0.55]])
+    # 0.9: one of two right; 0.6 and 0.55 lie in bins of their own.
+    expected = 0.5 * abs(0.5 - 0.9) + 0.25 * (1 - 0.6) + 0.25 * 0.55
+    assert calibration_error(shares, np.array([0, 1, 0, 0])) == pytest.approx(expected)
+    certain = np.eye(2)
+    assert calibration_error(certain, np.array([0, 1])) == 0.0
+
+
+def test_the_bench_s_audible_seconds_have_names(toy_bench: Bench) -> None:
+    x, names = named_seconds(encoder(), [toy_bench], "train")
+    # Twelve seconds a subject, of which one cannot be heard.
+    assert x.shape == (55, SIZES.embedding_size)
+    assert {name: names.count(name) for name in names} == dict.fromkeys(BENCH_NAMES.values(), 11)
+    both, twice = named_seconds(encoder(), [toy_bench, toy_bench], "train")
+    assert len(both) == len(twice) == 110
+    torch.testing.assert_close(both[:55], x)
+
+
+def test_names_come_back_from_disk_and_belong_to_their_encoder(tmp_path: Path) -> None:
+    from soundsight.core.config import to_dict
+    from soundsight.training.checkpoints import save_weights
+
+    def run_folder(name: str, network: SoundEncoder) -> Path:
+        folder = tmp_path / name
+        about = {"kind": "contrastive", "preset": "tiny", "network": to_dict(SIZES)}
+        save_weights(folder / "encoder.safetensors", network, about)
+        return folder
+
+    own, other = run_folder("own", encoder()), run_folder("other", encoder(1))
+    fitted = fit_names(seconds(500, 0), seconds(300, 1), ONE, (elsewhere(50, 2), elsewhere(20, 3)))
+    path = write_names(tmp_path / "names", own, fitted, ONE)
+    again = load_names(tmp_path / "names", own, E)
+    assert isinstance(again, FittedNames)
+    assert again.figures == fitted.figures
+    assert again.names.other
+    np.testing.assert_allclose(again.names.weights, fitted.names.weights, atol=1e-6)
+    with pytest.raises(DataError, match="another encoder"):
+        load_names(tmp_path / "names", other, E)
+    with pytest.raises(ModelError, match="another length"):
+        load_names(tmp_path / "names", own, E - 1)
+    with pytest.raises(DataError, match="soundsight train names"):
+        load_names(tmp_path / "nowhere", own, E)
+    values = json.loads(path.read_text("utf-8"))
+    for damaged in (
+        {k: v for k, v in values.items() if k != "encoder"},
+        {k: v for k, v in values.items() if k != "figures"},
+        {**values, "figures": {"seconds": 3}},
+        {**values, "figures": {**values["figures"], "accuracy": "much"}},
+        {**values, "figures": 7},
+    ):
+        path.write_text(json.dumps(damaged), "utf-8")
+        with pytest.raises(DataError, match="fit it again"):
+            load_names(tmp_path / "names", own, E)
+    path.write_text("{", "utf-8")
+    with pytest.raises(ModelError, match="damaged"):
+        load_names(tmp_path / "names", own, E)
+
+
+# --- sounds that are none of the subjects ----------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", other_sounds.KINDS)
+def test_made_sounds(kind: str) -> None:
+    first, again, second = (other_sounds.made(kind, number) for number in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert first.dtype == np.float32
+    for sound in (first, second):
+        assert 3 * 44_100 <= len(sound) <= 7 * 44_100
+        assert np.isfinite(sound).all()
+        assert np.abs(sound).max() <= 1.0
+        body = sound[22_050:-22_050]
+        level = 10 * np.log10(np.square(body, dtype=np.float64).mean())
+        # Clipping may take a little from what is loud and spiky.
+        assert -46 < level < -11
+        room = 10 * np.log10(np.square(sound[:22_050], dtype=np.float64).mean())
+        assert -75 < room < -69
+    count = min(len(first), len(second))
+    assert not np.array_equal(first[:count], second[:count])
+    mels = list(other_sounds.log_mels([kind], range(1)))
+    assert mels
+    assert all(mel.shape == (128, 100) and mel.dtype == np.uint8 for mel in mels)
+
+
+def test_made_sounds_of_train_and_val_are_others() -> None:
+    config = NamingConfig(others=("ticking", "noise"), others_each=1)
+    train, val = other_seconds(encoder(), config)
+    assert train.shape[1] == val.shape[1] == SIZES.embedding_size
+    assert len(train) > 4
+    assert len(val) > 4
+    count = min(len(train), len(val))
+    assert not torch.equal(train[:count], val[:count])
+    none = other_seconds(encoder(), NamingConfig(others_each=0))
+    assert [len(part) for part in none] == [0, 0]
+    with pytest.raises(ConfigError, match="other sound"):
+        other_sounds.made("thunder", 0)

@@ -1,0 +1,579 @@
+"""The loop: 2 + 2 steps equal 4, a stop loses nothing, and a changed config is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from soundsight.core.config import to_dict
+from soundsight.core.errors import ConfigError, DataError, OutputError, SoundsightError
+from soundsight.data.store.dataset import PairDataset
+from soundsight.data.vegas.bench import Bench
+from soundsight.training.checkpoints import load_weights, read_checkpoint, save_weights
+from soundsight.training.devices import MachineConfig, enough_memory, start_machine
+from soundsight.training.encoder import EncoderConfig, EncoderTask, load_encoder, one_cycle
+from soundsight.training.trainer import (
+    LoopConfig,
+    Scalars,
+    Task,
+    fit,
+    picture_grid,
+    read_run,
+    step_rng,
+)
+from soundsight.training.translator import (
+    TranslatorConfig,
+    TranslatorTask,
+    default_config,
+    load_generator,
+)
+
+SILENT = Console(quiet=True, stderr=True)
+STEPS = 4
+
+
+def loop_config(steps: int = STEPS, **changes: int | str) -> LoopConfig:
+    return LoopConfig(
+        **{"steps": steps, "batch_size": 6, "log_every": 1, "checkpoint_every": 1,
+           "picture_every": 2, **changes}
+    )  # fmt: skip
+
+
+def encoder_task(
+    bench: Bench, kind: str = "contrastive", **changes: int | str
+) -> tuple[EncoderTask, EncoderConfig]:
+    config = EncoderConfig(kind=kind, preset="tiny", loop=loop_config(**changes))
+    return EncoderTask(config, PairDataset(bench, "train")), config
+
+
+@pytest.fixture(scope="module")
+def encoder_run(toy_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "encoder"
+    task, config = encoder_task(toy_bench)
+    assert fit(task, run, config.loop, to_dict(config), console=SILENT)
+    return run
+
+
+def translator_task(
+    bench: Bench, encoder_run: Path, objective: str, **changes: int | str
+) -> tuple[TranslatorTask, TranslatorConfig]:
+    weights = dict.fromkeys(("contrast_weight", "coherence_weight", "variational_weight"), 1.0)
+    config = TranslatorConfig(
+        encoder="x",
+        preset="tiny",
+        objective="relativistic" if objective == "variational" else objective,
+        penalty_every=2,
+        loop=loop_config(**changes),
+        **(weights if objective == "variational" else {}),
+    )
+    data = PairDataset(bench, "train")
+    return TranslatorTask(config, load_encoder(encoder_run), data, encoder_run=encoder_run), config
+
+
+def tensors_of(run: Path) -> dict[str, Tensor]:
+    return read_checkpoint(run / "checkpoint.safetensors")[0]
+
+
+class Interrupted:
+    """Presses Ctrl-C in the middle of one step: when its last optimiser has moved the weights."""
+
+    def __init__(self, task: Task, at: int) -> None:
+        self.at, self.inner = at, task.step
+        self.optimizer = list(task.optimizers().values())[-1]
+        task.step = self  # type: ignore[method-assign,assignment]
+
+    def __call__(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+        if step == self.at:
+            self.moved = self.optimizer.step
+            self.optimizer.step = self.press  # type: ignore[method-assign]
+        return self.inner(step, rng)
+
+    def press(self, *args: object) -> None:
+        del args
+        self.moved()
+        self.optimizer.step = self.moved  # type: ignore[method-assign]
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "accumulate"),
+    [
+        ("contrastive", 1), ("autoencoder", 1), ("relativistic", 1), ("rc", 1),
+        ("autoencoder", 3), ("relativistic", 2), ("rc", 3), ("variational", 1), ("variational", 2),
+    ],
+)  # fmt: skip
+def test_two_and_two_steps_equal_four_to_the_last_bit(
+    kind: str, accumulate: int, toy_bench: Bench, encoder_run: Path, tmp_path: Path
+) -> None:
+    def make() -> tuple[Task, EncoderConfig | TranslatorConfig]:
+        if kind in ("contrastive", "autoencoder"):
+            return encoder_task(toy_bench, kind, accumulate=accumulate)
+        return translator_task(toy_bench, encoder_run, kind, accumulate=accumulate)
+
+    task, config = make()
+    assert fit(task, tmp_path / "whole", config.loop, to_dict(config), console=SILENT)
+    task, config = make()
+    Interrupted(task, at=1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(task, tmp_path / "parts", config.loop, to_dict(config), console=SILENT)
+    task, config = make()
+    torch.manual_seed(999)
+    assert fit(task, tmp_path / "parts", config.loop, to_dict(config), console=SILENT)
+    whole, parts = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
+def test_a_run_folder_holds_what_it_is_said_to_hold(encoder_run: Path) -> None:
+    about = read_run(encoder_run, "encoder")
+    assert about["config"]["preset"] == "tiny"
+    lines = [json.loads(line) for line in (encoder_run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert (encoder_run / "done.json").exists()
+    assert list(encoder_run.glob("events.out.*"))
+
+
+def test_a_translator_run_keeps_early_pictures_grids_and_its_encoder(
+    toy_bench: Bench, encoder_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "translator"
+    task, config = translator_task(toy_bench, encoder_run, "relativistic")
+    fit(task, run, config.loop, to_dict(config), console=SILENT)
+    with np.load(next((run / "early").iterdir())) as early:
+        assert early["images"].dtype == np.uint8
+        assert early["images"].shape[1:] == (96, 96, 3)
+    assert (run / "pictures" / "step-0000004.png").exists()
+    mel = torch.zeros(1, 1, 128, 100)
+    torch.testing.assert_close(
+        load_encoder(run).encode(mel), load_encoder(encoder_run).encode(mel), atol=0, rtol=0
+    )
+    assert load_generator(run).embedding_size == 16
+
+
+def test_a_finished_run_is_left_alone(toy_bench: Bench, encoder_run: Path) -> None:
+    before = (encoder_run / "checkpoint.safetensors").stat().st_mtime_ns
+    task, config = encoder_task(toy_bench)
+    assert fit(task, encoder_run, config.loop, to_dict(config), console=SILENT)
+    assert (encoder_run / "checkpoint.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_changed_config_is_refused_and_named(toy_bench: Bench, encoder_run: Path) -> None:
+    task, config = encoder_task(toy_bench)
+    changed = to_dict(config)
+    changed["loop"]["seed"] = 5
+    changed["learning_rate"] = 1.0
+    with pytest.raises(ConfigError, match=r"learning_rate, loop\.seed"):
+        fit(task, encoder_run, config.loop, changed, console=SILENT)
+
+
+def test_sizes_that_a_preset_no_longer_names_are_refused(
+    toy_bench: Bench, encoder_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(encoder_run, run)
+    about = json.loads((run / "run.json").read_text())
+    assert about["networks"]["encoder"]["embedding_size"] == 16
+    about["networks"]["encoder"]["embedding_size"] = 24
+    (run / "run.json").write_text(json.dumps(about))
+    task, config = encoder_task(toy_bench)
+    with pytest.raises(ConfigError, match=r"another config \(networks\.encoder\.embedding_size"):
+        fit(task, run, config.loop, to_dict(config), console=SILENT)
+
+
+def test_a_folder_with_other_things_in_it_is_refused(toy_bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("dear")
+    task, config = encoder_task(toy_bench)
+    with pytest.raises(OutputError, match="no run folder"):
+        fit(task, tmp_path, config.loop, to_dict(config), console=SILENT)
+    assert [p.name for p in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_time_out_keeps_a_checkpoint_and_the_run_goes_on(toy_bench: Bench, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    task, config = encoder_task(toy_bench)
+    assert not fit(task, run, config.loop, to_dict(config), max_time_s=0.0, console=SILENT)
+    with pytest.raises(DataError, match="not finished"):
+        load_encoder(run)
+    task, config = encoder_task(toy_bench)
+    assert fit(task, run, config.loop, to_dict(config), console=SILENT)
+    task, config = encoder_task(toy_bench)
+    fit(task, tmp_path / "whole", config.loop, to_dict(config), console=SILENT)
+    whole, parts = tensors_of(tmp_path / "whole"), tensors_of(run)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert [start["step"] for start in read_run(run)["starts"]] == [0, 1]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(toy_bench: Bench, tmp_path: Path) -> None:
+    task, config = encoder_task(toy_bench)
+    inner = task.step
+
+    def step(number: int, rng: torch.Generator) -> dict[str, Tensor]:
+        scalars = inner(number, rng)
+        return {"loss": torch.tensor(float("nan"))} if number == 2 else scalars
+
+    task.step = step  # type: ignore[method-assign]
+    with pytest.raises(SoundsightError, match="loss is nan at step 3"):
+        fit(task, tmp_path / "run", config.loop, to_dict(config), console=SILENT)
+    _, about = read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
+    assert about["step"] == 2
+
+
+def test_a_bad_loss_between_two_log_lines_is_not_saved(toy_bench: Bench, tmp_path: Path) -> None:
+    config = EncoderConfig(preset="tiny", loop=loop_config(log_every=10, checkpoint_every=2))
+    task = EncoderTask(config, PairDataset(toy_bench, "train"))
+    inner = task.step
+
+    def step(number: int, rng: torch.Generator) -> dict[str, Tensor]:
+        scalars = inner(number, rng)
+        return {"loss": torch.tensor(float("inf"))} if number == 3 else scalars
+
+    task.step = step  # type: ignore[method-assign]
+    with pytest.raises(SoundsightError, match="loss is inf at step 4"):
+        fit(task, tmp_path / "run", config.loop, to_dict(config), console=SILENT)
+    assert read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")[1]["step"] == 2
+
+
+def test_log_lines_after_the_checkpoint_do_not_stand_twice(
+    toy_bench: Bench, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    task, config = encoder_task(toy_bench)
+    fit(task, run, config.loop, to_dict(config), max_time_s=0.0, console=SILENT)
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
+    task, config = encoder_task(toy_bench)
+    fit(task, run, config.loop, to_dict(config), console=SILENT)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 0}, {"batch_size": 1}, {"log_every": 0}, {"seed": -1}, {"seed": 2**63},
+        {"keep": -1}, {"evaluate_every": 0}, {"precision": "16-true"},
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(changes: dict[str, int | str]) -> None:
+    with pytest.raises(ConfigError, match=f"loop.{next(iter(changes))}"):
+        loop_config(**changes)
+
+
+def test_a_damaged_checkpoint_is_refused(toy_bench: Bench, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    task, config = encoder_task(toy_bench)
+    fit(task, run, config.loop, to_dict(config), max_time_s=0.0, console=SILENT)
+    path = run / "checkpoint.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="SHA-256"):
+        fit(task, run, config.loop, to_dict(config), console=SILENT)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", torch.nn.Linear(2, 3))
+    with pytest.raises(DataError, match="other sizes"):
+        load_weights(tmp_path / "w.safetensors", torch.nn.Linear(4, 3))
+    with pytest.raises(DataError, match="another network"):
+        load_weights(tmp_path / "w.safetensors", torch.nn.Linear(2, 3, bias=False))
+
+
+def test_noise_out_of_range_is_refused() -> None:
+    for ratio in (-1.0, 1e9):
+        with pytest.raises(ConfigError, match=r"noise_ratio must lie in \[0, 64\]"):
+            TranslatorConfig(encoder="x", noise_ratio=ratio)
+
+
+def test_what_does_not_fit_into_memory_is_one_line() -> None:
+    for much in (lambda: torch.empty(2**55), lambda: np.empty(2**55)):
+        with pytest.raises(ConfigError, match="do not fit into memory"), enough_memory():
+            much()
+    with pytest.raises(RuntimeError, match="must match"), enough_memory():
+        torch.ones(2) + torch.ones(3)
+
+
+def test_training_learns_from_toy_pairs(toy_bench: Bench, tmp_path: Path) -> None:
+    config = EncoderConfig(
+        kind="autoencoder", preset="tiny", learning_rate=1e-2, loop=loop_config(steps=30)
+    )
+    task = EncoderTask(config, PairDataset(toy_bench, "train"))
+    fit(task, tmp_path / "run", config.loop, to_dict(config), console=SILENT)
+    lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+
+
+def test_options_of_an_objective() -> None:
+    assert default_config("rc", "compact", "x").pixel_weight > 0
+    with pytest.raises(ConfigError, match="relativistic, rc"):
+        default_config("wasserstein", "compact", "x")
+    with pytest.raises(ConfigError, match="l1, mse"):
+        TranslatorConfig(encoder="x", pixel="huber")
+    with pytest.raises(ConfigError, match="ema_decay"):
+        TranslatorConfig(encoder="x", ema_decay=2.0)
+
+
+def test_one_cycle_rises_and_falls() -> None:
+    rates = [one_cycle(s, 100, 0.1) for s in range(100)]
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[-1] < 0.01
+
+
+def test_picture_grid_lays_rows_out() -> None:
+    pictures = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 3, 2, 2)
+    grid = picture_grid(pictures, columns=2)
+    assert grid.shape == (4, 4, 3)
+    assert grid[0, 0, 0] == 0
+    assert grid[0, 2, 0] == 1
+    assert grid[2, 0, 0] == 2
+    assert grid[2, 2, 0] == 0
+
+
+class Line(Task):
+    """Fits a line, without anything that couples the items of a batch."""
+
+    kind: ClassVar[str] = "line"
+
+    def __init__(self, loop: LoopConfig, spoil: Callable[[int, Tensor], Tensor] | None = None):
+        self.loop, self.spoil = loop, spoil
+        self.network = nn.Linear(1, 1)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1)
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"line": self.network}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"line": self.optimizer}
+
+    def step(self, step: int, rng: torch.Generator) -> Scalars:
+        x = torch.randn(self.loop.batch_size, 1, generator=rng)
+
+        def loss_of(part: Tensor) -> tuple[Tensor, Scalars]:
+            loss = (self.network(part) - 3 * part + 1).square().mean()
+            if self.spoil:
+                loss = self.spoil(step, loss)
+            return loss, {"loss": loss.detach()}
+
+        parts = x.chunk(self.loop.accumulate)
+        return self.descend("gradient", self.optimizer, parts, loss_of)
+
+    def finish(self, run: Path) -> None:
+        save_weights(run / "line.safetensors", self.network)
+
+
+def fit_line(
+    run: Path, spoil: Callable[[int, Tensor], Tensor] | None = None, **changes: int
+) -> Line:
+    torch.manual_seed(0)
+    loop = loop_config(**changes)
+    task = Line(loop, spoil)
+    fit(task, run, loop, to_dict(loop), console=SILENT)
+    return task
+
+
+def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
+    whole = fit_line(tmp_path / "whole", steps=5)
+    parts = fit_line(tmp_path / "parts", steps=5, accumulate=3)
+    for a, b in zip(whole.network.parameters(), parts.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    logs = [(tmp_path / n / "log.jsonl").read_text().splitlines() for n in ("whole", "parts")]
+    for a, b in zip(*logs, strict=True):
+        for name in ("loss", "gradient"):
+            assert json.loads(a)[name] == pytest.approx(json.loads(b)[name], rel=1e-4)
+
+
+def test_the_step_is_plain_gradient_descent(tmp_path: Path) -> None:
+    """Against a line fitted by hand: gradient of the mean square, its norm, one SGD step."""
+    torch.manual_seed(0)
+    network = nn.Linear(1, 1)
+    weight, bias = network.weight.item(), network.bias.item()
+    inputs: list[np.ndarray] = []
+    task = Line(loop_config(steps=1))
+    inner = task.network.forward
+    with torch.no_grad():
+        task.network.load_state_dict(network.state_dict())
+    task.network.forward = lambda x: (inputs.append(x.numpy()), inner(x))[1]  # type: ignore[method-assign]
+    fit(task, tmp_path / "run", task.loop, to_dict(task.loop), console=SILENT)
+    x = inputs[0][:, 0].astype(np.float64)
+    error = weight * x + bias - (3 * x - 1)
+    gradient = np.array([2 * (error * x).mean(), 2 * error.mean()])
+    assert task.network.weight.item() == pytest.approx(weight - 0.1 * gradient[0], abs=1e-6)
+    assert task.network.bias.item() == pytest.approx(bias - 0.1 * gradient[1], abs=1e-6)
+    line = json.loads((tmp_path / "run" / "log.jsonl").read_text())
+    assert line["gradient"] == pytest.approx(np.linalg.norm(gradient), rel=1e-5)
+
+
+@pytest.mark.parametrize(("batch", "accumulate"), [(6, 4), (6, 6)])
+def test_micro_batches_of_less_than_two_are_refused(batch: int, accumulate: int) -> None:
+    with pytest.raises(ConfigError, match=f"cannot be divided into {accumulate}"):
+        LoopConfig(steps=1, batch_size=batch, accumulate=accumulate)
+
+
+def test_a_bad_gradient_stops_the_run_and_spoils_no_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def spoil(step: int, loss: Tensor) -> Tensor:
+        # The loss stays a number; its gradient does not.
+        return loss + (0.0 * loss.detach() + (loss - loss.detach()).sqrt()) if step == 2 else loss
+
+    with pytest.raises(SoundsightError, match=r"gradient is (nan|inf) at step 3.*failed") as caught:
+        fit_line(run, spoil)
+    assert "\n" not in str(caught.value)
+    good, about = read_checkpoint(run / "checkpoint.safetensors")
+    assert about["step"] == 2
+    assert all(tensor.isfinite().all() for tensor in good.values())
+    bad, about = read_checkpoint(run / "failed.safetensors")
+    assert about["step"] == 3
+    assert not all(tensor.isfinite().all() for tensor in bad.values())
+    assert not (run / "done.json").exists()
+
+
+def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fit_line(run, steps=5, keep=2)
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert kept == ["step-0000004.safetensors", "step-0000005.safetensors"]
+    assert [read_checkpoint(run / "checkpoints" / name)[1]["step"] for name in kept] == [4, 5]
+    # An earlier one, put in the place of the latest, is gone on with to the same end.
+    end = {name: tensor.clone() for name, tensor in tensors_of(run).items()}
+    (run / "checkpoint.safetensors").write_bytes((run / "checkpoints" / kept[0]).read_bytes())
+    (run / "done.json").unlink()
+    fit_line(run, steps=5, keep=2)
+    assert all(torch.equal(end[name], tensor) for name, tensor in tensors_of(run).items())
+
+
+def test_an_evaluation_is_logged_and_disturbs_nothing(
+    toy_bench: Bench, encoder_run: Path, tmp_path: Path
+) -> None:
+    steps = []
+
+    def evaluate(task: Task, step: int) -> dict[str, float]:
+        steps.append(step)
+        assert isinstance(task, TranslatorTask)
+        pictures = task.draw(np.full((70, 128, 100), 99, np.uint8))
+        assert pictures.shape == (70, 96, 96, 3)
+        torch.manual_seed(5)
+        return {"brightness": float(pictures.mean()) + float(torch.rand(()))}
+
+    runs = {}
+    for name, callback in (("with", evaluate), ("without", None)):
+        task, config = translator_task(toy_bench, encoder_run, "rc", log_every=3, evaluate_every=2)
+        run = tmp_path / name
+        fit(task, run, config.loop, to_dict(config), evaluate=callback, console=SILENT)
+        runs[name] = tensors_of(run)
+    assert steps == [2, 4]
+    assert all(torch.equal(runs["with"][name], runs["without"][name]) for name in runs["with"])
+    lines = [json.loads(x) for x in (tmp_path / "with" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 3, 4]
+    assert ["brightness" in line for line in lines] == [True, False, True]
+    assert ["d_loss" in line for line in lines] == [False, True, True]
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    loop = loop_config()
+    for pairs in (60, 60):
+        fit(Line(loop), tmp_path / "a", loop, to_dict(loop), data={"pairs": pairs}, console=SILENT)
+    with pytest.raises(ConfigError, match=r"data\.pairs"):
+        fit(Line(loop), tmp_path / "a", loop, to_dict(loop), data={"pairs": 61}, console=SILENT)
+
+
+def test_sigterm_stops_as_ctrl_c_does(tmp_path: Path) -> None:
+    def spoil(step: int, loss: Tensor) -> Tensor:
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            # torchrun hands on what the terminal has said already.
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        fit_line(tmp_path / "run", spoil)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")[1]["step"] == 2
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_checkpoint(toy_bench: Bench, tmp_path: Path) -> None:
+    """The system itself lets no file grow beyond what a checkpoint takes."""
+    run = tmp_path / "run"
+    task, config = encoder_task(toy_bench)
+    fit(task, run, config.loop, to_dict(config), max_time_s=0.0, console=SILENT)
+    before = (run / "checkpoint.safetensors").read_bytes()
+    task, config = encoder_task(toy_bench)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*checkpoint") as caught:
+            fit(task, run, config.loop, to_dict(config), console=SILENT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert (run / "checkpoint.safetensors").read_bytes() == before
+    assert not [path for path in run.iterdir() if path.name.startswith(".")]
+    task, config = encoder_task(toy_bench)
+    assert fit(task, run, config.loop, to_dict(config), console=SILENT)
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def spoil(step: int, loss: Tensor) -> Tensor:
+        if step == 1:
+            (run / "log.jsonl").unlink()
+            (run / "log.jsonl").mkdir()
+        return loss
+
+    with pytest.raises(OutputError, match=r"cannot write to .*its checkpoint is kept"):
+        fit_line(run, spoil)
+
+
+@pytest.mark.parametrize("kind", ["contrastive", "autoencoder", "relativistic", "rc"])
+def test_bfloat16_networks_have_float32_weights_and_losses(
+    kind: str, toy_bench: Bench, encoder_run: Path, tmp_path: Path
+) -> None:
+    machine = start_machine(MachineConfig(accelerator="cpu"), "bf16-mixed")
+    task, config = (
+        encoder_task(toy_bench, kind, precision="bf16-mixed")
+        if kind in ("contrastive", "autoencoder")
+        else translator_task(toy_bench, encoder_run, kind, precision="bf16-mixed")
+    )
+    seen = []
+
+    def note(module: nn.Module, given: object, output: Tensor) -> None:
+        del module, given
+        seen.append(output.dtype)
+
+    for network in task.networks().values():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(note)
+    inner = task.step
+
+    def step(number: int, rng: torch.Generator) -> Scalars:
+        scalars = inner(number, rng)
+        assert {value.dtype for value in scalars.values()} == {torch.float32}
+        return scalars
+
+    # A step alone: pictures are drawn in float32.
+    task.place(machine)
+    for number in range(2):
+        step(number, step_rng(0, number))
+    assert set(seen) == {torch.bfloat16}
+    task.step = step  # type: ignore[method-assign]
+    assert fit(task, tmp_path / "run", config.loop, {}, machine=machine, console=SILENT)
+    assert {t.dtype for n, t in tensors_of(tmp_path / "run").items() if "weight" in n} == {
+        torch.float32
+    }

@@ -1,0 +1,135 @@
+"""The saved page: one file, nothing from outside, nothing of the file's name is markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from soundsight.media import audio
+from soundsight.views.events import Story
+from soundsight.views.page import MAX_SOUND_S, save_story_page, story_page
+
+RATE = 44_100
+EVIL = '<img src=x onerror=alert(1)></script><!--<script>@SCRIPT@&amp;".wav'
+
+
+class Page(HTMLParser):
+    """Collects the elements, the text of those that hold data, and the rest of the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.raw: dict[str, str] = {}
+        self.words = ""
+        self._in = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append((tag, values))
+        self._in = str(values.get("id") or tag) if tag in ("script", "style") else ""
+        if self._in:
+            self.raw[self._in] = ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("script", "style"):
+            self._in = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._in:
+            self.raw[self._in] += data
+        else:
+            self.words += data
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+def test_it_asks_for_nothing_outside(toy_story: Story) -> None:
+    page = Page(story_page(toy_story, b"sound"))
+    for tag, values in page.tags:
+        assert "src" not in values, tag
+        assert tag not in ("link", "iframe", "object", "base", "form")
+    policy = next(v["content"] for _, v in page.tags if v.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    script, style = page.raw["script"], page.raw["style"]
+    for kind, text in (("script", script), ("style", style)):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert not re.search(r"\b(fetch|XMLHttpRequest|WebSocket|import\()", script)
+    assert "innerHTML" not in script
+    assert "url(" not in style
+
+
+def test_a_damaged_file_is_told(toy_story: Story) -> None:
+    page = Page(story_page(replace(toy_story, warnings=[f"{EVIL} is cut short"]), b"sound"))
+    assert f"{EVIL} is cut short" in page.words
+    assert not page.count("img")
+    assert json.loads(page.raw["story"])["warnings"] == [f"{EVIL} is cut short"]
+
+
+def test_what_it_holds(toy_story: Story) -> None:
+    page = Page(story_page(toy_story, b"\x00sound"))
+    told = json.loads(page.raw["story"])
+    assert [event["number"] for event in told["events"]] == [1, 2, 3]
+    assert told["overview"]["mel"].startswith("data:image/png;base64,")
+    sound = json.loads(page.raw["sound"])
+    assert base64.b64decode(sound["content"]) == b"\x00sound"
+    assert "3 events, in 1 of them nothing recognisable" in page.words
+    assert "imagined" in page.words
+
+
+def test_a_name_is_no_markup(story_of: Callable[..., Story], toy_story: Story) -> None:
+    clean = Page(story_page(toy_story, None))
+    evil = Page(story_page(story_of(toy_story.events, source=EVIL), None))
+    assert [tag for tag, _ in evil.tags] == [tag for tag, _ in clean.tags]
+    assert evil.count("img") == 0
+    assert EVIL in evil.words
+    assert json.loads(evil.raw["story"])["source"] == EVIL
+    assert evil.raw["script"] == clean.raw["script"]
+
+
+def blocks(seconds: float) -> Iterator[np.ndarray]:
+    t = np.arange(round(seconds * RATE)) / RATE
+    yield (0.3 * np.sin(2 * np.pi * 440 * t)).astype(np.float32)
+
+
+def test_the_sound_is_in_it(toy_story: Story, tmp_path: Path) -> None:
+    done = list(save_story_page(toy_story, lambda: blocks(12.0), tmp_path / "a.html"))
+    assert done[-1] == pytest.approx(12.0)
+    page = Page((tmp_path / "a.html").read_text("utf-8"))
+    sound = json.loads(page.raw["sound"])
+    assert sound["type"] == "audio/mp4"
+    (tmp_path / "a.m4a").write_bytes(base64.b64decode(sound["content"]))
+    heard = audio.decode(tmp_path / "a.m4a")
+    part = slice(RATE, 2 * RATE)
+    assert np.corrcoef(heard[part], next(blocks(12.0))[part])[0, 1] > 0.99
+
+
+def test_a_long_sound_is_left_out_and_said(story_of: Callable[..., Story], tmp_path: Path) -> None:
+    def never() -> Iterator[np.ndarray]:
+        raise AssertionError("the sound of a long file is not read")
+
+    told = story_of([], duration_s=MAX_SOUND_S + 1)
+    assert list(save_story_page(told, never, tmp_path / "a.html")) == []
+    sound = json.loads(Page((tmp_path / "a.html").read_text("utf-8")).raw["sound"])
+    assert sound["content"] == ""
+    assert "longer than 30 minutes" in sound["why"]
+
+
+def test_names_that_are_no_text(story_of: Callable[..., Story], tmp_path: Path) -> None:
+    list(save_story_page(story_of([], source="\udcff.wav"), lambda: blocks(1), tmp_path / "a.html"))
+    assert "?.wav" in (tmp_path / "a.html").read_text("utf-8")
