@@ -121,7 +121,7 @@ import threading, time
 from pathlib import Path
 import httpx, numpy as np, uvicorn
 from websockets.sync.client import connect
-from soundsight.server import protocol
+from soundsight.core import protocol
 from soundsight.server.app import ServerConfig, create_app
 from soundsight.server.limits import Access, Limits
 config = ServerConfig(

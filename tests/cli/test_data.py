@@ -161,9 +161,9 @@ def test_a_dataset_at_a_url(data: Path) -> None:
 
 
 def test_a_url_needs_the_extra_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from soundsight.cli import extras
+    from soundsight.core import errors
 
-    monkeypatch.setattr(extras, "find_spec", lambda _: None)
+    monkeypatch.setattr(errors, "find_spec", lambda _: None)
     result = run("info", "s3://bucket/data")
     assert result.exit_code == 2
     assert "needs the extra 'prepare' (fsspec is not installed)" in result.output

@@ -251,7 +251,7 @@ HARNESS = '''
 import json, os, shutil, signal, sys
 from pathlib import Path
 from soundsight.cli.main import build_app
-from soundsight.data import engines
+from soundsight.data.prepare import engines
 from soundsight.data.prepare.ingest import ingest
 
 source, root, mode = sys.argv[1], Path(sys.argv[2]), sys.argv[3]

@@ -267,7 +267,7 @@ PARENT = """
 import sys, time
 from pathlib import Path
 import faulty_ingest
-from soundsight.data import engines
+from soundsight.data.prepare import engines
 from soundsight.data.prepare.clean import CleanConfig
 from soundsight.data.prepare.ingest import IngestConfig
 from soundsight.data.records import Clip
