@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -42,6 +45,21 @@ def test_help_of_translate_names_every_option() -> None:
         "--sheet", "--no-sheet", "--overwrite",
     ):  # fmt: skip
         assert option in result.stdout, option
+
+
+def all_commands(one: Any, *words: str) -> Iterator[list[str]]:
+    yield list(words)
+    for name, inner in getattr(one, "commands", {}).items():
+        yield from all_commands(inner, *words, name)
+
+
+def test_help_names_no_python_types() -> None:
+    app = cli.build_app()
+    wide = {"COLUMNS": "250", "NO_COLOR": "1"}
+    for words in all_commands(typer.main.get_command(app)):
+        result = CliRunner().invoke(app, [*words, "--help"], env=wide)
+        assert result.exit_code == 0
+        assert not re.search(r"<[a-z]|INTEGER|FLOAT|BOOLEAN", result.stdout), words
 
 
 def test_python_m_soundsight() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soundsight.cli.console import complain, say
-from soundsight.cli.group import Commands
+from soundsight.cli.group import App
 from soundsight.cli.progress import funnel_lines
 from soundsight.core.errors import ConfigError, DataError, SoundsightError, require_extra
 from soundsight.core.files import local_output
@@ -42,7 +42,7 @@ _CLIP = re.compile(r"c\d{3}_s(\d{5})")
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    group = typer.Typer(cls=Commands, help="Look at, check and export prepared pairs.")
+    group = App(help="Look at, check and export prepared pairs.")
     for command in (info, verify, sheet, export):
         group.command()(command)
     app.add_typer(group, name="data")

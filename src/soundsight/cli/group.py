@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from soundsight.cli.console import complain, say
 from soundsight.core.errors import SoundsightError
@@ -17,6 +17,14 @@ MISUSED = 2
 
 # Typer names this one alone of its errors of the command line; its parent is the parent of all.
 UsageError: Any = typer.BadParameter.__bases__[0]
+
+
+class Command(TyperCommand):
+    """A command whose help names no Python types; see :func:`_with_plain_metavars`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options as the help shows them."""
+        return _with_plain_metavars(super().get_params(ctx))
 
 
 class Commands(TyperGroup):
@@ -34,10 +42,38 @@ class Commands(TyperGroup):
             raise typer.Exit(MISUSED)
         return super().parse_args(ctx, args)
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options as the help shows them."""
+        return _with_plain_metavars(super().get_params(ctx))
+
     def invoke(self, ctx: Any) -> Any:
         """Read the command's own options and run it."""
         with _one_line():
             return super().invoke(ctx)
+
+
+class App(typer.Typer):
+    """A group of commands, whose errors are one line and whose help is plain."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(cls=Commands, **settings)
+
+    def command(self, *args: Any, **settings: Any) -> Any:
+        """Register a command."""
+        return super().command(*args, cls=Command, **settings)
+
+
+def _with_plain_metavars(params: list[Any]) -> list[Any]:
+    """Give options without a metavar a plain one: none for flags, else their name in capitals.
+
+    Typer would show their Python type, such as ``<int range>``, and that of arguments.
+    """
+    for param in params:
+        if param.param_type_name == "argument":
+            param.display_type = lambda ctx: ""  # noqa: ARG005
+        elif param.metavar is None:
+            param.metavar = "" if param.is_flag else str(param.name).upper()
+    return params
 
 
 @contextlib.contextmanager

@@ -26,14 +26,13 @@ from soundsight.cli import (
     translate,
 )
 from soundsight.cli.console import complain
-from soundsight.cli.group import INTERRUPTED, MISUSED, Commands
+from soundsight.cli.group import INTERRUPTED, MISUSED, App
 from soundsight.core.errors import SoundsightError
 
 
 def build_app() -> typer.Typer:
     """Put the commands together."""
-    app = typer.Typer(
-        cls=Commands,
+    app = App(
         name="soundsight",
         help="Turns sound into sight: hears a second of sound and [b]imagines the scene[/b].",
         epilog="Start with:  [b]soundsight translate dog.wav[/b]",

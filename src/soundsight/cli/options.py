@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+
+def group(name: str) -> Callable[..., Any]:
+    """Return ``typer.Option`` for options that stand under a title of their own in the help."""
+    return functools.partial(typer.Option, rich_help_panel=name)
+
 
 Model = Annotated[
     Path | None,

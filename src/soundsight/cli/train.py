@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soundsight.cli.group import Commands
+from soundsight.cli.group import App
 from soundsight.cli.train_data import about_all, open_all
 from soundsight.cli.train_everyday import (
     PRESETS,
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    group = typer.Typer(cls=Commands, help="Train an encoder, a translator or the judges.")
+    group = App(help="Train an encoder, a translator or the judges.")
     for command in (
         encoder, decoder, translator, distil, align, judges, familiarity, names,
     ):  # fmt: skip
