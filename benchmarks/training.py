@@ -36,16 +36,17 @@ from soundsight.models.presets import preset
 from soundsight.models.published.autoencoder import Autoencoder
 from soundsight.models.published.discriminator import RCDiscriminator
 from soundsight.models.published.generator import DenseGenerator
-from soundsight.training.devices import MachineConfig, start_machine
-from soundsight.training.encoder import (
+from soundsight.training.configs import (
     EncoderConfig,
-    EncoderTask,
+    LoopConfig,
+    TranslatorConfig,
+    default_config,
     default_encoder_config,
-    load_encoder,
-    to_float,
 )
-from soundsight.training.trainer import LoopConfig, fit
-from soundsight.training.translator import TranslatorConfig, TranslatorTask, default_config
+from soundsight.training.devices import MachineConfig, start_machine
+from soundsight.training.encoder import EncoderTask, load_encoder, to_float
+from soundsight.training.trainer import fit
+from soundsight.training.translator import TranslatorTask
 
 WARM_UP = 4
 SILENT = Console(quiet=True, stderr=True)

@@ -22,8 +22,9 @@ from soundsight.evaluation.encoders import evaluate_encoder, principal_axes, rec
 from soundsight.evaluation.probes import fit_probe, neighbour_votes
 from soundsight.models.presets import preset
 from soundsight.models.published.autoencoder import Autoencoder
-from soundsight.training.encoder import EncoderTask, default_encoder_config
-from soundsight.training.trainer import LoopConfig, fit
+from soundsight.training.configs import LoopConfig, default_encoder_config
+from soundsight.training.encoder import EncoderTask
+from soundsight.training.trainer import fit
 from soundsight.views.drawing import heat
 
 

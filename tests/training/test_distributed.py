@@ -36,21 +36,30 @@ from soundsight.models.decoder import LatentDecoder
 from soundsight.models.ears import PictureProjection, ears_preset
 from soundsight.models.eyes import NETWORKS, Eyes
 from soundsight.models.flow import Flow
-from soundsight.training.align import AlignConfig, AlignTask
+from soundsight.training.align import AlignTask
 from soundsight.training.checkpoints import read_checkpoint, save_weights
-from soundsight.training.decoder import SIZES, DecoderConfig, DecoderTask
+from soundsight.training.configs import (
+    AlignConfig,
+    BankConfig,
+    DecoderConfig,
+    EarsTrainingConfig,
+    EncoderConfig,
+    FlowTrainingConfig,
+    LoopConfig,
+    MovingAverageConfig,
+    TranslatorConfig,
+)
+from soundsight.training.decoder import SIZES, DecoderTask
 from soundsight.training.devices import Machine, MachineConfig, start_machine
 from soundsight.training.distributed import SharedDraws
-from soundsight.training.ears import EarsTask, EarsTrainingConfig
+from soundsight.training.ears import EarsTask
 from soundsight.training.ears_data import open_ears_data
-from soundsight.training.encoder import EncoderConfig, EncoderTask, load_encoder
+from soundsight.training.encoder import EncoderTask, load_encoder
 from soundsight.training.flow import SIZES as FLOW_SIZES
-from soundsight.training.flow import FlowTask, FlowTrainingConfig
+from soundsight.training.flow import FlowTask
 from soundsight.training.flow_data import FlowPairs
-from soundsight.training.moving_average import MovingAverageConfig
-from soundsight.training.sound_bank import BankConfig
-from soundsight.training.trainer import LoopConfig, Scalars, Task, fit
-from soundsight.training.translator import TranslatorConfig, TranslatorTask
+from soundsight.training.trainer import Scalars, Task, fit
+from soundsight.training.translator import TranslatorTask
 
 SILENT = Console(quiet=True, stderr=True)
 LOOP = LoopConfig(

@@ -18,13 +18,13 @@ from soundsight.data.vegas.bench import Bench
 from soundsight.models.ears import Ears, EarsAndMore, EarsConfig, ears_preset
 from soundsight.models.eyes import NETWORKS, Eyes
 from soundsight.training import ears_data, mixtures, photo_features
-from soundsight.training.ears import EarsTask, EarsTrainingConfig
+from soundsight.training.configs import BankConfig, EarsTrainingConfig, LoopConfig, MixtureConfig
+from soundsight.training.ears import EarsTask
 from soundsight.training.ears_data import EarsData, open_ears_data
 from soundsight.training.encoder import load_encoder
-from soundsight.training.mixtures import MixtureConfig
-from soundsight.training.sound_bank import BankConfig, open_bank
+from soundsight.training.sound_bank import open_bank
 from soundsight.training.teacher import FEATURES, Teacher, teacher_mel
-from soundsight.training.trainer import LoopConfig, fit, step_rng
+from soundsight.training.trainer import fit, step_rng
 
 BANK = BankConfig(copies=2)
 

@@ -17,19 +17,21 @@ from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.models.ears import EarsConfig, PictureProjection, ears_preset
 from soundsight.models.eyes import POOLED_SIZE, Eyes
-from soundsight.training.align import AlignConfig, AlignTask
+from soundsight.training.align import AlignTask
 from soundsight.training.checkpoints import network_config, read_tensors, save_weights
-from soundsight.training.decoder import (
+from soundsight.training.configs import (
+    AlignConfig,
     DecoderConfig,
-    DecoderTask,
-    load_latent_decoder,
-    load_latent_encoder,
+    DistilConfig,
+    FlowTrainingConfig,
+    LoopConfig,
 )
-from soundsight.training.distil import DistilConfig, DistilTask
+from soundsight.training.decoder import DecoderTask, load_latent_decoder, load_latent_encoder
+from soundsight.training.distil import DistilTask
 from soundsight.training.fine_tuning import LATENT_DECODER, LATENT_ENCODER, PICTURE_ENCODER
-from soundsight.training.flow import FlowTask, FlowTrainingConfig, load_flow, load_flow_generator
+from soundsight.training.flow import FlowTask, load_flow, load_flow_generator
 from soundsight.training.flow_data import FlowPairs, encode_cuts, open_flow_pairs
-from soundsight.training.trainer import LoopConfig, Task, fit, step_rng
+from soundsight.training.trainer import Task, fit, step_rng
 
 SILENT = Console(quiet=True, stderr=True)
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.data.everyday.folder import Everyday
-from soundsight.training.mixtures import CLIP_S, MixtureConfig, make_clip, mixture, open_mixtures
-from soundsight.training.recording_copies import CopyConfig
+from soundsight.training.configs import CopyConfig, MixtureConfig
+from soundsight.training.mixtures import CLIP_S, make_clip, mixture, open_mixtures
 from soundsight.training.teacher import FEATURES
 
 PLAIN = MixtureConfig(recordings=(1.0, 0.0, 0.0), speed=0.0, reversed=0.0, bursts=0.0, copied=0.0)

@@ -21,14 +21,20 @@ from soundsight.data.vegas.bench import Bench
 from soundsight.models.eyes import NETWORKS, Eyes
 from soundsight.training import decoder, ears, flow
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
-from soundsight.training.decoder import DecoderConfig, DecoderTask
-from soundsight.training.ears import EarsTask, EarsTrainingConfig
+from soundsight.training.configs import (
+    BankConfig,
+    DecoderConfig,
+    EarsTrainingConfig,
+    FlowTrainingConfig,
+    LoopConfig,
+)
+from soundsight.training.decoder import DecoderTask
+from soundsight.training.ears import EarsTask
 from soundsight.training.ears_data import EarsData, joined, open_ears_data, prepared_ears_data
 from soundsight.training.fine_tuning import FLOW, LATENT_ENCODER, TAUGHT_BY, StartingPoint
-from soundsight.training.flow import FlowTask, FlowTrainingConfig, load_flow
+from soundsight.training.flow import FlowTask, load_flow
 from soundsight.training.flow_data import FlowPairs, flow_pairs_of
-from soundsight.training.sound_bank import BankConfig
-from soundsight.training.trainer import LoopConfig, Task, fit, step_rng
+from soundsight.training.trainer import Task, fit, step_rng
 
 LOOP = LoopConfig(steps=2, batch_size=8, log_every=1, checkpoint_every=1)
 

@@ -19,21 +19,16 @@ from soundsight.data.store.dataset import PairDataset, batch_indices
 from soundsight.data.vegas.bench import Bench
 from soundsight.export.onnx import export_run
 from soundsight.runtime.translator import Translator
-from soundsight.training.encoder import (
-    EncoderTask,
-    condition,
-    default_encoder_config,
-    load_encoder,
-    to_float,
-)
-from soundsight.training.moving_average import MovingAverageConfig
-from soundsight.training.trainer import LoopConfig, fit, step_rng
-from soundsight.training.translator import (
+from soundsight.training.configs import (
+    LoopConfig,
+    MovingAverageConfig,
     TranslatorConfig,
-    TranslatorTask,
     default_config,
-    load_generator,
+    default_encoder_config,
 )
+from soundsight.training.encoder import EncoderTask, condition, load_encoder, to_float
+from soundsight.training.trainer import fit, step_rng
+from soundsight.training.translator import TranslatorTask, load_generator
 
 SILENT = Console(quiet=True, stderr=True)
 LOOP = LoopConfig(steps=3, batch_size=6, log_every=1)

@@ -11,7 +11,8 @@ from soundsight.core.errors import ConfigError
 from soundsight.core.units import RATE_HZ
 from soundsight.data.everyday.sounds import bands_above
 from soundsight.media.mel import log_mel
-from soundsight.training.recording_copies import CopyConfig, copy_of, through_codec, through_jpeg
+from soundsight.training.configs import CopyConfig
+from soundsight.training.recording_copies import copy_of, through_codec, through_jpeg
 
 NOTHING = CopyConfig(**dict.fromkeys(vars(CopyConfig()), 0.0))
 """A copy that only has another level."""

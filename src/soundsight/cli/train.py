@@ -137,8 +137,9 @@ def encoder(
     if teacher is not None or bank is not None:
         raise ConfigError("--teacher and --bank belong to --preset everyday")
     from soundsight.data.store.dataset import PairDataset
+    from soundsight.training.configs import default_encoder_config
     from soundsight.training.devices import enough_memory
-    from soundsight.training.encoder import EncoderTask, default_encoder_config
+    from soundsight.training.encoder import EncoderTask
 
     defaults = dataclasses.replace(
         default_encoder_config(kind, preset, schedule),
@@ -257,9 +258,10 @@ def translator(
         raise ConfigError("--decoder and --bank belong to --preset everyday")
     from soundsight.core.files import sha256_of
     from soundsight.data.store.dataset import PairDataset
+    from soundsight.training.configs import default_config
     from soundsight.training.devices import enough_memory
     from soundsight.training.encoder import load_encoder
-    from soundsight.training.translator import TranslatorTask, default_config
+    from soundsight.training.translator import TranslatorTask
 
     frozen = load_encoder(encoder)
     defaults = default_config(objective, preset, sha256_of(encoder / "encoder.safetensors"))

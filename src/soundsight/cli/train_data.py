@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from soundsight.data.store.dataset import PairDataset
     from soundsight.data.store.shards import PairFolder
     from soundsight.data.vegas.bench import Bench
+    from soundsight.training.configs import BankConfig, MixtureConfig
     from soundsight.training.ears_data import EarsData
-    from soundsight.training.mixtures import MixtureConfig
-    from soundsight.training.sound_bank import BankConfig
 
 _SHOWN = 16
 

@@ -94,7 +94,8 @@ def ears_config(preset: str, teacher: Path | None, start: StartingPoint | None) 
         DataError: when ``start`` has no weights to start from.
     """
     from soundsight.core.files import sha256_of
-    from soundsight.training.ears import EarsTrainingConfig, going_on
+    from soundsight.training.configs import EarsTrainingConfig
+    from soundsight.training.ears import going_on
     from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER
 
     if teacher is not None and not teacher.is_file():
@@ -165,7 +166,8 @@ def decoder(
     import torch
 
     from soundsight.models.eyes import Eyes
-    from soundsight.training.decoder import DecoderConfig, DecoderTask, going_on
+    from soundsight.training.configs import DecoderConfig
+    from soundsight.training.decoder import DecoderTask, going_on
     from soundsight.training.devices import enough_memory
     from soundsight.training.fine_tuning import LATENT_DECODER, LATENT_ENCODER, StartingPoint
     from soundsight.training.photo_features import EYES
@@ -225,8 +227,9 @@ def flow_config(preset: str, encoder: Path, decoder: Path, start: StartingPoint 
     Raises:
         DataError: when one of them is not finished, or ``start`` has no weights to start from.
     """
+    from soundsight.training.configs import FlowTrainingConfig
     from soundsight.training.fine_tuning import ENCODER, FLOW, LATENT_ENCODER, StartingPoint
-    from soundsight.training.flow import FlowTrainingConfig, going_on
+    from soundsight.training.flow import going_on
 
     config = FlowTrainingConfig(
         preset=_size(preset),
@@ -258,8 +261,9 @@ def distil(
 ) -> None:
     """Teach a copy of the everyday translator's flow to draw in few steps, guidance folded in."""
     begin("soundsight train distil", out, threads)
+    from soundsight.training.configs import DistilConfig
     from soundsight.training.devices import enough_memory
-    from soundsight.training.distil import DistilConfig, DistilTask
+    from soundsight.training.distil import DistilTask
     from soundsight.training.flow import load_flow
 
     flow, about = load_flow(translator)
@@ -305,7 +309,8 @@ def align(
     import torch
 
     from soundsight.models.eyes import Eyes
-    from soundsight.training.align import AlignConfig, AlignTask
+    from soundsight.training.align import AlignTask
+    from soundsight.training.configs import AlignConfig
     from soundsight.training.devices import enough_memory
     from soundsight.training.flow import load_flow
     from soundsight.training.photo_features import EYES
@@ -446,8 +451,8 @@ def _flow_pairs(
 ) -> FlowPairs:
     """Return what the flow learns from; kept beside the bank, by encoder and decoder."""
     from soundsight.cli.progress import phases
+    from soundsight.training.configs import BankConfig
     from soundsight.training.flow_data import flow_pairs_of
-    from soundsight.training.sound_bank import BankConfig
 
     def opened() -> FlowPairs:
         with phases() as tell:

@@ -24,7 +24,7 @@ the discriminator.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,17 +33,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from soundsight.core.config import choose
-from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.errors import DataError
 from soundsight.data.store.dataset import batch_indices
 from soundsight.models.discriminator import hinge_generator
 from soundsight.models.ears import EarsConfig, PictureProjection
 from soundsight.models.eyes import Eyes
 from soundsight.training.augment import augment_image
 from soundsight.training.checkpoints import network_config, save_weights
+from soundsight.training.configs import AlignConfig
 from soundsight.training.decoder import check_eyes, load_latent_decoder
 from soundsight.training.devices import Machine
-from soundsight.training.drawing import DISCRIMINATORS, DrawingTask, Seen
+from soundsight.training.drawing import DrawingTask, Seen
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import to_float, to_levels
 from soundsight.training.fine_tuning import (
@@ -55,82 +55,16 @@ from soundsight.training.fine_tuning import (
     TAUGHT_BY,
     StartingPoint,
 )
-from soundsight.training.flow import copy_weights, load_flow, share_of_rate
+from soundsight.training.flow import copy_weights, load_flow
 from soundsight.training.flow_data import FlowPairs
 from soundsight.training.photo_features import EYES_PX
-from soundsight.training.trainer import LoopConfig, Scalars, channels_last
+from soundsight.training.trainer import Scalars, channels_last
 
 _SHOWN = 16
 """Sounds in the grid: what was drawn for them before, above what is drawn now."""
 
 _SHRUNK = 8
 """Pixels a side that become one where colours are compared."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlignConfig:
-    """Training of the few-step translator on its pictures.
-
-    Attributes:
-        flow: SHA-256 of the weights of the few-step flow that it starts from.
-        eyes: SHA-256 of the network through which pictures are looked at.
-        preset: sizes of the discriminator, ``everyday`` or ``tiny``.
-        rate: Adam's learning rate of flow and decoder.
-        discriminator_rate: of the discriminator.
-        ahead: first steps, in which the discriminator learns alone.
-        warm_up: steps in which the rate then rises; it stays, and falls in the last ``cool_down``
-            share of the steps to zero.
-        cool_down: that share.
-        agreement_weight: weight of the agreement of picture and sound.
-        likeness_weight: weight of the likeness of picture and photo.
-        likeness_temperature: of the cosines of their features.
-        adversarial_weight: weight of the discriminator's word.
-        nearness_weight: weight of the squared distance of latent pictures in the flow's unit scale.
-        colour_weight: weight of the distance (L1) of colours in pictures shrunk to 12 x 12.
-        others: sounds that a picture is told from, beside those of the batch.
-        jitter: standard deviation of noise on the embeddings.
-        zoom: pictures are enlarged by up to this share before they are looked at.
-        ema_decay: of the average, which is the one that is kept.
-        loop: steps, batch and seed.
-    """
-
-    flow: str = ""
-    eyes: str = ""
-    preset: str = "everyday"
-    rate: float = 1e-4
-    discriminator_rate: float = 2e-4
-    ahead: int = 60
-    warm_up: int = 50
-    cool_down: float = 0.3
-    agreement_weight: float = 0.2
-    likeness_weight: float = 0.3
-    likeness_temperature: float = 0.07
-    adversarial_weight: float = 0.3
-    nearness_weight: float = 0.2
-    colour_weight: float = 1.0
-    others: int = 480
-    jitter: float = 0.1
-    zoom: float = 0.3
-    ema_decay: float = 0.998
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1600, batch_size=32))
-
-    def __post_init__(self) -> None:
-        choose("preset", self.preset, DISCRIMINATORS)
-        if min(self.rate, self.discriminator_rate, self.likeness_temperature) <= 0:
-            raise ConfigError("learning rates and likeness_temperature must be above 0")
-        for name in (
-            "ahead", "warm_up", "agreement_weight", "likeness_weight", "adversarial_weight",
-            "nearness_weight", "colour_weight", "others", "jitter", "zoom",
-        ):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative")
-        if not 0 <= self.cool_down <= 1 or not 0 <= self.ema_decay < 1:
-            raise ConfigError("cool_down must lie in [0, 1], ema_decay in [0, 1)")
-
-    def rate_at(self, step: int) -> float:
-        """Return the learning rate of a step: none at first, up, level, and down to zero."""
-        steps, falling = self.loop.steps - self.ahead, self.cool_down * self.loop.steps
-        return self.rate * share_of_rate(step - self.ahead, steps, self.warm_up, falling)
 
 
 class AlignTask(DrawingTask):

@@ -15,7 +15,7 @@ Source: docs/method.md; Esser et al. 2021 and Rombach et al. 2022 for the two lo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from soundsight.core.config import choose, to_dict
-from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.config import to_dict
+from soundsight.core.errors import DataError
 from soundsight.data.store.dataset import batch_indices
 from soundsight.models.decoder import LatentConfig, LatentDecoder, LatentEncoder, LatentReading
 from soundsight.models.discriminator import hinge_generator
@@ -37,11 +37,12 @@ from soundsight.training.checkpoints import (
     read_tensors,
     save_weights,
 )
+from soundsight.training.configs import DecoderConfig
 from soundsight.training.drawing import DrawingTask, Seen
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import to_float, to_levels
 from soundsight.training.fine_tuning import LATENT_DECODER, LATENT_ENCODER, StartingPoint
-from soundsight.training.trainer import LoopConfig, Scalars, channels_last
+from soundsight.training.trainer import Scalars, channels_last
 
 _SHOWN = 16
 """Photos in the grid, above what the decoder makes of them."""
@@ -52,62 +53,6 @@ SIZES = {
         latent_maps=4, encoder_width=8, widths=(16, 12, 8, 8, 6), growth=(8, 8, 6, 4, 4)
     ),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """Training of encoder and decoder of latent pictures.
-
-    Attributes:
-        preset: sizes, ``everyday`` or ``tiny``.
-        eyes: SHA-256 of the network through which photos are looked at.
-        rate: Adam's learning rate of encoder and decoder together.
-        sharpening_rate: of both, once the discriminator speaks.
-        warm_up: steps in which the rate rises.
-        discriminator_rate: of the discriminator.
-        sharpen_from: the step from which the discriminator speaks.
-        frozen_from: the step from which the encoder stays as it is.
-        adversarial_weight: weight of its word.
-        pooled_weight: weight of the likeness of pooled features, that of each scale being 1/4.
-        reading_weight: weight of reading the photo's pooled features off its latent picture.
-        pixel_weight: weight of the pixels' likeness at half size.
-        kl_weight: weight of the KL divergence, the mean over the numbers of a latent picture.
-        zoom: photos are enlarged by up to this share.
-        ema_decay: of the decoder's average, which is the one that is kept.
-        init: hash of the weights that it starts from; None for random ones.
-        loop: steps, batch and seed.
-    """
-
-    preset: str = "everyday"
-    eyes: str = ""
-    rate: float = 1e-3
-    sharpening_rate: float = 4e-4
-    warm_up: int = 100
-    discriminator_rate: float = 4e-4
-    sharpen_from: int = 1500
-    frozen_from: int = 8000
-    adversarial_weight: float = 0.15
-    pooled_weight: float = 1.0
-    reading_weight: float = 1.0
-    pixel_weight: float = 3.0
-    kl_weight: float = 0.003
-    zoom: float = 0.3
-    ema_decay: float = 0.999
-    init: str | None = None
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=12_000, batch_size=32))
-
-    def __post_init__(self) -> None:
-        choose("preset", self.preset, SIZES)
-        if min(self.rate, self.sharpening_rate, self.discriminator_rate) <= 0:
-            raise ConfigError("the learning rates must be above 0")
-        for name in (
-            "adversarial_weight", "pooled_weight", "reading_weight", "pixel_weight", "kl_weight",
-            "zoom", "warm_up", "sharpen_from", "frozen_from",
-        ):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative")
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError("ema_decay must lie in [0, 1)")
 
 
 def going_on(config: DecoderConfig, init: str) -> DecoderConfig:

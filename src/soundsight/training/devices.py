@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 ACCELERATORS = ("auto", "cpu", "cuda")
-PRECISIONS = ("32-true", "bf16-mixed")
+
 
 T = TypeVar("T")
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,10 +22,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from soundsight.core.config import to_dict
-from soundsight.core.errors import ConfigError
 from soundsight.data.store.dataset import batch_indices
 from soundsight.models.flow import Flow
 from soundsight.training.checkpoints import save_weights
+from soundsight.training.configs import DistilConfig
 from soundsight.training.devices import Machine
 from soundsight.training.ema import Ema
 from soundsight.training.fine_tuning import (
@@ -39,48 +38,7 @@ from soundsight.training.fine_tuning import (
 )
 from soundsight.training.flow import copy_weights
 from soundsight.training.flow_data import FlowPairs
-from soundsight.training.trainer import LoopConfig, Scalars, Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistilConfig:
-    """Training of the few-step copy.
-
-    Attributes:
-        flow: SHA-256 of the flow's weights.
-        steps: evaluations for a picture.
-        shift: how much denser the early times lie: t' = t / (t + shift (1 - t)); 1 for even ones.
-        guidance: what is folded in.
-        substeps: steps of the guided flow for one of the copy's.
-        rate: AdamW's learning rate, which falls to zero.
-        jitter: standard deviation of noise on the embeddings.
-        ema_decay: of the average, which is the one that is kept.
-        loop: steps, batch and seed.
-    """
-
-    flow: str = ""
-    steps: int = 5
-    shift: float = 1.0
-    guidance: float = 4.0
-    substeps: int = 3
-    rate: float = 3e-4
-    jitter: float = 0.1
-    ema_decay: float = 0.995
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1500, batch_size=64))
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.substeps) < 1 or min(self.rate, self.shift, self.guidance) <= 0:
-            raise ConfigError(
-                "steps and substeps must be at least 1; rate, shift and guidance above 0"
-            )
-        if self.jitter < 0 or not 0 <= self.ema_decay < 1:
-            raise ConfigError("jitter must not be negative, ema_decay must lie in [0, 1)")
-
-    @property
-    def times(self) -> tuple[float, ...]:
-        """The copy's times, from 0 to 1."""
-        even = (i / self.steps for i in range(self.steps + 1))
-        return tuple(t / (t + self.shift * (1.0 - t)) for t in even)
+from soundsight.training.trainer import Scalars, Task
 
 
 class DistilTask(Task):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from soundsight.core.config import to_dict
-from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.errors import DataError
 from soundsight.data.everyday.sounds import bands_above
 from soundsight.data.store.dataset import batch_indices
 from soundsight.media.mel import DEFAULT
@@ -29,16 +29,15 @@ from soundsight.models.ears import (
 )
 from soundsight.training.augment import add_background, augment_mel, narrow_band
 from soundsight.training.checkpoints import save_weights
+from soundsight.training.configs import EarsTrainingConfig
 from soundsight.training.devices import Machine
 from soundsight.training.ears_data import EarsData
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import one_cycle, to_float
 from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER, StartingPoint
 from soundsight.training.losses import alone_nce, pictures_nce
-from soundsight.training.mixtures import MixtureConfig
-from soundsight.training.sound_bank import BankConfig
 from soundsight.training.teacher import FEATURES
-from soundsight.training.trainer import LoopConfig, Scalars, Task, channels_last
+from soundsight.training.trainer import Scalars, Task, channels_last
 
 KIND = "ears"
 
@@ -46,98 +45,6 @@ _STANDARDISED = 2048
 """Seconds by which features get mean 0 and variance 1."""
 
 _AT_ONCE = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class EarsTrainingConfig:
-    """Training of the ears.
-
-    Attributes:
-        preset: sizes of the network.
-        learning_rate: AdamW's peak rate.
-        weight_decay: AdamW's.
-        warm_up: share of the steps in which the rate rises; it then falls as a cosine.
-        average: decay of the moving average of the weights, which is what is kept.
-        last_layer: share of the steps, the last ones, in which the last layer is learned anew on
-            features that stay as they are.
-        last_layer_rate: peak rate of these steps.
-        last_layer_dropout: dropout rate of the features in these steps.
-        photos_each: photos that a second meets in a step.
-        alone: share of a batch that are sounds without photos, which meet each other.
-        alone_weight: weight of their contrast.
-        teacher: hash of the teacher's file; empty for none.
-        teacher_weight: weight of the squared error of its features.
-        mixture: share of a batch that are mixtures that the teacher has heard.
-        mixtures: what these are made of.
-        mixed: share of the seconds that are mixed with another one of the batch.
-        clean: share of the seconds that are taken as they are, not from a copy.
-        narrow: share of the seconds without copies that lose their highest bands.
-        other_sounds: share of the seconds with another one behind them (``add_background``).
-        noise: share with steady noise behind them.
-        tilt: strength of a random microphone's curve over the bands.
-        bank: the copies.
-        init: hash of the weights that it starts from; None for random ones.
-        loop: steps, batch and seed.
-
-    Raises:
-        ConfigError: when a value is out of range.
-    """
-
-    preset: str = "everyday"
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    warm_up: float = 0.05
-    average: float = 0.998
-    last_layer: float = 0.1
-    last_layer_rate: float = 1e-3
-    last_layer_dropout: float = 0.8
-    photos_each: int = 4
-    alone: float = 0.2
-    alone_weight: float = 0.3
-    teacher: str = ""
-    teacher_weight: float = 6.0
-    mixture: float = 0.5
-    mixtures: MixtureConfig = field(default_factory=MixtureConfig)
-    mixed: float = 0.5
-    clean: float = 0.1
-    narrow: float = 0.35
-    other_sounds: float = 0.25
-    noise: float = 0.25
-    tilt: float = 0.1
-    bank: BankConfig = field(default_factory=BankConfig)
-    init: str | None = None
-    loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=6000, batch_size=256, precision="bf16-mixed")
-    )
-
-    def __post_init__(self) -> None:
-        shares = (
-            "warm_up",
-            "alone",
-            "mixture",
-            "mixed",
-            "clean",
-            "narrow",
-            "other_sounds",
-            "noise",
-            "tilt",
-        )
-        for name in shares:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
-        if not 0 <= self.last_layer_dropout < 1:
-            raise ConfigError("last_layer_dropout must lie in [0, 1)")
-        if (
-            min(self.learning_rate, self.last_layer_rate) <= 0
-            or self.weight_decay < 0
-            or not 0 <= self.average < 1
-        ):
-            raise ConfigError(
-                "learning_rate and last_layer_rate must be above 0, weight_decay not negative, "
-                "average in [0, 1)"
-            )
-        if self.photos_each < 1 or self.alone_weight < 0 or self.teacher_weight < 0:
-            raise ConfigError("photos_each must be at least 1, and no weight negative")
 
 
 def going_on(config: EarsTrainingConfig, init: str) -> EarsTrainingConfig:

@@ -27,9 +27,10 @@ from soundsight.data.everyday.sounds import HALF_SECOND, read_sound, recording_i
 from soundsight.data.store.dataset import PairDataset
 from soundsight.data.vegas.bench import Bench
 from soundsight.models.eyes import NETWORKS
-from soundsight.training.mixtures import MixtureConfig, Mixtures, open_mixtures
+from soundsight.training.configs import BankConfig, MixtureConfig
+from soundsight.training.mixtures import Mixtures, open_mixtures
 from soundsight.training.photo_features import EYES, photo_features
-from soundsight.training.sound_bank import BankConfig, SoundBank, open_bank, write_array
+from soundsight.training.sound_bank import SoundBank, open_bank, write_array
 from soundsight.training.teacher import FEATURES, Teacher
 
 Tell = Callable[[str, int, int], None]

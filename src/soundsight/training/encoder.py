@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -29,94 +29,17 @@ from soundsight.models.presets import preset
 from soundsight.models.published.autoencoder import EMBEDDING_LAYER, Autoencoder, AutoencoderConfig
 from soundsight.training.augment import add_background, augment_image, augment_mel
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
+from soundsight.training.configs import EncoderConfig
 from soundsight.training.devices import Machine
 from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER, StartingPoint
 from soundsight.training.losses import info_nce
-from soundsight.training.trainer import LoopConfig, Scalars, Task, channels_last, read_run
-
-SCHEDULES = ("modern", "published")
+from soundsight.training.trainer import Scalars, Task, channels_last, read_run
 
 _NETWORKS = {"contrastive": SoundEncoder, "autoencoder": Autoencoder}
 
 AudioEncoder = Autoencoder | SoundEncoder | Ears
 """Each has ``encode(mel [n, 1, 128, 100]) -> [n, E]`` with ``embedding_size`` E, and
 ``features(mel) -> [n, F]`` with ``feature_size`` F, what the embedding is made from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
-    """Training of an audio encoder.
-
-    Two schedules. ``modern``: AdamW, one cycle, augmented sounds, for short runs.
-    ``published`` (autoencoder only; arXiv 2106.01266): SGD at a constant rate of .05 with momentum
-    .9 in batches of 64, sounds as they are, for a thousand epochs and more.
-
-    Attributes:
-        kind: ``contrastive`` or ``autoencoder``.
-        preset: sizes of the network.
-        embedding_size: E; None for the preset's.
-        schedule: ``modern`` or ``published``.
-        learning_rate: AdamW's peak, or SGD's constant, learning rate.
-        momentum: SGD's.
-        weight_decay: AdamW's.
-        other_sounds: share of the sounds that get another one behind them (contrastive only, as
-            the two below; ``augment.add_background``).
-        noise: share of the sounds that get steady noise behind them.
-        tilt: strength of a random microphone's curve over the bands.
-        warm_up: share of the steps in which AdamW's rate rises; it then falls as a cosine.
-        init: hash of the weights that it starts from; empty for random ones.
-        loop: steps, batch and seed.
-    """
-
-    kind: str = "contrastive"
-    preset: str = "compact"
-    embedding_size: int | None = None
-    schedule: str = "modern"
-    learning_rate: float = 2e-3
-    momentum: float = 0.9
-    weight_decay: float = 1e-2
-    other_sounds: float = 0.0
-    noise: float = 0.0
-    tilt: float = 0.0
-    warm_up: float = 0.1
-    init: str = ""
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=400, batch_size=256))
-
-    def __post_init__(self) -> None:
-        choose("encoder", self.kind, _NETWORKS)
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(
-                f"unknown schedule {self.schedule!r}; choose from {', '.join(SCHEDULES)}"
-            )
-        if self.schedule == "published" and self.kind != "autoencoder":
-            raise ConfigError("the published schedule belongs to the autoencoder: --kind")
-        if self.embedding_size is not None and not 4 <= self.embedding_size <= 65536:
-            raise ConfigError("embedding_size must lie between 4 and 65536")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError("momentum must lie in [0, 1)")
-        if not 0 <= self.other_sounds <= 1 or not 0 <= self.noise <= 1 or not 0 <= self.tilt <= 1:
-            raise ConfigError("other_sounds, noise and tilt must lie in [0, 1]")
-        if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.warm_up <= 1:
-            raise ConfigError(
-                "learning_rate must be above 0, weight_decay not negative, warm_up in [0, 1]"
-            )
-
-
-def default_encoder_config(kind: str, preset: str, schedule: str) -> EncoderConfig:
-    """Return the settings that belong to a kind of encoder, its preset and its schedule.
-
-    Raises:
-        ConfigError: on an unknown kind or schedule, naming the choices.
-    """
-    config = EncoderConfig(kind=kind, preset=preset, schedule=schedule)
-    if kind == "autoencoder":
-        config = replace(config, loop=replace(config.loop, batch_size=64))
-    elif preset == "flagship":
-        loop = replace(config.loop, steps=5000, batch_size=128)
-        config = replace(config, other_sounds=0.3, noise=0.3, tilt=0.08, loop=loop)
-    if schedule == "published":
-        config = replace(config, learning_rate=0.05, weight_decay=0.0)
-    return config
 
 
 def one_cycle(step: int, steps: int, warm_up: float) -> float:

@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from soundsight.core.config import choose, to_dict
-from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.config import to_dict
+from soundsight.core.errors import DataError
 from soundsight.core.files import atomic_file
 from soundsight.data.store.dataset import batch_indices
 from soundsight.models.flow import Flow, FlowConfig, FlowGenerator
@@ -34,6 +34,7 @@ from soundsight.training.checkpoints import (
     read_tensors,
     save_weights,
 )
+from soundsight.training.configs import FlowTrainingConfig
 from soundsight.training.decoder import load_latent_decoder
 from soundsight.training.ema import Ema
 from soundsight.training.fine_tuning import (
@@ -45,69 +46,12 @@ from soundsight.training.fine_tuning import (
     StartingPoint,
 )
 from soundsight.training.flow_data import FlowPairs
-from soundsight.training.trainer import LoopConfig, Scalars, Task
+from soundsight.training.trainer import Scalars, Task
 
 SIZES = {
     "everyday": FlowConfig(),
     "tiny": FlowConfig(embedding_size=16, latent_maps=4, width=16, layers=2, heads=2, rank=8),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlowTrainingConfig:
-    """Training of the flow.
-
-    Attributes:
-        encoder: SHA-256 of the sound encoder's weights.
-        decoder: SHA-256 of the latent encoder's weights.
-        preset: sizes, ``everyday`` or ``tiny``.
-        rate: AdamW's peak learning rate.
-        weight_decay: AdamW's.
-        warm_up: steps in which the rate rises; it then stays, and falls in the last ``cool_down``
-            share of the steps to zero.
-        cool_down: that share.
-        jitter: standard deviation of noise on the embeddings, whose root mean square is 1.
-        left_out: share of the embeddings that are left out.
-        ema_decay: of the average, which is the one that is kept.
-        init: hash of the weights that it starts from; None for random ones.
-        loop: steps, batch and seed.
-    """
-
-    encoder: str = ""
-    decoder: str = ""
-    preset: str = "everyday"
-    rate: float = 1e-3
-    weight_decay: float = 0.01
-    warm_up: int = 200
-    cool_down: float = 0.3
-    jitter: float = 0.15
-    left_out: float = 0.125
-    ema_decay: float = 0.999
-    init: str | None = None
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=10_000, batch_size=128))
-
-    def __post_init__(self) -> None:
-        choose("preset", self.preset, SIZES)
-        if self.rate <= 0 or self.weight_decay < 0 or self.warm_up < 0 or self.jitter < 0:
-            raise ConfigError(
-                "rate must be above 0; weight_decay, warm_up and jitter must not be negative"
-            )
-        if not 0 <= self.cool_down <= 1 or not 0 <= self.left_out < 1:
-            raise ConfigError("cool_down must lie in [0, 1], left_out in [0, 1)")
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError("ema_decay must lie in [0, 1)")
-
-    def rate_at(self, step: int) -> float:
-        """Return the learning rate of a step: up, level, and down to zero at the end."""
-        falling = self.cool_down * self.loop.steps
-        return self.rate * share_of_rate(step, self.loop.steps, self.warm_up, falling)
-
-
-def share_of_rate(step: int, steps: int, rising: int, falling: float) -> float:
-    """Return the share of a peak rate: up, level, and down to zero at the end; 0 before step 0."""
-    rise = (step + 1) / max(1, rising)
-    left = (steps - step) / max(1.0, falling)
-    return max(0.0, min(rise, left, 1.0))
 
 
 def going_on(config: FlowTrainingConfig, init: str) -> FlowTrainingConfig:

@@ -21,8 +21,9 @@ from soundsight.models.decoder import LATENT_SIDE, LatentEncoder
 from soundsight.models.eyes import Eyes
 from soundsight.training.augment import augment_image
 from soundsight.training.checkpoints import read_tensors, save_tensors
+from soundsight.training.configs import EarsTrainingConfig
 from soundsight.training.decoder import load_latent_encoder
-from soundsight.training.ears import EarsTrainingConfig, in_other_rooms
+from soundsight.training.ears import in_other_rooms
 from soundsight.training.ears_data import EarsData
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
 from soundsight.training.photo_features import EYES

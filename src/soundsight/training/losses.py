@@ -20,9 +20,6 @@ GENERATED = -1.0
 """Target r of a generated picture."""
 
 
-PIXEL_LOSSES = ("l1", "mse")
-
-
 def rc_discriminator_loss(
     real: Float[Tensor, " n"], generated: Float[Tensor, " n"]
 ) -> Float[Tensor, ""]:

@@ -19,19 +19,20 @@ patient and consistent*, 2022).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.config import to_dict
-from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.errors import DataError
 from soundsight.core.units import FRAMES_PER_SEGMENT, HOP_SAMPLES, RATE_HZ
 from soundsight.data.everyday.folder import Everyday, Sound
 from soundsight.data.everyday.sounds import HALF_SECOND, audible, read_sound, starts_of
 from soundsight.media.mel import log_mel
-from soundsight.training.recording_copies import CopyConfig, copy_of, rms
+from soundsight.training.configs import CopyConfig, MixtureConfig
+from soundsight.training.recording_copies import copy_of, rms
 from soundsight.training.sound_bank import begin_or_check, write_array
 from soundsight.training.teacher import Teacher
 
@@ -40,37 +41,6 @@ CLIP_S = 10
 
 _CLIPS_A_PART = 500
 _ABOUT = "mixtures.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class MixtureConfig:
-    """What the clips are made of.
-
-    Attributes:
-        clips: clips, each of ten seconds; 0 for none.
-        recordings: shares of clips made of one, two and three recordings.
-        speed: share of recordings that are played at another speed, half to twice as fast.
-        reversed: share that are played backwards.
-        bursts: share that are cut into bursts.
-        copied: share of clips of which the ears hear a copy.
-
-    Raises:
-        ConfigError: when a value is out of range.
-    """
-
-    clips: int = 10_000
-    recordings: tuple[float, float, float] = (0.4, 0.4, 0.2)
-    speed: float = 0.6
-    reversed: float = 0.15
-    bursts: float = 0.15
-    copied: float = 0.7
-
-    def __post_init__(self) -> None:
-        shares = (*self.recordings, self.speed, self.reversed, self.bursts, self.copied)
-        if self.clips < 0 or not all(0 <= share <= 1 for share in shares):
-            raise ConfigError("clips must not be negative, and all shares must lie in [0, 1]")
-        if abs(sum(self.recordings) - 1) > 1e-6:
-            raise ConfigError("the shares of one, two and three recordings must sum to 1")
 
 
 class Mixtures:

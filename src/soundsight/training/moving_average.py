@@ -21,47 +21,15 @@ what each is worth.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from soundsight.core.errors import ConfigError
+from soundsight.training.configs import MovingAverageConfig
 from soundsight.training.ema import Ema
 from soundsight.training.losses import rc_generator_loss
-
-READINGS = ("off", "snapshots", "ema")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MovingAverageConfig:
-    """Which reading, and over how long.
-
-    K and the decay are not published; the defaults reach back a hundred steps either way.
-
-    Attributes:
-        reading: ``off``, ``snapshots`` or ``ema``.
-        snapshots: K, discriminators averaged over, the live one among them (``snapshots``).
-        snapshot_every: steps between two snapshots.
-        decay: share of the average that is kept at each step (``ema``).
-    """
-
-    reading: str = "off"
-    snapshots: int = 5
-    snapshot_every: int = 25
-    decay: float = 0.99
-
-    def __post_init__(self) -> None:
-        if self.reading not in READINGS:
-            raise ConfigError(
-                f"unknown moving average {self.reading!r}; choose from {', '.join(READINGS)}"
-            )
-        if self.snapshots < 2 or self.snapshot_every < 1:
-            raise ConfigError("snapshots must be at least 2 and snapshot_every at least 1")
-        if not 0 <= self.decay < 1:
-            raise ConfigError("decay must lie in [0, 1)")
 
 
 class MovingAverageAdversary(nn.Module):

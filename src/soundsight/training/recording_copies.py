@@ -8,64 +8,16 @@ recording or noise behind it, a room, an equaliser, a band, a level, a codec.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from soundsight.core.errors import ConfigError
 from soundsight.core.units import RATE_HZ
+from soundsight.training.configs import CopyConfig
 
 Samples = NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CopyConfig:
-    """How often a copy gets what.
-
-    Attributes:
-        narrow_8khz: share of the copies whose band ends below 4 kHz, as at a rate of 8 kHz.
-        narrow_16khz: share whose band ends below 8 kHz, as at a rate of 16 kHz.
-        narrow_any: share whose band ends anywhere between 4.5 and 10.5 kHz.
-        pace: share played faster or slower, by at most a tenth.
-        behind: share with another recording behind them, 6 to 26 dB lower.
-        noise: share with steady noise behind them, 3 to 40 dB lower.
-        room: share in a room with .1 to .9 s of reverberation.
-        equaliser: share with a smooth curve over the bands, with a standard deviation of 6 dB.
-        low_cut: share without what lies under 40 to 400 Hz.
-        codec: share that went through MP3 or Opus.
-        coarse: share with 6 to 10 bits a sample.
-        clipped: share that is driven into clipping.
-        offset: share with a constant added.
-        jpeg: share of the seconds whose log-mel went through JPEG, as those of the bench did.
-
-    Raises:
-        ConfigError: when a share is not one, or the three bands are more than all copies.
-    """
-
-    narrow_8khz: float = 0.18
-    narrow_16khz: float = 0.14
-    narrow_any: float = 0.12
-    pace: float = 0.3
-    behind: float = 0.35
-    noise: float = 0.4
-    room: float = 0.4
-    equaliser: float = 0.7
-    low_cut: float = 0.3
-    codec: float = 0.2
-    coarse: float = 0.08
-    clipped: float = 0.12
-    offset: float = 0.05
-    jpeg: float = 0.6
-
-    def __post_init__(self) -> None:
-        for name, share in vars(self).items():
-            if not 0 <= share <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1], not {share}")
-        if self.narrow_8khz + self.narrow_16khz + self.narrow_any > 1:
-            raise ConfigError("narrow_8khz, narrow_16khz and narrow_any are shares of one whole")
 
 
 def copy_of(

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,32 +29,11 @@ from soundsight.data.everyday.folder import Everyday, Sound
 from soundsight.data.everyday.sounds import HALF_SECOND, Seconds, audible, read_sound, starts_of
 from soundsight.media.mel import log_mel
 from soundsight.media.segments import pad_to_seconds
-from soundsight.training.recording_copies import CopyConfig, copy_of, through_jpeg
+from soundsight.training.configs import BankConfig
+from soundsight.training.recording_copies import copy_of, through_jpeg
 
 _ABOUT = "bank.json"
 _INDEX = "seconds.npz"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BankConfig:
-    """What a bank holds.
-
-    Attributes:
-        copies: copies of every recording, beside the recording itself.
-        seed: of every draw.
-        copy: how often a copy gets what.
-
-    Raises:
-        ConfigError: when ``copies`` is negative.
-    """
-
-    copies: int = 8
-    seed: int = 0
-    copy: CopyConfig = field(default_factory=CopyConfig)
-
-    def __post_init__(self) -> None:
-        if self.copies < 0:
-            raise ConfigError(f"bank.copies must not be negative, but is {self.copies}")
 
 
 class SoundBank:

@@ -34,7 +34,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, is_dataclass
+from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -61,7 +61,8 @@ from soundsight.core.config import differences, to_dict
 from soundsight.core.errors import ConfigError, DataError, OutputError, SoundsightError
 from soundsight.core.files import atomic_file, commit, write_json
 from soundsight.training.checkpoints import load_checkpoint, save_checkpoint
-from soundsight.training.devices import PRECISIONS, Machine
+from soundsight.training.configs import LoopConfig
+from soundsight.training.devices import Machine
 from soundsight.training.distributed import average_gradients
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -77,57 +78,6 @@ FAILED = "failed.safetensors"
 _SAME_REQUEST_S = 1.0
 
 _PACKAGES = ("lightning-fabric", "numpy", "safetensors", "torch")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """How long, how much at once and how often.
-
-    Attributes:
-        steps: optimiser steps in all.
-        batch_size: pairs a step, over all processes and micro-batches.
-        accumulate: micro-batches a step, whose gradients are added up: what does not fit into
-            memory at once. BatchNorm, and losses that compare the items of a batch with each
-            other, then see a micro-batch, so results differ.
-        precision: ``32-true``, or ``bf16-mixed``: networks run in bfloat16, weights, statistics and
-            losses stay in float32. Faster where the processor has it, and less exact.
-        seed: of the weights, the order of the pairs and every random draw.
-        log_every: steps between two log lines.
-        checkpoint_every: steps between two checkpoints.
-        keep: how many of the latest checkpoints stay, beside the latest; 0 for none.
-        picture_every: steps between two picture grids.
-        evaluate_every: steps between two evaluations, where there is one to do.
-    """
-
-    steps: int
-    batch_size: int
-    accumulate: int = 1
-    precision: str = "32-true"
-    seed: int = 0
-    log_every: int = 20
-    checkpoint_every: int = 250
-    keep: int = 0
-    picture_every: int = 500
-    evaluate_every: int = 500
-
-    def __post_init__(self) -> None:
-        least = {"steps": 1, "batch_size": 2, "accumulate": 1, "seed": 0, "log_every": 1,
-                 "checkpoint_every": 1, "keep": 0, "picture_every": 1,
-                 "evaluate_every": 1}  # fmt: skip
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"loop.{name} must be at least {low}, not {getattr(self, name)}")
-        if self.seed >= 2**63:
-            raise ConfigError(f"loop.seed must be below 2**63, not {self.seed}")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(
-                f"unknown loop.precision {self.precision!r}; choose from {', '.join(PRECISIONS)}"
-            )
-        if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
-            raise ConfigError(
-                f"loop.batch_size {self.batch_size} cannot be divided into {self.accumulate} "
-                "micro-batches of 2 pairs or more"
-            )
 
 
 class Task(ABC):

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -51,6 +51,9 @@ from soundsight.models.published.discriminator import ProjectionDiscriminator, R
 from soundsight.models.published.generator import DenseGenerator, DenseGeneratorConfig
 from soundsight.training.augment import diff_augment
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
+from soundsight.training.configs import (
+    TranslatorConfig,
+)
 from soundsight.training.devices import Machine
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import AudioEncoder, condition, embed, to_float, to_levels
@@ -62,7 +65,6 @@ from soundsight.training.fine_tuning import (
     StartingPoint,
 )
 from soundsight.training.losses import (
-    PIXEL_LOSSES,
     feature_loss,
     gradient_penalty,
     info_nce,
@@ -72,141 +74,12 @@ from soundsight.training.losses import (
     reconstruction_loss,
     relativistic_loss,
 )
-from soundsight.training.moving_average import MovingAverageAdversary, MovingAverageConfig
-from soundsight.training.trainer import LoopConfig, Scalars, Task, channels_last, read_run
-
-OBJECTIVES = ("relativistic", "rc")
-MAX_NOISE_RATIO = 64
+from soundsight.training.moving_average import MovingAverageAdversary
+from soundsight.training.trainer import Scalars, Task, channels_last, read_run
 
 _EARLY_SHARES = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1)
 _EARLY_PICTURES = 128
 _DRAWN_AT_ONCE = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class TranslatorConfig:
-    """Training of a translator.
-
-    Attributes:
-        encoder: SHA-256 of the frozen encoder's weights, so that a resumed run cannot change it.
-        preset: sizes of the networks.
-        objective: ``relativistic`` or ``rc``.
-        generator_rate: Adam's learning rate for the generator.
-        discriminator_rate: Adam's learning rate for the discriminator.
-        beta1: Adam's first decay.
-        beta2: Adam's second decay.
-        pixel: ``l1`` or ``mse``.
-        pixel_weight: weight of the pixel loss beside the adversarial loss.
-        noise_ratio: Gaussian noise dimensions per embedding dimension (published: 0), at most
-            64; None for the preset's.
-        attention: attention blocks after transitions 0 to 6 (published variant: 0,18,0,0,0,0,0).
-        attention_width: length of a token in these blocks.
-        attention_heads: heads of each.
-        audio_source: the encoder's layer that attention listens to; 13 = the embedding.
-        moving_average: the generator's adversaries (``rc``).
-        penalty: gamma of the R1 and R2 gradient penalties (``relativistic``).
-        penalty_every: steps between two penalties; each is scaled up to make up for it.
-        wrong_sound_weight: weight of the matching-aware negative (``relativistic``).
-        contrast_weight: weight of the discriminator's InfoNCE between sounds and real pictures
-            (``relativistic``).
-        coherence_weight: weight of the generator's InfoNCE between its pictures and their sounds,
-            in the discriminator's features (``relativistic``).
-        temperature: of both.
-        variational_weight: weight of drawing photos again from noise read off them
-            (``relativistic``); 0 for none, and no picture posterior. Of it:
-        feature_weight: weight of the likeness in the discriminator's maps, the pixels' being 1;
-        kl_weight: weight of the KL divergence, a nat.
-        embedding_noise: standard deviation of noise on the embeddings, so that the generator meets
-            sounds it has not seen (``relativistic``). A contrastive encoder's have a root mean
-            square of 1, those of an autoencoder less.
-        ema_decay: of the generator's average, which is the one that is kept.
-        init: hash of the weights that the generator starts from; empty for random ones.
-        loop: steps, batch and seed.
-    """
-
-    encoder: str
-    preset: str = "compact"
-    objective: str = "relativistic"
-    generator_rate: float = 4e-4
-    discriminator_rate: float = 4e-4
-    beta1: float = 0.0
-    beta2: float = 0.99
-    pixel: str = "l1"
-    pixel_weight: float = 0.0
-    noise_ratio: float | None = None
-    attention: tuple[int, ...] = (0,) * 7
-    attention_width: int = 320
-    attention_heads: int = 8
-    audio_source: int = EMBEDDING_LAYER
-    moving_average: MovingAverageConfig = field(default_factory=MovingAverageConfig)
-    penalty: float = 1.0
-    penalty_every: int = 8
-    wrong_sound_weight: float = 0.5
-    contrast_weight: float = 0.0
-    coherence_weight: float = 0.0
-    temperature: float = 0.1
-    variational_weight: float = 0.0
-    feature_weight: float = 0.2
-    kl_weight: float = 0.006
-    embedding_noise: float = 0.15
-    ema_decay: float = 0.999
-    init: str = ""
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=6000, batch_size=32))
-
-    def __post_init__(self) -> None:
-        choices = {"objective": OBJECTIVES, "pixel": PIXEL_LOSSES}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(known)}"
-                )
-        if self.objective != "rc" and self.moving_average.reading != "off":
-            raise ConfigError("the moving average belongs to --objective rc")
-        if self.noise_ratio is not None and not 0 <= self.noise_ratio <= MAX_NOISE_RATIO:
-            raise ConfigError(f"noise_ratio must lie in [0, {MAX_NOISE_RATIO}]")
-        for name in (
-            "pixel_weight", "penalty", "wrong_sound_weight", "contrast_weight", "coherence_weight",
-            "variational_weight", "feature_weight", "kl_weight", "embedding_noise",
-        ):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative")
-        for name in ("beta1", "beta2", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must lie in [0, 1)")
-        if self.objective == "rc" and max(
-            self.contrast_weight, self.coherence_weight, self.variational_weight
-        ):
-            raise ConfigError(
-                "contrast_weight, coherence_weight and variational_weight belong to "
-                "--objective relativistic"
-            )
-        if self.temperature <= 0:
-            raise ConfigError("temperature must be above 0")
-        if self.generator_rate <= 0 or self.discriminator_rate <= 0 or self.penalty_every < 1:
-            raise ConfigError("learning rates must be above 0 and penalty_every at least 1")
-
-
-def default_config(objective: str, preset: str, encoder: str) -> TranslatorConfig:
-    """Return the settings that belong to an objective and a preset.
-
-    Args:
-        objective: ``relativistic`` or ``rc``.
-        preset: sizes of the networks.
-        encoder: SHA-256 of the encoder's weights.
-
-    Raises:
-        ConfigError: on an unknown objective, naming the choices.
-    """
-    config = TranslatorConfig(encoder=encoder, preset=preset, objective=objective)
-    if objective == "rc":
-        return replace(
-            config, generator_rate=2e-4, discriminator_rate=2e-4, beta1=0.5, beta2=0.999,
-            pixel_weight=1.0, noise_ratio=0.0, embedding_noise=0.0,
-            loop=replace(config.loop, batch_size=64),
-        )  # fmt: skip
-    if preset == "flagship":
-        return replace(config, contrast_weight=1.0, coherence_weight=0.3, variational_weight=1.0)
-    return config
 
 
 def generator_config(config: TranslatorConfig, encoder: AudioEncoder) -> DenseGeneratorConfig:
