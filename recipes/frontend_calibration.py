@@ -31,7 +31,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from soundsight.core.files import write_json
-from soundsight.data.store.dataset import PairDataset, batch_indices, opaque_id
+from soundsight.data.records import opaque_id
+from soundsight.data.store.dataset import PairDataset, batch_indices
 from soundsight.data.vegas.bench import SUBJECTS, Bench, find_bench
 from soundsight.evaluation.informativity import audible
 from soundsight.media import audio, mel, segments

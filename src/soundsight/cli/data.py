@@ -123,7 +123,7 @@ def sheet(
     from soundsight.views.sheet import clock
 
     total = folder.count(split)
-    _require(folder, mel=True, image=True)
+    folder.require_pairs()
     if not total:
         raise DataError(f"{data}: the split {split} holds no pairs")
     chosen = _spread(folder, split, count, random.Random(seed))
@@ -188,7 +188,7 @@ def export(
     stored = wanted is Kind.EMBEDDING and model is None and _has_embeddings(folder)
     if wanted is Kind.EMBEDDING:
         embed = _stored_embedding if stored else _embedder(model)
-    _require(folder, mel=not stored, image=wanted is not Kind.AUDIO)
+    folder.require_pairs(mel=not stored, image=wanted is not Kind.AUDIO)
     total = 2 * len(folder)
     with (
         atomic_folder(out, overwrite=overwrite, ours=_is_export) as made,
@@ -224,15 +224,6 @@ def _open(data: str) -> PairFolder:
     from soundsight.data.store.shards import open_dataset
 
     return open_dataset(data)
-
-
-def _require(folder: PairFolder, *, mel: bool, image: bool) -> None:
-    from soundsight.data.records import MEL
-
-    if mel and MEL not in folder.about["files"]:
-        raise DataError(f"{folder.where} holds no log-mels")
-    if image and folder.image_name is None:
-        raise DataError(f"{folder.where} holds no pictures")
 
 
 def _size(count: int) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from soundsight.core.config import choose, from_dict, to_dict
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.data.store.dataset import PairDataset, batch_indices
+from soundsight.data.store.dataset import PairDataset
 from soundsight.media.mel import MelConfig
 from soundsight.models.contrastive import (
     FIRST_TEMPERATURE,
@@ -133,7 +133,7 @@ class EncoderTask(Task):
         share = one_cycle(step, loop.steps, self.config.warm_up) if modern else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * share
-        rows = batch_indices(len(self.data), loop.batch_size, loop.seed, step)
+        rows = self.data.rows(loop.batch_size, loop.seed, step)
         parts = self.machine.parts_of(rows, loop.accumulate)
         self.network.train()
         loss_of = self._contrast if isinstance(self.network, ContrastivePair) else self._redraw

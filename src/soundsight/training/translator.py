@@ -43,7 +43,7 @@ from soundsight.core.config import from_dict, to_dict
 from soundsight.core.draws import generator_draws
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import atomic_file
-from soundsight.data.store.dataset import PairDataset, batch_indices
+from soundsight.data.store.dataset import PairDataset
 from soundsight.models.picture_posterior import PicturePosterior
 from soundsight.models.presets import preset
 from soundsight.models.published.autoencoder import EMBEDDING_LAYER, Autoencoder, check_source
@@ -264,7 +264,7 @@ class TranslatorTask(Task):
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
         loop = self.config.loop
-        rows = batch_indices(len(self.data), loop.batch_size, loop.seed, step)
+        rows = self.data.rows(loop.batch_size, loop.seed, step)
         self.generator.train()
         self.discriminator.train()
         if self.posterior is not None:

@@ -1,36 +1,45 @@
-"""Training pairs as tensors, from a bench, an Everyday table or a prepared dataset.
+"""Training pairs from a bench, an Everyday table or a prepared dataset: the one loader.
 
-Ids are opaque, and there is no label.
-
-A record is read from its tar when it is first asked for and, with ``cache``, kept decoded (about
-0.5 GB for the whole bench). What is too large for that is streamed (``StreamedPairs``). Which
-records make up batch ``step`` is a function of (seed, step) alone, so that an interrupted run goes
-on with the very batch it would have seen.
+Ids are opaque, and there is no label. Which pairs make up batch ``step`` is a function of (seed,
+step) alone, so that an interrupted run goes on with the very batch it would have seen. An epoch
+goes through the shards in a drawn order and shuffles the pairs within windows of that order, so
+that a large dataset is read shard by shard; a split that fits one window is shuffled whole.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from soundsight.core.errors import DataError
-from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
+from soundsight.core.errors import ConfigError, DataError, OutputError
+from soundsight.core.files import atomic_folder, write_json
+from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_CHANNELS, IMAGE_PX, N_MELS
 from soundsight.data.everyday.pairs import EverydayPairs
-from soundsight.data.records import MEL, opaque_id
-from soundsight.data.store.loader import PairReader, video_number
+from soundsight.data.records import opaque_id
 from soundsight.data.store.shards import ABOUT, WORK, PairFolder, open_dataset
 from soundsight.data.vegas.bench import BENCH_VARIABLE, DEFAULT_BENCH, Bench, find_bench
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64, UInt8
+    from torch import Tensor
+
+Pairs = Bench | PairFolder | EverydayPairs
+"""Where pairs may lie."""
+
+Levels = NDArray[np.uint8]
+Rows = Sequence[int] | NDArray[np.int64]
+
+WINDOW = 50_000
+"""Pairs that are shuffled together, and held decoded in memory (2 GB) where a split has no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,83 +59,40 @@ class PairBatch:
     photo: Int64[Tensor, " n"]
 
 
-class _Item(NamedTuple):
-    """Opaque numbers of a pair, its video and its picture, and how its store finds it."""
+class _Table:
+    """The pairs that a bench's or an Everyday table names, in the order of their opaque numbers."""
 
-    pair: int
-    video: int
-    photo: int
-    mel: Any
-    image: Any
+    def __init__(self, data: Bench | EverydayPairs, split: str) -> None:
+        self._mel = data.spectrogram if isinstance(data, Bench) else data.mel
+        self._image = data.photo
+        # Everyday's table may show a second with several photos, and with one more than once.
+        unique = isinstance(data, Bench)
+        found = []
+        for row, pair in enumerate(data.pairs(split)):
+            own = pair.spectrogram if unique else f"{row} {pair.spectrogram}"
+            numbers = (opaque_id(own), opaque_id(pair.video), opaque_id(pair.photo))
+            found.append((numbers, pair.spectrogram, pair.photo))
+        self._rows = sorted(found, key=lambda one: one[0])
+        self.sizes = [len(found)]
 
+    def numbers(self, row: int) -> tuple[int, int, int]:
+        return self._rows[row][0]
 
-class _Store(Protocol):
-    """Where pairs lie."""
+    def mel(self, row: int) -> Levels:
+        return self._mel(self._rows[row][1])
 
-    def items(self) -> list[_Item]: ...
+    def image(self, row: int) -> Levels:
+        return self._image(self._rows[row][2])
 
-    def mel(self, place: Any) -> NDArray[np.uint8]: ...
-
-    def image(self, place: Any) -> NDArray[np.uint8]: ...
-
-
-class _BenchStore:
-    """The pairs of a bench."""
-
-    def __init__(self, bench: Bench, split: str) -> None:
-        self._bench = bench
-        self._split = split
-
-    def items(self) -> list[_Item]:
-        return [
-            _Item(
-                opaque_id(p.spectrogram),
-                opaque_id(p.video),
-                opaque_id(p.photo),
-                p.spectrogram,
-                p.photo,
-            )
-            for p in self._bench.pairs(self._split)
-        ]
-
-    def mel(self, place: Any) -> NDArray[np.uint8]:
-        return self._bench.spectrogram(place)
-
-    def image(self, place: Any) -> NDArray[np.uint8]:
-        return self._bench.photo(place)
+    def both(self, row: int) -> tuple[Levels, Levels]:
+        return self.mel(row), self.image(row)
 
 
-class _EverydayStore:
-    """The pairs that a table made for Everyday's sounds and photos."""
-
-    def __init__(self, pairs: EverydayPairs, split: str) -> None:
-        self._pairs = pairs
-        self._split = split
-
-    def items(self) -> list[_Item]:
-        # The table may show a second with several photos, and with one of them more than once.
-        return [
-            _Item(
-                opaque_id(f"{row} {p.spectrogram}"),
-                opaque_id(p.video),
-                opaque_id(p.photo),
-                p.spectrogram,
-                p.photo,
-            )
-            for row, p in enumerate(self._pairs.pairs(self._split))
-        ]
-
-    def mel(self, place: Any) -> NDArray[np.uint8]:
-        return self._pairs.mel(place)
-
-    def image(self, place: Any) -> NDArray[np.uint8]:
-        return self._pairs.photo(place)
-
-
-class _FolderStore:
-    """The pairs of a dataset that ``soundsight prepare`` made."""
+class _Prepared:
+    """The pairs of a prepared dataset in stored order, which is that of hashes."""
 
     def __init__(self, folder: PairFolder, split: str) -> None:
+        folder.require_pairs()
         size = (*folder.mel_shape, folder.image_px)
         if size != (N_MELS, FRAMES_PER_SEGMENT, IMAGE_PX):
             raise DataError(
@@ -134,213 +100,239 @@ class _FolderStore:
                 f"pixels: the networks take {N_MELS} x {FRAMES_PER_SEGMENT} and {IMAGE_PX}, "
                 "prepare it with --segment-s 1 --size 96"
             )
-        if MEL not in folder.about["files"] or folder.image_name is None:
-            raise DataError(f"{folder.where} holds no pairs of sound and picture")
-        self._folder = folder
-        self._split = split
+        self._folder, self._split = folder, split
+        self.sizes = [shard.pairs for shard in folder.shards(split)]
 
-    def items(self) -> list[_Item]:
-        found = []
-        index = 0
-        for shard in self._folder.shards(self._split):
-            for number in range(shard.pairs):
-                entry = self._folder.entry(shard, number)
-                # A frame belongs to its second alone.
-                own = opaque_id(entry.key)
-                found.append(_Item(own, video_number(entry.group), own, index, index))
-                index += 1
-        return found
+    def numbers(self, row: int) -> tuple[int, int, int]:
+        entry = self._folder.entry(*self._folder.place(self._split, row))
+        # A frame belongs to its second alone.
+        own = opaque_id(entry.key)
+        return own, opaque_id(entry.group), own
 
-    def mel(self, place: Any) -> NDArray[np.uint8]:
-        record = self._folder.record(self._split, place)
-        return self._folder.decode(record, with_image=False)[0]
+    def mel(self, row: int) -> Levels:
+        return self._folder.decode(self._folder.record(self._split, row), with_image=False)[0]
 
-    def image(self, place: Any) -> NDArray[np.uint8]:
-        image = self._folder.decode(self._folder.record(self._split, place))[1]
+    def image(self, row: int) -> Levels:
+        return self.both(row)[1]
+
+    def both(self, row: int) -> tuple[Levels, Levels]:
+        mel, image = self._folder.decode(self._folder.record(self._split, row))
         assert image is not None
-        return image
+        return mel, image
 
 
-class _JoinedStore:
-    """The pairs of several stores, one after the other."""
+class PairDataset:
+    """The pairs of one split of benches, Everyday tables and prepared datasets.
 
-    def __init__(self, stores: Sequence[_Store]) -> None:
-        self._stores = stores
-
-    def items(self) -> list[_Item]:
-        return [
-            item._replace(mel=(number, item.mel), image=(number, item.image))
-            for number, store in enumerate(self._stores)
-            for item in store.items()
-        ]
-
-    def mel(self, place: Any) -> NDArray[np.uint8]:
-        return self._stores[place[0]].mel(place[1])
-
-    def image(self, place: Any) -> NDArray[np.uint8]:
-        return self._stores[place[0]].image(place[1])
-
-
-_CACHED_PAIRS = 50_000
-"""A split of at most so many pairs is kept decoded in memory (2 GB at most) by default."""
-
-
-Pairs = Bench | PairFolder | EverydayPairs
-"""Where pairs may lie."""
-
-
-def _store_of(data: Pairs, split: str) -> _Store:
-    if isinstance(data, EverydayPairs):
-        return _EverydayStore(data, split)
-    return _BenchStore(data, split) if isinstance(data, Bench) else _FolderStore(data, split)
-
-
-class PairDataset(Dataset[dict[str, Tensor]]):
-    """The pairs of one split of benches and of datasets that ``soundsight prepare`` made.
-
-    The order is that of the opaque ids, so that position tells nothing either.
+    It is a map-style dataset for PyTorch, whose ``DataLoader`` may read with several workers:
+    ``DataLoader(data, sampler=data.order(seed, epoch), batch_size=64, num_workers=4)``.
 
     Args:
-        data: where the pairs lie; of several, the pairs of all.
+        data: where the pairs lie (a folder or URL for one prepared dataset); of several places,
+            the pairs of all.
         split: ``train``, ``val`` and ``devtest`` of a bench, or ``test`` of a prepared dataset.
-        cache: keep decoded records in memory; None to do so for up to 50,000 pairs.
+        cache: keep decoded pairs in memory, or in arrays in a folder on disk (40 kB a pair), or
+            not at all; None keeps splits of up to ``window`` pairs in memory.
+        window: pairs that are shuffled together.
 
     Raises:
         DataError: when the split holds no pairs, when they are not of the networks' size, or when
             a record cannot be read.
+        OutputError: when the folder of the cache cannot be written.
     """
 
     def __init__(
         self,
-        data: Pairs | Sequence[Pairs],
+        data: Pairs | str | Path | Sequence[Pairs],
         split: str,
         *,
-        cache: bool | None = None,
+        cache: bool | Path | None = None,
+        window: int = WINDOW,
     ) -> None:
+        if isinstance(data, str | Path):
+            data = open_dataset(data)
         places = [data] if isinstance(data, Pairs) else list(data)
-        stores = [_store_of(place, split) for place in places]
-        self._store: _Store = stores[0] if len(stores) == 1 else _JoinedStore(stores)
-        where = ", ".join(
-            str(place.where if isinstance(place, PairFolder) else place.root) for place in places
-        )
-        self._records = sorted(self._store.items(), key=lambda item: item[:3])
-        if not self._records:
-            raise DataError(f"{where} has no pairs in its {split} split")
-        if cache is None:
-            cache = len(self._records) <= _CACHED_PAIRS
-        self._mels: dict[int, NDArray[np.uint8]] | None = {} if cache else None
-        self._images: dict[int, NDArray[np.uint8]] | None = {} if cache else None
+        self._stores = [
+            _Prepared(place, split) if isinstance(place, PairFolder) else _Table(place, split)
+            for place in places
+        ]
+        self._firsts = [0, *itertools.accumulate(sum(store.sizes) for store in self._stores)]
+        if not len(self):
+            named = (
+                place.where if isinstance(place, PairFolder) else place.root for place in places
+            )
+            raise DataError(f"{', '.join(map(str, named))} has no pairs in its {split} split")
+        if window < 1:
+            raise ConfigError("window must be at least 1")
+        self._window = window
+        self._numbers: dict[int, tuple[int, int, int]] = {}
+        self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
+        self._mels: dict[int, Levels] = {}
+        self._images: dict[int, Levels] = {}
+        self._cached = len(self) <= window if cache is None else cache is True
+        self._arrays: tuple[Levels, Levels] | None = None
+        if isinstance(cache, Path):
+            self._arrays = _arrays(self, [describe(place, split) for place in places], cache)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._firsts[-1]
+
+    def order(
+        self, seed: int = 0, epoch: int = 0, *, rank: int = 0, world: int = 1
+    ) -> NDArray[np.int64]:
+        """Return the rows of an epoch in the order in which they are read: int64 [n].
+
+        Args:
+            seed: of the order.
+            epoch: its number, from 0.
+            rank: number of this process among the ``world`` that share the epoch, pair by pair.
+            world: how many they are.
+
+        Raises:
+            ConfigError: when a number is out of range.
+        """
+        if min(seed, epoch) < 0 or not 0 <= rank < world:
+            raise ConfigError("seed and epoch must be at least 0, and rank from 0 to below world")
+        if (seed, epoch) not in self._orders:
+            while len(self._orders) > 1:
+                self._orders.pop(next(iter(self._orders)))
+            self._orders[seed, epoch] = self._shuffled(seed, epoch)
+        return self._orders[seed, epoch][rank::world]
+
+    def _shuffled(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        rng = _random(seed, epoch)
+        if len(self) <= self._window:
+            return rng.permutation(len(self))
+        ends = list(itertools.accumulate(size for store in self._stores for size in store.sizes))
+        shards = [np.arange(*span) for span in itertools.pairwise([0, *ends])]
+        rows = np.concatenate([shards[number] for number in rng.permutation(len(shards))])
+        for start in range(0, len(rows), self._window):
+            rng.shuffle(rows[start : start + self._window])
+        return rows
+
+    def rows(self, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
+        """Return which pairs make up batch ``step``, int64 [batch_size]; see ``batch_indices``."""
+        return _batch(lambda epoch: self.order(seed, epoch), len(self), batch_size, step)
 
     def numbers(self) -> NDArray[np.int64]:
         """Return the opaque numbers of every pair, its video and its frame: int64 [n, 3]."""
-        return np.array([item[:3] for item in self._records], np.int64)
+        return np.array([self._numbers_of(row) for row in range(len(self))], np.int64)
 
-    def photos(self) -> NDArray[np.uint8]:
+    def photos(self) -> Levels:
         """Return every frame once, in the order of their numbers: uint8 [p, 3, 96, 96]."""
         _, rows = np.unique(self.numbers()[:, 2], return_index=True)
         levels = np.stack([self.image(int(row)) for row in rows])
         return np.ascontiguousarray(levels.transpose(0, 3, 1, 2))
 
-    def mel(self, index: int) -> NDArray[np.uint8]:
+    def mel(self, row: int) -> Levels:
         """Return the log-mel of one pair, uint8 [128, 100]."""
-        item = self._records[index]
-        if self._mels is None:
-            return self._store.mel(item.mel)
-        if item.pair not in self._mels:
-            self._mels[item.pair] = self._store.mel(item.mel)
-        return self._mels[item.pair]
+        if self._arrays is not None:
+            return self._arrays[0][row]
+        store, place = self._find(row)
+        if not self._cached:
+            return store.mel(place)
+        number = self._numbers_of(row)[0]
+        if number not in self._mels:
+            self._mels[number] = store.mel(place)
+        return self._mels[number]
 
-    def image(self, index: int) -> NDArray[np.uint8]:
+    def image(self, row: int) -> Levels:
         """Return the frame of one pair, uint8 [96, 96, 3]."""
-        item = self._records[index]
-        if self._images is None:
-            return self._store.image(item.image)
-        if item.photo not in self._images:
-            self._images[item.photo] = self._store.image(item.image)
-        return self._images[item.photo]
+        if self._arrays is not None:
+            return self._arrays[1][row]
+        store, place = self._find(row)
+        if not self._cached:
+            return store.image(place)
+        number = self._numbers_of(row)[2]
+        if number not in self._images:
+            self._images[number] = store.image(place)
+        return self._images[number]
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return ``mel`` uint8 [1, 128, 100], ``image`` uint8 [3, 96, 96] and the opaque ids."""
-        item = self._records[index]
-        return {
-            "mel": torch.from_numpy(self.mel(index).copy())[None],
-            "image": torch.from_numpy(self.image(index).transpose(2, 0, 1).copy()),
-            "video": torch.tensor(item.video),
-            "photo": torch.tensor(item.photo),
-        }
+    def read(self, rows: Rows) -> tuple[Levels, Levels]:
+        """Return log-mels, uint8 [n, 128, 100], and frames, uint8 [n, 96, 96, 3].
 
-    def gather(self, indices: Sequence[int] | NDArray[np.int64]) -> PairBatch:
-        """Return the pairs at ``indices`` as one batch."""
-        rows = [int(i) for i in indices]
+        Raises:
+            DataError: when a pair cannot be read or is damaged.
+        """
+        found = [self._both(int(row)) for row in rows]
+        return np.stack([mel for mel, _ in found]), np.stack([image for _, image in found])
+
+    def gather(self, rows: Rows) -> PairBatch:
+        """Return these pairs as one batch of tensors."""
+        import torch
+
+        mels, images = self.read(rows)
+        numbers = np.array([self._numbers_of(int(row)) for row in rows], np.int64)
         return PairBatch(
-            mel=torch.from_numpy(np.stack([self.mel(i) for i in rows]))[:, None],
-            image=torch.from_numpy(np.stack([self.image(i) for i in rows]))
-            .permute(0, 3, 1, 2)
-            .contiguous(),
-            video=torch.tensor([self._records[i].video for i in rows]),
-            photo=torch.tensor([self._records[i].photo for i in rows]),
+            mel=torch.from_numpy(mels)[:, None],
+            image=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+            video=torch.from_numpy(numbers[:, 1].copy()),
+            photo=torch.from_numpy(numbers[:, 2].copy()),
         )
 
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        """Return ``mel`` uint8 [1, 128, 100], ``image`` uint8 [3, 96, 96] and the opaque ids."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"there is no pair {row}")
+        batch = self.gather([row])
+        return {name: getattr(batch, name)[0] for name in ("mel", "image", "video", "photo")}
 
-class StreamedPairs(IterableDataset[dict[str, Tensor]]):
-    """One epoch of a prepared dataset as a stream, for splits too large to be read at random.
+    def _both(self, row: int) -> tuple[Levels, Levels]:
+        if self._arrays is None and not self._cached:
+            store, place = self._find(row)
+            return store.both(place)
+        return self.mel(row), self.image(row)
 
-    Each worker of a ``DataLoader`` reads its own share; ``data.store.loader`` says which.
+    def _find(self, row: int) -> tuple[_Table | _Prepared, int]:
+        number = int(np.searchsorted(self._firsts, row, side="right")) - 1
+        return self._stores[number], row - self._firsts[number]
 
-    Args:
-        where: folder or URL of the dataset.
-        split: ``train``, ``val`` or ``test``.
-        seed: of the order.
-        epoch: whose order is read.
-        shuffle_buffer: pairs held to draw from; 0 for the stored order.
-        rank: number of this process among ``world``.
-        world: processes that share an epoch.
-        start: pairs of the epoch that each worker has given already: a stopped epoch goes on.
-        cache: folder for decoded pairs, or None.
-    """
+    def _numbers_of(self, row: int) -> tuple[int, int, int]:
+        if row not in self._numbers:
+            store, place = self._find(row)
+            self._numbers[row] = store.numbers(place)
+        return self._numbers[row]
 
-    def __init__(
-        self,
-        where: str | Path,
-        split: str,
-        *,
-        seed: int = 0,
-        epoch: int = 0,
-        shuffle_buffer: int = 1000,
-        rank: int = 0,
-        world: int = 1,
-        start: int = 0,
-        cache: str | Path | None = None,
-    ) -> None:
-        self._where = where
-        self._split = split
-        self._settings: dict[str, Any] = {
-            "seed": seed, "shuffle_buffer": shuffle_buffer, "rank": rank, "world": world,
-            "epoch": epoch, "cache": cache,
-        }  # fmt: skip
-        self._start = start
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_mels": {}, "_images": {}}
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Yield what ``PairDataset`` gives for a pair."""
-        info = get_worker_info()
-        share: dict[str, Any] = (
-            {"worker": info.id, "workers": info.num_workers} if info is not None else {}
-        )
-        reader = PairReader(self._where, self._split, **self._settings, **share)
-        if self._start:
-            state = reader.state()
-            reader.load_state({**state, "position": min(self._start, len(reader))})
-        for sample in reader:
-            assert sample.image is not None
-            yield {
-                "mel": torch.from_numpy(sample.mel.copy())[None],
-                "image": torch.from_numpy(sample.image.transpose(2, 0, 1).copy()),
-                "video": torch.tensor(sample.video),
-                "photo": torch.tensor(opaque_id(sample.key)),
-            }
+
+def _arrays(data: PairDataset, about: list[dict[str, Any]], cache: Path) -> tuple[Levels, Levels]:
+    """Return every pair decoded, mapped from a folder below ``cache`` that is made when missing."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    place = cache / f"{about[0]['split']}-{digest[:16]}"
+    shapes: Mapping[str, tuple[int, ...]] = {
+        "mel": (len(data), N_MELS, FRAMES_PER_SEGMENT),
+        "image": (len(data), IMAGE_PX, IMAGE_PX, IMAGE_CHANNELS),
+    }
+    if not os.path.isdir(place):
+        try:
+            with atomic_folder(place) as made:
+                _write_arrays(data, made, shapes)
+                write_json(made / "cache.json", about)
+        except OutputError:
+            if not os.path.isdir(place):  # else another process made the same meanwhile
+                raise
+    try:
+        found = [np.load(place / f"{name}.npy", mmap_mode="r") for name in shapes]
+        if [levels.shape for levels in found] != list(shapes.values()):
+            raise ValueError("its arrays are of another shape")
+    except (OSError, ValueError) as error:
+        raise DataError(f"the cache {place} is damaged: remove that folder ({error})") from error
+    return found[0].view(np.ndarray), found[1].view(np.ndarray)
+
+
+def _write_arrays(data: PairDataset, made: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    # Written from end to end: a disk that fills up is then an error, not a crash as with a map.
+    with (made / "mel.npy").open("wb") as mels, (made / "image.npy").open("wb") as images:
+        for file, shape in zip((mels, images), shapes.values(), strict=True):
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+        for row in range(len(data)):
+            store, place = data._find(row)
+            mel, image = store.both(place)
+            mels.write(mel.tobytes())
+            images.write(image.tobytes())
 
 
 def open_pairs(where: Path | None) -> Bench | PairFolder:
@@ -355,18 +347,19 @@ def open_pairs(where: Path | None) -> Bench | PairFolder:
     return find_bench(where)
 
 
-def describe(pairs: Bench | PairFolder, split: str) -> dict[str, Any]:
+def describe(pairs: Pairs, split: str) -> dict[str, Any]:
     """Say which pairs a split of a dataset holds, wherever it lies: kind, number and a hash."""
     if isinstance(pairs, PairFolder):
         about = {"kind": "prepared", "pairs": pairs.count(split), "sha256": pairs.sha256}
         return {**about, "split": split}
     names = sorted(f"{pair.spectrogram} {pair.photo}\n" for pair in pairs.pairs(split))
     digest = hashlib.sha256("".join(names).encode()).hexdigest()
-    return {"kind": "bench", "pairs": len(names), "sha256": digest, "split": split}
+    kind = "bench" if isinstance(pairs, Bench) else "everyday"
+    return {"kind": kind, "pairs": len(names), "sha256": digest, "split": split}
 
 
 def batch_indices(length: int, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
-    """Return which records make up batch ``step``: epochs are shuffled one after another.
+    """Return which of ``length`` records make up batch ``step``, each epoch shuffled whole.
 
     Args:
         length: number of records.
@@ -377,16 +370,23 @@ def batch_indices(length: int, batch_size: int, seed: int, step: int) -> NDArray
     Returns:
         int64 [batch_size].
     """
-    start = step * batch_size
+    return _batch(lambda epoch: _random(seed, epoch).permutation(length), length, batch_size, step)
+
+
+def _batch(
+    order: Callable[[int], NDArray[np.int64]], length: int, batch_size: int, step: int
+) -> NDArray[np.int64]:
+    """Return batch ``step`` of epochs that follow one another without a gap."""
+    epoch, start = divmod(step * batch_size, length)
     taken: list[NDArray[np.int64]] = []
     missing = batch_size
     while missing:
-        epoch, offset = divmod(start, length)
-        order = np.random.Generator(
-            np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))
-        ).permutation(length)
-        piece = order[offset : offset + missing]
+        piece = order(epoch)[start : start + missing]
         taken.append(piece)
-        start += len(piece)
         missing -= len(piece)
+        epoch, start = epoch + 1, 0
     return np.concatenate(taken)
+
+
+def _random(seed: int, epoch: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)))

@@ -43,7 +43,8 @@ TAR_BLOCK = 512
 END_BYTES = 2 * TAR_BLOCK
 """Bytes of the end of a tar: two blocks of zeros."""
 
-_HELD_INDEXES = 64
+_HELD_ENTRIES = 500_000
+"""Lines of indexes that are kept in memory (100 MB): those of every shard of a window of pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,6 +322,17 @@ class PairFolder:
             )
         return self._shards[split]
 
+    def require_pairs(self, *, mel: bool = True, image: bool = True) -> None:
+        """See that there are log-mels and pictures, where they are asked for.
+
+        Raises:
+            DataError: naming what is missing.
+        """
+        if mel and MEL not in self.about["files"]:
+            raise DataError(f"{self.where} holds no log-mels")
+        if image and self.image_name is None:
+            raise DataError(f"{self.where} holds no pictures")
+
     def count(self, split: str) -> int:
         """Return how many pairs a split has.
 
@@ -422,7 +434,7 @@ class PairFolder:
                 raise DataError(
                     f"{self.where}/{name} is damaged: run  soundsight data verify {self.where}"
                 )
-            if len(self._indexes) >= _HELD_INDEXES:
+            while sum(map(len, self._indexes.values())) > _HELD_ENTRIES:
                 self._indexes.popitem(last=False)
             self._indexes[shard.name] = lines
         self._indexes.move_to_end(shard.name)

@@ -11,7 +11,12 @@ from typing import Any, BinaryIO, Protocol
 
 from soundsight.core.errors import DataError, first_line
 
-_OPEN_FILES = 16
+_OPEN_FILES = 128
+_OPEN_URLS = 4
+_URL_BLOCKS: dict[str, Any] = {
+    "block_size": 1 << 20, "cache_type": "blockcache", "cache_options": {"maxblocks": 128},
+}  # fmt: skip
+"""What a remote file keeps in memory (128 MB), so that shuffled pairs are fetched once."""
 _CHUNK_BYTES = 1 << 20
 
 
@@ -145,9 +150,9 @@ class UrlStore:
     def stretch(self, name: str, offset: int, size: int) -> bytes:
         try:
             if name not in self._files:
-                if len(self._files) >= _OPEN_FILES:
+                if len(self._files) >= _OPEN_URLS:
                     self._files.popitem(last=False)[1].close()
-                self._files[name] = self._fs.open(f"{self._root}/{name}", "rb")
+                self._files[name] = self._fs.open(f"{self._root}/{name}", "rb", **_URL_BLOCKS)
             self._files.move_to_end(name)
             self._files[name].seek(offset)
             return self._files[name].read(size)
