@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from soundsight.core.units import RATE_HZ
 from soundsight.media import audio
-from soundsight.runtime.file_events import tell
+from soundsight.runtime.file_events import find_events
 from soundsight.runtime.translator import Translator
-from soundsight.views.events import Story
+from soundsight.views.events import FileEvents
 
 KNOWN = ("baby", "dog", "train", "fireworks", "water")
 PIECES = 8
@@ -122,10 +122,10 @@ def spliced(found: dict[str, list[Path]], rng: np.random.Generator) -> Track:
 
 
 def told(translator: Translator, track: Track) -> list[float]:
-    """The edges of all spans of the track's story, in seconds."""
-    *_, story = tell(translator, iter([track.samples]))
-    assert isinstance(story, Story)
-    return sorted({edge for event in story.events for span in event.spans for edge in span})
+    """The edges of all spans of the track's events, in seconds."""
+    *_, found = find_events(translator, iter([track.samples]))
+    assert isinstance(found, FileEvents)
+    return sorted({edge for event in found.events for span in event.spans for edge in span})
 
 
 def errors(translator: Translator, tracks: list[Track]) -> dict[str, list[float]]:

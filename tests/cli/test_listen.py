@@ -24,8 +24,8 @@ import soundfile
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from soundsight.cli import listen as listening
 from soundsight.cli.main import build_app
+from soundsight.live import listen as live
 from soundsight.live import microphone
 
 RATE = 16_000
@@ -207,15 +207,15 @@ def test_the_png_is_of_the_present_and_ends_as_not_listening(
     run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    save = listening._Panel._save
+    save = live.save_panel
 
-    def noted(self: Any, moment: Any) -> None:
-        save(self, moment)
+    def noted(view: Any, path: Path) -> None:
+        save(view, path)
         with Image.open(tmp_path / "now.png") as image:
             image.load()
             written.append(image.info["state"])
 
-    monkeypatch.setattr(listening._Panel, "_save", noted)
+    monkeypatch.setattr(live, "save_panel", noted)
     lines(run("--png", "now.png", "--seconds", 2.5))
     assert "picture" in written
     assert written[-1] == "not_listening"
@@ -344,8 +344,8 @@ def test_a_file_that_is_none(run: Callable[..., Result], tmp_path: Path) -> None
 def test_what_libraries_say_of_themselves_is_not_shown(tmp_path: Path) -> None:
     script = (
         "import os, sys\n"
-        "from soundsight.live.microphone import hushed\n"
-        "with hushed():\n"
+        "from soundsight.live.microphone import quiet_stderr\n"
+        "with quiet_stderr():\n"
         "    os.write(2, b'ALSA lib pcm.c: unknown\\n')\n"
         "    print('ours, within', file=sys.stderr)\n"
         "os.write(2, b'another, after\\n')\n"

@@ -153,12 +153,12 @@ def test_refusals_before_any_work(
     says: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from soundsight.runtime import file_events as story
+    from soundsight.runtime import file_events
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("nothing is told")
 
-    monkeypatch.setattr(story, "tell", never)
+    monkeypatch.setattr(file_events, "find_events", never)
     (tmp_path / "there.png").write_bytes(b"kept")
     (tmp_path / "text.wav").write_text("no sound")
     (tmp_path / "folder.png").mkdir()

@@ -15,11 +15,11 @@ from soundsight.core.errors import AudioError, ConfigError
 from soundsight.core.state import State
 from soundsight.media.segments import Segment
 from soundsight.runtime.events import Event, Heard
-from soundsight.runtime.file_events import Progress, _Telling, tell
+from soundsight.runtime.file_events import Progress, _Finder, find_events
 from soundsight.runtime.labels import Names
 from soundsight.runtime.surest import Second
 from soundsight.runtime.translator import Translator
-from soundsight.views.events import Story, StoryEvent
+from soundsight.views.events import FileEvent, FileEvents
 
 RATE = 44_100
 
@@ -40,30 +40,30 @@ def quiet(seconds: float) -> np.ndarray:
     return np.zeros(round(seconds * RATE), np.float32)
 
 
-def story(translator: Translator, *parts: np.ndarray, **options: object) -> Story:
-    *_, last = tell(translator, np.concatenate(parts), RATE, **options)
-    assert isinstance(last, Story)
+def events_of(translator: Translator, *parts: np.ndarray, **options: object) -> FileEvents:
+    *_, last = find_events(translator, np.concatenate(parts), RATE, **options)
+    assert isinstance(last, FileEvents)
     return last
 
 
-def times(told: Story) -> list[list[tuple[float, float]]]:
-    return [[(a, b) for a, b in event.spans] for event in told.events]
+def times(found: FileEvents) -> list[list[tuple[float, float]]]:
+    return [[(a, b) for a, b in event.spans] for event in found.events]
 
 
 def test_events_and_the_quiet_between_them(translator: Translator) -> None:
-    told = story(translator, quiet(3), tone(4), quiet(8), tone(2, 3000), quiet(3))
-    assert times(told) == [[(3.0, 7.0)], [(15.0, 17.0)]]
-    assert [event.number for event in told.events] == [1, 2]
+    found = events_of(translator, quiet(3), tone(4), quiet(8), tone(2, 3000), quiet(3))
+    assert times(found) == [[(3.0, 7.0)], [(15.0, 17.0)]]
+    assert [event.number for event in found.events] == [1, 2]
     for second, number in ((0, 0), (2.9, 0), (3, 1), (6.9, 1), (7, 0), (15, 2), (17.1, 0)):
-        event = told.at(second)
+        event = found.at(second)
         assert (event.number if event else 0) == number
-    assert told.duration_s == 20
-    assert told.overview.mel.shape == (128, 2000)
-    for event in told.events:
+    assert found.duration_s == 20
+    assert found.overview.mel.shape == (128, 2000)
+    for event in found.events:
         assert event.state == "picture"
         assert event.picture is not None
         assert event.picture.shape == (96, 96, 3)
-        assert event.began_s - 1 < event.moment_s <= event.ended_s - 1
+        assert event.began_s - 1 < event.shown_s <= event.ended_s - 1
         assert event.level_dbfs == pytest.approx(-13.5, abs=0.1)
         assert event.mel.shape == (128, 100)
         assert event.mel.max() > 200
@@ -71,11 +71,13 @@ def test_events_and_the_quiet_between_them(translator: Translator) -> None:
 
 
 def test_a_sound_that_repeats_is_one_event(translator: Translator) -> None:
-    told = story(translator, tone(2), quiet(2.5), tone(2), quiet(3), tone(2), quiet(12), tone(2))
-    assert times(told) == [[(0.0, 2.0), (4.5, 6.5), (9.5, 11.5)], [(23.5, 25.5)]]
-    assert told.events[0].repeats == 3
-    assert told.at(3.0) is None
-    assert told.at(5.0) is told.events[0]
+    found = events_of(
+        translator, tone(2), quiet(2.5), tone(2), quiet(3), tone(2), quiet(12), tone(2)
+    )
+    assert times(found) == [[(0.0, 2.0), (4.5, 6.5), (9.5, 11.5)], [(23.5, 25.5)]]
+    assert found.events[0].repeats == 3
+    assert found.at(3.0) is None
+    assert found.at(5.0) is found.events[0]
 
 
 def test_what_is_not_recognised_is_told_without_a_picture(
@@ -84,48 +86,48 @@ def test_what_is_not_recognised_is_told_without_a_picture(
     strict = Translator.load(
         make_model(tmp_path / "strict", familiarity=0.0, confidence=0.95), threads=1
     )
-    told = story(strict, quiet(2), tone(3), quiet(3))
-    assert times(told) == [[(2.0, 5.0)]]
-    (event,) = told.events
+    found = events_of(strict, quiet(2), tone(3), quiet(3))
+    assert times(found) == [[(2.0, 5.0)]]
+    (event,) = found.events
     assert (event.state, event.picture, event.name) == ("nothing_recognisable", None, "")
-    assert told.known == 0
-    assert told.words == "1 event, nothing recognisable"
+    assert found.known == 0
+    assert found.words == "1 event, nothing recognisable"
 
 
 def test_silence(translator: Translator) -> None:
-    told = story(translator, quiet(4))
-    assert told.events == []
-    assert told.words == "quiet from beginning to end"
-    assert told.overview.mel.max() == 0
+    found = events_of(translator, quiet(4))
+    assert found.events == []
+    assert found.words == "quiet from beginning to end"
+    assert found.overview.mel.max() == 0
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.3, 1.0, 1.2, 10.5, 10.6])
 def test_short_sounds_are_told(translator: Translator, seconds: float) -> None:
     hiss = np.random.default_rng(0).normal(0.0, 0.05, round(seconds * RATE)).astype(np.float32)
-    told = story(translator, tone(seconds) + hiss)
-    assert len(told.events) == 1
-    assert told.events[0].began_s == 0
-    assert told.events[0].ended_s == pytest.approx(seconds)
-    assert told.overview.mel.shape[1] == round(100 * seconds)
+    found = events_of(translator, tone(seconds) + hiss)
+    assert len(found.events) == 1
+    assert found.events[0].began_s == 0
+    assert found.events[0].ended_s == pytest.approx(seconds)
+    assert found.overview.mel.shape[1] == round(100 * seconds)
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.5, 0.8])
 def test_what_begins_at_the_very_end_is_told(translator: Translator, seconds: float) -> None:
-    told = story(translator, quiet(12), tone(seconds))
-    assert len(told.events) == 1
-    assert told.events[0].began_s == pytest.approx(12.0)
-    assert told.events[0].ended_s == pytest.approx(12 + seconds)
+    found = events_of(translator, quiet(12), tone(seconds))
+    assert len(found.events) == 1
+    assert found.events[0].began_s == pytest.approx(12.0)
+    assert found.events[0].ended_s == pytest.approx(12 + seconds)
 
 
 @pytest.mark.parametrize("lead", [0.25, 0.5, 0.75])
 def test_a_file_may_begin_with_quiet(translator: Translator, lead: float) -> None:
-    told = story(translator, quiet(lead), tone(2), quiet(9))
-    assert times(told) == [[(lead, lead + 2)]]
+    found = events_of(translator, quiet(lead), tone(2), quiet(9))
+    assert times(found) == [[(lead, lead + 2)]]
 
 
 def test_a_click_is_short(translator: Translator) -> None:
-    told = story(translator, quiet(3.3), tone(0.1), quiet(4))
-    assert times(told) == [[(3.3, 3.4)]]
+    found = events_of(translator, quiet(3.3), tone(0.1), quiet(4))
+    assert times(found) == [[(3.3, 3.4)]]
 
 
 def test_blocks_of_any_size_and_a_file_tell_the_same(
@@ -136,15 +138,15 @@ def test_blocks_of_any_size_and_a_file_tell_the_same(
     samples = np.concatenate([quiet(1), tone(3), quiet(7), tone(1.5, 2000), quiet(0.6)])
     path = tmp_path / "x.wav"
     soundfile.write(path, samples, RATE, subtype="FLOAT")
-    whole = story(translator, samples)
+    whole = events_of(translator, samples)
     pieces = (samples[i : i + 7_001] for i in range(0, len(samples), 7_001))
-    *_, of_blocks = tell(translator, pieces)
-    *_, of_file = tell(translator, path)
-    for told in (of_blocks, of_file):
-        assert isinstance(told, Story)
-        assert times(told) == times(whole)
-        np.testing.assert_array_equal(told.overview.mel, whole.overview.mel)
-        for a, b in zip(told.events, whole.events, strict=True):
+    *_, of_blocks = find_events(translator, pieces)
+    *_, of_file = find_events(translator, path)
+    for found in (of_blocks, of_file):
+        assert isinstance(found, FileEvents)
+        assert times(found) == times(whole)
+        np.testing.assert_array_equal(found.overview.mel, whole.overview.mel)
+        for a, b in zip(found.events, whole.events, strict=True):
             np.testing.assert_array_equal(a.picture, b.picture)
     assert of_file.source == "x.wav"
     assert of_file.model == "tiny 0.0.1"
@@ -152,31 +154,31 @@ def test_blocks_of_any_size_and_a_file_tell_the_same(
 
 def test_seeds(translator: Translator) -> None:
     sound = tone(2)
-    first = story(translator, sound, seed=1).events[0].picture
-    again = story(translator, sound, seed=1).events[0].picture
-    other = story(translator, sound, seed=2).events[0].picture
+    first = events_of(translator, sound, seed=1).events[0].picture
+    again = events_of(translator, sound, seed=1).events[0].picture
+    other = events_of(translator, sound, seed=2).events[0].picture
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
-    assert story(translator, sound, seed=1).seed == 1
+    assert events_of(translator, sound, seed=1).seed == 1
 
 
 def test_sensitivity(translator: Translator) -> None:
     soft = np.concatenate([quiet(2), tone(2, level=0.0006), quiet(1)])
-    assert story(translator, soft, sensitivity=0.5).events == []
-    assert len(story(translator, soft, sensitivity=1.0).events) == 1
+    assert events_of(translator, soft, sensitivity=0.5).events == []
+    assert len(events_of(translator, soft, sensitivity=1.0).events) == 1
 
 
 def test_progress_and_events_come_as_they_end(translator: Translator) -> None:
     sound = np.concatenate([tone(2), quiet(20), tone(2, 3000), quiet(1)])
     done, ended_at = [], {}
-    for told in tell(translator, sound, RATE, total_s=25.0):
-        if isinstance(told, Progress):
-            done.append(told.done_s)
-        elif isinstance(told, StoryEvent):
-            ended_at[told.number] = done[-1]
+    for found in find_events(translator, sound, RATE, total_s=25.0):
+        if isinstance(found, Progress):
+            done.append(found.done_s)
+        elif isinstance(found, FileEvent):
+            ended_at[found.number] = done[-1]
     assert done == sorted(done)
     assert done[-1] == 25.0
-    assert ended_at[1] < 10  # told after its pause, long before the end
+    assert ended_at[1] < 10  # found after its pause, long before the end
     assert ended_at[2] == 25.0
 
 
@@ -188,9 +190,9 @@ def test_it_stops_when_it_is_closed(translator: Translator) -> None:
             given.append(index)
             yield tone(1)
 
-    telling = tell(translator, blocks())
-    for told in telling:
-        if isinstance(told, Progress) and told.done_s > 15:
+    telling = find_events(translator, blocks())
+    for found in telling:
+        if isinstance(found, Progress) and found.done_s > 15:
             break
     telling.close()
     assert len(given) < 25
@@ -204,26 +206,26 @@ def test_a_long_sound_takes_no_more_memory(translator: Translator) -> None:
     peaks = []
     for seconds in (60, 300):
         tracemalloc.start()
-        (told,) = deque(tell(translator, blocks(seconds)), maxlen=1)
+        (found,) = deque(find_events(translator, blocks(seconds)), maxlen=1)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert isinstance(told, Story)
-        assert times(told) == [[(0.0, float(seconds))]]
-        assert told.overview.mel.shape[1] <= 4096
+        assert isinstance(found, FileEvents)
+        assert times(found) == [[(0.0, float(seconds))]]
+        assert found.overview.mel.shape[1] <= 4096
     assert peaks[1] < 1.1 * peaks[0] + 500_000
 
 
 def test_mistakes_are_told_at_once(translator: Translator, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="sensitivity"):
-        tell(translator, tone(1), RATE, sensitivity=1.5)
+        find_events(translator, tone(1), RATE, sensitivity=1.5)
     with pytest.raises(ConfigError, match="seed"):
-        tell(translator, tone(1), RATE, seed=-1)
+        find_events(translator, tone(1), RATE, seed=-1)
     with pytest.raises(AudioError, match="does not exist"):
-        tell(translator, tmp_path / "none.wav")
+        find_events(translator, tmp_path / "none.wav")
     text = tmp_path / "text.wav"
     text.write_text("no sound")
     with pytest.raises(AudioError, match="no sound or video"):
-        tell(translator, text)
+        find_events(translator, text)
 
 
 # --- names -----------------------------------------------------------------------------------
@@ -253,16 +255,16 @@ def _unit(translator: Translator, hz: float) -> np.ndarray:
 
 
 def test_names(naming: Translator) -> None:
-    told = story(naming, tone(3, 300), quiet(7), tone(3, 6000), quiet(2))
-    assert [event.name for event in told.events] == ["low", "high"]
-    assert all(event.sure == "quite sure" for event in told.events)
-    assert times(told) == [[(0.0, 3.0)], [(10.0, 13.0)]]
+    found = events_of(naming, tone(3, 300), quiet(7), tone(3, 6000), quiet(2))
+    assert [event.name for event in found.events] == ["low", "high"]
+    assert all(event.sure == "quite sure" for event in found.events)
+    assert times(found) == [[(0.0, 3.0)], [(10.0, 13.0)]]
 
 
 def test_one_kind_takes_over_from_another(naming: Translator) -> None:
-    told = story(naming, tone(5, 300), tone(5, 6000), quiet(1))
-    assert [event.name for event in told.events] == ["low", "high"]
-    (first,), (second,) = times(told)
+    found = events_of(naming, tone(5, 300), tone(5, 6000), quiet(1))
+    assert [event.name for event in found.events] == ["low", "high"]
+    (first,), (second,) = times(found)
     assert first[1] == second[0] == pytest.approx(5.0, abs=0.05)
 
 
@@ -273,10 +275,10 @@ def test_the_border_between_two_sounds_is_where_the_spectrum_changes(
 ) -> None:
     """The listener is sure of the other kind half a second later, and in quarters."""
     hz = (300, 6000) if low_first else (6000, 300)
-    told = story(naming, tone(at_s, hz[0]), tone(4, hz[1], level=level), quiet(2))
+    found = events_of(naming, tone(at_s, hz[0]), tone(4, hz[1], level=level), quiet(2))
     names = ["low", "high"] if low_first else ["high", "low"]
-    assert [event.name for event in told.events] == names
-    (first,), (second,) = times(told)
+    assert [event.name for event in found.events] == names
+    (first,), (second,) = times(found)
     assert first[1] == second[0] == pytest.approx(at_s, abs=0.03)
 
 
@@ -285,12 +287,12 @@ def test_the_border_between_two_sounds_is_where_the_spectrum_changes(
 def test_a_sound_begins_and_ends_with_its_frames(
     translator: Translator, began_s: float, lasted_s: float
 ) -> None:
-    told = story(translator, quiet(began_s), tone(lasted_s), quiet(4))
-    ((span,),) = times(told)
+    found = events_of(translator, quiet(began_s), tone(lasted_s), quiet(4))
+    ((span,),) = times(found)
     assert span == (pytest.approx(began_s, abs=0.011), pytest.approx(began_s + lasted_s, abs=0.011))
 
 
-def test_an_event_is_what_its_surest_moment_says(tiny_model: Path) -> None:
+def test_an_event_is_what_its_surest_shown_says(tiny_model: Path) -> None:
     """Later windows that are less sure change nothing, however many there are."""
 
     class Told:
@@ -323,31 +325,31 @@ def test_an_event_is_what_its_surest_moment_says(tiny_model: Path) -> None:
             return np.full((1, 96, 96, 3), seconds[0].embedding[0], np.uint8)
 
     config = Translator.load(tiny_model, threads=1).info.mel
-    telling = _Telling(Told(), config, ("baby", "fireworks"))  # type: ignore[arg-type]
-    *_, told = telling.run(iter([tone(6).astype(np.float32)]), None, "", "", 0)
-    assert isinstance(told, Story)
-    (event,) = told.events
+    telling = _Finder(Told(), config, ("baby", "fireworks"))  # type: ignore[arg-type]
+    *_, found = telling.run(iter([tone(6).astype(np.float32)]), None, "", "", 0)
+    assert isinstance(found, FileEvents)
+    (event,) = found.events
     assert event.picture is not None
-    assert (event.name, event.confidence, event.moment_s) == ("baby", 0.9, 0.75)
+    assert (event.name, event.confidence, event.shown_s) == ("baby", 0.9, 0.75)
     assert int(event.picture[0, 0, 0]) == 4
 
 
 def test_the_times_of_an_event_do_not_overlap(naming: Translator) -> None:
     """Beside a loud sound a faint one is inaudible, and yet not quiet by its level."""
     faint = np.random.default_rng(0).normal(0.0, 0.0012, round(1.25 * RATE)).astype(np.float32)
-    told = story(naming, quiet(1), tone(2, 6000), faint, tone(3, 6000), quiet(8))
-    assert times(told) == [[(1.0, 7.25)]]
+    found = events_of(naming, quiet(1), tone(2, 6000), faint, tone(3, 6000), quiet(8))
+    assert times(found) == [[(1.0, 7.25)]]
 
 
 def test_neighbours_of_no_known_kind_are_one_event(naming: Translator) -> None:
-    """The listener tells their kinds apart; a reader is told twice that nothing is known."""
+    """The listener tells their kinds apart; a reader is found twice that nothing is known."""
     sounds = (tone(5, 300), tone(5, 6000), quiet(8), tone(3, 300), quiet(1))
-    told = story(naming, *sounds, sensitivity=0.0)
-    assert [event.state for event in told.events] == ["picture"] * 3
+    found = events_of(naming, *sounds, sensitivity=0.0)
+    assert [event.state for event in found.events] == ["picture"] * 3
     naming.info = replace(naming.info, thresholds=replace(naming.info.thresholds, confidence=1.0))
-    told = story(naming, *sounds, sensitivity=0.5)
-    assert [event.state for event in told.events] == ["nothing_recognisable"] * 2
-    assert times(told) == [[(0.0, 10.0)], [(18.0, 21.0)]]
+    found = events_of(naming, *sounds, sensitivity=0.5)
+    assert [event.state for event in found.events] == ["nothing_recognisable"] * 2
+    assert times(found) == [[(0.0, 10.0)], [(18.0, 21.0)]]
 
 
 def test_the_end_of_a_sound_is_no_event(naming: Translator) -> None:
@@ -355,15 +357,15 @@ def test_the_end_of_a_sound_is_no_event(naming: Translator) -> None:
     samples = np.concatenate([tone(5, 300), quiet(0.05), quiet(3)])
     # For half a second, where windows hold little else, there is a faint rest of another kind.
     samples[5 * RATE : round(5.4 * RATE)] += tone(0.4, 6000, level=0.0012)
-    told = story(naming, samples)
-    assert [event.name for event in told.events] == ["low"]
+    found = events_of(naming, samples)
+    assert [event.name for event in found.events] == ["low"]
 
 
 def test_an_alert_is_told_by_its_name_and_not_drawn(naming: Translator) -> None:
     assert naming.names is not None
     naming.names = replace(naming.names, alerts=("high",))
-    told = story(naming, tone(3, 300), quiet(7), tone(3, 6000), quiet(2))
-    assert [event.state for event in told.events] == ["picture", "named"]
-    assert [event.picture is None for event in told.events] == [False, True]
-    assert told.events[1].words == "high, quite sure"
-    assert told.words == "2 events"
+    found = events_of(naming, tone(3, 300), quiet(7), tone(3, 6000), quiet(2))
+    assert [event.state for event in found.events] == ["picture", "named"]
+    assert [event.picture is None for event in found.events] == [False, True]
+    assert found.events[1].words == "high, quite sure"
+    assert found.words == "2 events"

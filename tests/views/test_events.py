@@ -1,4 +1,4 @@
-"""What is said of a story, in words and as JSON."""
+"""Events in words and as JSON."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 
 from soundsight.core.state import State
-from soundsight.views import events as views
 from soundsight.views.drawing import heat
-from soundsight.views.events import Story, StoryEvent, story_json, sureness
+from soundsight.views.events import FileEvent, FileEvents, events_json, sureness
 from soundsight.views.pictograms import alert_picture
 
 
@@ -30,50 +29,46 @@ def test_how_sure_in_words(confidence: float, words: str) -> None:
     assert sureness(confidence) == words
 
 
-def test_states_are_those_of_the_runtime() -> None:
-    assert {views.PICTURE, views.NAMED, views.NOTHING_RECOGNISABLE, views.QUIET} == {
-        str(s) for s in State
-    }
-
-
-def test_what_sounds_at_a_time(toy_story: Story) -> None:
+def test_what_sounds_at_a_time(toy_events: FileEvents) -> None:
     numbers = {0.0: 0, 0.99: 0, 1.0: 1, 2.99: 1, 3.0: 0, 4.5: 1, 5.0: 0, 6.0: 2, 9.5: 3, 11.0: 0}
     for second, number in numbers.items():
-        event = toy_story.at(second)
+        event = toy_events.at(second)
         assert (event.number if event else 0) == number, second
 
 
 def test_words(
-    toy_story: Story,
-    story_of: Callable[..., Story],
-    story_event: Callable[..., StoryEvent],
+    toy_events: FileEvents,
+    events_of: Callable[..., FileEvents],
+    file_event: Callable[..., FileEvent],
 ) -> None:
-    assert toy_story.words == "3 events, in 1 of them nothing recognisable"
-    assert [event.words for event in toy_story.events] == [
+    assert toy_events.words == "3 events, in 1 of them nothing recognisable"
+    assert [event.words for event in toy_events.events] == [
         "dog, probably, 2 times", "nothing recognisable", "water, perhaps",
     ]  # fmt: skip
-    assert story_of([]).words == "quiet from beginning to end"
-    assert story_of([story_event(1, (0, 1))]).words == "1 event"
-    nameless = story_event(1, (0, 1), name="", confidence=math.nan)
+    assert events_of([]).words == "quiet from beginning to end"
+    assert events_of([file_event(1, (0, 1))]).words == "1 event"
+    nameless = file_event(1, (0, 1), name="", confidence=math.nan)
     assert nameless.words == "a familiar sound"
 
 
 def test_an_alert_and_a_second_guess(
-    story_of: Callable[..., Story], story_event: Callable[..., StoryEvent]
+    events_of: Callable[..., FileEvents], file_event: Callable[..., FileEvent]
 ) -> None:
-    alert = story_event(1, (0, 1), state="named", name="knock", picture=None, second_guess="drums")
+    alert = file_event(
+        1, (0, 1), state=State.NAMED, name="knock", picture=None, second_guess="drums"
+    )
     assert alert.is_known
     assert alert.words == "knock, or: drums, probably"
     assert alert.caption == "named, not imagined"
     shown = alert.shown(64)
     assert shown is not None
     np.testing.assert_array_equal(np.asarray(shown), alert_picture("knock", 64))
-    assert story_of([alert]).words == "1 event"
-    (values,) = json.loads(json.dumps(story_json(story_of([alert]))))["events"]
+    assert events_of([alert]).words == "1 event"
+    (values,) = json.loads(json.dumps(events_json(events_of([alert]))))["events"]
     assert (values["state"], values["picture"], values["second_guess"]) == ("named", None, "drums")
     with _image(values["pictogram"]) as image:
         assert image.info["soundsight"] == "named, not imagined"
-    unknown = story_event(1, (0, 1), known=False)
+    unknown = file_event(1, (0, 1), known=False)
     assert (unknown.shown(64), unknown.is_known) == (None, False)
 
 
@@ -83,9 +78,9 @@ def _image(address: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
-def test_json_says_all_of_it(toy_story: Story) -> None:
-    values = json.loads(json.dumps(story_json(toy_story), allow_nan=False))
-    assert values["format"] == "soundsight-story"
+def test_json_says_all_of_it(toy_events: FileEvents) -> None:
+    values = json.loads(json.dumps(events_json(toy_events), allow_nan=False))
+    assert values["format"] == "soundsight-events"
     assert (values["source"], values["seed"], values["duration_s"]) == ("dog.wav", 7, 12.0)
     first, second, third = values["events"]
     assert first["spans"] == [[1.0, 3.0], [4.0, 5.0]]
@@ -94,10 +89,10 @@ def test_json_says_all_of_it(toy_story: Story) -> None:
     assert (second["state"], second["picture"]) == ("nothing_recognisable", None)
     assert (second["sure"], second["confidence"]) == ("", None)
     with _image(first["picture"]) as image:
-        np.testing.assert_array_equal(np.asarray(image), toy_story.events[0].picture)
+        np.testing.assert_array_equal(np.asarray(image), toy_events.events[0].picture)
         assert image.info["soundsight"] == "imagined from sound"
     overview = values["overview"]
     assert len(overview["waveform"]) == 1200
     with _image(overview["mel"]) as image:
         colours = np.asarray(image.convert("RGB"))
-    np.testing.assert_array_equal(colours, heat()[toy_story.overview.mel])
+    np.testing.assert_array_equal(colours, heat()[toy_events.overview.mel])

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from soundsight.core.errors import OutputError
+from soundsight.core.state import State
 from soundsight.media import audio
 from soundsight.views.drawing import CARD
-from soundsight.views.events import Story
+from soundsight.views.events import FileEvents
 from soundsight.views.film import FPS, HEIGHT_PX, WIDTH_PX, film
 from soundsight.views.pictograms import alert_picture
 
@@ -22,7 +23,7 @@ RED, BLUE = (220, 40, 40), (60, 80, 230)
 
 
 def sound(seconds: float = 12.0) -> np.ndarray:
-    """Noise that is loud where the toy story has events."""
+    """Noise that is loud where the toy file has events."""
     rng = np.random.default_rng(0)
     samples = rng.normal(0.0, 0.002, round(seconds * RATE))
     # Smooth noise: what AAC keeps of white noise at 96 kbit/s is less.
@@ -49,27 +50,27 @@ def middle(frame: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def written(toy_story: Story, tmp_path: Path) -> Path:
-    done = list(film(toy_story, blocks(sound()), tmp_path / "a.mp4"))
+def written(toy_events: FileEvents, tmp_path: Path) -> Path:
+    done = list(film(toy_events, blocks(sound()), tmp_path / "a.mp4"))
     assert done == sorted(done)
     assert done[-1] == pytest.approx(12.0)
     return tmp_path / "a.mp4"
 
 
-def test_each_frame_shows_what_is_said_of_its_time(written: Path, toy_story: Story) -> None:
+def test_each_frame_shows_what_is_said_of_its_time(written: Path, toy_events: FileEvents) -> None:
     decoded = frames(written)
     assert len(decoded) == 12 * FPS
     for index, (at_s, frame) in enumerate(decoded):
         assert at_s == pytest.approx(index / FPS, abs=1e-3)
         assert frame.shape == (HEIGHT_PX, WIDTH_PX, 3)
-        event = toy_story.at(at_s)
+        event = toy_events.at(at_s)
         expected = CARD if event is None else {1: RED, 2: CARD, 3: BLUE}[event.number]
         np.testing.assert_allclose(middle(frame), expected, atol=12, err_msg=f"at {at_s} s")
 
 
-def test_an_alert_is_shown_by_its_pictogram(toy_story: Story, tmp_path: Path) -> None:
-    first = replace(toy_story.events[0], state="named", name="glass", picture=None)
-    told = replace(toy_story, events=[first])
+def test_an_alert_is_shown_by_its_pictogram(toy_events: FileEvents, tmp_path: Path) -> None:
+    first = replace(toy_events.events[0], state=State.NAMED, name="glass", picture=None)
+    told = replace(toy_events, events=[first])
     list(film(told, blocks(sound()), tmp_path / "a.mp4"))
     frame = dict(frames(tmp_path / "a.mp4"))[2.0]
     place = frame[54 : 54 + 290, 28 : 28 + 320].astype(int)  # above its label
@@ -77,11 +78,11 @@ def test_an_alert_is_shown_by_its_pictogram(toy_story: Story, tmp_path: Path) ->
     assert np.abs(place - expected).mean() < 6
 
 
-def test_what_begins_within_a_frame_is_in_it(toy_story: Story, tmp_path: Path) -> None:
+def test_what_begins_within_a_frame_is_in_it(toy_events: FileEvents, tmp_path: Path) -> None:
     """... and what is shorter than a frame is not left out."""
-    first, _, third = toy_story.events[:3]
+    first, _, third = toy_events.events[:3]
     short = replace(
-        toy_story,
+        toy_events,
         events=[replace(first, spans=((1.07, 1.09),)), replace(third, spans=((2.13, 5.6),))],
     )
     list(film(short, blocks(sound(6.0)), tmp_path / "a.mp4"))
@@ -141,16 +142,16 @@ def test_it_is_an_mp4_that_players_begin_at_once(written: Path) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.3, 2.0625, 3.01])
-def test_any_length(toy_story: Story, tmp_path: Path, seconds: float) -> None:
+def test_any_length(toy_events: FileEvents, tmp_path: Path, seconds: float) -> None:
     samples = sound(seconds)
-    list(film(toy_story, blocks(samples), tmp_path / "a.mp4"))
+    list(film(toy_events, blocks(samples), tmp_path / "a.mp4"))
     decoded = frames(tmp_path / "a.mp4")
     assert len(decoded) == max(1, int(np.ceil(seconds * FPS - 1e-9)))
     assert len(audio.decode(tmp_path / "a.mp4")) >= len(samples)
 
 
-def test_it_appears_whole_or_not_at_all(toy_story: Story, tmp_path: Path) -> None:
-    steps = film(toy_story, blocks(sound()), tmp_path / "a.mp4")
+def test_it_appears_whole_or_not_at_all(toy_events: FileEvents, tmp_path: Path) -> None:
+    steps = film(toy_events, blocks(sound()), tmp_path / "a.mp4")
     next(steps)
     steps.close()
     assert list(tmp_path.iterdir()) == []
@@ -160,14 +161,14 @@ def test_it_appears_whole_or_not_at_all(toy_story: Story, tmp_path: Path) -> Non
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
-        list(film(toy_story, broken(), tmp_path / "a.mp4"))
+        list(film(toy_events, broken(), tmp_path / "a.mp4"))
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
-        list(film(toy_story, blocks(sound(1.0)), tmp_path / "file" / "a.mp4"))
+        list(film(toy_events, blocks(sound(1.0)), tmp_path / "file" / "a.mp4"))
 
 
-def test_sound_beyond_full_scale_is_clipped(toy_story: Story, tmp_path: Path) -> None:
-    list(film(toy_story, blocks(20 * sound(4.0)), tmp_path / "a.mp4"))
+def test_sound_beyond_full_scale_is_clipped(toy_events: FileEvents, tmp_path: Path) -> None:
+    list(film(toy_events, blocks(20 * sound(4.0)), tmp_path / "a.mp4"))
     heard = audio.decode(tmp_path / "a.mp4")[RATE : 3 * RATE]
     assert 0.5 < np.sqrt(np.mean(heard**2)) < 1.05

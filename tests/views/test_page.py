@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from soundsight.media import audio
-from soundsight.views.events import Story
-from soundsight.views.page import MAX_SOUND_S, save_story_page, story_page
+from soundsight.views.events import FileEvents
+from soundsight.views.page import MAX_SOUND_S, events_page, save_page
 
 RATE = 44_100
 EVIL = '<img src=x onerror=alert(1)></script><!--<script>@SCRIPT@&amp;".wav'
@@ -55,8 +55,8 @@ class Page(HTMLParser):
         return sum(name == tag for name, _ in self.tags)
 
 
-def test_it_asks_for_nothing_outside(toy_story: Story) -> None:
-    page = Page(story_page(toy_story, b"sound"))
+def test_it_asks_for_nothing_outside(toy_events: FileEvents) -> None:
+    page = Page(events_page(toy_events, b"sound"))
     for tag, values in page.tags:
         assert "src" not in values, tag
         assert tag not in ("link", "iframe", "object", "base", "form")
@@ -74,16 +74,16 @@ def test_it_asks_for_nothing_outside(toy_story: Story) -> None:
     assert "url(" not in style
 
 
-def test_a_damaged_file_is_told(toy_story: Story) -> None:
-    page = Page(story_page(replace(toy_story, warnings=[f"{EVIL} is cut short"]), b"sound"))
+def test_a_damaged_file_is_told(toy_events: FileEvents) -> None:
+    page = Page(events_page(replace(toy_events, warnings=[f"{EVIL} is cut short"]), b"sound"))
     assert f"{EVIL} is cut short" in page.words
     assert not page.count("img")
-    assert json.loads(page.raw["story"])["warnings"] == [f"{EVIL} is cut short"]
+    assert json.loads(page.raw["events"])["warnings"] == [f"{EVIL} is cut short"]
 
 
-def test_what_it_holds(toy_story: Story) -> None:
-    page = Page(story_page(toy_story, b"\x00sound"))
-    told = json.loads(page.raw["story"])
+def test_what_it_holds(toy_events: FileEvents) -> None:
+    page = Page(events_page(toy_events, b"\x00sound"))
+    told = json.loads(page.raw["events"])
     assert [event["number"] for event in told["events"]] == [1, 2, 3]
     assert told["overview"]["mel"].startswith("data:image/png;base64,")
     sound = json.loads(page.raw["sound"])
@@ -92,13 +92,13 @@ def test_what_it_holds(toy_story: Story) -> None:
     assert "imagined" in page.words
 
 
-def test_a_name_is_no_markup(story_of: Callable[..., Story], toy_story: Story) -> None:
-    clean = Page(story_page(toy_story, None))
-    evil = Page(story_page(story_of(toy_story.events, source=EVIL), None))
+def test_a_name_is_no_markup(events_of: Callable[..., FileEvents], toy_events: FileEvents) -> None:
+    clean = Page(events_page(toy_events, None))
+    evil = Page(events_page(events_of(toy_events.events, source=EVIL), None))
     assert [tag for tag, _ in evil.tags] == [tag for tag, _ in clean.tags]
     assert evil.count("img") == 0
     assert EVIL in evil.words
-    assert json.loads(evil.raw["story"])["source"] == EVIL
+    assert json.loads(evil.raw["events"])["source"] == EVIL
     assert evil.raw["script"] == clean.raw["script"]
 
 
@@ -107,8 +107,8 @@ def blocks(seconds: float) -> Iterator[np.ndarray]:
     yield (0.3 * np.sin(2 * np.pi * 440 * t)).astype(np.float32)
 
 
-def test_the_sound_is_in_it(toy_story: Story, tmp_path: Path) -> None:
-    done = list(save_story_page(toy_story, lambda: blocks(12.0), tmp_path / "a.html"))
+def test_the_sound_is_in_it(toy_events: FileEvents, tmp_path: Path) -> None:
+    done = list(save_page(toy_events, lambda: blocks(12.0), tmp_path / "a.html"))
     assert done[-1] == pytest.approx(12.0)
     page = Page((tmp_path / "a.html").read_text("utf-8"))
     sound = json.loads(page.raw["sound"])
@@ -119,17 +119,19 @@ def test_the_sound_is_in_it(toy_story: Story, tmp_path: Path) -> None:
     assert np.corrcoef(heard[part], next(blocks(12.0))[part])[0, 1] > 0.99
 
 
-def test_a_long_sound_is_left_out_and_said(story_of: Callable[..., Story], tmp_path: Path) -> None:
+def test_a_long_sound_is_left_out_and_said(
+    events_of: Callable[..., FileEvents], tmp_path: Path
+) -> None:
     def never() -> Iterator[np.ndarray]:
         raise AssertionError("the sound of a long file is not read")
 
-    told = story_of([], duration_s=MAX_SOUND_S + 1)
-    assert list(save_story_page(told, never, tmp_path / "a.html")) == []
+    told = events_of([], duration_s=MAX_SOUND_S + 1)
+    assert list(save_page(told, never, tmp_path / "a.html")) == []
     sound = json.loads(Page((tmp_path / "a.html").read_text("utf-8")).raw["sound"])
     assert sound["content"] == ""
     assert "longer than 30 minutes" in sound["why"]
 
 
-def test_names_that_are_no_text(story_of: Callable[..., Story], tmp_path: Path) -> None:
-    list(save_story_page(story_of([], source="\udcff.wav"), lambda: blocks(1), tmp_path / "a.html"))
+def test_names_that_are_no_text(events_of: Callable[..., FileEvents], tmp_path: Path) -> None:
+    list(save_page(events_of([], source="\udcff.wav"), lambda: blocks(1), tmp_path / "a.html"))
     assert "?.wav" in (tmp_path / "a.html").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""The sheet of a story: what is on it, and that it stays a picture of bounded size."""
+"""The sheet of a file: what is on it, and that it stays a picture of bounded size."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from soundsight.core.errors import OutputError
+from soundsight.core.state import State
 from soundsight.views import timeline
 from soundsight.views.drawing import AMBER, WAVE
-from soundsight.views.events import Story, StoryEvent
+from soundsight.views.events import FileEvent, FileEvents
 from soundsight.views.pictograms import alert_picture
 from soundsight.views.storyboard import MAX_CARDS, save_storyboard, shown_events, storyboard
 
@@ -24,18 +25,18 @@ def pixels(page: Image.Image, colour: tuple[int, int, int]) -> int:
     return int((np.asarray(page) == colour).all(axis=2).sum())
 
 
-def test_every_picture_is_there_once(toy_story: Story) -> None:
-    page = storyboard(toy_story)
+def test_every_picture_is_there_once(toy_events: FileEvents) -> None:
+    page = storyboard(toy_events)
     assert pixels(page, (220, 40, 40)) == PICTURE_PX**2
     assert pixels(page, (60, 80, 230)) == PICTURE_PX**2
     assert pixels(page, (40, 200, 60)) == 0  # the second event has none
 
 
 def test_an_alert_has_a_card_with_its_pictogram(
-    story_of: Callable[..., Story], story_event: Callable[..., StoryEvent]
+    events_of: Callable[..., FileEvents], file_event: Callable[..., FileEvent]
 ) -> None:
-    alert = story_event(1, (1, 2), state="named", name="doorbell", picture=None)
-    page = np.asarray(storyboard(story_of([alert])))
+    alert = file_event(1, (1, 2), state=State.NAMED, name="doorbell", picture=None)
+    page = np.asarray(storyboard(events_of([alert])))
     card = alert_picture("doorbell", PICTURE_PX)
     # The strokes are the lowest of their colour on the page.
     ys, xs = np.nonzero((page == AMBER).all(axis=2))
@@ -44,31 +45,31 @@ def test_an_alert_has_a_card_with_its_pictogram(
     found = page[top : top + PICTURE_PX, left : left + PICTURE_PX]
     np.testing.assert_array_equal(found, card)
     # It goes before what is not recognised where there is no room for all.
-    unknown = [story_event(n, (n, n + 1), known=False) for n in range(2, MAX_CARDS + 2)]
+    unknown = [file_event(n, (n, n + 1), known=False) for n in range(2, MAX_CARDS + 2)]
     assert shown_events([alert, *unknown])[0] is alert
 
 
-def test_the_png_says_what_it_is(toy_story: Story, tmp_path: Path) -> None:
-    save_storyboard(toy_story, tmp_path / "a.png")
+def test_the_png_says_what_it_is(toy_events: FileEvents, tmp_path: Path) -> None:
+    save_storyboard(toy_events, tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         assert image.info["soundsight"] == "imagined from sound"
         assert (image.info["source"], image.info["seed"]) == ("dog.wav", "7")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
-        save_storyboard(toy_story, tmp_path / "file" / "a.png")
+        save_storyboard(toy_events, tmp_path / "file" / "a.png")
 
 
-def test_a_story_of_thousands_of_events_is_one_sheet(
-    story_of: Callable[..., Story], story_event: Callable[..., StoryEvent]
+def test_a_events_of_thousands_of_events_is_one_sheet(
+    events_of: Callable[..., FileEvents], file_event: Callable[..., FileEvent]
 ) -> None:
     rng = np.random.default_rng(0)
     events = [
-        story_event(
+        file_event(
             i + 1, (4.0 * i, 4.0 * i + 2), known=i % 3 > 0, confidence=float(rng.uniform(0.5, 1))
         )
         for i in range(2700)
     ]
-    told = story_of(events, duration_s=10_800.0)
+    told = events_of(events, duration_s=10_800.0)
     page = storyboard(told)
     assert page.width < 1500
     assert page.height < 6000
@@ -80,19 +81,21 @@ def test_a_story_of_thousands_of_events_is_one_sheet(
     assert min(e.confidence for e in chosen) >= max(left_out)
 
 
-def test_a_quiet_story(story_of: Callable[..., Story]) -> None:
-    page = storyboard(story_of([], duration_s=0.5))
+def test_a_quiet_file(events_of: Callable[..., FileEvents]) -> None:
+    page = storyboard(events_of([], duration_s=0.5))
     assert page.height < 500
 
 
-def test_a_damaged_file_is_told_on_the_sheet(story_of: Callable[..., Story]) -> None:
-    told = replace(story_of([], duration_s=0.5), warnings=["dog.wav is cut short"])
-    assert storyboard(told).height > storyboard(story_of([], duration_s=0.5)).height
+def test_a_damaged_file_is_told_on_the_sheet(events_of: Callable[..., FileEvents]) -> None:
+    told = replace(events_of([], duration_s=0.5), warnings=["dog.wav is cut short"])
+    assert storyboard(told).height > storyboard(events_of([], duration_s=0.5)).height
 
 
 @pytest.mark.parametrize("name", ["電車.wav", "x" * 4000, "\x00\x1b[31m.wav", "\udcff.wav", ""])
-def test_names_in_any_script(story_of: Callable[..., Story], name: str, tmp_path: Path) -> None:
-    save_storyboard(story_of([], source=name), tmp_path / "a.png")
+def test_names_in_any_script(
+    events_of: Callable[..., FileEvents], name: str, tmp_path: Path
+) -> None:
+    save_storyboard(events_of([], source=name), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
@@ -117,18 +120,22 @@ def test_clock(seconds: float, words: str) -> None:
     ],
 )
 def test_a_time_is_not_said_twice(
-    story_of: Callable[..., Story], duration_s: float, began_s: float, ended_s: float, words: str
+    events_of: Callable[..., FileEvents],
+    duration_s: float,
+    began_s: float,
+    ended_s: float,
+    words: str,
 ) -> None:
-    told = story_of([], duration_s=duration_s)
+    told = events_of([], duration_s=duration_s)
     assert timeline.span_words(told, began_s, ended_s) == words
 
 
 @pytest.mark.parametrize(("duration_s", "width"), [(0.2, 900), (12.0, 700), (4000.0, 300)])
 def test_the_time_line_shows_what_is_loud_where_it_is(
-    story_of: Callable[..., Story], duration_s: float, width: int
+    events_of: Callable[..., FileEvents], duration_s: float, width: int
 ) -> None:
     """The second half is loud: so is the right half of the waveform and of the log-mel."""
-    told = story_of([], duration_s=duration_s)
+    told = events_of([], duration_s=duration_s)
     count = len(told.overview.waveform)
     told.overview.waveform[: count // 2] *= 0.01
     told.overview.mel[:, : count // 2] = 0
@@ -145,10 +152,10 @@ def test_the_time_line_shows_what_is_loud_where_it_is(
 
 
 def test_events_lie_where_they_are_and_are_told_apart(
-    story_of: Callable[..., Story], story_event: Callable[..., StoryEvent]
+    events_of: Callable[..., FileEvents], file_event: Callable[..., FileEvent]
 ) -> None:
-    told = story_of(
-        [story_event(1, (2.0, 4.0), (6.0, 7.0)), story_event(2, (9.0, 11.0), known=False)]
+    told = events_of(
+        [file_event(1, (2.0, 4.0), (6.0, 7.0)), file_event(2, (9.0, 11.0), known=False)]
     )
     spans = np.asarray(timeline.timeline(told, 1200, 40, 40))[8].astype(int)
     ground = spans[0]

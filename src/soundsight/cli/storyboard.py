@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,13 +15,6 @@ from soundsight.cli.console import say, warn
 from soundsight.cli.options import Model, Seed, Strict, Track, sound_path
 from soundsight.core.errors import OutputError
 from soundsight.core.files import local_output, usable_folder
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
-
-    from soundsight.media.audio import SoundStream
-    from soundsight.runtime.translator import Translator
-    from soundsight.views.events import Story
 
 Advance = Callable[[str, float, float | None], None]
 """(what is done, seconds that are done, seconds in all where they are known)"""
@@ -67,7 +60,7 @@ def storyboard(
     ] = False,
     model: Model = None,
 ) -> None:
-    """Tell what happened in a sound: a picture of each event, in time.
+    """Show what happened in a sound: a picture of each event, in time.
 
     Waveform, log-mel and what was imagined from each event, on one time line.
 
@@ -77,8 +70,10 @@ def storyboard(
     """
     from soundsight.media import audio
     from soundsight.media.inputs import local_file
+    from soundsight.runtime.file_events import Progress, find_events
     from soundsight.runtime.translator import Translator
     from soundsight.views.event_files import save
+    from soundsight.views.events import FileEvents
 
     outs = out or [Path("storyboard.png")]
     _check(sound, outs, overwrite)
@@ -95,38 +90,22 @@ def storyboard(
         for path in outs:
             usable_folder(path.parent)
         advance = stack.enter_context(_progress())
-        story = _told(translator, first, sensitivity, seed, advance)
+        for found in find_events(translator, first, sensitivity=sensitivity, seed=seed):
+            if isinstance(found, Progress):
+                advance("listening", found.done_s, found.total_s)
+        assert isinstance(found, FileEvents), "all events are the last"
         for path in outs:
-            with closing(save(story, blocks, path)) as steps:
+            with closing(save(found, blocks, path)) as steps:
                 for done_s in steps:
-                    advance(f"writing {path.suffix[1:]}", done_s, story.duration_s)
-    for told in story.warnings:
-        warn(told)
+                    advance(f"writing {path.suffix[1:]}", done_s, found.duration_s)
+    for warning in found.warnings:
+        warn(warning)
     for path in outs:
-        say(f"{sound} -> {path} ({story.words})")
-
-
-def _told(
-    translator: Translator,
-    sound: SoundStream,
-    sensitivity: float,
-    seed: int,
-    advance: Advance,
-) -> Story:
-    from soundsight.runtime.file_events import Progress, tell
-    from soundsight.views.events import Story
-
-    telling = tell(translator, sound, sensitivity=sensitivity, seed=seed)
-    for told in telling:
-        if isinstance(told, Progress):
-            advance("listening", told.done_s, told.total_s)
-        elif isinstance(told, Story):
-            return told
-    raise AssertionError("a telling ends with a story")
+        say(f"{sound} -> {path} ({found.words})")
 
 
 def _check(sound: Path, outs: Sequence[Path], overwrite: bool) -> None:
-    """Look at the outputs before any work is done.
+    """Check the outputs before any work is done.
 
     Raises:
         OutputError: naming the first one that will not do.
@@ -145,19 +124,15 @@ def _check(sound: Path, outs: Sequence[Path], overwrite: bool) -> None:
         if place in seen:
             raise OutputError(f"{path} is named twice")
         seen.add(place)
-        if place == os.path.abspath(sound) or _same(path, sound):  # noqa: PTH100
+        same = place == os.path.abspath(sound)  # noqa: PTH100
+        with suppress(OSError, ValueError):
+            same = same or path.samefile(sound)
+        if same:
             raise OutputError(f"{path} is the sound itself: choose another -o OUT")
         if os.path.isdir(path):
             raise OutputError(f"{path} is a folder: name a file in it")
         if os.path.lexists(path) and not overwrite:
             raise OutputError(f"{path} is there already: choose another -o OUT or pass --overwrite")
-
-
-def _same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except (OSError, ValueError):
-        return False
 
 
 @contextmanager
@@ -166,41 +141,23 @@ def _progress() -> Iterator[Advance]:
     if not sys.stderr.isatty():
         yield lambda _what, _done_s, _total_s: None
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
+    from soundsight.cli.bar import bar
     from soundsight.views.timeline import clock
 
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            done = clock(task.completed, tenths=False)
-            of = "" if task.total is None else f" of {clock(task.total, tenths=False)}"
-            speed = f"   {task.speed:.0f} x real time" if task.speed else ""
-            return Text(f"{done}{of}{speed}", style="dim")
-
-    columns = (TextColumn("{task.description}"), BarColumn(), Rate(), TimeRemainingColumn())
-    with Progress(
-        *columns,
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    ) as progress:
-        tasks: dict[str, TaskID] = {}
+    at = TextColumn("[dim]{task.fields[at]}[/dim]")
+    columns = (TextColumn("{task.description}"), BarColumn(), at, TimeRemainingColumn())
+    with bar(*columns) as progress:
+        task = progress.add_task("", total=None, at="")
 
         def advance(what: str, done_s: float, total_s: float | None) -> None:
-            if what not in tasks:
-                for old in tasks.values():
-                    progress.update(old, visible=False)
-                tasks[what] = progress.add_task(what, total=total_s)
-            progress.update(tasks[what], completed=done_s, total=total_s)
+            shown = progress.tasks[0]
+            if what != shown.description:
+                progress.reset(task, description=what)
+            of = "" if total_s is None else f" of {clock(total_s, tenths=False)}"
+            speed = f"   {shown.speed:.0f} x real time" if shown.speed else ""
+            now = f"{clock(done_s, tenths=False)}{of}{speed}"
+            progress.update(task, completed=done_s, total=total_s, at=now)
 
         yield advance

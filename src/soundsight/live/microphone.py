@@ -1,4 +1,4 @@
-"""Live sound for a command: a microphone, through PortAudio, or a file at its own pace."""
+"""Live sound: a microphone, through PortAudio, or a file at its own pace."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from soundsight.media import audio
 BLOCK_S = 1 / 32
 """Length of the blocks that a microphone gives."""
 
-_STDERR = 2
-
 MOST_WAITING_S = 4.0
 """Of more than this the oldest is dropped: what is shown is never long past."""
+
+_STDERR = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,11 +34,11 @@ class Block:
 
     Attributes:
         samples: int16 or float32 [t] or [t, channels].
-        gap: sound is missing before them.
+        gap: whether sound is missing before them.
     """
 
     samples: NDArray[Any]
-    gap: bool
+    gap: bool = False
 
 
 class Source(Protocol):
@@ -48,22 +48,26 @@ class Source(Protocol):
         name: in words.
         rate_hz: its rate.
         is_microphone: whether it hears a room, which is never so still that all samples are 0.
-        over: there is no more, and there never will be.
+        ended: whether there is no more sound, and never will be.
+        warnings: warnings about the sound so far, a line each.
     """
 
     name: str
     rate_hz: int
     is_microphone: bool
-    over: bool
+    ended: bool
+
+    @property
+    def warnings(self) -> list[str]: ...
 
     def read(self, timeout_s: float) -> Block | None:
-        """Give what has come, or None when nothing comes for ``timeout_s``."""
+        """Return what has come, or None when nothing comes for ``timeout_s``."""
 
     def reopen(self) -> str:
-        """Try to get a lost source back; say why it cannot be, or nothing."""
+        """Try to get a lost source back; return why that fails, or nothing."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release it."""
 
 
 class Microphone:
@@ -78,6 +82,7 @@ class Microphone:
     """
 
     is_microphone = True
+    ended = False
 
     def __init__(self, device: str | None = None) -> None:
         self._sounddevice = _sounddevice()
@@ -87,9 +92,7 @@ class Microphone:
         self._gap = False
         self._came = threading.Condition()
         self._stream: Any = None
-        self.over = False
-        self.name = ""
-        self.rate_hz = 0
+        self.warnings: list[str] = []
         self._open()
 
     def _open(self) -> None:
@@ -138,10 +141,13 @@ class Microphone:
                 self._came.wait(timeout_s)
             if not self._waiting:
                 return None
-            samples = np.concatenate(self._waiting)
-            self._waiting.clear()
-            gap, self._gap, self._held = self._gap, False, 0
-        return Block(samples=samples, gap=gap)
+            block = Block(samples=np.concatenate(self._waiting), gap=self._gap)
+            self._clear()
+        return block
+
+    def _clear(self) -> None:
+        self._waiting.clear()
+        self._held, self._gap = 0, False
 
     def reopen(self) -> str:
         """See ``Source``. What has been plugged in since is found, too."""
@@ -153,10 +159,8 @@ class Microphone:
         try:
             sd._initialize()
             self._open()
-        except sd.PortAudioError as error:
+        except (sd.PortAudioError, AudioError) as error:
             return f"The microphone has gone: {_reason(error)}"
-        except AudioError as error:
-            return f"The microphone has gone: {error}"
         return ""
 
     def close(self) -> None:
@@ -167,12 +171,11 @@ class Microphone:
                 stream.abort()
                 stream.close()
         with self._came:
-            self._waiting.clear()
-            self._held, self._gap = 0, False
+            self._clear()
 
 
 class Playback:
-    """A sound or video file, heard at its own pace as if it were sounding now.
+    """A sound or video file, played at its own pace as if it were sounding now.
 
     Raises:
         AudioError: when it cannot be read.
@@ -182,37 +185,29 @@ class Playback:
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
-        self._sound = audio.stream(path, rate_hz=None)
+        self.ended = False
+        self._sound = audio.stream(path, rate_hz=None, block_s=BLOCK_S)
         self.rate_hz = self._sound.rate_hz
-        self.over = False
-        self._blocks = self._cut()
         self._given_s = 0.0
         self._began = time.monotonic()
 
     @property
     def warnings(self) -> list[str]:
-        """What is to be told of the file as far as it has been heard: a line each."""
+        """See ``Source``."""
         return self._sound.warnings
-
-    def _cut(self) -> Iterator[NDArray[np.float32]]:
-        step = round(self.rate_hz * BLOCK_S)
-        for block in self._sound:
-            for first in range(0, len(block), step):
-                yield block[first : first + step]
 
     def read(self, timeout_s: float) -> Block | None:
         """See ``Source``."""
         wait_s = self._began + self._given_s - time.monotonic()
+        time.sleep(min(timeout_s, max(0.0, wait_s)))
         if wait_s > timeout_s:
-            time.sleep(timeout_s)
             return None
-        time.sleep(max(0.0, wait_s))
-        samples = next(self._blocks, None)
+        samples = next(self._sound, None)
         if samples is None:
-            self.over = True
+            self.ended = True
             return None
         self._given_s += len(samples) / self.rate_hz
-        return Block(samples=samples, gap=False)
+        return Block(samples=samples)
 
     def reopen(self) -> str:
         """See ``Source``."""
@@ -224,8 +219,8 @@ class Playback:
 
 
 @contextlib.contextmanager
-def hushed() -> Iterator[None]:
-    """Keep what PortAudio and ALSA say of themselves off the terminal: this program says it better.
+def quiet_stderr() -> Iterator[None]:
+    """Keep the messages of PortAudio and ALSA off the terminal: this program says it better.
 
     They write to the descriptor of standard error; Python's own goes on to where it went.
     """

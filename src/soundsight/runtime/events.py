@@ -38,7 +38,7 @@ from soundsight.media.segments import Segment
 from soundsight.runtime.labels import Guess, confidence_of
 from soundsight.runtime.surest import DRAW_FROM_SUREST, Second, SurestSeconds, mean_embedding
 from soundsight.runtime.translator import Translator, check_options
-from soundsight.views.events import sureness_step
+from soundsight.views.events import Recognition, sureness_step
 
 MAX_LIVE_DRAWS = 4
 """Pictures of one moment that a live view shows at most."""
@@ -147,42 +147,25 @@ class Heard:
 
 
 def is_surer(confidence: float, than: float) -> bool:
-    """Whether a moment says better than another what an event is; NaN, not known, is the least."""
+    """Whether a confidence is above another; NaN, not known, is the least."""
     return confidence > than or (math.isnan(than) and not math.isnan(confidence))
 
 
-@dataclass(kw_only=True, eq=False)
-class Surest:
-    """What an event is shown as: what its surest moment has said of it.
+def take_surer(shown: Recognition, window: Heard) -> bool:
+    """Let an event be shown as what its surest window says; true where that is this window.
 
     The one rule of the terminal, the storyboard and the page (``static/strip.js``): state, name,
-    picture and confidence are of one moment, and a later one takes their place only where it is
+    picture and confidence are of one window, and a later one takes its place only where it is
     surer.
-
-    Attributes:
-        state: ``picture`` or ``named``; ``nothing_recognisable`` before there is such a moment.
-        name: in the model's words; empty without names.
-        second_guess: what else it may be; empty where nothing else is near.
-        confidence: in [0, 1]; NaN where it is not known.
-        picture: uint8 [px, px, 3], the first of that moment; None where it has none.
     """
-
-    state: State = State.NOTHING_RECOGNISABLE
-    name: str = ""
-    second_guess: str = ""
-    confidence: float = math.nan
-    picture: NDArray[np.uint8] | None = None
-
-    def take(self, heard: Heard) -> bool:
-        """Take a window of the event; true where it is the surest moment so far."""
-        if not heard.state.is_known:
-            return False
-        if self.state.is_known and not is_surer(heard.confidence, self.confidence):
-            return False
-        self.state, self.confidence = heard.state, heard.confidence
-        self.name, self.second_guess = heard.name, heard.second_guess
-        self.picture = heard.images[0].copy() if len(heard.images) else None
-        return True
+    if not window.state.is_known:
+        return False
+    if shown.is_known and not is_surer(window.confidence, shown.confidence):
+        return False
+    shown.state, shown.confidence = window.state, window.confidence
+    shown.name, shown.second_guess = window.name, window.second_guess
+    shown.picture = window.images[0].copy() if len(window.images) else None
+    return True
 
 
 def _top(second: Second) -> int:

@@ -1,15 +1,15 @@
-"""Tells the story of a sound: what happened in it, event by event, in constant memory.
+"""Finds the events of a sound file, in constant memory.
 
-A window of 1 s every quarter of a second goes to a ``Listener``, as a live sound does, so a file
-and the microphone tell the same. What is known only of a file is used, too:
+A window of 1 s every quarter of a second goes through ``events``, as a live sound does, so that a
+file and the microphone give the same events. What is known only of a file is used, too:
 
 * A short clip is scaled as a whole.
-* What begins in the last half second is told from what there is of it.
+* What begins in the last half second is recognised from what there is of it.
 * Windows that a sound has all but left are no evidence of what it was: the end of a roar, cut out
   of its second, sounds like a bang.
 * A sound begins and ends with the frame (10 ms) that is loud enough. Where one takes over from
-  another, the listener is sure of it some windows later: the border is put where the spectrum
-  before differs most from the one after.
+  another, that is certain some windows later: the boundary is put where the spectrum before
+  differs most from the one after.
 * Events of one name that follow each other within the listener's pause are one event, and so are
   those of no known kind without a pause.
 """
@@ -32,11 +32,11 @@ from soundsight.media.mel import MelConfig
 from soundsight.media.overview import OverviewMaker
 from soundsight.media.segments import rms_dbfs
 from soundsight.media.windows import Window, windows
-from soundsight.runtime.events import Event, Heard, Listener, SteadyConfig, Surest, is_surer
+from soundsight.runtime.events import Event, Heard, Listener, SteadyConfig, is_surer, take_surer
 from soundsight.runtime.stream import Sound, blocks_of, warnings_of
 from soundsight.runtime.surest import SurestSeconds
 from soundsight.runtime.translator import Translator
-from soundsight.views.events import Story, StoryEvent
+from soundsight.views.events import FileEvent, FileEvents, Recognition
 
 HOP_S = 0.25
 """Seconds between the starts of windows."""
@@ -50,7 +50,7 @@ _LEFT_S = 0.5
 """A window with no more of a longer sound than this, at its beginning, has been left by it."""
 
 _EARLIER_S, _LATER_S = 1.5, 0.25
-"""How far from where the listener puts it the border between two sounds is looked for ..."""
+"""How far from where the listener puts it the boundary of two sounds is looked for ..."""
 
 _LATE_S, _SPREAD_S = 0.4, 0.8
 """... since it comes so late, give or take; val split of ``benchmarks/boundaries.py``."""
@@ -61,10 +61,10 @@ _BESIDE_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far the telling is.
+    """How much of a sound has been listened to.
 
     Attributes:
-        done_s: seconds of the sound that are told.
+        done_s: seconds of the sound that are done.
         total_s: its length in seconds, as far as that is known beforehand.
     """
 
@@ -72,12 +72,7 @@ class Progress:
     total_s: float | None
 
 
-Told = Progress | StoryEvent | Story
-"""What telling yields: progress every quarter of a second of sound, each event once it has ended,
-and the story as the last."""
-
-
-def tell(
+def find_events(
     translator: Translator,
     sound: Sound,
     rate_hz: int | None = None,
@@ -86,8 +81,8 @@ def tell(
     seed: int = 0,
     source: str | None = None,
     total_s: float | None = None,
-) -> Generator[Told]:
-    """Tell what happens in a sound of any length.
+) -> Generator[Progress | FileEvent | FileEvents]:
+    """Find the events of a sound of any length.
 
     Stop by closing the iterator. Memory grows with the events (40 kB each) and with nothing else.
 
@@ -96,10 +91,14 @@ def tell(
         sound: a path; samples [t] or [t, channels]; or an iterator of float32 blocks [t], mono at
             44,100 Hz.
         rate_hz: rate of samples in memory, in hertz; not for a path.
-        sensitivity: 0 (tells only what is loud and sure) to 1 (tells more, and errs more).
+        sensitivity: 0 (only what is loud and sure) to 1 (more, and errs more).
         seed: another seed imagines other pictures.
-        source: what the story calls the sound; None takes the file's name.
+        source: what the result calls the sound; None takes the file's name.
         total_s: its length in seconds, for ``Progress``; None takes what a file says of itself.
+
+    Yields:
+        Progress every quarter of a second of sound, each event once it has ended, and all of them
+        as the last.
 
     Raises:
         AudioError: when the sound cannot be read or is no sound; at once, or at the second where
@@ -113,67 +112,62 @@ def tell(
         total_s = blocks.info.duration_s if total_s is None else total_s
         source = Path(blocks.name).name if source is None else source
     names = () if translator.names is None else translator.names.names
-    telling = _Telling(listener, translator.info.mel, names)
-    return telling.run(blocks, total_s, source or "", translator.info.label, seed)
+    finder = _Finder(listener, translator.info.mel, names)
+    return finder.run(blocks, total_s, source or "", translator.info.label, seed)
 
 
-class _Open:
+class _OpenEvent:
     """An event that may go on."""
 
-    def __init__(self, event: Event, began_s: float, ended_s: float, config: MelConfig) -> None:
+    def __init__(self, event: Event, began_s: float, ended_s: float) -> None:
         self.number = event.number  # the listener's
         self.repeats = event.repeats
         self.spans = [(began_s, ended_s)]
         self.heard_s = 0.0  # the end of its last window, which is what the listener counts by
-        self._config = config
         self._level_dbfs = -math.inf
-        self._surest = Surest()
+        self._surest = Recognition()
         self._seconds = SurestSeconds()
-        self._loudest = (False, -math.inf)  # of the windows that are not recognised
+        self._rank = (False, -math.inf)  # of the window that is shown, if none is recognised
         self._shown: Window | None = None
-        self._confidence = math.nan  # the highest of those
 
     @property
     def kind(self) -> str:
         """What it is so far, see ``_kind``."""
-        surest = self._surest
-        return surest.name if surest.state.is_known else str(surest.state)
+        return _kind(self._surest)
 
     def take(self, window: Window, heard: Heard, *, full: bool) -> None:
         """Take a window; ``full`` where the event sounds from its beginning to its end."""
+        surest = self._surest
         self._level_dbfs = max(self._level_dbfs, heard.level_dbfs)
         if heard.sound is not None:
             self._seconds.take(heard.sound)
-        if self._surest.take(heard):
+        if take_surer(surest, heard):
             self._shown = window
-        if self._surest.state.is_known:
+        if surest.is_known:
             return
-        if is_surer(heard.confidence, self._confidence):
-            self._confidence = heard.confidence
+        if is_surer(heard.confidence, surest.confidence):
+            surest.confidence = heard.confidence
         # A second that is full of the sound shows more than one that it begins or ends in.
         rank = (full, heard.level_dbfs)
-        if self._shown is None or rank > self._loudest:
-            self._loudest, self._shown = rank, window
+        if self._shown is None or rank > self._rank:
+            self._rank, self._shown = rank, window
 
-    def close(self, by_s: float, listener: Listener, names: Sequence[str]) -> StoryEvent:
+    def close(
+        self, by_s: float, listener: Listener, names: Sequence[str], config: MelConfig
+    ) -> FileEvent:
         """End it, at ``by_s`` at the latest, and draw it."""
-        surest, window, config = self._surest, self._shown, self._config
+        surest, window = self._surest, self._shown
         assert window is not None, "an event has at least one window"
         hops = window.samples.reshape(config.segment_frames, config.hop_samples)
-        picture = None
         if surest.state is State.PICTURE:
             kind = names.index(surest.name) if surest.name in names else 0
-            picture = listener.draw(self._seconds.of_kind(kind), self.number, 1)[0]
-        return StoryEvent(
-            number=0,  # given when it is told
+            surest.picture = listener.draw(self._seconds.of_kind(kind), self.number, 1)[0]
+        return FileEvent(
+            **vars(surest),
+            number=0,  # given when it is yielded
             spans=tuple((began_s, min(ended_s, by_s)) for began_s, ended_s in self.spans),
-            state=str(surest.state),
-            name=surest.name,
-            second_guess=surest.second_guess,
-            confidence=surest.confidence if surest.state.is_known else self._confidence,
             level_dbfs=self._level_dbfs,
-            moment_s=window.start_s,
-            picture=picture,
+            shown_s=window.start_s,
             mel=window.mel,
             waveform=np.stack([hops.min(axis=1), hops.max(axis=1)], axis=1),
         )
@@ -185,8 +179,8 @@ class _Spectra:
     def __init__(self, config: MelConfig) -> None:
         self._config = config
         kept_s = units.SEGMENT_S + _EARLIER_S + _BESIDE_S
-        # Of each step: its first frame's time, decibels [frames, bands], and the least of them
-        # that the log-mel can tell.
+        # Of each step: its first frame's time, decibels [frames, bands], and the lowest level
+        # that the log-mel shows.
         self._steps: deque[tuple[float, NDArray[np.float32], float]] = deque(
             maxlen=math.ceil(kept_s / HOP_S) + _QUARTERS
         )
@@ -200,15 +194,15 @@ class _Spectra:
         first_s = window.start_s + units.SEGMENT_S - new_s
         self._steps.append((first_s, least_db + columns * (config.range_db / 255), least_db))
 
-    def border(self, near_s: float, after_s: float) -> float:
-        """The time near ``near_s``, and not before ``after_s``, at which the spectrum changes most.
+    def boundary(self, near_s: float, after_s: float) -> float:
+        """Return where the spectrum changes most near ``near_s``, and not before ``after_s``.
 
         Of all ways to cut the frames in two, that in which the means of the two parts differ most,
         in squares over both parts (the one change of a mean under Gaussian noise).
         """
         began_s, _, _ = self._steps[0]
         db = np.concatenate([step for _, step, _ in self._steps])
-        # What one window can tell and another cannot is no change.
+        # What one window shows and another cannot is no change.
         db = np.maximum(db, max(least_db for _, _, least_db in self._steps))
 
         def frame(second: float) -> int:
@@ -231,16 +225,16 @@ class _Spectra:
         return began_s + int(cuts[gain.argmax()]) * _FRAME_S
 
 
-class _Telling:
+class _Finder:
     def __init__(self, listener: Listener, config: MelConfig, names: Sequence[str]) -> None:
         self._listener = listener
         self._names = names
         self._config = config
         self._pause_s = SteadyConfig().pause_s
         self._samples = 0
-        self._events: list[StoryEvent] = []
-        self._open: _Open | None = None
-        self._waiting: StoryEvent | None = None
+        self._events: list[FileEvent] = []
+        self._open: _OpenEvent | None = None
+        self._waiting: FileEvent | None = None  # it has ended, and the next one may join it
         self._spectra = _Spectra(config)
         # The present stretch without quiet: where it began, and how far it has sounded.
         self._onset_s = 0.0
@@ -255,7 +249,7 @@ class _Telling:
         source: str,
         model: str,
         seed: int,
-    ) -> Generator[Told]:
+    ) -> Generator[Progress | FileEvent | FileEvents]:
         overview = OverviewMaker(self._config)
         window: Window | None = None
         heard: Heard | None = None
@@ -265,15 +259,15 @@ class _Telling:
             heard = self._listener.hear(window)
             yield from self._take(window, heard)
             yield Progress(done_s=heard.end_s, total_s=total_s)
-        # What has just begun at the end is told from what there is of it.
+        # What has just begun at the end is recognised from what there is of it.
         while heard is not None and window is not None and not heard.settled:
             heard = self._listener.hear(window)
             yield from self._take(window, heard)
         duration_s = self._samples / self._config.rate_hz
         yield from self._close(duration_s)
-        yield from self._tell()
+        yield from self._release()
         yield Progress(done_s=duration_s, total_s=duration_s)
-        yield Story(
+        yield FileEvents(
             source=source, model=model, seed=seed, sensitivity=self._listener.sensitivity,
             overview=overview.finish(duration_s), events=self._events,
             warnings=_without_folders(blocks),
@@ -288,16 +282,15 @@ class _Telling:
         if missing and self._samples:
             yield np.zeros(missing, np.float32)
 
-    def _take(self, window: Window, heard: Heard) -> Iterator[StoryEvent]:
+    def _take(self, window: Window, heard: Heard) -> Iterator[FileEvent]:
         """Take a window; yield the events that are over with it."""
         if heard.state is State.QUIET:
             self._was_quiet = True
             # The next onset is too late for an event to go on.
             if self._open is not None and heard.end_s - self._open.heard_s > self._pause_s:
                 yield from self._close(heard.end_s)
-            waits = self._waiting is not None and self._open is None
-            if waits and heard.end_s - self._waiting_s > self._pause_s:
-                yield from self._tell()
+            if self._open is None and heard.end_s - self._waiting_s > self._pause_s:
+                yield from self._release()
             return
         loud = self._loud_quarters(window)
         # A bark of a tenth of a second is in windows that end three quarters later.
@@ -316,24 +309,23 @@ class _Telling:
         if not goes_on:
             # What has not taken over from another sound begins where the quiet ended.
             took_over = event.repeats == 1 and event.began_s > self._counted_s
-            began_s = self._border_s(event.began_s) if took_over else self._onset_s
+            began_s = self._boundary_s(event.began_s) if took_over else self._onset_s
             yield from self._close(began_s)
-            until_s = max(self._until_s, began_s + _FRAME_S)
-            self._open = _Open(event, began_s, until_s, self._config)
+            self._open = _OpenEvent(event, began_s, max(self._until_s, began_s + _FRAME_S))
         assert self._open is not None
         self._go_on(self._open, event)
         full = window.start_s >= self._open.spans[-1][0] and ended_s >= heard.end_s
         self._open.take(window, heard, full=full)
         began_s, until_s = self._open.spans[-1]
         if until_s - began_s > self._pause_s and not self._may_join(self._open.kind):
-            yield from self._tell()
+            yield from self._release()
 
-    def _border_s(self, near_s: float) -> float:
+    def _boundary_s(self, near_s: float) -> float:
         """Where one sound has taken over from another, near where the listener noticed it."""
         after_s = self._onset_s if self._open is None else self._open.spans[-1][0]
-        return max(after_s + _FRAME_S, self._spectra.border(near_s, after_s + HOP_S))
+        return max(after_s + _FRAME_S, self._spectra.boundary(near_s, after_s + HOP_S))
 
-    def _go_on(self, open_: _Open, event: Event) -> None:
+    def _go_on(self, open_: _OpenEvent, event: Event) -> None:
         """The event sounds on, or again."""
         began_s, until_s = open_.spans[-1]
         again = event.repeats > open_.repeats
@@ -390,54 +382,51 @@ class _Telling:
         held_s = ended_s - max(window.start_s, self._onset_s)
         return held_s <= _LEFT_S < self._until_s - self._onset_s
 
-    def _close(self, by_s: float) -> Generator[StoryEvent]:
+    def _close(self, by_s: float) -> Iterator[FileEvent]:
         """End the event that is open, at ``by_s`` at the latest; it waits for one to join it."""
         if self._open is None:
             return
-        event = self._open.close(by_s, self._listener, self._names)
+        event = self._open.close(by_s, self._listener, self._names, self._config)
         self._open = None
-        waiting = self._waiting
-        pause_s = event.began_s - self._waiting_s
         # Two sounds of no known kind are one only where there is no quiet between them.
-        near = pause_s <= (self._pause_s if event.name else 0.0)
-        if waiting is not None and near and self._may_join(_kind(event)):
-            self._waiting = _joined(waiting, event)
+        near = event.began_s - self._waiting_s <= (self._pause_s if event.name else 0.0)
+        if self._waiting is not None and near and self._may_join(_kind(event)):
+            self._waiting = _joined(self._waiting, event)
         else:
-            yield from self._tell()
+            yield from self._release()
             self._waiting = event
 
     @property
     def _waiting_s(self) -> float:
         """When the event that waits has ended."""
-        return self._waiting.ended_s if self._waiting is not None else -math.inf
+        return -math.inf if self._waiting is None else self._waiting.ended_s
 
     def _may_join(self, kind: str) -> bool:
         return self._waiting is not None and bool(kind) and kind == _kind(self._waiting)
 
-    def _tell(self) -> Generator[StoryEvent]:
-        """Tell the event that waits."""
+    def _release(self) -> Iterator[FileEvent]:
+        """Yield the event that waits."""
         if self._waiting is not None:
-            event = replace(self._waiting, number=len(self._events) + 1)
+            self._events.append(replace(self._waiting, number=len(self._events) + 1))
             self._waiting = None
-            self._events.append(event)
-            yield event
+            yield self._events[-1]
 
 
 def _without_folders(blocks: object) -> tuple[str, ...]:
-    """What is to be told of a sound; a story is passed on, and says nothing of folders."""
+    """The warnings about a sound; results are passed on, and name no folders."""
     warnings = warnings_of(blocks)
     if isinstance(blocks, SoundStream):
         name = Path(blocks.name).name
-        return tuple(told.replace(blocks.name, name, 1) for told in warnings)
+        return tuple(warning.replace(blocks.name, name, 1) for warning in warnings)
     return warnings
 
 
-def _kind(event: StoryEvent) -> str:
+def _kind(event: Recognition) -> str:
     """What events that may be one have in common; empty for a picture without a name."""
-    return event.name if event.is_known else event.state
+    return event.name if event.is_known else str(event.state)
 
 
-def _joined(one: StoryEvent, other: StoryEvent) -> StoryEvent:
+def _joined(one: FileEvent, other: FileEvent) -> FileEvent:
     """Make one event of two that follow each other; the surer one shows what it is."""
     surer = other if is_surer(other.confidence, one.confidence) else one
     spans = list(one.spans)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
 from soundsight.core.errors import SoundsightError
-from soundsight.runtime.file_events import Progress, tell
+from soundsight.runtime.file_events import Progress, find_events
 from soundsight.server.decoding import Decoded
 from soundsight.server.errors import RefusedError
 from soundsight.server.limits import Limits
@@ -44,7 +44,7 @@ from soundsight.server.rest import (
 )
 from soundsight.server.uploads import Upload, receive
 from soundsight.views.event_files import save
-from soundsight.views.events import Story, StoryEvent, event_json, overview_json
+from soundsight.views.events import FileEvent, FileEvents, event_json, overview_json
 
 _PROGRESS_S = 0.25
 """Seconds between two lines of progress."""
@@ -212,7 +212,7 @@ def _opened(
 
 
 def _lines(here: Services, upload: Upload, wish: _Wish) -> Generator[bytes]:
-    """Tell the story as lines of JSON, at least one each ``_PROGRESS_S`` of work."""
+    """Send the events as lines of JSON, at least one each ``_PROGRESS_S`` of work."""
     with _opened(here, upload, wish) as sound:
         # The first block shows whether there is a sound at all.
         blocks = _begun(sound.blocks)
@@ -226,7 +226,7 @@ def _lines(here: Services, upload: Upload, wish: _Wish) -> Generator[bytes]:
         )
         told_at = 0.0
         try:
-            for told in tell(
+            for told in find_events(
                 here.translator,
                 blocks,
                 sensitivity=wish.sensitivity,
@@ -234,9 +234,9 @@ def _lines(here: Services, upload: Upload, wish: _Wish) -> Generator[bytes]:
                 source=upload.name,
                 total_s=sound.duration_s,
             ):
-                if isinstance(told, StoryEvent):
+                if isinstance(told, FileEvent):
                     yield _line(type="event", **event_json(told))
-                elif isinstance(told, Story):
+                elif isinstance(told, FileEvents):
                     yield _line(type="overview", **overview_json(told.overview))
                     yield _line(type="done", words=told.words, warnings=sound.blocks.warnings)
                 elif time.monotonic() - told_at >= _PROGRESS_S:
@@ -247,10 +247,10 @@ def _lines(here: Services, upload: Upload, wish: _Wish) -> Generator[bytes]:
 
 
 def _file(here: Services, upload: Upload, wish: _Wish, path: Path) -> Generator[float]:
-    """Write the story to a file; yields now and then how many seconds are done."""
-    story: Story | None = None
+    """Write the events to a file; yields now and then how many seconds are done."""
+    found: FileEvents | None = None
     with _opened(here, upload, wish) as sound:
-        telling = tell(
+        telling = find_events(
             here.translator,
             sound.blocks,
             sensitivity=wish.sensitivity,
@@ -260,19 +260,19 @@ def _file(here: Services, upload: Upload, wish: _Wish, path: Path) -> Generator[
         )
         told_at = time.monotonic()
         for told in telling:
-            if isinstance(told, Story):
-                story = told
+            if isinstance(told, FileEvents):
+                found = told
             elif isinstance(told, Progress) and time.monotonic() - told_at >= _PROGRESS_S:
                 told_at = time.monotonic()
                 yield told.done_s
-    assert story is not None, "a telling ends with a story"
+    assert found is not None, "all events are the last"
     with contextlib.ExitStack() as stack:
 
         def again() -> Iterator[NDArray[np.float32]]:
             return stack.enter_context(_opened(here, upload, wish)).blocks
 
         told_at = time.monotonic()
-        for done_s in save(story, again, path):
+        for done_s in save(found, again, path):
             if time.monotonic() - told_at >= _PROGRESS_S:
                 told_at = time.monotonic()
                 yield done_s
@@ -311,10 +311,10 @@ def _line(**values: Any) -> bytes:
 @router.get("/static/board.js", include_in_schema=False)
 async def board_script() -> FileResponse:
     """The storyboard's script."""
-    return FileResponse(str(files("soundsight") / "assets" / "story" / "board.js"))
+    return FileResponse(str(files("soundsight") / "assets" / "board" / "board.js"))
 
 
 @router.get("/static/board.css", include_in_schema=False)
 async def board_style() -> FileResponse:
     """The storyboard's style."""
-    return FileResponse(str(files("soundsight") / "assets" / "story" / "board.css"))
+    return FileResponse(str(files("soundsight") / "assets" / "board" / "board.css"))

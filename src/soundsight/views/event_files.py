@@ -1,4 +1,4 @@
-"""A story as a file: a sheet (PNG), a film (MP4), a page (HTML) or data (JSON)."""
+"""The events of a sound as a file: a sheet (PNG), a film (MP4), a page (HTML) or data (JSON)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from soundsight.core.errors import OutputError
 from soundsight.core.files import atomic_file
-from soundsight.views.events import Story, story_json
+from soundsight.views.events import FileEvents, events_json
 from soundsight.views.film import film
-from soundsight.views.page import save_story_page
+from soundsight.views.page import save_page
 from soundsight.views.storyboard import save_storyboard
 
 SUFFIXES = (".png", ".mp4", ".html", ".json")
-"""What a story can be written as."""
+"""What they can be written as."""
 
 
 def save(
-    story: Story, blocks: Callable[[], Iterable[NDArray[np.float32]]], path: Path
+    found: FileEvents, blocks: Callable[[], Iterable[NDArray[np.float32]]], path: Path
 ) -> Generator[float]:
-    """Write a story as its suffix says, whole or not at all, while the iterator is drawn from.
+    """Write events as the suffix says, whole or not at all, while the iterator is drawn from.
 
     Args:
         blocks: opens the sound once more, as float32 [t] each, mono at 44,100 Hz; called for a
@@ -39,14 +39,14 @@ def save(
     """
     suffix = path.suffix.lower()
     if suffix == ".mp4":
-        yield from film(story, blocks(), path)
+        yield from film(found, blocks(), path)
     elif suffix == ".html":
-        yield from save_story_page(story, blocks, path)
+        yield from save_page(found, blocks, path)
     elif suffix == ".png":
-        save_storyboard(story, path)
+        save_storyboard(found, path)
     elif suffix == ".json":
         with atomic_file(path) as temporary:
-            text = json.dumps(story_json(story), ensure_ascii=False, separators=(",", ":"))
+            text = json.dumps(events_json(found), ensure_ascii=False, separators=(",", ":"))
             temporary.write_bytes(text.encode("utf-8", "replace") + b"\n")
     else:
         raise OutputError(f"{path}: a storyboard is one of {', '.join(SUFFIXES)}")

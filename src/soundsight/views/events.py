@@ -1,6 +1,7 @@
-"""What a storyboard tells: the events of a sound, its overview, and both as JSON.
+"""The events of a sound as people see them, in words and as JSON.
 
-``runtime.file_events`` tells a story; ``storyboard``, ``film`` and ``story_page`` show it.
+``runtime.file_events`` finds the events of a file; ``storyboard``, ``film`` and ``page`` show them.
+``Recognition`` is what a live event shows, too.
 """
 
 from __future__ import annotations
@@ -18,18 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from soundsight.core.state import State
 from soundsight.media.overview import Overview
 from soundsight.views.drawing import heat
 from soundsight.views.pictograms import alert_picture
 from soundsight.views.sheet import CAPTION, NAMED_CAPTION, picture, png_bytes
 
-PICTURE = "picture"
-NAMED = "named"
-NOTHING_RECOGNISABLE = "nothing_recognisable"
-QUIET = "quiet"
-"""The states of ``core.state.State``, which lies to the right of this room."""
-
-NOTHING_WORDS = "nothing recognisable"
+NOTHING_WORDS = State.NOTHING_RECOGNISABLE.words
 
 SURENESS: tuple[tuple[float, str], ...] = (
     (0.92, "quite sure"),
@@ -39,85 +35,101 @@ SURENESS: tuple[tuple[float, str], ...] = (
 """How sure, in words, from which confidence on."""
 
 _PICTOGRAM_PX = 192
-_FORMAT = "soundsight-story"
-_FORMAT_VERSION = 1
+_FORMAT = "soundsight-events"
+_FORMAT_VERSION = 2
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StoryEvent:
-    """Something that sounded.
+@dataclass(kw_only=True, eq=False)
+class Recognition:
+    """What an event was recognised as.
+
+    Attributes:
+        state: ``picture``, ``named`` or ``nothing_recognisable``.
+        name: what it probably is, in the model's words; empty without a label head, and where
+            nothing is recognised.
+        second_guess: what else it may be; empty where nothing else is near.
+        confidence: in [0, 1]; NaN where it is not known.
+        picture: uint8 [px, px, 3]; None where the state is not ``picture``.
+    """
+
+    state: State = State.NOTHING_RECOGNISABLE
+    name: str = ""
+    second_guess: str = ""
+    confidence: float = math.nan
+    picture: NDArray[np.uint8] | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is said what it is: by a picture, or by its name alone."""
+        return self.state.is_known
+
+    def shown(self, px: int, *, word: bool = True) -> Image.Image | None:
+        """Its picture or its pictogram with sides of ``px``; None where it has neither.
+
+        Args:
+            word: write a pictogram's name into it.
+        """
+        if self.picture is not None:
+            return picture(self.picture, px)
+        if self.state is State.NAMED:
+            return Image.fromarray(alert_picture(self.name, px, word=word))
+        return None
+
+    @property
+    def caption(self) -> str:
+        """What stands below its picture or pictogram."""
+        return NAMED_CAPTION if self.state is State.NAMED else CAPTION
+
+    @property
+    def sure(self) -> str:
+        """How sure, in words; empty where nothing is recognised or it is not known."""
+        return sureness(self.confidence) if self.is_known else ""
+
+    @property
+    def title(self) -> str:
+        """What it is, in words: its name, or what can be said without one."""
+        if not self.is_known:
+            return NOTHING_WORDS
+        first = self.name or "a familiar sound"
+        return f"{first}, or: {self.second_guess}" if self.second_guess else first
+
+
+@dataclass(kw_only=True, eq=False)
+class FileEvent(Recognition):
+    """An event of a file. Its confidence is the highest that it reached.
 
     Attributes:
         number: counts the events of a sound, from 1.
         spans: when it sounded, (began, ended) in seconds, in order; one for each time.
-        state: ``picture``, ``named`` or ``nothing_recognisable``.
-        name: what it probably is, in the model's words; empty without names, and where nothing is
-            recognised.
-        second_guess: what else it may be; empty where nothing else is near.
-        confidence: the highest, in [0, 1]; NaN where the model cannot tell.
         level_dbfs: the highest level of a second of it, in dB re full scale.
-        moment_s: where the second begins that ``name``, ``confidence``, ``mel`` and ``waveform``
+        shown_s: where the second begins that ``name``, ``confidence``, ``mel`` and ``waveform``
             are of: the surest one, or the loudest of those that are full of it where nothing is
             recognised.
-        picture: uint8 [px, px, 3]; None where the state is not ``picture``.
         mel: uint8 [128, 100], row 0 the highest band, 255 loud.
         waveform: float32 [100, 2], lowest and highest sample of every 10 ms, full scale 1.
     """
 
     number: int
     spans: Sequence[tuple[float, float]]
-    state: str
-    name: str
-    confidence: float
     level_dbfs: float
-    moment_s: float
-    picture: NDArray[np.uint8] | None
+    shown_s: float
     mel: NDArray[np.uint8]
     waveform: NDArray[np.float32]
-    second_guess: str = ""
-
-    @property
-    def is_known(self) -> bool:
-        """Whether it is said what it is: by a picture, or by its name alone."""
-        return self.state in (PICTURE, NAMED)
-
-    def shown(self, px: int) -> Image.Image | None:
-        """What stands for it, with sides of ``px``: its picture or its pictogram, or nothing."""
-        if self.picture is not None:
-            return picture(self.picture, px)
-        if self.state == NAMED:
-            return Image.fromarray(alert_picture(self.name, px))
-        return None
-
-    @property
-    def caption(self) -> str:
-        """What is said below that."""
-        return NAMED_CAPTION if self.state == NAMED else CAPTION
 
     @property
     def began_s(self) -> float:
-        """When it was first heard, in seconds."""
+        """When it began, in seconds."""
         return self.spans[0][0]
 
     @property
     def ended_s(self) -> float:
-        """When it was last heard, in seconds."""
+        """When it ended for the last time, in seconds."""
         return self.spans[-1][1]
 
     @property
     def repeats(self) -> int:
         """How many times it sounded."""
         return len(self.spans)
-
-    @property
-    def sure(self) -> str:
-        """How sure, in words; empty where nothing is recognised or the model cannot tell."""
-        return sureness(self.confidence) if self.is_known else ""
-
-    @property
-    def title(self) -> str:
-        """What it is, in words: its name, or what can be said without one."""
-        return title_of(self.name, self.second_guess) if self.is_known else NOTHING_WORDS
 
     @property
     def words(self) -> str:
@@ -127,7 +139,7 @@ class StoryEvent:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Story:
+class FileEvents:
     """What happened in a sound.
 
     Attributes:
@@ -137,8 +149,8 @@ class Story:
         sensitivity: 0 (only what is loud and sure) to 1.
         overview: the whole sound at a glance.
         events: what sounded, in order; it is quiet between them.
-        warnings: what is to be told of the file, a line each: that it is damaged or cut short, or
-            holds several sound tracks.
+        warnings: warnings about the file, a line each: that it is damaged or cut short, or holds
+            several sound tracks.
     """
 
     source: str
@@ -146,7 +158,7 @@ class Story:
     seed: int
     sensitivity: float
     overview: Overview
-    events: Sequence[StoryEvent]
+    events: Sequence[FileEvent]
     warnings: Sequence[str] = ()
 
     @property
@@ -161,46 +173,35 @@ class Story:
 
     @property
     def words(self) -> str:
-        """The story in one line."""
+        """How many events there are, and how many of them are not recognised, in one line."""
         if not self.events:
             return "quiet from beginning to end"
         count = len(self.events)
-        unknown = count - self.known
-        told = f"{count} event{'s' if count != 1 else ''}"
-        if not unknown:
-            return told
+        words = f"{count} event{'s' if count != 1 else ''}"
+        if self.known == count:
+            return words
         if not self.known:
-            return f"{told}, {NOTHING_WORDS}"
-        return f"{told}, in {unknown} of them {NOTHING_WORDS}"
+            return f"{words}, {NOTHING_WORDS}"
+        return f"{words}, in {count - self.known} of them {NOTHING_WORDS}"
 
     @cached_property
-    def _spans(self) -> list[tuple[float, float, StoryEvent]]:
+    def _spans(self) -> list[tuple[float, float, FileEvent]]:
         spans = [(a, b, event) for event in self.events for a, b in event.spans]
         return sorted(spans, key=lambda span: span[0])
 
-    @cached_property
-    def _beginnings(self) -> list[float]:
-        return [span[0] for span in self._spans]
-
-    def at(self, second: float) -> StoryEvent | None:
-        """Return what sounds at a time in seconds; None while it is quiet."""
-        index = bisect_right(self._beginnings, second) - 1
+    def at(self, second: float) -> FileEvent | None:
+        """Return the event that sounds at a time in seconds; None while it is quiet."""
+        index = bisect_right(self._spans, second, key=lambda span: span[0]) - 1
         if index < 0 or second >= self._spans[index][1]:
             return None
         return self._spans[index][2]
 
-    def within(self, begin_s: float, end_s: float) -> StoryEvent | None:
-        """Return what begins last in a stretch of time; else what sounds at its beginning."""
-        index = bisect_left(self._beginnings, end_s) - 1
-        if index >= 0 and self._beginnings[index] >= begin_s:
+    def within(self, begin_s: float, end_s: float) -> FileEvent | None:
+        """Return the event that begins last in a stretch of time; else the one at its beginning."""
+        index = bisect_left(self._spans, end_s, key=lambda span: span[0]) - 1
+        if index >= 0 and self._spans[index][0] >= begin_s:
             return self._spans[index][2]
         return self.at(begin_s)
-
-
-def title_of(name: str, second_guess: str = "") -> str:
-    """Say what a recognised sound is, in words."""
-    first = name or "a familiar sound"
-    return f"{first}, or: {second_guess}" if second_guess else first
 
 
 def sureness_step(confidence: float) -> int:
@@ -210,33 +211,36 @@ def sureness_step(confidence: float) -> int:
 
 def sureness(confidence: float) -> str:
     """Say in words how sure a confidence in [0, 1] is; NaN gives no words."""
-    if math.isnan(confidence):
-        return ""
-    return next(words for limit, words in SURENESS if confidence >= limit)
+    return next((words for limit, words in SURENESS if confidence >= limit), "")
 
 
 # --- JSON ------------------------------------------------------------------------------------
 
 
-def event_json(event: StoryEvent) -> dict[str, Any]:
+def event_json(event: FileEvent) -> dict[str, Any]:
     """An event for JSON; picture, pictogram and log-mel are PNGs in ``data:`` addresses."""
+    texts = {"second": f"{event.shown_s:g}", "state": str(event.state)}
+    pictured, pictogram = event.picture, None
+    if event.state is State.NAMED:
+        drawn = alert_picture(event.name, _PICTOGRAM_PX)
+        pictogram = _data_url(png_bytes(drawn, {**texts, "soundsight": event.caption}))
     return {
         "number": event.number,
         "began_s": round(event.began_s, 3),
         "ended_s": round(event.ended_s, 3),
         "spans": [[round(a, 3), round(b, 3)] for a, b in event.spans],
         "repeats": event.repeats,
-        "state": event.state,
+        "state": str(event.state),
         "title": event.title,
         "name": event.name,
         "second_guess": event.second_guess,
         "sure": event.sure,
         "confidence": None if math.isnan(event.confidence) else round(event.confidence, 4),
         "level_dbfs": round(event.level_dbfs, 1),
-        "moment_s": round(event.moment_s, 3),
-        "picture": None if event.picture is None else data_url(_picture_png(event)),
-        "pictogram": data_url(_pictogram_png(event)) if event.state == NAMED else None,
-        "mel": data_url(mel_png(event.mel)),
+        "shown_s": round(event.shown_s, 3),
+        "picture": None if pictured is None else _data_url(png_bytes(pictured, texts)),
+        "pictogram": pictogram,
+        "mel": _data_url(_mel_png(event.mel)),
     }
 
 
@@ -246,45 +250,33 @@ def overview_json(overview: Overview) -> dict[str, Any]:
         "duration_s": round(overview.duration_s, 3),
         "step_s": round(overview.step_s, 3),
         "waveform": [[round(float(a), 4), round(float(b), 4)] for a, b in overview.waveform],
-        "mel": data_url(mel_png(overview.mel)),
+        "mel": _data_url(_mel_png(overview.mel)),
     }
 
 
-def story_json(story: Story) -> dict[str, Any]:
-    """The whole story for JSON."""
+def events_json(found: FileEvents) -> dict[str, Any]:
+    """All events of a file for JSON."""
     return {
         "format": _FORMAT,
         "format_version": _FORMAT_VERSION,
-        "source": story.source,
-        "model": story.model,
-        "seed": story.seed,
-        "sensitivity": story.sensitivity,
-        "duration_s": round(story.duration_s, 3),
-        "words": story.words,
-        "warnings": list(story.warnings),
-        "overview": overview_json(story.overview),
-        "events": [event_json(event) for event in story.events],
+        "source": found.source,
+        "model": found.model,
+        "seed": found.seed,
+        "sensitivity": found.sensitivity,
+        "duration_s": round(found.duration_s, 3),
+        "words": found.words,
+        "warnings": list(found.warnings),
+        "overview": overview_json(found.overview),
+        "events": [event_json(event) for event in found.events],
     }
 
 
-def data_url(content: bytes, media_type: str = "image/png") -> str:
-    """Put bytes into a ``data:`` address."""
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+def _data_url(png: bytes) -> str:
+    """Put a PNG into a ``data:`` address."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
-def _picture_png(event: StoryEvent) -> bytes:
-    """A PNG that says that it is imagined."""
-    assert event.picture is not None
-    return png_bytes(event.picture, {"second": f"{event.moment_s:g}", "state": event.state})
-
-
-def _pictogram_png(event: StoryEvent) -> bytes:
-    """A PNG that says that nothing is imagined."""
-    texts = {"second": f"{event.moment_s:g}", "state": event.state, "soundsight": NAMED_CAPTION}
-    return png_bytes(alert_picture(event.name, _PICTOGRAM_PX), texts)
-
-
-def mel_png(mel: NDArray[np.uint8]) -> bytes:
+def _mel_png(mel: NDArray[np.uint8]) -> bytes:
     """Encode a log-mel, uint8 [bands, columns], as a PNG in the sheets' colours."""
     made = Image.fromarray(np.ascontiguousarray(mel))
     made.putpalette(heat().tobytes())

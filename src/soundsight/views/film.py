@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 
 from soundsight.core import units
 from soundsight.core.files import atomic_file
+from soundsight.core.state import State
 from soundsight.media.container import quiet_av
 from soundsight.media.voice import VoiceTrack
 from soundsight.views.drawing import (
@@ -31,7 +32,7 @@ from soundsight.views.drawing import (
     default_font,
     write_line,
 )
-from soundsight.views.events import NOTHING_WORDS, QUIET, Story, StoryEvent
+from soundsight.views.events import NOTHING_WORDS, FileEvent, FileEvents
 from soundsight.views.sheet import CAPTION
 from soundsight.views.timeline import (
     CLOCK_PX,
@@ -58,7 +59,7 @@ _AUDIO_BPS = 96_000
 
 
 def film(
-    story: Story,
+    found: FileEvents,
     blocks: Iterable[NDArray[np.float32]],
     path: Path,
     rate_hz: int = units.RATE_HZ,
@@ -68,7 +69,7 @@ def film(
     The file appears when the iterator ends; if it is closed before that, nothing is left behind.
 
     Args:
-        story: what is shown.
+        found: what is shown.
         blocks: the sound once more: float32 [t] each, mono, full scale 1.
         path: an existing file is replaced once the film is whole.
         rate_hz: rate of the blocks, in hertz.
@@ -81,7 +82,7 @@ def film(
         OutputError: when the place cannot be written to.
     """
     av = quiet_av()
-    frames = _Frames(story)
+    frames = _Frames(found)
     with (
         atomic_file(path) as temporary,
         # The index comes first, so that a browser can begin before it has all.
@@ -89,8 +90,8 @@ def film(
             os.fspath(temporary), "w", format="mp4", options={"movflags": "+faststart"}
         ) as container,
     ):
-        container.metadata["title"] = _clean(story.source or "storyboard")
-        container.metadata["comment"] = f"soundsight: {CAPTION}; model {_clean(story.model)}"
+        container.metadata["title"] = _clean(found.source or "storyboard")
+        container.metadata["comment"] = f"soundsight: {CAPTION}; model {_clean(found.model)}"
         shown = _picture_track(av, container)
         voice = VoiceTrack(container, rate_hz, _AUDIO_BPS)
         drawn = 0
@@ -143,47 +144,47 @@ def _clean(text: str) -> str:
 class _Frames:
     """Draws the frames of a film. What does not move is drawn once for each event."""
 
-    def __init__(self, story: Story) -> None:
-        self._story = story
-        self._line = timeline(story, _LINE_W, _WAVE_PX, _MEL_PX)
-        self._of: StoryEvent | None = None
+    def __init__(self, found: FileEvents) -> None:
+        self._found = found
+        self._line = timeline(found, _LINE_W, _WAVE_PX, _MEL_PX)
+        self._of: FileEvent | None = None
         self._still: Image.Image | None = None
 
     def at(self, second: float) -> NDArray[np.uint8]:
         """Draw the frame at a time in seconds: uint8 [540, 960, 3]."""
-        event = self._story.within(second, second + 1 / FPS)
+        event = self._found.within(second, second + 1 / FPS)
         if self._still is None or event is not self._of:
             self._still, self._of = self._draw(event), event
         made = self._still.copy()
         ink = ImageDraw.Draw(made)
         now = clock(second)
         write_line(ink, _CLOCK_AT, now, _CLOCK_SIZE, TEXT, 300)
-        x = MARGIN_PX + x_of(self._story, second, _LINE_W)
+        x = MARGIN_PX + x_of(self._found, second, _LINE_W)
         draw_head(made, x, _LINE_Y + 2, _LINE_Y + self._line.height - CLOCK_PX - 1)
         drawn: NDArray[np.uint8] = np.asarray(made)
         return drawn
 
-    def _draw(self, event: StoryEvent | None) -> Image.Image:
-        story = self._story
+    def _draw(self, event: FileEvent | None) -> Image.Image:
+        found = self._found
         made = Image.new("RGB", (WIDTH_PX, HEIGHT_PX), PAGE)
         ink = ImageDraw.Draw(made)
         write_line(ink, (MARGIN_PX, 15), "soundsight", 18, TEXT, 140)
         write_line(ink, (MARGIN_PX + 106, 18), CAPTION, 14, DIM, 180)
-        source = story.source or "sound"
+        source = found.source or "sound"
         write_line(ink, (WIDTH_PX - MARGIN_PX, 17), source, 15, DIM, 520, right=True)
         ink.rounded_rectangle(
             (MARGIN_PX - 12, _LINE_Y - 8, WIDTH_PX - MARGIN_PX + 11, HEIGHT_PX - 5), 10, fill=CARD
         )
         made.paste(self._line, (MARGIN_PX, _LINE_Y))
         x = WIDTH_PX - MARGIN_PX
-        length = f"of {clock(story.duration_s)}"
+        length = f"of {clock(found.duration_s)}"
         write_line(ink, (x, _CLOCK_AT[1] + 16), length, 18, DIM, 200, right=True)
         self._draw_picture(made, ink, event)
         self._draw_words(ink, event)
         return made
 
     def _draw_picture(
-        self, made: Image.Image, ink: ImageDraw.ImageDraw, event: StoryEvent | None
+        self, made: Image.Image, ink: ImageDraw.ImageDraw, event: FileEvent | None
     ) -> None:
         x, y = _PICTURE_AT
         shown = None if event is None else event.shown(_PICTURE_PX)
@@ -196,13 +197,13 @@ class _Frames:
             write_line(ink, (x + 8, y + _PICTURE_PX - 23), label, 15, TEXT, room)
             return
         ink.rectangle((x, y, x + _PICTURE_PX - 1, y + _PICTURE_PX - 1), fill=CARD)
-        words = QUIET if event is None else NOTHING_WORDS.replace(" ", "\n")
+        words = State.QUIET.words if event is None else NOTHING_WORDS.replace(" ", "\n")
         middle = (x + _PICTURE_PX // 2, y + _PICTURE_PX // 2)
         ink.multiline_text(
             middle, words, font=default_font(24), fill=DIM, anchor="mm", align="center"
         )
 
-    def _draw_words(self, ink: ImageDraw.ImageDraw, event: StoryEvent | None) -> None:
+    def _draw_words(self, ink: ImageDraw.ImageDraw, event: FileEvent | None) -> None:
         room = WIDTH_PX - MARGIN_PX - _WORDS_X
         y = 140
         if event is None:
@@ -211,9 +212,9 @@ class _Frames:
         write_line(ink, (_WORDS_X, y), event.title, 34, TEXT if known else DIM, room)
         lines = [
             event.sure,
-            f"{span_words(self._story, event.began_s, event.ended_s)}"
+            f"{span_words(self._found, event.began_s, event.ended_s)}"
             + (f", {event.repeats} times" if event.repeats > 1 else ""),
-            f"event {event.number} of {len(self._story.events)}",
+            f"event {event.number} of {len(self._found.events)}",
         ]
         y += 56
         for line, color in zip(lines, (AMBER, TEXT, DIM), strict=True):

@@ -1,22 +1,35 @@
-"""What a live view shows at a moment: the present in words and a picture, and what was before.
+"""What a live view shows now, in words and a picture, and what was before; also as a PNG.
 
-``runtime.live_state`` makes moments; ``live_panel`` and ``terminal`` show them.
+``runtime.live_state`` makes live views; the PNG in here and ``terminal`` show them.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from soundsight.views.events import NOTHING_WORDS, sureness, sureness_step, title_of
-from soundsight.views.pictograms import alert_picture
-from soundsight.views.sheet import CAPTION, NAMED_CAPTION, picture
+from soundsight.views.drawing import (
+    AMBER,
+    CARD,
+    DIM,
+    GAP_PX,
+    MARGIN_PX,
+    PAGE,
+    TEXT,
+    WAVE,
+    WELL,
+    Color,
+    default_font,
+    write_line,
+)
+from soundsight.views.events import Recognition, sureness_step
+from soundsight.views.sheet import CAPTION, save_png
 
 FAINTEST_DBFS = -80.0
 """Level at which a level bar is empty; it is full at 0."""
@@ -44,73 +57,39 @@ HEADLINES = {
 }
 """What stands large; what is recognised has its name there."""
 
-GAP_WORDS = "not listening"
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Past:
-    """Something that was heard, or a time in which nobody listened.
+@dataclass(kw_only=True, eq=False)
+class LiveEvent(Recognition):
+    """An event of a live sound, or a gap: a time without sound from the microphone.
 
     Attributes:
-        began: when.
-        lasted_s: for how long, in seconds.
-        gap: nobody listened.
-        name: what it probably is, in the model's words; may be empty.
-        second_guess: what else it may be; may be empty.
-        confidence: the highest, in [0, 1]; NaN where it is not known.
-        picture: uint8 [px, px, 3]; None where it has none.
-        named: it was an alert: recognised, and nothing imagined.
+        began: when it began.
+        until: when it ended, or last sounded.
+        gap: whether it is a gap.
         repeats: how many times it sounded.
     """
 
     began: datetime
-    lasted_s: float
+    until: datetime
     gap: bool = False
-    name: str = ""
-    second_guess: str = ""
-    confidence: float = float("nan")
-    picture: NDArray[np.uint8] | None = None
-    named: bool = False
     repeats: int = 1
 
     @property
-    def is_known(self) -> bool:
-        """Whether it was recognised."""
-        return self.named or self.picture is not None
-
-    def shown(self, px: int, *, word: bool = False) -> Image.Image | None:
-        """What stands for it, with sides of ``px``: its picture or its pictogram, or nothing.
-
-        Args:
-            word: write a pictogram's name into it.
-        """
-        if self.picture is not None:
-            return picture(self.picture, px)
-        return Image.fromarray(alert_picture(self.name, px, word=word)) if self.named else None
-
-    @property
-    def caption(self) -> str:
-        """What is said below that."""
-        return NAMED_CAPTION if self.named else CAPTION
+    def lasted_s(self) -> float:
+        """How long it lasted, in seconds."""
+        return max(0.0, (self.until - self.began).total_seconds())
 
     @property
     def title(self) -> str:
         """What it was, in words."""
         if self.gap:
-            return GAP_WORDS
-        if not self.is_known:
-            return NOTHING_WORDS
-        times = f" x{self.repeats}" if self.repeats > 1 else ""
-        return title_of(self.name, self.second_guess) + times
-
-    @property
-    def sure(self) -> str:
-        """How sure, in words; empty where nothing was recognised."""
-        return sureness(self.confidence) if self.is_known else ""
+            return "not listening"
+        times = f" x{self.repeats}" if self.is_known and self.repeats > 1 else ""
+        return super().title + times
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Moment:
+class LiveView:
     """The present, as a person is to see it.
 
     Attributes:
@@ -121,7 +100,7 @@ class Moment:
         level_dbfs: the level now, in dB re full scale; -inf while nothing comes.
         sounding: whether something sounds now, from the level alone.
         present: what is shown where ``look`` is ``picture``, ``named`` or ``past``.
-        history: what was heard before, the newest first; ``present`` may be its first.
+        history: earlier events, the newest first; ``present`` may be the first of them.
     """
 
     look: Look
@@ -130,16 +109,14 @@ class Moment:
     detail: str
     level_dbfs: float
     sounding: bool
-    present: Past | None
-    history: Sequence[Past]
+    present: LiveEvent | None
+    history: Sequence[LiveEvent]
 
     @property
-    def recognised(self) -> Past | None:
-        """What there is to show by its picture or pictogram; None where there is nothing."""
+    def recognised(self) -> LiveEvent | None:
+        """The event whose picture or pictogram is shown; None where there is none."""
         shows = self.look in (Look.PICTURE, Look.NAMED, Look.PAST)
-        return (
-            self.present if shows and self.present is not None and self.present.is_known else None
-        )
+        return self.present if shows and self.present and self.present.is_known else None
 
     @property
     def headline(self) -> str:
@@ -171,6 +148,145 @@ def how_long(seconds: float) -> str:
     if whole < 60:
         return f"{whole} s"
     minutes, secs = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {secs} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {secs} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+# --- as a PNG ----------------------------------------------------------------------------------
+
+PANEL_PX = (960, 640)
+SHOWN = 5
+"""Events of the past on the panel."""
+
+_ALARM: Color = (201, 74, 58)
+_ALARM_DARK: Color = (74, 22, 18)
+_STAGE_PX = 384
+_THUMB_PX = 96
+_TOP = 64
+_MARK_PX = 18
+_HEADLINE_PX, _LEAST_HEADLINE_PX = 38, 24
+
+
+def save_panel(view: LiveView, path: Path) -> None:
+    """Write a live view as a PNG that says what is imagined in it, whole or not at all.
+
+    Raises:
+        OutputError: when the place cannot be written to.
+    """
+    texts = {"state": view.look.value, "time": view.at.isoformat(timespec="seconds")}
+    if view.recognised is not None:
+        texts["soundsight"] = view.recognised.caption
+    save_png(panel(view), path, texts)
+
+
+def panel(view: LiveView) -> Image.Image:
+    """Draw a live view: RGB, 960 x 640 px."""
+    width, height = PANEL_PX
+    stopped = view.look is Look.NOT_LISTENING
+    page = Image.new("RGB", PANEL_PX, PAGE)
+    ink = ImageDraw.Draw(page)
+    write_line(ink, (MARGIN_PX, 20), "soundsight", 20, TEXT, 140)
+    write_line(ink, (MARGIN_PX + 118, 24), f"live, {CAPTION}", 15, DIM, 240)
+    source = f"{view.source}   as of {view.at:%H:%M:%S}"
+    write_line(ink, (width - MARGIN_PX, 24), source, 15, DIM, 520, right=True)
+    _stage(page, ink, view)
+    left = MARGIN_PX + _STAGE_PX + 2 * GAP_PX
+    room = width - MARGIN_PX - left
+    if stopped:
+        # Not by colour alone: the frame, the bar and the words say it, too.
+        ink.rectangle((0, 0, width - 1, height - 1), outline=_ALARM, width=10)
+        box = (left - 8, _TOP + 8, width - MARGIN_PX, _TOP + 72)
+        ink.rounded_rectangle(box, 8, fill=_ALARM_DARK, outline=_ALARM, width=3)
+    past = view.look is Look.PAST
+    at = (left + (8 if stopped else 0), _TOP + 18)
+    # As large as it fits.
+    sizes = range(_HEADLINE_PX, _LEAST_HEADLINE_PX, -2)
+    fits = (s for s in sizes if ink.textlength(view.headline, font=default_font(s)) <= room - 16)
+    size = next(fits, _LEAST_HEADLINE_PX)
+    write_line(ink, at, view.headline, size, DIM if past else TEXT, room - 16)
+    y = _TOP + 84
+    if view.recognised is not None and not past:
+        for number in range(3):
+            x = left + number * (_MARK_PX + 8)
+            filled = AMBER if number < view.marks else None
+            ink.ellipse((x, y, x + _MARK_PX, y + _MARK_PX), fill=filled, outline=AMBER, width=2)
+        write_line(ink, (left + 3 * (_MARK_PX + 8) + 8, y - 2), view.sure, 22, AMBER, room - 100)
+        y += 40
+    lines = textwrap.wrap(view.detail, 40, break_long_words=False, break_on_hyphens=False)
+    for line in lines[:5]:
+        color = TEXT if stopped or past else DIM
+        write_line(ink, (left, y), line, 24 if past else 20, color, room)
+        y += 30
+    _level(ink, view, (left, _TOP + _STAGE_PX - 34), room)
+    top = _TOP + _STAGE_PX + GAP_PX
+    cell = (width - 2 * MARGIN_PX + GAP_PX) // SHOWN
+    for number, event in enumerate(view.history[:SHOWN]):
+        _history(page, ink, event, (MARGIN_PX + number * cell, top), cell - GAP_PX)
+    return page
+
+
+def _stage(page: Image.Image, ink: ImageDraw.ImageDraw, view: LiveView) -> None:
+    x, y = MARGIN_PX, _TOP
+    present = view.recognised
+    shown = None if present is None else present.shown(_STAGE_PX, word=False)
+    if present is not None and shown is not None:
+        if view.look is Look.PAST:
+            shown = Image.blend(shown, Image.new("RGB", shown.size, PAGE), 0.45)
+        page.paste(shown, (x, y))
+        # A picture that leaves its place may be taken for a photo: it carries its mark with it.
+        room = int(ink.textlength(present.caption, font=default_font(16))) + 20
+        ink.rectangle((x, y + _STAGE_PX - 30, x + room, y + _STAGE_PX - 1), fill=PAGE)
+        write_line(ink, (x + 10, y + _STAGE_PX - 25), present.caption, 16, TEXT, room)
+        return
+    ink.rectangle((x, y, x + _STAGE_PX - 1, y + _STAGE_PX - 1), fill=WELL)
+    middle_x, middle_y = x + _STAGE_PX // 2, y + _STAGE_PX // 2
+    around = (middle_x - 60, middle_y - 60, middle_x + 60, middle_y + 60)
+    if view.look is Look.NOT_LISTENING:
+        ink.ellipse(around, outline=_ALARM, width=12)
+        ink.line((middle_x - 42, middle_y + 42, middle_x + 42, middle_y - 42), _ALARM, 12)
+    elif view.look is Look.QUIET:
+        ink.line((middle_x - 60, middle_y, middle_x + 60, middle_y), DIM, 8)
+    elif view.look is Look.NOTHING:
+        _dashes(ink, (middle_x, middle_y), 60, 8)
+    elif view.look is Look.SOUND:
+        ink.ellipse(around, fill=WAVE)
+    else:
+        ink.ellipse(around, outline=DIM, width=4)
+
+
+def _dashes(ink: ImageDraw.ImageDraw, middle: tuple[int, int], radius: int, width: int) -> None:
+    x, y = middle
+    around = (x - radius, y - radius, x + radius, y + radius)
+    for step in range(0, 360, 30):
+        ink.arc(around, step, step + 15, DIM, width)
+
+
+def _level(ink: ImageDraw.ImageDraw, view: LiveView, at: tuple[int, int], room: int) -> None:
+    x, y = at
+    ink.rounded_rectangle((x, y + 10, x + room, y + 22), 6, fill=WELL)
+    filled = int(room * view.level_share)
+    if filled > 12:
+        ink.rounded_rectangle((x, y + 10, x + filled, y + 22), 6, fill=WAVE)
+    if view.sounding:
+        ink.ellipse((x, y - 22, x + 18, y - 4), fill=WAVE)
+        write_line(ink, (x + 28, y - 22), "sound now", 17, TEXT, 200)
+
+
+def _history(
+    page: Image.Image, ink: ImageDraw.ImageDraw, event: LiveEvent, at: tuple[int, int], room: int
+) -> None:
+    x, y = at
+    box = (x, y, x + room - 1, PANEL_PX[1] - MARGIN_PX + 9)
+    ink.rounded_rectangle(box, 8, fill=CARD, outline=_ALARM if event.gap else CARD, width=2)
+    shown = event.shown(_THUMB_PX - 8, word=False)
+    if shown is not None:
+        page.paste(shown, (x + 8, y + 8))
+    elif event.gap:
+        ink.line((x + 16, y + _THUMB_PX // 2, x + room - 16, y + _THUMB_PX // 2), _ALARM, 6)
+    else:
+        _dashes(ink, (x + _THUMB_PX // 2, y + _THUMB_PX // 2), 24, 4)
+    words = y + _THUMB_PX
+    write_line(ink, (x + 8, words), event.title, 15, TEXT, room - 16)
+    when = f"{event.began:%H:%M:%S}, {how_long(event.lasted_s)}"
+    write_line(ink, (x + 8, words + 20), when, 13, DIM, room - 16)
+    if event.sure:
+        write_line(ink, (x + 8, words + 38), event.sure, 13, AMBER, room - 16)

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from soundsight.core import units
 from soundsight.core.files import atomic_file
 from soundsight.media.voice import m4a
-from soundsight.views.events import Story, story_json
+from soundsight.views.events import FileEvents, events_json
 from soundsight.views.timeline import clock
 
 MAX_SOUND_S = 1800.0
 """A longer sound is left out of the page: 30 minutes are 14 MB."""
 
 
-def story_page(story: Story, sound: bytes | None) -> str:
+def events_page(found: FileEvents, sound: bytes | None) -> str:
     """Make the page.
 
     Args:
@@ -41,18 +41,18 @@ def story_page(story: Story, sound: bytes | None) -> str:
     heard: dict[str, Any] = {"type": "audio/mp4", "content": "", "why": why}
     if sound is not None:
         heard["content"] = base64.b64encode(sound).decode("ascii")
-    name = story.source or "sound"
-    words = [f"{clock(story.duration_s)}, {story.words}", *story.warnings]
+    name = found.source or "sound"
+    words = [f"{clock(found.duration_s)}, {found.words}", *found.warnings]
     parts = {
         "SCRIPT_HASH": _hash(script),
         "STYLE_HASH": _hash(style),
         "TITLE": escape(f"{name} - storyboard"),
         "NAME": escape(name),
         "WORDS": "<br>".join(map(escape, words)),
-        "MODEL": escape(story.model),
-        "SEED": str(story.seed),
+        "MODEL": escape(found.model),
+        "SEED": str(found.seed),
         "STYLE": style,
-        "STORY": _data(story_json(story)),
+        "EVENTS": _data(events_json(found)),
         "SOUND": _data(heard),
         "SCRIPT": script,
     }
@@ -61,8 +61,8 @@ def story_page(story: Story, sound: bytes | None) -> str:
     return "".join(parts[piece] if index % 2 else piece for index, piece in enumerate(pieces))
 
 
-def save_story_page(
-    story: Story,
+def save_page(
+    found: FileEvents,
     blocks: Callable[[], Iterable[NDArray[np.float32]]],
     path: Path,
     rate_hz: int = units.RATE_HZ,
@@ -80,17 +80,17 @@ def save_story_page(
         OutputError: when the place cannot be written to.
     """
     sound: bytes | None = None
-    if story.duration_s <= MAX_SOUND_S:
+    if found.duration_s <= MAX_SOUND_S:
         file = io.BytesIO()
         yield from m4a(file, blocks(), rate_hz)
         sound = file.getvalue()
     with atomic_file(path) as temporary:
-        text = story_page(story, sound)
+        text = events_page(found, sound)
         temporary.write_bytes(text.encode("utf-8", "replace"))
 
 
 def _asset(name: str) -> str:
-    return (files("soundsight") / "assets" / "story" / name).read_text("utf-8")
+    return (files("soundsight") / "assets" / "board" / name).read_text("utf-8")
 
 
 def _hash(text: str) -> str:

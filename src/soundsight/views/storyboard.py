@@ -28,7 +28,7 @@ from soundsight.views.drawing import (
     default_font,
     write_line,
 )
-from soundsight.views.events import Story, StoryEvent
+from soundsight.views.events import FileEvent, FileEvents
 from soundsight.views.sheet import CAPTION, paste_heard, save_png
 from soundsight.views.timeline import clock, height_px, span_words, timeline
 
@@ -44,22 +44,22 @@ _WAVE_PX, _MEL_PX = 72, 128
 _LEGEND_PX = 30
 
 
-def storyboard(story: Story) -> Image.Image:
-    """Draw the sheet of a story: RGB, 1,396 px wide, at most 5,800 px high."""
-    cards = shown_events(story.events)
+def storyboard(found: FileEvents) -> Image.Image:
+    """Draw the sheet of a file: RGB, 1,396 px wide, at most 5,800 px high."""
+    cards = shown_events(found.events)
     line_h = height_px(_WAVE_PX, _MEL_PX)
     top = HEADER_PX + _TITLE_PX
-    legend = _legend(story, len(cards))
+    legend = _legend(found, len(cards))
     cards_top = top + 2 * PAD_PX + line_h + GAP_PX + (_LEGEND_PX if legend else 0)
     down = -(-len(cards) // _COLUMNS)
     height = cards_top + down * (_CARD_H + GAP_PX) + MARGIN_PX - (GAP_PX if down else 0)
     page = Image.new("RGB", (_WIDTH_PX, height), PAGE)
     ink = ImageDraw.Draw(page)
-    _head(ink, story)
+    _head(ink, found)
     inner = _WIDTH_PX - 2 * MARGIN_PX
     box = (MARGIN_PX, top, _WIDTH_PX - MARGIN_PX - 1, top + 2 * PAD_PX + line_h - 1)
     ink.rounded_rectangle(box, 12, fill=CARD)
-    line = timeline(story, inner - 2 * PAD_PX, _WAVE_PX, _MEL_PX)
+    line = timeline(found, inner - 2 * PAD_PX, _WAVE_PX, _MEL_PX)
     page.paste(line, (MARGIN_PX + PAD_PX, top + PAD_PX))
     if legend:
         at = (MARGIN_PX, cards_top - _LEGEND_PX + 2)
@@ -68,26 +68,26 @@ def storyboard(story: Story) -> Image.Image:
         row, column = divmod(index, _COLUMNS)
         x = MARGIN_PX + column * (_CARD_W + GAP_PX)
         y = cards_top + row * (_CARD_H + GAP_PX)
-        _card(page, ink, story, event, (x, y))
+        _card(page, ink, found, event, (x, y))
     return page
 
 
-def save_storyboard(story: Story, path: Path) -> None:
+def save_storyboard(found: FileEvents, path: Path) -> None:
     """Write the sheet as a PNG that says that its pictures are imagined.
 
     Raises:
         OutputError: when the place cannot be written to.
     """
-    texts = {"source": story.source, "model": story.model, "seed": str(story.seed)}
-    save_png(storyboard(story), path, texts)
+    texts = {"source": found.source, "model": found.model, "seed": str(found.seed)}
+    save_png(storyboard(found), path, texts)
 
 
-def shown_events(events: Sequence[StoryEvent]) -> list[StoryEvent]:
+def shown_events(events: Sequence[FileEvent]) -> list[FileEvent]:
     """Choose the events that get a card, in order: of too many the recognised and surest."""
     if len(events) <= MAX_CARDS:
         return list(events)
 
-    def rank(event: StoryEvent) -> tuple[bool, float, int]:
+    def rank(event: FileEvent) -> tuple[bool, float, int]:
         # A confidence that is not known, NaN, has no order: it counts as none.
         sure = event.confidence if event.confidence >= 0 else 0.0
         return (not event.is_known, -sure, event.number)
@@ -96,23 +96,23 @@ def shown_events(events: Sequence[StoryEvent]) -> list[StoryEvent]:
     return sorted(chosen, key=lambda event: event.number)
 
 
-def _head(ink: ImageDraw.ImageDraw, story: Story) -> None:
+def _head(ink: ImageDraw.ImageDraw, found: FileEvents) -> None:
     write_line(ink, (MARGIN_PX, 19), "soundsight", 20, TEXT, 140)
     write_line(ink, (MARGIN_PX + 118, 23), f"storyboard, {CAPTION}", 15, DIM, 300)
     right = _WIDTH_PX - MARGIN_PX
-    words = f"model {story.model}   seed {story.seed}"
+    words = f"model {found.model}   seed {found.seed}"
     write_line(ink, (right, 24), words, 14, DIM, 500, right=True)
-    told = f"{clock(story.duration_s)}   {story.words}"
-    write_line(ink, (MARGIN_PX, HEADER_PX), story.source or "sound", 22, TEXT, 760)
+    told = f"{clock(found.duration_s)}   {found.words}"
+    write_line(ink, (MARGIN_PX, HEADER_PX), found.source or "sound", 22, TEXT, 760)
     write_line(ink, (right, HEADER_PX + 5), told, 16, TEXT, 500, right=True)
 
 
-def _legend(story: Story, shown: int) -> str:
-    parts = [*story.warnings]
-    if story.events:
+def _legend(found: FileEvents, shown: int) -> str:
+    parts = [*found.warnings]
+    if found.events:
         parts.append("The pictures are imagined, they show nothing that was filmed.")
-    if shown < len(story.events):
-        more = len(story.events) - shown
+    if shown < len(found.events):
+        more = len(found.events) - shown
         parts.append(f"Cards for the {shown} surest events; {more} more are on the time line.")
     return "   ".join(parts)
 
@@ -120,8 +120,8 @@ def _legend(story: Story, shown: int) -> str:
 def _card(
     page: Image.Image,
     ink: ImageDraw.ImageDraw,
-    story: Story,
-    event: StoryEvent,
+    found: FileEvents,
+    event: FileEvent,
     at: tuple[int, int],
 ) -> None:
     x, y = at
@@ -132,14 +132,14 @@ def _card(
     write_line(ink, (left, y + 13), str(event.number), 17, AMBER if known else DIM, 60)
     indent = int(ink.textlength(str(event.number), font=default_font(17))) + 12
     write_line(ink, (left + indent, y + 13), title, 17, TEXT if known else DIM, right - left - 60)
-    when = span_words(story, event.began_s, event.ended_s)
+    when = span_words(found, event.began_s, event.ended_s)
     write_line(ink, (left, y + PAD_PX // 2 + NAME_PX), when, 15, DIM, PANEL_PX)
     if event.repeats > 1:
         times = f"{event.repeats} times"
         write_line(ink, (right, y + PAD_PX // 2 + NAME_PX), times, 15, DIM, 150, right=True)
     top = y + PAD_PX // 2 + NAME_PX + 24
     paste_heard(page, event.waveform, event.mel, (left, top))
-    heard = f"what was heard at {clock(event.moment_s)}, 1 s"
+    heard = f"what was heard at {clock(event.shown_s)}, 1 s"
     write_line(ink, (left, top + PICTURE_PX + 4), heard, 13, DIM, PANEL_PX)
     px = left + PANEL_PX + GAP_PX
     shown = event.shown(PICTURE_PX)

@@ -1,4 +1,4 @@
-"""Pictures and the present on a terminal: half blocks, two pixels in every cell."""
+"""A live view in a terminal: its picture in half blocks, two pixels in every cell."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import textwrap
 import numpy as np
 from numpy.typing import NDArray
 from rich.color import Color
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.style import Style
+from rich.table import Table
 from rich.text import Text
 
-from soundsight.views.live_view import Look, Moment, how_long
+from soundsight.views.live_view import LiveView, Look, how_long
 
 UPPER_HALF = "\N{UPPER HALF BLOCK}"
 LEAST_PX = 16
@@ -48,89 +49,76 @@ def half_blocks(image: NDArray[np.uint8]) -> list[Text]:
     if len(image) % 2:
         image = np.concatenate([image, np.zeros_like(image[:1])])
     lines = []
-    for upper, lower in zip(image[::2], image[1::2], strict=True):
+    for upper, lower in zip(image[::2].tolist(), image[1::2].tolist(), strict=True):
         line = Text(no_wrap=True)
-        for above, below in zip(upper.tolist(), lower.tolist(), strict=True):
-            line.append(UPPER_HALF, _style(tuple(above), tuple(below)))
+        for above, below in zip(upper, lower, strict=True):
+            style = Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below))
+            line.append(UPPER_HALF, style)
         lines.append(line)
     return lines
 
 
-def _style(above: tuple[int, int, int], below: tuple[int, int, int]) -> Style:
-    return Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below))
-
-
-def terminal_panel(moment: Moment, columns: int, rows: int) -> Group:
-    """Lay a moment out for a terminal of so many columns and rows.
+def terminal_view(view: LiveView, columns: int, rows: int) -> Group:
+    """Lay a live view out for a terminal of so many columns and rows.
 
     The words stand below the picture or beside it, wherever the picture is larger; where it would
     be less than 16 pixels there are words alone.
     """
     below = min(96, columns - 1, 2 * (rows - _TEXT_LINES - _LEAST_HISTORY)) // 2 * 2
     beside = min(96, columns - _LEAST_COLUMNS, 2 * (rows - 2)) // 2 * 2
-    head = _head(moment, columns)
-    if max(below, beside) < LEAST_PX:
-        return Group(head, *_words(moment, columns, rows - 2))
-    if below >= beside:
-        room = rows - 2 - below // 2
-        return Group(head, *_picture(moment, below), *_words(moment, columns, room))
-    words = _words(moment, columns - beside - 1, beside // 2)
-    lines = []
-    for number, line in enumerate(_picture(moment, beside)):
-        if number < len(words):
-            line = Text.assemble(line, " ", words[number], no_wrap=True, overflow="ellipsis")
-        lines.append(line)
-    return Group(head, *lines)
-
-
-def _head(moment: Moment, columns: int) -> Text:
-    line = Text(no_wrap=True, overflow="ellipsis")
-    line.append("soundsight", "bold").append(f"  {moment.source}  {moment.at:%H:%M:%S}", "dim")
+    head = _line(("soundsight", "bold"), (f"  {view.source}  {view.at:%H:%M:%S}", "dim"))
     if columns > 70:
-        line.append("  Ctrl-C stops", "dim")
-    return line
+        head.append("  Ctrl-C stops", "dim")
+    if max(below, beside) < LEAST_PX:
+        return Group(head, *_words(view, columns, rows - 2))
+    if below >= beside:
+        words = _words(view, columns, rows - 2 - below // 2)
+        return Group(head, *_picture(view, below), *words)
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=beside)
+    grid.add_column(no_wrap=True)
+    words = _words(view, columns - beside - 1, beside // 2)
+    grid.add_row(Group(*_picture(view, beside)), Group(*words))
+    return Group(head, grid)
 
 
-def _picture(moment: Moment, side: int) -> list[Text]:
+def _line(*parts: str | tuple[str, str]) -> Text:
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+
+
+def _picture(view: LiveView, side: int) -> list[Text]:
     """The picture's lines, or an empty place of its size: what stands around it stays."""
-    shown = None if moment.recognised is None else moment.recognised.shown(side)
+    shown = None if view.recognised is None else view.recognised.shown(side, word=False)
     if shown is not None:
         return half_blocks(np.asarray(shown))
     return [Text(" " * side, no_wrap=True) for _ in range(side // 2)]
 
 
-def _words(moment: Moment, columns: int, rows: int) -> list[Text]:
-    """What is now, and below it what was, in so many lines at most."""
-    lines = [Text(), _headline(moment)]
-    told = textwrap.wrap(moment.detail, max(8, columns - 1))
-    caption = "" if moment.recognised is None else moment.recognised.caption
-    if moment.look is Look.PAST:
-        told = [*told, caption]
+def _words(view: LiveView, columns: int, rows: int) -> list[RenderableType]:
+    """The present, and below it the history, in so many lines at most."""
+    details = textwrap.wrap(view.detail, max(8, columns - 1))
+    caption = "" if view.recognised is None else view.recognised.caption
+    if view.look is Look.PAST:
+        details = [*details, caption]
     elif caption:
-        marks = "\N{BLACK CIRCLE}" * moment.marks + "\N{WHITE CIRCLE}" * (3 - moment.marks)
-        told = [f"{marks} {moment.sure}", caption, *told]
-    # Always so many: what stands below stays where it is.
-    lines += [Text(f" {line}") for line in [*told, "", "", ""][:_DETAIL_LINES]]
-    lines += [_level(moment, columns), Text()]
-    for past in moment.history[: max(0, rows - len(lines))]:
-        line = Text(style="red" if past.gap else "")
-        sure = f", {past.sure}" if past.sure else ""
-        line.append(f" {past.began:%H:%M:%S}  {past.title}")
-        line.append(f"{sure}, {how_long(past.lasted_s)}", "dim")
-        lines.append(line)
-    for line in lines:
-        line.no_wrap = True
-        line.truncate(max(1, columns), overflow="ellipsis")
-    return lines[: max(2, rows)]
-
-
-def _headline(moment: Moment) -> Text:
-    return Text.assemble((f" {moment.headline} ", _LOOKS[moment.look]))
-
-
-def _level(moment: Moment, columns: int) -> Text:
+        marks = "\N{BLACK CIRCLE}" * view.marks + "\N{WHITE CIRCLE}" * (3 - view.marks)
+        details = [f"{marks} {view.sure}", caption, *details]
     cells = max(4, min(_LEVEL_CELLS, columns - 14))
-    full = round(cells * moment.level_share)
+    full = round(cells * view.level_share)
     bar = "\N{FULL BLOCK}" * full + "\N{LIGHT SHADE}" * (cells - full)
-    line = Text(f" {bar} ")
-    return line.append("\N{BLACK CIRCLE} sound now" if moment.sounding else "", "cyan")
+    level = _line(f" {bar} ")
+    if view.sounding:
+        level.append("\N{BLACK CIRCLE} sound now", "cyan")
+    lines = [
+        Text(),
+        _line((f" {view.headline} ", _LOOKS[view.look])),
+        # Always so many: what stands below stays where it is.
+        *(_line(f" {line}") for line in [*details, "", "", ""][:_DETAIL_LINES]),
+        level,
+        Text(),
+    ]
+    for event in view.history[: max(0, rows - len(lines))]:
+        sure = f", {event.sure}" if event.sure else ""
+        when = (f" {event.began:%H:%M:%S}  {event.title}", "red" if event.gap else "")
+        lines.append(_line(when, (f"{sure}, {how_long(event.lasted_s)}", "dim")))
+    return list(lines[: max(2, rows)])

@@ -1,4 +1,4 @@
-"""The time line of a story: its events as numbered spans, the waveform over the log-mel, a clock.
+"""The time line of a file: its events as numbered spans, the waveform over the log-mel, a clock.
 
 Sheets and films share it.
 """
@@ -22,7 +22,7 @@ from soundsight.views.drawing import (
     heat,
     write_line,
 )
-from soundsight.views.events import Story
+from soundsight.views.events import FileEvents
 
 SPANS_PX = 24
 CLOCK_PX = 22
@@ -40,24 +40,24 @@ def height_px(wave_px: int, mel_px: int) -> int:
     return SPANS_PX + _GAP_PX + wave_px + _GAP_PX + mel_px + CLOCK_PX
 
 
-def timeline(story: Story, width_px: int, wave_px: int, mel_px: int) -> Image.Image:
+def timeline(found: FileEvents, width_px: int, wave_px: int, mel_px: int) -> Image.Image:
     """Draw the time line: RGB, ``width_px`` wide and ``height_px(wave_px, mel_px)`` high."""
     made = Image.new("RGB", (width_px, height_px(wave_px, mel_px)), CARD)
     ink = ImageDraw.Draw(made)
-    overview = story.overview
-    _draw_spans(ink, story, width_px)
+    overview = found.overview
+    _draw_spans(ink, found, width_px)
     top = SPANS_PX + _GAP_PX
     made.paste(Image.fromarray(_wave(overview, width_px, wave_px)), (0, top))
     top += wave_px + _GAP_PX
     mel = Image.fromarray(heat()[_columns(overview, width_px, mel_px)])
     made.paste(mel.resize((width_px, mel_px), Image.Resampling.BOX), (0, top))
-    _draw_clock(ink, story.duration_s, width_px, top + mel_px)
+    _draw_clock(ink, found.duration_s, width_px, top + mel_px)
     return made
 
 
-def x_of(story: Story, second: float, width_px: int) -> int:
+def x_of(found: FileEvents, second: float, width_px: int) -> int:
     """Where a time in seconds lies on a time line, in pixels from its left edge."""
-    share = second / story.duration_s if story.duration_s else 0.0
+    share = second / found.duration_s if found.duration_s else 0.0
     return min(width_px - 1, max(0, int(share * width_px)))
 
 
@@ -76,19 +76,19 @@ def clock(seconds: float, *, tenths: bool = True) -> str:
     return f"{head}:{secs:02d}" + (f".{tenth}" if tenths else "")
 
 
-def span_words(story: Story, began_s: float, ended_s: float) -> str:
+def span_words(found: FileEvents, began_s: float, ended_s: float) -> str:
     """Say from when to when: with tenths in a short sound, or where it would say a time twice."""
-    tenths = story.duration_s < 600 or int(began_s) == int(ended_s)
+    tenths = found.duration_s < 600 or int(began_s) == int(ended_s)
     return f"{clock(began_s, tenths=tenths)} - {clock(ended_s, tenths=tenths)}"
 
 
-def _draw_spans(ink: ImageDraw.ImageDraw, story: Story, width_px: int) -> None:
+def _draw_spans(ink: ImageDraw.ImageDraw, found: FileEvents, width_px: int) -> None:
     free = 0
-    for event in story.events:
+    for event in found.events:
         color = _PICTURED if event.is_known else _UNKNOWN
         for index, (began_s, ended_s) in enumerate(event.spans):
-            left = x_of(story, began_s, width_px)
-            right = max(left + 2, x_of(story, ended_s, width_px) - 1)
+            left = x_of(found, began_s, width_px)
+            right = max(left + 2, x_of(found, ended_s, width_px) - 1)
             ink.rounded_rectangle((left, 0, right, SPANS_PX - 3), 4, fill=color)
             # Told apart by shape, too: what is not recognised is hollow.
             if not event.is_known and right - left > 6:

@@ -2,7 +2,7 @@
 // --- the saved page ----------------------------------------------------------------------------
 
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
-const story = read("story");
+const found = read("events");
 const sound = read("sound");
 let media = null;
 if (sound.content) {
@@ -12,7 +12,7 @@ if (sound.content) {
 const board = new Board(document.getElementById("board"), { media });
 const unplayable = "This browser cannot play the sound; the storyboard works all the same.";
 media?.addEventListener("error", () => board.silence(unplayable));
-board.begin(story.duration_s);
-for (const event of story.events) board.add(event);
-board.setOverview(story.overview);
+board.begin(found.duration_s);
+for (const event of found.events) board.add(event);
+board.setOverview(found.overview);
 if (!media) board.silence(sound.why);

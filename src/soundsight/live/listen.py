@@ -1,0 +1,275 @@
+"""Listening to a source until it ends, and showing on displays what it sounds like."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.live import Live
+
+from soundsight.live.microphone import Block, Source
+from soundsight.media.segments import Segment
+from soundsight.runtime.events import Heard, Listener
+from soundsight.runtime.live_state import LiveState
+from soundsight.runtime.stream import LiveCutter
+from soundsight.runtime.translator import Translator
+from soundsight.views.live_view import LiveView, Look, how_long, save_panel
+from soundsight.views.terminal import terminal_view
+
+_WAIT_S = 0.1
+_REFRESH_S = 0.1
+"""A terminal is drawn anew this often at most ..."""
+_PANEL_S = 1.0
+"""... and a PNG this often at least, so that its time shows that it is alive."""
+_FIRST_RETRY_S, _LONGEST_RETRY_S = 1.0, 15.0
+
+Say = Callable[[str], None]
+"""Prints a line."""
+
+
+class Display(Protocol):
+    """Somewhere to show live views."""
+
+    def show(self, view: LiveView, window: Heard | None) -> None:
+        """Show the present; ``window`` is the newest one, where there is a new one."""
+
+    def close(self, view: LiveView) -> None:
+        """Show the end."""
+
+
+def listen(
+    translator: Translator,
+    source: Source,
+    displays: Sequence[Display],
+    *,
+    sensitivity: float = 0.5,
+    seed: int = 0,
+    seconds: float | None = None,
+) -> None:
+    """Listen until the source ends, the time is over or Ctrl-C is pressed.
+
+    Args:
+        seconds: how long; None has no end.
+
+    Raises:
+        SoundsightError: when a display cannot be written to, or the sound cannot be read further.
+    """
+    signal = _Signal(translator, source, sensitivity, seed)
+    try:
+        _follow(signal, displays, seconds)
+    except KeyboardInterrupt:
+        pass  # the way to end what has no end
+    finally:
+        # What stays behind must not look like the present.
+        signal.state.stop("The file has ended." if source.ended else "Stopped.")
+        view = signal.state.view()
+        for display in displays:
+            display.close(view)
+
+
+def _follow(signal: _Signal, displays: Sequence[Display], seconds: float | None) -> None:
+    began = time.monotonic()
+    retry_at, wait_s = 0.0, _FIRST_RETRY_S
+    while seconds is None or time.monotonic() - began < seconds:
+        block = signal.source.read(_WAIT_S)
+        window = signal.finish() if signal.source.ended else None
+        if block is not None:
+            window = signal.take(block)
+            retry_at, wait_s = 0.0, _FIRST_RETRY_S
+        view = signal.state.view()
+        for display in displays:
+            display.show(view, window)
+        if signal.source.ended:
+            return
+        gone = view.look is Look.NOT_LISTENING and not signal.state.muted
+        if gone and time.monotonic() >= retry_at:
+            signal.reopen()
+            retry_at, wait_s = time.monotonic() + wait_s, min(_LONGEST_RETRY_S, 2 * wait_s)
+
+
+class _Signal:
+    """A source, the events that are found in it, and what is to be shown of them."""
+
+    def __init__(
+        self, translator: Translator, source: Source, sensitivity: float, seed: int
+    ) -> None:
+        self._new_listener = partial(Listener, translator, sensitivity=sensitivity, seed=seed)
+        self._config = translator.info.mel
+        self.source = source
+        self._listener = self._new_listener()
+        self._cut_from(0.0)
+        quiet_dbfs = self._listener.quiet_dbfs
+        self.state = LiveState(source.name, quiet_dbfs, microphone=source.is_microphone)
+
+    def _cut_from(self, start_s: float) -> None:
+        self._start_s, self._taken, self._rate_hz = start_s, 0, self.source.rate_hz
+        self._cutter = LiveCutter(self._rate_hz, self._config)
+
+    @property
+    def _end_s(self) -> float:
+        """Seconds of sound that have come."""
+        return self._start_s + self._taken / self._rate_hz
+
+    def take(self, block: Block) -> Heard | None:
+        """Take sound; return the newest window that it completes."""
+        if block.gap:
+            self._cut_from(self._end_s)
+        self.state.take_samples(block.samples, self._rate_hz)
+        self._taken += len(block.samples)
+        return self._newest(self._cutter.push(block.samples))
+
+    def finish(self) -> Heard | None:
+        """There is no more sound: what is left of it makes a last window, or none."""
+        return self._newest(self._cutter.flush())
+
+    def _newest(self, segments: list[Segment]) -> Heard | None:
+        if not segments:
+            return None
+        newest = replace(segments[-1], start_s=segments[-1].start_s + self._start_s)
+        window = self._listener.hear(newest)
+        self.state.take_window(window)
+        return window
+
+    def reopen(self) -> None:
+        """Get the source back, or let the state say why it cannot be."""
+        why = self.source.reopen()
+        if why:
+            self.state.stop(why)
+            return
+        self._listener = self._new_listener()
+        self._cut_from(self._end_s)
+        self.state.source = self.source.name
+        self.state.restart()
+
+
+# --- displays ----------------------------------------------------------------------------------
+
+
+def display_for(say: Say) -> Display:
+    """Return a display for standard output: a picture on a terminal with colours, or else lines."""
+    console = Console(highlight=False)
+    if console.is_terminal and console.color_system is not None and not console.is_dumb_terminal:
+        return TerminalDisplay(console, say)
+    return LinesDisplay(say)
+
+
+class TerminalDisplay:
+    """The whole terminal, drawn anew a few times a second."""
+
+    def __init__(self, console: Console, say: Say) -> None:
+        self._console, self._say = console, say
+        self._live = Live(console=console, screen=True, auto_refresh=False, transient=True)
+        self._live.start()
+        self._drawn_at = -math.inf
+
+    def show(self, view: LiveView, _window: Heard | None) -> None:
+        """See ``Display``."""
+        if time.monotonic() - self._drawn_at < _REFRESH_S:
+            return
+        size = self._console.size
+        self._live.update(terminal_view(view, size.width, size.height), refresh=True)
+        self._drawn_at = time.monotonic()
+
+    def close(self, view: LiveView) -> None:
+        """See ``Display``. The screen is gone with what stood on it: the events stay as lines."""
+        self._live.stop()
+        for event in reversed(view.history):
+            if not (event.gap and event is view.history[0]):
+                parts = (event.title, event.sure, how_long(event.lasted_s))
+                self._say(f"{event.began:%H:%M:%S}  {', '.join(filter(None, parts))}")
+
+
+class LinesDisplay:
+    """A line of words for each change."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._shown: tuple[Any, ...] = ()
+
+    def show(self, view: LiveView, _window: Heard | None) -> None:
+        """See ``Display``."""
+        # What passes by is seen on a screen; on lines it would be chatter.
+        shown = (view.look, view.headline, view.sure)
+        if view.look in (Look.STARTING, Look.SOUND, Look.PAST) or shown == self._shown:
+            return
+        self._shown = shown
+        detail = view.detail if view.look is Look.NOT_LISTENING else ""
+        words = ", ".join(filter(None, (view.headline, view.sure, detail)))
+        self._say(f"{view.at:%H:%M:%S}  {words}")
+
+    def close(self, view: LiveView) -> None:
+        """See ``Display``."""
+        self._say(f"{view.at:%H:%M:%S}  {view.headline}, {view.detail}")
+
+
+class JsonDisplay:
+    """A line of JSON for each window, and one where it is not listening."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._stopped = False
+
+    def show(self, view: LiveView, window: Heard | None) -> None:
+        """See ``Display``."""
+        stopped = view.look is Look.NOT_LISTENING
+        at = view.at.astimezone().isoformat(timespec="milliseconds")
+        if stopped and not self._stopped:
+            self._write({"time": at, "state": "not_listening", "why": view.detail})
+        self._stopped = stopped
+        if window is None or stopped:
+            return
+        event = window.event
+        self._write(
+            {
+                "time": at,
+                "start_s": round(window.start_s, 3),
+                "state": window.state.value,
+                "settled": window.settled,
+                "name": window.name,
+                "second_guess": window.second_guess,
+                "confidence": _number(window.confidence),
+                "familiarity": _number(window.familiarity),
+                "level_dbfs": _number(window.level_dbfs),
+                "event": None if event is None else event.number,
+                "repeats": None if event is None else event.repeats,
+            }
+        )
+
+    def close(self, view: LiveView) -> None:
+        """See ``Display``."""
+
+    def _write(self, values: dict[str, Any]) -> None:
+        self._say(json.dumps(values, ensure_ascii=False, allow_nan=False))
+
+
+def _number(value: float) -> float | None:
+    return None if not math.isfinite(value) else round(value, 4)
+
+
+class PngDisplay:
+    """A PNG of the present."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._shown: tuple[Any, ...] = ()
+        self._written_at = -math.inf
+
+    def show(self, view: LiveView, window: Heard | None) -> None:
+        """See ``Display``."""
+        shown = (view.look, view.headline, view.sure, view.sounding)
+        now = time.monotonic()
+        new = window is not None and view.recognised is not None
+        if shown != self._shown or new or now - self._written_at >= _PANEL_S:
+            self._shown, self._written_at = shown, now
+            save_panel(view, self._path)
+
+    def close(self, view: LiveView) -> None:
+        """See ``Display``."""
+        save_panel(view, self._path)
