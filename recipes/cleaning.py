@@ -38,8 +38,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from soundsight.core.files import atomic_file, usable_folder, write_json
+from soundsight.data.everyday.sounds import audible
 from soundsight.data.vegas.bench import SUBJECTS, Bench, find_bench
-from soundsight.evaluation.informativity import audible
 from soundsight.training.coherence import (
     ClassifierConfig,
     CoherenceConfig,

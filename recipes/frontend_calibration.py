@@ -31,10 +31,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from soundsight.core.files import write_json
+from soundsight.data.everyday.sounds import audible
 from soundsight.data.records import opaque_id
 from soundsight.data.store.dataset import PairDataset, batch_indices
 from soundsight.data.vegas.bench import SUBJECTS, Bench, find_bench
-from soundsight.evaluation.informativity import audible
 from soundsight.media import audio, mel, segments
 from soundsight.models.contrastive import ContrastiveConfig, SoundEncoder
 from soundsight.training.augment import augment_mel

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from soundsight.data.vegas.bench import SUBJECTS, find_bench
-from soundsight.evaluation.informativity import control_pictures, photo_controls
-from soundsight.evaluation.stored import check_early
+from soundsight.evaluation.bench import control_pictures, photo_controls
 from soundsight.judges.apply import Judges, agreement, columns_of
+from soundsight.judges.files import check_early
 from soundsight.judges.negatives import load_early
 from soundsight.judges.retrieval_space import class_precision
 

@@ -52,9 +52,9 @@ from soundsight.core.units import RATE_HZ
 from soundsight.data.everyday.folder import Everyday, find_everyday
 from soundsight.data.everyday.sounds import audible
 from soundsight.data.vegas.bench import SUBJECTS, Bench, find_bench
-from soundsight.evaluation.encoders import hear
+from soundsight.evaluation.encoders import embed_segments, fit_probe, neighbour_votes
 from soundsight.evaluation.everyday import kind_of
-from soundsight.evaluation.probes import fit_probe, neighbour_votes
+from soundsight.evaluation.segments import bench_segments
 from soundsight.judges.apply import Judges, columns_of
 from soundsight.media import audio
 from soundsight.media.segments import Segment, segments_of
@@ -123,9 +123,12 @@ def recognised(bench: Bench, runs: list[Path]) -> list[list[object]]:
     rows: list[list[object]] = []
     for run in runs:
         encoder = load_encoder(run)
-        train, val = (hear(encoder, bench, split) for split in ("train", "val"))
-        classes = columns_of(train.subjects)
-        probe = fit_probe(train.embeddings, classes, val.embeddings, columns_of(val.subjects))
+        train, val = (
+            embed_segments(encoder, bench_segments(bench, bench.pairs(split)))
+            for split in ("train", "val")
+        )
+        classes = columns_of(train.of.kinds)
+        probe = fit_probe(train.embeddings, classes, val.embeddings, columns_of(val.of.kinds))
         for name, disturb in DISTURBANCES.items():
             rng = np.random.default_rng(0)
             cut = [[s.mel for s in seconds(disturb(samples, rng))] for _, samples in sounds]

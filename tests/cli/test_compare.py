@@ -16,7 +16,7 @@ from soundsight.cli import compare as command
 from soundsight.cli.group import Commands
 from soundsight.core.errors import MissingExtraError
 from soundsight.data.vegas.bench import SUBJECTS, Bench
-from soundsight.evaluation.report import EvaluationConfig, evaluate
+from soundsight.evaluation.bench import EvaluationConfig, evaluate
 from soundsight.judges.apply import Judges
 
 

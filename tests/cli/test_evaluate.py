@@ -27,9 +27,10 @@ from soundsight.core.errors import (
 )
 from soundsight.data.everyday.folder import Everyday
 from soundsight.data.vegas.bench import Bench
-from soundsight.evaluation import everyday_report, report
-from soundsight.evaluation.everyday_report import EverydayConfig
-from soundsight.evaluation.report import EvaluationConfig
+from soundsight.evaluation import bench as on_bench
+from soundsight.evaluation import everyday as on_everyday
+from soundsight.evaluation.bench import EvaluationConfig
+from soundsight.evaluation.everyday import EverydayConfig
 from soundsight.judges.everyday import PhotoJudge
 from soundsight.judges.retrieval_space import SpaceConfig
 from soundsight.judges.second_judge import ViewerConfig
@@ -69,7 +70,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "model.json").write_text("{}")
     monkeypatch.setattr(Translator, "load", lambda _folder: Grey())
     # Twenty uninformative pictures instead of four thousand.
-    monkeypatch.setattr(report, "EvaluationConfig", partial(EvaluationConfig, floor_per_kind=1))
+    monkeypatch.setattr(on_bench, "EvaluationConfig", partial(EvaluationConfig, floor_per_kind=1))
     return folder
 
 
@@ -324,7 +325,7 @@ def test_everyday_is_measured_by_its_own_judge(
         mean = {"share": 0.5, "low": 0.4, "high": 0.6}
         return {"rows": {"right": {"mean": mean}}}
 
-    monkeypatch.setattr(everyday_report, "evaluate_everyday", measure)
+    monkeypatch.setattr(on_everyday, "evaluate_everyday", measure)
     monkeypatch.setattr(PhotoJudge, "load", lambda path: path)
     out = tmp_path / "out"
     result = run(

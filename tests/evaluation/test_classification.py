@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soundsight.core.errors import DataError
-from soundsight.evaluation.classification import classify
+from soundsight.evaluation.metrics import classify
 
 
 def test_seconds_and_videos_are_counted_as_by_hand() -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from soundsight.core.errors import ConfigError, DataError, OutputError
 from soundsight.data.vegas.bench import SUBJECTS, Bench
+from soundsight.evaluation.bench import EvaluationConfig, evaluate
 from soundsight.evaluation.compare import compare
-from soundsight.evaluation.report import EvaluationConfig, evaluate
 from soundsight.judges.apply import Judges
 
 CONFIG = EvaluationConfig(floor_per_kind=1, sheet_per_class=2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soundsight.data.vegas.bench import SUBJECTS, Bench
-from soundsight.evaluation.during_training import ValInformativity
+from soundsight.evaluation.bench import ValInformativity
 from soundsight.judges.apply import Judges
 from soundsight.training.translator import TranslatorTask
 

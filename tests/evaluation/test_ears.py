@@ -14,9 +14,7 @@ from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import write_json
 from soundsight.data.everyday.folder import Everyday
 from soundsight.data.vegas.bench import Bench
-from soundsight.evaluation import ears as of_ears
-from soundsight.evaluation.ears import Embedded, Labelled, read_kinds, report_ears
-from soundsight.evaluation.probes import fit_probe
+from soundsight.evaluation.encoders import fit_probe, report_ears
 from soundsight.models.ears import Ears, ears_preset
 from soundsight.training.checkpoints import save_weights
 
@@ -34,27 +32,6 @@ def test_a_balanced_probe_does_not_drown_the_small_class() -> None:
         assert found.shape == (400, 2)
         right[balanced] = (found.argmax(axis=1) == of)[of == 1].mean()
     assert right[True] > right[False] + 0.3
-
-
-def test_recordings_are_named_by_their_seconds_together() -> None:
-    class Probe:
-        def probabilities(self, embeddings: np.ndarray) -> np.ndarray:
-            return embeddings
-
-    # Two of three seconds of the first recording are a little wrong, one is clearly right.
-    shares = np.array([[0.4, 0.6], [0.4, 0.6], [0.99, 0.01], [0.1, 0.9]])
-    asked = Embedded(
-        embeddings=shares,
-        of=Labelled(
-            mels=np.zeros((4, 128, 100), np.uint8), kinds=np.array(["cat", "cat", "cat", "cow"]),
-            recordings=np.array(["a", "a", "a", "b"]), bench=np.zeros(4, bool),
-        ),
-    )  # fmt: skip
-    found = read_kinds(Probe(), asked, ("cat", "cow"))  # type: ignore[arg-type]
-    assert found["seconds"]["cat"].share == pytest.approx(1 / 3)
-    assert found["recordings"]["cat"].share == 1.0
-    assert found["seconds"]["mean"].share == pytest.approx((1 / 3 + 1) / 2)
-    assert found["seconds"]["cat"].videos == 1
 
 
 def test_the_report_says_every_reading_and_is_the_same_again(
@@ -81,14 +58,3 @@ def test_the_report_says_every_reading_and_is_the_same_again(
     assert report_ears(run, toy_everyday, toy_bench, tmp_path / "out") == words
     with pytest.raises(ConfigError, match="devtest"):
         report_ears(run, toy_everyday, toy_bench, tmp_path / "out", split="train")
-
-
-def test_narrow_seconds_have_lost_their_high_bands(
-    toy_everyday: Everyday, toy_bench: Bench
-) -> None:
-    whole, narrow = (
-        of_ears.labelled_seconds(toy_everyday, toy_bench, "val", narrow=n) for n in (False, True)
-    )
-    assert whole.bench.sum() == narrow.bench.sum() == 55
-    assert whole.mels[whole.bench, :30].mean() > 10
-    assert narrow.mels[:, :30].max() == 0

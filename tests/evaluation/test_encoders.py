@@ -17,9 +17,13 @@ from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError, OutputError
 from soundsight.data.store.dataset import PairDataset
 from soundsight.data.vegas.bench import SUBJECTS, Bench
-from soundsight.evaluation.encoder_pages import draw_map, reconstruction_sheet
-from soundsight.evaluation.encoders import evaluate_encoder, principal_axes, reconstruct
-from soundsight.evaluation.probes import fit_probe, neighbour_votes
+from soundsight.evaluation.encoders import (
+    evaluate_encoder,
+    fit_probe,
+    neighbour_votes,
+    reconstruct,
+)
+from soundsight.evaluation.figures import draw_map, reconstruction_sheet
 from soundsight.models.presets import preset
 from soundsight.models.published.autoencoder import Autoencoder
 from soundsight.training.configs import LoopConfig, default_encoder_config
@@ -114,17 +118,6 @@ def test_what_hardly_moves_is_no_obstacle() -> None:
 
 
 # --- pictures -----------------------------------------------------------------------------------
-
-
-def test_principal_axes_are_those_of_the_covariance() -> None:
-    rng = np.random.default_rng(0)
-    cloud = rng.normal(size=(500, 3)) * [1, 5, 2] + 4
-    axes, parts = principal_axes(cloud)
-    assert np.argmax(np.abs(axes), axis=0).tolist() == [1, 2]
-    assert (axes[[1, 2], [0, 1]] > 0).all()
-    assert parts == pytest.approx([25 / 30, 4 / 30], abs=0.03)
-    spread = ((cloud - cloud.mean(axis=0)) @ axes).var(axis=0) / cloud.var(axis=0).sum()
-    assert spread == pytest.approx(parts)
 
 
 def test_the_map_is_the_same_png_twice_whatever_the_settings() -> None:

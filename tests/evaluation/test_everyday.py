@@ -17,17 +17,16 @@ from soundsight.evaluation import everyday as figures_of
 from soundsight.evaluation.blind import ANSWERS as FORM
 from soundsight.evaluation.blind import FOLDER, KEY, NOTHING, score
 from soundsight.evaluation.everyday import (
-    Heard,
+    EverydayConfig,
     copies,
-    known_seconds,
-    other_seconds,
+    evaluate_everyday,
     redrawn,
     refusal_rows,
     right_rows,
     threshold_that_keeps,
     variety,
 )
-from soundsight.evaluation.everyday_report import EverydayConfig, evaluate_everyday
+from soundsight.evaluation.segments import Segments, known_segments, other_segments
 from soundsight.judges.everyday import ANSWERS
 from soundsight.models.eyes import Eyes
 
@@ -65,7 +64,7 @@ class LevelJudge:
 class Knowing:
     """A model that is told what each second is of; it refuses what it does not know."""
 
-    def __init__(self, *heard: Heard) -> None:
+    def __init__(self, *heard: Segments) -> None:
         self.kind = {
             mel.tobytes(): pair.subject
             for some in heard
@@ -75,16 +74,16 @@ class Knowing:
     def of(self, mels: np.ndarray) -> list[str]:
         return [self.kind.get(mel.tobytes(), "") for mel in mels]
 
-    def draw(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:
+    def imagine(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:
         flat = np.full((96, 96, 3), 250, np.uint8)
         drawn = [
             picture_of(kind) + seed % 2 if kind in SUBJECTS else flat for kind in self.of(mels)
         ]
         return np.repeat(np.stack(drawn), draws, axis=0)
 
-    def draw_recording(self, mels: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    def imagine_recording(self, mels: np.ndarray, *, seed: int = 0) -> np.ndarray:
         # The first second of some is silent.
-        return self.draw(mels[-1:], seed=seed)[0]
+        return self.imagine(mels[-1:], seed=seed)[0]
 
     def draws(self, mels: np.ndarray) -> np.ndarray:
         return self.familiarity(mels) >= 0.5
@@ -92,7 +91,7 @@ class Knowing:
     def familiarity(self, mels: np.ndarray) -> np.ndarray:
         return np.array([kind in KINDS for kind in self.of(mels)], np.float32)
 
-    def names(self, mels: np.ndarray) -> np.ndarray | None:
+    def label_probabilities(self, mels: np.ndarray) -> np.ndarray | None:
         found = np.zeros((len(mels), len(KINDS)), np.float32)
         for row, kind in enumerate(self.of(mels)):
             if kind in KINDS:
@@ -117,9 +116,9 @@ def test_a_model_that_knows_everything_is_right_throughout(
     every_kind: Everyday, toy_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Eyes, "load", GreyEyes.load)
-    heard = known_seconds(every_kind, toy_bench, "devtest")
-    val = known_seconds(every_kind, toy_bench, "val")
-    narrow = known_seconds(every_kind, toy_bench, "devtest", narrow=True)
+    heard = known_segments(every_kind, toy_bench, "devtest")
+    val = known_segments(every_kind, toy_bench, "val")
+    narrow = known_segments(every_kind, toy_bench, "devtest", narrow=True)
     config = EverydayConfig(varied=4, made_per_kind=2, blind_sheet=True)
     out = tmp_path / "report"
     model = Knowing(heard, val, narrow)
@@ -157,34 +156,34 @@ def test_a_model_that_knows_everything_is_right_throughout(
 
 
 def test_seconds_are_of_all_kinds_and_a_limit_holds(every_kind: Everyday, toy_bench: Bench) -> None:
-    heard = known_seconds(every_kind, toy_bench, "val")
+    heard = known_segments(every_kind, toy_bench, "val")
     assert set(heard.kinds) == set(KINDS)
     # Two of a waveform; of the bench's five subjects 4 videos of 3 s more.
     assert heard.kinds.count("cat") == 2
     assert heard.kinds.count("train") == 2 + 12
     assert heard.mels.shape == (len(heard.pairs), 128, 100)
-    few = known_seconds(every_kind, toy_bench, "val", limit=1)
+    few = known_segments(every_kind, toy_bench, "val", limit=1)
     assert sorted(few.kinds) == sorted(KINDS)
-    assert set(other_seconds(every_kind, "val").kinds) == set(OTHERS)
+    assert set(other_segments(every_kind, "val").kinds) == set(OTHERS)
 
 
 def test_narrow_sounds_have_nothing_above_four_kilohertz(
     every_kind: Everyday, toy_bench: Bench
 ) -> None:
-    full = known_seconds(every_kind, toy_bench, "val").mels
-    narrow = known_seconds(every_kind, toy_bench, "val", narrow=True).mels
+    full = known_segments(every_kind, toy_bench, "val").mels
+    narrow = known_segments(every_kind, toy_bench, "val", narrow=True).mels
     assert full[:, :30].mean() > 20
     assert narrow[:, :30].mean() < 1
     assert narrow[:, 60:].mean() > 20
 
 
-def seconds(kinds: list[str], level: int = 100) -> Heard:
+def seconds(kinds: list[str], level: int = 100) -> Segments:
     """Seconds of these kinds, each of a recording of its own."""
     pairs = [
         Pair(split="val", subject=k, video=f"{k}{i}", window=0, spectrogram=f"{i}", photo="")
         for i, k in enumerate(kinds)
     ]
-    return Heard(pairs=pairs, mels=np.full((len(kinds), 128, 100), level, np.uint8))
+    return Segments(pairs=pairs, mels=np.full((len(kinds), 128, 100), level, np.uint8))
 
 
 def test_a_refused_picture_is_wrong_and_a_doubtful_one_not_right() -> None:

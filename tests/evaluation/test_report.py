@@ -1,504 +1,162 @@
-"""A whole measurement with a translator whose figures are known beforehand."""
+"""Documents as Markdown and as one HTML file."""
 
 from __future__ import annotations
 
-import json
+import base64
+import io
 import re
-import shutil
-import tarfile
-from collections.abc import Callable
-from pathlib import Path
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from jinja2 import ChoiceLoader, DictLoader
 from PIL import Image
 
-from soundsight.core.errors import ConfigError, DataError, ModelError, OutputError
-from soundsight.data.vegas.bench import SUBJECTS, Bench
-from soundsight.evaluation import blind
-from soundsight.evaluation.report import EvaluationConfig, evaluate
-from soundsight.evaluation.seconds import read
-from soundsight.judges.apply import Judges
-from soundsight.judges.negatives import EarlyPictures
+from soundsight.core.errors import OutputError
+from soundsight.evaluation import report
+from soundsight.evaluation.report import Figure, Table, per_cent, photograph, render
 
-CONFIG = EvaluationConfig(floor_per_kind=5, sheet_per_class=2)
-
-
-class Painter:
-    """Knows a toy sound by its level and paints the colour of its class; grey when unsure.
-
-    Args:
-        colours: subject -> colour.
-        share: probability that a sound is painted at all, by draw.
-    """
-
-    def __init__(self, colours: dict[str, tuple[int, int, int]], share: float = 1.0) -> None:
-        self.colours = [colours[subject] for subject in SUBJECTS]
-        self.share = share
-        self.seeds: set[int] = set()
-
-    def imagine(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:
-        self.seeds.add(seed)
-        pictures = np.full((len(mels), draws, 96, 96, 3), 128, np.uint8)
-        for of_sound, mel in zip(pictures, mels, strict=True):
-            # A toy sound's class is its level: 20 to 60 for the first class, and so on.
-            code = round((float(mel.mean()) - 20) / 20)
-            for draw, picture in enumerate(of_sound):
-                luck = np.random.default_rng((seed, int(mel.astype(np.int64).sum()), draw)).random()
-                if 1 <= code <= 5 and luck < self.share:
-                    picture[:] = self.colours[code - 1]
-        return pictures.reshape(-1, 96, 96, 3)
-
-
-class Viewer:
-    """Names the class whose colour is nearest; its features are colours."""
-
-    def __init__(self, colours: dict[str, tuple[int, int, int]]) -> None:
-        self.colours = np.array([colours[subject] for subject in SUBJECTS], np.float32)
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        return images[:, 8:88, 4:44].mean(axis=(1, 2)).astype(np.float32)
-
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        gaps = np.linalg.norm(self.features(images)[:, None] - self.colours, axis=2)
-        likely = np.exp(-gaps / 20)
-        return (likely / likely.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-class Space:
-    """Sounds by their level, pictures by their colour, in one space of five axes."""
-
-    def __init__(self, viewer: Viewer) -> None:
-        self.viewer = viewer
-
-    def sounds(self, mels: np.ndarray) -> np.ndarray:
-        codes = np.rint((mels.mean(axis=(1, 2)) - 20) / 20).clip(1, 5).astype(int)
-        return np.eye(5, dtype=np.float32)[codes - 1]
-
-    def pictures(self, images: np.ndarray) -> np.ndarray:
-        found = self.viewer.probabilities(images)
-        return found / np.linalg.norm(found, axis=1, keepdims=True)
-
-
-@pytest.fixture
-def painter(colours: dict[str, tuple[int, int, int]]) -> Painter:
-    """A translator that is always right about what can be heard."""
-    return Painter(colours)
-
-
-@pytest.fixture
-def full_judges(toy_judges: Judges, colours: dict[str, tuple[int, int, int]]) -> Judges:
-    """The toy judges with all that may stand beside them; the second one never accepts rail."""
-
-    def of(column: int) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda images: toy_judges.scores(images)[:, column]
-
-    scorers = {subject: of(column) for column, subject in enumerate(SUBJECTS)}
-    viewer = Viewer(colours)
-    never = {"rail": lambda images: np.zeros(len(images), np.float32)}
-    thresholds = dict.fromkeys(SUBJECTS, 0.85)
-    return Judges(
-        scorers,
-        thresholds,
-        name="full",
-        sha256="1" * 64,
-        second=Judges(scorers | never, thresholds, name="second", sha256="1" * 64),
-        classifier=viewer,
-        space=Space(viewer),
-    )
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its name."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def test_a_perfect_translator_misses_only_what_cannot_be_heard(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    rows = evaluate(painter, toy_judges, toy_bench, tmp_path / "out", CONFIG)["rows"]
-    # One second of twelve of each class is black.
-    assert rows["informativity"]["mean"]["share"] == pytest.approx(11 / 12)
-    assert rows["informativity"]["dog"]["count"] == 12
-    assert rows["informativity"]["dog"]["videos"] == 4
-    assert rows["informativity, audible seconds"]["mean"]["share"] == 1
-    assert rows["informativity, audible seconds"]["mean"]["low"] == 1
-    by_video = rows["informativity, mean of each video"]["water"]
-    assert by_video["share"] == pytest.approx((3 + 2 / 3) / 4)
-    assert rows["real photos"]["mean"]["share"] == 1
-    # Pictures of other classes' sounds never pass: the judges hear the sound's own class.
-    assert rows["shuffled sounds"]["mean"]["share"] == 0
-    assert rows["informativity minus shuffled"]["mean"]["share"] == pytest.approx(11 / 12)
-    assert rows["silence: accepted"]["mean"]["share"] == 0
-    assert rows["silence: accepted"]["mean"]["count"] == 20 * 5
-    # Where all is drawn the program hides what cannot be heard, and nothing else.
-    assert rows["hidden"]["mean"]["share"] == pytest.approx(1 / 12)
-
-
-def test_one_picture_for_every_sound_is_no_better_than_shuffled(
-    toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
-) -> None:
-    class AlwaysWater:
-        def imagine(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:
-            assert (draws, seed) != (0, -1)
-            return np.broadcast_to(
-                np.array(colours["water"], np.uint8), (len(mels), 96, 96, 3)
-            ).copy()
-
-    rows = evaluate(AlwaysWater(), toy_judges, toy_bench, tmp_path / "out", CONFIG)["rows"]
-    assert rows["informativity, nothing hidden"]["water"]["share"] == 1
-    assert rows["informativity, nothing hidden"]["mean"]["share"] == pytest.approx(0.2)
-    assert rows["shuffled sounds, nothing hidden"]["mean"]["share"] == pytest.approx(0.2)
-    difference = rows["informativity minus shuffled"]["mean"]
-    assert difference["low"] <= 0 <= difference["high"]
-    assert difference["high"] - difference["low"] < 0.15
-    assert rows["silence: accepted"]["water"]["share"] == 1
-    assert rows["white noise: accepted"]["water"]["share"] == 1
-
-
-def test_intervals_hold_the_share_of_a_lucky_translator(
-    toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
-) -> None:
-    rows = evaluate(Painter(colours, 0.5), toy_judges, toy_bench, tmp_path / "out", CONFIG)["rows"]
-    mean = rows["informativity"]["mean"]
-    assert mean["low"] < 0.5 * 11 / 12 < mean["high"]
-    assert 0.05 < mean["high"] - mean["low"] < 0.5
-
-
-def test_refused_sounds_and_inaudible_seconds_count_as_misses(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
-) -> None:
-    def all_but_dogs(mels: np.ndarray) -> np.ndarray:
-        return ~(painter.imagine(mels)[:, 0, 0] == colours["dog"]).all(axis=1)
-
-    report = evaluate(painter, toy_judges, toy_bench, tmp_path / "out", CONFIG, draws=all_but_dogs)
-    rows = report["rows"]
-    assert rows["informativity, nothing hidden"]["dog"]["share"] == pytest.approx(11 / 12)
-    assert rows["informativity"]["dog"]["share"] == 0
-    assert rows["informativity"]["rail"]["share"] == pytest.approx(11 / 12)
-    assert rows["hidden"]["dog"]["share"] == 1
-    assert rows["hidden"]["rail"]["share"] == pytest.approx(1 / 12)
-    assert rows["silence: shown and accepted"]["mean"]["share"] == 0
-
-
-def test_what_is_hidden_of_noise_counts_among_all_of_it(
-    toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
-) -> None:
-    class DogPainter:
-        def imagine(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:
-            del draws, seed
-            return np.broadcast_to(np.uint8(colours["dog"]), (len(mels), 96, 96, 3)).copy()
-
-    def every_fourth(mels: np.ndarray) -> np.ndarray:
-        return np.arange(len(mels)) % 4 == 0
-
-    report = evaluate(
-        DogPainter(), toy_judges, toy_bench, tmp_path / "out", CONFIG, draws=every_fourth
-    )
-    rows = report["rows"]
-    assert rows["white noise: accepted"]["dog"]["share"] == 1
-    # A quarter is shown: that is a quarter of all, not all of a quarter.
-    assert rows["white noise: shown and accepted"]["dog"]["share"] == pytest.approx(0.25)
-    assert rows["silence: shown and accepted"]["dog"]["share"] == 0
-
-
-def test_everything_that_judges_can_bring_is_measured(
-    painter: Painter, full_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    report = evaluate(painter, full_judges, toy_bench, tmp_path / "out", CONFIG)
-    rows = report["rows"]
-    assert rows["second judge: informativity"]["rail"]["share"] == 0
-    assert rows["second judge: informativity"]["dog"]["share"] == pytest.approx(11 / 12)
-    assert rows["second judge: real photos"]["rail"]["share"] == 0
-    assert rows["second judge: shuffled sounds"]["mean"]["share"] == 0
-    # They agree on all dogs and, of the trains, on the black second alone.
-    assert report["agreement"]["dog"]["share"] == 1
-    assert report["agreement"]["rail"]["share"] == pytest.approx(1 / 12)
-    assert report["agreement"]["all"]["count"] == 60
-    assert rows["class accuracy, audible seconds"]["mean"]["share"] == 1
-    counts = np.array(report["confusion"]["seconds"])
-    assert counts.sum() == 60
-    assert (np.diag(counts) >= 11).all()
-    assert np.array(report["confusion"]["videos"]).sum() == 20
-    assert rows["retrieval, precision@1"]["mean"]["share"] > 0.9
-    assert report["retrieval"]["chance"]["precision@1"] == pytest.approx(0.2)
-    assert report["fidelity"]["features"]["name"] == "classifier"
-    assert report["fidelity"]["pictures"]["generated"] > 0
-    assert 0 <= report["fidelity"]["copying"]["closer"] <= 1
-    assert [line.split(":")[0] for line in report["left_out"]] == [
-        "The floor of early-generator pictures",
-        "A sheet for blind viewing",
-    ]
-    page = (tmp_path / "out" / "report.html").read_text()
-    for words in ("Confusion, seconds", "Retrieval", "Cohen's kappa", "Frechet", "seen: water"):
-        assert words in page
-    assert page.count("data:image/svg+xml;base64,") == 2
-    assert page.count("data:image/jpeg;base64,") == 2
-    # Figures of this run: a toy class has twelve pictures, of four videos.
-    text = (tmp_path / "out" / "report.md").read_text()
-    assert "as 12 candidates are of one subject" in text
-    unseen = next(line for line in text.splitlines() if line.startswith("| unseen photos |"))
-    closer = report["fidelity"]["copying"]["unseen_closer"]
-    assert unseen.split("|")[3].strip() == f"{100 * closer:.1f}"
-    for of_other_runs in ("85 %", "about 80 %", "86 % a video"):
-        assert of_other_runs not in text
-
-
-def test_what_judges_lack_is_left_out_and_said(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    report = evaluate(painter, toy_judges, toy_bench, tmp_path / "out", CONFIG)
-    for key in ("confusion", "retrieval", "fidelity"):
-        assert key not in report
-    assert not any(name.startswith(("second", "class", "retrieval")) for name in report["rows"])
-    page = (tmp_path / "out" / "report.md").read_text()
-    for words in ("A second judge", "Class accuracy", "Retrieval", "nearest photos"):
-        assert re.search(rf"^\* .*{words}.*judges|^\* .*{words}.*network", page, re.MULTILINE)
-
-
-def test_every_second_is_kept(
-    painter: Painter, full_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    report = evaluate(painter, full_judges, toy_bench, tmp_path / "out", CONFIG)
-    table = read(tmp_path / "out" / "seconds.csv")
-    pairs = toy_bench.pairs("devtest")
-    assert list(table.names) == [pair.spectrogram for pair in pairs]
-    assert list(table.videos) == [pair.video for pair in pairs]
-    hits = table.values["accepted"] * table.values["shown"]
-    by_class = [hits[np.array(table.subjects) == s].mean() for s in SUBJECTS]
-    assert np.mean(by_class) == report["rows"]["informativity"]["mean"]["share"]
-    likely = np.stack([table.values[f"probability_{s}"] for s in SUBJECTS])
-    np.testing.assert_allclose(likely.sum(axis=0), 1, atol=1e-6)
-    assert {"score", "second_score", "right", "nearest_distance", "shuffled"} <= set(table.values)
-
-
-def test_a_baseline_stands_beside(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
-) -> None:
-    base, out = tmp_path / "base", tmp_path / "out"
-    weak = Painter(colours, 0.3)
-    first = evaluate(weak, toy_judges, toy_bench, base, CONFIG, model={"name": "weak"})
-    rows = evaluate(painter, toy_judges, toy_bench, out, CONFIG, baseline=base)["rows"]
-    assert rows["baseline: informativity"] == first["rows"]["informativity"]
-    gap = rows["informativity, minus baseline"]["mean"]
-    wanted = 11 / 12 - first["rows"]["informativity"]["mean"]["share"]
-    assert gap["share"] == pytest.approx(wanted)
-    assert gap["low"] > 0.3
-    assert json.loads((out / "report.json").read_text())["baseline"]["model"] == {"name": "weak"}
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"seed": 1}, r"differ in seed \(0, 1\)"),
-        ({"split": "val"}, r"differ in split \(devtest, val\)"),
-        ({"limit": 4}, r"differ in limit \(None, 4\)"),
-    ],
+SHARE = {"share": 0.6834, "low": 0.66, "high": 0.7049}
+TABLE = Table(
+    caption="Shares, %",
+    head=["", "mean", "baby"],
+    rows=[["informativity", "68.3 [66.0, 70.5]", "1.0 [0.0, 2.0]"], ["a|b <i>", "2", "3"]],
+    strong=["informativity"],
+    shades=[[1.0, 0.5], [0.0, 0.25]],
 )
-def test_a_baseline_measured_otherwise_is_refused_before_the_drawing(
-    toy_judges: Judges,
-    toy_bench: Bench,
-    painter: Painter,
-    tmp_path: Path,
-    change: dict,
-    words: str,
-) -> None:
-    base = tmp_path / "base"
-    evaluate(painter, toy_judges, toy_bench, base, CONFIG)
-    config = EvaluationConfig(**{"floor_per_kind": 5, "sheet_per_class": 2} | change)
-    drawn = painter.seeds.copy()
-    with pytest.raises(ConfigError, match=words):
-        evaluate(painter, toy_judges, toy_bench, tmp_path / "out", config, baseline=base)
-    assert painter.seeds == drawn
-    others = Judges(
-        {s: lambda images: np.ones(len(images), np.float32) for s in SUBJECTS},
-        dict.fromkeys(SUBJECTS, 0.5),
-        sha256="2" * 64,
+
+
+class Outline(HTMLParser):
+    """Checks that tags are closed in order, and notes tags and addresses."""
+
+    VOID = ("meta", "img", "link", "br")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def outline(page: str) -> Outline:
+    """Read a page; fails on tags that are not closed in order."""
+    reader = Outline()
+    reader.feed(page)
+    assert reader.open == []
+    return reader
+
+
+TEMPLATE = """
+{% from blocks import code, figure, table, tiles with context %}
+# {{ title }}
+
+Hello.
+
+{{ tiles([("informativity", "68.3 %", "[66.0, 70.5]")]) }}
+
+## First
+
+Write {{ code("soundsight *x* <y>") }}, *not* z of {{ name }}.
+
+{{ table(one) }}
+
+{{ figure(figures.sheet) }}
+
+* *one*: 1 < 2
+* {{ note | marked }}
+"""
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """The Markdown and the HTML of a page: a title with a tag in it, a table, a picture."""
+    monkeypatch.setattr(
+        report, "_LOADER", ChoiceLoader([DictLoader({"toy.md.jinja": TEMPLATE}), report._LOADER])
     )
-    with pytest.raises(ConfigError, match="measured by different judges"):
-        evaluate(painter, others, toy_bench, tmp_path / "out", CONFIG, baseline=base)
-    with pytest.raises(DataError, match="holds no report of soundsight evaluate"):
-        evaluate(painter, others, toy_bench, tmp_path / "out", CONFIG, baseline=tmp_path / "none")
-    assert not (tmp_path / "out").exists()
+    levels = np.random.default_rng(0).integers(256, size=(20, 30, 3), dtype=np.uint8)
+    picture = photograph("sheet.png", levels, 'a "sheet" & more', "What it drew.")
+    values = {"one": TABLE, "name": "a_*b*", "note": "none were given (`--early`)."}
+    first, again = (render("toy", "Report on <b>", {"sheet": picture}, **values) for _ in "ab")
+    assert first == again
+    return first
 
 
-def test_the_same_command_writes_the_same_files(
-    painter: Painter, full_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    config = EvaluationConfig(floor_per_kind=5, sheet_per_class=1, blind_sheet=True)
-    for name in "ab":
-        evaluate(painter, full_judges, toy_bench, tmp_path / name, config, command="x")
-    written = files_of(tmp_path / "a")
-    assert written == files_of(tmp_path / "b")
-    assert set(written) == {
-        "report.json", "report.md", "report.html", "seconds.csv", "pictures.npz", "sheet.png",
-        "nearest.png", "curves.svg", "curves-second.svg", "blind/sheet.png", "blind/answers.csv",
-        blind.KEY,
-    }  # fmt: skip
+def test_the_html_is_one_file_that_asks_for_nothing(pages: tuple[str, str]) -> None:
+    page = pages[1]
+    tags = outline(page).tags
+    assert page.startswith("<!doctype html>")
+    assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "object"}
+    addresses = [
+        value for _, given in tags for key, value in given.items() if key in ("src", "href")
+    ]
+    assert len(addresses) == 1
+    assert addresses[0].startswith("data:image/jpeg;base64,")
+    assert "http" not in page
+    assert "url(" not in page
+    assert "@import" not in page
+    with Image.open(io.BytesIO(base64.b64decode(addresses[0].split(",")[1]))) as picture:
+        assert picture.size == (30, 20)
 
 
-def test_the_blind_sheet_gives_nothing_away(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    config = EvaluationConfig(floor_per_kind=2, sheet_per_class=2, blind_sheet=True)
-    evaluate(painter, toy_judges, toy_bench, out, config)
-    key = json.loads((out / blind.KEY).read_text())["answers"]
-    classes = [line["class"] for line in key]
-    assert {classes.count(s) for s in SUBJECTS} == {10}
-    # In no order, and no video more often than it must be.
-    assert classes != sorted(classes, key=SUBJECTS.index)
-    assert max(len(set(classes[i : i + 5])) for i in range(0, 50, 5)) > 1
-    with np.load(out / "pictures.npz") as sheet:
-        assert not set(sheet["names"]) & {line["spectrogram"] for line in key}
-    # Neither page nor report holds the key: not one of its seconds is named there.
-    for name in ("report.html", "report.md", "report.json"):
-        text = (out / name).read_text()
-        assert not any(line["spectrogram"] in text for line in key)
-        assert '"number"' not in text
+def test_the_html_can_be_used_by_anyone(pages: tuple[str, str]) -> None:
+    page = pages[1]
+    tags = outline(page).tags
+    assert ("html", {"lang": "en"}) in tags
+    assert any(given.get("name") == "viewport" for tag, given in tags if tag == "meta")
+    assert "prefers-color-scheme: dark" in page
+    scopes = [given.get("scope") for tag, given in tags if tag == "th"]
+    assert scopes == ["col", "col", "row", "row"]
+    assert [given["alt"] for tag, given in tags if tag == "img"] == ['a "sheet" & more']
+    assert "<caption>Shares, %</caption>" in page
+    # A wide table can be scrolled by keys.
+    assert any(given.get("tabindex") == "0" and given["role"] == "region" for _, given in tags)
 
 
-def test_answers_of_a_person_are_never_replaced(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    config = EvaluationConfig(floor_per_kind=2, sheet_per_class=2, blind_sheet=True)
-    evaluate(painter, toy_judges, toy_bench, out, config)
-    # A report nobody has answered is replaced by the next.
-    evaluate(painter, toy_judges, toy_bench, out, config)
-    form = out / blind.FOLDER / blind.ANSWERS
-    form.write_text(form.read_text().replace("\n1,\n", "\n1,dog\n"))
-    before = files_of(out)
-    with pytest.raises(OutputError, match="holds answers to a blind sheet"):
-        evaluate(painter, toy_judges, toy_bench, out, config)
-    assert files_of(out) == before
+def test_words_are_escaped_and_marked(pages: tuple[str, str]) -> None:
+    page = pages[1]
+    assert "<h1>Report on &lt;b&gt;</h1>" in page
+    assert "<title>Report on &lt;b&gt;</title>" in page
+    assert "<code>soundsight *x* &lt;y&gt;</code>, <em>not</em> z" in page
+    assert "<li><em>one</em>: 1 &lt; 2</li>" in page
+    assert "<li>none were given (<code>--early</code>).</li>" in page
+    assert " of a_*b*." in page
+    assert "a|b &lt;i&gt;" in page
+    assert "68.3 <small>[66.0, 70.5]</small>" in page
 
 
-def test_a_failure_leaves_nothing_behind(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    def breaks(_what: str, done: int, _of: int) -> None:
-        if done:
-            raise RuntimeError("the light went out")
-
-    with pytest.raises(RuntimeError, match="the light"):
-        evaluate(painter, toy_judges, toy_bench, tmp_path / "out", CONFIG, progress=breaks)
-    assert list(tmp_path.iterdir()) == []
-    mine = tmp_path / "photos"
-    mine.mkdir()
-    (mine / "a.txt").touch()
-    with pytest.raises(OutputError, match="holds something else and is kept"):
-        evaluate(painter, toy_judges, toy_bench, mine, CONFIG)
-    assert [path.name for path in mine.iterdir()] == ["a.txt"]
+def test_shades_grow_and_leave_words_legible(pages: tuple[str, str]) -> None:
+    shades = [int(level) for level in re.findall(r"--shade:(\d+)%", pages[1])]
+    assert shades == [60, 30, 0, 15]
 
 
-def test_the_report_says_how_it_was_made(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    model = {"name": "toy", "path": "models/toy", "sha256": "ab" * 32}
-    calls: list[tuple[str, int, int]] = []
-    config = EvaluationConfig(floor_per_kind=5, sheet_per_class=2, seed=7, split="val")
-    evaluate(
-        painter, toy_judges, toy_bench, tmp_path / "out", config, model=model,
-        command="soundsight evaluate models/toy",
-        progress=lambda what, *done: calls.append((what, *done)),
-    )  # fmt: skip
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["report_version"] == 2
-    assert report["model"] == model
-    assert report["settings"]["seed"] == 7
-    assert report["settings"]["split"] == "val"
-    assert report["sounds"] == dict.fromkeys(SUBJECTS, 12)
-    assert report["audible"] == 55
-    assert report["judges"]["name"] == "toy"
-    assert set(report["machine"]) >= {"python", "torch", "cpus"}
-    assert calls[0] == ("seconds drawn", 60, 60)
-    assert 7 in painter.seeds
-    page = (tmp_path / "out" / "report.md").read_text()
-    assert page.startswith("# Report on toy\n")
-    mean = report["rows"]["informativity"]["mean"]
-    cell = f"{100 * mean['share']:.1f} [{100 * mean['low']:.1f}, {100 * mean['high']:.1f}]"
-    assert f"| **informativity** | {cell} |" in page
-    assert "`soundsight evaluate models/toy`" in page
-    assert "ab" * 32 in page
-    for name in report["rows"]:
-        assert (
-            len([x for x in page.splitlines() if x.replace("*", "").startswith(f"| {name} |")]) == 1
-        )
+def test_markdown_says_the_same(pages: tuple[str, str]) -> None:
+    lines = pages[0].splitlines()
+    assert lines[0] == "# Report on <b>"
+    assert "|  | mean | baby |" in lines
+    assert "|---|---|---|" in lines
+    assert "| **informativity** | 68.3 [66.0, 70.5] | 1.0 [0.0, 2.0] |" in lines
+    assert "| a\\|b <i> | 2 | 3 |" in lines
+    assert '![a "sheet" & more](sheet.png)' in lines
+    assert "* *one*: 1 < 2" in lines
 
 
-def test_what_the_sheet_shows_does_not_depend_on_the_judges(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    nobody = Judges(
-        {s: lambda images: np.zeros(len(images), np.float32) for s in SUBJECTS},
-        dict.fromkeys(SUBJECTS, 0.5),
+def test_a_page_that_is_too_heavy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = "{% from blocks import figure with context %}{{ figure(figures.a) }}"
+    monkeypatch.setattr(
+        report, "_LOADER", ChoiceLoader([DictLoader({"a.md.jinja": template}), report._LOADER])
     )
-    evaluate(painter, toy_judges, toy_bench, tmp_path / "a", CONFIG)
-    evaluate(painter, nobody, toy_bench, tmp_path / "b", CONFIG)
-    a, b = (np.asarray(Image.open(tmp_path / name / "sheet.png")) for name in "ab")
-    assert (a[:, 70:145] == b[:, 70:145]).all()
-    assert (a != b).any()
+    figure = Figure(file="a.svg", alt="a", caption="a", content=bytes(4_600_000))
+    with pytest.raises(OutputError, match=r"6\.1 MB, over 6 MB"):
+        render("a", "a", {"a": figure})
 
 
-def test_data_that_cannot_be_measured_gets_one_line(
-    painter: Painter,
-    toy_judges: Judges,
-    bench_root: Path,
-    tmp_path: Path,
-    jpeg: Callable[[np.ndarray], bytes],
-    write_tar: Callable[[Path, list[tuple[str, bytes]]], None],
-) -> None:
-    table = bench_root / "pairs.csv"
-    lines = table.read_text().splitlines()
-
-    def refused(words: str, error: type[Exception] = DataError, **changes: str) -> None:
-        config = EvaluationConfig(floor_per_kind=2, **changes)
-        with pytest.raises(error, match=words) as caught:
-            evaluate(painter, toy_judges, Bench(bench_root), tmp_path / "out", config)
-        assert "\n" not in str(caught.value)
-        assert not (tmp_path / "out").exists()
-        assert painter.seeds == set()
-
-    table.write_text("\n".join(x for x in lines if not x.startswith("devtest")) + "\n")
-    refused("holds no sounds of devtest")
-    refused("unknown split 'test'", split="test")
-    refused("train is not for evaluation", ConfigError, split="train")
-    table.write_text("\n".join([lines[0], *[x for x in lines if ",dog," in x]]) + "\n")
-    refused("has no sounds of baby, rail, fireworks, water in devtest")
-    table.write_text("\n".join(lines) + "\n")
-    with tarfile.open(bench_root / "photos" / "devtest.tar") as tar:
-        members = [(m.name, tar.extractfile(m).read()) for m in tar]
-    large = jpeg(np.zeros((128, 128, 3), np.uint8))
-    write_tar(bench_root / "photos" / "devtest.tar", [(members[0][0], large), *members[1:]])
-    refused(r"is 128x128 pixels, not 96x96")
-    write_tar(bench_root / "photos" / "devtest.tar", [m for m in members if m[0] > "dog/z"])
-    refused("fewer than two photos of baby in devtest")
-
-
-def test_a_model_of_another_size_is_named(
-    toy_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    class Small:
-        def imagine(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:
-            del seed
-            return np.zeros((len(mels) * draws, 64, 64, 3), np.uint8)
-
-    with pytest.raises(ModelError, match=r"draws uint8 \[60, 64, 64, 3\] where the judges take"):
-        evaluate(Small(), toy_judges, toy_bench, tmp_path / "out", CONFIG)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_early_pictures_are_one_more_floor(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    images = np.zeros((200, 96, 96, 3), np.uint8)
-    early = EarlyPictures(images=images, sounds=np.arange(200), runs=np.zeros(200, np.int64))
-    report = evaluate(painter, toy_judges, toy_bench, tmp_path / "out", CONFIG, early=early)
-    assert report["rows"]["floor: early"]["mean"]["share"] == 0
-    assert not any("early" in line for line in report["left_out"])
-    shutil.rmtree(tmp_path / "out")
+def test_shares_are_written_with_their_interval() -> None:
+    assert per_cent(SHARE) == "68.3 [66.0, 70.5]"
+    assert per_cent(None) == ""

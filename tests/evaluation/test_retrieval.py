@@ -7,7 +7,7 @@ import pytest
 
 from soundsight.core.errors import DataError
 from soundsight.data.vegas.bench import SUBJECTS
-from soundsight.evaluation.retrieval import _candidates, retrieve
+from soundsight.evaluation.metrics import _candidates, retrieve
 
 
 def sounds_of(per_class: int) -> tuple[list[str], list[str]]:

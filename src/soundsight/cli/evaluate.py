@@ -21,7 +21,7 @@ from soundsight.core.files import local_output
 
 if TYPE_CHECKING:
     from soundsight.data.vegas.bench import Bench
-    from soundsight.evaluation.report import EvaluationConfig
+    from soundsight.evaluation.bench import EvaluationConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -120,7 +120,7 @@ def evaluate(
             else:
                 _measure_encoder(model, bench, out, split, seed, command)
             return
-        from soundsight.evaluation.report import EvaluationConfig
+        from soundsight.evaluation.bench import EvaluationConfig
 
         config = EvaluationConfig(split=split, seed=seed, limit=limit, blind_sheet=blind_sheet)
         report = _measure(
@@ -134,12 +134,12 @@ def evaluate(
 def _say_report(
     report: dict[str, Any], names: Sequence[str], out: Path, *, blind_sheet: bool
 ) -> None:
-    """Say the means of some rows of a report, and where it was written."""
+    """Print the means of some rows of a report, and where it was written."""
+    from soundsight.evaluation.report import per_cent
+
     for name in names:
         if name in report["rows"]:
-            mean = report["rows"][name]["mean"]
-            low, high = 100 * mean["low"], 100 * mean["high"]
-            say(f"{name}: {100 * mean['share']:.1f} % [{low:.1f}, {high:.1f}]")
+            say(f"{name}: {per_cent(report['rows'][name]['mean'], ' %')}")
     say(f"written: {out / 'report.html'}, report.md, report.json")
     if blind_sheet:
         from soundsight.evaluation.blind import FOLDER, KEY
@@ -183,7 +183,7 @@ def score_blind(
     require_extra("soundsight score-blind", "train", "torch", "safetensors", "jaxtyping")
     from soundsight.core.files import write_json
     from soundsight.evaluation.blind import score
-    from soundsight.evaluation.page import per_cent
+    from soundsight.evaluation.report import per_cent
 
     found = score(answers, key)
     if out is not None:
@@ -222,10 +222,10 @@ def _measure(
     features: Path | None,
 ) -> dict[str, Any]:
     """Load what a report takes and make it."""
+    from soundsight.evaluation.bench import evaluate as measure
     from soundsight.evaluation.fidelity import load_feature_network
-    from soundsight.evaluation.report import evaluate as measure
-    from soundsight.evaluation.stored import check_early, val_tables
     from soundsight.judges.apply import Judges
+    from soundsight.judges.files import check_early, val_tables
     from soundsight.judges.negatives import load_early
     from soundsight.runtime.translator import Translator
 
@@ -258,15 +258,7 @@ def _measure_everyday(
 ) -> None:
     from soundsight.data.everyday.folder import find_everyday
     from soundsight.data.vegas.bench import find_bench
-    from soundsight.evaluation.everyday import TranslatorModel
-    from soundsight.evaluation.everyday_report import (
-        PHOTOS,
-        RECORDINGS,
-        RIGHT,
-        SHUFFLED,
-        EverydayConfig,
-        evaluate_everyday,
-    )
+    from soundsight.evaluation.everyday import EverydayConfig, TranslatorModel, evaluate_everyday
     from soundsight.judges.everyday import PhotoJudge
     from soundsight.runtime.translator import Translator
 
@@ -284,7 +276,7 @@ def _measure_everyday(
             command=command,
             tell=progress,
         )
-    names = (RIGHT, RECORDINGS, SHUFFLED, PHOTOS)
+    names = ("right", "recordings right", "shuffled sounds", "real photos")
     _say_report(report, names, out, blind_sheet=config.blind_sheet)
 
 
@@ -304,7 +296,7 @@ def _measure_ears(
     run: Path, data: Path | None, bench: Bench, out: Path, split: str, seed: int, command: str
 ) -> None:
     from soundsight.data.everyday.folder import find_everyday
-    from soundsight.evaluation.ears import report_ears
+    from soundsight.evaluation.encoders import report_ears
 
     with phases() as progress:
         words = report_ears(
@@ -312,7 +304,7 @@ def _measure_ears(
             progress=progress,
         )  # fmt: skip
     say(words)
-    say(f"written: {out / 'report.md'}, report.json")
+    say(f"written: {out / 'report.html'}, report.md, report.json")
 
 
 def _only_for_translators(**options: object) -> None:

@@ -281,7 +281,7 @@ def translator(
     evaluate = None
     if judges is not None:
         from soundsight.data.vegas.bench import find_bench
-        from soundsight.evaluation.during_training import ValInformativity
+        from soundsight.evaluation.bench import ValInformativity
         from soundsight.judges.apply import Judges
 
         bench = find_bench(data[0] if data else None)

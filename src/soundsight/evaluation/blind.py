@@ -21,7 +21,7 @@ from PIL import Image
 from soundsight.core.errors import DataError
 from soundsight.core.files import atomic_file, sha256_of, write_json
 from soundsight.data.vegas.bench import SUBJECTS
-from soundsight.evaluation.sheets import blind_sheet
+from soundsight.evaluation.figures import blind_sheet
 
 FOLDER = "blind"
 SHEET = "sheet.png"

@@ -8,38 +8,32 @@ bootstrapped over videos.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
-from PIL import Image
 
 from soundsight import __version__
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.files import atomic_file, atomic_folder, write_json
-from soundsight.evaluation import seconds as per_second
-from soundsight.evaluation.chapters import numbers_of, share_table
-from soundsight.evaluation.informativity import MEAN
-from soundsight.evaluation.page import (
-    Document,
-    Figure,
-    Section,
-    Table,
-    as_html,
-    as_markdown,
-    per_cent,
-    photograph,
-)
-from soundsight.evaluation.sheets import MARKS, side_by_side
-from soundsight.evaluation.stored import (
+from soundsight.core.files import atomic_folder, write_json
+from soundsight.evaluation.bench import PICTURES
+from soundsight.evaluation.figures import MARKS, sheet
+from soundsight.evaluation.metrics import MEAN, as_json
+from soundsight.evaluation.report import (
     BASELINE,
-    PICTURES,
+    Figure,
     StoredReport,
+    Table,
     check_comparable,
     load_report,
-    read_pictures,
+    per_cent,
+    percent,
+    save_figure,
+    share_table,
+    write_pages,
 )
+from soundsight.evaluation.segments import INFORMATIVITY, differences_of
 
 COMPARISON = "compare.json"
 MOST = 8
@@ -76,7 +70,7 @@ def compare(
     for folder, other in zip(folders[1:], reports[1:], strict=True):
         names = str(folders[0]), str(folder)
         check_comparable(first.values, other.values, *names)
-        if list(first.seconds.names) != list(other.seconds.names):
+        if list(first.segments.names) != list(other.segments.names):
             raise ConfigError(f"{names[0]} and {names[1]} were not measured on the same seconds")
         features = {_features(report) for report in (first, other)} - {None}
         if len(features) > 1:
@@ -101,10 +95,7 @@ def compare(
         "rows": _side_by_side([_own_rows(report) for report in reports], letters),
         "numbers": _side_by_side([numbers_of(report.values) for report in reports], letters),
         "differences": {
-            letter: {
-                name: {key: asdict(share) for key, share in row.items()}
-                for name, row in per_second.differences(first.seconds, other.seconds, seed).items()
-            }
+            letter: as_json(differences_of(first.segments, other.segments, seed))
             for letter, other in zip(letters[1:], reports[1:], strict=True)
         },
         "command": command,
@@ -112,15 +103,13 @@ def compare(
     }
     if out is not None:
         with atomic_folder(out, overwrite=True, ours=_is_comparison) as place:
-            figure = _sheet(place / "sheet.png", folders, reports, letters)
-            document = document_of(result, figure)
             write_json(place / COMPARISON, result)
-            for name, text in (
-                ("compare.md", as_markdown(document)),
-                ("compare.html", as_html(document)),
-            ):
-                with atomic_file(place / name) as temporary:
-                    temporary.write_text(text, "utf-8")
+            sheets = _sheet(place / "sheet.png", folders, reports, letters)
+            figures = {} if sheets is None else {"sheet.png": sheets}
+            write_pages(
+                place / "compare", "compare", "Runs side by side", figures,
+                report=result, tables=_tables(result),
+            )  # fmt: skip
     return result
 
 
@@ -145,70 +134,56 @@ def overview(result: dict[str, Any]) -> Table:
         caption="Means over classes, %, and differences paired by second, in points",
         head=["", *letters, *[f"{letter} - {first}" for letter in letters[1:]]],
         rows=rows,
-        strong=frozenset({per_second.INFORMATIVITY}),
+        strong=[INFORMATIVITY],
     )
 
 
-def document_of(result: dict[str, Any], figure: Figure | None) -> Document:
-    """Write a comparison out."""
-    settings = result["settings"]
-    runs = [f"{run['letter']}: {run['name']} (`{run['folder']}`)" for run in result["runs"]]
-    first = result["runs"][0]["letter"]
-    sections = [
-        Section(
-            title="All classes",
-            tables=[overview(result)],
-            notes=[
-                "A difference whose interval holds 0 says nothing.",
-                "Rows of controls that no translator drew are the same for all.",
-            ],
-        )
-    ]
-    sections += [
-        Section(
-            title=f"{letter} minus {first}, by class",
-            tables=[
-                share_table(
-                    "Differences paired by second, in points", rows, [per_second.INFORMATIVITY]
-                )
-            ],
-        )
-        for letter, rows in result["differences"].items()
-    ]
+def _tables(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the tables of the page by their names in the template."""
     letters = [run["letter"] for run in result["runs"]]
-    if result["numbers"]:
-        table = Table(
+    caption = "Differences paired by second, in points"
+    return {
+        "overview": overview(result),
+        "differences": {
+            letter: share_table(caption, rows, [INFORMATIVITY])
+            for letter, rows in result["differences"].items()
+        },
+        "numbers": Table(
             caption="Figures without an interval",
             head=["", *letters],
             rows=[
                 [name, *[by_run.get(letter, "") for letter in letters]]
                 for name, by_run in result["numbers"].items()
             ],
-        )
-        sections.append(Section(title="Fidelity and variety", tables=[table]))
-    if figure is not None:
-        sections.append(Section(title="The same sounds", figures=[figure]))
-    sections.append(
-        Section(
-            title="How it was made",
-            notes=[
-                "settings: " + ", ".join(f"{key} {value}" for key, value in settings.items()),
-                f"judges: `{result['judges']['name']}` {result['judges']['sha256']}",
-                f"command: `{result['command']}`",
-                f"version: {result['version']}",
-            ],
-        )
-    )
-    return Document(
-        title="Runs side by side",
-        texts=[
-            "; ".join(runs) + ".",
-            f"Shares of {settings['split']} in per cent with {100 * settings['confidence']:.0f} % "
-            "bootstrap intervals over videos. A difference is taken second by second, so that what "
-            "is hard for every run does not blur it.",
-        ],
-        sections=sections,
-    )
+        ),
+    }
+
+
+def numbers_of(report: dict[str, Any]) -> dict[str, str]:
+    """Return the figures that are no shares of seconds: name -> number in words."""
+    found: dict[str, str] = {}
+    about = report.get("fidelity", {})
+    for kind in ("pictures", "training photos"):
+        if kind in about:
+            v = about[kind]
+            spread = f"{1000 * v['kid_spread']:.2f}"
+            found[f"KID x 1000, {kind}"] = f"{1000 * v['kid']:.2f} (spread {spread})"
+            found[f"Frechet distance, {kind}"] = f"{v['frechet']:.2f}"
+            found[f"precision, {kind}"] = percent(v["precision"])
+            found[f"recall, {kind}"] = percent(v["recall"])
+    if "copying" in about:
+        v = about["copying"]
+        found["nearest training photo, median distance"] = f"{v['generated']:.3f}"
+        found["the same of unseen photos"] = f"{v['real']:.3f}"
+        found["nearer than 19 of 20 unseen photos"] = percent(v["closer"])
+        if "near_duplicates" in v:
+            found["near-duplicates of training photos"] = percent(v["near_duplicates"])
+    if about.get("variety"):
+        found["variety as a share of the photos'"] = f"{about['variety']['mean']:.2f}"
+    if report.get("agreement"):
+        both = report["agreement"]["all"]
+        found["agreement of the judges"] = f"{percent(both['share'])} (kappa {both['kappa']:z.2f})"
+    return found
 
 
 def _own_rows(report: StoredReport) -> dict[str, Any]:
@@ -230,34 +205,42 @@ def _sheet(
     path: Path, folders: Sequence[Path], reports: Sequence[StoredReport], letters: Sequence[str]
 ) -> Figure | None:
     """Draw what every run drew of the seconds that all sheets show; None when there is none."""
-    sheets = [read_pictures(folder / PICTURES) for folder in folders]
-    common = [name for name in sheets[0].names if all(name in s.names for s in sheets[1:])]
+    stored = [_read_pictures(folder / PICTURES) for folder in folders]
+    names = [sheet_of["names"].tolist() for sheet_of in stored]
+    common = [name for name in names[0] if all(name in others for others in names[1:])]
     if not common:
         return None
-    places = [[sheet.names.index(name) for name in common] for sheet in sheets]
-    table = reports[0].seconds
+    table = reports[0].segments
     at = {name: index for index, name in enumerate(table.names)}
     missing = [name for name in common if name not in at]
     if missing:
         raise DataError(f"{folders[0]} shows {missing[0]}, which it did not measure")
     rows = np.array([at[name] for name in common])
-    levels = side_by_side(
-        sheets[0].mels[places[0]],
-        letters,
-        [sheet.pictures[place] for sheet, place in zip(sheets, places, strict=True)],
-        [r.seconds.values["accepted"][rows] > 0 for r in reports],
-        [r.seconds.values["shown"][rows] > 0 for r in reports],
-        [table.subjects[index] for index in rows],
-    )
-    with atomic_file(path) as temporary:
-        Image.fromarray(levels).save(temporary, format="PNG")
-    return photograph(
-        path.name,
-        levels,
+    places = [[of.index(name) for name in common] for of in names]
+    runs = {
+        letter: (
+            sheet_of["pictures"][place],
+            report.segments.values["accepted"][rows] > 0,
+            report.segments.values["shown"][rows] > 0,
+        )
+        for letter, sheet_of, place, report in zip(letters, stored, places, reports, strict=True)
+    }
+    return save_figure(
+        path,
+        sheet(stored[0]["mels"][places[0]], runs, [table.subjects[index] for index in rows]),
         "Sounds as log-mels, each with the picture of every run beside it, ticked in green where "
         "the judge accepts",
         "The first picture that each run drew of the same seconds, chosen by the seed. " + MARKS,
     )
+
+
+def _read_pictures(path: Path) -> dict[str, Any]:
+    """Return ``names`` [m], ``mels`` and ``pictures`` of a report's sheet."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in ("names", "mels", "pictures")}
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
+        raise DataError(f"{path} holds no pictures of a sheet") from error
 
 
 def _is_comparison(folder: Path) -> bool:

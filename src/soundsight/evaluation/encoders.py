@@ -1,80 +1,247 @@
-"""How much an audio encoder knows of what sounds: measured, never trained, with labels.
+"""An audio encoder measured: what can be read from its embeddings of sounds it never heard.
 
-Two readings of its embeddings on sounds it never heard, each against the same reading of the mean
-level of each mel band, which needs no encoder: the majority of the nearest train seconds, and a
-linear classifier. An autoencoder is also asked to draw the sounds again.
+Labels are used here alone, to measure. A linear classifier is fitted to embeddings of train, its
+penalty chosen on val. On the bench the nearest train seconds vote as well, both stand beside the
+same reading of the mean level of each mel band, which needs no encoder, and an autoencoder
+reconstructs the sounds. Ears are measured on Everyday's kinds, in the whole band and as recorded
+at 8 kHz.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 
-from soundsight import __version__
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.files import atomic_folder, commit, sha256_of, write_json
-from soundsight.data.everyday.sounds import audible
-from soundsight.data.records import opaque_id
-from soundsight.data.store.dataset import PairDataset
-from soundsight.data.vegas.bench import SUBJECTS, Bench, Pair
-from soundsight.evaluation.choice import shown_seconds
-from soundsight.evaluation.classification import ClassAccuracy, classify
-from soundsight.evaluation.encoder_pages import (
-    BANDS,
-    MEAN_MEL,
-    NEAREST,
-    PROBE,
-    RECONSTRUCTION,
-    document_of,
-    draw_map,
-    reconstruction_sheet,
+from soundsight.core.files import atomic_folder, sha256_of
+from soundsight.data.everyday.folder import (
+    ALERTS,
+    BENCH_PREFIX,
+    KINDS,
+    OF_BENCH,
+    Everyday,
 )
-from soundsight.evaluation.informativity import CONFIDENCE, RESAMPLES, Shares, shares
-from soundsight.evaluation.page import Figure, as_html, as_markdown, photograph
-from soundsight.evaluation.probes import NEIGHBOURS, fit_probe, neighbour_votes
-from soundsight.evaluation.report import is_report, machine_facts
+from soundsight.data.everyday.folder import (
+    SUBJECTS as EVERYDAY_SUBJECTS,
+)
+from soundsight.data.vegas.bench import SUBJECTS, Bench
+from soundsight.evaluation.figures import draw_map, reconstruction_sheet
+from soundsight.evaluation.metrics import (
+    CONFIDENCE,
+    MEAN,
+    RESAMPLES,
+    ClassAccuracy,
+    Shares,
+    as_json,
+    classify,
+)
+from soundsight.evaluation.report import (
+    Figure,
+    Table,
+    is_report,
+    per_cent,
+    save_figure,
+    share_table,
+    write_report,
+)
+from soundsight.evaluation.segments import Segments, bench_segments, known_segments, shown_seconds
 from soundsight.judges.apply import columns_of
 from soundsight.models.published.autoencoder import Autoencoder
-from soundsight.training.encoder import AudioEncoder, embed, load_encoder, to_float, to_levels
+from soundsight.training.ears import KIND as EARS
+from soundsight.training.encoder import AudioEncoder, load_encoder, to_float, to_levels
 from soundsight.training.trainer import read_run
 
 REPORT_VERSION = 1
 KIND = "encoder"
 """Stands in report.json where a translator's report has none."""
-
 UNKNOWN_SPLITS = ("devtest", "val")
 
+PROBE, NEAREST, BANDS = "linear probe", "nearest seconds", "band means"
+RECONSTRUCTION, MEAN_MEL = "reconstruction", "mean log-mel of train"
+NEIGHBOURS = 20
+PENALTIES = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
+"""Weight decays that the linear classifier may choose from on val, the strongest first."""
+EARS_PENALTIES = (0.03, 0.01, 3e-3, 1e-3)
+READINGS = {
+    "22 subjects": (EVERYDAY_SUBJECTS, False),
+    "28 kinds": (KINDS, False),
+    "bench's five": (tuple(OF_BENCH), True),
+}
+"""What is told apart, and whether among the bench's seconds alone."""
+BANDWIDTHS = ("whole band", "8 kHz")
+
+_LEAST_SPREAD = 1e-4
+"""Of a dimension, as a share of the widest; what is less is taken for this."""
 _SHOWN_PER_CLASS = 8
-_SECONDS_AT_ONCE = 256
+_AT_ONCE = 256
+
+Tell = Callable[[str, int, int], None]
+
+
+# --- probes ---------------------------------------------------------------------------------------
+
+
+def neighbour_votes(
+    train: NDArray[np.floating],
+    classes: NDArray[np.int64],
+    unknown: NDArray[np.floating],
+    *,
+    neighbours: int = NEIGHBOURS,
+    count: int = len(SUBJECTS),
+) -> NDArray[np.float64]:
+    """Return how the nearest train seconds by cosine vote: shares [n, count] that sum to 1.
+
+    Args:
+        train: embeddings [m, E].
+        classes: the class of each, [m].
+        unknown: embeddings [n, E].
+        neighbours: voters; all where there are fewer.
+        count: classes.
+    """
+    model = KNeighborsClassifier(min(neighbours, len(train)), metric="cosine").fit(train, classes)
+    votes = np.zeros((len(unknown), count))
+    votes[:, model.classes_] = model.predict_proba(unknown)
+    return votes
+
+
+class LinearProbe:
+    """Logistic regression on standardised embeddings. Made by :func:`fit_probe`.
+
+    Attributes:
+        penalty: the weight decay that val chose.
+    """
+
+    def __init__(
+        self,
+        model: LogisticRegression,
+        mean: NDArray[np.float64],
+        scale: NDArray[np.float64],
+        penalty: float,
+        count: int,
+    ) -> None:
+        self._model, self._mean, self._scale, self._count = model, mean, scale, count
+        self.penalty = penalty
+
+    def probabilities(self, embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return class probabilities [n, classes] of embeddings [n, E]."""
+        found = np.zeros((len(embeddings), self._count))
+        standard = (embeddings - self._mean) / self._scale
+        found[:, self._model.classes_] = self._model.predict_proba(standard)
+        return found
+
+
+def fit_probe(
+    train: NDArray[np.floating],
+    classes: NDArray[np.int64],
+    val: NDArray[np.floating],
+    val_classes: NDArray[np.int64],
+    *,
+    penalties: Sequence[float] = PENALTIES,
+    count: int = len(SUBJECTS),
+    balanced: bool = False,
+) -> LinearProbe:
+    """Fit logistic regression: mean cross entropy + penalty / 2 * squared weights.
+
+    Args:
+        train: embeddings [m, E].
+        classes: the class of each, [m], in the order of ``SUBJECTS``.
+        val: embeddings [n, E], which choose the penalty by their cross entropy.
+        val_classes: the class of each, [n].
+        penalties: to choose from, all above 0; each fit starts where the one before ended.
+        count: classes; those of the bench by default.
+        balanced: every class weighs the same, in the fit and in the choice, however many seconds
+            it has.
+
+    Raises:
+        DataError: when an embedding is not finite.
+    """
+    if not np.isfinite(train).all() or not np.isfinite(val).all():
+        raise DataError("an embedding is not finite")
+    mean, scale = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
+    # A dimension that hardly moves would be noise made large.
+    scale = np.maximum(scale, _LEAST_SPREAD * scale.max()) if scale.any() else np.ones_like(scale)
+    standard = (train - mean) / scale
+    weights, val_weights = (_weights(of, count, balanced) for of in (classes, val_classes))
+    best, least = None, np.inf
+    for penalty in penalties:
+        # The weights sum to 1, so that scikit-learn's sum of losses is a mean.
+        model = LogisticRegression(C=1 / penalty, solver="newton-cg", max_iter=300, tol=1e-6)
+        probe = LinearProbe(model.fit(standard, classes, weights), mean, scale, penalty, count)
+        right = probe.probabilities(val)[np.arange(len(val)), val_classes]
+        loss = float(-np.log(np.maximum(right, 1e-12)) @ val_weights)
+        if loss < least:
+            best, least = probe, loss
+    assert best is not None
+    return best
+
+
+def _weights(classes: NDArray[np.int64], count: int, balanced: bool) -> NDArray[np.float64]:
+    """Return what each row weighs; together 1."""
+    if not balanced:
+        return np.full(len(classes), 1.0 / max(1, len(classes)))
+    weights: NDArray[np.float64] = 1.0 / np.bincount(classes, minlength=count)[classes]
+    return weights / weights.sum()
+
+
+# --- embeddings -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Heard:
-    """The n seconds of a split."""
+class Embedded:
+    """n seconds and their embeddings, float64 [n, E]."""
 
-    pairs: list[Pair]
-    mels: NDArray[np.uint8]
+    of: Segments
     embeddings: NDArray[np.float64]
 
-    @property
-    def subjects(self) -> list[str]:
-        return [pair.subject for pair in self.pairs]
-
-    @property
-    def videos(self) -> list[str]:
-        return [pair.video for pair in self.pairs]
-
-    @property
+    @cached_property
     def bands(self) -> NDArray[np.float64]:
         """Mean level of each band, [n, 128]: what can be known without an encoder."""
-        return self.mels.mean(axis=2, dtype=np.float64)
+        return self.of.mels.mean(axis=2, dtype=np.float64)
+
+    def among(self, kinds: Sequence[str], *, bench: bool = False) -> Embedded:
+        """Return those of some kinds; of the bench alone where asked for."""
+        of_bench = [name.startswith(BENCH_PREFIX) for name in self.of.recordings]
+        rows = np.isin(self.of.kinds, kinds) & (np.array(of_bench, bool) | (not bench))
+        return Embedded(of=self.of.where(rows), embeddings=self.embeddings[rows])
+
+
+@torch.no_grad()
+def embed_segments(encoder: AudioEncoder, segments: Segments) -> Embedded:
+    """Embed seconds.
+
+    Raises:
+        DataError: when an embedding is not finite.
+    """
+    mels = torch.from_numpy(segments.mels)[:, None]
+    parts = [encoder.encode(to_float(part)) for part in mels.split(_AT_ONCE)]
+    embeddings = torch.cat(parts).double().numpy()
+    if not np.isfinite(embeddings).all():
+        raise DataError("the encoder's embeddings are not finite")
+    return Embedded(of=segments, embeddings=embeddings)
+
+
+def joined(first: Embedded, second: Embedded) -> Embedded:
+    """Return the seconds of both."""
+    return Embedded(
+        of=Segments(
+            pairs=first.of.pairs + second.of.pairs,
+            mels=np.concatenate([first.of.mels, second.of.mels]),
+        ),
+        embeddings=np.concatenate([first.embeddings, second.embeddings]),
+    )
+
+
+# --- on the bench ---------------------------------------------------------------------------------
 
 
 def evaluate_encoder(
@@ -85,13 +252,13 @@ def evaluate_encoder(
     split: str = "devtest",
     seed: int = 0,
     command: str = "",
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Tell | None = None,
 ) -> dict[str, Any]:
-    """Measure a finished encoder run on sounds it never heard.
+    """Measure a finished encoder run on the bench's sounds.
 
     Writes report.json, report.md, report.html, map.png (the embeddings in two dimensions) and, for
-    an autoencoder, sheet.png (log-mels and what it draws of them). Labels are used here alone, to
-    measure. The same arguments give the same files.
+    an autoencoder, sheet.png (log-mels and what it makes of them). The same arguments give the
+    same files.
 
     Args:
         run: folder of the run; of a translator's, the encoder that it was trained with is measured.
@@ -111,29 +278,28 @@ def evaluate_encoder(
         DataError: when the run is unfinished or damaged, or a split holds no sounds.
         OutputError: when ``out`` cannot be written to or holds something else.
     """
-    if split not in UNKNOWN_SPLITS:
-        raise ConfigError(f"{split} is not for evaluation: choose from {', '.join(UNKNOWN_SPLITS)}")
+    names = _splits(split)
     tell = progress or (lambda _what, _done, _of: None)
     about, encoder = read_run(run), load_encoder(run)
-    names = list(dict.fromkeys(("train", "val", split)))
-    for name in names:
-        bench.pairs_of_every_class(name, "evaluation")
+    pairs = {name: bench.pairs_of_every_class(name, "evaluation") for name in names}
     with atomic_folder(out, overwrite=True, ours=is_report) as place:
-        heard: dict[str, Heard] = {}
+        heard: dict[str, Embedded] = {}
         for done, name in enumerate(names):
             tell("splits heard", done, len(names))
-            heard[name] = hear(encoder, bench, name)
-        train, val, unknown = (heard[name] for name in ("train", "val", split))
+            heard[name] = embed_segments(encoder, bench_segments(bench, pairs[name]))
+        train, unknown = heard["train"], heard[split]
         tell("measuring", 0, 0)
-        found, penalties = _readings(train, val, unknown)
-        rows, accuracy = _rows(found, unknown, seed)
-        figures = [_map_figure(place / "map.png", train, unknown)]
+        probabilities, penalties = _readings(train, heard["val"], unknown)
+        rows, accuracy = _accuracy_rows(probabilities, unknown.of, seed)
+        figures = {"map.png": _map_figure(place / "map.png", train, unknown)}
         errors: dict[str, Shares] = {}
         if isinstance(encoder, Autoencoder):
-            shown = shown_seconds(unknown.pairs, _SHOWN_PER_CLASS, seed)
-            of_second, drawn = reconstruct(encoder, unknown.mels, shown)
-            errors = _error_rows(of_second, train, unknown, seed)
-            figures.append(_sheet_figure(place / "sheet.png", unknown, shown, drawn, of_second))
+            shown = shown_seconds(unknown.of.pairs, _SHOWN_PER_CLASS, seed)
+            of_second, drawn = reconstruct(encoder, unknown.of.mels, shown)
+            errors = _error_rows(of_second, train.of, unknown.of, seed)
+            figures["sheet.png"] = _sheet_figure(
+                place / "sheet.png", unknown.of, shown, drawn, of_second
+            )
         report: dict[str, Any] = {
             "report_version": REPORT_VERSION,
             "kind": KIND,
@@ -153,86 +319,33 @@ def evaluate_encoder(
                 "resamples": RESAMPLES,
                 "confidence": CONFIDENCE,
             },
-            "sounds": {s: unknown.subjects.count(s) for s in SUBJECTS if s in unknown.subjects},
-            "audible": int(audible(unknown.mels).sum()),
-            "train": len(train.pairs),
-            "rows": _plain(rows),
+            "sounds": {s: unknown.of.kinds.count(s) for s in SUBJECTS},
+            "audible": int(unknown.of.audible.sum()),
+            "train": len(train.of),
+            "rows": as_json(rows),
             "confusion": accuracy.confusion.tolist(),
             "video_confusion": accuracy.video_confusion.tolist(),
-            "errors": _plain(errors),
-            "command": command,
-            "machine": machine_facts(),
-            "version": __version__,
-            "commit": commit(),
+            "errors": as_json(errors),
         }
-        write_json(place / "report.json", report)
-        document = document_of(report, figures)
-        (place / "report.md").write_text(as_markdown(document), "utf-8")
-        (place / "report.html").write_text(as_html(document), "utf-8")
+        title = f"The encoder {report['model']['name']}"
+        write_report(
+            place, "encoder", title, report, figures, command, tables=_encoder_tables(report)
+        )
     return report
 
 
-def reconstruct(
-    encoder: Autoencoder, mels: NDArray[np.uint8], kept: Sequence[int]
-) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """Let an autoencoder draw log-mels uint8 [n, 128, 100] again.
-
-    Returns:
-        The mean squared error of each in [-1, 1], float64 [n]; the drawings of those ``kept``,
-        uint8 [k, 128, 100].
-    """
-    errors = np.empty(len(mels))
-    drawings = np.empty_like(mels)
-    for start in range(0, len(mels), _SECONDS_AT_ONCE):
-        part = slice(start, start + _SECONDS_AT_ONCE)
-        wanted = to_float(torch.from_numpy(mels[part])[:, None])
-        with torch.no_grad():
-            made, _ = encoder(wanted)
-        errors[part] = (made - wanted).double().square().mean(dim=(1, 2, 3)).numpy()
-        drawings[part] = to_levels(made)[:, 0].numpy()
-    return errors, drawings[list(kept)]
-
-
-def principal_axes(embeddings: NDArray[np.floating]) -> tuple[NDArray[np.float64], list[float]]:
-    """Find the two directions along which embeddings [n, E] differ most.
-
-    Returns:
-        [E, 2], each of length 1 with its largest entry positive; the share of the variance that
-        lies along each.
-    """
-    centred = embeddings.astype(np.float64) - embeddings.mean(axis=0)
-    variances, axes = np.linalg.eigh(centred.T @ centred)
-    two = axes[:, ::-1][:, :2]
-    # Either sign of an axis is right; one of them is chosen, whatever LAPACK gave.
-    two = two * np.sign(two[np.abs(two).argmax(axis=0), np.arange(2)])
-    whole = max(float(variances.sum()), 1e-12)
-    return two, [float(variances[-1] / whole), float(variances[-2] / whole)]
-
-
-def hear(encoder: AudioEncoder, bench: Bench, split: str) -> Heard:
-    """Embed every second of a split; labels come beside the embeddings, for measuring alone.
-
-    Raises:
-        DataError: when an embedding is not finite.
-    """
-    data = PairDataset(bench, split)
-    # A dataset hands out no label; its order is that of the opaque ids.
-    pairs = sorted(
-        bench.pairs(split),
-        key=lambda pair: tuple(map(opaque_id, (pair.spectrogram, pair.video, pair.photo))),
-    )
-    embeddings = embed(encoder, data).double().numpy()
-    if not np.isfinite(embeddings).all():
-        raise DataError(f"the encoder's embeddings of {split} are not finite")
-    mels = np.stack([data.mel(index) for index in range(len(data))])
-    return Heard(pairs=pairs, mels=mels, embeddings=embeddings)
+def _splits(split: str) -> list[str]:
+    """Return the splits that are heard: to fit, to choose the penalty, and to measure."""
+    if split not in UNKNOWN_SPLITS:
+        raise ConfigError(f"{split} is not for evaluation: choose from {', '.join(UNKNOWN_SPLITS)}")
+    return list(dict.fromkeys(("train", "val", split)))
 
 
 def _readings(
-    train: Heard, val: Heard, unknown: Heard
+    train: Embedded, val: Embedded, unknown: Embedded
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
     """Read the classes of ``unknown`` in each way: probabilities [n, 5], and the penalties."""
-    classes, val_classes = columns_of(train.subjects), columns_of(val.subjects)
+    classes, val_classes = columns_of(train.of.kinds), columns_of(val.of.kinds)
     found: dict[str, NDArray[np.float64]] = {}
     penalties: dict[str, float] = {}
     for before, known, chooser, asked in (
@@ -246,78 +359,234 @@ def _readings(
     return found, penalties
 
 
-def _rows(
-    found: dict[str, NDArray[np.float64]], unknown: Heard, seed: int
+def _accuracy_rows(
+    found: dict[str, NDArray[np.float64]], unknown: Segments, seed: int
 ) -> tuple[dict[str, Shares], ClassAccuracy]:
     """Return the table's rows, and the linear probe's own accuracy with its confusion."""
-    loud = audible(unknown.mels)
-    subjects, videos = np.asarray(unknown.subjects), np.asarray(unknown.videos)
+    loud = unknown.audible
     rows: dict[str, Shares] = {}
-    of_probe: ClassAccuracy | None = None
+    of_all: dict[str, ClassAccuracy] = {}
     for name, probabilities in found.items():
-        whole = classify(probabilities, unknown.subjects, unknown.videos, seed=seed)
-        heard = classify(
-            probabilities[loud], subjects[loud].tolist(), videos[loud].tolist(), seed=seed
-        )
-        rows[name] = whole.seconds
+        of_all[name] = classify(probabilities, unknown.kinds, unknown.recordings, seed=seed)
+        part = unknown.where(loud)
+        heard = classify(probabilities[loud], part.kinds, part.recordings, seed=seed)
+        rows[name] = of_all[name].seconds
         rows[f"{name}, audible seconds"] = heard.seconds
-        rows[f"{name}, by video"] = whole.videos
+        rows[f"{name}, by video"] = of_all[name].videos
         rows[f"{name}, by video, audible seconds"] = heard.videos
-        of_probe = of_probe or whole
-    assert of_probe is not None
-    return rows, of_probe
+    return rows, of_all[PROBE]
+
+
+def reconstruct(
+    encoder: Autoencoder, mels: NDArray[np.uint8], kept: Sequence[int]
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """Let an autoencoder reconstruct log-mels uint8 [n, 128, 100].
+
+    Returns:
+        The mean squared error of each in [-1, 1], float64 [n]; the reconstructions of those
+        ``kept``, uint8 [k, 128, 100].
+    """
+    errors, drawings = np.empty(len(mels)), np.empty_like(mels)
+    for start in range(0, len(mels), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        wanted = to_float(torch.from_numpy(mels[part])[:, None])
+        with torch.no_grad():
+            made, _ = encoder(wanted)
+        errors[part] = (made - wanted).double().square().mean(dim=(1, 2, 3)).numpy()
+        drawings[part] = to_levels(made)[:, 0].numpy()
+    return errors, drawings[list(kept)]
 
 
 def _error_rows(
-    errors: NDArray[np.float64], train: Heard, unknown: Heard, seed: int
+    errors: NDArray[np.float64], train: Segments, unknown: Segments, seed: int
 ) -> dict[str, Shares]:
     """Return reconstruction errors beside those of drawing the same for every sound."""
     usual = train.mels.mean(axis=0, dtype=np.float64)
-    loud = audible(unknown.mels)
-    of_usual = np.empty(len(errors))
-    for index, mel in enumerate(unknown.mels):
-        of_usual[index] = np.square((mel - usual) / 127.5).mean()
+    of_usual = np.array([np.square((mel - usual) / 127.5).mean() for mel in unknown.mels])
     rows: dict[str, Shares] = {}
-    subjects, videos = np.asarray(unknown.subjects), np.asarray(unknown.videos)
     for name, values in ((RECONSTRUCTION, errors), (MEAN_MEL, of_usual)):
-        rows[name] = shares(values, unknown.subjects, unknown.videos, seed=seed)
-        rows[f"{name}, audible seconds"] = shares(
-            values[loud], subjects[loud].tolist(), videos[loud].tolist(), seed=seed
-        )
+        rows[name] = unknown.shares(values, seed)
+        rows[f"{name}, audible seconds"] = unknown.shares(values, seed, unknown.audible)
     return rows
 
 
-def _map_figure(path: Path, train: Heard, unknown: Heard) -> Figure:
+def _map_figure(path: Path, train: Embedded, unknown: Embedded) -> Figure:
     """Write the map of the unknown seconds along the axes of the train seconds."""
-    axes, parts = principal_axes(train.embeddings)
-    places = (unknown.embeddings - train.embeddings.mean(axis=0)) @ axes
-    first, second = (f"axis {i + 1} ({part:.0%} of the variance)" for i, part in enumerate(parts))
-    content = draw_map(places, unknown.subjects, (first, second))
-    path.write_bytes(content)
-    return Figure(
-        file=path.name,
-        alt="Scatter plots of the embeddings, a panel a class",
-        caption="Embeddings of the unknown seconds along the two axes in which those of train "
+    axes = PCA(2, svd_solver="full").fit(train.embeddings)
+    first, second = (
+        f"axis {i} ({part:.0%} of the variance)"
+        for i, part in enumerate(axes.explained_variance_ratio_, start=1)
+    )
+    places = axes.transform(unknown.embeddings)
+    return save_figure(
+        path,
+        draw_map(places, unknown.of.kinds, (first, second)),
+        "Scatter plots of the embeddings, a panel a class",
+        "Embeddings of the unknown seconds along the two axes in which those of train "
         "differ most (principal components; no label shaped them).",
-        content=content,
-        media_type="image/png",
     )
 
 
 def _sheet_figure(
     path: Path,
-    unknown: Heard,
+    unknown: Segments,
     shown: Sequence[int],
     drawn: NDArray[np.uint8],
     errors: NDArray[np.float64],
 ) -> Figure:
-    """Write the sheet of log-mels and what the autoencoder draws of them."""
-    subjects = [unknown.subjects[index] for index in shown]
-    page = reconstruction_sheet(unknown.mels[shown], drawn, subjects, errors[shown])
-    Image.fromarray(page).save(path, format="PNG")
+    """Write the sheet of log-mels and what the autoencoder makes of them."""
+    kinds = [unknown.kinds[index] for index in shown]
+    page = reconstruction_sheet(unknown.mels[shown], drawn, kinds, errors[shown])
     words = "Above the log-mel of each second, below what the autoencoder draws of it."
-    return photograph(path.name, page, words, f"{words} Chosen by the seed; with each its error.")
+    return save_figure(path, page, words, f"{words} Chosen by the seed; with each its error.")
 
 
-def _plain(rows: dict[str, Shares]) -> dict[str, dict[str, Any]]:
-    return {name: {key: asdict(share) for key, share in row.items()} for name, row in rows.items()}
+def _encoder_tables(report: dict[str, Any]) -> dict[str, Table]:
+    """Return the tables of the page by their names in the template."""
+    intervals = f"with {100 * CONFIDENCE:.0f} % intervals over videos"
+    keys = [MEAN, *SUBJECTS]
+    return {
+        "accuracy": share_table(
+            f"Right classes in per cent, {intervals}", report["rows"], [PROBE, f"{PROBE}, by video"]
+        ),
+        "confusion": Table(
+            caption="Seconds of each class (rows) that the linear probe names so (columns)",
+            head=["", *SUBJECTS],
+            rows=[[s, *map(str, n)] for s, n in zip(SUBJECTS, report["confusion"], strict=True)],
+            shades=[[n / max(1, sum(line)) for n in line] for line in report["confusion"]],
+        ),
+        "errors": Table(
+            caption=f"Mean squared error in [-1, 1], {intervals}",
+            head=["", *keys],
+            rows=[
+                [name, *("{share:.4f} [{low:.4f}, {high:.4f}]".format(**row[k]) for k in keys)]
+                for name, row in report["errors"].items()
+            ],
+            strong=[RECONSTRUCTION],
+        ),
+    }
+
+
+# --- ears, on Everyday ----------------------------------------------------------------------------
+
+
+def report_ears(
+    run: Path,
+    everyday: Everyday,
+    bench: Bench,
+    out: Path,
+    *,
+    split: str = "devtest",
+    seed: int = 0,
+    command: str = "",
+    progress: Tell = lambda _what, _done, _of: None,
+) -> str:
+    """Measure a finished run of ears and write report.json, report.md and report.html.
+
+    Args:
+        run: folder of the run.
+        everyday: Everyday's folder.
+        bench: the bench beside it.
+        out: the folder; an earlier report in it is replaced.
+        split: ``val`` or ``devtest``; the penalty is chosen on val.
+        seed: of the intervals.
+        command: how this was started, for the report.
+        progress: called with (what, how many done, how many in all).
+
+    Returns:
+        The main figures, a line each.
+
+    Raises:
+        ConfigError: on another split.
+        DataError: when the run is unfinished or damaged, or data are.
+        OutputError: when ``out`` cannot be written to or holds something else.
+    """
+    names, encoder = _splits(split), load_encoder(run)
+    with atomic_folder(out, overwrite=True, ours=is_report) as place:
+        heard: dict[tuple[str, bool], Embedded] = {}
+        for name in names:
+            for narrow in (False, True):
+                progress("seconds heard", len(heard), 2 * len(names))
+                found = known_segments(everyday, bench, name, narrow=narrow)
+                heard[name, narrow] = embed_segments(encoder, found.where(found.audible))
+        report: dict[str, Any] = {
+            "report_version": REPORT_VERSION,
+            "kind": EARS,
+            "run": str(run),
+            "sha256": sha256_of(run / "encoder.safetensors"),
+            "split": split,
+            "seed": seed,
+        }
+        for name, (kinds, of_bench) in READINGS.items():
+            progress(name, 0, 0)
+            own = {key: one.among(kinds, bench=of_bench) for key, one in heard.items()}
+            report[name] = read_kinds(own, kinds, split, seed)
+        title = f"Ears: {run.resolve().name}, {split}"
+        write_report(place, "ears", title, report, {}, command, tables={"means": _means(report)})
+    return "\n".join(
+        f"{name}, {band}, {unit}: {_means_of(found)}"
+        for name in READINGS
+        for band in BANDWIDTHS
+        for unit, found in report[name][band].items()
+    )
+
+
+def read_kinds(
+    own: dict[tuple[str, bool], Embedded], kinds: Sequence[str], split: str, seed: int
+) -> dict[str, Any]:
+    """Fit a classifier to both bandwidths together, and count what it labels right in each.
+
+    A recording is labelled by the mean of its seconds' log-probabilities.
+
+    Args:
+        own: (split, as recorded at 8 kHz) -> seconds of ``kinds``.
+        kinds: what is told apart.
+        split: which is measured.
+        seed: of the intervals.
+
+    Returns:
+        ``penalty``; bandwidth -> ``seconds`` or ``recordings`` -> kind (or ``mean``) -> share with
+        its interval over recordings, and the means over the bench's five and over the alerts.
+    """
+    train, val = (joined(own[of, False], own[of, True]) for of in ("train", "val"))
+    probe = fit_probe(
+        train.embeddings, columns_of(train.of.kinds, kinds),
+        val.embeddings, columns_of(val.of.kinds, kinds),
+        penalties=EARS_PENALTIES, count=len(kinds), balanced=True,
+    )  # fmt: skip
+    found: dict[str, Any] = {"penalty": probe.penalty}
+    for band, narrow in zip(BANDWIDTHS, (False, True), strict=True):
+        asked = own[split, narrow]
+        logs = np.log(np.maximum(probe.probabilities(asked.embeddings), 1e-12))
+        accuracy = classify(logs, asked.of.kinds, asked.of.recordings, seed=seed, classes=kinds)
+        found[band] = as_json({"seconds": accuracy.seconds, "recordings": accuracy.videos})
+        for row in found[band].values():
+            for group, of in (("bench", tuple(OF_BENCH)), ("alerts", ALERTS)):
+                present = [row[kind]["share"] for kind in of if kind in row]
+                if present:
+                    row[group] = float(np.mean(present))
+    return found
+
+
+def _means_of(row: dict[str, Any]) -> str:
+    mean = row[MEAN]
+    groups = "".join(f", {g} {row[g]:.3f}" for g in ("bench", "alerts") if g in row)
+    return f"{mean['share']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}]{groups}"
+
+
+def _means(report: dict[str, Any]) -> Table:
+    groups = ("bench", "alerts")
+    return Table(
+        caption="Labelled right, per cent: the mean over kinds, and over two groups of them",
+        head=["", MEAN, "the bench's five", "alerts"],
+        rows=[
+            [
+                f"{name}, {band}, {unit}",
+                per_cent(row[MEAN]),
+                *(f"{100 * row[group]:.1f}" if group in row else "" for group in groups),
+            ]
+            for name in READINGS
+            for band in BANDWIDTHS
+            for unit, row in report[name][band].items()
+        ],
+    )

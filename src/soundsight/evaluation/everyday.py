@@ -8,8 +8,10 @@ recordings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,31 +19,62 @@ import torch
 from numpy.typing import NDArray
 
 from soundsight.core.draws import item_of
-from soundsight.core.errors import DataError
+from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.files import atomic_file, atomic_folder
 from soundsight.core.state import is_unfamiliar
 from soundsight.core.units import to_unit
 from soundsight.data.everyday.folder import (
-    BENCH_PREFIX,
+    ALERTS,
     KINDS,
     SUBJECTS,
     WORDS,
     Everyday,
-    bench_kind,
     photos_of,
     read_photo,
 )
-from soundsight.data.everyday.sounds import audible, darkened, hear
-from soundsight.data.vegas.bench import Bench, Pair
-from soundsight.evaluation.choice import measured_seconds
-from soundsight.evaluation.ears import NARROW_HZ
-from soundsight.evaluation.fidelity import mean_distance, nearest, precision_recall
-from soundsight.evaluation.informativity import Shares, shares
+from soundsight.data.everyday.sounds import audible
+from soundsight.data.vegas.bench import Bench
+from soundsight.evaluation.bench import control_mels, draw_pictures, draw_with_seeds
+from soundsight.evaluation.fidelity import fidelity, mean_distance, nearest, precision_recall
+from soundsight.evaluation.figures import nearest_sheet, seeds_sheet, sheet
+from soundsight.evaluation.metrics import (
+    CONFIDENCE,
+    MEAN,
+    RESAMPLES,
+    Shares,
+    as_json,
+    classify,
+    shares,
+    shuffled,
+)
+from soundsight.evaluation.report import (
+    Figure,
+    Table,
+    blind_figure,
+    is_report,
+    kind_table,
+    per_cent,
+    percent,
+    save_figure,
+    share_tiles,
+    write_report,
+)
+from soundsight.evaluation.segments import (
+    REAL_PHOTOS,
+    SHUFFLED,
+    Segments,
+    blind_seconds,
+    known_segments,
+    other_segments,
+    shown_seconds,
+)
 from soundsight.judges.apply import columns_of
 from soundsight.judges.everyday import (
     ACCEPTED_FROM,
     ANSWERS,
     PhotoJudge,
     mean_of_kinds,
+    uninformative,
     verdicts,
 )
 from soundsight.models.eyes import POOLED_SIZE, Eyes
@@ -49,11 +82,20 @@ from soundsight.runtime.surest import SurestSeconds, mean_embedding
 from soundsight.runtime.translator import Translator
 from soundsight.training.photo_features import look
 
+KIND = "everyday"
+"""Stands in report.json where a report on the bench has none."""
+REPORT_VERSION = 1
+
+RIGHT, RECORDINGS, NOTHING_REFUSED = "right", "recordings right", "right, nothing refused"
+UNKNOWN_DRAWN, UNKNOWN_DRAWN_AS_SET = "unknown drawn", "unknown drawn, as the model is set"
+FULL_BAND, NARROW_BAND = "full band", "8 kHz"
 KEPT = 0.9
 """Share of the known seconds of val that the threshold of refusal keeps."""
 
-
+_SHOWN_A_KIND, _BLIND_A_KIND, _SEEDS = 6, 3, 8
 _AT_ONCE = 64
+_FEWEST_PHOTOS = 5
+"""Recall asks for the third nearest neighbour: fewer photos than this say nothing."""
 
 Levels = NDArray[np.uint8]
 Tell = Callable[[str, int, int], None]
@@ -62,24 +104,24 @@ Tell = Callable[[str, int, int], None]
 class Model(Protocol):
     """What is measured."""
 
-    def draw(self, mels: Levels, *, draws: int = 1, seed: int = 0) -> Levels:
+    def imagine(self, mels: Levels, *, draws: int = 1, seed: int = 0) -> Levels:
         """Draw uint8 [n * draws, 96, 96, 3] of log-mels uint8 [n, 128, 100], whatever they are."""
         ...
 
-    def draw_recording(self, mels: Levels, *, seed: int = 0) -> Levels:
+    def imagine_recording(self, mels: Levels, *, seed: int = 0) -> Levels:
         """Draw one picture, uint8 [96, 96, 3], of all seconds of a recording."""
         ...
 
     def draws(self, mels: Levels) -> NDArray[np.bool_]:
-        """Say which sounds the program would draw: bool [n]."""
+        """Return which sounds the program would draw: bool [n]."""
         ...
 
     def familiarity(self, mels: Levels) -> NDArray[np.float32]:
         """Return how well each sound is known, float32 [n]; NaN where the model cannot say."""
         ...
 
-    def names(self, mels: Levels) -> NDArray[np.float32] | None:
-        """Return how likely each of ``KINDS`` is, float32 [n, 28]; None without names."""
+    def label_probabilities(self, mels: Levels) -> NDArray[np.float32] | None:
+        """Return how likely each of ``KINDS`` is, float32 [n, 28]; None without labels."""
         ...
 
 
@@ -93,10 +135,16 @@ class TranslatorModel:
     def __init__(self, translator: Translator) -> None:
         self.translator = translator
 
-    def draw(self, mels: Levels, *, draws: int = 1, seed: int = 0) -> Levels:
+    def imagine(self, mels: Levels, *, draws: int = 1, seed: int = 0) -> Levels:
         return self.translator.imagine(mels, draws=draws, seed=seed)
 
-    def draw_recording(self, mels: Levels, *, seed: int = 0) -> Levels:
+    def draws(self, mels: Levels) -> NDArray[np.bool_]:
+        return self.translator.draws(mels)
+
+    def familiarity(self, mels: Levels) -> NDArray[np.float32]:
+        return self.translator.familiarity(mels)
+
+    def imagine_recording(self, mels: Levels, *, seed: int = 0) -> Levels:
         thresholds = self.translator.info.thresholds
         heard = [replace(self.translator.hear(mel), of=mel) for mel in mels[audible(mels)]]
         known = [one for one in heard if not is_unfamiliar(one.familiarity, thresholds)]
@@ -107,219 +155,338 @@ class TranslatorModel:
         chosen = surest.of_kind(surest.kind)
         return self.translator.draw(mean_embedding(chosen), [item_of(chosen[0].of)], seed)[0]
 
-    def draws(self, mels: Levels) -> NDArray[np.bool_]:
-        return self.translator.draws(mels)
-
-    def familiarity(self, mels: Levels) -> NDArray[np.float32]:
-        return self.translator.familiarity(mels)
-
-    def names(self, mels: Levels) -> NDArray[np.float32] | None:
+    def label_probabilities(self, mels: Levels) -> NDArray[np.float32] | None:
         known = self.translator.names
         if known is None:
             return None
         embeddings, _ = self.translator.session.embed(to_unit(mels)[:, None])
-        said = known.probabilities(embeddings)
+        probabilities = known.probabilities(embeddings)
         found = np.zeros((len(mels), len(KINDS)), np.float32)
         for column, name in enumerate(known.names):
             if (kind := kind_of(name)) is not None:
-                found[:, KINDS.index(kind)] = said[:, column]
+                found[:, KINDS.index(kind)] = probabilities[:, column]
         return found
 
 
-def kind_of(name: str) -> str | None:
-    """Return which kind a model's word means, such as ``baby`` for "baby crying"."""
+def kind_of(label: str) -> str | None:
+    """Return which kind a model's label means, such as ``baby`` for "baby crying"."""
     for kind, words_for_people in WORDS.items():
-        if name == words_for_people:
+        if label == words_for_people:
             return kind
-    words = name.lower().replace(" ", "_")
+    words = label.lower().replace(" ", "_")
     return next((k for k in (words, words.split("_")[0]) if k in KINDS), None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EverydayConfig:
+    """What is measured, and with which seed."""
+
+    split: str = "devtest"
+    seed: int = 0
+    limit: int | None = None
+    """At most so many seconds a kind; None = all."""
+    blind_sheet: bool = False
+    """Write a sheet for blind viewing, three pictures a subject, a form and the key."""
+    varied: int = 200
+    """Pictures of each subject that variety and recall look at."""
+    made_per_kind: int = 220
+    """Uninformative pictures of each kind."""
+
+    def __post_init__(self) -> None:
+        if self.split not in ("devtest", "val"):
+            raise ConfigError(f"{self.split} is not for evaluation: choose from devtest, val")
+        if self.varied < 4 or self.made_per_kind < 1:
+            raise ConfigError("varied must be at least 4, made_per_kind at least 1")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Heard:
-    """n seconds: what each is, in the form of the bench's pairs (without a photo), and log-mels."""
+class _Work:
+    """What the steps of a measurement share, and what they add to."""
 
-    pairs: list[Pair]
-    mels: Levels
+    model: Model
+    judge: PhotoJudge
+    everyday: Everyday
+    bench: Bench
+    config: EverydayConfig
+    tell: Tell
+    heard: Segments
+    """Seconds of all 28 kinds."""
+    subjects: Segments
+    """Those of the 22 that are drawn."""
+    photos: Levels
+    photo_names: list[str]
+    place: Path
+    report: dict[str, Any]
+    figures: dict[str, Figure]
 
     @property
-    def kinds(self) -> list[str]:
-        return [pair.subject for pair in self.pairs]
-
-    @property
-    def recordings(self) -> list[str]:
-        return [pair.video for pair in self.pairs]
-
-    def where(self, kept: NDArray[np.bool_]) -> Heard:
-        """Return some of them."""
-        pairs = [pair for pair, keep in zip(self.pairs, kept, strict=True) if keep]
-        return Heard(pairs=pairs, mels=self.mels[kept])
-
-    def of(self, kinds: Sequence[str]) -> Heard:
-        """Return those of some kinds."""
-        return self.where(np.isin(self.kinds, kinds))
+    def photo_kinds(self) -> list[str]:
+        return [name.split("/")[0] for name in self.photo_names]
 
 
-def known_seconds(
+def evaluate_everyday(
+    model: Model,
+    judge: PhotoJudge,
     everyday: Everyday,
     bench: Bench,
-    split: str,
+    out: Path,
+    config: EverydayConfig,
     *,
-    limit: int | None = None,
-    seed: int = 0,
-    narrow: bool = False,
-) -> Heard:
-    """Hear every second of a split's 28 kinds, those of the bench among them.
+    about: Mapping[str, Any],
+    command: str = "",
+    tell: Tell | None = None,
+) -> dict[str, Any]:
+    """Measure a model on Everyday's unknown sounds and write the report into ``out``.
+
+    The folder appears whole or not at all: ``report.json``, ``report.md``, ``report.html`` (all of
+    it in one file), ``seconds.csv``, sheets and, when asked, the blind sheet with its key apart.
 
     Args:
-        everyday: waveforms.
-        bench: spectrograms of five subjects.
-        split: ``val`` or ``devtest``.
-        limit: at most so many seconds a kind, chosen by the seed.
-        seed: see ``limit``.
-        narrow: as if recorded at ``NARROW_HZ``; a spectrogram loses its bands above the half of it.
+        model: draws, labels and refuses.
+        judge: says what a picture shows.
+        everyday: sounds and photos.
+        bench: more sounds of five subjects.
+        out: the folder; an earlier report in it is replaced.
+        config: split, seed, limits.
+        about: what names the model in the report.
+        command: how this was started, for the report.
+        tell: called with (what, how many done, how many in all).
+
+    Returns:
+        What report.json holds.
 
     Raises:
-        DataError: when a sound is missing or damaged.
+        DataError: when sounds or photos are missing or damaged.
+        OutputError: when ``out`` cannot be written to, holds something else or filled-in answers.
     """
-    sounds = everyday.sounds(split)
-    found = hear(everyday, sounds, narrow_hz=NARROW_HZ if narrow else None)
-    pairs = [
-        _pair(split, sounds[i].kind, sounds[i].recording, f"{sounds[i].file}@{first}")
-        for i, first in zip(found.sound, found.first, strict=True)
+    tell = tell or (lambda _what, _done, _of: None)
+    tell("hearing", 0, 0)
+    heard = known_segments(everyday, bench, config.split, limit=config.limit, seed=config.seed)
+    subjects, names = heard.of(SUBJECTS), everyday.photos(config.split)
+    if missing := [s for s in SUBJECTS if s not in subjects.kinds]:
+        raise DataError(f"{config.split} has no sounds of {', '.join(missing)}")
+    report: dict[str, Any] = {
+        "kind": KIND,
+        "report_version": REPORT_VERSION,
+        "model": dict(about),
+        "judge": judge.about,
+        "settings": asdict(config) | {"resamples": RESAMPLES, "confidence": CONFIDENCE},
+        "sounds": {kind: heard.kinds.count(kind) for kind in KINDS},
+        "left_out": [],
+    }
+    with atomic_folder(out, overwrite=True, ours=is_report) as place:
+        work = _Work(
+            model=model, judge=judge, everyday=everyday, bench=bench, config=config, tell=tell,
+            heard=heard, subjects=subjects, photo_names=names,
+            photos=np.stack([everyday.photo(name) for name in names]),
+            place=place, report=report, figures={},
+        )  # fmt: skip
+        _right_pictures(work)
+        report["controls"] = _controls(work)
+        _labels(work)
+        _refusal(work)
+        _variety_and_copies(work)
+        title = f"Report on {report['model'].get('name', 'the model')}: everyday sounds"
+        write_report(
+            place, "everyday", title, report, work.figures, command,
+            key_figures=_key_figures(report), tables=_tables(report),
+        )  # fmt: skip
+    return report
+
+
+def _right_pictures(work: _Work) -> None:
+    """Draw and judge every second and recording, and show some."""
+    model, judge, subjects, seed = work.model, work.judge, work.subjects, work.config.seed
+    pictures = draw_pictures(model, subjects.mels, seed, work.tell)
+    shown = model.draws(subjects.mels)
+    work.tell("judging", 0, 0)
+    features, of_photos = judge.look(pictures), judge.look(work.photos)
+    found = judge.read(features)
+    rows = right_rows(found, shown, subjects, seed)
+    rows[RECORDINGS] = _recordings(work)
+    order = shuffled(subjects.kinds, seed, SUBJECTS)
+    if order is not None:
+        hits = verdicts(found[order], subjects.kinds)[1] & shown[order]
+        rows[SHUFFLED] = subjects.shares(hits, seed, among=SUBJECTS)
+    of_photo = verdicts(judge.read(of_photos), work.photo_kinds)[1]
+    rows[REAL_PHOTOS] = shares(
+        of_photo, work.photo_kinds, work.photo_names, seed=seed, among=SUBJECTS
+    )
+    work.report["rows"] = as_json(rows)
+    work.report["confusion"] = confusion(found, shown, subjects.kinds)
+    work.report["kid"] = asdict(
+        fidelity(features, of_photos, subjects.kinds, work.photo_kinds, seed=seed, classes=SUBJECTS)
+    )
+    _write_seconds(work.place / "seconds.csv", subjects, shown, found)
+    some = shown_seconds(subjects.pairs, _SHOWN_A_KIND, seed, SUBJECTS)
+    kinds = [subjects.kinds[i] for i in some]
+    judged = pictures[some], verdicts(found[some], kinds)[1], shown[some]
+    work.figures["kinds"] = save_figure(
+        work.place / "kinds.png",
+        sheet(subjects.mels[some], {"": judged}, kinds, SUBJECTS),
+        "Sounds as log-mels and the first picture drawn of each, a row a subject",
+        "Log-mel and first picture of seconds chosen by the seed, never by the score. A green "
+        "tick: shown, and accepted by the judge. An amber cross: refused.",
+    )
+    first = {kind: subjects.mels[i][None] for kind, i in zip(kinds[::-1], some[::-1], strict=True)}
+    lines = [
+        (kind, np.concatenate([model.imagine(first[kind], seed=seed + i) for i in range(_SEEDS)]))
+        for kind in SUBJECTS
     ]
-    of_bench = bench.pairs(split)
-    pairs += [
-        _pair(split, bench_kind(pair.subject), BENCH_PREFIX + pair.video,
-              BENCH_PREFIX + pair.spectrogram)
-        for pair in of_bench
-    ]  # fmt: skip
-    mels = np.stack([bench.spectrogram(pair.spectrogram) for pair in of_bench])
-    if narrow:
-        mels = darkened(mels, NARROW_HZ / 2)
-    heard = Heard(pairs=pairs, mels=np.concatenate([found.mels, mels]))
-    kept = {pair.spectrogram for pair in measured_seconds(pairs, limit, seed, KINDS)}
-    return heard.where(np.array([pair.spectrogram in kept for pair in pairs]))
-
-
-def other_seconds(everyday: Everyday, split: str, *, narrow: bool = False) -> Heard:
-    """Hear every second of a split's sounds that are of none of the kinds.
-
-    Raises:
-        DataError: when a sound is missing or damaged.
-    """
-    sounds = everyday.others(split)
-    found = hear(everyday, sounds, narrow_hz=NARROW_HZ if narrow else None)
-    pairs = [
-        _pair(split, sounds[i].kind, sounds[i].recording, f"{sounds[i].file}@{first}")
-        for i, first in zip(found.sound, found.first, strict=True)
-    ]
-    return Heard(pairs=pairs, mels=found.mels)
-
-
-def _pair(split: str, kind: str, recording: str, name: str) -> Pair:
-    return Pair(split=split, subject=kind, video=recording, window=0, spectrogram=name, photo="")
-
-
-def drawn_of(model: Model, mels: Levels, seed: int, tell: Tell, what: str) -> Levels:
-    """Draw the first picture of each second: uint8 [n, 96, 96, 3]."""
-    parts = []
-    for start in range(0, len(mels), _AT_ONCE):
-        parts.append(model.draw(mels[start : start + _AT_ONCE], seed=seed))
-        tell(what, min(start + _AT_ONCE, len(mels)), len(mels))
-    return np.concatenate(parts)
-
-
-def recordings_of(heard: Heard) -> list[tuple[str, str, NDArray[np.int64]]]:
-    """Return (kind, recording, places of its seconds) of every recording."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for place, pair in enumerate(heard.pairs):
-        found.setdefault((pair.subject, pair.video), []).append(place)
-    return [(kind, name, np.array(places)) for (kind, name), places in found.items()]
+    work.figures["seeds"] = save_figure(
+        work.place / "seeds.png", seeds_sheet(lines),
+        "Eight pictures of one sound of each subject, a row a subject",
+        "One sound a row, drawn with eight seeds.",
+    )  # fmt: skip
+    if work.config.blind_sheet:
+        hidden = blind_seconds(subjects.pairs, _BLIND_A_KIND, seed, some, SUBJECTS)
+        work.figures["blind"] = blind_figure(
+            work.place, pictures, subjects.pairs, shown, hidden, SUBJECTS
+        )
 
 
 def right_rows(
-    said: NDArray[np.float32], shown: NDArray[np.bool_], heard: Heard, seed: int
+    found: NDArray[np.float32], shown: NDArray[np.bool_], heard: Segments, seed: int
 ) -> dict[str, Shares]:
     """Average what the judge says of pictures, float32 [n, 23], of the seconds of subjects."""
-    named, sure = verdicts(said, heard.kinds)
-    loud = audible(heard.mels)
+    named, sure = verdicts(found, heard.kinds)
     rows = {
-        "right": (sure & shown, None),
+        RIGHT: (sure & shown, None),
         "likeliest answer right": (named & shown, None),
-        "right, nothing refused": (sure, None),
-        "right, audible seconds": (sure & shown, loud),
+        NOTHING_REFUSED: (sure, None),
+        "right, audible seconds": (sure & shown, heard.audible),
         "refused": (~shown, None),
     }
-    found = {}
-    for name, (values, kept) in rows.items():
-        part = heard if kept is None else heard.where(kept)
-        values = values if kept is None else values[kept]
-        found[name] = shares(values, part.kinds, part.recordings, seed=seed, among=SUBJECTS)
-    return found
+    return {
+        name: heard.shares(values, seed, kept, among=SUBJECTS)
+        for name, (values, kept) in rows.items()
+    }
 
 
 def confusion(
-    said: NDArray[np.float32], shown: NDArray[np.bool_], kinds: Sequence[str]
+    found: NDArray[np.float32], shown: NDArray[np.bool_], kinds: Sequence[str]
 ) -> list[list[float]]:
     """Return how often each subject becomes which answer, or is refused: 22 rows of 24 shares."""
-    answers = np.where(shown, said.argmax(axis=1), len(ANSWERS))
-    own = columns_of(kinds, SUBJECTS)
+    answers = np.where(shown, found.argmax(axis=1), len(ANSWERS))
     counts = np.zeros((len(SUBJECTS), len(ANSWERS) + 1))
-    np.add.at(counts, (own, answers), 1.0)
+    np.add.at(counts, (columns_of(kinds, SUBJECTS), answers), 1.0)
     return (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)).tolist()
 
 
-def names_rows(
-    said: NDArray[np.float32], heard: Heard, kinds: Sequence[str], seed: int
-) -> dict[str, Shares]:
-    """Say how often seconds and recordings of ``kinds`` are named right, among all 28.
+def _recordings(work: _Work) -> Shares:
+    """Draw one picture of each recording; refused where none of its seconds is shown."""
+    whole: dict[tuple[str, str], list[int]] = {}
+    for place, pair in enumerate(work.subjects.pairs):
+        whole.setdefault((pair.subject, pair.video), []).append(place)
+    pictures, shown = [], []
+    for places in whole.values():
+        mels = work.subjects.mels[places]
+        pictures.append(work.model.imagine_recording(mels, seed=work.config.seed))
+        shown.append(work.model.draws(mels).any())
+    kinds = [kind for kind, _ in whole]
+    right = verdicts(work.judge.probabilities(np.stack(pictures)), kinds)[1]
+    return shares(
+        right & np.array(shown), kinds, [" ".join(names) for names in whole],
+        seed=work.config.seed, among=SUBJECTS,
+    )  # fmt: skip
 
-    Args:
-        said: probabilities float32 [n, 28].
-        heard: the n seconds.
-        kinds: those that are averaged.
-        seed: of the intervals.
-    """
-    own = columns_of(heard.kinds, KINDS)
-    right = said.argmax(axis=1) == own
-    kept = np.isin(heard.kinds, kinds)
-    part = heard.where(kept)
-    whole = [
-        (kind, name, said[places].mean(axis=0).argmax() == KINDS.index(kind))
-        for kind, name, places in recordings_of(heard)
-        if kind in kinds
-    ]
-    names = [f"{kind} {name}" for kind, name, _ in whole]
-    return {
-        "seconds": shares(right[kept], part.kinds, part.recordings, seed=seed, among=kinds),
-        "recordings": shares(
-            np.array([hit for _, _, hit in whole]), [kind for kind, _, _ in whole], names,
-            seed=seed, among=kinds,
-        ),
-    }  # fmt: skip
+
+def _controls(work: _Work) -> dict[str, dict[str, float]]:
+    """Show the judge what shows nothing: shares accepted as some subject, and shown."""
+    config, kinds = work.config, np.asarray(work.photo_kinds)
+    by_subject = [work.photos[kinds == subject] for subject in SUBJECTS]
+    rng = np.random.default_rng((config.seed, 5))
+    rows = {}
+    for kind, made in uninformative(by_subject, config.made_per_kind, rng).items():
+        found = work.judge.probabilities(made)
+        rows[f"uninformative: {kind}"] = {
+            "accepted": float(_as_any_subject(found).mean()),
+            "said to be nothing": float((found.argmax(axis=1) == len(SUBJECTS)).mean()),
+        }
+    for name, mels in control_mels(config.seed).items():
+        pictures = draw_with_seeds(work.model, mels, config.seed)
+        accepted, shown = (
+            _as_any_subject(work.judge.probabilities(pictures)),
+            work.model.draws(mels),
+        )
+        rows[name] = {
+            "accepted": float(accepted.mean()),
+            "shown": float(shown.mean()),
+            "shown and accepted": float((accepted & shown).mean()),
+        }
+    return rows
+
+
+def _as_any_subject(found: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which pictures the judge accepts as any subject: bool [n] of [n, 23]."""
+    sure: NDArray[np.bool_] = found[:, :-1].max(axis=1) >= ACCEPTED_FROM
+    return sure
+
+
+def _labels(work: _Work) -> None:
+    """Count how often seconds, and recordings by their mean, are labelled right among all 28."""
+    found = work.model.label_probabilities(work.heard.mels)
+    if found is None:
+        work.report["left_out"].append("Labels: the model has none.")
+        return
+    work.report["names"] = {}
+    for what, kinds in (("28 kinds", KINDS), ("22 subjects", SUBJECTS), ("alerts", ALERTS)):
+        part = work.heard.of(kinds)
+        accuracy = classify(
+            found[np.isin(work.heard.kinds, kinds)], part.kinds, part.recordings,
+            seed=work.config.seed, classes=KINDS, among=kinds,
+        )  # fmt: skip
+        units = {"seconds": accuracy.seconds, "recordings": accuracy.videos}
+        work.report["names"][what] = as_json(units)
+
+
+def _refusal(work: _Work) -> None:
+    """Count how unknown sounds are told from known ones, at full band and at 8 kHz."""
+    work.tell("unknown sounds", 0, 0)
+    model, config = work.model, work.config
+    of_known = model.familiarity(work.heard.mels)
+    if np.isnan(of_known).any():
+        work.report["left_out"].append("Refusal: the model cannot say how well it knows a sound.")
+        return
+
+    def known(split: str, narrow: bool) -> tuple[NDArray[np.float32], Segments]:
+        if split == config.split and not narrow:
+            return of_known, work.heard
+        heard = known_segments(
+            work.everyday, work.bench, split, limit=config.limit, seed=config.seed, narrow=narrow
+        )
+        return model.familiarity(heard.mels), heard
+
+    threshold = threshold_that_keeps(*known("val", False))
+    work.report["refusal"] = {"threshold": threshold}
+    for what, narrow in ((FULL_BAND, False), (NARROW_BAND, True)):
+        others = other_segments(work.everyday, config.split, narrow=narrow)
+        scored = model.familiarity(others.mels), others
+        rows = refusal_rows(known(config.split, narrow), scored, threshold, config.seed)
+        rows[UNKNOWN_DRAWN_AS_SET] = others.shares(
+            model.draws(others.mels), config.seed, among=list(dict.fromkeys(others.kinds))
+        )
+        work.report["refusal"][what] = as_json(rows)
 
 
 def threshold_that_keeps(
-    familiarity: NDArray[np.float32], heard: Heard, share: float = KEPT
+    familiarity: NDArray[np.float32], heard: Segments, share: float = KEPT
 ) -> float:
     """Return the familiarity that ``share`` of the known seconds reach, kinds weighing the same."""
-    kinds = np.asarray(heard.kinds)
+    _, own, counts = np.unique(heard.kinds, return_inverse=True, return_counts=True)
+    weight = 1.0 / counts[own]
     order = np.argsort(familiarity, kind="stable")
-    weight = np.zeros(len(kinds))
-    for kind in np.unique(kinds):
-        weight[kinds == kind] = 1.0 / (kinds == kind).sum()
     lost = np.cumsum(weight[order]) / weight.sum()
     return float(familiarity[order][np.searchsorted(lost, 1.0 - share)])
 
 
 def refusal_rows(
-    known: tuple[NDArray[np.float32], Heard],
-    others: tuple[NDArray[np.float32], Heard],
+    known: tuple[NDArray[np.float32], Segments],
+    others: tuple[NDArray[np.float32], Segments],
     threshold: float,
     seed: int,
 ) -> dict[str, Shares]:
-    """Say how well familiarity tells unknown sounds from known ones.
+    """Count how well familiarity tells unknown sounds from known ones.
 
     Args:
         known: familiarity of known seconds, and the seconds.
@@ -333,26 +500,45 @@ def refusal_rows(
     """
     score, heard = others
     kinds = list(dict.fromkeys(heard.kinds))
-    kept = (known[0] >= threshold) & audible(known[1].mels)
+    kept = (known[0] >= threshold) & known[1].audible
     of_known = np.asarray(known[1].kinds)
     below = []
+    # For each unknown second by itself, which scikit-learn's area under the curve does not give.
     for kind in np.unique(of_known):
         of = np.sort(known[0][of_known == kind])
         under, upto = (np.searchsorted(of, score, side=side) for side in ("left", "right"))
         below.append(1.0 - (under + upto) / (2.0 * len(of)))
-    drawn = (score >= threshold) & audible(heard.mels)
     return {
-        "known kept": shares(kept, known[1].kinds, known[1].recordings, seed=seed, among=KINDS),
-        "unknown drawn": shares(drawn, heard.kinds, heard.recordings, seed=seed, among=kinds),
-        "AUROC": shares(
-            np.mean(below, axis=0), heard.kinds, heard.recordings, seed=seed, among=kinds
-        ),
+        "known kept": known[1].shares(kept, seed, among=KINDS),
+        UNKNOWN_DRAWN: heard.shares((score >= threshold) & heard.audible, seed, among=kinds),
+        "AUROC": heard.shares(np.mean(below, axis=0), seed, among=kinds),
     }
+
+
+def _write_seconds(
+    path: Path, subjects: Segments, shown: NDArray[np.bool_], found: NDArray[np.float32]
+) -> None:
+    """Write what was found of every second: a line each."""
+    loud, answer = subjects.audible, found.argmax(axis=1)
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(
+            ["second", "kind", "recording", "audible", "shown", "answer", "p_answer", "p_kind"]
+        )
+        for i, pair in enumerate(subjects.pairs):
+            own = found[i, SUBJECTS.index(pair.subject)]
+            lines.writerow(
+                [pair.spectrogram, pair.subject, pair.video, int(loud[i]), int(shown[i]),
+                 ANSWERS[answer[i]], f"{found[i, answer[i]]:.4f}", f"{own:.4f}"]
+            )  # fmt: skip
+
+
+# --- variety and copies, in the features that training looks through ------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Varied:
-    """Two pictures of each of m sounds of one subject, and what the eyes see in them."""
+    """Two pictures of each of m sounds of one subject, and their features."""
 
     kind: str
     pictures: Levels
@@ -360,14 +546,42 @@ class Varied:
     features: NDArray[np.float32]
 
 
-def draw_varied(
-    model: Model, heard: Heard, eyes: Eyes, pictures: int, seed: int, tell: Tell
-) -> list[Varied]:
-    """Draw ``pictures`` of each subject: two of each sound, of as many sounds as there are."""
+def _variety_and_copies(work: _Work) -> None:
+    eyes, config, report = Eyes.load(), work.config, work.report
+    varied = _draw_varied(work, eyes)
+    of_photos = _features(eyes, work.photos)
+    report["variety"] = variety(varied, of_photos, work.photo_kinds)
+    work.tell("training photos", 0, 0)
+    names = [n for of in photos_of(work.everyday, work.bench, "train").values() for n in of]
+    known = np.stack([read_photo(work.everyday, work.bench, name) for name in names])
+    of_known = _features(eyes, known)
+    made = np.concatenate([one.features for one in varied])
+    drawn = np.concatenate([one.pictures for one in varied])
+    copied, places, distances = copies(made, of_known)
+    unseen, _, unseen_distances = copies(of_photos, of_known)
+    kinds = np.repeat([one.kind for one in varied], [len(one.pictures) for one in varied])
+    report["copies"] = {
+        "copied": {"share": float(copied.mean()), "count": len(copied)},
+        "unseen photos": {"share": float(unseen.mean()), "count": len(unseen)},
+        "by kind": {one.kind: float(copied[kinds == one.kind].mean()) for one in varied},
+        "median distance": float(np.median(distances)),
+        "median distance of unseen photos": float(np.median(unseen_distances)),
+    }
+    work.figures["nearest"] = save_figure(
+        work.place / "nearest.png", nearest_sheet(drawn, known, places, distances, config.seed),
+        "Pairs of pictures: left a generated one, right the training photo nearest to it",
+        "Left what was drawn, right the nearest training photo in the eyes' features.",
+    )  # fmt: skip
+
+
+def _draw_varied(work: _Work, eyes: Eyes) -> list[Varied]:
+    """Draw pictures of each subject: two of each sound, of as many sounds as there are."""
     found = []
-    present = [kind for kind in SUBJECTS if kind in heard.kinds]
+    pictures, seed = work.config.varied, work.config.seed
+    present = [kind for kind in SUBJECTS if kind in work.subjects.kinds]
     for done, kind in enumerate(present):
-        mels = heard.of([kind]).where(audible(heard.of([kind]).mels)).mels
+        of_kind = work.subjects.of([kind])
+        mels = of_kind.mels[of_kind.audible]
         rng = np.random.default_rng((seed, done))
         if not len(mels):
             continue
@@ -375,15 +589,16 @@ def draw_varied(
         for turn in range(-(-pictures // (2 * len(mels)))):
             some = mels[np.sort(rng.permutation(len(mels))[: pictures // 2 - len(made)])]
             # Seeds that no other picture of the report has.
-            pairs = [model.draw(some, seed=seed + 1000 + 2 * turn + side) for side in (0, 1)]
+            first = seed + 1000 + 2 * turn
+            pairs = [work.model.imagine(some, seed=first + side) for side in (0, 1)]
             made += list(np.stack(pairs, axis=1))
         drawn = np.concatenate(made)
-        found.append(Varied(kind=kind, pictures=drawn, features=eyes_features(eyes, drawn)))
-        tell("variety", done + 1, len(present))
+        found.append(Varied(kind=kind, pictures=drawn, features=_features(eyes, drawn)))
+        work.tell("variety", done + 1, len(present))
     return found
 
 
-def eyes_features(eyes: Eyes, pictures: Levels) -> NDArray[np.float32]:
+def _features(eyes: Eyes, pictures: Levels) -> NDArray[np.float32]:
     """Return what the eyes that training looks through see in pictures: float32 [n, 1280]."""
     parts = [np.empty((0, POOLED_SIZE), np.float32)]
     for start in range(0, len(pictures), _AT_ONCE):
@@ -395,11 +610,11 @@ def eyes_features(eyes: Eyes, pictures: Levels) -> NDArray[np.float32]:
 def variety(
     varied: Sequence[Varied], photos: NDArray[np.float32], photo_kinds: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Compare pictures' distances with those of photos, and ask how many photos are reached.
+    """Compare pictures' distances with those of photos, and count how many photos are reached.
 
     Args:
         varied: what was drawn.
-        photos: the eyes' features of photos of the split, [m, 1280].
+        photos: features of photos of the split, [m, F].
         photo_kinds: their subjects.
 
     Returns:
@@ -418,32 +633,21 @@ def variety(
             "of the kind": mean_distance(made) / apart,
         }
         count = min(len(real), len(made))
-        if count > NEIGHBOURS_AT_LEAST:
+        if count > _FEWEST_PHOTOS:
             spread = np.linspace(0, len(made) - 1, count).round().astype(int)
             found[one.kind]["recall"] = precision_recall(real, made[spread])[1]
-    keys = ("of one sound", "of the kind", "recall")
+    keys = dict.fromkeys(key for of_kind in found.values() for key in of_kind)
     means = {
         key: float(np.mean([of_kind[key] for of_kind in found.values() if key in of_kind]))
         for key in keys
-        if any(key in of_kind for of_kind in found.values())
     }
-    return {"mean": means, **found}
-
-
-NEIGHBOURS_AT_LEAST = 5
-"""Recall asks for the third nearest neighbour: fewer photos than this say nothing."""
-
-
-def train_photos(everyday: Everyday, bench: Bench) -> Levels:
-    """Read every photo that a translator may have been trained with: uint8 [n, 96, 96, 3]."""
-    names = [name for of in photos_of(everyday, bench, "train").values() for name in of]
-    return np.stack([read_photo(everyday, bench, name) for name in names])
+    return {MEAN: means, **found}
 
 
 def copies(
     made: NDArray[np.float32], train: NDArray[np.float32]
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]:
-    """Tell which pictures repeat a training photo.
+    """Find which pictures repeat a training photo.
 
     Args:
         made: features [n, F] of pictures.
@@ -470,10 +674,10 @@ def redrawn(
     everyday: Everyday,
     split: str = "val",
 ) -> dict[str, float]:
-    """Let a decoder redraw a split's photos and ask what can still be seen.
+    """Let a decoder redraw a split's photos and measure what can still be seen.
 
     Args:
-        judge: says so.
+        judge: says what a picture shows.
         redraw: photos uint8 [n, 96, 96, 3] -> what the decoder makes of them, the same shape.
         everyday: its photos.
         split: ``val`` or ``devtest``.
@@ -498,14 +702,72 @@ def redrawn(
     return figures
 
 
-def seen_as_something(said: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Tell which pictures the judge accepts as any subject: bool [n] of probabilities [n, 23]."""
-    sure: NDArray[np.bool_] = said[:, :-1].max(axis=1) >= ACCEPTED_FROM
-    return sure
+# --- the page -------------------------------------------------------------------------------------
 
 
-def as_floats(rows: dict[str, Shares]) -> dict[str, dict[str, Any]]:
-    """Turn rows of shares into what JSON holds."""
-    return {
-        name: {key: vars(share).copy() for key, share in row.items()} for name, row in rows.items()
+def _key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    rows, copied = report["rows"], report["copies"]["copied"]
+    main = {n: rows[n] for n in (RIGHT, RECORDINGS, SHUFFLED, REAL_PHOTOS) if n in rows}
+    if "refusal" in report:
+        for what in (FULL_BAND, NARROW_BAND):
+            main[f"{UNKNOWN_DRAWN}, {what}"] = report["refusal"][what][UNKNOWN_DRAWN]
+    differ = f"{report['variety'][MEAN]['of one sound']:.2f}"
+    return [
+        *share_tiles(main),
+        ("two draws of one sound differ", differ, "of two photos' distance"),
+        ("copies", f"{percent(copied['share'])} %", f"of {copied['count']}"),
+    ]
+
+
+def _tables(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of the page by their names in the template."""
+    head = ["accepted", "said to be nothing", "shown", "shown and accepted"]
+    columns = ["of one sound", "of the kind", "recall"]
+    tables: dict[str, Any] = {
+        "right": kind_table("Right pictures, per cent", report["rows"], SUBJECTS),
+        "confusion": Table(
+            caption="Per cent of a subject's seconds (rows) that the judge takes for each answer",
+            head=["", *ANSWERS, "refused"],
+            rows=[
+                [kind, *(percent(share, 0) if share >= 0.005 else "" for share in row)]
+                for kind, row in zip(SUBJECTS, report["confusion"], strict=True)
+            ],
+            shades=report["confusion"],
+        ),
+        "controls": Table(
+            caption="Per cent accepted as any subject: what shows nothing must not be",
+            head=["", *head],
+            rows=[
+                [name, *(percent(found.get(key)) for key in head)]
+                for name, found in report["controls"].items()
+            ],
+        ),
+        "names": {
+            what: kind_table(
+                f"{what} labelled right among 28, per cent",
+                found,
+                [kind for kind in KINDS if kind in found["seconds"]],
+            )
+            for what, found in report.get("names", {}).items()
+        },
+        "variety": Table(
+            caption="Distances of two draws of one sound, and of two pictures of a subject, as "
+            "shares of that of two photos; share of photos among the pictures (recall)",
+            head=["", *columns],
+            rows=[
+                [kind, *(f"{found[key]:.2f}" if key in found else "" for key in columns)]
+                for kind, found in report["variety"].items()
+            ],
+            strong=[MEAN],
+        ),
     }
+    for what in (FULL_BAND, NARROW_BAND) if "refusal" in report else ():
+        rows = report["refusal"][what]
+        kept = per_cent(rows["known kept"][MEAN])
+        table = kind_table(
+            f"Unknown kinds at {what}, per cent; of the known {kept} are kept",
+            {name: row for name, row in rows.items() if name != "known kept"},
+            [kind for kind in rows[UNKNOWN_DRAWN] if kind != MEAN],
+        )
+        tables.setdefault("refusal", []).append(table)
+    return tables

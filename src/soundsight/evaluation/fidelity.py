@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.metrics import pairwise_distances_argmin
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
 from soundsight.core.errors import DataError, ModelError, first_line
@@ -217,15 +220,9 @@ def precision_recall(
 
 
 def _among(points: NDArray[np.float64], others: NDArray[np.float64], k: int) -> float:
-    reach = np.concatenate(
-        [
-            # One more than k: each is its own nearest.
-            np.partition(block, k, axis=1)[:, k]
-            for block in _square_distances(others, others, itself=True)
-        ]
-    )
-    inside = [(block <= reach).any(axis=1) for block in _square_distances(points, others)]
-    return float(np.concatenate(inside).mean())
+    # One more than k: each is its own nearest.
+    reach = NearestNeighbors(n_neighbors=k + 1).fit(others).kneighbors(others)[0][:, k]
+    return float((euclidean_distances(points, others) <= reach).any(axis=1).mean())
 
 
 def nearest(
@@ -245,8 +242,7 @@ def nearest(
     """
     _check(generated, train)
     made, known = generated.astype(np.float64), train.astype(np.float64)
-    found = [block.argmin(axis=1) for block in _square_distances(made, known)]
-    indices = np.concatenate(found).astype(np.int64)
+    indices = pairwise_distances_argmin(made, known)
     return indices, np.linalg.norm(made - known[indices], axis=1)
 
 
@@ -327,10 +323,8 @@ def variety(
 
 def mean_distance(points: NDArray[np.floating]) -> float:
     """Return the mean distance of two different points of features [n, F], n at least 2."""
-    exact = points.astype(np.float64)
-    blocks = _square_distances(exact, exact, itself=True)
-    total = math.fsum(float(np.sqrt(block).sum()) for block in blocks)
-    return total / (len(exact) * (len(exact) - 1))
+    total = euclidean_distances(points.astype(np.float64)).sum()
+    return float(total) / (len(points) * (len(points) - 1))
 
 
 NEAR_DUPLICATE_BITS = 20
@@ -480,17 +474,3 @@ def _draw(
         for c, count in enumerate(counts)
     ]
     return np.sort(np.concatenate(drawn))
-
-
-def _square_distances(
-    points: NDArray[np.float64], others: NDArray[np.float64], *, itself: bool = False
-) -> Iterator[NDArray[np.float64]]:
-    """Yield squared distances [rows, m], block by block; 0 to itself, and never below."""
-    lengths = np.square(others).sum(axis=1)
-    for start in range(0, len(points), _ROWS_AT_ONCE):
-        rows = points[start : start + _ROWS_AT_ONCE]
-        block = np.square(rows).sum(axis=1)[:, None] + lengths - 2 * rows @ others.T
-        np.maximum(block, 0.0, out=block)
-        if itself:
-            block[np.arange(len(rows)), start + np.arange(len(rows))] = 0.0
-        yield block

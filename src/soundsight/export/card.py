@@ -9,30 +9,31 @@ from typing import Any
 
 from soundsight.core.errors import DataError
 from soundsight.data.everyday.folder import SUBJECTS, WORDS
-
-HEADLINES = (
-    "informativity",
-    "informativity, nothing hidden",
-    "hidden",
-    "shuffled sounds",
-    "informativity minus shuffled",
-    "real photos",
+from soundsight.evaluation.everyday import (
+    FULL_BAND,
+    KIND,
+    NOTHING_REFUSED,
+    RECORDINGS,
+    RIGHT,
+    UNKNOWN_DRAWN_AS_SET,
 )
-"""Rows of a report that say, in short, how good a model is."""
-
-EVERYDAY = "everyday"
-"""Kind of a report on Everyday's sounds."""
-
-EVERYDAY_HEADLINES = (
-    "right",
-    "right, nothing refused",
-    "recordings right",
-    "shuffled sounds",
-    "real photos",
+from soundsight.evaluation.report import per_cent
+from soundsight.evaluation.segments import (
+    DIFFERENCE,
+    HIDDEN,
+    INFORMATIVITY,
+    REAL_PHOTOS,
+    SHUFFLED,
+    UNHIDDEN,
 )
+
+HEADLINES = (INFORMATIVITY, UNHIDDEN, HIDDEN, SHUFFLED, DIFFERENCE, REAL_PHOTOS)
+"""Rows of a report that tell, in short, how good a model is."""
+
+EVERYDAY_HEADLINES = (RIGHT, NOTHING_REFUSED, RECORDINGS, SHUFFLED, REAL_PHOTOS)
 """The same of a report on Everyday's sounds: means over 22 subjects."""
 
-_REQUIRED = ("informativity", "shuffled sounds", "real photos")
+_REQUIRED = (INFORMATIVITY, SHUFFLED, REAL_PHOTOS)
 
 
 def write_card(path: Path, values: Mapping[str, Any]) -> None:
@@ -114,27 +115,21 @@ def figures_of(report: Path) -> dict[str, str]:
     try:
         values = json.loads(report.read_text("utf-8"))
         rows, settings = values["rows"], values["settings"]
-        if values.get("kind") == EVERYDAY:
-            figures = {name: _per_cent(rows[name]["mean"]) for name in EVERYDAY_HEADLINES}
-            unknown = values["refusal"]["full band"]["unknown drawn, as the model is set"]
-            figures["seconds of unknown kinds that are drawn"] = _per_cent(unknown["mean"])
+        if values.get("kind") == KIND:
+            figures = {name: per_cent(rows[name]["mean"], " %") for name in EVERYDAY_HEADLINES}
+            unknown = values["refusal"][FULL_BAND][UNKNOWN_DRAWN_AS_SET]
+            figures["seconds of unknown kinds that are drawn"] = per_cent(unknown["mean"], " %")
             # A reader has to know which kinds to trust.
             figures |= {
-                f"right, {WORDS[kind]}": _per_cent(rows["right"][kind])
+                f"right, {WORDS[kind]}": per_cent(rows[RIGHT][kind], " %")
                 for kind in SUBJECTS
-                if kind in rows["right"]
+                if kind in rows[RIGHT]
             }
         else:
             named = [name for name in HEADLINES if name in rows or name in _REQUIRED]
-            figures = {name: _per_cent(rows[name]["mean"]) for name in named}
+            figures = {name: per_cent(rows[name]["mean"], " %") for name in named}
         figures["measured on"] = f"{settings['split']}, seed {settings['seed']}"
         figures["command"] = str(values["command"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{report} is no report of soundsight evaluate") from error
     return figures
-
-
-def _per_cent(share: Mapping[str, float]) -> str:
-    """A share with its interval, as people read it."""
-    value, low, high = (100 * share[key] for key in ("share", "low", "high"))
-    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"

@@ -21,6 +21,7 @@ from soundsight.core.files import sha256_of
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_CHANNELS, IMAGE_PX, N_MELS
 from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.judges import files as judge_files
+from soundsight.judges.files import PACKAGED_JUDGES
 from soundsight.judges.retrieval_space import SpaceConfig, embed_pictures, embed_sounds
 from soundsight.judges.second_judge import class_probabilities, head_scores, photo_features
 from soundsight.judges.tables import SECOND, SPACE, Agreement, agreement
@@ -38,8 +39,6 @@ __all__ = [
     "agreement",
     "columns_of",
 ]
-
-PACKAGED_JUDGES = Path(__file__).resolve().parents[1] / "assets" / "judges"
 
 Scorer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Pictures uint8 [n, 96, 96, 3] -> scores float32 [n] in [0, 1]."""
@@ -120,7 +119,11 @@ class Judges:
 
     def verdicts(self, images: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return bool [n, 5]: which judges accept each picture uint8 [n, 96, 96, 3]."""
-        return self.scores(images) >= self._thresholds
+        return self.decide(self.scores(images))
+
+    def decide(self, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which judges accept, bool [n, 5], from their scores, float32 [n, 5]."""
+        return scores >= self._thresholds
 
     def accepts(self, images: NDArray[np.uint8], subjects: Sequence[str]) -> NDArray[np.bool_]:
         """Return whether the judge of each picture's subject accepts it.

@@ -22,6 +22,7 @@ from soundsight import __version__
 from soundsight.core.config import differences, from_dict, to_dict
 from soundsight.core.errors import ConfigError, ModelError, OutputError, first_line
 from soundsight.core.files import atomic_file, commit, sha256_of, write_json
+from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.judges.card import card
 from soundsight.judges.negatives import EarlyPictures
 from soundsight.judges.tables import CLASSIFIER, SECOND, SPACE, VIEWERS
@@ -31,6 +32,8 @@ from soundsight.models.published.informativity import InformativityClassifier, I
 from soundsight.training.checkpoints import load_checkpoint, read_checkpoint, save_checkpoint
 
 Network = TypeVar("Network", bound=nn.Module)
+
+PACKAGED_JUDGES = Path(__file__).resolve().parents[1] / "assets" / "judges"
 
 _STATE = "state.safetensors"
 
@@ -270,6 +273,46 @@ def read_viewers(
             load_into(second, folder, SECOND),
             load_into(classifier, folder, CLASSIFIER),
             load_into(space, folder, SPACE),
+        )
+
+
+def val_tables(folder: Path | None) -> dict[str, dict[str, Any]]:
+    """Return what the thresholds of judges pass on val, as their training wrote it down.
+
+    Args:
+        folder: of the judges; None for those of the package.
+
+    Returns:
+        ``judge`` and, where there is one, ``second judge`` -> class -> ``threshold``, ``photos``,
+        ``accepted``, ``passed`` (kind of picture -> share).
+
+    Raises:
+        ModelError: when the folder is no whole folder of judges.
+    """
+    done = read(folder or PACKAGED_JUDGES, "judges")[1]["done"]
+    tables = {"judge": {subject: done[subject] for subject in SUBJECTS if subject in done}}
+    if SECOND in done:
+        tables["second judge"] = done[SECOND]["tables"]
+    return tables
+
+
+def check_early(folder: Path | None, early: EarlyPictures) -> None:
+    """Check that early pictures are those that the judges were trained with.
+
+    Others would be no floor: the judges' val part is found by a picture's place among them.
+
+    Raises:
+        ConfigError: when they are others.
+        ModelError: when the folder is no whole folder of judges.
+    """
+    folder = folder or PACKAGED_JUDGES
+    known = read(folder, "judges")[1]["settings"]["early"]
+    if not known["count"]:
+        raise ConfigError(f"--early: the judges in {folder} were trained without early pictures")
+    if known["sha256"] != early.sha256:
+        raise ConfigError(
+            f"--early: these {len(early)} pictures are not the {known['count']} that the judges "
+            f"in {folder} were trained with: name the same files in the same order"
         )
 
 

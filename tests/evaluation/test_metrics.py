@@ -11,16 +11,13 @@ import pytest
 
 from soundsight.core.errors import DataError
 from soundsight.data.vegas.bench import SUBJECTS, Bench
-from soundsight.evaluation.informativity import (
-    MEAN,
+from soundsight.evaluation.bench import (
     control_pictures,
-    decide,
+    every_judge,
     photo_controls,
-    shares,
-    shuffled,
-    sound_control,
     white_noise_mels,
 )
+from soundsight.evaluation.metrics import MEAN, shares, shuffled
 from soundsight.judges.apply import Judges
 from soundsight.judges.negatives import EarlyPictures, early_part
 
@@ -218,7 +215,7 @@ def test_a_class_without_photos_is_named(
 def test_verdicts_follow_scores_and_thresholds(toy_judges: Judges) -> None:
     scores = np.full((2, 5), np.float32(0.85))
     scores[1, 3] = np.nextafter(np.float32(0.85), np.float32(0))
-    assert decide(toy_judges, scores).tolist() == [[True] * 5, [True, True, True, False, True]]
+    assert toy_judges.decide(scores).tolist() == [[True] * 5, [True, True, True, False, True]]
 
 
 def test_every_judge_is_asked_about_silence(
@@ -226,7 +223,7 @@ def test_every_judge_is_asked_about_silence(
 ) -> None:
     pictures = np.zeros((4, 96, 96, 3), np.uint8)
     pictures[0] = colours["water"]
-    row = sound_control(toy_judges, pictures)
+    row = every_judge(toy_judges, pictures)
     assert row["water"].share == 0.25
     assert row["baby"].share == 0
     assert row[MEAN].share == pytest.approx(0.05)

@@ -9,26 +9,25 @@ import pytest
 
 from soundsight.core.errors import DataError
 from soundsight.data.vegas.bench import SUBJECTS
-from soundsight.evaluation.curves import THRESHOLDS, accepted_at, curves_of, draw_curves
-from soundsight.evaluation.seconds import (
-    Seconds,
+from soundsight.evaluation.figures import THRESHOLDS, accepted_at, curves_of, draw_curves
+from soundsight.evaluation.segments import (
+    SegmentTable,
     average,
-    differences,
-    measured,
-    of_class,
+    differences_of,
     read,
+    rows_of,
     write,
 )
 
 
-def table(seed: int, **more: np.ndarray) -> Seconds:
+def table(seed: int, **more: np.ndarray) -> SegmentTable:
     """Forty seconds of eight videos of two classes."""
     rng = np.random.default_rng(seed)
     bits = {
         name: rng.integers(2, size=40).astype(np.float64)
         for name in ("shown", "accepted", "shuffled", "shuffled_shown")
     }
-    return Seconds(
+    return SegmentTable(
         names=[f"s{i}.jpg" for i in range(40)],
         subjects=["dog"] * 20 + ["rail"] * 20,
         videos=[f"v{i // 5}" for i in range(40)],
@@ -39,7 +38,7 @@ def table(seed: int, **more: np.ndarray) -> Seconds:
 def test_rows_are_made_of_columns_as_they_are_defined() -> None:
     seconds = table(0)
     v = seconds.values
-    rows = measured(seconds)
+    rows = rows_of(seconds)
     hits = np.logical_and(v["accepted"], v["shown"])
     strange = np.logical_and(v["shuffled"], v["shuffled_shown"])
     np.testing.assert_array_equal(rows["informativity"].values, hits)
@@ -60,12 +59,12 @@ def test_rows_are_made_of_columns_as_they_are_defined() -> None:
 
 def test_a_difference_is_taken_second_by_second() -> None:
     a, b = table(0), table(1)
-    gaps = differences(a, b, 0)
+    gaps = differences_of(a, b, 0)
     hits = [s.values["accepted"] * s.values["shown"] for s in (a, b)]
     wanted = np.mean([(hits[1] - hits[0])[:20].mean(), (hits[1] - hits[0])[20:].mean()])
     assert gaps["informativity"]["mean"].share == pytest.approx(wanted)
     # A run beside itself differs by nothing, whatever is hard.
-    none = differences(a, a, 0)["informativity"]["mean"]
+    none = differences_of(a, a, 0)["informativity"]["mean"]
     assert (none.share, none.low, none.high) == (0, 0, 0)
 
 
@@ -76,22 +75,22 @@ def test_pairing_narrows_what_two_intervals_would_say() -> None:
     ones = np.ones(40)
     fewer = easy * (np.arange(40) % 10 != 0)
     a, b = (table(0, accepted=v, shown=ones) for v in (easy, fewer))
-    gap = differences(a, b, 0)["informativity"]["mean"]
-    alone = average(a, measured(a)["informativity"], 0)["mean"]
+    gap = differences_of(a, b, 0)["informativity"]["mean"]
+    alone = average(a, rows_of(a)["informativity"], 0)["mean"]
     assert gap.share < 0
     assert gap.high - gap.low < 0.5 * (alone.high - alone.low)
 
 
 def test_only_rows_of_both_are_compared() -> None:
     right = {"right": np.ones(40)}
-    assert "class accuracy" not in differences(table(0, **right), table(1), 0)
-    assert "class accuracy" in differences(table(0, **right), table(1, **right), 0)
+    assert "class accuracy" not in differences_of(table(0, **right), table(1), 0)
+    assert "class accuracy" in differences_of(table(0, **right), table(1, **right), 0)
     other = table(1)
-    moved = Seconds(
+    moved = SegmentTable(
         names=other.names[::-1], subjects=other.subjects, videos=other.videos, values=other.values
     )
     with pytest.raises(DataError, match="not of the same seconds"):
-        differences(table(0), moved, 0)
+        differences_of(table(0), moved, 0)
 
 
 def test_the_table_comes_back_to_the_last_digit(tmp_path: Path) -> None:
@@ -125,11 +124,6 @@ def test_another_table_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(DataError, match="is no table of seconds"):
         read(tmp_path / "a.csv")
-
-
-def test_each_sound_is_given_its_own_column() -> None:
-    columns = np.arange(15).reshape(3, 5)
-    assert of_class(columns, ["water", "baby", "rail"]).tolist() == [4, 5, 12]
 
 
 def test_curves_are_shares_at_or_over_the_threshold() -> None:

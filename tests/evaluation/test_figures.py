@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from soundsight.evaluation.sheets import sheet, side_by_side
+from soundsight.evaluation.figures import sheet
 
 GREEN, AMBER = (46, 160, 67), (222, 140, 40)
 
@@ -26,11 +26,10 @@ def test_accepted_refused_and_hidden_pictures_are_marked() -> None:
         ([1, 0, 1], [1, 0, 0], 1, 2),
     ):
         judged, seen = np.array(accepted, bool), np.array(shown, bool)
-        for levels in (
-            sheet(mels, pictures, judged, seen, subjects),
-            side_by_side(mels, ["A"], [pictures], [judged], [seen], subjects),
-        ):
+        run = pictures, judged, seen
+        for runs in ({"": run}, {"A": run, "B": run}):
+            levels = sheet(mels, runs, subjects)
             for count, colour in ((ticks, GREEN), (crosses, AMBER)):
                 # A frame each, and the tick or the cross in it.
-                assert frame * count + 40 * count <= painted(levels, colour)
-                assert painted(levels, colour) <= frame * count + 160 * count
+                of_each = painted(levels, colour) / len(runs)
+                assert (frame + 40) * count <= of_each <= (frame + 160) * count
