@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from soundsight.cli import data as module
-from soundsight.cli.main import Commands
+from soundsight.cli.group import Commands
 from soundsight.data.records import Record
 from soundsight.data.store.shards import open_dataset, write_dataset, write_shard
 from soundsight.data.vegas.batches import BatchRecord, batch_records, read_batches, write_batches

@@ -19,6 +19,11 @@ def warn(text: str) -> None:
     say(f"warning: {text}", err=True)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, such as "1 video" or "2 videos"."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
 def say(text: str, *, err: bool = False) -> None:
     """Print one line. Names of files may hold anything; a terminal is shown only what is text."""
     stream = sys.stderr if err else sys.stdout

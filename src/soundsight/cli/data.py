@@ -10,18 +10,19 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soundsight.cli.console import complain, say
+from soundsight.cli.console import complain, counted, say
 from soundsight.cli.group import App
-from soundsight.cli.progress import funnel_lines
+from soundsight.cli.prepare import funnel_lines
 from soundsight.core.errors import ConfigError, DataError, SoundsightError, require_extra
 from soundsight.core.files import local_output
+from soundsight.core.progress import progress_bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,12 +94,12 @@ def verify(
     from soundsight.data.store.verify import verify as check
 
     count = 0
-    with _progress("checking", bytes_=True) as advance:
-        for problem in check(data, deep=not quick, progress=advance):
+    with progress_bar("bytes") as show:
+        for problem in check(data, deep=not quick, progress=partial(show, "checking")):
             count += 1
             complain(DataError(f"{data}: {problem}"))
     if count:
-        say(f"{count} {'problem' if count == 1 else 'problems'} in {data}", err=True)
+        say(f"{counted(count, 'problem')} in {data}", err=True)
         raise typer.Exit(SoundsightError.exit_code)
     say(f"{data}: " + ("files and sizes are right" if quick else "every byte is as it was written"))
 
@@ -192,16 +193,16 @@ def export(
     total = 2 * len(folder)
     with (
         atomic_folder(out, overwrite=overwrite, ours=_is_export) as made,
-        _progress("exporting") as advance,
+        progress_bar() as show,
     ):
-        numbers = _number(folder, lambda done: advance(done, total))
+        numbers = _number(folder, lambda done: show("exporting", done, total))
         count = 0
 
         def records(split: str) -> Iterator[BatchRecord]:
             nonlocal count
             for record in _batch_records(folder, split, numbers, embed):
                 count += 1
-                advance(len(folder) + count, total)
+                show("exporting", len(folder) + count, total)
                 yield record
 
         for split in folder.splits:
@@ -238,30 +239,6 @@ def _lines(value: Any) -> Iterator[str]:
                 yield f"{name}{'' if line.startswith(' =') else '.'}{line}"
     elif value is not None:
         yield f" = {json.dumps(value)}"
-
-
-@contextmanager
-def _progress(what: str, *, bytes_: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal: told (done, of how many)."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _done, _total: None
-        return
-    amount = DownloadColumn() if bytes_ else MofNCompleteColumn()
-    columns = (TextColumn(what), BarColumn(), amount, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 # --- export ----------------------------------------------------------------------------------

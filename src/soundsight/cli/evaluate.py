@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soundsight.cli.console import say
-from soundsight.cli.progress import phases
 from soundsight.core.errors import ConfigError, DataError, ModelError, first_line, require_extra
 from soundsight.core.files import local_output
+from soundsight.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from soundsight.data.vegas.bench import Bench
@@ -234,7 +234,7 @@ def _measure(
     if kept is not None:
         check_early(judges, kept)
     network = load_feature_network(features) if features else None
-    with _model_folder(model) as folder, phases() as progress:
+    with _model_folder(model) as folder, progress_bar(log=True) as progress:
         translator = Translator.load(folder)
         return measure(
             translator,
@@ -264,7 +264,7 @@ def _measure_everyday(
 
     config = EverydayConfig(**settings)
     found = find_everyday(data)
-    with _model_folder(model) as folder, phases() as progress:
+    with _model_folder(model) as folder, progress_bar(log=True) as progress:
         report = evaluate_everyday(
             TranslatorModel(Translator.load(folder)),
             PhotoJudge.load(judge),
@@ -285,7 +285,7 @@ def _measure_encoder(
 ) -> None:
     from soundsight.evaluation.encoders import evaluate_encoder
 
-    with phases() as progress:
+    with progress_bar(log=True) as progress:
         evaluate_encoder(
             run, bench, out, split=split, seed=seed, command=command, progress=progress
         )
@@ -298,7 +298,7 @@ def _measure_ears(
     from soundsight.data.everyday.folder import find_everyday
     from soundsight.evaluation.encoders import report_ears
 
-    with phases() as progress:
+    with progress_bar(log=True) as progress:
         words = report_ears(
             run, find_everyday(data), bench, out, split=split, seed=seed, command=command,
             progress=progress,

@@ -423,7 +423,7 @@ def _photo_judge(
     settings: list[str] | None,
     dry_run: bool,
 ) -> None:
-    from soundsight.cli.progress import phases
+    from soundsight.core.progress import progress_bar
     from soundsight.data.everyday.folder import find_everyday
     from soundsight.data.vegas.bench import find_bench
     from soundsight.judges.everyday import PhotoJudgeConfig, fit_judge, save_judge
@@ -433,7 +433,7 @@ def _photo_judge(
     config = resolve(PhotoJudgeConfig(), settings, seed=seed)
     if is_printed(config, dry_run):
         return
-    with phases() as show:
+    with progress_bar(log=True) as show:
         judge = fit_judge(
             config, find_everyday(data), find_bench(None), early=early or (), show=show
         )

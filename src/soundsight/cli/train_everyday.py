@@ -117,7 +117,7 @@ def fit_ears(
     max_time: float | None,
 ) -> None:
     """Train the ears."""
-    from soundsight.cli.progress import phases
+    from soundsight.core.progress import progress_bar
     from soundsight.training.devices import enough_memory
     from soundsight.training.ears import EarsTask
     from soundsight.training.ears_data import EarsData
@@ -125,7 +125,7 @@ def fit_ears(
     source = open_everyday(data)
 
     def opened() -> EarsData:
-        with phases() as tell:
+        with progress_bar(log=True) as tell:
             return source.ears(bank, config.bank, tell, teacher, config.mixtures)
 
     with enough_memory():
@@ -415,12 +415,12 @@ def _kinds(
     source: EverydayData, ears: Ears, encoder: Path, bank: Path
 ) -> tuple[KindSeconds, KindSeconds]:
     """Return the seconds of train and val as these ears hear them."""
-    from soundsight.cli.progress import phases
+    from soundsight.core.progress import progress_bar
     from soundsight.training.kinds import hear_labelled, joined, open_kinds
 
     assert source.everyday is not None
     everyday, bench = source.everyday
-    with phases() as tell:
+    with progress_bar(log=True) as tell:
         train, val = (
             joined(
                 [
@@ -435,11 +435,11 @@ def _kinds(
 
 def _others(folder: Path, encoder: Path, bank: Path) -> KindSeconds:
     """Return the seconds of a folder of other sounds; name on stderr what cannot be read."""
-    from soundsight.cli.progress import phases
+    from soundsight.core.progress import progress_bar
     from soundsight.training.kinds import open_others
 
     unread: list[str] = []
-    with phases() as tell:
+    with progress_bar(log=True) as tell:
         found = open_others(bank, encoder, folder, tell=tell, unread=unread.append)
     if unread:
         typer.echo(f"left out {len(unread)} that cannot be read, such as: {unread[0]}", err=True)
@@ -450,12 +450,12 @@ def _flow_pairs(
     source: EverydayData, encoder: Path, decoder: Path, bank: Path, machine: Machine, seed: int
 ) -> FlowPairs:
     """Return what the flow learns from; kept beside the bank, by encoder and decoder."""
-    from soundsight.cli.progress import phases
+    from soundsight.core.progress import progress_bar
     from soundsight.training.configs import BankConfig
     from soundsight.training.flow_data import flow_pairs_of
 
     def opened() -> FlowPairs:
-        with phases() as tell:
+        with progress_bar(log=True) as tell:
             return flow_pairs_of(
                 source.folder(bank), source.ears(bank, BankConfig(seed=seed), tell), encoder,
                 decoder, lambda: source.photos()[1], seed=seed, tell=tell,
