@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +14,7 @@ from soundsight.cli.console import say, warn
 from soundsight.cli.options import Model, Seed, Strict, Track, sound_path
 from soundsight.core.errors import OutputError
 from soundsight.core.files import local_output, usable_folder
-
-Advance = Callable[[str, float, float | None], None]
-"""(what is done, seconds that are done, seconds in all where they are known)"""
+from soundsight.core.progress import progress_bar
 
 
 def register(app: typer.Typer) -> None:
@@ -89,15 +86,15 @@ def storyboard(
         translator = Translator.load(model)
         for path in outs:
             usable_folder(path.parent)
-        advance = stack.enter_context(_progress())
+        show = stack.enter_context(progress_bar("seconds"))
         for found in find_events(translator, first, sensitivity=sensitivity, seed=seed):
             if isinstance(found, Progress):
-                advance("listening", found.done_s, found.total_s)
+                show("listening", found.done_s, found.total_s)
         assert isinstance(found, FileEvents), "all events are the last"
         for path in outs:
             with closing(save(found, blocks, path)) as steps:
                 for done_s in steps:
-                    advance(f"writing {path.suffix[1:]}", done_s, found.duration_s)
+                    show(f"writing {path.suffix[1:]}", done_s, found.duration_s)
     for warning in found.warnings:
         warn(warning)
     for path in outs:
@@ -133,31 +130,3 @@ def _check(sound: Path, outs: Sequence[Path], overwrite: bool) -> None:
             raise OutputError(f"{path} is a folder: name a file in it")
         if os.path.lexists(path) and not overwrite:
             raise OutputError(f"{path} is there already: choose another -o OUT or pass --overwrite")
-
-
-@contextmanager
-def _progress() -> Iterator[Advance]:
-    """Show a bar on a terminal while there is something to wait for."""
-    if not sys.stderr.isatty():
-        yield lambda _what, _done_s, _total_s: None
-        return
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-
-    from soundsight.cli.bar import bar
-    from soundsight.views.timeline import clock
-
-    at = TextColumn("[dim]{task.fields[at]}[/dim]")
-    columns = (TextColumn("{task.description}"), BarColumn(), at, TimeRemainingColumn())
-    with bar(*columns) as progress:
-        task = progress.add_task("", total=None, at="")
-
-        def advance(what: str, done_s: float, total_s: float | None) -> None:
-            shown = progress.tasks[0]
-            if what != shown.description:
-                progress.reset(task, description=what)
-            of = "" if total_s is None else f" of {clock(total_s, tenths=False)}"
-            speed = f"   {shown.speed:.0f} x real time" if shown.speed else ""
-            now = f"{clock(done_s, tenths=False)}{of}{speed}"
-            progress.update(task, completed=done_s, total=total_s, at=now)
-
-        yield advance

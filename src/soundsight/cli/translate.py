@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -23,6 +23,7 @@ from soundsight.cli.console import complain, say, warn
 from soundsight.cli.options import Model, Seed, Strict, Track, sound_path
 from soundsight.core.errors import AudioError, OutputError, SoundsightError
 from soundsight.core.files import sync, usable_folder
+from soundsight.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from soundsight.media.audio import SoundStream
@@ -163,18 +164,20 @@ def translate(
     counts: dict[str, int] = {}
     warnings: list[str] = []
     last: Path | None = None
-    with _progress(jobs, wish) as advance:
+    # Lines of JSON on the same terminal would tear the bar.
+    hidden = _is_quick(jobs, wish) or (wish.json_lines and sys.stdout.isatty())
+    with progress_bar(hidden=hidden) as show:
         for index, job in enumerate(jobs):
             try:
                 with closing(_seconds(translator, job, wish, warnings, sheet=sheet)) as seconds:
                     for second, done in seconds:
                         if second is None:
-                            advance(job, index + done)
+                            show("imagining", index + done, len(jobs), job.source.name)
                         else:
                             last = _tell(second, book, counts) or last
             except SoundsightError as error:
                 failures.append(error)
-            advance(job, index + 1)
+            show("imagining", index + 1, len(jobs), job.source.name)
         pages = book.close() if book is not None else []
     if book is not None and pages:
         _remove_stale_pages(out, pages)
@@ -560,55 +563,13 @@ def _told(failures: Sequence[SoundsightError], total: int = 0) -> Exception:
     return typer.Exit(SoundsightError.exit_code)
 
 
-@contextmanager
-def _progress(jobs: Sequence[_Job], wish: _Wish) -> Iterator[Callable[[_Job, float], None]]:
-    """Show a bar on a terminal while there is something to wait for."""
-    worth = len(jobs) > 1 or wish.each_second
-    worth = worth or any(_size(job.source) > _LARGE_BYTES for job in jobs)
-    # Lines of JSON on the same terminal would tear the bar.
-    if not worth or not sys.stderr.isatty() or (wish.json_lines and sys.stdout.isatty()):
-        yield lambda _job, _done: None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
+def _is_quick(jobs: Sequence[_Job], wish: _Wish) -> bool:
+    """Return whether there is nothing to wait for."""
+    return (
+        len(jobs) == 1
+        and not wish.each_second
+        and all(_size(job.source) <= _LARGE_BYTES for job in jobs)
     )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.1f} sounds/s" if task.speed else "", style="dim")
-
-    columns = (
-        TextColumn("imagining"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.description}[/dim]"),
-    )
-    with Progress(
-        *columns,
-        console=Console(stderr=True),
-        transient=True,
-        # Standard output may be a file that gets the lines of JSON: leave it alone.
-        redirect_stdout=False,
-        redirect_stderr=False,
-    ) as progress:
-        task = progress.add_task("", total=len(jobs))
-
-        def advance(job: _Job, done: float) -> None:
-            name = "".join(c if c.isprintable() else "?" for c in job.source.name)
-            progress.update(task, completed=done, description=escape(name))
-
-        yield advance
 
 
 def _size(path: Path) -> int:

@@ -80,7 +80,7 @@ def _bar(unit: str) -> Iterator[Progress]:
                 text += f" of {amount(task.total)}"
             if task.speed and unit == "seconds":
                 text += f"   {task.speed:.0f} x real time"
-            elif task.speed and not task.fields["note"]:
+            elif task.speed:
                 text += f"   {decimal(int(task.speed)) if unit else f'{task.speed:,.1f}'}/s"
             return Text(text, style="dim")
 
