@@ -63,7 +63,7 @@ class Remembering:
 
     def __init__(self, translator: Translator) -> None:
         self.info = translator.info
-        self.names = translator.names
+        self.names = translator.label_head
         self.guess = translator.guess
         self._real = translator
         self._known: dict[bytes, Second] = {}

@@ -101,11 +101,11 @@ def finish(args: argparse.Namespace, out: Path, common: list[object]) -> None:
     others = args.others or out / "others"
     if args.others is None:
         fetch_all(others)
-    for part in ("names", "familiarity"):
+    for part in ("labels", "ood"):
         run("train", part, "--encoder", out / "ears", "--others", others, "-o", out / part,
             "--threads", args.threads)  # fmt: skip
-    export = ["export", out / "aligned", "--familiarity", out / "familiarity", "--names",
-              out / "names", "--name", "everyday", "--licence", LICENCE,
+    export = ["export", out / "aligned", "--ood", out / "ood", "--labels",
+              out / "labels", "--name", "everyday", "--licence", LICENCE,
               "--trained-on", TRAINED_ON, "--confidence", CONFIDENCE, "--overwrite"]  # fmt: skip
     run(*export, "-o", out / "model")
     run("evaluate", out / "model", "-o", out / "report", "--blind-sheet")

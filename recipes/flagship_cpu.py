@@ -36,10 +36,10 @@ TRAINED_ON = (
 def finish(args: argparse.Namespace, out: Path, name: str) -> None:
     """Train what decides what is shown and named, export, measure, export with the figures."""
     common = [*where(args), "--threads", args.threads]
-    run("train", "familiarity", "--encoder", out / "encoder", "-o", out / "familiarity", *common)
-    run("train", "names", "--encoder", out / "encoder", "-o", out / "names", *common)
-    export = ["export", out / "translator", "--familiarity", out / "familiarity",
-              "--names", out / "names", "--confidence", CONFIDENCE, "--name", name,
+    run("train", "ood", "--encoder", out / "encoder", "-o", out / "ood", *common)
+    run("train", "labels", "--encoder", out / "encoder", "-o", out / "labels", *common)
+    export = ["export", out / "translator", "--ood", out / "ood",
+              "--labels", out / "labels", "--confidence", CONFIDENCE, "--name", name,
               "--trained-on", TRAINED_ON, "--trainable", "--overwrite"]  # fmt: skip
     run(*export, "-o", out / "model")
     measured(args, out / "model", out / "report", "--blind-sheet")

@@ -1,4 +1,4 @@
-"""Sounds of none of Everyday's kinds, from free games: what ``train familiarity --others`` takes.
+"""Sounds of none of Everyday's kinds, from free games: what ``train ood --others`` takes.
 
     python recipes/other_sounds.py --out runs/others
 

@@ -318,15 +318,17 @@ def main() -> None:
                 "probe, second, %", "probe, recording, %"]  # fmt: skip
         parts.append(table(head, recognised(bench, args.encoder)) + "\n")
     if args.model is not None:
-        head = ["", "seconds", "drawn, %", "named, %", "quiet, %", "unfamiliar, %",
+        head = ["", "seconds", "drawn, %", "named, %", "quiet, %", "unknown, %",
                 "of what is drawn, right, %", "recordings drawn or named, %"]  # fmt: skip
         parts.append(table(head, shown(bench, args.model, args.judges)) + "\n")
     if args.files is not None:
         model = None if args.files == "bundled" else Path(args.files)
         translator = Translator.load(model, threads=1)
-        if translator.names is None:
+        if translator.label_head is None:
             parser.error(f"{args.files} has no names: which of its pictures are right is not known")
-        found = chosen(find_everyday(args.everyday), bench, translator.names.names, args.clips)
+        found = chosen(
+            find_everyday(args.everyday), bench, translator.label_head.labels, args.clips
+        )
         head = ["", "known: another outcome", "known: right", "unknown: another outcome",
                 "unknown: drawn or named", "quiet"]  # fmt: skip
         parts.append(table(head, list(perturbed(found, model, args.threads))) + "\n")

@@ -219,16 +219,16 @@ def write_tiny_model(
     *,
     noise_size: int = TINY_Z,
     dropout_size: int = TINY_M,
-    familiarity: float | None = None,
+    ood_score: float | None = None,
     confidence: float | None = None,
     quiet_dbfs: float = -60.0,
-    names: object = None,
+    labels: object = None,
     seed: int = 0,
 ) -> Path:
     """Write a model folder by hand: small random networks with the real inputs and outputs.
 
-    The features are the means of 32 patches of the log-mel, and the familiarity is the sigmoid of
-    their mean. ``names`` is the content of ``names.json``: bytes, or what JSON can hold.
+    The features are the means of 32 patches of the log-mel; the ood score is the sigmoid of minus
+    their mean. ``labels`` is the content of ``labels.json``: bytes, or what JSON can hold.
     """
     import hashlib
     import json
@@ -294,21 +294,22 @@ def write_tiny_model(
     thresholds = {"quiet_dbfs": quiet_dbfs}
     if confidence is not None:
         thresholds["confidence"] = confidence
-    if familiarity is not None:
-        thresholds["familiarity"] = familiarity
+    if ood_score is not None:
+        thresholds["ood_score"] = ood_score
         save(
-            "familiarity.onnx",
+            "ood.onnx",
             [
                 node("ReduceMean", ["features"], ["m"], axes=[1], keepdims=0),
-                node("Sigmoid", ["m"], ["familiarity"]),
+                node("Neg", ["m"], ["negated"]),
+                node("Sigmoid", ["negated"], ["ood_score"]),
             ],
             [value("features", "n", TINY_F)],
-            [value("familiarity", "n")],
+            [value("ood_score", "n")],
             [],
         )
-    if names is not None:
-        content = names if isinstance(names, bytes) else json.dumps(names).encode()
-        (folder / "names.json").write_bytes(content)
+    if labels is not None:
+        content = labels if isinstance(labels, bytes) else json.dumps(labels).encode()
+        (folder / "labels.json").write_bytes(content)
     (folder / "CARD.md").write_text("# tiny\n", "utf-8")
     files = {
         path.name: {
@@ -319,7 +320,7 @@ def write_tiny_model(
     }
     values = {
         "format": "soundsight-model",
-        "format_version": 2,
+        "format_version": 3,
         "name": "tiny",
         "version": "0.0.1",
         "licence": "BSD-3-Clause",
@@ -341,18 +342,18 @@ def write_tiny_model(
 
 
 def alert_names(alert: str = "smoke alarm", *, sure: bool = True) -> dict[str, object]:
-    """The content of a ``names.json`` by which every sound is an alert, or (``sure`` false) a dog,
+    """The content of a ``labels.json`` by which every sound is an alert, or (``sure`` false) a dog,
     with the alert as the second guess.
     """
     return {
-        "format": "soundsight-names", "format_version": 1, "names": ["dog", alert],
+        "format": "soundsight-labels", "format_version": 1, "labels": ["dog", alert],
         "alerts": [alert], "weights": [[0.0] * TINY_E] * 2, "bias": [0.0, 6.0 if sure else -0.2],
     }  # fmt: skip
 
 
 @pytest.fixture(scope="session", name="alert_names")
 def _alert_names() -> Callable[..., dict[str, object]]:
-    """The writer of names with an alert: (alert, sure=True) -> the content of ``names.json``."""
+    """The writer of labels with an alert: (alert, sure=True) -> the content of ``labels.json``."""
     return alert_names
 
 

@@ -58,7 +58,7 @@ class Imagined:
         name: what it probably is, in the model's words; may be empty.
         second_guess: what else it may be; empty where nothing else is near.
         confidence: how sure that is, in [0, 1]; None where it is not known.
-        familiarity: how much the sound is of a known kind, in [0, 1]; None where it is not known.
+        ood_score: how far the sound is from the known kinds, in [0, 1]; None where it is not known.
         level_dbfs: level of the second, in dB re full scale.
         warnings: what is to be told of the file, a line each: that it is damaged or cut short, or
             holds several sound tracks.
@@ -71,7 +71,7 @@ class Imagined:
     name: str
     second_guess: str
     confidence: float | None
-    familiarity: float | None
+    ood_score: float | None
     level_dbfs: float
     warnings: tuple[str, ...] = ()
 
@@ -400,7 +400,7 @@ def _imagined(values: dict[str, Any], warnings: tuple[str, ...]) -> Imagined:
         name=str(values["name"]),
         second_guess=str(values["second_guess"]),
         confidence=values["confidence"],
-        familiarity=values["familiarity"],
+        ood_score=values["ood_score"],
         level_dbfs=float(values["level_dbfs"]),
         warnings=warnings,
     )

@@ -219,7 +219,7 @@ def test_a_picture_that_was_taken_back_does_not_come_back_as_the_past(
 ) -> None:
     # It is a dog with a share of .51, which makes a confidence of .71.
     names = {**alert_names(), "bias": [0.0, -0.04]}
-    own_model = make_model(tmp_path / "own", names=names, confidence=0.6)
+    own_model = make_model(tmp_path / "own", labels=names, confidence=0.6)
     sound = tones(tmp_path / "m.wav", (1, 0), (6, 0.3), (60, 0))
     with serving("--model", own_model) as (own, _), page_of(driver, sound) as page:
         listens(page, own)
@@ -292,7 +292,7 @@ class Scripted:
         )
         facts = protocol.WindowFacts(
             start_s=end / RATE_HZ - 1, end_s=end / RATE_HZ, settled=True, level_dbfs=-20.0,
-            familiarity=None, name=said.pop("name", ""), confidence=said.pop("confidence", None),
+            ood_score=None, name=said.pop("name", ""), confidence=said.pop("confidence", None),
             second_guess=said.pop("second_guess", ""), pictogram=said.pop("pictogram", ""),
             drawing=said.pop("drawing", 0 if colour is None else colour[0]),
             event=None if said["state"] is State.QUIET else event, **said,
@@ -896,7 +896,7 @@ def test_frames_of_the_page_are_read_by_the_server(modules: Any) -> None:
 def test_windows_of_the_server_are_read_by_the_page(modules: Any) -> None:
     facts = protocol.WindowFacts(
         start_s=1.25, end_s=2.25, settled=True, state=State.PICTURE, level_dbfs=-20.5,
-        familiarity=0.5, confidence=0.75, name="dög", second_guess="train", pictogram="",
+        ood_score=0.5, confidence=0.75, name="dög", second_guess="train", pictogram="",
         drawing=4, skipped=2,
         event=protocol.EventFacts(number=3, began_s=1.0, heard_s=2.25, repeats=2),
     )  # fmt: skip
@@ -954,8 +954,8 @@ def test_the_mark_comes_within_a_few_frames(modules: Any) -> None:
 def test_the_memory_gives_back_what_was_heard_and_no_more(modules: Any) -> None:
     got = modules.evaluate(
         """async () => {
-          const {SoundMemory} = await import('/static/memory.js');
-          const memory = new SoundMemory(1, 100);
+          const {OodDetector} = await import('/static/memory.js');
+          const memory = new OodDetector(1, 100);
           memory.push(0, new Int16Array(60).fill(100).buffer);
           memory.push(90, new Int16Array(30).fill(200).buffer);
           return [memory.has(0, 60), memory.has(20, 120), memory.has(100, 130),

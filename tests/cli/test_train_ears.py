@@ -14,8 +14,8 @@ from soundsight.cli import main as cli
 from soundsight.data.everyday.folder import EVERYDAY_VARIABLE, OF_BENCH, Everyday
 from soundsight.data.vegas.bench import BENCH_VARIABLE, Bench
 from soundsight.models.eyes import NETWORKS, Eyes
-from soundsight.models.ood_classifier import KnownKinds
-from soundsight.training.ood import load_familiarity
+from soundsight.models.ood import OodClassifier
+from soundsight.training.ood import load_ood
 
 
 @pytest.fixture(autouse=True)
@@ -94,25 +94,23 @@ def test_what_is_none_of_the_kinds_is_learned_from_a_folder(
         write_sound(others / f"saw {number}.wav", 1.0, hz=2000.0 + 900 * number, level=0.3)
     (others / "broken.ogg").write_bytes(b"OggS, and nothing else")
     quick = ["--set", "others_each=1", "--set", "iterations=5"]
-    names = ["train", "names", "--encoder", str(run), "--others", str(others)]
+    names = ["train", "labels", "--encoder", str(run), "--others", str(others)]
     code, out, err = told(*names, "-o", str(tmp_path / "names"), *quick)
     assert code == 0, err
     assert "cat" in out
     assert "left out 1 that cannot be read" in err
     assert "broken.ogg" in err
-    familiarity = ["train", "familiarity", "--encoder", str(run), "--others"]
+    ood = ["train", "ood", "--encoder", str(run), "--others"]
     quick = ["--set", "steps=20", "--set", "hidden=8"]
-    code, _, err = told(*familiarity, str(others), "-o", str(tmp_path / "known"), *quick)
+    code, _, err = told(*ood, str(others), "-o", str(tmp_path / "known"), *quick)
     assert code == 0, err
-    network = load_familiarity(tmp_path / "known", run)
-    assert isinstance(network, KnownKinds)
+    network = load_ood(tmp_path / "known", run)
+    assert isinstance(network, OodClassifier)
     assert network.config.kinds == len({"baby", "cat", "knock", *OF_BENCH})
 
     (tmp_path / "empty").mkdir()
     for folder, words in (("empty", "holds no sound"), ("nowhere", "cannot be listed")):
-        code, out, err = told(
-            *familiarity, str(tmp_path / folder), "-o", str(tmp_path / "none"), *quick
-        )
+        code, out, err = told(*ood, str(tmp_path / folder), "-o", str(tmp_path / "none"), *quick)
         assert (code, out) == (2, "")
         assert words in err
         assert not (tmp_path / "none").exists()
@@ -120,7 +118,7 @@ def test_what_is_none_of_the_kinds_is_learned_from_a_folder(
 
 def test_a_folder_of_other_sounds_goes_with_everyday(tmp_path: Path, toy_bench: Bench) -> None:
     assert train(tmp_path / "ears")[0] == 0
-    for part in ("names", "familiarity"):
+    for part in ("labels", "ood"):
         code, out, err = told(
             "train", part, "--encoder", str(tmp_path / "ears"), "--others", str(tmp_path),
             "--data", str(toy_bench.root), "-o", str(tmp_path / "none"),

@@ -168,12 +168,12 @@ def test_json_lines(run: Callable[..., Result], write_sound: Callable[..., Path]
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(lines) == 6
     assert set(lines[0]) == {
-        "file", "png", "second", "state", "name", "second_guess", "confidence", "familiarity",
+        "file", "png", "second", "state", "name", "second_guess", "confidence", "ood_score",
         "seed", "draw", "warnings",
     }  # fmt: skip
     # The tiny model has neither names nor a memory of sounds.
     assert (lines[0]["name"], lines[0]["second_guess"]) == ("", "")
-    assert (lines[0]["confidence"], lines[0]["familiarity"]) == (None, None)
+    assert (lines[0]["confidence"], lines[0]["ood_score"]) == (None, None)
     assert [(line["second"], line["draw"]) for line in lines[:4]] == [
         (0, 0),
         (0, 1),
@@ -191,7 +191,7 @@ def test_an_alert_is_named_and_has_a_pictogram(
     make_model: Callable[..., Path], alert_names: Callable[..., object], tmp_path: Path,
 ) -> None:  # fmt: skip
     path = write_sound(Path("a.wav"), 2.0)
-    model = make_model(tmp_path / "alerts", names=alert_names("doorbell"))
+    model = make_model(tmp_path / "alerts", labels=alert_names("doorbell"))
     result = run(path, "-o", "out", "--json", "--sheet", "--size", 160, model=model)
     assert result.exit_code == 0, result.output
     line = json.loads(result.stdout)
@@ -212,17 +212,17 @@ def test_an_alert_is_named_and_has_a_pictogram(
     np.testing.assert_array_equal(found, cell)
 
 
-def test_an_unfamiliar_sound_is_told_as_such(
+def test_an_unknown_sound_is_reported_as_such(
     run: Callable[..., Result], write_sound: Callable[..., Path],
     make_model: Callable[..., Path], tmp_path: Path,
 ) -> None:  # fmt: skip
     path = write_sound(Path("a.wav"), 1.0)
-    strict = make_model(tmp_path / "strict", familiarity=0.99)
+    strict = make_model(tmp_path / "strict", ood_score=0.01)
     result = run(path, "-o", "out", "--json", model=strict)
     assert result.exit_code == 0
     line = json.loads(result.stdout)
     assert line["state"] == "nothing_recognisable"
-    assert 0 < line["familiarity"] < 0.99
+    assert 0.01 < line["ood_score"] < 1
     assert (line["name"], line["second_guess"]) == ("", "")
     result = run(path, "-o", "all", "--anyway", "--sheet", model=strict)
     assert result.exit_code == 0

@@ -21,7 +21,7 @@ from soundsight.core.state import State
 def facts(**values: Any) -> protocol.WindowFacts:
     known: dict[str, Any] = {
         "start_s": 0.25, "end_s": 1.25, "settled": True, "state": State.PICTURE,
-        "level_dbfs": -20.0, "familiarity": 0.5, "confidence": None, "name": "dög",
+        "level_dbfs": -20.0, "ood_score": 0.5, "confidence": None, "name": "dög",
         "second_guess": "", "pictogram": "", "drawing": 1, "event": None,
     }  # fmt: skip
     return protocol.WindowFacts(**{**known, **values})

@@ -38,7 +38,7 @@ SMALL = {
     "train translator": "--steps 2 --batch-size 8",
     "train distil": "--steps 1 --batch-size 4 --set steps=2 --set substeps=1",
     "train align": "--steps 2 --batch-size 4 --set preset=tiny --set ahead=1",
-    "train names": "--set others_each=1 --set iterations=10",
+    "train labels": "--set others_each=1 --set iterations=10",
 }
 """What makes a command small."""
 
@@ -112,10 +112,10 @@ def test_every_split_has_videos_of_its_own(place: Path) -> None:
 
 def test_the_model_draws_names_and_refuses(place: Path) -> None:
     info = model_folder.read(place / "my-model")
-    names = json.loads((place / "my-model" / "names.json").read_text("utf-8"))["names"]
+    names = json.loads((place / "my-model" / "labels.json").read_text("utf-8"))["labels"]
     assert set(names) == {"baby", "dog"}
     assert "generator.onnx" in info.files
-    assert info.thresholds.familiarity > 0
+    assert info.thresholds.ood_score < 1
     with Image.open(next((place / "mine").rglob("*.png"))) as picture:
         assert picture.size[0] >= 96
 
@@ -132,7 +132,7 @@ def test_every_second_becomes_a_picture(model: str, place: Path, tmp_path: Path)
     with Image.open(sorted(tmp_path.rglob("*.png"))[0]) as picture:
         assert np.asarray(picture.convert("RGB")).std() > 0
     # Where no names were fitted all else is as ever.
-    assert ("names.json" in model_folder.read(place / model).files) == (model == "my-model")
+    assert ("labels.json" in model_folder.read(place / model).files) == (model == "my-model")
 
 
 def test_the_model_carries_what_training_goes_on_from(place: Path) -> None:
@@ -222,7 +222,7 @@ def test_mistakes_are_one_line(
         assert words in " ".join(output.split()), output
         assert not (tmp_path / "out").exists()
     for line, words in (
-        (f"familiarity --encoder own/few --data {one}", "no pairs in its val split"),
+        (f"ood --encoder own/few --data {one}", "no pairs in its val split"),
         (f"names --encoder own/few --data {one}", "no audible train second has a label"),
     ):
         output = run(f"soundsight train {line} -o {tmp_path / 'out'}", code=2)

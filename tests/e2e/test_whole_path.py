@@ -42,9 +42,9 @@ def place(toy_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     early = ["--early", root / "translator" / "early"]
     small = ["--data", data, "--threads", "1", "--steps", 20, "--set", "val_per_kind=20"]
     run("train", "judges", "-o", root / "judges", *small, *early)
-    run("train", "names", "--encoder", root / "encoder", "-o", root / "names", "--data", data,
+    run("train", "labels", "--encoder", root / "encoder", "-o", root / "names", "--data", data,
         "--threads", "1", "--set", "others_each=1")  # fmt: skip
-    run("export", root / "translator", "-o", root / "model", "--names", root / "names",
+    run("export", root / "translator", "-o", root / "model", "--labels", root / "names",
         "--confidence", 0.4)  # fmt: skip
     run("evaluate", root / "model", "--data", data, "--judges", root / "judges",
         "-o", root / "report", *early)  # fmt: skip
@@ -88,15 +88,15 @@ def test_a_video_s_sound_becomes_a_picture(place: Path, tmp_path: Path) -> None:
 
 def test_the_model_names_its_subjects(place: Path, toy_bench: Bench) -> None:
     translator = Translator.load(place / "model")
-    assert translator.names is not None
-    assert translator.names.names == ("baby crying", "dog", "train", "fireworks", "water")
+    assert translator.label_head is not None
+    assert translator.label_head.labels == ("baby crying", "dog", "train", "fireworks", "water")
     assert translator.info.thresholds.confidence == 0.4
     other = place / "another-encoder"
     run("train", "encoder", "-o", other, "--steps", 1, "--batch-size", 12, "--seed", 5,
         "--data", toy_bench.root, "--preset", "tiny", "--threads", "1", *STEPS)  # fmt: skip
-    run("train", "names", "--encoder", other, "-o", place / "other-names", "--data",
+    run("train", "labels", "--encoder", other, "-o", place / "other-names", "--data",
         toy_bench.root, "--threads", "1", "--set", "others_each=0")  # fmt: skip
-    output = run("export", place / "translator", "-o", place / "misnamed", "--names",
+    output = run("export", place / "translator", "-o", place / "misnamed", "--labels",
                  place / "other-names", code=2)  # fmt: skip
     assert "was fitted to another encoder" in " ".join(output.split())
     assert not (place / "misnamed").exists()
@@ -128,7 +128,7 @@ def test_the_same_command_goes_on_and_another_is_refused(place: Path, toy_bench:
         (["train", "encoder", "--set", "learning_rate"], "KEY=VALUE"),
         (["train", "encoder", "--data", "nowhere"], "nowhere"),
         (["train", "translator", "--encoder", "nowhere"], "no run folder"),
-        (["train", "names", "--encoder", "nowhere"], "no run folder"),
+        (["train", "labels", "--encoder", "nowhere"], "no run folder"),
         (["export", "nowhere"], "no run folder"),
         (["evaluate", "nowhere"], "nowhere"),
     ],

@@ -86,9 +86,9 @@ class Knowing:
         return self.imagine(mels[-1:], seed=seed)[0]
 
     def draws(self, mels: np.ndarray) -> np.ndarray:
-        return self.familiarity(mels) >= 0.5
+        return self.ood_scores(mels) <= 0.5
 
-    def familiarity(self, mels: np.ndarray) -> np.ndarray:
+    def ood_scores(self, mels: np.ndarray) -> np.ndarray:
         return np.array([kind in KINDS for kind in self.of(mels)], np.float32)
 
     def label_probabilities(self, mels: np.ndarray) -> np.ndarray | None:
@@ -131,8 +131,8 @@ def test_a_model_that_knows_everything_is_right_throughout(
     assert report["rows"]["recordings right"]["mean"]["share"] == 1
     assert report["rows"]["shuffled sounds"]["mean"]["share"] < 0.01
     assert report["rows"]["real photos"]["mean"]["share"] == 1
-    assert report["names"]["alerts"]["seconds"]["mean"]["share"] == 1
-    assert set(report["names"]["alerts"]["seconds"]) == {*ALERTS, "mean"}
+    assert report["labels"]["alerts"]["seconds"]["mean"]["share"] == 1
+    assert set(report["labels"]["alerts"]["seconds"]) == {*ALERTS, "mean"}
     for what in ("full band", "8 kHz"):
         assert report["refusal"][what]["unknown drawn"]["mean"]["share"] == 0
         assert report["refusal"][what]["AUROC"]["mean"]["share"] > 0.9
@@ -200,9 +200,9 @@ def test_a_refused_picture_is_wrong_and_a_doubtful_one_not_right() -> None:
 
 def test_the_threshold_keeps_nine_of_ten_whatever_a_kinds_size() -> None:
     heard = seconds(["cat"] * 1000 + ["dog"] * 10)
-    familiarity = np.concatenate([np.linspace(0.5, 1, 1000), np.linspace(0, 0.49, 10)])
-    threshold = threshold_that_keeps(familiarity.astype(np.float32), heard)
-    kept = familiarity >= threshold
+    ood_score = 1 - np.concatenate([np.linspace(0.5, 1, 1000), np.linspace(0, 0.49, 10)])
+    threshold = threshold_that_keeps(ood_score.astype(np.float32), heard)
+    kept = ood_score.astype(np.float32) <= threshold
     of_kinds = (kept[:1000].mean() + kept[1000:].mean()) / 2
     assert 0.85 <= of_kinds <= 0.95
     assert threshold < 0.2

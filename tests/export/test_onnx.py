@@ -21,13 +21,13 @@ from soundsight.export import onnx as export
 from soundsight.export.card import EVERYDAY_HEADLINES, figures_of
 from soundsight.models.contrastive import SoundEncoder
 from soundsight.models.ears import Ears, ears_preset
-from soundsight.models.ood_memory import Familiarity, FamiliarityConfig
+from soundsight.models.ood import NearestNeighbourOod, NearestNeighbourOodConfig
 from soundsight.models.presets import preset
 from soundsight.models.published.autoencoder import Autoencoder
 from soundsight.models.published.generator import DenseGenerator
-from soundsight.runtime.labels import Names
+from soundsight.runtime.labels import LabelHead
 from soundsight.runtime.translator import Translator
-from soundsight.training.labels import FittedNames, NamingFigures
+from soundsight.training.labels import FittedLabelHead, LabelHeadFigures
 
 SIZES = preset("tiny")
 Network = TypeVar("Network", bound=torch.nn.Module)
@@ -56,9 +56,9 @@ def as_trained(network: Network) -> Network:
     return network.eval()
 
 
-def memory() -> Familiarity:
+def memory() -> NearestNeighbourOod:
     size = SoundEncoder(SIZES.contrastive).feature_size
-    made = Familiarity(FamiliarityConfig(features=size, axes=8, sounds=40))
+    made = NearestNeighbourOod(NearestNeighbourOodConfig(features=size, axes=8, sounds=40))
     rng = torch.Generator().manual_seed(1)
     made.axes.normal_(generator=rng)
     made.memory.normal_(generator=rng)
@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("export") / "model"
     config = export.ExportConfig(name="toy", figures={"informativity": "0 %"})
     about = {"kind": "translator", "config": {}, "command": f"soundsight -o {Path.home()}/runs"}
-    return export.export_networks(*networks(), out, config, memory=memory(), about=about)
+    return export.export_networks(*networks(), out, config, ood=memory(), about=about)
 
 
 def test_pictures_equal_those_of_pytorch(folder: Path) -> None:
@@ -113,7 +113,7 @@ def test_the_features_are_those_that_the_embedding_is_made_from(folder: Path) ->
         np.testing.assert_allclose(embedding, encoder.encode(mel), rtol=1e-2, atol=2e-2)
         np.testing.assert_allclose(features, expected, rtol=1e-2, atol=2e-2)
         known = memory()(torch.from_numpy(features))
-    np.testing.assert_allclose(translator.familiarity(mels), known, atol=2e-3)
+    np.testing.assert_allclose(translator.ood_scores(mels), known, atol=2e-3)
     # The convolutions are run once for both.
     nodes = onnx.load(folder / "encoder.onnx").graph.node
     assert sum(node.op_type == "Conv" for node in nodes) == len(SIZES.contrastive.sound_maps)
@@ -187,42 +187,42 @@ def test_any_batch_size_runs(folder: Path) -> None:
 def test_model_json_and_card_say_what_they_should(folder: Path) -> None:
     values = json.loads((folder / "model.json").read_text("utf-8"))
     assert values["format"] == "soundsight-model"
-    assert set(values["files"]) == {"encoder.onnx", "generator.onnx", "familiarity.onnx", "CARD.md"}
-    assert (values["format_version"], values["thresholds"]["familiarity"]) == (2, 0.5)
+    assert set(values["files"]) == {"encoder.onnx", "generator.onnx", "ood.onnx", "CARD.md"}
+    assert (values["format_version"], values["thresholds"]["ood_score"]) == (3, 0.5)
     assert "imagined" in (folder / "CARD.md").read_text("utf-8")
     assert "informativity: 0 %" in (folder / "CARD.md").read_text("utf-8")
 
 
-def fitted_names(size: int) -> FittedNames:
+def fitted_names(size: int) -> FittedLabelHead:
     rng = np.random.default_rng(0)
-    figures = NamingFigures(
+    figures = LabelHeadFigures(
         seconds=1234, accuracy=0.741, log_loss=0.7, calibration_error=0.02, others=50,
         others_told=0.9, named=0.95, penalty=0.001, temperature=1.1,
     )  # fmt: skip
-    names = Names(
-        names=("dog", "train"),
+    names = LabelHead(
+        labels=("dog", "train"),
         weights=rng.normal(0, 1, (3, size)).astype(np.float32),
         bias=rng.normal(0, 1, 3).astype(np.float32),
         other=True,
         alerts=("train",),
     )
-    return FittedNames(names=names, figures=figures)
+    return FittedLabelHead(head=names, figures=figures)
 
 
 def test_names_and_confidence_go_into_the_folder(folder: Path, tmp_path: Path) -> None:
     encoder, generator = networks()
     fitted = fitted_names(encoder.embedding_size)
     config = export.ExportConfig(name="named", confidence=0.61)
-    out = export.export_networks(encoder, generator, tmp_path / "model", config, names=fitted)
+    out = export.export_networks(encoder, generator, tmp_path / "model", config, labels=fitted)
     translator = Translator.load(out)
-    assert translator.names is not None
-    assert (translator.names.names, translator.names.other) == (("dog", "train"), True)
-    np.testing.assert_allclose(translator.names.weights, fitted.names.weights, atol=1e-6)
+    assert translator.label_head is not None
+    assert (translator.label_head.labels, translator.label_head.other) == (("dog", "train"), True)
+    np.testing.assert_allclose(translator.label_head.weights, fitted.head.weights, atol=1e-6)
     assert translator.info.thresholds.confidence == 0.61
     values = json.loads((out / "model.json").read_text("utf-8"))
-    assert "names.json" in values["files"]
-    assert (values["names"], values["alerts"]) == (["dog", "train"], ["train"])
-    assert values["figures"]["names"] == fitted.figures.words()
+    assert "labels.json" in values["files"]
+    assert (values["labels"], values["alerts"]) == (["dog", "train"], ["train"])
+    assert values["figures"]["labels"] == fitted.figures.words()
     card = (out / "CARD.md").read_text("utf-8")
     assert "74.1 % right" in card
     assert "No label and no name reached encoder or generator" in card
@@ -231,7 +231,7 @@ def test_names_and_confidence_go_into_the_folder(folder: Path, tmp_path: Path) -
     assert json.loads((folder / "model.json").read_text("utf-8"))["thresholds"]["confidence"] == 0.5
     assert "names" not in (folder / "CARD.md").read_text("utf-8")
     # A changed file is a damaged one.
-    (out / "names.json").write_text((out / "names.json").read_text().replace("dog", "cat"))
+    (out / "labels.json").write_text((out / "labels.json").read_text().replace("dog", "cat"))
     with pytest.raises(ModelError, match=r"names\.json is damaged"):
         Translator.load(out)
 

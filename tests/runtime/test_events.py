@@ -21,7 +21,7 @@ from soundsight.core.errors import ConfigError
 from soundsight.core.state import State
 from soundsight.media.segments import Segment
 from soundsight.runtime.events import Heard, Listener, SteadyConfig
-from soundsight.runtime.labels import Names
+from soundsight.runtime.labels import LabelHead
 from soundsight.runtime.model_folder import Thresholds
 from soundsight.runtime.stream import LiveCutter
 from soundsight.runtime.translator import Translator
@@ -42,16 +42,16 @@ class Fake(Translator):
         self,
         *,
         names: bool = True,
-        familiarity: float = math.nan,
+        ood_score: float = math.nan,
         confidence: float = 0.5,
     ) -> None:
-        thresholds = Thresholds(quiet_dbfs=QUIET_DBFS, familiarity=0.5, confidence=confidence)
+        thresholds = Thresholds(quiet_dbfs=QUIET_DBFS, ood_score=0.5, confidence=confidence)
         self.info: Any = SimpleNamespace(
             thresholds=thresholds, noise_size=6, dropout_size=0, image_px=PX
         )
-        self.names = (
-            Names(
-                names=("dog", "baby crying", "train"),
+        self.label_head = (
+            LabelHead(
+                labels=("dog", "baby crying", "train"),
                 weights=np.eye(3, dtype=np.float32),
                 bias=np.zeros(3, np.float32),
             )
@@ -59,10 +59,10 @@ class Fake(Translator):
             else None
         )
         self.session: Any = SimpleNamespace(embed=self._embed, draw=self._draw)
-        self.memory: Any = SimpleNamespace(
-            familiarity=lambda features: np.full(len(features), self.known, np.float32)
+        self.ood: Any = SimpleNamespace(
+            scores=lambda features: np.full(len(features), self.unknown, np.float32)
         )
-        self.known = familiarity
+        self.unknown = ood_score
         self.drawn: list[tuple[float, ...]] = []  # the noise of each picture
         self.drawn_from: list[np.ndarray] = []  # its embedding
 
@@ -144,10 +144,10 @@ def test_a_black_log_mel_is_quiet_however_loud() -> None:
 
 
 def test_what_a_quiet_window_says() -> None:
-    heard = Ear(Fake(familiarity=0.9), draws=3).hear(DOG, dbfs=-90.0)
+    heard = Ear(Fake(ood_score=0.1), draws=3).hear(DOG, dbfs=-90.0)
     assert (heard.state, heard.settled, heard.event, heard.name) == (State.QUIET, True, None, "")
     assert heard.images.shape == (0, PX, PX, 3)
-    assert np.isnan([heard.familiarity, heard.confidence]).all()
+    assert np.isnan([heard.ood_score, heard.confidence]).all()
     assert (heard.second_guess, heard.drawing, heard.sound) == ("", 0, None)
     assert heard.level_dbfs == -90.0
     assert heard.end_s == 1.0
@@ -266,10 +266,10 @@ def test_what_does_not_last_changes_nothing() -> None:
 def test_another_kind_must_be_clearly_ahead() -> None:
     """Two names that are nearly as probable do not take turns."""
     fake = Fake(confidence=0.3)
-    assert fake.names is not None
+    assert fake.label_head is not None
     # The embedding of what is called a baby hardly tells it from a dog.
     weights = np.array([[1, 0.96, 0], [0.96, 1, 0], [0, 0, 1]], np.float32)
-    fake.names = dataclasses.replace(fake.names, weights=weights)
+    fake.label_head = dataclasses.replace(fake.label_head, weights=weights)
     ear = Ear(fake)
     heard = ear.sound(DOG, 12) + ear.sound(BABY, 12)
     assert numbers(heard[2:]) == [1]
@@ -291,17 +291,17 @@ def test_an_event_is_drawn_again_only_where_it_is_surer_by_a_step_of_the_words()
     ear = Ear(fake, draws=2)
     heard = ear.sound(DOG, 8)
     assert len(fake.drawn) == 2
-    fake.known = 0.8**2  # surer, and still "probably"
+    fake.unknown = 1 - 0.8**2  # surer, and still "probably"
     heard += ear.sound(DOG, 6)
     assert len(fake.drawn) == 2
-    fake.known = 0.95**2
+    fake.unknown = 1 - 0.95**2
     heard += ear.sound(DOG, 8)
     assert len(fake.drawn) == 4
     # It never goes back, not even after a pause.
-    fake.known = 0.75**2
+    fake.unknown = 1 - 0.75**2
     heard += ear.sound(DOG, 6)
     ear.quiet(2)
-    fake.known = 0.95**2
+    fake.unknown = 1 - 0.95**2
     heard += ear.sound(DOG, 8)
     assert len(fake.drawn) == 4
     # Each of the two has its own random numbers, which stay.
@@ -326,12 +326,12 @@ def test_an_event_of_another_kind_is_drawn_anew_with_its_own_random_numbers() ->
 
 def test_it_is_drawn_from_its_surest_windows() -> None:
     fake = Fake(**confident(0.75))
-    assert fake.names is not None
+    assert fake.label_head is not None
     # A window that says another thing beside is less sure of the one.
     ear = Ear(fake, steady=SteadyConfig(newest=1.0))
     ear.sound(DOG, 3)
     ear.sound(DOG, 4, weaker=9)
-    fake.known = 0.99
+    fake.unknown = 0.01
     ear.sound(DOG, 8)
     assert len(fake.drawn_from) == 2
     np.testing.assert_allclose(fake.drawn_from[0], [6, 0, 0])
@@ -349,8 +349,8 @@ def test_without_a_picture_to_draw_everything_else_is_told() -> None:
 
 def test_an_alert_is_named_and_never_drawn() -> None:
     fake = Fake()
-    assert fake.names is not None
-    fake.names = dataclasses.replace(fake.names, alerts=("train",))
+    assert fake.label_head is not None
+    fake.label_head = dataclasses.replace(fake.label_head, alerts=("train",))
     ear = Ear(fake)
     heard = ear.sound(TRAIN, 6)
     assert [h.state for h in heard[2:]] == [State.NAMED] * 4
@@ -359,15 +359,15 @@ def test_an_alert_is_named_and_never_drawn() -> None:
     assert all(len(h.images) == 0 for h in heard)
     assert {h.state for h in ear.sound(DOG, 8)[3:]} == {State.PICTURE}
     # One of which it is not sure is not named.
-    fake.known = 0.1
+    fake.unknown = 0.9
     assert {h.state for h in Ear(fake).sound(TRAIN, 6)} == {State.NOTHING_RECOGNISABLE}
 
 
 def test_a_second_guess_is_told_where_it_is_near() -> None:
     fake = Fake(confidence=0.3)
-    assert fake.names is not None
+    assert fake.label_head is not None
     weights = np.array([[1, 0, 0], [0.9, 1, 0], [0, 0, 1]], np.float32)
-    fake.names = dataclasses.replace(fake.names, weights=weights)
+    fake.label_head = dataclasses.replace(fake.label_head, weights=weights)
     heard = Ear(fake).sound(DOG, 5)[-1]
     assert (heard.name, heard.second_guess) == ("dog", "baby crying")
     heard = Ear(fake).sound(TRAIN, 5)[-1]
@@ -402,8 +402,8 @@ def test_another_number_of_pictures_is_drawn_at_once() -> None:
 
 
 def confident(value: float) -> dict[str, Any]:
-    """A fake whose confidence is its familiarity, as its names are all but certain."""
-    return {"names": True, "familiarity": value**2}
+    """A fake of a given confidence: its names are all but certain."""
+    return {"names": True, "ood_score": 1 - value**2}
 
 
 def test_a_picture_needs_sure_windows_in_a_row_and_goes_a_band_below() -> None:
@@ -414,7 +414,7 @@ def test_a_picture_needs_sure_windows_in_a_row_and_goes_a_band_below() -> None:
     assert fake.drawn == []  # what is not shown is not drawn
 
     def at(value: float, windows: int) -> list[State]:
-        fake.known = value**2
+        fake.unknown = 1 - value**2
         return [h.state for h in ear.sound(DOG, windows)]
 
     nothing, picture = State.NOTHING_RECOGNISABLE, State.PICTURE
@@ -433,30 +433,30 @@ def test_confidence_is_averaged_over_windows() -> None:
     fake = Fake(**confident(0.9))
     ear = Ear(fake, steady=SteadyConfig(newest=0.25))
     ear.sound(DOG, 4)
-    fake.known = 0.0
+    fake.unknown = 1.0
     said = [h.confidence for h in ear.sound(DOG, 3)]
     expected = [math.sqrt(0.81 * 0.75**n) for n in (1, 2, 3)]
     np.testing.assert_allclose(said, expected, rtol=0.01)
 
 
 def test_a_model_that_has_nothing_shows_every_sound() -> None:
-    """Without names and familiarity nothing can be told, and nothing is hidden."""
+    """Without names and ood scores nothing can be told, and nothing is hidden."""
     ear = Ear(Fake(names=False), draws=2)
     heard = ear.sound(DOG, 5)
     assert [h.state for h in heard[2:]] == [State.PICTURE] * 3
     assert (heard[-1].name, heard[-1].second_guess) == ("", "")
     assert math.isnan(heard[-1].confidence)
-    assert math.isnan(heard[-1].familiarity)
+    assert math.isnan(heard[-1].ood_score)
     assert heard[-1].images.shape == (2, PX, PX, 3)
 
 
-def test_without_names_the_familiarity_says_how_sure_it_is() -> None:
-    fake = Fake(names=False, familiarity=0.16)
+def test_without_names_the_ood_score_says_how_sure_it_is() -> None:
+    fake = Fake(names=False, ood_score=0.84)
     ear = Ear(fake)
     heard = ear.sound(DOG, 5)
     assert heard[-1].confidence == pytest.approx(0.4)
     assert heard[-1].state is State.NOTHING_RECOGNISABLE
-    fake.known = 0.81
+    fake.unknown = 0.19
     assert ear.sound(DOG, 6)[-1].state is State.PICTURE
 
 
@@ -546,12 +546,12 @@ def test_a_live_signal_through_a_tiny_model(
 ) -> None:
     whole = parts == "everything"
     names = {
-        "format": "soundsight-names", "format_version": 1, "names": ["dog", "water"],
+        "format": "soundsight-labels", "format_version": 1, "labels": ["dog", "water"],
         "weights": [[0.0] * 8, [0.0] * 8], "bias": [9.0, 0.0],
     }  # fmt: skip
     folder = make_model(
-        tmp_path / "model", familiarity=0.0 if whole else None,
-        names=names if whole else None,
+        tmp_path / "model", ood_score=1.0 if whole else None,
+        labels=names if whole else None,
     )  # fmt: skip
     translator = Translator.load(folder, threads=1)
     listener = Listener(translator, seed=3)

@@ -16,7 +16,7 @@ from soundsight.core.state import State
 from soundsight.media.segments import Segment
 from soundsight.runtime.events import Event, Heard
 from soundsight.runtime.file_events import Progress, _Finder, find_events
-from soundsight.runtime.labels import Names
+from soundsight.runtime.labels import LabelHead
 from soundsight.runtime.surest import Second
 from soundsight.runtime.translator import Translator
 from soundsight.views.events import FileEvent, FileEvents
@@ -84,7 +84,7 @@ def test_what_is_not_recognised_is_told_without_a_picture(
     make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     strict = Translator.load(
-        make_model(tmp_path / "strict", familiarity=0.0, confidence=0.95), threads=1
+        make_model(tmp_path / "strict", ood_score=1.0, confidence=0.95), threads=1
     )
     found = events_of(strict, quiet(2), tone(3), quiet(3))
     assert times(found) == [[(2.0, 5.0)]]
@@ -238,8 +238,8 @@ def naming(tiny_model: Path) -> Translator:
     low, high = (translator.session.embed(_unit(translator, hz))[0][0] for hz in (300.0, 6000.0))
     towards = 4 * (low - high) / np.square(low - high).sum()
     middle = float(towards @ (low + high) / 2)
-    translator.names = Names(
-        names=("low", "high"),
+    translator.label_head = LabelHead(
+        labels=("low", "high"),
         weights=np.stack([towards, -towards]).astype(np.float32),
         bias=np.array([-middle, middle], np.float32),
     )
@@ -307,13 +307,13 @@ def test_an_event_is_what_its_surest_shown_says(tiny_model: Path) -> None:
             surest = self.windows == 3
             self.windows += 1
             sound = Second(
-                embedding=np.full(4, self.windows, np.float32), familiarity=0.9,
+                embedding=np.full(4, self.windows, np.float32), ood_score=0.1,
                 shares=np.array([0.9, 0.1] if surest else [0.4, 0.6], np.float32),
             )  # fmt: skip
             return Heard(
                 start_s=segment.start_s, settled=True, state=State.PICTURE,
                 images=np.zeros((0, 96, 96, 3), np.uint8), drawing=0,
-                level_dbfs=segment.rms_dbfs, familiarity=0.9,
+                level_dbfs=segment.rms_dbfs, ood_score=0.1,
                 confidence=0.9 if surest else 0.6, name="baby" if surest else "fireworks",
                 second_guess="", sound=sound,
                 event=Event(number=1, began_s=0.0, heard_s=segment.start_s + 1, repeats=1),
@@ -362,8 +362,8 @@ def test_the_end_of_a_sound_is_no_event(naming: Translator) -> None:
 
 
 def test_an_alert_is_told_by_its_name_and_not_drawn(naming: Translator) -> None:
-    assert naming.names is not None
-    naming.names = replace(naming.names, alerts=("high",))
+    assert naming.label_head is not None
+    naming.label_head = replace(naming.label_head, alerts=("high",))
     found = events_of(naming, tone(3, 300), quiet(7), tone(3, 6000), quiet(2))
     assert [event.state for event in found.events] == ["picture", "named"]
     assert [event.picture is None for event in found.events] == [False, True]

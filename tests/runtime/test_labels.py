@@ -13,20 +13,20 @@ import pytest
 
 from soundsight.core.errors import ModelError
 from soundsight.runtime import model_folder
-from soundsight.runtime.labels import Names, confidence_of, read_names
+from soundsight.runtime.labels import LabelHead, confidence_of, read_label_head
 from soundsight.runtime.translator import Translator
 
 E = 8
 
 
 def content(**changed: Any) -> dict[str, Any]:
-    """A sound names.json of three names for the tiny model, with changes."""
+    """A sound labels.json of three names for the tiny model, with changes."""
     rng = np.random.default_rng(2)
     rows = 3 + bool(changed.get("other"))
     values = {
-        "format": "soundsight-names",
+        "format": "soundsight-labels",
         "format_version": 1,
-        "names": ["baby crying", "dog", "train"],
+        "labels": ["baby crying", "dog", "train"],
         "weights": rng.normal(0, 1, (rows, E)).tolist(),
         "bias": rng.normal(0, 1, rows).tolist(),
     }
@@ -48,11 +48,11 @@ def test_probabilities_against_a_plain_reference(
     make_model: Callable[..., Path], tmp_path: Path, other: bool
 ) -> None:
     values = content(other=other)
-    translator = Translator.load(make_model(tmp_path / "model", names=values), threads=1)
-    assert translator.names is not None
-    assert translator.names.names == ("baby crying", "dog", "train")
+    translator = Translator.load(make_model(tmp_path / "model", labels=values), threads=1)
+    assert translator.label_head is not None
+    assert translator.label_head.labels == ("baby crying", "dog", "train")
     embeddings = np.random.default_rng(5).normal(0, 1, (6, E)).astype(np.float32)
-    got = translator.names.probabilities(embeddings)
+    got = translator.label_head.probabilities(embeddings)
     assert got.shape == (6, 3)
     assert got.dtype == np.float32
     expected = [softmax(values["weights"], values["bias"], row.tolist())[:3] for row in embeddings]
@@ -63,40 +63,40 @@ def test_probabilities_against_a_plain_reference(
 
 def test_numbers_behind_the_embedding_are_not_read(tmp_path: Path) -> None:
     """Where attention listens to an earlier layer its maps follow the embedding."""
-    (tmp_path / "names.json").write_text(json.dumps(content()), "utf-8")
-    names = read_names(tmp_path / "names.json", E + 700)
+    (tmp_path / "labels.json").write_text(json.dumps(content()), "utf-8")
+    names = read_label_head(tmp_path / "labels.json", E + 700)
     rng = np.random.default_rng(1)
     long = rng.normal(0, 50, (4, E + 700)).astype(np.float32)
     np.testing.assert_array_equal(names.probabilities(long), names.probabilities(long[:, :E]))
 
 
 def test_huge_logits_stay_finite() -> None:
-    names = Names(
-        names=("a", "b"), weights=np.full((2, 1), 1e29, np.float32), bias=np.zeros(2, np.float32)
+    names = LabelHead(
+        labels=("a", "b"), weights=np.full((2, 1), 1e29, np.float32), bias=np.zeros(2, np.float32)
     )
     with np.errstate(all="raise"):
         np.testing.assert_allclose(names.probabilities([[1.0], [-1.0]]), 0.5)
 
 
 def test_names_are_optional(tiny_model: Path) -> None:
-    assert Names.of(model_folder.read(tiny_model)) is None
+    assert LabelHead.of(model_folder.read(tiny_model)) is None
 
 
 @pytest.mark.parametrize("other", [False, True])
 def test_what_is_written_is_what_is_read(tmp_path: Path, other: bool) -> None:
-    path = tmp_path / "names.json"
+    path = tmp_path / "labels.json"
     path.write_text(json.dumps(content(other=other)), "utf-8")
-    first = read_names(path, E)
+    first = read_label_head(path, E)
     path.write_text(json.dumps(first.to_json()), "utf-8")
-    again = read_names(path, E)
-    assert (again.names, again.other) == (first.names, other)
+    again = read_label_head(path, E)
+    assert (again.labels, again.other) == (first.labels, other)
     np.testing.assert_allclose(again.weights, first.weights, atol=1e-6)
     np.testing.assert_allclose(again.bias, first.bias, atol=1e-6)
 
 
 def test_weights_that_are_not_finite_are_not_written() -> None:
-    names = Names(
-        names=("a", "b"),
+    names = LabelHead(
+        labels=("a", "b"),
         weights=np.full((2, 3), np.nan, np.float32),
         bias=np.zeros(2, np.float32),
     )
@@ -118,16 +118,16 @@ WRONG: dict[str, object] = {
     "another version": content(format_version=2),
     **{
         f"no {key}": {k: v for k, v in content().items() if k != key}
-        for key in ("format", "format_version", "names", "weights", "bias")
+        for key in ("format", "format_version", "labels", "weights", "bias")
     },
-    "names of another kind": content(names="dog"),
-    "a name that is no text": content(names=["a", "b", 3]),
-    "an empty name": content(names=["a", "b", ""]),
-    "a blank name": content(names=["a", "b", "  "]),
-    "a name of two lines": content(names=["a", "b", "c\nd"]),
-    "a long name": content(names=["a", "b", "c" * 61]),
-    "one name twice": content(names=["a", "b", "a"]),
-    "one name": content(names=["a"], weights=[[0.0] * E], bias=[0.0]),
+    "names of another kind": content(labels="dog"),
+    "a name that is no text": content(labels=["a", "b", 3]),
+    "an empty name": content(labels=["a", "b", ""]),
+    "a blank name": content(labels=["a", "b", "  "]),
+    "a name of two lines": content(labels=["a", "b", "c\nd"]),
+    "a long name": content(labels=["a", "b", "c" * 61]),
+    "one name twice": content(labels=["a", "b", "a"]),
+    "one name": content(labels=["a"], weights=[[0.0] * E], bias=[0.0]),
     "too few weights": content(weights=[[0.0] * E] * 2),
     "too many weights": content(weights=[[0.0] * E] * 4),
     "too long weights": content(weights=[[0.0] * (E + 1)] * 3),
@@ -153,11 +153,11 @@ WRONG: dict[str, object] = {
 def test_damaged_names_are_refused_in_one_line(
     make_model: Callable[..., Path], tmp_path: Path, what: str
 ) -> None:
-    folder = make_model(tmp_path / "model", names=WRONG[what])
+    folder = make_model(tmp_path / "model", labels=WRONG[what])
     with pytest.raises(ModelError) as caught:
         Translator.load(folder, threads=1)
     message = str(caught.value)
-    assert "names.json" in message
+    assert "labels.json" in message
     assert len(message.splitlines()) == 1
     assert len(message) < 400 + len(str(folder))
 
@@ -165,24 +165,24 @@ def test_damaged_names_are_refused_in_one_line(
 def test_names_that_cannot_be_read_or_were_changed(
     make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder = make_model(tmp_path / "model", names=content())
+    folder = make_model(tmp_path / "model", labels=content())
     info = model_folder.read(folder)
-    (folder / "names.json").unlink()
-    with pytest.raises(ModelError, match=r"names\.json"):
-        Names.of(info)
-    with pytest.raises(ModelError, match=r"names\.json is missing"):
+    (folder / "labels.json").unlink()
+    with pytest.raises(ModelError, match=r"labels\.json"):
+        LabelHead.of(info)
+    with pytest.raises(ModelError, match=r"labels\.json is missing"):
         Translator.load(folder)
-    text = json.dumps(content(names=["dog", "baby crying", "train"]))
-    (folder / "names.json").write_text(text, "utf-8")
-    with pytest.raises(ModelError, match=r"names\.json is damaged"):
+    text = json.dumps(content(labels=["dog", "baby crying", "train"]))
+    (folder / "labels.json").write_text(text, "utf-8")
+    with pytest.raises(ModelError, match=r"labels\.json is damaged"):
         Translator.load(folder)
 
 
 def test_the_bundled_model_names_28_kinds_and_draws_22_of_them() -> None:
-    names = Names.of(model_folder.read(model_folder.bundled()))
+    names = LabelHead.of(model_folder.read(model_folder.bundled()))
     assert names is not None
-    assert len(names.names) == 28
-    assert {"baby crying", "dog", "train", "fireworks", "water", "siren"} <= set(names.names)
+    assert len(names.labels) == 28
+    assert {"baby crying", "dog", "train", "fireworks", "water", "siren"} <= set(names.labels)
     assert set(names.alerts) == {
         "smoke alarm", "doorbell", "knock on a door", "telephone", "breaking glass", "alarm clock",
     }  # fmt: skip
@@ -191,19 +191,19 @@ def test_the_bundled_model_names_28_kinds_and_draws_22_of_them() -> None:
 
 def test_alerts_are_some_of_the_names(make_model: Callable[..., Path], tmp_path: Path) -> None:
     values = content(alerts=["dog"])
-    names = Translator.load(make_model(tmp_path / "model", names=values), threads=1).names
+    names = Translator.load(make_model(tmp_path / "model", labels=values), threads=1).label_head
     assert names is not None
     assert names.alerts == ("dog",)
     assert names.to_json()["alerts"] == ["dog"]
     for number, wrong in enumerate((["cat"], "dog", [1], None, {})):
-        folder = make_model(tmp_path / str(number), names=content(alerts=wrong))
+        folder = make_model(tmp_path / str(number), labels=content(alerts=wrong))
         with pytest.raises(ModelError, match="damaged"):
             Translator.load(folder, threads=1)
 
 
 def test_a_second_guess_is_near_from_half_of_the_first_on() -> None:
-    names = Names(
-        names=("a", "b", "c"), weights=np.zeros((3, 1), np.float32),
+    names = LabelHead(
+        labels=("a", "b", "c"), weights=np.zeros((3, 1), np.float32),
         bias=np.zeros(3, np.float32), alerts=("b",),
     )  # fmt: skip
 
@@ -220,11 +220,9 @@ def test_a_second_guess_is_near_from_half_of_the_first_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("familiarity", "share", "confidence"),
-    [(0.81, 0.64, 0.72), (math.nan, 0.64, 0.8), (0.81, math.nan, 0.9), (0.0, 1.0, 0.0)],
+    ("ood_score", "share", "confidence"),
+    [(0.19, 0.64, 0.72), (math.nan, 0.64, 0.8), (0.19, math.nan, 0.9), (1.0, 1.0, 0.0)],
 )
-def test_confidence_is_a_geometric_mean(
-    familiarity: float, share: float, confidence: float
-) -> None:
-    assert confidence_of(familiarity, share) == pytest.approx(confidence)
+def test_confidence_is_a_geometric_mean(ood_score: float, share: float, confidence: float) -> None:
+    assert confidence_of(ood_score, share) == pytest.approx(confidence)
     assert math.isnan(confidence_of(math.nan, math.nan))

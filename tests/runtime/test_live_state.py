@@ -56,7 +56,7 @@ class Scene:
             "state": state,
             "images": np.stack([PICTURE]) if pictured else np.zeros((0, 8, 8, 3), np.uint8),
             "level_dbfs": -20.0,
-            "familiarity": 0.9,
+            "ood_score": 0.1,
             "drawing": 1,
             "confidence": 0.8 if state.is_known else math.nan,
             "name": "dog" if state.is_known else "",

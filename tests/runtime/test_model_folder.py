@@ -60,7 +60,7 @@ def test_missing_key_is_named(own_model: Path, key: str) -> None:
     [
         ({"format": "other-model"}, "not a soundsight model"),
         ({"format": None}, "not a soundsight model"),
-        ({"format_version": 3}, "newer soundsight.*upgrade"),
+        ({"format_version": 4}, "newer soundsight.*upgrade"),
         ({"format_version": 1}, "older soundsight.*export it again"),
         ({"format_version": "1"}, "whole number"),
         ({"format_version": True}, "whole number"),
@@ -81,7 +81,7 @@ def test_missing_key_is_named(own_model: Path, key: str) -> None:
         ({"embedding_size": 10**12}, "embedding_size"),
         ({"embedding_size": 0}, "embedding_size must be a whole number, at least 1"),
         ({"segment_s": 2.0}, "segment_s"),
-        ({"thresholds": {"familiarity": 0.5}}, "quiet_dbfs"),
+        ({"thresholds": {"ood_score": 0.5}}, "quiet_dbfs"),
         ({"thresholds": {"quiet_dbfs": -60, "confidence": "high"}}, "confidence"),
         ({"thresholds": {"quiet_dbfs": "low"}}, "quiet_dbfs"),
         ({"thresholds": {"quiet_dbfs": 10**400}}, "quiet_dbfs"),
@@ -170,7 +170,7 @@ def test_swapped_networks_are_refused(own_model: Path) -> None:
 def test_features_of_another_size_than_model_json_says(own_model: Path) -> None:
     edit(own_model, feature_size=33)
     with pytest.raises(ModelError, match=r"shape \[1, 32\], not \[1, 33\] as model.json says"):
-        Translator.load(own_model).familiarity(np.zeros((1, 128, 100), np.uint8))
+        Translator.load(own_model).ood_scores(np.zeros((1, 128, 100), np.uint8))
 
 
 def test_sizes_that_the_networks_do_not_have(own_model: Path) -> None:

@@ -20,7 +20,7 @@ def second(embedding: list[float], shares: list[float]) -> Second:
     return Second(
         embedding=np.array(embedding, np.float32),
         shares=np.array(shares, np.float32),
-        familiarity=math.nan,
+        ood_score=math.nan,
     )
 
 

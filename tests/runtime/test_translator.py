@@ -16,7 +16,7 @@ from soundsight.core.errors import AudioError, ConfigError, OutputError
 from soundsight.core.state import CALM_LEVEL, State
 from soundsight.media import audio
 from soundsight.media.segments import segments_of
-from soundsight.runtime.labels import Names
+from soundsight.runtime.labels import LabelHead
 from soundsight.runtime.surest import surest_embedding
 from soundsight.runtime.translator import Translator
 from soundsight.views.pictograms import alert_picture
@@ -195,7 +195,7 @@ def test_iter_translate_gives_the_same_second_by_second(translator: Translator) 
     parts = list(translator.iter_translate(samples, 44_100, draws=2, seed=3))
     assert [len(part) for part in parts] == [2] * 13
     for name in (
-        "images", "mels", "waveforms", "seconds", "rms_dbfs", "confidence", "familiarity", "draw",
+        "images", "mels", "waveforms", "seconds", "rms_dbfs", "confidence", "ood_score", "draw",
     ):  # fmt: skip
         joined = np.concatenate([getattr(part, name) for part in parts])
         assert joined.dtype == getattr(whole, name).dtype
@@ -221,7 +221,7 @@ def by_loudness(translator: Translator, names: tuple[str, str] = ("dog", "train"
     """Names by the first number of an embedding: what is above 0 has the first."""
     weights = np.zeros((2, 8), np.float32)
     weights[:, 0] = 3.0, -3.0
-    translator.names = Names(names=names, weights=weights, bias=np.zeros(2, np.float32))
+    translator.label_head = LabelHead(labels=names, weights=weights, bias=np.zeros(2, np.float32))
     return translator
 
 
@@ -237,12 +237,12 @@ def test_a_sound_is_drawn_from_the_surest_seconds_of_its_kind(tiny_model: Path) 
     loudest = segments_of(samples, each_second=False)[0]
     mels = [*each.mels, *([] if loudest.start_s.is_integer() else [loudest.mel])]
     embeddings, _ = translator.session.embed(units.to_unit(np.stack(mels))[:, None])
-    assert translator.names is not None
-    shares = translator.names.probabilities(embeddings)
+    assert translator.label_head is not None
+    shares = translator.label_head.probabilities(embeddings)
     kind = int(shares.sum(axis=0).argmax())
     first = int(shares[:, kind].argmax())
     np.testing.assert_array_equal(whole.mels[0], mels[first])
-    assert whole.name == [translator.names.names[kind]]
+    assert whole.name == [translator.label_head.labels[kind]]
     noise, dropout = generator_draws(3, item_of(mels[first], 0), 4, 5)
     expected = translator.session.draw(
         surest_embedding(embeddings, shares)[None], noise[None], dropout[None]
@@ -263,7 +263,7 @@ def test_an_alert_is_named_and_not_drawn(
 ) -> None:
     from PIL import Image
 
-    folder = make_model(tmp_path / "model", names=alert_names())
+    folder = make_model(tmp_path / "model", labels=alert_names())
     translator = Translator.load(folder, threads=1)
     for options in ({}, {"each_second": True}, {"anyway": True}):
         result = translator.translate(tone(1.0), 44_100, draws=2, **options)
@@ -282,48 +282,50 @@ def test_an_alert_is_named_and_not_drawn(
 def test_names_and_second_guesses(
     make_model: Callable[..., Path], tmp_path: Path, alert_names: Callable[..., Any]
 ) -> None:
-    folder = make_model(tmp_path / "model", familiarity=0.0, names=alert_names(sure=False))
+    folder = make_model(tmp_path / "model", ood_score=1.0, labels=alert_names(sure=False))
     result = Translator.load(folder, threads=1).translate(
         np.concatenate([tone(1.0), np.zeros(44_100, np.float32)]), 44_100, each_second=True
     )
     assert result.state == [State.PICTURE, State.QUIET]
     assert (result.name, result.second_guess) == (["dog", ""], ["smoke alarm", ""])
     share = 1 / (1 + np.exp(-0.2))
-    assert result.confidence[0] == pytest.approx(np.sqrt(share * result.familiarity[0]), rel=1e-4)
+    assert result.confidence[0] == pytest.approx(
+        np.sqrt(share * (1 - result.ood_score[0])), rel=1e-4
+    )
     assert np.isnan(result.confidence[1])
 
 
-# --- familiar sounds -------------------------------------------------------------------------
+# --- ood scores ------------------------------------------------------------------------------
 
 
 def test_a_sound_of_no_known_kind_is_not_drawn(
     make_model: Callable[..., Path], tmp_path: Path, tiny_model: Path
 ) -> None:
     samples = tone(1.0)
-    known = Translator.load(make_model(tmp_path / "knows", familiarity=0.1))
+    known = Translator.load(make_model(tmp_path / "knows", ood_score=0.9))
     result = known.translate(samples, 44_100, draws=2)
-    familiarity = float(result.familiarity[0])
-    assert 0.1 < familiarity < 1
+    ood_score = float(result.ood_score[0])
+    assert 0 < ood_score < 0.9
     assert result.state == [State.PICTURE] * 2
     plain = Translator.load(tiny_model).translate(samples, 44_100, draws=2)
     np.testing.assert_array_equal(result.images, plain.images)
-    assert np.isnan(plain.familiarity).all()
+    assert np.isnan(plain.ood_score).all()
 
-    folder = make_model(tmp_path / "strict", familiarity=familiarity + 1e-3)
+    folder = make_model(tmp_path / "strict", ood_score=ood_score - 1e-3)
     strict = Translator.load(folder).translate(samples, 44_100, draws=2)
     assert strict.state == [State.NOTHING_RECOGNISABLE] * 2
     assert (strict.images == CALM_LEVEL).all()
-    np.testing.assert_array_equal(strict.familiarity, result.familiarity)
+    np.testing.assert_array_equal(strict.ood_score, result.ood_score)
     asked = Translator.load(folder).translate(samples, 44_100, draws=2, anyway=True)
     assert asked.state == strict.state
     np.testing.assert_array_equal(asked.images, result.images)
 
 
-def test_what_is_unfamiliar_can_be_asked_for_but_silence_stays_calm(
+def test_what_is_unknown_can_be_asked_for_but_silence_stays_calm(
     make_model: Callable[..., Path], tmp_path: Path, tiny_model: Path
 ) -> None:
     samples = np.concatenate([tone(1.0), np.zeros(44_100, np.float32)])
-    strict = Translator.load(make_model(tmp_path / "strict", familiarity=1.0))
+    strict = Translator.load(make_model(tmp_path / "strict", ood_score=0.0))
     result = strict.translate(samples, 44_100, each_second=True, anyway=True)
     assert result.state == [State.NOTHING_RECOGNISABLE, State.QUIET]
     plain = Translator.load(tiny_model).translate(samples, 44_100, each_second=True)

@@ -50,7 +50,7 @@ class Ear:
         return Heard(
             start_s=segment.start_s, settled=True, state=State.QUIET,
             images=np.zeros((0, 4, 4, 3), np.uint8), level_dbfs=segment.rms_dbfs,
-            familiarity=math.nan, confidence=math.nan, name="", second_guess="", drawing=0,
+            ood_score=math.nan, confidence=math.nan, name="", second_guess="", drawing=0,
             event=None,
         )  # fmt: skip
 

@@ -208,9 +208,9 @@ def test_the_model(server: Any) -> None:
     assert told["name"] == "tiny"
     assert told["soundsight"] == __version__
     assert (told["image_px"], told["segment_s"]) == (96, 1.0)
-    assert (told["names"], told["alerts"]) == ([], [])
+    assert (told["labels"], told["alerts"]) == ([], [])
     assert set(told["thresholds"]) == {
-        "quiet_dbfs", "familiarity", "confidence",
+        "quiet_dbfs", "ood_score", "confidence",
     }  # fmt: skip
     assert "/" not in json.dumps({**told, "licence": ""})
 

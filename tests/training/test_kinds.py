@@ -18,12 +18,11 @@ from soundsight.training.checkpoints import save_weights
 from soundsight.training.kinds import (
     BANDS_HZ,
     KindSeconds,
-    everyday_naming,
+    everyday_label_head,
     hear_kinds,
     hear_labelled,
     hear_others,
     joined,
-    names_of,
     open_kinds,
     open_others,
 )
@@ -107,7 +106,7 @@ def test_kinds_are_heard_by_ears_alone(
 
 
 def test_alert_kinds_are_named_and_never_drawn() -> None:
-    config = everyday_naming()
+    config = everyday_label_head()
     assert config.balanced
     assert set(config.alerts) == {WORDS[kind] for kind in ALERTS}
 
@@ -126,8 +125,8 @@ def test_other_data_have_their_labels_for_kinds(
     own.kinds[:] = np.where(own.kinds == "water", "", own.kinds)
     own.kinds[:] = np.where(own.kinds == "dog", "helicopter", own.kinds)
     both = joined([everyday, own])
-    config = replace(everyday_naming(), others_each=1, iterations=5, penalties=(1e-2,))
-    fitted = names_of(both, both, ears, config).names.names
+    config = replace(everyday_label_head(), others_each=1, iterations=5, penalties=(1e-2,))
+    fitted = fit_everyday_label_head(both, both, ears, config).head.labels
     assert "helicopter" in fitted
     assert "" not in fitted
 

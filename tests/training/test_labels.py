@@ -17,20 +17,20 @@ from soundsight.models.presets import preset
 from soundsight.training import other_sounds
 from soundsight.training.labels import (
     BENCH_NAMES,
-    FittedNames,
-    NamingConfig,
+    FittedLabelHead,
+    LabelHeadConfig,
     Seconds,
     calibration_error,
-    fit_names,
-    load_names,
+    fit_label_head,
+    load_label_head,
     named_seconds,
     other_seconds,
-    write_names,
+    write_label_head,
 )
 
 SIZES = preset("tiny").contrastive
 E = 6
-ONE = NamingConfig(penalties=(1e-3,))
+ONE = LabelHeadConfig(penalties=(1e-3,))
 
 
 def seconds(count: int, seed: int, *, spread: float = 1.0) -> Seconds:
@@ -55,12 +55,12 @@ def encoder(seed: int = 0) -> SoundEncoder:
 
 
 def test_names_are_right_as_often_as_they_say() -> None:
-    fitted = fit_names(seconds(4000, 0), seconds(4000, 1), NamingConfig())
-    assert fitted.names.names == ("dog", "train", "zebra")
-    assert not fitted.names.other
+    fitted = fit_label_head(seconds(4000, 0), seconds(4000, 1), LabelHeadConfig())
+    assert fitted.head.labels == ("dog", "train", "zebra")
+    assert not fitted.head.other
     unseen, truth = seconds(6000, 2)
-    shares = fitted.names.probabilities(unseen.numpy())
-    numbers = np.array([fitted.names.names.index(name) for name in truth])
+    shares = fitted.head.probabilities(unseen.numpy())
+    numbers = np.array([fitted.head.labels.index(name) for name in truth])
     # The best that can be done with three Gaussians of this spread is 85 %.
     assert (shares.argmax(axis=1) == numbers).mean() > 0.83
     assert calibration_error(shares, numbers) < 0.02
@@ -75,11 +75,11 @@ def test_names_are_right_as_often_as_they_say() -> None:
 
 def test_weights_against_plain_gradient_descent() -> None:
     data = seconds(400, 0)
-    config = NamingConfig(penalties=(0.1,))
-    fitted = fit_names(data, seconds(400, 1), config)
+    config = LabelHeadConfig(penalties=(0.1,))
+    fitted = fit_label_head(data, seconds(400, 1), config)
     mean, spread = data[0].mean(dim=0), data[0].std(dim=0) + 1e-3
     x = ((data[0] - mean) / spread).numpy()
-    y = np.array([fitted.names.names.index(name) for name in data[1]])
+    y = np.array([fitted.head.labels.index(name) for name in data[1]])
     w, b = np.zeros((3, E)), np.zeros(3)
     for _ in range(4000):
         logits = x @ w.T + b
@@ -89,13 +89,13 @@ def test_weights_against_plain_gradient_descent() -> None:
         w -= 0.5 * (p.T @ x / len(y) + 0.1 * w)
         b -= 0.5 * p.mean(axis=0)
     expected = w / spread.numpy() / fitted.figures.temperature
-    np.testing.assert_allclose(fitted.names.weights, expected, atol=1e-3)
+    np.testing.assert_allclose(fitted.head.weights, expected, atol=1e-3)
 
 
 def test_overconfident_weights_are_cooled() -> None:
     """On val that is noisier than train, the temperature makes the names less sure."""
-    sure = fit_names(seconds(500, 0, spread=0.4), seconds(2000, 1, spread=0.4), ONE)
-    noisy = fit_names(seconds(500, 0, spread=0.4), seconds(2000, 1, spread=1.5), ONE)
+    sure = fit_label_head(seconds(500, 0, spread=0.4), seconds(2000, 1, spread=0.4), ONE)
+    noisy = fit_label_head(seconds(500, 0, spread=0.4), seconds(2000, 1, spread=1.5), ONE)
     assert noisy.figures.temperature > 1.5 * sure.figures.temperature
     assert noisy.figures.calibration_error < 0.06
 
@@ -103,21 +103,21 @@ def test_overconfident_weights_are_cooled() -> None:
 def test_the_best_penalty_on_val_is_kept() -> None:
     few, val = seconds(40, 0), seconds(2000, 1)
     losses = {
-        p: fit_names(few, val, NamingConfig(penalties=(p,))).figures.log_loss
+        p: fit_label_head(few, val, LabelHeadConfig(penalties=(p,))).figures.log_loss
         for p in (1e-5, 1e-1, 1e2)
     }
-    both = fit_names(few, val, NamingConfig(penalties=tuple(losses))).figures
+    both = fit_label_head(few, val, LabelHeadConfig(penalties=tuple(losses))).figures
     assert both.penalty == min(losses, key=lambda p: losses[p])
     assert both.log_loss == pytest.approx(min(losses.values()))
 
 
 def test_other_sounds_get_no_name() -> None:
     others = elsewhere(900, 3), elsewhere(300, 4)
-    fitted = fit_names(seconds(2000, 0), seconds(1000, 1), ONE, others)
-    assert fitted.names.other
-    assert fitted.names.weights.shape == (4, E)
-    unknown = fitted.names.probabilities(elsewhere(500, 5).numpy())
-    known = fitted.names.probabilities(seconds(500, 6)[0].numpy())
+    fitted = fit_label_head(seconds(2000, 0), seconds(1000, 1), ONE, others)
+    assert fitted.head.other
+    assert fitted.head.weights.shape == (4, E)
+    unknown = fitted.head.probabilities(elsewhere(500, 5).numpy())
+    known = fitted.head.probabilities(seconds(500, 6)[0].numpy())
     assert unknown.max(axis=1).mean() < 0.15
     assert known.max(axis=1).mean() > 0.6
     assert fitted.figures.others == 300
@@ -129,9 +129,9 @@ def test_other_sounds_get_no_name() -> None:
 def test_a_larger_weight_of_others_tells_more_of_them() -> None:
     others = elsewhere(900, 3), elsewhere(300, 4)
     told = [
-        fit_names(
+        fit_label_head(
             seconds(2000, 0), seconds(1000, 1),
-            NamingConfig(penalties=(1e-3,), others_weight=weight), others,
+            LabelHeadConfig(penalties=(1e-3,), others_weight=weight), others,
         ).figures.others_told
         for weight in (0.05, 1.0, 20.0)
     ]  # fmt: skip
@@ -141,18 +141,18 @@ def test_a_larger_weight_of_others_tells_more_of_them() -> None:
 def test_val_seconds_of_a_name_that_train_does_not_know_are_left_out() -> None:
     x, names = seconds(500, 1)
     val = x, ["giraffe" if name == "zebra" else name for name in names]
-    fitted = fit_names(seconds(500, 0), val, ONE)
+    fitted = fit_label_head(seconds(500, 0), val, ONE)
     assert fitted.figures.seconds == sum(name != "giraffe" for name in val[1])
 
 
 def test_too_few_seconds_or_names() -> None:
     with pytest.raises(DataError, match="at least 20"):
-        fit_names(seconds(10, 0), seconds(500, 1), ONE)
+        fit_label_head(seconds(10, 0), seconds(500, 1), ONE)
     with pytest.raises(DataError, match="at least 20"):
-        fit_names(seconds(500, 0), seconds(10, 1), ONE)
+        fit_label_head(seconds(500, 0), seconds(10, 1), ONE)
     x, names = seconds(500, 0)
     with pytest.raises(DataError, match="1 names"):
-        fit_names((x, ["dog"] * len(names)), (x, ["dog"] * len(names)), ONE)
+        fit_label_head((x, ["dog"] * len(names)), (x, ["dog"] * len(names)), ONE)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_too_few_seconds_or_names() -> None:
 )  # fmt: skip
 def test_settings_that_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
-        NamingConfig(**wrong)  # type: ignore[arg-type]
+        LabelHeadConfig(**wrong)  # type: ignore[arg-type]
 
 
 def test_calibration_error_by_hand() -> None:
@@ -197,19 +197,21 @@ def test_names_come_back_from_disk_and_belong_to_their_encoder(tmp_path: Path) -
         return folder
 
     own, other = run_folder("own", encoder()), run_folder("other", encoder(1))
-    fitted = fit_names(seconds(500, 0), seconds(300, 1), ONE, (elsewhere(50, 2), elsewhere(20, 3)))
-    path = write_names(tmp_path / "names", own, fitted, ONE)
-    again = load_names(tmp_path / "names", own, E)
-    assert isinstance(again, FittedNames)
+    fitted = fit_label_head(
+        seconds(500, 0), seconds(300, 1), ONE, (elsewhere(50, 2), elsewhere(20, 3))
+    )
+    path = write_label_head(tmp_path / "names", own, fitted, ONE)
+    again = load_label_head(tmp_path / "names", own, E)
+    assert isinstance(again, FittedLabelHead)
     assert again.figures == fitted.figures
-    assert again.names.other
-    np.testing.assert_allclose(again.names.weights, fitted.names.weights, atol=1e-6)
+    assert again.head.other
+    np.testing.assert_allclose(again.head.weights, fitted.head.weights, atol=1e-6)
     with pytest.raises(DataError, match="another encoder"):
-        load_names(tmp_path / "names", other, E)
+        load_label_head(tmp_path / "names", other, E)
     with pytest.raises(ModelError, match="another length"):
-        load_names(tmp_path / "names", own, E - 1)
-    with pytest.raises(DataError, match="soundsight train names"):
-        load_names(tmp_path / "nowhere", own, E)
+        load_label_head(tmp_path / "names", own, E - 1)
+    with pytest.raises(DataError, match="soundsight train labels"):
+        load_label_head(tmp_path / "nowhere", own, E)
     values = json.loads(path.read_text("utf-8"))
     for damaged in (
         {k: v for k, v in values.items() if k != "encoder"},
@@ -220,10 +222,10 @@ def test_names_come_back_from_disk_and_belong_to_their_encoder(tmp_path: Path) -
     ):
         path.write_text(json.dumps(damaged), "utf-8")
         with pytest.raises(DataError, match="fit it again"):
-            load_names(tmp_path / "names", own, E)
+            load_label_head(tmp_path / "names", own, E)
     path.write_text("{", "utf-8")
     with pytest.raises(ModelError, match="damaged"):
-        load_names(tmp_path / "names", own, E)
+        load_label_head(tmp_path / "names", own, E)
 
 
 # --- sounds that are none of the subjects ----------------------------------------------------
@@ -252,14 +254,14 @@ def test_made_sounds(kind: str) -> None:
 
 
 def test_made_sounds_of_train_and_val_are_others() -> None:
-    config = NamingConfig(others=("ticking", "noise"), others_each=1)
+    config = LabelHeadConfig(others=("ticking", "noise"), others_each=1)
     train, val = other_seconds(encoder(), config)
     assert train.shape[1] == val.shape[1] == SIZES.embedding_size
     assert len(train) > 4
     assert len(val) > 4
     count = min(len(train), len(val))
     assert not torch.equal(train[:count], val[:count])
-    none = other_seconds(encoder(), NamingConfig(others_each=0))
+    none = other_seconds(encoder(), LabelHeadConfig(others_each=0))
     assert [len(part) for part in none] == [0, 0]
     with pytest.raises(ConfigError, match="other sound"):
         other_sounds.made("thunder", 0)

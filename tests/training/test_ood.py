@@ -13,14 +13,14 @@ from torch import Tensor
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.data.store.dataset import PairBatch
 from soundsight.models.contrastive import SoundEncoder
-from soundsight.models.ood_memory import Familiarity, FamiliarityConfig
+from soundsight.models.ood import NearestNeighbourOod, NearestNeighbourOodConfig
 from soundsight.models.presets import preset
 from soundsight.training.ood import (
     LIMIT,
     FitConfig,
-    fit_familiarity,
-    load_familiarity,
-    write_familiarity,
+    fit_nearest_neighbours,
+    load_ood,
+    write_ood,
 )
 
 SIZES = preset("tiny").contrastive
@@ -65,20 +65,20 @@ def unit(mels: np.ndarray) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def fitted() -> Familiarity:
+def fitted() -> NearestNeighbourOod:
     config = FitConfig(axes=6, sounds=100, accepted=0.9)
-    return fit_familiarity(encoder(), Sounds(200, 0), Sounds(120, 1), config)  # type: ignore[arg-type]
+    return fit_nearest_neighbours(encoder(), Sounds(200, 0), Sounds(120, 1), config)  # type: ignore[arg-type]
 
 
-def test_the_limit_accepts_the_share_of_val_that_was_asked_for(fitted: Familiarity) -> None:
+def test_the_limit_accepts_the_share_of_val_that_was_asked_for(fitted: NearestNeighbourOod) -> None:
     val = Sounds(120, 1)
     loud = np.stack([val.mel(i) for i in range(120) if i % 9])
     with torch.no_grad():
-        accepted = fitted(noticed(unit(loud))) >= LIMIT
+        accepted = fitted(noticed(unit(loud))) <= LIMIT
     assert float(accepted.float().mean()) == pytest.approx(0.9, abs=0.02)
 
 
-def test_another_kind_of_sound_is_unfamiliar(fitted: Familiarity) -> None:
+def test_another_kind_of_sound_is_unknown(fitted: NearestNeighbourOod) -> None:
     rng = np.random.default_rng(5)
     clicks = np.zeros((20, 128, 100), np.uint8)
     for click in clicks:
@@ -86,25 +86,25 @@ def test_another_kind_of_sound_is_unfamiliar(fitted: Familiarity) -> None:
     known = Sounds(60, 7)
     loud = np.stack([known.mel(i) for i in range(60) if i % 9])
     with torch.no_grad():
-        assert float((fitted(noticed(unit(clicks))) < LIMIT).float().mean()) > 0.8
-        assert float((fitted(noticed(unit(loud))) >= LIMIT).float().mean()) > 0.7
+        assert float((fitted(noticed(unit(clicks))) > LIMIT).float().mean()) > 0.8
+        assert float((fitted(noticed(unit(loud))) <= LIMIT).float().mean()) > 0.7
 
 
-def test_distance_against_numpy(fitted: Familiarity) -> None:
+def test_distance_against_numpy(fitted: NearestNeighbourOod) -> None:
     features = noticed(unit(np.stack([Sounds(9, 3).mel(i) for i in range(1, 9)])))
     with torch.no_grad():
         place = ((features - fitted.mean) @ fitted.axes).double().numpy()
         got = fitted.distance(features).numpy()
-        familiarity = fitted(features).numpy()
+        ood_score = fitted(features).numpy()
     memory = fitted.memory.double().numpy()
     apart = np.linalg.norm(place[:, None] - memory[None], axis=2)
     expected = np.sort(apart, axis=1)[:, : fitted.config.neighbours].mean(axis=1)
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
     limit = float(fitted.limit)
-    np.testing.assert_allclose(familiarity, limit / (limit + expected), rtol=1e-3)
+    np.testing.assert_allclose(ood_score, expected / (limit + expected), rtol=1e-3)
 
 
-def test_axes_are_whitened(fitted: Familiarity) -> None:
+def test_axes_are_whitened(fitted: NearestNeighbourOod) -> None:
     data = Sounds(200, 0)
     loud = np.stack([data.mel(i) for i in range(200) if i % 9])
     with torch.no_grad():
@@ -117,14 +117,14 @@ def test_axes_are_whitened(fitted: Familiarity) -> None:
 
 def test_too_few_sounds_and_bad_settings() -> None:
     with pytest.raises(DataError, match="at least 20"):
-        fit_familiarity(encoder(), Sounds(15, 0), Sounds(100, 1), FitConfig())  # type: ignore[arg-type]
+        fit_nearest_neighbours(encoder(), Sounds(15, 0), Sounds(100, 1), FitConfig())  # type: ignore[arg-type]
     for wrong in ({"accepted": 1.0}, {"accepted": 0.0}, {"axes": 0}, {"neighbours": 0}):
         with pytest.raises(ConfigError):
             FitConfig(**wrong)  # type: ignore[arg-type]
 
 
 def test_a_memory_comes_back_from_disk_and_belongs_to_its_encoder(
-    fitted: Familiarity, tmp_path: Path
+    fitted: NearestNeighbourOod, tmp_path: Path
 ) -> None:
     from soundsight.core.config import to_dict
     from soundsight.training.checkpoints import save_weights
@@ -139,17 +139,17 @@ def test_a_memory_comes_back_from_disk_and_belongs_to_its_encoder(
     own = run_folder("own", encoder())
     torch.manual_seed(1)
     other = run_folder("other", SoundEncoder(SIZES))
-    write_familiarity(tmp_path / "memory", own, fitted, FitConfig())
-    again = load_familiarity(tmp_path / "memory", own)
+    write_ood(tmp_path / "memory", own, fitted, FitConfig())
+    again = load_ood(tmp_path / "memory", own)
     features = noticed(unit(np.stack([Sounds(9, 3).mel(i) for i in range(1, 9)])))
     torch.testing.assert_close(again(features), fitted(features))
     with pytest.raises(DataError, match="another encoder"):
-        load_familiarity(tmp_path / "memory", other)
+        load_ood(tmp_path / "memory", other)
     with pytest.raises(DataError, match="missing or damaged"):
-        load_familiarity(tmp_path, own)
+        load_ood(tmp_path, own)
 
 
 def test_an_empty_memory_has_the_sizes_of_its_config() -> None:
-    config = FamiliarityConfig(features=SoundEncoder(SIZES).feature_size, axes=4, sounds=7)
-    network = Familiarity(config)
+    config = NearestNeighbourOodConfig(features=SoundEncoder(SIZES).feature_size, axes=4, sounds=7)
+    network = NearestNeighbourOod(config)
     assert tuple(network.memory.shape) == (7, 4)

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.models.ears import Ears, EarsConfig
-from soundsight.models.ood_classifier import KnownKinds
+from soundsight.models.ood import OodClassifier
 from soundsight.training.checkpoints import save_weights
 from soundsight.training.kinds import KindSeconds
-from soundsight.training.ood import load_familiarity, write_familiarity
-from soundsight.training.ood_classifier import KnownKindsFitConfig, fit_known_kinds
+from soundsight.training.ood import load_ood, write_ood
+from soundsight.training.ood_classifier import OodClassifierFitConfig, fit_ood_classifier
 
 E = 16
 SIZES = EarsConfig(embedding_size=E, maps=(4, 4, 4, 4, 4), blocks=(0, 0, 0, 0))
-CONFIG = KnownKindsFitConfig(hidden=16, steps=150, batch_size=128)
+CONFIG = OodClassifierFitConfig(hidden=16, steps=150, batch_size=128)
 KINDS = ("dog", "cat", "thunder")
 
 
@@ -53,38 +53,37 @@ def centre_of(kind: str, size: int) -> NDArray[np.float64]:
     return np.random.default_rng([ord(c) for c in kind]).normal(size=size) * 3.0
 
 
-def familiarity(network: KnownKinds, heard: KindSeconds) -> NDArray[np.float32]:
+def scores_of(network: OodClassifier, heard: KindSeconds) -> NDArray[np.float32]:
     return network(torch.from_numpy(heard.features.astype(np.float32))).numpy()
 
 
 def test_it_keeps_the_known_and_refuses_others(ears: Ears) -> None:
-    network = fit_known_kinds(seconds(ears, 1), seconds(ears, 2), ears, CONFIG)
+    network = fit_ood_classifier(seconds(ears, 1), seconds(ears, 2), ears, CONFIG)
     later = seconds(ears, 3)
-    familiar = familiarity(network, later)
-    assert familiar.min() > 0
-    assert familiar.max() < 1
-    assert (familiar[later.known] >= 0.5).mean() > 0.8
-    assert (familiar[~later.known] >= 0.5).mean() < 0.1
+    scores = scores_of(network, later)
+    assert 0 <= scores.min() <= scores.max() <= 1
+    assert (scores[later.known] <= 0.5).mean() > 0.8
+    assert (scores[~later.known] <= 0.5).mean() < 0.1
 
 
 def test_sounds_of_a_folder_and_made_ones_are_refused_too(ears: Ears) -> None:
     train, val = seconds(ears, 1), seconds(ears, 2)
     saw, beep = (seconds(ears, 4, kinds=(kind,)) for kind in ("saw", "beep"))
-    network = fit_known_kinds(
+    network = fit_ood_classifier(
         train, val, ears, CONFIG, folder=saw.embeddings, made=beep.embeddings
     )  # fmt: skip
     for kind in ("saw", "beep"):
-        assert (familiarity(network, seconds(ears, 5, kinds=(kind,))) >= 0.5).mean() < 0.1
+        assert (scores_of(network, seconds(ears, 5, kinds=(kind,))) <= 0.5).mean() < 0.1
 
 
 def test_a_folder_of_many_kinds_refuses_a_kind_that_nobody_has_met(ears: Ears) -> None:
     train, val = seconds(ears, 1), seconds(ears, 2)
     many = [seconds(ears, 6, kinds=(f"kind {k}",)).embeddings[:4] for k in range(60)]
-    alone = fit_known_kinds(train, val, ears, CONFIG)
-    taught = fit_known_kinds(train, val, ears, CONFIG, folder=np.concatenate(many))
+    alone = fit_ood_classifier(train, val, ears, CONFIG)
+    taught = fit_ood_classifier(train, val, ears, CONFIG, folder=np.concatenate(many))
     strangers = seconds(ears, 7, kinds=tuple(f"stranger {k}" for k in range(20)))
     before, after = (
-        (familiarity(network, strangers) >= 0.5).mean() for network in (alone, taught)
+        (scores_of(network, strangers) <= 0.5).mean() for network in (alone, taught)
     )  # fmt: skip
     assert after < 0.5 * before
 
@@ -92,14 +91,14 @@ def test_a_folder_of_many_kinds_refuses_a_kind_that_nobody_has_met(ears: Ears) -
 def test_the_limit_keeps_the_share_that_is_asked_for(ears: Ears) -> None:
     train, val = seconds(ears, 1), seconds(ears, 2)
     for kept in (0.6, 0.9):
-        config = KnownKindsFitConfig(hidden=16, steps=150, batch_size=128, kept=kept)
-        familiar = familiarity(fit_known_kinds(train, val, ears, config), val)
-        shares = [(familiar[val.kinds == kind] >= 0.5).mean() for kind in ("dog", "cat")]
+        config = OodClassifierFitConfig(hidden=16, steps=150, batch_size=128, kept=kept)
+        scores = scores_of(fit_ood_classifier(train, val, ears, config), val)
+        shares = [(scores[val.kinds == kind] <= 0.5).mean() for kind in ("dog", "cat")]
         assert np.mean(shares) == pytest.approx(kept, abs=0.03)
 
 
 def test_features_are_read_as_the_ears_read_them(ears: Ears) -> None:
-    network = fit_known_kinds(seconds(ears, 1), seconds(ears, 2), ears, CONFIG)
+    network = fit_ood_classifier(seconds(ears, 1), seconds(ears, 2), ears, CONFIG)
     features = torch.from_numpy(seconds(ears, 3).features.astype(np.float32))
     margin = network.margin(ears.read(features))
     expected = torch.sigmoid(network.slope * (margin - network.limit))
@@ -108,16 +107,16 @@ def test_features_are_read_as_the_ears_read_them(ears: Ears) -> None:
 
 def test_the_same_seed_gives_the_same_network(ears: Ears) -> None:
     train, val = seconds(ears, 1), seconds(ears, 2)
-    first, again = (familiarity(fit_known_kinds(train, val, ears, CONFIG), val) for _ in range(2))
+    first, again = (scores_of(fit_ood_classifier(train, val, ears, CONFIG), val) for _ in range(2))
     np.testing.assert_array_equal(first, again)
 
 
 def test_it_is_written_and_read_again(tmp_path: Path, ears: Ears) -> None:
     val = seconds(ears, 2)
-    network = fit_known_kinds(seconds(ears, 1), val, ears, CONFIG)
+    network = fit_ood_classifier(seconds(ears, 1), val, ears, CONFIG)
     save_weights(tmp_path / "encoder.safetensors", ears, {"kind": "ears"})
-    write_familiarity(tmp_path / "out", tmp_path, network, CONFIG)
-    again = load_familiarity(tmp_path / "out", tmp_path)
+    write_ood(tmp_path / "out", tmp_path, network, CONFIG)
+    again = load_ood(tmp_path / "out", tmp_path)
     features = torch.from_numpy(val.features.astype(np.float32))
     torch.testing.assert_close(again(features), network(features))
 
@@ -126,12 +125,12 @@ def test_train_and_val_without_others_are_refused(ears: Ears) -> None:
     train = seconds(ears, 1)
     known = train.of(train.known)
     with pytest.raises(DataError, match="val needs"):
-        fit_known_kinds(train, known, ears, CONFIG)
+        fit_ood_classifier(train, known, ears, CONFIG)
     with pytest.raises(DataError, match="train needs"):
-        fit_known_kinds(known, train, ears, CONFIG)
+        fit_ood_classifier(known, train, ears, CONFIG)
 
 
 @pytest.mark.parametrize("change", [{"kept": 1.0}, {"made_weight": -1.0}, {"steps": 0}])
 def test_settings_that_cannot_be_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
-        KnownKindsFitConfig(**change)  # type: ignore[arg-type]
+        OodClassifierFitConfig(**change)  # type: ignore[arg-type]

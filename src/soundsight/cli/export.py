@@ -21,15 +21,15 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="The model folder.")],
     name: Annotated[str | None, typer.Option(help="Its name (default: that of RUN).")] = None,
     version: Annotated[str, typer.Option("--model-version", help="Its own version.")] = "1",
-    familiarity: Annotated[
+    ood: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of `soundsight train familiarity`: sounds of no known kind are not drawn."
+            help="Folder of `soundsight train ood`: sounds of no known kind are not drawn."
         ),
     ] = None,
-    names: Annotated[
+    labels: Annotated[
         Path | None,
-        typer.Option(help="Folder of `soundsight train names`: the model names what it hears."),
+        typer.Option(help="Folder of `soundsight train labels`: the model names what it hears."),
     ] = None,
     confidence: Annotated[
         float,
@@ -66,8 +66,8 @@ def export(
         licence=licence,
         trained_on=trained_on,
         figures=figures_of(report) if report else None,
-        familiarity=familiarity,
-        names=names,
+        ood=ood,
+        labels=labels,
         confidence=confidence,
         trainable=trainable,
     )

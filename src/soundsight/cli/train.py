@@ -1,4 +1,4 @@
-"""``soundsight train encoder|translator|judges|familiarity|names``: networks from pairs.
+"""``soundsight train encoder|translator|judges|ood|labels``: networks from pairs.
 
 A run that was stopped goes on with the same command. Started by torchrun or SLURM, all processes
 share one run of ``train encoder`` or ``train translator``.
@@ -24,9 +24,9 @@ from soundsight.cli.train_everyday import (
     distil,
     ears_config,
     fit_ears,
+    fit_everyday_labels,
+    fit_everyday_ood,
     fit_flow,
-    fit_kind_familiarity,
-    fit_kind_names,
     flow_config,
     hears_everyday,
 )
@@ -66,7 +66,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     group = App(help="Train an encoder, a translator or the judges.")
     for command in (
-        encoder, decoder, translator, distil, align, judges, familiarity, names,
+        encoder, decoder, translator, distil, align, judges, ood, labels,
     ):  # fmt: skip
         group.command()(command)
     app.add_typer(group, name="train")
@@ -326,7 +326,7 @@ def judges(
         typer.echo(f"written: {out}")
 
 
-def familiarity(
+def ood(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where it goes.")],
     encoder: Annotated[
         Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`.")
@@ -339,18 +339,18 @@ def familiarity(
     threads: Threads = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Learn which sounds are familiar, so that others are not drawn.
+    """Learn which sounds are known (the ood score), so that others are not drawn.
 
-    Train sounds are remembered, without a label; val sounds say how far from them a sound may be.
+    Train sounds are kept, without a label; val sounds set how far from them a sound may be.
     With Everyday's folder, which ears take by default, a classifier tells its kinds from others.
     """
-    begin("soundsight train familiarity", out, threads)
+    begin("soundsight train ood", out, threads)
     from soundsight.data.store.dataset import PairDataset
     from soundsight.training.encoder import load_encoder
-    from soundsight.training.ood import FitConfig, fit_familiarity, write_familiarity
+    from soundsight.training.ood import FitConfig, fit_nearest_neighbours, write_ood
 
     if hears_everyday(encoder, data):
-        fit_kind_familiarity(
+        fit_everyday_ood(
             out, encoder, data, others, settings, bank or out.parent / "bank", seed, dry_run
         )
         return
@@ -360,11 +360,11 @@ def familiarity(
         return
     pairs, network = open_all(data), load_encoder(encoder)
     train, val = (PairDataset(pairs, split) for split in ("train", "val"))
-    write_familiarity(out, encoder, fit_familiarity(network, train, val, config), config)
+    write_ood(out, encoder, fit_nearest_neighbours(network, train, val, config), config)
     typer.echo(f"written: {out}")
 
 
-def names(
+def labels(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where they go.")],
     encoder: Annotated[
         Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`.")
@@ -376,35 +376,37 @@ def names(
     threads: Threads = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Learn what the subjects are called, for the words beside the pictures.
+    """Learn the label head: what the subjects are called, for the words beside the pictures.
 
-    A linear reading of the finished encoder, fitted with the labels of the pairs: the bench's
+    A linear layer on the finished encoder, fitted with the labels of the pairs: the bench's
     classes, or those that `soundsight prepare` found. Labels name; they never reach encoder or
     generator. Val chooses how sure it may say it is. Made sounds that are none of the subjects
     teach it when to give no name (`--set others_each=0`: none).
     """
-    begin("soundsight train names", out, threads)
+    begin("soundsight train labels", out, threads)
     from soundsight.training.encoder import load_encoder
     from soundsight.training.labels import (
-        NamingConfig,
-        fit_names,
+        LabelHeadConfig,
+        fit_label_head,
         named_seconds,
         other_seconds,
-        write_names,
+        write_label_head,
     )
 
     if hears_everyday(encoder, data):
-        fit_kind_names(out, encoder, data, others, settings, bank or out.parent / "bank", dry_run)
+        fit_everyday_labels(
+            out, encoder, data, others, settings, bank or out.parent / "bank", dry_run
+        )
         return
     check_others(others)
-    config = resolve(NamingConfig(), settings)
+    config = resolve(LabelHeadConfig(), settings)
     if is_printed(config, dry_run):
         return
     places, network = open_all(data), load_encoder(encoder)
     train, val = (named_seconds(network, places, split) for split in ("train", "val"))
-    fitted = fit_names(train, val, config, other_seconds(network, config))
-    write_names(out, encoder, fitted, config)
-    typer.echo(f"{', '.join(fitted.names.names)}: {fitted.figures.words()}")
+    fitted = fit_label_head(train, val, config, other_seconds(network, config))
+    write_label_head(out, encoder, fitted, config)
+    typer.echo(f"{', '.join(fitted.head.labels)}: {fitted.figures.words()}")
     typer.echo(f"written: {out}")
 
 

@@ -355,7 +355,7 @@ def check_others(others: Path | None) -> None:
         raise ConfigError("--others goes with Everyday's folder and its ears: leave it out")
 
 
-def fit_kind_names(
+def fit_everyday_labels(
     out: Path,
     encoder: Path,
     data: list[Path] | None,
@@ -366,23 +366,23 @@ def fit_kind_names(
 ) -> None:
     """Fit the label head of Everyday's kinds, and of the labels of other pairs beside them."""
     from soundsight.training.encoder import load_encoder
-    from soundsight.training.kinds import everyday_naming, joined, names_of
-    from soundsight.training.labels import write_names
+    from soundsight.training.kinds import everyday_label_head, fit_everyday_label_head, joined
+    from soundsight.training.labels import write_label_head
 
-    config = resolve(everyday_naming(), settings)
+    config = resolve(everyday_label_head(), settings)
     if is_printed(config, dry_run):
         return
     ears: Any = load_encoder(encoder)
     train, val = _kinds(open_everyday(data), ears, encoder, bank)
     if others is not None:
         train = joined([train, _others(others, encoder, bank)])
-    fitted = names_of(train, val, ears, config)
-    write_names(out, encoder, fitted, config)
-    typer.echo(f"{', '.join(fitted.names.names)}: {fitted.figures.words()}")
+    fitted = fit_everyday_label_head(train, val, ears, config)
+    write_label_head(out, encoder, fitted, config)
+    typer.echo(f"{', '.join(fitted.head.labels)}: {fitted.figures.words()}")
     typer.echo(f"written: {out}")
 
 
-def fit_kind_familiarity(
+def fit_everyday_ood(
     out: Path,
     encoder: Path,
     data: list[Path] | None,
@@ -394,20 +394,20 @@ def fit_kind_familiarity(
 ) -> None:
     """Fit what tells Everyday's kinds from other sounds."""
     from soundsight.training.encoder import load_encoder
-    from soundsight.training.kinds import everyday_naming
+    from soundsight.training.kinds import everyday_label_head
     from soundsight.training.labels import other_seconds
-    from soundsight.training.ood import write_familiarity
-    from soundsight.training.ood_classifier import KnownKindsFitConfig, fit_known_kinds
+    from soundsight.training.ood import write_ood
+    from soundsight.training.ood_classifier import OodClassifierFitConfig, fit_ood_classifier
 
-    config = resolve(KnownKindsFitConfig(), settings, seed=seed)
+    config = resolve(OodClassifierFitConfig(), settings, seed=seed)
     if is_printed(config, dry_run):
         return
     ears: Any = load_encoder(encoder)
     train, val = _kinds(open_everyday(data), ears, encoder, bank)
     folder = None if others is None else _others(others, encoder, bank).embeddings
-    made = other_seconds(ears, everyday_naming())[0].float().numpy()
-    network = fit_known_kinds(train, val, ears, config, folder=folder, made=made)
-    write_familiarity(out, encoder, network, config)
+    made = other_seconds(ears, everyday_label_head())[0].float().numpy()
+    network = fit_ood_classifier(train, val, ears, config, folder=folder, made=made)
+    write_ood(out, encoder, network, config)
     typer.echo(f"written: {out}")
 
 

@@ -309,7 +309,7 @@ def _draw(result: Translation, job: _Job, wish: _Wish, hidden: Path, *, sheet: b
                 "name": result.name[i],
                 "second_guess": result.second_guess[i],
                 "confidence": _number(result.confidence[i]),
-                "familiarity": _number(result.familiarity[i]),
+                "ood_score": _number(result.ood_score[i]),
                 "seed": wish.seed,
                 "draw": draw,
             }

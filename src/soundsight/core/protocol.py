@@ -152,9 +152,9 @@ class ModelFacts(_Message):
     name: str
     version: str
     image_px: int
-    names: list[str]
+    labels: list[str]
     alerts: list[str]
-    """Those of the names that are told and never drawn."""
+    """Those of the labels that are named and never drawn."""
     confidence_needed: float
     quiet_dbfs: float
 
@@ -212,7 +212,7 @@ class WindowFacts(_Message):
     settled: bool
     state: State
     level_dbfs: float
-    familiarity: float | None
+    ood_score: float | None
     confidence: float | None
     name: str
     second_guess: str

@@ -26,13 +26,13 @@ class Thresholds:
 
     Attributes:
         quiet_dbfs: a second whose level is below this counts as quiet, in dB re full scale.
-        familiarity: a sound that is less familiar than this (0..1) is not drawn.
+        ood_score: a sound whose ood score is above this (0..1) is not drawn.
         confidence: a live sound of which the model is less sure than this (0..1, see
             ``runtime.events``) is not shown, at the middle of the sensitivity's scale.
     """
 
     quiet_dbfs: float
-    familiarity: float = 0.0
+    ood_score: float = 1.0
     confidence: float = 0.5
 
 
@@ -70,10 +70,10 @@ def is_quiet(mel: NDArray[np.uint8], rms_dbfs: float, thresholds: Thresholds) ->
     return rms_dbfs < thresholds.quiet_dbfs or float(mel.mean()) < INAUDIBLE_LEVEL
 
 
-def is_unfamiliar(familiarity: float, thresholds: Thresholds) -> bool:
-    """Tell whether a sound is of no kind that the model was trained on.
+def is_out_of_distribution(ood_score: float, thresholds: Thresholds) -> bool:
+    """Return whether a sound is of no kind that the model was trained on.
 
     Args:
-        familiarity: in [0, 1]; NaN where the model cannot tell, which refuses no sound.
+        ood_score: in [0, 1]; NaN where the model cannot tell, which refuses no sound.
     """
-    return familiarity < thresholds.familiarity
+    return ood_score > thresholds.ood_score

@@ -519,7 +519,7 @@ def _silence_and_noise(
             else translator.imagine(mels, seed=seed)
         )
         rows[f"{name}: accepted"] = every_judge(judges, pictures, seed=seed)
-        # Silence is quiet: the program draws nothing, however familiar it is.
+        # Silence is quiet: the program draws nothing, however well it is known.
         shown = np.full(len(pictures), not silent)
         if draws is not None:
             shown &= draws(mels)

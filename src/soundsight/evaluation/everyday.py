@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from soundsight.core.draws import item_of
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import atomic_file, atomic_folder
-from soundsight.core.state import is_unfamiliar
+from soundsight.core.state import is_out_of_distribution
 from soundsight.core.units import to_unit
 from soundsight.data.everyday.folder import (
     ALERTS,
@@ -116,7 +116,7 @@ class Model(Protocol):
         """Return which sounds the program would draw: bool [n]."""
         ...
 
-    def familiarity(self, mels: Levels) -> NDArray[np.float32]:
+    def ood_scores(self, mels: Levels) -> NDArray[np.float32]:
         """Return how well each sound is known, float32 [n]; NaN where the model cannot say."""
         ...
 
@@ -141,13 +141,13 @@ class TranslatorModel:
     def draws(self, mels: Levels) -> NDArray[np.bool_]:
         return self.translator.draws(mels)
 
-    def familiarity(self, mels: Levels) -> NDArray[np.float32]:
-        return self.translator.familiarity(mels)
+    def ood_scores(self, mels: Levels) -> NDArray[np.float32]:
+        return self.translator.ood_scores(mels)
 
     def imagine_recording(self, mels: Levels, *, seed: int = 0) -> Levels:
         thresholds = self.translator.info.thresholds
         heard = [replace(self.translator.hear(mel), of=mel) for mel in mels[audible(mels)]]
-        known = [one for one in heard if not is_unfamiliar(one.familiarity, thresholds)]
+        known = [one for one in heard if not is_out_of_distribution(one.ood_score, thresholds)]
         surest = SurestSeconds()
         # Of a recording that would not be drawn there is a picture all the same.
         for second in known or heard or [replace(self.translator.hear(mels[0]), of=mels[0])]:
@@ -156,13 +156,13 @@ class TranslatorModel:
         return self.translator.draw(mean_embedding(chosen), [item_of(chosen[0].of)], seed)[0]
 
     def label_probabilities(self, mels: Levels) -> NDArray[np.float32] | None:
-        known = self.translator.names
+        known = self.translator.label_head
         if known is None:
             return None
         embeddings, _ = self.translator.session.embed(to_unit(mels)[:, None])
         probabilities = known.probabilities(embeddings)
         found = np.zeros((len(mels), len(KINDS)), np.float32)
-        for column, name in enumerate(known.names):
+        for column, name in enumerate(known.labels):
             if (kind := kind_of(name)) is not None:
                 found[:, KINDS.index(kind)] = probabilities[:, column]
         return found
@@ -429,7 +429,7 @@ def _labels(work: _Work) -> None:
     if found is None:
         work.report["left_out"].append("Labels: the model has none.")
         return
-    work.report["names"] = {}
+    work.report["labels"] = {}
     for what, kinds in (("28 kinds", KINDS), ("22 subjects", SUBJECTS), ("alerts", ALERTS)):
         part = work.heard.of(kinds)
         accuracy = classify(
@@ -437,14 +437,14 @@ def _labels(work: _Work) -> None:
             seed=work.config.seed, classes=KINDS, among=kinds,
         )  # fmt: skip
         units = {"seconds": accuracy.seconds, "recordings": accuracy.videos}
-        work.report["names"][what] = as_json(units)
+        work.report["labels"][what] = as_json(units)
 
 
 def _refusal(work: _Work) -> None:
     """Count how unknown sounds are told from known ones, at full band and at 8 kHz."""
     work.tell("unknown sounds", 0, 0)
     model, config = work.model, work.config
-    of_known = model.familiarity(work.heard.mels)
+    of_known = model.ood_scores(work.heard.mels)
     if np.isnan(of_known).any():
         work.report["left_out"].append("Refusal: the model cannot say how well it knows a sound.")
         return
@@ -455,13 +455,13 @@ def _refusal(work: _Work) -> None:
         heard = known_segments(
             work.everyday, work.bench, split, limit=config.limit, seed=config.seed, narrow=narrow
         )
-        return model.familiarity(heard.mels), heard
+        return model.ood_scores(heard.mels), heard
 
     threshold = threshold_that_keeps(*known("val", False))
     work.report["refusal"] = {"threshold": threshold}
     for what, narrow in ((FULL_BAND, False), (NARROW_BAND, True)):
         others = other_segments(work.everyday, config.split, narrow=narrow)
-        scored = model.familiarity(others.mels), others
+        scored = model.ood_scores(others.mels), others
         rows = refusal_rows(known(config.split, narrow), scored, threshold, config.seed)
         rows[UNKNOWN_DRAWN_AS_SET] = others.shares(
             model.draws(others.mels), config.seed, among=list(dict.fromkeys(others.kinds))
@@ -470,14 +470,14 @@ def _refusal(work: _Work) -> None:
 
 
 def threshold_that_keeps(
-    familiarity: NDArray[np.float32], heard: Segments, share: float = KEPT
+    ood_score: NDArray[np.float32], heard: Segments, share: float = KEPT
 ) -> float:
-    """Return the familiarity that ``share`` of the known seconds reach, kinds weighing the same."""
+    """Return the ood score that ``share`` of the known seconds stay under, kinds weighing alike."""
     _, own, counts = np.unique(heard.kinds, return_inverse=True, return_counts=True)
     weight = 1.0 / counts[own]
-    order = np.argsort(familiarity, kind="stable")
+    order = np.argsort(-ood_score, kind="stable")
     lost = np.cumsum(weight[order]) / weight.sum()
-    return float(familiarity[order][np.searchsorted(lost, 1.0 - share)])
+    return float(ood_score[order][np.searchsorted(lost, 1.0 - share)])
 
 
 def refusal_rows(
@@ -486,32 +486,32 @@ def refusal_rows(
     threshold: float,
     seed: int,
 ) -> dict[str, Shares]:
-    """Count how well familiarity tells unknown sounds from known ones.
+    """Count how well the ood score tells unknown sounds from known ones.
 
     Args:
-        known: familiarity of known seconds, and the seconds.
+        known: ood scores of known seconds, and the seconds.
         others: the same of unknown ones.
-        threshold: from which on a second is drawn.
+        threshold: up to which a second is drawn.
         seed: of the intervals.
 
     Returns:
         ``known kept`` and ``unknown drawn`` (inaudible seconds are never drawn), and ``AUROC``: how
-        often an unknown second is less familiar than a known one, of each unknown kind.
+        often an unknown second scores higher than a known one, of each unknown kind.
     """
     score, heard = others
     kinds = list(dict.fromkeys(heard.kinds))
-    kept = (known[0] >= threshold) & known[1].audible
+    kept = (known[0] <= threshold) & known[1].audible
     of_known = np.asarray(known[1].kinds)
-    below = []
+    above = []
     # For each unknown second by itself, which scikit-learn's area under the curve does not give.
     for kind in np.unique(of_known):
         of = np.sort(known[0][of_known == kind])
         under, upto = (np.searchsorted(of, score, side=side) for side in ("left", "right"))
-        below.append(1.0 - (under + upto) / (2.0 * len(of)))
+        above.append((under + upto) / (2.0 * len(of)))
     return {
         "known kept": known[1].shares(kept, seed, among=KINDS),
-        UNKNOWN_DRAWN: heard.shares((score >= threshold) & heard.audible, seed, among=kinds),
-        "AUROC": heard.shares(np.mean(below, axis=0), seed, among=kinds),
+        UNKNOWN_DRAWN: heard.shares((score <= threshold) & heard.audible, seed, among=kinds),
+        "AUROC": heard.shares(np.mean(above, axis=0), seed, among=kinds),
     }
 
 
@@ -748,7 +748,7 @@ def _tables(report: Mapping[str, Any]) -> dict[str, Any]:
                 found,
                 [kind for kind in KINDS if kind in found["seconds"]],
             )
-            for what, found in report.get("names", {}).items()
+            for what, found in report.get("labels", {}).items()
         },
         "variety": Table(
             caption="Distances of two draws of one sound, and of two pictures of a subject, as "

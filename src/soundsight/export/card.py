@@ -75,14 +75,14 @@ def card_text(values: Mapping[str, Any]) -> str:
     lines += ["", "## Figures", ""]
     figures = values.get("figures") or {}
     lines += [f"* {name}: {value}" for name, value in figures.items()] or ["None measured yet."]
-    if values.get("names"):
+    if values.get("labels"):
         lines += [
             "",
             "## Names",
             "",
-            f"It names what it hears as {', '.join(values['names'])}: a linear reading of the "
-            "frozen sound encoder, fitted with labels after all other training. No label and no "
-            "name reached encoder or generator.",
+            f"It names what it hears as {', '.join(values['labels'])}: a linear layer on the "
+            "frozen sound encoder, fitted with labels after all other training. No label "
+            "reached encoder or generator.",
         ]
     if values.get("alerts"):
         lines += [

@@ -40,8 +40,8 @@ from soundsight.training.distil import DistilTask
 from soundsight.training.encoder import AudioEncoder, condition, load_encoder
 from soundsight.training.fine_tuning import TRAINABLE, StartingPoint
 from soundsight.training.flow import FlowTask, load_flow_generator
-from soundsight.training.labels import FittedNames, load_names
-from soundsight.training.ood import LIMIT, load_familiarity
+from soundsight.training.labels import FittedLabelHead, load_label_head
+from soundsight.training.ood import LIMIT, load_ood
 from soundsight.training.trainer import read_run
 from soundsight.training.translator import load_generator
 
@@ -69,8 +69,8 @@ class ExportConfig:
         licence: licence of the weights.
         trained_on: one sentence for ``model.json`` and the card.
         figures: measured figures, each with the command that makes it.
-        familiarity: folder of a memory of familiar sounds; None exports a model that draws any.
-        names: folder of names of the subjects; None exports a model without.
+        ood: folder of `soundsight train ood`; None exports a model that draws any sound.
+        labels: folder of `soundsight train labels`; None exports a model without names.
         confidence: how sure a live view has to be to show a picture, 0 to 1.
         trainable: also carry the weights that training can go on from, in fp16.
     """
@@ -80,8 +80,8 @@ class ExportConfig:
     licence: str = "BSD-3-Clause"
     trained_on: str = ""
     figures: Mapping[str, Any] | None = None
-    familiarity: Path | None = None
-    names: Path | None = None
+    ood: Path | None = None
+    labels: Path | None = None
     confidence: float = 0.5
     trainable: bool = False
 
@@ -147,9 +147,9 @@ def export_run(
         ``out``.
 
     Raises:
-        DataError: when ``run`` is no finished translator run, or the memory of sounds or the names
+        DataError: when ``run`` is no finished translator run, or its ood network or label head
             were fitted to another encoder.
-        ModelError: when the names are damaged.
+        ModelError: when the label head is damaged.
         OutputError: when ``out`` exists and ``overwrite`` is false, or cannot be written to.
         SoundsightError: when a network does not survive the export to ``TOLERANCE``.
     """
@@ -160,11 +160,12 @@ def export_run(
         generator = load_generator(run)
     encoder = load_encoder(run)
     config = config or ExportConfig(name=run.resolve().name)
-    memory = None if config.familiarity is None else load_familiarity(config.familiarity, run)
-    names = None if config.names is None else load_names(config.names, run, encoder.embedding_size)
+    ood = None if config.ood is None else load_ood(config.ood, run)
+    size = encoder.embedding_size
+    labels = None if config.labels is None else load_label_head(config.labels, run, size)
     return export_networks(
         encoder, generator, out, config,
-        memory=memory, names=names, about=about, weights=run if config.trainable else None,
+        ood=ood, labels=labels, about=about, weights=run if config.trainable else None,
         overwrite=overwrite,
     )  # fmt: skip
 
@@ -175,8 +176,8 @@ def export_networks(
     out: Path,
     config: ExportConfig,
     *,
-    memory: nn.Module | None = None,
-    names: FittedNames | None = None,
+    ood: nn.Module | None = None,
+    labels: FittedLabelHead | None = None,
     about: Mapping[str, Any] | None = None,
     weights: Path | None = None,
     overwrite: bool = False,
@@ -184,9 +185,9 @@ def export_networks(
     """Write a model folder of these networks; see :func:`export_run`.
 
     Args:
-        memory: features [n, F] -> familiarity [n] in (0, 1], unfamiliar below
+        ood: features [n, F] -> ood scores [n] in [0, 1], unknown above
             ``training.ood.LIMIT``; None for a model that draws any sound.
-        names: of the subjects, fitted to ``encoder``; None for a model without.
+        labels: the label head, fitted to ``encoder``; None for a model without.
         about: the run's ``run.json``, for the card.
         weights: a finished run whose weights are carried for others to start from.
     """
@@ -209,16 +210,16 @@ def export_networks(
         _export(encode, {"mel": mel}, ("embedding", "features"), folder / model_folder.ENCODER)
         _export(_Draw(generator), inputs, ("image",), folder / model_folder.GENERATOR)
         thresholds = {"quiet_dbfs": QUIET_DBFS, "confidence": config.confidence}
-        if memory is not None:
+        if ood is not None:
             features = torch.randn(_BATCH, encoder.feature_size, generator=rng)
-            path = folder / model_folder.FAMILIARITY
-            _export(memory, {"features": features}, ("familiarity",), path)
-            thresholds["familiarity"] = LIMIT
+            path = folder / model_folder.OOD
+            _export(ood, {"features": features}, ("ood_score",), path)
+            thresholds["ood_score"] = LIMIT
         figures = dict(config.figures or {})
-        if names is not None:
+        if labels is not None:
             # The file says more of its origin than the program needs: that part stays behind.
-            write_json(folder / model_folder.NAMES, names.names.to_json())
-            figures["names"] = names.figures.words()
+            write_json(folder / model_folder.LABELS, labels.head.to_json())
+            figures["labels"] = labels.figures.words()
         if weights is not None:
             _carry(StartingPoint(weights), folder)
         values = {
@@ -242,9 +243,9 @@ def export_networks(
             "training": {key: about[key] for key in _PROVENANCE if key in about} if about else {},
             "figures": figures,
         }
-        if names is not None:
-            values["names"] = list(names.names.names)
-            values["alerts"] = list(names.names.alerts)
+        if labels is not None:
+            values["labels"] = list(labels.head.labels)
+            values["alerts"] = list(labels.head.alerts)
         write_card(folder / "CARD.md", values)
         values["files"] = {
             path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}

@@ -235,7 +235,7 @@ class JsonDisplay:
                 "name": window.name,
                 "second_guess": window.second_guess,
                 "confidence": _number(window.confidence),
-                "familiarity": _number(window.familiarity),
+                "ood_score": _number(window.ood_score),
                 "level_dbfs": _number(window.level_dbfs),
                 "event": None if event is None else event.number,
                 "repeats": None if event is None else event.repeats,

@@ -17,7 +17,7 @@ times a second. What is shown is therefore steadied:
   in them is what is known of the sound.
 * An alert (``runtime.labels``) is named and not drawn.
 
-The confidence of a window is the geometric mean of how familiar the sound is and of how sure the
+The confidence of a window is the geometric mean of (1 - ood score) and of how sure the
 names are (``runtime.labels``).
 """
 
@@ -117,7 +117,7 @@ class Heard:
         images: uint8 [draws, px, px, 3]; empty where the state is not ``picture``.
         drawing: counts the drawings of a signal: windows that have the same show the same pictures.
         level_dbfs: level of the window, in dB re full scale.
-        familiarity: in [0, 1], NaN for a quiet window or a model that cannot tell.
+        ood_score: in [0, 1], NaN for a quiet window or a model that cannot tell.
         confidence: in [0, 1], averaged over the last windows; NaN while it is quiet, or where the
             model cannot tell.
         name: what it probably is, in the model's words; empty without names, and where nothing is
@@ -133,7 +133,7 @@ class Heard:
     images: NDArray[np.uint8]
     drawing: int
     level_dbfs: float
-    familiarity: float
+    ood_score: float
     confidence: float
     name: str
     second_guess: str
@@ -178,7 +178,7 @@ def _towards(average: Second, newer: Second, share: float) -> Second:
     return Second(
         embedding=average.embedding + share * (newer.embedding - average.embedding),
         shares=average.shares + share * (newer.shares - average.shares),
-        familiarity=average.familiarity + share * (newer.familiarity - average.familiarity),
+        ood_score=average.ood_score + share * (newer.ood_score - average.ood_score),
     )
 
 
@@ -301,7 +301,7 @@ class Listener:
         anchor = None if event is None else self._anchor
         kind = _top(average if anchor is None else anchor)
         guess = self._translator.guess(average, kind)
-        confidence = confidence_of(average.familiarity, guess.share)
+        confidence = confidence_of(average.ood_score, guess.share)
         # NaN, of a model that cannot tell how sure it is, hides nothing.
         self._high = 0 if confidence < self.confidence_needed else self._high + 1
         images = self._none()
@@ -318,7 +318,7 @@ class Listener:
             images=images,
             drawing=self._drawings,
             level_dbfs=segment.rms_dbfs,
-            familiarity=now.familiarity,
+            ood_score=now.ood_score,
             confidence=confidence,
             name=guess.name if self._recognised else "",
             second_guess=guess.second if self._recognised else "",
@@ -353,7 +353,7 @@ class Listener:
             images=self._none(),
             drawing=self._drawings,
             level_dbfs=segment.rms_dbfs,
-            familiarity=math.nan,
+            ood_score=math.nan,
             confidence=math.nan,
             name="",
             second_guess="",
@@ -401,7 +401,7 @@ class Listener:
         return self._begin(average, self._other_since_s, end_s)
 
     def _same(self, anchor: Second, kind: Second) -> bool:
-        if self._translator.names is not None:
+        if self._translator.label_head is not None:
             return float(kind.shares.max() - kind.shares[_top(anchor)]) < self._steady.lead
         a, b = anchor.embedding, kind.embedding
         lengths = float(np.linalg.norm(a) * np.linalg.norm(b))

@@ -111,7 +111,7 @@ def find_events(
     if isinstance(blocks, SoundStream):
         total_s = blocks.info.duration_s if total_s is None else total_s
         source = Path(blocks.name).name if source is None else source
-    names = () if translator.names is None else translator.names.names
+    names = () if translator.label_head is None else translator.label_head.labels
     finder = _Finder(listener, translator.info.mel, names)
     return finder.run(blocks, total_s, source or "", translator.info.label, seed)
 

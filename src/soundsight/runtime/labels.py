@@ -1,15 +1,15 @@
-"""Names of a model's subjects: a linear reading of the embedding, fitted after all training.
+"""The label head: names of a model's subjects, read linearly from the embedding.
 
-Optional: a model folder without ``names.json`` has none, and nothing but the words on an event
-strip depends on them. No name ever reaches the encoder or the generator.
+It is fitted after all training, and optional: only words depend on it. No label ever reaches the
+encoder or the generator.
 
 Shapes (K = subjects, E = numbers of the embedding that are read)::
 
     embedding [n, E or more] -> weights [K, E], bias [K] -> probabilities [n, K]
 
 With ``other`` there is one row more, for a sound that is none of the subjects; the probabilities
-of the subjects are what it leaves. Some names may be of *alerts*: they are told by their word and
-never drawn.
+of the subjects are what it leaves. Some labels may be of *alerts*: their word is shown, and they
+are never drawn.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from soundsight.core.errors import ModelError, first_line
-from soundsight.runtime.model_folder import NAMES, ModelInfo
+from soundsight.runtime.model_folder import LABELS, ModelInfo
 
-FORMAT = "soundsight-names"
+FORMAT = "soundsight-labels"
 FORMAT_VERSION = 1
 
 SECOND_SHARE = 0.5
 """A second guess is told where it is at least this many times as probable as the first."""
 
-_MOST_NAMES = 1000
-_LONGEST_NAME = 60
+_MOST_LABELS = 1000
+_LONGEST_LABEL = 60
 _LARGEST = 1e30
 
 
@@ -54,50 +54,50 @@ class Guess:
     is_alert: bool = False
 
 
-def confidence_of(familiarity: float, share: float) -> float:
-    """Say how sure a name is: the geometric mean of how familiar the sound is and of its share.
+def confidence_of(ood_score: float, share: float) -> float:
+    """Return how sure a name is: the geometric mean of (1 - ood score) and the name's probability.
 
     Args:
-        familiarity: in [0, 1]; NaN where the model cannot tell, which counts as 1.
-        share: likewise.
+        ood_score: in [0, 1]; NaN where the model cannot tell, which counts as 0.
+        share: probability of the name, in [0, 1]; NaN without names, which counts as 1.
 
     Returns:
         In [0, 1]; NaN where both are.
     """
-    if math.isnan(familiarity) and math.isnan(share):
+    if math.isnan(ood_score) and math.isnan(share):
         return math.nan
-    a, b = (1.0 if math.isnan(value) else value for value in (familiarity, share))
-    return math.sqrt(a * b)
+    known = 1.0 if math.isnan(ood_score) else 1.0 - ood_score
+    return math.sqrt(known * (1.0 if math.isnan(share) else share))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Names:
-    """The subjects' names and how they are read.
+class LabelHead:
+    """A linear layer from the embedding to the names of the subjects.
 
     Attributes:
-        names: K words for people, such as ``dog``.
+        labels: K words for people, such as ``dog``.
         weights: float32 [K, E], or [K + 1, E] with ``other``.
         bias: float32 [K], or [K + 1].
         other: whether the last row stands for a sound that is none of the subjects.
-        alerts: those of ``names`` that are told and never drawn.
+        alerts: those of ``labels`` that are told and never drawn.
     """
 
-    names: tuple[str, ...]
+    labels: tuple[str, ...]
     weights: NDArray[np.float32]
     bias: NDArray[np.float32]
     other: bool = False
     alerts: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, info: ModelInfo) -> Names | None:
+    def of(cls, info: ModelInfo) -> LabelHead | None:
         """Read the names of a model folder; None where it carries none.
 
         Raises:
             ModelError: when they are damaged or do not fit the model.
         """
-        if NAMES not in info.files:
+        if LABELS not in info.files:
             return None
-        return read_names(info.folder / NAMES, info.embedding_size)
+        return read_label_head(info.folder / LABELS, info.embedding_size)
 
     def probabilities(self, embeddings: ArrayLike) -> NDArray[np.float32]:
         """Read embeddings [n, E or more]: float32 [n, K].
@@ -109,7 +109,7 @@ class Names:
         logits -= logits.max(axis=1, keepdims=True)
         raised = np.exp(logits)
         shares: NDArray[np.float32] = raised / raised.sum(axis=1, keepdims=True)
-        return shares[:, : len(self.names)]
+        return shares[:, : len(self.labels)]
 
     def guess(self, shares: NDArray[np.float32], first: int | None = None) -> Guess:
         """Name a sound by its probabilities [K].
@@ -123,14 +123,14 @@ class Names:
         second = int(others.argmax())
         near = float(shares[second]) >= SECOND_SHARE * float(shares[best])
         return Guess(
-            name=self.names[best],
-            second=self.names[second] if near else "",
+            name=self.labels[best],
+            second=self.labels[second] if near else "",
             share=float(shares[best]),
-            is_alert=self.names[best] in self.alerts,
+            is_alert=self.labels[best] in self.alerts,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The content of ``names.json``.
+        """The content of ``labels.json``.
 
         Raises:
             ValueError: when a weight is not finite.
@@ -141,7 +141,7 @@ class Names:
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
-            "names": list(self.names),
+            "labels": list(self.labels),
             "other": self.other,
             "alerts": list(self.alerts),
             "weights": [[round(w, 6) for w in row] for row in self.weights.tolist()],
@@ -149,8 +149,8 @@ class Names:
         }
 
 
-def read_names(path: Path, embedding_size: int) -> Names:
-    """Read and check ``names.json``; keys that are not known are let pass.
+def read_label_head(path: Path, embedding_size: int) -> LabelHead:
+    """Read and check ``labels.json``; keys that are not known are let pass.
 
     Args:
         path: the file.
@@ -163,18 +163,18 @@ def read_names(path: Path, embedding_size: int) -> Names:
         values: dict[str, Any] = json.loads(path.read_text("utf-8"))
         if values["format"] != FORMAT or values["format_version"] != FORMAT_VERSION:
             raise ValueError("another format or version")
-        names = _checked_names(values["names"])
+        labels = _checked_labels(values["labels"])
         weights = _numbers(values["weights"])
         bias = _numbers(values["bias"])
         other = values.get("other", False)
         if not isinstance(other, bool):
             raise ValueError("other is true or false")
         alerts = values.get("alerts", [])
-        if not isinstance(alerts, list) or not all(alert in names for alert in alerts):
-            raise ValueError("alerts are some of the names")
-        rows = len(names) + other
+        if not isinstance(alerts, list) or not all(alert in labels for alert in alerts):
+            raise ValueError("alerts are some of the labels")
+        rows = len(labels) + other
         if weights.ndim != 2 or weights.shape[0] != rows or bias.shape != (rows,):
-            raise ValueError("the weights are of another shape than the names")
+            raise ValueError("the weights are of another shape than the labels")
         if not 1 <= weights.shape[1] <= embedding_size:
             raise ValueError("the embedding is of another length than the weights")
     except OSError as error:
@@ -183,16 +183,16 @@ def read_names(path: Path, embedding_size: int) -> Names:
         raise ModelError(f"{path} is damaged: the key {error} is missing") from error
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: {first_line(error)}") from error
-    return Names(names=names, weights=weights, bias=bias, other=other, alerts=tuple(alerts))
+    return LabelHead(labels=labels, weights=weights, bias=bias, other=other, alerts=tuple(alerts))
 
 
-def _checked_names(values: object) -> tuple[str, ...]:
-    if not isinstance(values, list) or not all(isinstance(name, str) for name in values):
-        raise ValueError("names is a list of words")
-    if not 2 <= len(values) <= _MOST_NAMES or len(set(values)) != len(values):
-        raise ValueError(f"2 to {_MOST_NAMES} different names are expected")
-    if any(not n.isprintable() or not 1 <= len(n.strip()) <= _LONGEST_NAME for n in values):
-        raise ValueError("a name is empty, too long or no text")
+def _checked_labels(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(label, str) for label in values):
+        raise ValueError("labels is a list of words")
+    if not 2 <= len(values) <= _MOST_LABELS or len(set(values)) != len(values):
+        raise ValueError(f"2 to {_MOST_LABELS} different labels are expected")
+    if any(not n.isprintable() or not 1 <= len(n.strip()) <= _LONGEST_LABEL for n in values):
+        raise ValueError("a label is empty, too long or no text")
     return tuple(values)
 
 

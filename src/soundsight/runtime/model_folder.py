@@ -21,12 +21,12 @@ from soundsight.core.state import Thresholds
 from soundsight.media.mel import MelConfig
 
 FORMAT = "soundsight-model"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MODEL_JSON = "model.json"
 ENCODER = "encoder.onnx"
 GENERATOR = "generator.onnx"
-FAMILIARITY = "familiarity.onnx"
-NAMES = "names.json"
+OOD = "ood.onnx"
+LABELS = "labels.json"
 
 _MOST_NUMBERS = 100_000
 """No network takes or makes a vector longer than this; a damaged size would fill the memory."""
@@ -199,7 +199,7 @@ def _parse(folder: Path, values: dict[str, Any]) -> ModelInfo:
         dropout_size=_whole(where, values, "dropout_size", most=_MOST_NUMBERS),
         thresholds=Thresholds(
             quiet_dbfs=_number(where, thresholds, "quiet_dbfs"),
-            familiarity=_number(where, {"familiarity": 0.0, **thresholds}, "familiarity"),
+            ood_score=_number(where, {"ood_score": 1.0, **thresholds}, "ood_score"),
             confidence=_number(where, {"confidence": 0.5, **thresholds}, "confidence"),
         ),
         files=files,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from soundsight.runtime.model_folder import FAMILIARITY, ModelInfo
+from soundsight.runtime.model_folder import OOD, ModelInfo
 from soundsight.runtime.session import Network
 
 
-class SoundMemory:
-    """Tells how familiar sounds are. Without a network for it every answer is NaN.
+class OodDetector:
+    """Gives sounds their ood score. Without a network for it every score is NaN.
 
     Args:
         info: a folder that ``model_folder.read`` has checked.
@@ -22,13 +22,13 @@ class SoundMemory:
 
     def __init__(self, info: ModelInfo, threads: int | None = None) -> None:
         self._network: Network | None = None
-        if FAMILIARITY in info.files:
-            self._network = Network(info.folder / FAMILIARITY, ("familiarity",), threads)
+        if OOD in info.files:
+            self._network = Network(info.folder / OOD, ("ood_score",), threads)
             self._network.require({"features"})
 
-    def familiarity(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Tell how familiar sounds are, by the encoder's features [n, F]: float32 [n] in [0, 1]."""
+    def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the scores by the encoder's features [n, F]: float32 [n] in [0, 1]."""
         if self._network is None:
             return np.full(len(features), np.nan, np.float32)
-        (familiarity,) = self._network.run(((),), features=features)
-        return familiarity
+        (scores,) = self._network.run(((),), features=features)
+        return scores

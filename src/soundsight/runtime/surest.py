@@ -34,13 +34,13 @@ class Second:
     Attributes:
         embedding: float32 [E].
         shares: float32 [K], the probabilities of the names; [1] without names.
-        familiarity: in [0, 1]; NaN where the model cannot tell.
+        ood_score: in [0, 1]; NaN where the model cannot tell.
         of: whatever it is a second of, for whoever asks.
     """
 
     embedding: NDArray[np.float32]
     shares: NDArray[np.float32]
-    familiarity: float
+    ood_score: float
     of: Any = None
 
 
@@ -107,7 +107,7 @@ def surest_embedding(embeddings: ArrayLike, shares: ArrayLike) -> NDArray[np.flo
     surest = SurestSeconds()
     pairs = zip(np.asarray(embeddings, np.float32), np.asarray(shares, np.float32), strict=True)
     for embedding, share in pairs:
-        surest.take(Second(embedding=embedding, shares=share, familiarity=float("nan")))
+        surest.take(Second(embedding=embedding, shares=share, ood_score=float("nan")))
     if not len(surest):
         raise ValueError("there is no second to draw from")
     return mean_embedding(surest.of_kind(surest.kind))

@@ -18,13 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from soundsight.core import units
 from soundsight.core.draws import generator_draws, item_of
 from soundsight.core.errors import AudioError, ConfigError, OutputError
-from soundsight.core.state import State, calm_picture, is_quiet, is_unfamiliar
+from soundsight.core.state import State, calm_picture, is_out_of_distribution, is_quiet
 from soundsight.media.audio import SoundStream
 from soundsight.media.segments import Segment, loudest_segment
 from soundsight.runtime import model_folder
-from soundsight.runtime.labels import Guess, Names, confidence_of
+from soundsight.runtime.labels import Guess, LabelHead, confidence_of
 from soundsight.runtime.model_folder import ModelInfo
-from soundsight.runtime.ood import SoundMemory
+from soundsight.runtime.ood import OodDetector
 from soundsight.runtime.session import ImagineSession
 from soundsight.runtime.stream import (
     SecondCutter,
@@ -53,7 +53,7 @@ class Translation:
             recognisable, unless it was asked for anyway; pictogram and word where it is ``named``.
         seconds: float64 [n], where each picture's second starts, in seconds. What is drawn from
             several seconds has the surest of them.
-        familiarity: float32 [n] in [0, 1], how much the second is of a kind that the model knows;
+        ood_score: float32 [n] in [0, 1], how far the second is from the kinds that the model knows;
             NaN for a quiet second, or a model that cannot tell.
         state: n states.
         name: n words for what it probably is; empty without names, and where nothing is known.
@@ -73,7 +73,7 @@ class Translation:
 
     images: NDArray[np.uint8]
     seconds: NDArray[np.float64]
-    familiarity: NDArray[np.float32]
+    ood_score: NDArray[np.float32]
     state: list[State]
     name: list[str]
     second_guess: list[str]
@@ -162,8 +162,8 @@ class Translator:
     def __init__(self, info: ModelInfo, threads: int | None = None) -> None:
         self.info = info
         self.session = ImagineSession(info, threads)
-        self.memory = SoundMemory(info, threads)
-        self.names = Names.of(info)
+        self.ood = OodDetector(info, threads)
+        self.label_head = LabelHead.of(info)
 
     @classmethod
     def load(cls, folder: str | Path | None = None, threads: int | None = None) -> Translator:
@@ -204,7 +204,7 @@ class Translator:
             each_second: every second, one after the other, instead of the sound as a whole.
             draws: pictures of the sound, or of each second.
             seed: another seed imagines another picture of the same sound.
-            anyway: give the pictures of unfamiliar sounds, too. Their state stays what it is, a
+            anyway: give the pictures of unknown sounds, too. Their state stays what it is, a
                 quiet second stays a calm picture, and an alert is named and not drawn.
 
         Raises:
@@ -252,7 +252,7 @@ class Translator:
         """Imagine a sound from its surest seconds: of a second each, and its loudest one."""
         mel = self.info.mel
         waveform, cutter, surest = Waveform(mel), SecondCutter(mel), SurestSeconds()
-        by_kind = self.names is not None and DRAW_FROM_SUREST
+        by_kind = self.label_head is not None and DRAW_FROM_SUREST
         seconds = 0
 
         def take(segments: list[Segment]) -> None:
@@ -260,7 +260,7 @@ class Translator:
             for segment in segments:
                 seconds += 1
                 heard = self._hear(segment)
-                if heard is not None and not self._is_unfamiliar(heard):
+                if heard is not None and not self._is_ood(heard):
                     surest.take(heard)
 
         def passing() -> Iterator[NDArray[np.float32]]:
@@ -283,7 +283,7 @@ class Translator:
         heard = Second(
             embedding=mean_embedding(chosen),
             shares=np.mean([second.shares for second in chosen], axis=0, dtype=np.float32),
-            familiarity=float(np.mean([second.familiarity for second in chosen])),
+            ood_score=float(np.mean([second.ood_score for second in chosen])),
             of=best,
         )
         wave = waveform.cut(best.start_s)
@@ -323,28 +323,28 @@ class Translator:
             mel: uint8 [128, 100].
         """
         embedding, features = self.session.embed(units.to_unit(mel[None])[:, None])
-        familiarity = self.memory.familiarity(features)
-        # Without names there is one kind, and the most familiar seconds are the surest of it.
-        shares = np.nan_to_num(familiarity, nan=1.0)
-        if self.names is not None:
-            shares = self.names.probabilities(embedding)[0]
-        return Second(embedding=embedding[0], shares=shares, familiarity=float(familiarity[0]))
+        ood_score = self.ood.scores(features)
+        # Without names there is one kind; the lower the ood score, the surer the second.
+        shares = 1.0 - np.nan_to_num(ood_score, nan=0.0)
+        if self.label_head is not None:
+            shares = self.label_head.probabilities(embedding)[0]
+        return Second(embedding=embedding[0], shares=shares, ood_score=float(ood_score[0]))
 
-    def familiarity(self, mels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Tell how familiar sounds are: uint8 [n, 128, 100] -> float32 [n] in [0, 1], or NaN."""
+    def ood_scores(self, mels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the ood scores of sounds: uint8 [n, 128, 100] -> float32 [n] in [0, 1], or NaN."""
         _, features = self.session.embed(units.to_unit(mels)[:, None])
-        return self.memory.familiarity(features)
+        return self.ood.scores(features)
 
     def draws(self, mels: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Tell which seconds, uint8 [n, 128, 100], would be drawn: those that can be heard, are
-        familiar and no alerts; bool [n].
+        known and no alerts; bool [n].
         """
 
         def drawn(mel: NDArray[np.uint8]) -> bool:
             if float(mel.mean()) < units.INAUDIBLE_LEVEL:
                 return False
             heard = self.hear(mel)
-            return not self._is_unfamiliar(heard) and not self.guess(heard).is_alert
+            return not self._is_ood(heard) and not self.guess(heard).is_alert
 
         return np.array([drawn(mel) for mel in mels], np.bool_)
 
@@ -354,7 +354,7 @@ class Translator:
         Args:
             kind: the number of the first guess; None takes the most probable name.
         """
-        return Guess() if self.names is None else self.names.guess(heard.shares, kind)
+        return Guess() if self.label_head is None else self.label_head.guess(heard.shares, kind)
 
     def _hear(self, segment: Segment) -> Second | None:
         """Hear a segment; None where it is quiet."""
@@ -362,8 +362,8 @@ class Translator:
             return None
         return replace(self.hear(segment.mel), of=segment)
 
-    def _is_unfamiliar(self, heard: Second) -> bool:
-        return is_unfamiliar(heard.familiarity, self.info.thresholds)
+    def _is_ood(self, heard: Second) -> bool:
+        return is_out_of_distribution(heard.ood_score, self.info.thresholds)
 
     def _made(
         self,
@@ -383,9 +383,9 @@ class Translator:
         state, guess, confidence = State.QUIET, Guess(), np.nan
         if heard is not None:
             guess = self.guess(heard, kind)
-            confidence = confidence_of(heard.familiarity, guess.share)
+            confidence = confidence_of(heard.ood_score, guess.share)
             state = State.PICTURE
-            if self._is_unfamiliar(heard):
+            if self._is_ood(heard):
                 state = State.NOTHING_RECOGNISABLE
             elif guess.is_alert:
                 state = State.NAMED
@@ -394,11 +394,11 @@ class Translator:
                 images = self._draws_of(segment.mel, heard.embedding, draws, seed, item)
         wave = np.zeros((units.FRAMES_PER_SEGMENT, 2), np.float32)
         known = state.is_known
-        familiarity = np.nan if heard is None else heard.familiarity
+        ood_score = np.nan if heard is None else heard.ood_score
         return Translation(
             images=images,
             seconds=np.full(draws, segment.start_s, np.float64),
-            familiarity=np.full(draws, familiarity, np.float32),
+            ood_score=np.full(draws, ood_score, np.float32),
             state=[state] * draws,
             name=[guess.name if known else ""] * draws,
             second_guess=[guess.second if known else ""] * draws,
@@ -562,7 +562,7 @@ def _joined(parts: Iterable[Translation]) -> Translation:
     """Put translations of one sound one after the other."""
     # Growing buffers, not lists of arrays: joining at the end would need everything twice.
     fields = (
-        "images", "seconds", "familiarity", "confidence", "draw", "mels", "rms_dbfs", "waveforms",
+        "images", "seconds", "ood_score", "confidence", "draw", "mels", "rms_dbfs", "waveforms",
     )  # fmt: skip
     buffers = {name: bytearray() for name in fields}
     lists: dict[str, Any] = {"state": [], "name": [], "second_guess": []}

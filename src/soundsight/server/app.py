@@ -279,7 +279,7 @@ def _is_api(path: str) -> bool:
 def _warm_up(translator: Translator) -> None:
     """Run every network once: the first picture is not to pay for the start."""
     mel = np.full((1, N_MELS, FRAMES_PER_SEGMENT), 128, np.uint8)
-    translator.familiarity(mel)
+    translator.ood_scores(mel)
     translator.imagine(mel)
 
 

@@ -350,7 +350,7 @@ def _answer(heard: Heard, pictures: list[bytes], skipped: int, served_ms: float)
         settled=heard.settled,
         state=heard.state,
         level_dbfs=round(heard.level_dbfs, 1),
-        familiarity=_known(heard.familiarity),
+        ood_score=_known(heard.ood_score),
         confidence=_known(heard.confidence),
         name=heard.name,
         second_guess=heard.second_guess,

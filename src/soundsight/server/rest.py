@@ -167,7 +167,9 @@ class Picture(BaseModel):
     name: str = Field(description="What it probably is; may be empty.")
     second_guess: str = Field(description="What else it may be; empty where nothing is near.")
     confidence: float | None = Field(description="How sure that is, 0 to 1.")
-    familiarity: float | None = Field(description="How much the sound is of a known kind, 0 to 1.")
+    ood_score: float | None = Field(
+        description="How far the sound is from the known kinds, 0 to 1; high = unknown."
+    )
     level_dbfs: float
     png: str = Field(description="The picture: a PNG in base64.")
 
@@ -206,8 +208,8 @@ class ModelAnswer(BaseModel):
     soundsight: str
     image_px: int
     segment_s: float
-    names: list[str]
-    alerts: list[str] = Field(description="Those of the names that are told and never drawn.")
+    labels: list[str]
+    alerts: list[str] = Field(description="Those of the labels that are named and never drawn.")
     thresholds: dict[str, float]
     figures: dict[str, Any]
     trained_on: str
@@ -265,7 +267,7 @@ _EXAMPLE = {
             "name": "dog",
             "second_guess": "",
             "confidence": 0.81,
-            "familiarity": 0.78,
+            "ood_score": 0.22,
             "level_dbfs": -20.4,
             "png": "iVBORw0KGgo...",
         }
@@ -405,7 +407,7 @@ def _pictures(result: Translation) -> Iterator[Picture]:
             name=result.name[i],
             second_guess=result.second_guess[i],
             confidence=_known(result.confidence[i]),
-            familiarity=_known(result.familiarity[i]),
+            ood_score=_known(result.ood_score[i]),
             level_dbfs=round(float(result.rms_dbfs[i]), 1),
             png=base64.b64encode(png_bytes(image, result.texts(i))).decode(),
         )
@@ -440,7 +442,7 @@ def _known(score: Any) -> float | None:
 @router.get("/v1/model", responses=faults(401, 403, 503))
 async def model(here: Here) -> ModelAnswer:
     """Say which model answers, and how well it does."""
-    info, names = here.translator.info, here.translator.names
+    info, head = here.translator.info, here.translator.label_head
     return ModelAnswer(
         name=info.name,
         version=info.version,
@@ -448,11 +450,11 @@ async def model(here: Here) -> ModelAnswer:
         soundsight=__version__,
         image_px=info.image_px,
         segment_s=info.segment_s,
-        names=list(names.names) if names else [],
-        alerts=list(names.alerts) if names else [],
+        labels=list(head.labels) if head else [],
+        alerts=list(head.alerts) if head else [],
         thresholds={
             "quiet_dbfs": info.thresholds.quiet_dbfs,
-            "familiarity": info.thresholds.familiarity,
+            "ood_score": info.thresholds.ood_score,
             "confidence": info.thresholds.confidence,
         },
         figures=info.figures,

@@ -36,9 +36,9 @@ from soundsight.media.audio import SOUND_SUFFIXES
 from soundsight.models.ears import Ears
 from soundsight.training.encoder import load_encoder, to_float
 from soundsight.training.labels import (
-    FittedNames,
-    NamingConfig,
-    fit_names,
+    FittedLabelHead,
+    LabelHeadConfig,
+    fit_label_head,
     labelled,
     other_seconds,
 )
@@ -286,7 +286,9 @@ def hear_labelled(
     return parts
 
 
-def names_of(train: KindSeconds, val: KindSeconds, ears: Ears, config: NamingConfig) -> FittedNames:
+def fit_everyday_label_head(
+    train: KindSeconds, val: KindSeconds, ears: Ears, config: LabelHeadConfig
+) -> FittedLabelHead:
     """Fit the label head of the 28 kinds; what is not known in either, and made sounds, are none.
 
     Known seconds of other data without a label teach nothing.
@@ -302,12 +304,12 @@ def names_of(train: KindSeconds, val: KindSeconds, ears: Ears, config: NamingCon
         words = [WORDS.get(kind, str(kind)) for kind in seconds.kinds[has_name]]
         named.append((embeddings[torch.from_numpy(has_name)], words))
         rest.append(torch.cat([embeddings[torch.from_numpy(~seconds.known)], more]))
-    return fit_names(named[0], named[1], config, (rest[0], rest[1]))
+    return fit_label_head(named[0], named[1], config, (rest[0], rest[1]))
 
 
-def everyday_naming() -> NamingConfig:
+def everyday_label_head() -> LabelHeadConfig:
     """Return the settings of Everyday's label head."""
-    return NamingConfig(balanced=True, alerts=tuple(WORDS[kind] for kind in ALERTS))
+    return LabelHeadConfig(balanced=True, alerts=tuple(WORDS[kind] for kind in ALERTS))
 
 
 def joined(parts: Sequence[KindSeconds]) -> KindSeconds:

@@ -1,4 +1,4 @@
-"""Fits the names of a model's subjects: a multinomial logistic regression on the embedding.
+"""Fits the label head: a multinomial logistic regression on the embedding.
 
 Here, and only here, labels are read outside evaluation. They name what is heard, for the words
 beside the pictures, after all other training is done: the encoder is frozen, and no label and no
@@ -31,8 +31,8 @@ from soundsight.core.units import INAUDIBLE_LEVEL
 from soundsight.data.records import SIDECAR
 from soundsight.data.store.shards import PairFolder
 from soundsight.data.vegas.bench import Bench
-from soundsight.runtime.labels import Names, read_names
-from soundsight.runtime.model_folder import NAMES
+from soundsight.runtime.labels import LabelHead, read_label_head
+from soundsight.runtime.model_folder import LABELS
 from soundsight.training.encoder import AudioEncoder, to_float
 from soundsight.training.other_sounds import KINDS, log_mels
 
@@ -53,7 +53,7 @@ _COLDEST, _HOTTEST, _TEMPERATURES = 0.25, 8.0, 400
 
 
 @dataclass(frozen=True, kw_only=True)
-class NamingConfig:
+class LabelHeadConfig:
     """How the names are fitted.
 
     Attributes:
@@ -93,7 +93,7 @@ class NamingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NamingFigures:
+class LabelHeadFigures:
     """What the names do on val seconds, which chose penalty and temperature.
 
     Attributes:
@@ -134,16 +134,16 @@ class NamingFigures:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FittedNames:
-    """Names and what they do on val.
+class FittedLabelHead:
+    """A label head and what it does on val.
 
     Attributes:
-        names: what the runtime reads.
+        head: what the runtime reads.
         figures: what they do on val.
     """
 
-    names: Names
-    figures: NamingFigures
+    head: LabelHead
+    figures: LabelHeadFigures
 
 
 Seconds = tuple[Tensor, list[str]]
@@ -204,7 +204,7 @@ def named_seconds(
     return _embedded(encoder, heard()), names
 
 
-def other_seconds(encoder: AudioEncoder, config: NamingConfig) -> tuple[Tensor, Tensor]:
+def other_seconds(encoder: AudioEncoder, config: LabelHeadConfig) -> tuple[Tensor, Tensor]:
     """Make and embed sounds that are none of the subjects: float64 [n, E] for train and for val."""
     if not config.with_others:
         return (torch.zeros(0, encoder.embedding_size).double(),) * 2
@@ -213,9 +213,12 @@ def other_seconds(encoder: AudioEncoder, config: NamingConfig) -> tuple[Tensor, 
     return train, _embedded(encoder, log_mels(config.others, range(each, each + aside)))
 
 
-def fit_names(
-    train: Seconds, val: Seconds, config: NamingConfig, others: tuple[Tensor, Tensor] | None = None
-) -> FittedNames:
+def fit_label_head(
+    train: Seconds,
+    val: Seconds,
+    config: LabelHeadConfig,
+    others: tuple[Tensor, Tensor] | None = None,
+) -> FittedLabelHead:
     """Fit names to train seconds; choose penalty and temperature by the log loss on val.
 
     A val second whose name train does not know is left out.
@@ -231,9 +234,7 @@ def fit_names(
             seconds in either.
     """
     if not train[1]:
-        raise DataError(
-            "no audible train second has a label: a model without names is exported without --names"
-        )
+        raise DataError("no audible train second has a label: export the model without --labels")
     names = tuple(_in_order(train[1]))
     number = {name: i for i, name in enumerate(names)}
     known = [i for i, name in enumerate(val[1]) if name in number]
@@ -268,8 +269,8 @@ def fit_names(
             best = (loss, penalty, temperature, weights / temperature, bias / temperature)
     assert best is not None
     _, penalty, temperature, weights, bias = best
-    fitted = Names(
-        names=names,
+    fitted = LabelHead(
+        labels=names,
         weights=weights.numpy().astype(np.float32),
         bias=bias.numpy().astype(np.float32),
         other=other,
@@ -282,7 +283,7 @@ def fit_names(
     told, truth = shares[ours], truth[ours]
     told /= told.sum(axis=1, keepdims=True)
     right = told[np.arange(len(truth)), truth]
-    figures = NamingFigures(
+    figures = LabelHeadFigures(
         seconds=len(truth),
         accuracy=float((told.argmax(axis=1) == truth).mean()),
         log_loss=float(-np.log(np.maximum(right, 1e-12)).mean()),
@@ -293,7 +294,7 @@ def fit_names(
         penalty=penalty,
         temperature=temperature,
     )
-    return FittedNames(names=fitted, figures=figures)
+    return FittedLabelHead(head=fitted, figures=figures)
 
 
 def calibration_error(
@@ -317,17 +318,19 @@ def calibration_error(
     return float(error)
 
 
-def write_names(out: Path, encoder_run: Path, fitted: FittedNames, config: NamingConfig) -> Path:
-    """Write ``names.json``: what the runtime reads, and whose embedding it reads.
+def write_label_head(
+    out: Path, encoder_run: Path, fitted: FittedLabelHead, config: LabelHeadConfig
+) -> Path:
+    """Write ``labels.json``: what the runtime reads, and whose embedding it reads.
 
     Raises:
         OutputError: when the place cannot be written to.
     """
-    path = out / NAMES
+    path = out / LABELS
     write_json(
         path,
         {
-            **fitted.names.to_json(),
+            **fitted.head.to_json(),
             "encoder": sha256_of(encoder_run / "encoder.safetensors"),
             "fitted": to_dict(config),
             "figures": to_dict(fitted.figures),
@@ -336,11 +339,11 @@ def write_names(out: Path, encoder_run: Path, fitted: FittedNames, config: Namin
     return path
 
 
-def load_names(folder: Path, encoder_run: Path, embedding_size: int) -> FittedNames:
+def load_label_head(folder: Path, encoder_run: Path, embedding_size: int) -> FittedLabelHead:
     """Read and check the names in ``folder``.
 
     Args:
-        folder: of ``soundsight train names``.
+        folder: of ``soundsight train labels``.
         encoder_run: the run whose encoder makes the embeddings.
         embedding_size: E of that encoder.
 
@@ -348,22 +351,22 @@ def load_names(folder: Path, encoder_run: Path, embedding_size: int) -> FittedNa
         DataError: when there are none, or they were fitted to another encoder.
         ModelError: when they are damaged.
     """
-    path = folder / NAMES
+    path = folder / LABELS
     if not path.is_file():
-        raise DataError(f"{folder} has no {NAMES}: make it with  soundsight train names")
-    names = read_names(path, embedding_size)
+        raise DataError(f"{folder} has no {LABELS}: make it with  soundsight train labels")
+    head = read_label_head(path, embedding_size)
     try:
         about: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        encoder, figures = about["encoder"], NamingFigures(**about["figures"])
+        encoder, figures = about["encoder"], LabelHeadFigures(**about["figures"])
         figures.words()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} does not say how it was fitted: fit it again") from error
     if encoder != sha256_of(encoder_run / "encoder.safetensors"):
         raise DataError(
             f"{folder} was fitted to another encoder than that of {encoder_run}: fit it again "
-            "(soundsight train names)"
+            "(soundsight train labels)"
         )
-    return FittedNames(names=names, figures=figures)
+    return FittedLabelHead(head=head, figures=figures)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Fits the memory of familiar sounds: train pairs fill it, val pairs set its limit. No label."""
+"""Fits ood scores: train sounds are kept, val sounds set the limit. No label is used."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import sha256_of
 from soundsight.core.units import INAUDIBLE_LEVEL
 from soundsight.data.store.dataset import PairDataset
-from soundsight.models.ood_classifier import KnownKinds, KnownKindsConfig
-from soundsight.models.ood_memory import Familiarity, FamiliarityConfig
+from soundsight.models.ood import (
+    NearestNeighbourOod,
+    NearestNeighbourOodConfig,
+    OodClassifier,
+    OodClassifierConfig,
+)
 from soundsight.training.checkpoints import load_state, read_tensors, save_weights
 from soundsight.training.encoder import AudioEncoder, to_float
-from soundsight.training.ood_classifier import KnownKindsFitConfig
+from soundsight.training.ood_classifier import OodClassifierFitConfig
 
 LIMIT = 0.5
-"""Familiarity from which on a sound counts as known."""
+"""Ood score above which a sound counts as unknown."""
 
-WEIGHTS = "familiarity.safetensors"
+WEIGHTS = "ood.safetensors"
 
 _LEAST_SPREAD = 1e-3
 _AT_ONCE = 256
@@ -33,14 +37,14 @@ _FEWEST = 20
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """How the memory is filled.
+    """How a :class:`NearestNeighbourOod` is fitted.
 
     Attributes:
-        accepted: share of the audible val sounds that count as familiar.
+        accepted: share of the audible val sounds that count as known.
         axes: principal axes kept.
-        sounds: train sounds remembered; fewer where there are fewer.
+        sounds: train sounds kept; fewer where there are fewer.
         neighbours: nearest sounds whose distances are averaged.
-        seed: of which sounds are remembered.
+        seed: of which sounds are kept.
     """
 
     accepted: float = 0.98
@@ -56,10 +60,10 @@ class FitConfig:
             raise ConfigError("axes, sounds and neighbours must be at least 1")
 
 
-def fit_familiarity(
+def fit_nearest_neighbours(
     encoder: AudioEncoder, train: PairDataset, val: PairDataset, config: FitConfig
-) -> Familiarity:
-    """Remember train sounds and set the limit so that a share of the val sounds is familiar.
+) -> NearestNeighbourOod:
+    """Keep train sounds and set the limit so that a share of the val sounds counts as known.
 
     Nearly black log-mels teach nothing and are left out of both.
 
@@ -71,12 +75,12 @@ def fit_familiarity(
     if min(len(known), len(unknown)) < _FEWEST:
         raise DataError(
             f"{len(known)} train and {len(unknown)} val sounds are audible: at least {_FEWEST} "
-            "of each are needed to learn what is familiar"
+            "of each are needed to learn which sounds are known"
         )
     axes = min(config.axes, size, len(known))
     sounds = min(config.sounds, len(known))
-    network = Familiarity(
-        FamiliarityConfig(
+    network = NearestNeighbourOod(
+        NearestNeighbourOodConfig(
             features=size, axes=axes, sounds=sounds, neighbours=min(config.neighbours, sounds)
         )
     ).eval()
@@ -94,20 +98,20 @@ def fit_familiarity(
 
 
 _NETWORKS = {
-    "memory": (Familiarity, FamiliarityConfig),
-    "known kinds": (KnownKinds, KnownKindsConfig),
+    "neighbours": (NearestNeighbourOod, NearestNeighbourOodConfig),
+    "classifier": (OodClassifier, OodClassifierConfig),
 }
 
 
-def write_familiarity(
+def write_ood(
     out: Path,
     encoder_run: Path,
-    network: Familiarity | KnownKinds,
-    config: FitConfig | KnownKindsFitConfig,
+    network: NearestNeighbourOod | OodClassifier,
+    config: FitConfig | OodClassifierFitConfig,
 ) -> None:
     """Write what was fitted; the encoder stays where it is and is named by its hash."""
     about = {
-        "kind": "memory" if isinstance(network, Familiarity) else "known kinds",
+        "kind": "neighbours" if isinstance(network, NearestNeighbourOod) else "classifier",
         "network": to_dict(network.config),
         "fitted": to_dict(config),
         "encoder": sha256_of(encoder_run / "encoder.safetensors"),
@@ -115,7 +119,7 @@ def write_familiarity(
     save_weights(out / WEIGHTS, network, about)
 
 
-def load_familiarity(folder: Path, encoder_run: Path) -> Familiarity | KnownKinds:
+def load_ood(folder: Path, encoder_run: Path) -> NearestNeighbourOod | OodClassifier:
     """Load what was fitted to the features of the encoder of ``encoder_run``.
 
     Raises:
@@ -126,11 +130,11 @@ def load_familiarity(folder: Path, encoder_run: Path) -> Familiarity | KnownKind
     if about.get("encoder") != sha256_of(encoder_run / "encoder.safetensors"):
         raise DataError(
             f"{folder} was fitted to another encoder than that of {encoder_run}: fit it again "
-            "(soundsight train familiarity)"
+            "(soundsight train ood)"
         )
     try:
-        kind, sizes = choose("familiarity", about.get("kind", "memory"), _NETWORKS)
-        network: Familiarity | KnownKinds = kind(from_dict(sizes, about["network"]))
+        kind, sizes = choose("ood network", about["kind"], _NETWORKS)
+        network: NearestNeighbourOod | OodClassifier = kind(from_dict(sizes, about["network"]))
     except (KeyError, ConfigError) as error:
         raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error
     load_state(network, tensors, str(path))

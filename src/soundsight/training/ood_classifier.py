@@ -2,7 +2,7 @@
 
 Known seconds of train teach the kinds, all kinds alike; every sound that is of none of them teaches
 "none": the others of train, sounds from a folder of one's own, and sounds made by arithmetic.
-Sounds of val, known ones and others, set the limit and how steep familiarity falls around it.
+Sounds of val, known ones and others, set the limit and how steeply the ood score rises around it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.models.ears import Ears
-from soundsight.models.ood_classifier import KnownKinds, KnownKindsConfig
+from soundsight.models.ood import OodClassifier, OodClassifierConfig
 from soundsight.training.encoder import one_cycle
 from soundsight.training.kinds import KindSeconds
 
@@ -27,11 +27,11 @@ _WARM_UP = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnownKindsFitConfig:
+class OodClassifierFitConfig:
     """How it is fitted.
 
     Attributes:
-        kept: share of the known sounds of val that count as familiar, the mean over kinds, in
+        kept: share of the known sounds of val that count as known, the mean over kinds, in
             their whole band.
         others_weight: weight of the others of train beside that of all known sounds.
         folder_weight: weight of the sounds of a folder.
@@ -68,15 +68,15 @@ class KnownKindsFitConfig:
             raise ConfigError("hidden, steps and batch_size must be at least 1, the rate above 0")
 
 
-def fit_known_kinds(
+def fit_ood_classifier(
     train: KindSeconds,
     val: KindSeconds,
     ears: Ears,
-    config: KnownKindsFitConfig,
+    config: OodClassifierFitConfig,
     *,
     folder: NDArray[np.float32] | None = None,
     made: NDArray[np.float32] | None = None,
-) -> KnownKinds:
+) -> OodClassifier:
     """Fit it.
 
     Args:
@@ -106,8 +106,8 @@ def fit_known_kinds(
         raise DataError("train needs sounds of known kinds and of others")
     kinds, number = np.unique(train.kinds[train.known], return_inverse=True)
     torch.manual_seed(config.seed)
-    network = KnownKinds(
-        KnownKindsConfig(
+    network = OodClassifier(
+        OodClassifierConfig(
             features=ears.feature_size, embedding_size=ears.embedding_size, kinds=len(kinds),
             hidden=config.hidden,
         )
@@ -137,11 +137,11 @@ def fit_known_kinds(
 
 
 def _learn(
-    network: KnownKinds,
+    network: OodClassifier,
     heard: Tensor,
     answers: Tensor,
     weight: NDArray[np.float64],
-    config: KnownKindsFitConfig,
+    config: OodClassifierFitConfig,
 ) -> None:
     """Fit the classifier to embeddings [n, E] and answers [n], drawn as often as they weigh."""
     rng = np.random.default_rng(config.seed)
@@ -171,7 +171,7 @@ def _limit(scores: NDArray[np.float64], kinds: NDArray[np.str_], kept: float) ->
 
 
 def _slope(scores: NDArray[np.float64], known: NDArray[np.bool_]) -> float:
-    """Return how steep familiarity falls: the least log loss, known and others weighing alike."""
+    """Return how steeply the score rises: the least log loss, known and others weighing alike."""
     weight = np.where(known, 0.5 / known.sum(), 0.5 / (~known).sum())
     sign = np.where(known, 1.0, -1.0)
     slopes = np.geomspace(0.1, 10.0, 200)

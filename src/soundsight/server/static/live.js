@@ -6,7 +6,7 @@
 import { Capture, RATE_HZ } from "./capture.js";
 import { quietLevel, SoundMark } from "./level.js";
 import { Link } from "./link.js";
-import { SoundMemory } from "./memory.js";
+import { OodDetector } from "./memory.js";
 import { prefer, preferences } from "./preferences.js";
 import { Protocol } from "./protocol.js";
 import { Stage } from "./stage.js";
@@ -50,7 +50,7 @@ class Live {
     this.protocol = protocol;
     this.stage = new Stage();
     this.strip = new Strip((entry) => this.replay(entry));
-    this.memory = new SoundMemory(MEMORY_S, RATE_HZ);
+    this.memory = new OodDetector(MEMORY_S, RATE_HZ);
     this.mark = new SoundMark(-60);
     this.capture = new Capture({
       onFrame: (frame) => this.#frame(frame),

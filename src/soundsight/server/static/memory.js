@@ -1,6 +1,6 @@
 /** The sound of the last minutes, for replay: in this page's memory and nowhere else. */
 
-export class SoundMemory {
+export class OodDetector {
   /**
    * @param {number} seconds how much is kept; what is older is overwritten
    * @param {number} rateHz
