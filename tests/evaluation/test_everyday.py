@@ -89,7 +89,7 @@ class Knowing:
         return self.ood_scores(mels) <= 0.5
 
     def ood_scores(self, mels: np.ndarray) -> np.ndarray:
-        return np.array([kind in KINDS for kind in self.of(mels)], np.float32)
+        return np.array([kind not in KINDS for kind in self.of(mels)], np.float32)
 
     def label_probabilities(self, mels: np.ndarray) -> np.ndarray | None:
         found = np.zeros((len(mels), len(KINDS)), np.float32)
@@ -205,20 +205,20 @@ def test_the_threshold_keeps_nine_of_ten_whatever_a_kinds_size() -> None:
     kept = ood_score.astype(np.float32) <= threshold
     of_kinds = (kept[:1000].mean() + kept[1000:].mean()) / 2
     assert 0.85 <= of_kinds <= 0.95
-    assert threshold < 0.2
+    assert threshold > 0.8
 
 
 def test_refusal_counts_unknown_kinds_the_same_and_never_draws_silence() -> None:
-    known = np.full(10, 0.8, np.float32), seconds(["cat"] * 5 + ["dog"] * 5)
+    known = np.full(10, 0.2, np.float32), seconds(["cat"] * 5 + ["dog"] * 5)
     others = seconds(["pig"] * 9 + ["wind"])
-    score_of = np.array([0.9] * 9 + [0.1], np.float32)
+    score_of = np.array([0.1] * 9 + [0.9], np.float32)
     rows = refusal_rows(known, (score_of, others), 0.5, seed=0)
     assert rows["unknown drawn"]["mean"].share == 0.5
     assert rows["AUROC"]["pig"].share == 0
     assert rows["AUROC"]["wind"].share == 1
     assert rows["known kept"]["mean"].share == 1
     silent = seconds(["pig"] * 3, level=0)
-    rows = refusal_rows(known, (np.ones(3, np.float32), silent), 0.5, seed=0)
+    rows = refusal_rows(known, (np.zeros(3, np.float32), silent), 0.5, seed=0)
     assert rows["unknown drawn"]["mean"].share == 0
 
 

@@ -225,14 +225,14 @@ def test_names_and_confidence_go_into_the_folder(folder: Path, tmp_path: Path) -
     assert values["figures"]["labels"] == fitted.figures.words()
     card = (out / "CARD.md").read_text("utf-8")
     assert "74.1 % right" in card
-    assert "No label and no name reached encoder or generator" in card
+    assert "No label reached encoder or generator" in card
     assert "Of these it only names train" in card
     # A model without names says nothing of them.
     assert json.loads((folder / "model.json").read_text("utf-8"))["thresholds"]["confidence"] == 0.5
-    assert "names" not in (folder / "CARD.md").read_text("utf-8")
+    assert "## Labels" not in (folder / "CARD.md").read_text("utf-8")
     # A changed file is a damaged one.
     (out / "labels.json").write_text((out / "labels.json").read_text().replace("dog", "cat"))
-    with pytest.raises(ModelError, match=r"names\.json is damaged"):
+    with pytest.raises(ModelError, match=r"labels\.json is damaged"):
         Translator.load(out)
 
 

@@ -101,7 +101,7 @@ def test_features_are_read_as_the_ears_read_them(ears: Ears) -> None:
     network = fit_ood_classifier(seconds(ears, 1), seconds(ears, 2), ears, CONFIG)
     features = torch.from_numpy(seconds(ears, 3).features.astype(np.float32))
     margin = network.margin(ears.read(features))
-    expected = torch.sigmoid(network.slope * (margin - network.limit))
+    expected = torch.sigmoid(network.slope * (network.limit - margin))
     torch.testing.assert_close(network(features), expected, rtol=1e-4, atol=1e-4)
 
 

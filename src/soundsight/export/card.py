@@ -78,7 +78,7 @@ def card_text(values: Mapping[str, Any]) -> str:
     if values.get("labels"):
         lines += [
             "",
-            "## Names",
+            "## Labels",
             "",
             f"It names what it hears as {', '.join(values['labels'])}: a linear layer on the "
             "frozen sound encoder, fitted with labels after all other training. No label "
