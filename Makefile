@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check pythons axe format bench clean
+.PHONY: help demo test slow check pythons axe format bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -13,8 +13,14 @@ demo: $(VENV)/.core  ## imagine the bundled example sounds (installs the light c
 	@$(BIN)/soundsight translate src/soundsight/assets/examples -o demo-out --anyway --sheet --overwrite
 	@echo "Look at the contact sheet: $(CURDIR)/demo-out/sheet.png"
 
-test: $(VENV)/.dev  ## install what the tests need and run them all
-	$(BIN)/python -m pytest
+# One worker a core: a second thread of a small network would only be in the way of the other worker.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+test: $(VENV)/.dev  ## install what the tests need and run all but the slow ones
+	$(PYTEST) -m "not slow"
+
+slow: $(VENV)/.dev  ## the slow tests: browser, fuzzing, kill points, real trainings, many processes
+	$(PYTEST) -m slow
 
 check: $(VENV)/.dev  ## format, lint, types, import law
 	$(BIN)/ruff format --check .
