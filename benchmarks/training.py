@@ -43,7 +43,7 @@ from soundsight.training.configs import (
     default_config,
     default_encoder_config,
 )
-from soundsight.training.devices import MachineConfig, start_machine
+from soundsight.training.devices import DeviceConfig, start_devices
 from soundsight.training.encoder import EncoderTask, load_encoder, to_float
 from soundsight.training.trainer import fit
 from soundsight.training.translator import TranslatorTask
@@ -149,8 +149,8 @@ def through_fit(
 
     task.step = step  # type: ignore[method-assign,assignment]
     # The number of threads stays what it was set to.
-    machine = start_machine(MachineConfig(compile=compiled), config.loop.precision)
-    fit(task, run, config.loop, to_dict(config), machine=machine, console=SILENT)
+    devices = start_devices(DeviceConfig(compile=compiled), config.loop.precision)
+    fit(task, run, config.loop, to_dict(config), devices=devices, console=SILENT)
     lines = (run / "log.jsonl").read_text("utf-8").splitlines()
     timed.losses = [json.loads(line)[key] for line in lines]
     return timed

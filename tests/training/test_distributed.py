@@ -1,10 +1,7 @@
-"""Two processes do what one does with the same batch; really started, talking over gloo.
+"""Two processes train every preset as data-parallel training does; really started, over gloo.
 
-BatchNorm takes its statistics over both: those of the decoder's encoder and decoder, too, until the
-encoder is frozen and takes what it has learned. The flow has none. Ears share theirs as well, but
-mix and disturb their own sounds, so that they are held to each other and not to one process.
-
-Run as a program this file is one of the two processes.
+Run as a program, this file is one of the two processes: it trains each preset for a few steps and
+checks, against the other process, every mean of gradients and all weights at the end.
 """
 
 from __future__ import annotations
@@ -15,8 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from torch import Tensor
 
@@ -42,6 +39,7 @@ from soundsight.training.configs import (
     AlignConfig,
     BankConfig,
     DecoderConfig,
+    DistilConfig,
     EarsTrainingConfig,
     EncoderConfig,
     FlowTrainingConfig,
@@ -50,15 +48,15 @@ from soundsight.training.configs import (
     TranslatorConfig,
 )
 from soundsight.training.decoder import SIZES, DecoderTask
-from soundsight.training.devices import Machine, MachineConfig, start_machine
-from soundsight.training.distributed import SharedDraws
+from soundsight.training.devices import DeviceConfig, Devices, start_devices
+from soundsight.training.distil import DistilTask
 from soundsight.training.ears import EarsTask
 from soundsight.training.ears_data import open_ears_data
 from soundsight.training.encoder import EncoderTask, load_encoder
 from soundsight.training.flow import SIZES as FLOW_SIZES
 from soundsight.training.flow import FlowTask
 from soundsight.training.flow_data import FlowPairs
-from soundsight.training.trainer import Scalars, Task, fit
+from soundsight.training.trainer import Scalars, Task, fit, step_rng
 from soundsight.training.translator import TranslatorTask
 
 SILENT = Console(quiet=True, stderr=True)
@@ -66,47 +64,70 @@ LOOP = LoopConfig(
     steps=3, batch_size=8, log_every=1, checkpoint_every=3, picture_every=3, evaluate_every=3
 )
 IN_TWO = replace(LOOP, accumulate=2)
-KINDS: dict[
-    str, EncoderConfig | TranslatorConfig | DecoderConfig | FlowTrainingConfig | AlignConfig
-] = {
+RELATIVISTIC = TranslatorConfig(
+    encoder="x", preset="tiny", objective="relativistic", penalty_every=2, loop=LOOP
+)
+CONFIGS: dict[str, Any] = {
     "contrastive": EncoderConfig(kind="contrastive", preset="tiny", loop=LOOP),
     "autoencoder": EncoderConfig(kind="autoencoder", preset="tiny", loop=LOOP),
-    "relativistic": TranslatorConfig(
-        encoder="x", preset="tiny", objective="relativistic", penalty_every=2, loop=LOOP
+    "published": EncoderConfig(
+        kind="autoencoder", preset="tiny", schedule="published", learning_rate=0.05, loop=LOOP
     ),
-    "variational": TranslatorConfig(
-        encoder="x", preset="tiny", objective="relativistic", penalty_every=2, loop=LOOP,
-        contrast_weight=1.0, coherence_weight=1.0, variational_weight=1.0,
+    "relativistic": RELATIVISTIC,
+    "relativistic in two": replace(RELATIVISTIC, loop=IN_TWO),
+    "variational": replace(
+        RELATIVISTIC, contrast_weight=1.0, coherence_weight=1.0, variational_weight=1.0
     ),
     "rc": TranslatorConfig(
         encoder="x", preset="tiny", objective="rc", pixel_weight=1.0, loop=LOOP,
         moving_average=MovingAverageConfig(reading="snapshots", snapshots=2, snapshot_every=1),
     ),
-    "contrastive in two": EncoderConfig(kind="contrastive", preset="tiny", loop=IN_TWO),
-    "decoder": DecoderConfig(
-        preset="tiny", sharpen_from=1, frozen_from=2, warm_up=0, rate=0.05, loop=LOOP,
+    "ears": EarsTrainingConfig(
+        preset="everyday-tiny", alone=0.25, bank=BankConfig(copies=1),
+        loop=replace(LOOP, batch_size=16),
     ),
-    "flow": FlowTrainingConfig(preset="tiny", warm_up=0, rate=0.05, loop=LOOP),
-    "flow in two": FlowTrainingConfig(preset="tiny", warm_up=0, rate=0.05, loop=IN_TWO),
-    "align": AlignConfig(preset="tiny", ahead=1, warm_up=0, rate=0.05, others=4, loop=LOOP),
-    "relativistic in two": TranslatorConfig(
-        encoder="x", preset="tiny", objective="relativistic", penalty_every=2, loop=IN_TWO
-    ),
+    "decoder": DecoderConfig(preset="tiny", sharpen_from=1, frozen_from=2, loop=LOOP),
+    "flow": FlowTrainingConfig(preset="tiny", loop=LOOP),
+    "distil": DistilConfig(loop=LOOP),
+    "align": AlignConfig(preset="tiny", ahead=1, others=4, loop=LOOP),
 }  # fmt: skip
 
 
-def flow_pairs() -> FlowPairs:
+def make_task(config: Any, bench: Bench, everyday: Everyday, encoder_run: Path) -> Task:
+    """The task of a config, on toy data, seen through eyes with random weights."""
+    data = PairDataset(bench, "train")
+    few_steps = encoder_run.parent / "few"
+    torch.manual_seed(0)
+    eyes = Eyes(NETWORKS["lite0"]).eval().requires_grad_(False)
     rng = torch.Generator().manual_seed(2)
-    return FlowPairs(
+    pairs = FlowPairs(
         embeddings=torch.randn(2, 12, 16, generator=rng),
         latents=torch.randn(2, 12, 4, 6, 6, generator=rng),
         rows=torch.stack([torch.arange(12)] * 2, dim=1),
     )
-
-
-def few_steps(encoder_run: Path) -> Path:
-    """Where what an alignment starts from lies."""
-    return encoder_run.parent / "few"
+    match config:
+        case EncoderConfig():
+            return EncoderTask(config, data)
+        case TranslatorConfig():
+            encoder = load_encoder(encoder_run)
+            return TranslatorTask(config, encoder, data, encoder_run=encoder_run)
+        case EarsTrainingConfig():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Eyes, "load", lambda _name: eyes)
+                bank = encoder_run.parent / "bank"
+                return EarsTask(config, open_ears_data(bank, everyday, bench, config.bank))
+        case DecoderConfig():
+            return DecoderTask(config, torch.from_numpy(data.photos()), eyes)
+        case FlowTrainingConfig():
+            return FlowTask(config, pairs, runs=(encoder_run, encoder_run))
+        case DistilConfig():
+            flow = Flow(FLOW_SIZES["tiny"])
+            for parameter in flow.parameters():  # A new flow says nothing.
+                torch.nn.init.normal_(parameter, std=0.1)
+            return DistilTask(config, pairs, flow, run=few_steps)
+        case AlignConfig():
+            return AlignTask(config, pairs, torch.from_numpy(data.photos()), eyes, run=few_steps)
+    raise AssertionError(config)
 
 
 def write_few_steps(run: Path) -> None:
@@ -122,88 +143,57 @@ def write_few_steps(run: Path) -> None:
     save_weights(run / "picture_encoder.safetensors", PictureProjection(ears), about)
 
 
-def make_task(kind: str, bench: Bench, encoder_run: Path) -> Task:
-    """A task whose optimisers move weights in proportion to gradients.
-
-    Adam divides by the gradient's size: where that is rounding noise alone, as for a bias before
-    BatchNorm, it makes whole steps out of nothing.
-    """
-    config, data = KINDS[kind], PairDataset(bench, "train")
-    if isinstance(config, EncoderConfig):
-        task: Any = EncoderTask(config, data)
-        task.optimizer = torch.optim.SGD(task.network.parameters(), lr=0.05)
-        return task  # type: ignore[no-any-return]
-    if isinstance(config, DecoderConfig):
-        torch.manual_seed(0)
-        eyes = Eyes(NETWORKS["lite0"]).eval().requires_grad_(False)
-        task = DecoderTask(config, torch.from_numpy(data.photos()), eyes)
-        drawing = [*task.encoder.parameters(), *task.decoder.parameters()]
-        task.optimizer = torch.optim.SGD(drawing, lr=config.rate)
-        task.d_optimizer = torch.optim.SGD(task.discriminator.heads.parameters(), lr=0.05)
-        return task  # type: ignore[no-any-return]
-    if isinstance(config, AlignConfig):
-        torch.manual_seed(0)
-        eyes = Eyes(NETWORKS["lite0"]).eval().requires_grad_(False)
-        photos = torch.from_numpy(data.photos())
-        task = AlignTask(config, flow_pairs(), photos, eyes, run=few_steps(encoder_run))
-        drawing = [*task.flow.parameters(), *task.decoder.parameters()]
-        task.optimizer = torch.optim.SGD(drawing, lr=config.rate)
-        task.d_optimizer = torch.optim.SGD(task.discriminator.heads.parameters(), lr=0.05)
-        return task  # type: ignore[no-any-return]
-    if isinstance(config, FlowTrainingConfig):
-        pairs = flow_pairs()
-        task = FlowTask(config, pairs, runs=(encoder_run, encoder_run))
-        task.optimizer = torch.optim.SGD(task.flow.parameters(), lr=config.rate)
-        return task  # type: ignore[no-any-return]
-    task = TranslatorTask(config, load_encoder(encoder_run).double(), data, encoder_run=encoder_run)
-    drawing = [*task.generator.parameters()]
-    drawing += [] if task.posterior is None else task.posterior.parameters()
-    task.g_optimizer = torch.optim.SGD(drawing, lr=0.05)
-    task.d_optimizer = torch.optim.SGD(task.discriminator.parameters(), lr=0.05)
-    return task  # type: ignore[no-any-return]
+def of_all(tensor: Tensor) -> list[Tensor]:
+    """The tensor as each process has it."""
+    found = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, tensor.contiguous())
+    return found
 
 
-@contextmanager
-def in_double() -> Iterator[None]:
-    """Compute in float64 what the package computes in float32.
+class CheckedDevices(Devices):
+    """Checks each average against what both processes had before, and counts the different ones."""
 
-    A step of these small batches multiplies rounding errors a thousandfold, in one process as in
-    two; in float64 they stay too small to be taken for anything else.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tensor, "float", Tensor.double)
-        torch.set_default_dtype(torch.float64)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(torch.float32)
+    differed = 0
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        tensors = list(tensors)
+        before = [of_all(tensor) for tensor in tensors]
+        super().average(tensors)
+        for tensor, (one, two) in zip(tensors, before, strict=True):
+            torch.testing.assert_close(tensor, (one + two) / 2)
+            self.differed += not torch.equal(one, two)
 
 
-def train(kind: str, bench: Bench, encoder_run: Path, run: Path, machine: Machine) -> None:
-    config = KINDS[kind]
-    task = make_task(kind, bench, encoder_run)
-    assert fit(task, run, config.loop, to_dict(config), machine=machine, console=SILENT)
+def train(config: Any, task: Task, run: Path, here: Devices) -> None:
+    """Train, and check that gradients were of different data and end in the same weights."""
+    checked = CheckedDevices(here._fabric)
+    assert fit(task, run, config.loop, to_dict(config), devices=checked, console=SILENT)
+    assert checked.differed
+    for network in task.networks().values():
+        for name, value in network.state_dict().items():
+            one, two = of_all(value)
+            assert torch.equal(one, two), name
 
 
-def stop_on_the_second(run: Path, machine: Machine, bench: Bench) -> None:
+def stop_on_the_second(run: Path, here: Devices, bench: Bench) -> None:
     """Ask the second process alone to stop, in the middle of the second step."""
     config = EncoderConfig(preset="tiny", loop=LOOP)
     task = EncoderTask(config, PairDataset(bench, "train"))
     inner = task.step
 
     def step(number: int, rng: torch.Generator) -> Scalars:
-        if number == 1 and machine.rank == 1:
+        if number == 1 and here.rank == 1:
             os.kill(os.getpid(), signal.SIGINT)
         return inner(number, rng)
 
     task.step = step  # type: ignore[method-assign]
-    fit(task, run, config.loop, to_dict(config), machine=machine, console=SILENT)
+    fit(task, run, config.loop, to_dict(config), devices=here, console=SILENT)
 
 
-def change_the_config(run: Path, machine: Machine, bench: Bench) -> None:
+def change_the_config(run: Path, here: Devices, bench: Bench) -> None:
     config = EncoderConfig(preset="tiny", loop=replace(LOOP, seed=1))
     task = EncoderTask(config, PairDataset(bench, "train"))
-    fit(task, run, config.loop, to_dict(config), machine=machine, console=SILENT)
+    fit(task, run, config.loop, to_dict(config), devices=here, console=SILENT)
 
 
 def environment(rank: int, port: int) -> dict[str, str]:
@@ -216,107 +206,44 @@ def environment(rank: int, port: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-def in_two_processes(*arguments: str) -> list[subprocess.CompletedProcess[str]]:
-    """Start this file twice as torchrun would, and wait."""
+@pytest.fixture(scope="module")
+def pair(
+    toy_bench: Bench, toy_everyday: Everyday, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Folder of the runs, one a preset, of two processes started as torchrun would."""
+    out = tmp_path_factory.mktemp("pair")
+    write_few_steps(out / "few")
+    encoder = EncoderConfig(preset="tiny", loop=replace(LOOP, steps=1))
+    task = EncoderTask(encoder, PairDataset(toy_bench, "train"))
+    assert fit(task, out / "encoder", encoder.loop, to_dict(encoder), console=SILENT)
+    # The bank is made once: two processes would both make it.
+    make_task(CONFIGS["ears"], toy_bench, toy_everyday, out / "encoder")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    started = [
+    places = map(str, (toy_bench.root, toy_everyday.root, out))
+    command = [sys.executable, __file__, *places]
+    processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", __file__, *arguments], env=environment(rank, port),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            command, env=environment(rank, port), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for rank in range(2)
     ]  # fmt: skip
-    done = []
-    for process in started:
-        out, err = process.communicate(timeout=200)
-        done.append(subprocess.CompletedProcess(arguments, process.returncode, out, err))
-    return done
-
-
-@pytest.fixture(scope="module")
-def encoder_run(toy_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "encoder"
-    config = EncoderConfig(preset="tiny", loop=replace(LOOP, steps=1))
-    task = EncoderTask(config, PairDataset(toy_bench, "train"))
-    assert fit(task, run, config.loop, to_dict(config), console=SILENT)
-    write_few_steps(few_steps(run))
-    return run
-
-
-@pytest.fixture(scope="module")
-def pair(toy_bench: Bench, encoder_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the runs, one a kind, of two processes."""
-    out = tmp_path_factory.mktemp("pair")
-    done = in_two_processes("train", str(toy_bench.root), str(encoder_run), str(out))
-    assert [p.returncode for p in done] == [0, 0], "".join(p.stderr for p in done)
-    assert [p.stdout + p.stderr for p in done] == ["", ""]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [(p.returncode, text) for p, text in zip(processes, said, strict=True)] == [(0, "")] * 2
     return out
 
 
-def tensors_of(run: Path) -> dict[str, Tensor]:
-    return read_checkpoint(run / "checkpoint.safetensors")[0]
-
-
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_two_processes_equal_one_on_the_same_batch(
-    kind: str, pair: Path, toy_bench: Bench, encoder_run: Path, tmp_path: Path
-) -> None:
-    with in_double():
-        train(kind, toy_bench, encoder_run, tmp_path / kind, Machine())
-        fresh = make_task(kind, toy_bench, encoder_run).networks()
-    one, two = tensors_of(tmp_path / kind), tensors_of(pair / kind)
-    assert one.keys() == two.keys()
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, atol=1e-8, rtol=1e-8, msg=name)
-    # The weights moved much further than that.
-    moved = max(
-        float((one[f"network.{key}.{name}"] - value.detach()).abs().max())
-        for key, network in fresh.items()
-        for name, value in network.named_parameters()
-    )
-    assert moved > 1e-4
-    logs = [
-        [json.loads(line) for line in (root / kind / "log.jsonl").read_text().splitlines()]
-        for root in (tmp_path, pair)
-    ]
-    for alone, both in zip(*logs, strict=True):
-        assert alone.keys() == both.keys()
-        for name in set(alone) - {"items_per_s", "variety"}:
-            assert both[name] == pytest.approx(alone[name], rel=1e-6, abs=1e-8), name
-
-
-def ears_task(everyday: Path, bench: Path, bank: Path) -> EarsTask:
-    """Ears on toy data, seen through eyes without their package of weights."""
-    torch.manual_seed(0)
-    eyes = Eyes(NETWORKS["lite0"]).eval()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Eyes, "load", lambda _name: eyes)
-        config = EarsTrainingConfig(
-            preset="everyday-tiny", alone=0.25, bank=BankConfig(copies=1),
-            loop=replace(LOOP, batch_size=16),
-        )  # fmt: skip
-        data = open_ears_data(bank, find_everyday(everyday), find_bench(bench), config.bank)
-    return EarsTask(config, data)
-
-
-def test_ears_of_two_processes_are_one(
-    toy_everyday: Everyday, toy_bench: Bench, tmp_path: Path
-) -> None:
-    places = [str(toy_everyday.root), str(toy_bench.root), str(tmp_path / "bank")]
-    before = ears_task(*map(Path, places)).network.ears.state_dict()
-    done = in_two_processes("ears", *places, str(tmp_path))
-    assert [p.returncode for p in done] == [0, 0], "".join(p.stderr for p in done)
-    first, second = (torch.load(tmp_path / f"ears-{rank}.pt") for rank in range(2))
-    for name, value in first.items():
-        torch.testing.assert_close(second[name], value, msg=name)
-    assert any(not torch.equal(value, before[name]) for name, value in first.items())
-
-
-def test_the_record_names_the_processes(pair: Path) -> None:
-    (start,) = json.loads((pair / "rc" / "run.json").read_text())["starts"]
+@pytest.mark.parametrize("kind", list(CONFIGS))
+def test_two_processes_train_every_preset(kind: str, pair: Path) -> None:
+    """The processes themselves have compared gradients and weights; here is what they wrote."""
+    lines = (pair / kind / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    assert all(np.isfinite(value) for line in lines for value in json.loads(line).values())
+    (start,) = json.loads((pair / kind / "run.json").read_text())["starts"]
     assert (start["processes"], start["device"], start["step"]) == (2, "cpu", 0)
+    assert read_checkpoint(pair / kind / "checkpoint.safetensors")[1]["step"] == 3
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -338,19 +265,23 @@ def test_all_stop_when_one_is_asked_to(rank: int, pair: Path, toy_bench: Bench) 
         assert [(s["step"], s["processes"]) for s in starts] == [(0, 2), (2, 1)]
 
 
+def test_randomness_is_a_function_of_seed_rank_and_step() -> None:
+    def draws(*words: int) -> list[float]:
+        rng = step_rng(*words)
+        return [float(torch.rand(())), float(torch.rand((), generator=rng))]
+
+    assert draws(1, 2, 3) == draws(1, 2, 3)
+    drawn = [draws(*words) for words in ((1, 2, 3), (0, 2, 3), (1, 0, 3), (1, 2, 0))]
+    assert len({value for both in drawn for value in both}) == 8
+
+
 def test_a_batch_must_divide() -> None:
-    machine = Machine()
-    machine.world = 3
+    devices = Devices()
+    devices.world = 3
     with pytest.raises(ConfigError, match="a multiple of 6"):
-        machine.parts_of(np.arange(8), 2)
-    machine.rank = 1
-    assert [part.tolist() for part in machine.parts_of(np.arange(12), 2)] == [[2, 3], [8, 9]]
-
-
-def test_draws_that_cannot_be_shared_are_refused() -> None:
-    rng = torch.Generator()
-    with SharedDraws(rng), pytest.raises(TypeError, match="cannot be shared"):
-        torch.randperm(3, generator=rng)
+        devices.parts_of(np.arange(8), 2)
+    devices.rank = 1
+    assert [part.tolist() for part in devices.parts_of(np.arange(12), 2)] == [[2, 3], [8, 9]]
 
 
 @pytest.mark.parametrize(
@@ -361,15 +292,15 @@ def test_draws_that_cannot_be_shared_are_refused() -> None:
         ({"threads": 0}, "threads must be at least 1"),
     ],
 )
-def test_machines_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_devices_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        MachineConfig(**changes)
+        DeviceConfig(**changes)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_device_is_one_line() -> None:
     with pytest.raises(ConfigError, match="no CUDA device"):
-        start_machine(MachineConfig(accelerator="cuda"))
+        start_devices(DeviceConfig(accelerator="cuda"))
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
@@ -384,32 +315,29 @@ def test_what_the_launcher_started_is_not_overruled(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="devices is 3 but the launcher started 2"):
-        start_machine(MachineConfig(accelerator="cpu", devices=3))
+        start_devices(DeviceConfig(accelerator="cpu", devices=3))
 
 
 def test_compiling_without_a_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch._inductor.cpp_builder.config.cpp.cxx", ("/nowhere/c++",))
     with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler"):
-        start_machine(MachineConfig(accelerator="cpu", compile=True))
+        start_devices(DeviceConfig(accelerator="cpu", compile=True))
+
+
+def main(bench: Bench, everyday: Everyday, out: Path) -> None:
+    here = start_devices(DeviceConfig(accelerator="cpu"))
+    for kind, config in CONFIGS.items():
+        train(config, make_task(config, bench, everyday, out / "encoder"), out / kind, here)
+    ended = []
+    acts: list[Callable[[Path, Devices, Bench], None]] = [stop_on_the_second, change_the_config]
+    for act in acts:
+        try:
+            act(out / "stopped", here, bench)
+        except BaseException as end:
+            ended.append(repr(end))
+    (out / f"ended-{here.rank}.json").write_text(json.dumps(ended))
 
 
 if __name__ == "__main__":
-    what, *paths = sys.argv[1:]
-    here = start_machine(MachineConfig(accelerator="cpu"))
-    if what == "ears":
-        *data, out = map(Path, paths)
-        ears = ears_task(*data)
-        assert fit(ears, out / "ears", ears.config.loop, {}, machine=here, console=SILENT)
-        torch.save(ears.network.ears.state_dict(), out / f"ears-{here.rank}.pt")
-    elif what == "train":
-        root, encoder, out = map(Path, paths)
-        with in_double():
-            for each in KINDS:
-                train(each, find_bench(root), encoder, out / each, here)
-        ended = []
-        for act in (stop_on_the_second, change_the_config):
-            try:
-                act(out / "stopped", here, find_bench(root))
-            except BaseException as end:
-                ended.append(repr(end))
-        (out / f"ended-{here.rank}.json").write_text(json.dumps(ended))
+    bench_root, everyday_root, folder = map(Path, sys.argv[1:])
+    main(find_bench(bench_root), find_everyday(everyday_root), folder)

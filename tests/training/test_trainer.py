@@ -9,7 +9,6 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -23,9 +22,10 @@ from soundsight.data.store.dataset import PairDataset
 from soundsight.data.vegas.bench import Bench
 from soundsight.training.checkpoints import load_weights, read_checkpoint, save_weights
 from soundsight.training.configs import EncoderConfig, LoopConfig, TranslatorConfig, default_config
-from soundsight.training.devices import MachineConfig, enough_memory, start_machine
-from soundsight.training.encoder import EncoderTask, load_encoder, one_cycle
-from soundsight.training.trainer import Scalars, Task, fit, picture_grid, read_run, step_rng
+from soundsight.training.devices import DeviceConfig, enough_memory, start_devices
+from soundsight.training.encoder import EncoderTask, load_encoder
+from soundsight.training.run_folder import picture_grid, read_run
+from soundsight.training.trainer import Scalars, Task, fit, one_cycle, step_rng
 from soundsight.training.translator import TranslatorTask, load_generator
 
 SILENT = Console(quiet=True, stderr=True)
@@ -334,7 +334,7 @@ def test_picture_grid_lays_rows_out() -> None:
 class Line(Task):
     """Fits a line, without anything that couples the items of a batch."""
 
-    kind: ClassVar[str] = "line"
+    kind = "line"
 
     def __init__(self, loop: LoopConfig, spoil: Callable[[int, Tensor], Tensor] | None = None):
         self.loop, self.spoil = loop, spoil
@@ -532,7 +532,7 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 def test_bfloat16_networks_have_float32_weights_and_losses(
     kind: str, toy_bench: Bench, encoder_run: Path, tmp_path: Path
 ) -> None:
-    machine = start_machine(MachineConfig(accelerator="cpu"), "bf16-mixed")
+    devices = start_devices(DeviceConfig(accelerator="cpu"), "bf16-mixed")
     task, config = (
         encoder_task(toy_bench, kind, precision="bf16-mixed")
         if kind in ("contrastive", "autoencoder")
@@ -556,12 +556,12 @@ def test_bfloat16_networks_have_float32_weights_and_losses(
         return scalars
 
     # A step alone: pictures are drawn in float32.
-    task.place(machine)
+    task.place(devices)
     for number in range(2):
         step(number, step_rng(0, number))
     assert set(seen) == {torch.bfloat16}
     task.step = step  # type: ignore[method-assign]
-    assert fit(task, tmp_path / "run", config.loop, {}, machine=machine, console=SILENT)
+    assert fit(task, tmp_path / "run", config.loop, {}, devices=devices, console=SILENT)
     assert {t.dtype for n, t in tensors_of(tmp_path / "run").items() if "weight" in n} == {
         torch.float32
     }

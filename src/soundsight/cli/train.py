@@ -36,7 +36,7 @@ from soundsight.cli.train_options import (
     BatchSize,
     Compile,
     Data,
-    Devices,
+    DeviceCount,
     DryRun,
     Early,
     EverydayPlaces,
@@ -53,8 +53,8 @@ from soundsight.cli.train_options import (
     begin,
     fit_run,
     is_printed,
-    machine_of,
     resolve,
+    start_here,
 )
 from soundsight.core.errors import ConfigError
 
@@ -103,7 +103,7 @@ def encoder(
     batch_size: BatchSize = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
-    devices: Devices = None,
+    devices: DeviceCount = None,
     nodes: Nodes = None,
     precision: Precision = None,
     compiled: Compile = False,
@@ -130,9 +130,9 @@ def encoder(
             batch_size=batch_size, precision=precision, accumulate=accumulate, keep=keep,
         )  # fmt: skip
         if not is_printed(ears, dry_run):
-            machine = machine_of(ears, accelerator, devices, nodes, compiled, threads)
+            here = start_here(ears, accelerator, devices, nodes, compiled, threads)
             bank = bank or out.parent / "bank"
-            fit_ears(ears, out, data, bank, teacher, start, machine, max_time)
+            fit_ears(ears, out, data, bank, teacher, start, here, max_time)
         return
     if teacher is not None or bank is not None:
         raise ConfigError("--teacher and --bank belong to --preset everyday")
@@ -152,11 +152,11 @@ def encoder(
     )  # fmt: skip
     if is_printed(config, dry_run):
         return
-    machine = machine_of(config, accelerator, devices, nodes, compiled, threads)
+    here = start_here(config, accelerator, devices, nodes, compiled, threads)
     pairs = open_all(data)
     with enough_memory():
         task = EncoderTask(config, PairDataset(pairs, "train"), start=start)
-        fit_run(task, out, config, machine, about_all(pairs, "train"), max_time)
+        fit_run(task, out, config, here, about_all(pairs, "train"), max_time)
 
 
 def translator(
@@ -212,7 +212,7 @@ def translator(
     batch_size: BatchSize = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
-    devices: Devices = None,
+    devices: DeviceCount = None,
     nodes: Nodes = None,
     precision: Precision = None,
     compiled: Compile = False,
@@ -250,9 +250,9 @@ def translator(
             batch_size=batch_size, precision=precision, accumulate=accumulate, keep=keep,
         )  # fmt: skip
         if not is_printed(flow, dry_run):
-            machine = machine_of(flow, accelerator, devices, nodes, compiled, threads)
+            here = start_here(flow, accelerator, devices, nodes, compiled, threads)
             bank = bank or out.parent / "bank"
-            fit_flow(flow, out, data, encoder, decoder, bank, start, machine, max_time)
+            fit_flow(flow, out, data, encoder, decoder, bank, start, here, max_time)
         return
     if decoder is not None or bank is not None:
         raise ConfigError("--decoder and --bank belong to --preset everyday")
@@ -288,13 +288,13 @@ def translator(
         evaluate = ValInformativity(Judges.load(judges), bench)
     elif evaluate_every is not None:
         raise ConfigError("--evaluate-every needs --judges")
-    machine = machine_of(config, accelerator, devices, nodes, compiled, threads)
+    here = start_here(config, accelerator, devices, nodes, compiled, threads)
     pairs = open_all(data)
     with enough_memory():
         task = TranslatorTask(
             config, frozen, PairDataset(pairs, "train"), encoder_run=encoder, start=start
         )
-        fit_run(task, out, config, machine, about_all(pairs, "train"), max_time, evaluate)
+        fit_run(task, out, config, here, about_all(pairs, "train"), max_time, evaluate)
 
 
 def judges(

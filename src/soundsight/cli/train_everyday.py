@@ -17,7 +17,7 @@ from soundsight.cli.train_options import (
     Accumulate,
     BatchSize,
     Compile,
-    Devices,
+    DeviceCount,
     DryRun,
     EverydayPlaces,
     Init,
@@ -33,14 +33,14 @@ from soundsight.cli.train_options import (
     begin,
     fit_run,
     is_printed,
-    machine_of,
     resolve,
+    start_here,
 )
 from soundsight.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from soundsight.models.ears import Ears
-    from soundsight.training.devices import Machine
+    from soundsight.training.devices import Devices
     from soundsight.training.fine_tuning import StartingPoint
     from soundsight.training.flow_data import FlowPairs
     from soundsight.training.kinds import KindSeconds
@@ -113,7 +113,7 @@ def fit_ears(
     bank: Path,
     teacher: Path | None,
     start: StartingPoint | None,
-    machine: Machine,
+    here: Devices,
     max_time: float | None,
 ) -> None:
     """Train the ears."""
@@ -130,10 +130,10 @@ def fit_ears(
 
     with enough_memory():
         # One process makes what is not there yet, and all read it.
-        machine.on_first(lambda: opened().digest)
+        here.on_first(lambda: opened().digest)
         found = opened()
         fit_run(
-            EarsTask(config, found, start=start), out, config, machine,
+            EarsTask(config, found, start=start), out, config, here,
             source.about(found.digest), max_time,
         )  # fmt: skip
 
@@ -147,7 +147,7 @@ def decoder(
     batch_size: BatchSize = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
-    devices: Devices = None,
+    devices: DeviceCount = None,
     nodes: Nodes = None,
     precision: Precision = None,
     compiled: Compile = False,
@@ -184,7 +184,7 @@ def decoder(
     )  # fmt: skip
     if is_printed(config, dry_run):
         return
-    machine = machine_of(config, accelerator, devices, nodes, compiled, threads)
+    here = start_here(config, accelerator, devices, nodes, compiled, threads)
     source = open_everyday(data)
     with enough_memory():
         digest, photos = source.photos()
@@ -192,7 +192,7 @@ def decoder(
         shown = None if val is None else torch.from_numpy(val)
         fit_run(
             DecoderTask(config, torch.from_numpy(photos), eyes, shown, start=start),
-            out, config, machine, source.about(digest), max_time,
+            out, config, here, source.about(digest), max_time,
         )  # fmt: skip
 
 
@@ -204,7 +204,7 @@ def fit_flow(
     decoder: Path,
     bank: Path,
     start: StartingPoint | None,
-    machine: Machine,
+    here: Devices,
     max_time: float | None,
 ) -> None:
     """Train the flow from sounds to latent pictures."""
@@ -213,11 +213,11 @@ def fit_flow(
 
     source = open_everyday(data)
     with enough_memory():
-        with machine.autocast():
-            pairs = _flow_pairs(source, encoder, decoder, bank, machine, config.loop.seed)
+        with here.autocast():
+            pairs = _flow_pairs(source, encoder, decoder, bank, here, config.loop.seed)
         fit_run(
             FlowTask(config, pairs, runs=(encoder, decoder), start=start), out, config,
-            machine, source.about(pairs.digest), max_time,
+            here, source.about(pairs.digest), max_time,
         )  # fmt: skip
 
 
@@ -248,7 +248,7 @@ def distil(
     batch_size: BatchSize = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
-    devices: Devices = None,
+    devices: DeviceCount = None,
     nodes: Nodes = None,
     precision: Precision = None,
     compiled: Compile = False,
@@ -273,13 +273,13 @@ def distil(
     )  # fmt: skip
     if is_printed(config, dry_run):
         return
-    machine = machine_of(config, accelerator, devices, nodes, compiled, threads)
+    here = start_here(config, accelerator, devices, nodes, compiled, threads)
     source, bank = open_everyday(data), bank or out.parent / "bank"
     with enough_memory():
-        with machine.autocast():
-            pairs = _flow_pairs(source, translator, translator, bank, machine, config.loop.seed)
+        with here.autocast():
+            pairs = _flow_pairs(source, translator, translator, bank, here, config.loop.seed)
         fit_run(
-            DistilTask(config, pairs, flow, run=translator), out, config, machine,
+            DistilTask(config, pairs, flow, run=translator), out, config, here,
             source.about(pairs.digest), max_time,
         )  # fmt: skip
 
@@ -293,7 +293,7 @@ def align(
     batch_size: BatchSize = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
-    devices: Devices = None,
+    devices: DeviceCount = None,
     nodes: Nodes = None,
     precision: Precision = None,
     compiled: Compile = False,
@@ -323,14 +323,14 @@ def align(
     )  # fmt: skip
     if is_printed(config, dry_run):
         return
-    machine = machine_of(config, accelerator, devices, nodes, compiled, threads)
+    here = start_here(config, accelerator, devices, nodes, compiled, threads)
     source, bank = open_everyday(data), bank or out.parent / "bank"
     with enough_memory():
-        with machine.autocast():
-            pairs = _flow_pairs(source, translator, translator, bank, machine, config.loop.seed)
+        with here.autocast():
+            pairs = _flow_pairs(source, translator, translator, bank, here, config.loop.seed)
         photos = torch.from_numpy(source.photos()[1])
         fit_run(
-            AlignTask(config, pairs, photos, eyes, run=translator), out, config, machine,
+            AlignTask(config, pairs, photos, eyes, run=translator), out, config, here,
             source.about(pairs.digest), max_time,
         )  # fmt: skip
 
@@ -447,7 +447,7 @@ def _others(folder: Path, encoder: Path, bank: Path) -> KindSeconds:
 
 
 def _flow_pairs(
-    source: EverydayData, encoder: Path, decoder: Path, bank: Path, machine: Machine, seed: int
+    source: EverydayData, encoder: Path, decoder: Path, bank: Path, here: Devices, seed: int
 ) -> FlowPairs:
     """Return what the flow learns from; kept beside the bank, by encoder and decoder."""
     from soundsight.core.progress import progress_bar
@@ -461,9 +461,9 @@ def _flow_pairs(
                 decoder, lambda: source.photos()[1], seed=seed, tell=tell,
             )  # fmt: skip
 
-    if machine.world > 1:
+    if here.world > 1:
         # One process embeds and encodes, and all read it.
-        machine.on_first(lambda: opened().digest)
+        here.on_first(lambda: opened().digest)
     return opened()
 
 

@@ -13,7 +13,7 @@ from soundsight.core.errors import ConfigError, require_extra
 from soundsight.core.files import local_output
 
 if TYPE_CHECKING:
-    from soundsight.training.devices import Machine
+    from soundsight.training.devices import Devices
     from soundsight.training.trainer import Evaluate, Task
 
 Out = Annotated[
@@ -54,7 +54,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: 
 MaxTime = Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")]
 Accelerator = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
-Devices = Annotated[
+DeviceCount = Annotated[
     int | None,
     typer.Option(min=1, help="Processes a node (default: what torchrun or SLURM started, else 1)."),
 ]
@@ -95,20 +95,20 @@ def begin(command: str, out: Path, threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def machine_of(
+def start_here(
     config: Any,
     accelerator: str,
     devices: int | None,
     nodes: int | None,
     compiled: bool,
     threads: int | None,
-) -> Machine:
-    from soundsight.training.devices import MachineConfig, start_machine
+) -> Devices:
+    from soundsight.training.devices import DeviceConfig, start_devices
 
-    wanted = MachineConfig(
+    wanted = DeviceConfig(
         accelerator=accelerator, devices=devices, nodes=nodes, compile=compiled, threads=threads
     )
-    return start_machine(wanted, config.loop.precision)
+    return start_devices(wanted, config.loop.precision)
 
 
 def resolve(config: Any, settings: list[str] | None, **options: int | str | None) -> Any:
@@ -154,7 +154,7 @@ def fit_run(
     task: Task,
     out: Path,
     config: Any,
-    machine: Machine,
+    here: Devices,
     data: dict[str, Any],
     max_time: float | None,
     evaluate: Evaluate | None = None,
@@ -164,8 +164,8 @@ def fit_run(
     from soundsight.training.trainer import fit
 
     finished = fit(
-        task, out, config.loop, to_dict(config), machine=machine, data=data, evaluate=evaluate,
+        task, out, config.loop, to_dict(config), devices=here, data=data, evaluate=evaluate,
         max_time_s=None if max_time is None else 60.0 * max_time,
     )  # fmt: skip
-    if finished and machine.first:
+    if finished and here.first:
         typer.echo(f"finished: {out}")

@@ -11,7 +11,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from soundsight.core.errors import ConfigError
@@ -135,3 +135,39 @@ def choose(kind: str, name: str, choices: Mapping[str, C]) -> C:
     if name not in choices:
         raise ConfigError(f"unknown {kind} {name!r}; choose from {', '.join(sorted(choices))}")
     return choices[name]
+
+
+_RULES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "above_0": ("must be above 0", lambda x: x > 0),
+    "at_least_0": ("must not be negative", lambda x: x >= 0),
+    "at_least_1": ("must be at least 1", lambda x: x >= 1),
+    "share": ("must lie in [0, 1]", lambda x: 0 <= x <= 1),
+    "below_1": ("must lie in [0, 1)", lambda x: 0 <= x < 1),
+}
+
+
+def check_values(config: Any, where: str = "", **rules: str | Iterable[str]) -> None:
+    """Check the values of a config; None passes every rule.
+
+    Args:
+        config: whose attributes are checked.
+        where: put before the name in messages, as ``loop.``.
+        rules: a name of ``above_0``, ``at_least_0``, ``at_least_1``, ``share`` ([0, 1]) or
+            ``below_1`` ([0, 1)) with the attributes that must be so, parted by spaces; or the name
+            of an attribute with the values that may be chosen.
+
+    Raises:
+        ConfigError: naming the first value that breaks a rule, and the rule.
+    """
+    for rule, wanted in rules.items():
+        if isinstance(wanted, str):
+            words, holds = _RULES[rule]
+            for name in wanted.split():
+                value = getattr(config, name)
+                values = value if isinstance(value, tuple) else (value,)
+                if not all(v is None or holds(v) for v in values):
+                    raise ConfigError(f"{where}{name} {words}, not {value}")
+        elif getattr(config, rule) not in tuple(wanted):
+            raise ConfigError(
+                f"unknown {where}{rule} {getattr(config, rule)!r}; choose from {', '.join(wanted)}"
+            )

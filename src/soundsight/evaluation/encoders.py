@@ -59,7 +59,7 @@ from soundsight.judges.apply import columns_of
 from soundsight.models.published.autoencoder import Autoencoder
 from soundsight.training.ears import KIND as EARS
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float, to_levels
-from soundsight.training.trainer import read_run
+from soundsight.training.run_folder import read_run
 
 REPORT_VERSION = 1
 KIND = "encoder"

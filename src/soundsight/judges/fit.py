@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from soundsight.core.errors import OutputError, SoundsightError
 from soundsight.judges.files import JudgeFolder, round_weights
 from soundsight.training.ema import Ema
-from soundsight.training.encoder import one_cycle
-from soundsight.training.trainer import StopRequest, channels_last
+from soundsight.training.trainer import StopRequest, channels_last, one_cycle
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -78,6 +78,16 @@ def unit_rms(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)
 
 
+@torch.no_grad()
+def limit_temperature(log_scale: Tensor) -> None:
+    """Keep the temperature at .02 or above: lower only sharpens what is already memorised.
+
+    Args:
+        log_scale: natural logarithm of one over the temperature; changed in place.
+    """
+    log_scale.clamp_(max=math.log(50.0))
+
+
 class SoundEncoder(nn.Module):
     """A second of sound -> its embedding."""
 

@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,7 @@ from soundsight.training.augment import augment_image
 from soundsight.training.checkpoints import network_config, save_weights
 from soundsight.training.configs import AlignConfig
 from soundsight.training.decoder import check_eyes, load_latent_decoder
-from soundsight.training.devices import Machine
+from soundsight.training.devices import Devices
 from soundsight.training.drawing import DrawingTask, Seen
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import to_float, to_levels
@@ -58,7 +59,7 @@ from soundsight.training.fine_tuning import (
 from soundsight.training.flow import copy_weights, load_flow
 from soundsight.training.flow_data import FlowPairs
 from soundsight.training.photo_features import EYES_PX
-from soundsight.training.trainer import Scalars, channels_last
+from soundsight.training.trainer import Scalars, channels_last, set_rate
 
 _SHOWN = 16
 """Sounds in the grid: what was drawn for them before, above what is drawn now."""
@@ -82,7 +83,7 @@ class AlignTask(DrawingTask):
             its ears or decoder met photos through other eyes.
     """
 
-    kind: ClassVar[str] = "align"
+    kind = "align"
 
     def __init__(
         self,
@@ -130,33 +131,34 @@ class AlignTask(DrawingTask):
             "discriminator": self.discriminator,
         }  # fmt: skip
 
-    def place(self, machine: Machine) -> None:
-        super().place(machine)
+    def place(self, devices: Devices) -> None:
+        super().place(devices)
         for network in (self.projection, self.before, self.decoder_before):
-            network.to(machine.device)
+            network.to(devices.device)
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
-        config, loop, machine = self.config, self.config.loop, self.machine
+        config, loop, devices = self.config, self.config.loop, self.devices
         rate = config.rate_at(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.flow.train()
         self.decoder.train()
         self.discriminator.train()
         rows = batch_indices(len(self.pairs), loop.batch_size, loop.seed, step)
         parts = [self._part(torch.from_numpy(own), rng)
-                 for own in machine.parts_of(rows, loop.accumulate)]  # fmt: skip
+                 for own in devices.parts_of(rows, loop.accumulate)]  # fmt: skip
         scalars: Scalars = {}
         # Its gradients are not wanted while flow and decoder learn.
         self.discriminator.heads.requires_grad_(False)
         if step >= config.ahead:
-            scalars |= self.descend("gradient", self.optimizer, parts, self._align)
+            scalars |= self.descend(
+                "gradient", self.optimizer, parts, partial(self._align, rng=rng)
+            )
             self.flow_ema.update(self.flow, step)
             self.decoder_ema.update(self.decoder, step)
         else:
             with torch.no_grad():
                 for part in parts:
-                    self._see(part)
+                    self._see(part, rng)
         self.discriminator.heads.requires_grad_(True)
         scalars |= self.descend("d_gradient", self.d_optimizer, parts, self.judge)
         return scalars
@@ -164,38 +166,33 @@ class AlignTask(DrawingTask):
     def _part(self, rows: Tensor, rng: torch.Generator) -> _Part:
         pairs, n = self.pairs, len(rows)
         second, photo = pairs.rows[rows].unbind(1)
-        device = self.machine.device
-        with self.machine.shared_draws(rng):
-            copies = torch.randint(len(pairs.embeddings), (n,), generator=rng)
-            jitter = torch.randn(n, self.flow.embedding_size, generator=rng)
-            noise = torch.randn(n, *pairs.latents.shape[2:], generator=rng)
-            photos = augment_image(
-                to_float(self.photos[photo].to(device)), rng, zoom=self.config.zoom, shift=0.05,
-                colour=0.05, side=EYES_PX,
-            )  # fmt: skip
-        # Every process's view of its pictures is its part of one draw: see `_see`.
-        view = torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
+        device = self.devices.device
+        copies = torch.randint(len(pairs.embeddings), (n,), generator=rng)
+        jitter = torch.randn(n, self.flow.embedding_size, generator=rng)
+        noise = torch.randn(n, *pairs.latents.shape[2:], generator=rng)
+        photos = augment_image(
+            to_float(self.photos[photo].to(device)), rng, zoom=self.config.zoom, shift=0.05,
+            colour=0.05, side=EYES_PX,
+        )  # fmt: skip
         other = pairs.rows[torch.randint(len(pairs), (self.config.others,), generator=rng), 0]
         embedding = pairs.embeddings[copies, second].float() + self.config.jitter * jitter
         return _Part(
-            embedding=embedding.to(device), noise=noise.to(device), photo=photos, view=view,
+            embedding=embedding.to(device), noise=noise.to(device), photo=photos,
             # The same second elsewhere is no negative.
             others=pairs.embeddings[0, other].float().to(device),
             same=(second[:, None] == other[None]).to(device), number=photo.to(device),
         )  # fmt: skip
 
-    def _see(self, part: _Part) -> _Drawn:
+    def _see(self, part: _Part, rng: torch.Generator) -> _Drawn:
         """Draw pictures and look at them, and at the photos."""
-        machine, flow = self.machine, self.flow
-        with machine.autocast():
+        devices, flow = self.devices, self.flow
+        with devices.autocast():
             latent = flow.draw(part.embedding, part.noise.flatten(1), times=self.times)
             drawn = self.decoder(latent)
-        with machine.shared_draws(part.view):
-            seen = augment_image(
-                drawn.float(), part.view, zoom=self.config.zoom, shift=0.05, colour=0.05,
-                side=EYES_PX,
-            )  # fmt: skip
-        with machine.autocast():
+        seen = augment_image(
+            drawn.float(), rng, zoom=self.config.zoom, shift=0.05, colour=0.05, side=EYES_PX
+        )
+        with devices.autocast():
             features = self.eyes(seen.contiguous(memory_format=torch.channels_last))
             with torch.no_grad():
                 real = self.eyes(part.photo.contiguous(memory_format=torch.channels_last))
@@ -205,18 +202,18 @@ class AlignTask(DrawingTask):
             photo=real[3].float(),
         )  # fmt: skip
 
-    def _align(self, part: _Part) -> tuple[Tensor, Scalars]:
-        config, machine = self.config, self.machine
-        drawn = self._see(part)
+    def _align(self, part: _Part, rng: torch.Generator) -> tuple[Tensor, Scalars]:
+        config, devices = self.config, self.devices
+        drawn = self._see(part, rng)
         pooled = self.eyes.pool(drawn.deepest)
         picture = F.normalize(self.projection(pooled), dim=1)
-        batch = machine.all_rows(part.embedding)
-        sounds = F.normalize(torch.cat([batch, part.others]), dim=1)
+        n = len(picture)
+        sounds = F.normalize(torch.cat([part.embedding, part.others]), dim=1)
         logits = picture @ sounds.T * self._scale
-        logits[:, len(batch) :] = logits[:, len(batch) :].masked_fill(part.same, float("-inf"))
-        agreement = F.cross_entropy(logits, machine.row_numbers(len(picture)))
+        logits[:, n:] = logits[:, n:].masked_fill(part.same, float("-inf"))
+        agreement = F.cross_entropy(logits, torch.arange(n, device=logits.device))
         likeness = self._likeness(part, pooled, self.eyes.pool(drawn.photo))
-        with machine.autocast():
+        with devices.autocast():
             scores = self.discriminator(drawn.scaled)
             with torch.no_grad():
                 before = self.before.draw(part.embedding, part.noise.flatten(1), times=self.times)
@@ -237,15 +234,15 @@ class AlignTask(DrawingTask):
         self, part: _Part, drawn: Float[Tensor, "n p"], photos: Float[Tensor, "n p"]
     ) -> Float[Tensor, ""]:
         """Tell the photo of a picture's own sound from those of the other sounds of the batch."""
-        machine, projection = self.machine, self.projection
+        projection = self.projection
         drawn, photos = (
             F.normalize((pooled - projection.mean) * projection.scale, dim=1)
             for pooled in (drawn, photos)
         )
-        logits = drawn @ machine.all_rows(photos).T / self.config.likeness_temperature
-        own = machine.row_numbers(len(drawn))
+        logits = drawn @ photos.T / self.config.likeness_temperature
+        own = torch.arange(len(drawn), device=drawn.device)
         # The same photo with another sound is no negative.
-        same = part.number[:, None] == machine.all_rows(part.number)[None]
+        same = part.number[:, None] == part.number[None]
         same.scatter_(1, own[:, None], False)
         return F.cross_entropy(logits.masked_fill(same, float("-inf")), own)
 
@@ -256,7 +253,7 @@ class AlignTask(DrawingTask):
         embedding = self.pairs.embeddings[0, self.pairs.rows[rows, 0]].float()
         rng = torch.Generator().manual_seed(self.config.loop.seed)
         noise = torch.randn(len(rows), self.flow.noise_size, generator=rng)
-        device = self.machine.device
+        device = self.devices.device
         drawn = []
         for flow, decoder in (
             (self.before, self.decoder_before),
@@ -283,7 +280,6 @@ class _Part(Seen):
     embedding: Float[Tensor, "n e"]
     noise: Float[Tensor, "n l 6 6"]
     photo: Float[Tensor, "n 3 s s"]
-    view: torch.Generator
     others: Float[Tensor, "m e"]
     same: Tensor
     number: Int64[Tensor, " n"]

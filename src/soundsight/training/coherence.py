@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,13 +28,19 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from soundsight.core.config import to_dict
-from soundsight.core.errors import ConfigError, DataError, SoundsightError
+from soundsight.core.config import check_values, to_dict
+from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.units import IMAGE_PX
 from soundsight.data.store.dataset import batch_indices
-from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair, PictureEncoder
+from soundsight.models.contrastive import (
+    ContrastiveConfig,
+    ContrastivePair,
+    PictureEncoder,
+    limit_temperature,
+)
 from soundsight.models.published.informativity import InformativityClassifier, InformativityConfig
 from soundsight.training.augment import augment_image, augment_mel
+from soundsight.training.configs import LoopConfig
 from soundsight.training.crossfit import (
     Count,
     Kept,
@@ -45,12 +50,13 @@ from soundsight.training.crossfit import (
     folds_of,
     read_batch,
 )
-from soundsight.training.encoder import one_cycle
 from soundsight.training.losses import info_nce
+from soundsight.training.trainer import LossTask, fit
+
+Network = TypeVar("Network", bound=nn.Module)
 
 CLASSIFIER_KINDS = ("binary", "multiclass")
 _SCORED_AT_ONCE = 256
-_CHECKED_EVERY = 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +98,9 @@ class CoherenceConfig:
     network: ContrastiveConfig = field(default_factory=ContrastiveConfig)
 
     def __post_init__(self) -> None:
-        if self.folds < 2 or self.members < 1 or self.candidates < 16:
-            raise ConfigError(
-                "folds must be at least 2, members at least 1, candidates at least 16"
-            )
-        if not 1 <= self.frames_pooled <= 4 or not 32 <= self.picture_px <= 256:
-            raise ConfigError("frames_pooled must lie in 1 .. 4, picture_px in 32 .. 256")
+        check_values(self, at_least_1="members frames_pooled")
+        if self.candidates < 16:
+            raise ConfigError("candidates must be at least 16")
         _check_fit(self)
 
 
@@ -141,26 +144,20 @@ class ClassifierConfig:
     network: ContrastiveConfig = field(default_factory=ContrastiveConfig)
 
     def __post_init__(self) -> None:
-        if self.kind not in CLASSIFIER_KINDS:
-            raise ConfigError(
-                f"unknown classifier {self.kind!r}; choose from {', '.join(CLASSIFIER_KINDS)}"
-            )
-        if self.folds < 2 or not 0 <= self.smoothing < 1:
-            raise ConfigError("folds must be at least 2, smoothing in [0, 1)")
-        if not 32 <= self.picture_px <= 256:
-            raise ConfigError("picture_px must lie in 32 .. 256")
+        check_values(self, kind=CLASSIFIER_KINDS, below_1="smoothing")
         _check_fit(self)
 
 
 def _check_fit(config: CoherenceConfig | ClassifierConfig) -> None:
-    if config.passes <= 0 or not 1 <= config.min_steps <= config.max_steps:
-        raise ConfigError("passes must be above 0, min_steps at least 1 and at most max_steps")
-    if config.batch_size < 8 or config.learning_rate <= 0 or config.weight_decay < 0:
-        raise ConfigError(
-            "batch_size must be at least 8, learning_rate above 0, weight_decay not negative"
-        )
-    if not 0 <= config.seed < 2**32:
-        raise ConfigError("seed must lie in [0, 2^32)")
+    check_values(
+        config, above_0="passes learning_rate", at_least_0="weight_decay", at_least_1="min_steps"
+    )
+    if config.folds < 2 or config.min_steps > config.max_steps:
+        raise ConfigError("folds must be at least 2, and min_steps at most max_steps")
+    if config.batch_size < 8 or not 0 <= config.seed < 2**32:
+        raise ConfigError("batch_size must be at least 8, and seed lie in [0, 2^32)")
+    if not 32 <= config.picture_px <= 256:
+        raise ConfigError("picture_px must lie in 32 .. 256")
 
 
 def contrastive_scores(
@@ -338,35 +335,41 @@ def fit_pair(
     """
     videos, photos = torch.tensor(pairs.videos), torch.tensor(pairs.photos)
     batch_size = min(config.batch_size, len(rows) // 2)
+    # Shifts and masks as long as on whole frames.
+    shift, mask = 20 // config.frames_pooled, 15 // config.frames_pooled
+
+    def loss(network: ContrastivePair, step: int, rng: torch.Generator) -> Tensor:
+        chosen = rows[batch_indices(len(rows), batch_size, seed, step)]
+        mel, image = _read(pairs, chosen, config)
+        mel = augment_mel(mel, rng, shift_frames=shift, mask_frames=mask)
+        image = augment_image(image, rng)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+            sound, picture = network(_last(mel), _last(image))
+        limit_temperature(network.log_scale)
+        video, photo = videos[chosen], photos[chosen]
+        return info_nce(sound.float(), picture.float(), video, photo, network.log_scale)
+
+    return _fit(lambda: ContrastivePair(config.network), loss, config, steps, seed, stepped)
+
+
+def _fit(
+    make: Callable[[], Network],
+    loss: Callable[[Network, int, torch.Generator], Tensor],
+    config: CoherenceConfig | ClassifierConfig,
+    steps: int,
+    seed: int,
+    stepped: Callable[[], None],
+) -> Network:
+    """Fit one network in memory and return it in eval mode; torch's own randomness stays."""
+    loop = LoopConfig(steps=steps, batch_size=config.batch_size, seed=seed, log_every=25)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = ContrastivePair(config.network)
-        # Channels last is faster on a CPU, and no result depends on it.
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = _optimizer(network, config)
-        rng = torch.Generator().manual_seed(seed)
-        network.train()
-        for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * one_cycle(step, steps, 0.1)
-            chosen = rows[batch_indices(len(rows), batch_size, seed, step)]
-            mel, image = _read(pairs, chosen, config)
-            # Shifts and masks as long as on whole frames.
-            mel = augment_mel(
-                mel,
-                rng,
-                shift_frames=20 // config.frames_pooled,
-                mask_frames=15 // config.frames_pooled,
-            )
-            mel, image = _last(mel), _last(augment_image(image, rng))
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-                sound, picture = network(mel, image)
-            video, photo = videos[chosen], photos[chosen]
-            loss = info_nce(sound.float(), picture.float(), video, photo, network.log_scale)
-            _descend(loss, optimizer, step, steps)
-            with torch.no_grad():
-                network.log_scale.clamp_(max=math.log(50.0))
-            stepped()
+        network = make()
+        task = LossTask(
+            "coherence filter", network, lambda step, rng: loss(network, step, rng), loop,
+            learning_rate=config.learning_rate, weight_decay=config.weight_decay,
+        )  # fmt: skip
+        fit(task, None, loop, progress=lambda _step, _steps: stepped())
     return network.eval()
 
 
@@ -456,28 +459,20 @@ def _fit_classes(
     stepped: Callable[[], None],
     own: int | None,
 ) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network: nn.Module = (
-            _PictureClassifier(config.network, len(draw.members))
-            if own is None
-            else InformativityClassifier(config.binary)
-        )
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = _optimizer(network, config)
-        rng = torch.Generator().manual_seed(seed)
-        network.train()
-        for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * one_cycle(step, steps, 0.1)
-            rows, target = draw(config.batch_size, own, np.random.default_rng((seed, step)))
-            _, image = read_batch(pairs, learned[rows], px=_side(config))
-            logs = network(_last(augment_image(image, rng)))
-            smooth = config.smoothing if own is None else 0.0
-            nll = F.nll_loss(logs, torch.from_numpy(target))
-            _descend((1 - smooth) * nll - smooth * logs.mean(), optimizer, step, steps)
-            stepped()
-    return network.eval()
+    def make() -> nn.Module:
+        if own is None:
+            return _PictureClassifier(config.network, len(draw.members))
+        return InformativityClassifier(config.binary)
+
+    def loss(network: nn.Module, step: int, rng: torch.Generator) -> Tensor:
+        rows, target = draw(config.batch_size, own, np.random.default_rng((seed, step)))
+        _, image = read_batch(pairs, learned[rows], px=_side(config))
+        logs = network(_last(augment_image(image, rng)))
+        smooth = config.smoothing if own is None else 0.0
+        nll = F.nll_loss(logs, torch.from_numpy(target))
+        return (1 - smooth) * nll - smooth * logs.mean()
+
+    return _fit(make, loss, config, steps, seed, stepped)
 
 
 @torch.no_grad()
@@ -493,29 +488,6 @@ def _class_log_probabilities(
 
 def _side(config: ClassifierConfig) -> int:
     return config.picture_px if config.kind == "multiclass" else IMAGE_PX
-
-
-def _optimizer(
-    network: nn.Module, config: CoherenceConfig | ClassifierConfig
-) -> torch.optim.Optimizer:
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in network.parameters() if p.ndim > 1]},
-        {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-
-
-def _descend(loss: Tensor, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    if step % _CHECKED_EVERY == 0 or step == steps - 1:
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise SoundsightError(
-                f"the loss of the coherence filter is {value} at step {step}: "
-                "try a lower learning_rate"
-            )
 
 
 def _read(pairs: Pairs, rows: NDArray[np.int64], config: CoherenceConfig) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from soundsight.core.config import choose
+from soundsight.core.config import check_values
 from soundsight.core.errors import ConfigError
 
 SIZES = ("paper", "flagship", "compact", "small", "tiny")
@@ -24,10 +24,6 @@ READINGS = ("off", "snapshots", "ema")
 """Of the moving-average adversarial loss."""
 PRECISIONS = ("32-true", "bf16-mixed")
 MAX_NOISE_RATIO = 64
-
-
-def _check_choice(kind: str, name: str, choices: tuple[str, ...]) -> None:
-    choose(kind, name, dict.fromkeys(choices))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +58,14 @@ class LoopConfig:
     evaluate_every: int = 500
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "batch_size": 2, "accumulate": 1, "seed": 0, "log_every": 1,
-                 "checkpoint_every": 1, "keep": 0, "picture_every": 1,
-                 "evaluate_every": 1}  # fmt: skip
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"loop.{name} must be at least {low}, not {getattr(self, name)}")
+        check_values(
+            self, "loop.", precision=PRECISIONS, at_least_0="seed keep",
+            at_least_1="steps accumulate log_every checkpoint_every picture_every evaluate_every",
+        )  # fmt: skip
+        if self.batch_size < 2:
+            raise ConfigError(f"loop.batch_size must be at least 2, not {self.batch_size}")
         if self.seed >= 2**63:
             raise ConfigError(f"loop.seed must be below 2**63, not {self.seed}")
-        _check_choice("loop.precision", self.precision, PRECISIONS)
         if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
             raise ConfigError(
                 f"loop.batch_size {self.batch_size} cannot be divided into {self.accumulate} "
@@ -118,21 +113,14 @@ class EncoderConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=400, batch_size=256))
 
     def __post_init__(self) -> None:
-        _check_choice("encoder", self.kind, ENCODERS)
-        _check_choice("preset", self.preset, SIZES)
-        _check_choice("schedule", self.schedule, SCHEDULES)
+        check_values(
+            self, kind=ENCODERS, preset=SIZES, schedule=SCHEDULES, above_0="learning_rate",
+            at_least_0="weight_decay", share="other_sounds noise tilt warm_up", below_1="momentum",
+        )  # fmt: skip
         if self.schedule == "published" and self.kind != "autoencoder":
             raise ConfigError("the published schedule belongs to the autoencoder: --kind")
         if self.embedding_size is not None and not 4 <= self.embedding_size <= 65536:
             raise ConfigError("embedding_size must lie between 4 and 65536")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError("momentum must lie in [0, 1)")
-        if not 0 <= self.other_sounds <= 1 or not 0 <= self.noise <= 1 or not 0 <= self.tilt <= 1:
-            raise ConfigError("other_sounds, noise and tilt must lie in [0, 1]")
-        if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.warm_up <= 1:
-            raise ConfigError(
-                "learning_rate must be above 0, weight_decay not negative, warm_up in [0, 1]"
-            )
 
 
 def default_encoder_config(kind: str, preset: str, schedule: str) -> EncoderConfig:
@@ -171,11 +159,11 @@ class MovingAverageConfig:
     decay: float = 0.99
 
     def __post_init__(self) -> None:
-        _check_choice("moving average", self.reading, READINGS)
-        if self.snapshots < 2 or self.snapshot_every < 1:
-            raise ConfigError("snapshots must be at least 2 and snapshot_every at least 1")
-        if not 0 <= self.decay < 1:
-            raise ConfigError("decay must lie in [0, 1)")
+        check_values(
+            self, "moving_average.", reading=READINGS, at_least_1="snapshot_every", below_1="decay"
+        )
+        if self.snapshots < 2:
+            raise ConfigError("moving_average.snapshots must be at least 2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,22 +237,17 @@ class TranslatorConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=6000, batch_size=32))
 
     def __post_init__(self) -> None:
-        _check_choice("preset", self.preset, SIZES)
-        _check_choice("objective", self.objective, OBJECTIVES)
-        _check_choice("pixel", self.pixel, PIXEL_LOSSES)
+        check_values(
+            self, preset=SIZES, objective=OBJECTIVES, pixel=PIXEL_LOSSES,
+            above_0="temperature generator_rate discriminator_rate", at_least_1="penalty_every",
+            at_least_0="pixel_weight penalty wrong_sound_weight contrast_weight coherence_weight "
+            "variational_weight feature_weight kl_weight embedding_noise",
+            below_1="beta1 beta2 ema_decay",
+        )  # fmt: skip
         if self.objective != "rc" and self.moving_average.reading != "off":
             raise ConfigError("the moving average belongs to --objective rc")
         if self.noise_ratio is not None and not 0 <= self.noise_ratio <= MAX_NOISE_RATIO:
             raise ConfigError(f"noise_ratio must lie in [0, {MAX_NOISE_RATIO}]")
-        for name in (
-            "pixel_weight", "penalty", "wrong_sound_weight", "contrast_weight", "coherence_weight",
-            "variational_weight", "feature_weight", "kl_weight", "embedding_noise",
-        ):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative")
-        for name in ("beta1", "beta2", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must lie in [0, 1)")
         if self.objective == "rc" and max(
             self.contrast_weight, self.coherence_weight, self.variational_weight
         ):
@@ -272,10 +255,6 @@ class TranslatorConfig:
                 "contrast_weight, coherence_weight and variational_weight belong to "
                 "--objective relativistic"
             )
-        if self.temperature <= 0:
-            raise ConfigError("temperature must be above 0")
-        if self.generator_rate <= 0 or self.discriminator_rate <= 0 or self.penalty_every < 1:
-            raise ConfigError("learning rates must be above 0 and penalty_every at least 1")
 
 
 def default_config(objective: str, preset: str, encoder: str) -> TranslatorConfig:
@@ -341,9 +320,7 @@ class CopyConfig:
     jpeg: float = 0.6
 
     def __post_init__(self) -> None:
-        for name, share in vars(self).items():
-            if not 0 <= share <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1], not {share}")
+        check_values(self, share=" ".join(vars(self)))
         if self.narrow_8khz + self.narrow_16khz + self.narrow_any > 1:
             raise ConfigError("narrow_8khz, narrow_16khz and narrow_any are shares of one whole")
 
@@ -366,8 +343,7 @@ class BankConfig:
     copy: CopyConfig = field(default_factory=CopyConfig)
 
     def __post_init__(self) -> None:
-        if self.copies < 0:
-            raise ConfigError(f"bank.copies must not be negative, but is {self.copies}")
+        check_values(self, "bank.", at_least_0="copies")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,9 +370,7 @@ class MixtureConfig:
     copied: float = 0.7
 
     def __post_init__(self) -> None:
-        shares = (*self.recordings, self.speed, self.reversed, self.bursts, self.copied)
-        if self.clips < 0 or not all(0 <= share <= 1 for share in shares):
-            raise ConfigError("clips must not be negative, and all shares must lie in [0, 1]")
+        check_values(self, at_least_0="clips", share="recordings speed reversed bursts copied")
         if abs(sum(self.recordings) - 1) > 1e-6:
             raise ConfigError("the shares of one, two and three recordings must sum to 1")
 
@@ -464,26 +438,12 @@ class EarsTrainingConfig:
     )
 
     def __post_init__(self) -> None:
-        _check_choice("preset of ears", self.preset, EARS_SIZES)
-        for name in (
-            "warm_up", "alone", "mixture", "mixed", "clean", "narrow", "other_sounds", "noise",
-            "tilt",
-        ):  # fmt: skip
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
-        if not 0 <= self.last_layer_dropout < 1:
-            raise ConfigError("last_layer_dropout must lie in [0, 1)")
-        if (
-            min(self.learning_rate, self.last_layer_rate) <= 0
-            or self.weight_decay < 0
-            or not 0 <= self.average < 1
-        ):
-            raise ConfigError(
-                "learning_rate and last_layer_rate must be above 0, weight_decay not negative, "
-                "average in [0, 1)"
-            )
-        if self.photos_each < 1 or self.alone_weight < 0 or self.teacher_weight < 0:
-            raise ConfigError("photos_each must be at least 1, and no weight negative")
+        check_values(
+            self, preset=EARS_SIZES, above_0="learning_rate last_layer_rate",
+            at_least_0="weight_decay alone_weight teacher_weight", at_least_1="photos_each",
+            share="warm_up alone mixture mixed clean narrow other_sounds noise tilt",
+            below_1="average last_layer_dropout",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -529,17 +489,12 @@ class DecoderConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=12_000, batch_size=32))
 
     def __post_init__(self) -> None:
-        _check_choice("preset", self.preset, PART_SIZES)
-        if min(self.rate, self.sharpening_rate, self.discriminator_rate) <= 0:
-            raise ConfigError("the learning rates must be above 0")
-        for name in (
-            "adversarial_weight", "pooled_weight", "reading_weight", "pixel_weight", "kl_weight",
-            "zoom", "warm_up", "sharpen_from", "frozen_from",
-        ):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative")
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError("ema_decay must lie in [0, 1)")
+        check_values(
+            self, preset=PART_SIZES, above_0="rate sharpening_rate discriminator_rate",
+            at_least_0="adversarial_weight pooled_weight reading_weight pixel_weight kl_weight "
+            "zoom warm_up sharpen_from frozen_from",
+            below_1="ema_decay",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -576,15 +531,10 @@ class FlowTrainingConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=10_000, batch_size=128))
 
     def __post_init__(self) -> None:
-        _check_choice("preset", self.preset, PART_SIZES)
-        if self.rate <= 0 or self.weight_decay < 0 or self.warm_up < 0 or self.jitter < 0:
-            raise ConfigError(
-                "rate must be above 0; weight_decay, warm_up and jitter must not be negative"
-            )
-        if not 0 <= self.cool_down <= 1 or not 0 <= self.left_out < 1:
-            raise ConfigError("cool_down must lie in [0, 1], left_out in [0, 1)")
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError("ema_decay must lie in [0, 1)")
+        check_values(
+            self, preset=PART_SIZES, above_0="rate", at_least_0="weight_decay warm_up jitter",
+            share="cool_down", below_1="left_out ema_decay",
+        )  # fmt: skip
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step: up, level, and down to zero at the end."""
@@ -626,12 +576,10 @@ class DistilConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1500, batch_size=64))
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.substeps) < 1 or min(self.rate, self.shift, self.guidance) <= 0:
-            raise ConfigError(
-                "steps and substeps must be at least 1; rate, shift and guidance above 0"
-            )
-        if self.jitter < 0 or not 0 <= self.ema_decay < 1:
-            raise ConfigError("jitter must not be negative, ema_decay must lie in [0, 1)")
+        check_values(
+            self, at_least_1="steps substeps", above_0="rate shift guidance", at_least_0="jitter",
+            below_1="ema_decay",
+        )  # fmt: skip
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -688,17 +636,12 @@ class AlignConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1600, batch_size=32))
 
     def __post_init__(self) -> None:
-        _check_choice("preset", self.preset, PART_SIZES)
-        if min(self.rate, self.discriminator_rate, self.likeness_temperature) <= 0:
-            raise ConfigError("learning rates and likeness_temperature must be above 0")
-        for name in (
-            "ahead", "warm_up", "agreement_weight", "likeness_weight", "adversarial_weight",
-            "nearness_weight", "colour_weight", "others", "jitter", "zoom",
-        ):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative")
-        if not 0 <= self.cool_down <= 1 or not 0 <= self.ema_decay < 1:
-            raise ConfigError("cool_down must lie in [0, 1], ema_decay in [0, 1)")
+        check_values(
+            self, preset=PART_SIZES, above_0="rate discriminator_rate likeness_temperature",
+            at_least_0="ahead warm_up agreement_weight likeness_weight adversarial_weight "
+            "nearness_weight colour_weight others jitter zoom",
+            share="cool_down", below_1="ema_decay",
+        )  # fmt: skip
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step: none at first, up, level, and down to zero."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ from soundsight.training.drawing import DrawingTask, Seen
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import to_float, to_levels
 from soundsight.training.fine_tuning import LATENT_DECODER, LATENT_ENCODER, StartingPoint
-from soundsight.training.trainer import Scalars, channels_last
+from soundsight.training.trainer import Scalars, channels_last, set_rate
 
 _SHOWN = 16
 """Photos in the grid, above what the decoder makes of them."""
@@ -79,7 +79,7 @@ class DecoderTask(DrawingTask):
         DataError: when ``start`` has other eyes or other sizes.
     """
 
-    kind: ClassVar[str] = "decoder"
+    kind = "decoder"
 
     def __init__(
         self,
@@ -114,11 +114,10 @@ class DecoderTask(DrawingTask):
         }  # fmt: skip
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
-        loop, machine = self.config.loop, self.machine
+        loop, devices = self.config.loop, self.devices
         sharpens = step >= self.config.sharpen_from
         rate = self.config.sharpening_rate if sharpens else self.config.rate
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / max(1, self.config.warm_up))
+        set_rate(self.optimizer, rate * min(1.0, (step + 1) / max(1, self.config.warm_up)))
         learns = step < self.config.frozen_from
         self.encoder.train(learns).requires_grad_(learns)
         self.decoder.train()
@@ -126,13 +125,12 @@ class DecoderTask(DrawingTask):
         self.discriminator.train()
         rows = batch_indices(len(self.photos), loop.batch_size, loop.seed, step)
         parts = []
-        for own in machine.parts_of(rows, loop.accumulate):
-            image = to_float(self.photos[torch.from_numpy(own)].to(machine.device))
-            with machine.shared_draws(rng):
-                image = augment_image(image, rng, zoom=self.config.zoom, colour=0.05)
-                noise = torch.randn(len(own), *self._latent_shape, generator=rng)
+        for own in devices.parts_of(rows, loop.accumulate):
+            image = to_float(self.photos[torch.from_numpy(own)].to(devices.device))
+            image = augment_image(image, rng, zoom=self.config.zoom, colour=0.05)
+            noise = torch.randn(len(own), *self._latent_shape, generator=rng)
             image = image.clamp(-1.0, 1.0).contiguous(memory_format=torch.channels_last)
-            parts.append(_Part(image, noise.to(machine.device)))
+            parts.append(_Part(image, noise.to(devices.device)))
         # Its gradients are not wanted while the decoder learns.
         self.discriminator.heads.requires_grad_(False)
         scalars = self.descend(
@@ -150,11 +148,11 @@ class DecoderTask(DrawingTask):
 
     def _redraw(self, part: _Part, *, sharpens: bool) -> tuple[Tensor, Scalars]:
         """Draw photos again; compare them as the eyes see them."""
-        config, machine = self.config, self.machine
+        config, devices = self.config, self.devices
         with torch.no_grad():
             real = self.eyes(part.image)
             pooled = self.eyes.pool(real[3])
-        with machine.autocast():
+        with devices.autocast():
             mean, log_variance = self.encoder(part.image, real)
             latent = mean + (0.5 * log_variance).exp() * part.noise
             drawn, read = self.decoder(latent), self.reading(latent)
@@ -165,12 +163,11 @@ class DecoderTask(DrawingTask):
             [(s - r).abs().mean() / size for s, r, size in zip(seen, real, sizes, strict=True)]
         )
         likeness = scales.mean()
-        whole = (self.eyes.pool(seen[3]) - pooled).abs().mean() / machine.mean(pooled.mean())
+        whole = (self.eyes.pool(seen[3]) - pooled).abs().mean() / pooled.mean()
         pixels = (F.avg_pool2d(drawn, 2) - F.avg_pool2d(part.image, 2)).abs().mean()
         # Both about the mean of the batch: what all photos share is worth nothing.
-        read = read.float() - machine.mean(read.float().mean(dim=0))
-        told = F.cosine_similarity(read, pooled - machine.mean(pooled.mean(dim=0)))
-        unread = 1.0 - told.mean()
+        read = read.float() - read.float().mean(dim=0)
+        unread = 1.0 - F.cosine_similarity(read, pooled - pooled.mean(dim=0)).mean()
         kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
         loss = likeness + config.pooled_weight * whole + config.pixel_weight * pixels
         loss = loss + config.reading_weight * unread
@@ -179,7 +176,7 @@ class DecoderTask(DrawingTask):
         }  # fmt: skip
         if sharpens:
             scaled = self.rescale(part, real, seen, sizes)
-            with machine.autocast():
+            with devices.autocast():
                 scores = self.discriminator(scaled)
             adversarial = hinge_generator(scores)
             loss = loss + config.adversarial_weight * adversarial
@@ -193,7 +190,7 @@ class DecoderTask(DrawingTask):
         self.encoder.eval()
         parts = []
         for batch in photos.split(64):
-            image = to_float(batch.to(self.machine.device))
+            image = to_float(batch.to(self.devices.device))
             image = image.contiguous(memory_format=torch.channels_last)
             mean, _ = self.encoder(image, self.eyes(image))
             parts.append(to_levels(self.ema.average(mean)).cpu())

@@ -1,7 +1,10 @@
-"""What a training runs on: one CPU, one GPU, or many processes started by torchrun or SLURM.
+"""Where a training runs: one CPU, one GPU, or several processes that share each batch.
 
-Lightning Fabric finds the device, starts or joins the processes and gives the mixed precision. What
-couples the items of a batch across processes is in :mod:`soundsight.training.distributed`.
+Lightning Fabric finds the device, starts or joins the processes and gives the mixed precision. The
+processes train as data-parallel training does: each holds the whole networks, takes an equal part
+of each batch and draws its own random numbers; gradients are averaged before each optimiser step.
+``DistributedDataParallel`` itself is not used: its hooks expect one forward and one backward pass
+of one module, while a GAN's step calls a discriminator several times and by several methods.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import atexit
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,12 +21,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Int64, Shaped
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from soundsight.core.config import check_values
 from soundsight.core.errors import ConfigError, SoundsightError
-from soundsight.training.distributed import SharedDraws, all_rows, all_sum, synchronise
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -48,7 +51,7 @@ def numpy_on_one_thread() -> AbstractContextManager[Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MachineConfig:
+class DeviceConfig:
     """On what a run runs. A resumed run may run on something else.
 
     Attributes:
@@ -66,18 +69,11 @@ class MachineConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.accelerator not in ACCELERATORS:
-            raise ConfigError(
-                f"unknown accelerator {self.accelerator!r}; choose from {', '.join(ACCELERATORS)}"
-            )
-        for name in ("devices", "nodes", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value}")
+        check_values(self, at_least_1="devices nodes threads", accelerator=ACCELERATORS)
 
 
-class Machine:
-    """One process of a run, and its way to the others.
+class Devices:
+    """One process of a run, its device, and its way to the other processes.
 
     Without arguments it is this process alone, on the CPU, in float32.
 
@@ -99,26 +95,25 @@ class Machine:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """Whether this is the process that writes files and messages."""
         return self.rank == 0
 
     def about(self) -> dict[str, Any]:
-        """Return what a run's record says of the machine."""
+        """Return what a run's record says of the device and the processes."""
         about: dict[str, Any] = {"device": self.device.type, "processes": self.world}
         if self.device.type == "cuda":
             about["gpu"] = torch.cuda.get_device_name(self.device)
         return {**about, "threads": torch.get_num_threads(), "compiled": self._compiled}
 
-    def place(self, network: nn.Module, parts: int = 1) -> None:
-        """Move a network here and make its BatchNorm and dropout those of the whole batch.
+    def place(self, network: nn.Module) -> None:
+        """Move a network here, in place.
 
-        Args:
-            network: changed in place; the names of its tensors stay.
-            parts: what its batches are put together of; see ``distributed.SharedDropout``.
+        On several GPUs BatchNorm takes its statistics over all processes. PyTorch has no such
+        kernel for CPUs: there each process normalises by its own part of the batch.
         """
         network.to(self.device)
-        if self.world > 1:
-            synchronise(network, parts)
+        if self.world > 1 and self.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
     def compile(self, network: nn.Module) -> None:
         """Run ``network`` through ``torch.compile``, where that was asked for; in place."""
@@ -142,38 +137,38 @@ class Machine:
             )
         return list(rows.reshape(accumulate, self.world, -1)[:, self.rank])
 
-    def shared_draws(self, rng: torch.Generator) -> AbstractContextManager[Any]:
-        """Return the context in which what is drawn from ``rng`` is drawn for the whole batch."""
-        return SharedDraws(rng) if self.world > 1 else contextlib.nullcontext()
+    @torch.no_grad()
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its mean over all processes, in place, in one all-reduce."""
+        tensors = list(tensors)
+        if self.world == 1 or not tensors:
+            return
+        flat = self.mean(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+        for tensor, piece in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(piece.view(tensor.shape))
 
-    def all_rows(self, x: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "m ..."]:
-        """Return the rows of all processes, [world * n, ...], with gradients."""
-        return all_rows(x) if self.world > 1 else x
-
-    def own_rows(self, x: Shaped[Tensor, "m ..."]) -> Shaped[Tensor, "n ..."]:
-        """Return this process's rows of the rows of all; undoes :meth:`all_rows`."""
-        return x.chunk(self.world)[self.rank]
-
-    def row_numbers(self, n: int) -> Int64[Tensor, " n"]:
-        """Return which of the rows of :meth:`all_rows` are the ``n`` of this process."""
-        return torch.arange(n, device=self.device) + n * self.rank
-
+    @torch.no_grad()
     def mean(self, x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-        """Return the mean of a tensor over the processes, with gradients."""
-        return all_sum(x) / self.world if self.world > 1 else x
+        """Return the mean of a tensor over all processes, without gradients."""
+        if self.world == 1:
+            return x
+        total = x.clone()
+        dist.all_reduce(total)
+        return total / self.world
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """Return for each flag whether any process raised it."""
         if self.world == 1:
             return flags
-        raised = all_sum(torch.tensor(flags, dtype=torch.int32, device=self.device))
+        raised = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        dist.all_reduce(raised)
         return tuple(bool(n) for n in raised.tolist())
 
     def on_first(self, act: Callable[[], T]) -> T:
         """Let the first process act, and return in every process what it returned.
 
         Raises:
-            SoundsightError: what the first process raised; the others leave without a word, with
+            SoundsightError: what the first process raised; the others leave without a message, with
                 the same exit code.
         """
         if self._fabric is None or self.world == 1:
@@ -191,7 +186,7 @@ class Machine:
         return result
 
 
-def start_machine(config: MachineConfig, precision: str = "32-true") -> Machine:
+def start_devices(config: DeviceConfig, precision: str = "32-true") -> Devices:
     """Find the device and start, or join, the processes of a run.
 
     Started by torchrun or SLURM, a process joins the others. Started plainly with more than one
@@ -236,13 +231,13 @@ def start_machine(config: MachineConfig, precision: str = "32-true") -> Machine:
         fabric.launch()
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"the processes of the run did not start: {error}") from error
-    atexit.register(_part)
+    atexit.register(_leave)
     if config.threads:
         torch.set_num_threads(config.threads)
     if accelerator == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    return Machine(fabric, compiled=config.compile)
+    return Devices(fabric, compiled=config.compile)
 
 
 @contextlib.contextmanager
@@ -266,7 +261,7 @@ def enough_memory() -> Iterator[None]:
         ) from error
 
 
-def _launched(config: MachineConfig) -> tuple[int, int]:
+def _launched(config: DeviceConfig) -> tuple[int, int]:
     """Return (processes a node, nodes): what the launcher started, or what ``config`` says."""
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -286,7 +281,7 @@ def _launched(config: MachineConfig) -> tuple[int, int]:
     return found["devices"], found["nodes"]
 
 
-def _part() -> None:
+def _leave() -> None:
     """Leave the other processes in order; a thread that still listens would abort the program."""
     if dist.is_initialized():
         dist.destroy_process_group()

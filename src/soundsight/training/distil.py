@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import itertools
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -26,7 +25,7 @@ from soundsight.data.store.dataset import batch_indices
 from soundsight.models.flow import Flow
 from soundsight.training.checkpoints import save_weights
 from soundsight.training.configs import DistilConfig
-from soundsight.training.devices import Machine
+from soundsight.training.devices import Devices
 from soundsight.training.ema import Ema
 from soundsight.training.fine_tuning import (
     ENCODER,
@@ -38,7 +37,7 @@ from soundsight.training.fine_tuning import (
 )
 from soundsight.training.flow import copy_weights
 from soundsight.training.flow_data import FlowPairs
-from soundsight.training.trainer import Scalars, Task
+from soundsight.training.trainer import Scalars, Task, set_rate
 
 
 class DistilTask(Task):
@@ -51,7 +50,7 @@ class DistilTask(Task):
         run: whose; its encoder and decoder are written into the copy's run.
     """
 
-    kind: ClassVar[str] = "distil"
+    kind = "distil"
 
     def __init__(self, config: DistilConfig, pairs: FlowPairs, flow: Flow, *, run: Path) -> None:
         self.config, self.pairs, self._run = config, pairs, run
@@ -71,20 +70,18 @@ class DistilTask(Task):
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
         loop = self.config.loop
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate * (1.0 - step / loop.steps)
+        set_rate(self.optimizer, self.config.rate * (1.0 - step / loop.steps))
         self.flow.train()
         rows = batch_indices(len(self.pairs), loop.batch_size, loop.seed, step)
         parts = []
-        for own in self.machine.parts_of(rows, loop.accumulate):
+        for own in self.devices.parts_of(rows, loop.accumulate):
             second = self.pairs.rows[torch.from_numpy(own), 0]
             n = len(second)
-            with self.machine.shared_draws(rng):
-                which = torch.randint(len(self.pairs.embeddings), (n,), generator=rng)
-                jitter = torch.randn(n, self.flow.embedding_size, generator=rng)
-                noise = torch.randn(n, *self.pairs.latents.shape[2:], generator=rng)
+            which = torch.randint(len(self.pairs.embeddings), (n,), generator=rng)
+            jitter = torch.randn(n, self.flow.embedding_size, generator=rng)
+            noise = torch.randn(n, *self.pairs.latents.shape[2:], generator=rng)
             embedding = self.pairs.embeddings[which, second].float() + self.config.jitter * jitter
-            device = self.machine.device
+            device = self.devices.device
             parts.append((embedding.to(device), noise.to(device)))
         scalars = self.descend("gradient", self.optimizer, parts, self._loss)
         self.ema.update(self.flow, step)
@@ -96,7 +93,7 @@ class DistilTask(Task):
         for start, end in itertools.pairwise(self.config.times):
             time = torch.full_like(embedding[:, 0], start)
             goal = (self._guided(x, start, end, embedding) - x) / (end - start)
-            with self.machine.autocast():
+            with self.devices.autocast():
                 velocity = self.flow(x, time, embedding)
             losses.append((velocity.float() - goal).square().mean())
             x = x + (end - start) * velocity.float().detach()
@@ -113,15 +110,15 @@ class DistilTask(Task):
         step = (end - start) / self.config.substeps
         for i in range(self.config.substeps):
             time = torch.full_like(told, start + i * step)
-            with self.machine.autocast():
+            with self.devices.autocast():
                 both = self.teacher(x.repeat(2, 1, 1, 1), time, embedding.repeat(2, 1), told)
             heard, unheard = both.float().chunk(2)
             x = x + step * (unheard + guidance * (heard - unheard))
         return x
 
-    def place(self, machine: Machine) -> None:
-        super().place(machine)
-        self.teacher.to(machine.device)
+    def place(self, devices: Devices) -> None:
+        super().place(devices)
+        self.teacher.to(devices.device)
 
     def finish(self, run: Path) -> None:
         """Write ``flow.safetensors``, with the times of its steps, and beside it what taught it."""

@@ -13,7 +13,7 @@ from soundsight.models.discriminator import (
     hinge_discriminator,
 )
 from soundsight.models.eyes import Eyes
-from soundsight.training.devices import Machine
+from soundsight.training.devices import Devices
 from soundsight.training.trainer import Scalars, Task, channels_last
 
 DISCRIMINATORS = {
@@ -56,13 +56,13 @@ class DrawingTask(Task):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"generator": self.optimizer, "discriminator": self.d_optimizer}
 
-    def place(self, machine: Machine) -> None:
-        super().place(machine)
-        self.eyes.to(machine.device)
+    def place(self, devices: Devices) -> None:
+        super().place(devices)
+        self.eyes.to(devices.device)
 
     def usual_sizes(self, real: Sequence[Tensor]) -> list[Tensor]:
         """Return the photos' mean size at each scale: it makes the scales comparable."""
-        return [self.machine.mean(r.float().abs().mean()) for r in real]
+        return [r.float().abs().mean() for r in real]
 
     def rescale(
         self, seen: Seen, real: Sequence[Tensor], drawn: Sequence[Tensor], sizes: Sequence[Tensor]
@@ -82,7 +82,7 @@ class DrawingTask(Task):
 
     def judge(self, seen: Seen) -> tuple[Tensor, Scalars]:
         """Let the discriminator tell photos from pictures."""
-        with self.machine.autocast():
+        with self.devices.autocast():
             real, drawn = self.discriminator(seen.real), self.discriminator(seen.drawn)
         loss = hinge_discriminator(real, drawn)
         return loss, {"discriminator": loss.detach()}

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from soundsight.core.errors import DataError
 from soundsight.data.everyday.sounds import bands_above
 from soundsight.data.store.dataset import batch_indices
 from soundsight.media.mel import DEFAULT
-from soundsight.models.contrastive import FIRST_TEMPERATURE
+from soundsight.models.contrastive import FIRST_TEMPERATURE, limit_temperature
 from soundsight.models.ears import (
     Ears,
     EarsAndMore,
@@ -30,14 +29,21 @@ from soundsight.models.ears import (
 from soundsight.training.augment import add_background, augment_mel, narrow_band
 from soundsight.training.checkpoints import save_weights
 from soundsight.training.configs import EarsTrainingConfig
-from soundsight.training.devices import Machine
+from soundsight.training.devices import Devices
 from soundsight.training.ears_data import EarsData
 from soundsight.training.ema import Ema
-from soundsight.training.encoder import one_cycle, to_float
+from soundsight.training.encoder import to_float
 from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER, StartingPoint
 from soundsight.training.losses import alone_nce, pictures_nce
 from soundsight.training.teacher import FEATURES
-from soundsight.training.trainer import Scalars, Task, channels_last
+from soundsight.training.trainer import (
+    Scalars,
+    Task,
+    adamw,
+    channels_last,
+    one_cycle,
+    set_rate,
+)
 
 KIND = "ears"
 
@@ -79,8 +85,6 @@ class EarsTask(Task):
     """Fits ears on numbered seconds and photo features.
 
     A batch is pairs, then pairs of two seconds (or two copies of one) of recordings without photos.
-    Several processes share the contrast and BatchNorm; each mixes and disturbs its own sounds, so
-    that their steps are as good as those of one, and not the same.
 
     Args:
         config: what to do.
@@ -91,7 +95,7 @@ class EarsTask(Task):
         DataError: when ``start`` has no ears, or ears of other sizes or beside other eyes.
     """
 
-    kind: ClassVar[str] = KIND
+    kind = KIND
 
     def __init__(
         self, config: EarsTrainingConfig, data: EarsData, *, start: StartingPoint | None = None
@@ -106,13 +110,7 @@ class EarsTask(Task):
         else:
             self._start_from(start)
         self.average = Ema(self.network, config.average)
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.network.parameters() if p.ndim > 1]},
-            {"params": [p for p in self.network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.optimizer = adamw(self.network, config.learning_rate, config.weight_decay)
         self._copies = config.bank.copies
 
     def _start_from(self, start: StartingPoint) -> None:
@@ -135,9 +133,9 @@ class EarsTask(Task):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"ears": self.optimizer}
 
-    def place(self, machine: Machine) -> None:
-        super().place(machine)
-        machine.compile(self.network.ears)
+    def place(self, devices: Devices) -> None:
+        super().place(devices)
+        devices.compile(self.network.ears)
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
         config, loop = self.config, self.config.loop
@@ -149,8 +147,7 @@ class EarsTask(Task):
             rate = config.learning_rate * one_cycle(step, begins, config.warm_up)
         else:
             rate = config.last_layer_rate * one_cycle(within, loop.steps - begins, config.warm_up)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         targets = self.data.targets
         made = 0
         if targets is not None and targets.mixtures is not None:
@@ -158,16 +155,14 @@ class EarsTask(Task):
         rest = loop.batch_size - made
         twos = round(rest * config.alone / 2) if self.data.alone else 0
         rows = batch_indices(len(self.data.pair_second), rest - 2 * twos, loop.seed, step)
-        parts = self.machine.parts_of(rows, loop.accumulate)
+        parts = self.devices.parts_of(rows, loop.accumulate)
         ears = self.network.train().ears
         ears.stages.requires_grad_(within < 0).train(within < 0)
         ears.dropout.p = self.sizes_of.dropout if within < 0 else config.last_layer_dropout
-        count = loop.accumulate * self.machine.world
+        count = loop.accumulate * self.devices.world
         loss = partial(self._loss, alone=twos // count, made=made // count, rng=rng)
         scalars = self.descend("gradient", self.optimizer, parts, loss)
-        # A temperature under .02 only sharpens what is already memorised.
-        with torch.no_grad():
-            self.network.log_scale.clamp_(max=math.log(50.0))
+        limit_temperature(self.network.log_scale)
         self.average.update(self.network, step if within < 0 else within)
         return scalars
 
@@ -181,7 +176,7 @@ class EarsTask(Task):
         rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _STANDARDISED)).astype(np.int64)]
         parts = np.array_split(rows, -(-len(rows) // _AT_ONCE))
         clean = [torch.from_numpy(data.mels(part, np.zeros_like(part)))[:, None] for part in parts]
-        features = [ears.features(to_float(mels.to(self.machine.device))) for mels in clean]
+        features = [ears.features(to_float(mels.to(self.devices.device))) for mels in clean]
         _standardise(ears, torch.cat(features))
         with torch.random.fork_rng():
             torch.manual_seed(self.config.loop.seed + 1)
@@ -195,39 +190,36 @@ class EarsTask(Task):
     def _loss(
         self, rows: NDArray[np.int64], *, alone: int, made: int, rng: torch.Generator
     ) -> tuple[Tensor, Scalars]:
-        machine, network, config, data = self.machine, self.network, self.config, self.data
+        devices, network, config, data = self.devices, self.network, self.config, self.data
         n = len(rows)
-        rng = self._own(rng)
         seconds = np.concatenate([data.pair_second[rows], *self._draw_alone(alone, rng)])
         copies = torch.randint(1, self._copies + 1, (len(seconds),), generator=rng)
         copies[torch.rand(len(seconds), generator=rng) < config.clean] = 0
         levels = torch.from_numpy(data.mels(seconds, copies.numpy()))[:, None]
         narrows = torch.from_numpy(seconds >= data.waveforms)
-        mel = to_float(levels.to(machine.device))
+        mel = to_float(levels.to(devices.device))
         mel = augment_mel(in_other_rooms(mel, narrows, config, rng), rng)
-        share = self._shares(n, rng).to(machine.device)
+        share = self._shares(n, rng).to(devices.device)
         photos, pooled = self._draw_photos(rows, rng)
         mel[:n] = mel[:n].lerp(mel[:n].flip(0), 1.0 - share[:, None, None, None])
         taught = None
         if made:
             mixtures, taught = self._draw_mixtures(made, rng)
-            mel = torch.cat([mel, augment_mel(to_float(mixtures.to(machine.device)), rng)])
-        with machine.autocast():
+            mel = torch.cat([mel, augment_mel(to_float(mixtures.to(devices.device)), rng)])
+        with devices.autocast():
             sound = network.ears(mel).float()
-            picture = network.picture(pooled.to(machine.device)).float()
-        recording = torch.from_numpy(data.pair_recording[rows]).to(machine.device)
-        partner = machine.row_numbers(n).flip(0)
+            picture = network.picture(pooled.to(devices.device)).float()
+        recording = torch.from_numpy(data.pair_recording[rows]).to(devices.device)
+        partner = torch.arange(n, device=devices.device).flip(0)
         contrast = pictures_nce(
-            machine.all_rows(sound[:n]), machine.all_rows(picture), machine.all_rows(recording),
-            machine.all_rows(photos.to(machine.device)), machine.all_rows(partner),
-            machine.all_rows(share), network.log_scale,
+            sound[:n], picture, recording, photos.to(devices.device), partner, share,
+            network.log_scale,
         )  # fmt: skip
         loss = contrast
         scalars = {"loss": contrast.detach()}
         if alone:
             twos = sound[n : n + 2 * alone].unflatten(0, (2, alone))
-            two = machine.all_rows(twos.transpose(0, 1).contiguous())
-            own = alone_nce(two, machine.all_rows(sound[:n]), network.log_scale)
+            own = alone_nce(twos.transpose(0, 1), sound[:n], network.log_scale)
             loss = loss + config.alone_weight * own
             scalars["alone"] = own.detach()
         if network.reading is not None:
@@ -236,13 +228,6 @@ class EarsTask(Task):
             scalars["teacher"] = error.detach()
         scalars["temperature"] = (-network.log_scale).exp().detach()
         return loss, scalars
-
-    def _own(self, rng: torch.Generator) -> torch.Generator:
-        """Return what this process draws from: mixtures and backgrounds stay within a process."""
-        if self.machine.world == 1:
-            return rng
-        seed = int(torch.randint(2**62, (1,), generator=rng))
-        return torch.Generator().manual_seed(seed + self.machine.rank)
 
     def _draw_alone(self, count: int, rng: torch.Generator) -> list[NDArray[np.int64]]:
         """Two seconds of each of ``count`` recordings without photos: two arrays [count]."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from soundsight.models.contrastive import (
     ContrastiveConfig,
     ContrastivePair,
     SoundEncoder,
+    limit_temperature,
 )
 from soundsight.models.ears import Ears, EarsConfig
 from soundsight.models.presets import preset
@@ -30,24 +31,24 @@ from soundsight.models.published.autoencoder import EMBEDDING_LAYER, Autoencoder
 from soundsight.training.augment import add_background, augment_image, augment_mel
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
 from soundsight.training.configs import EncoderConfig
-from soundsight.training.devices import Machine
+from soundsight.training.devices import Devices
 from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER, StartingPoint
 from soundsight.training.losses import info_nce
-from soundsight.training.trainer import Scalars, Task, channels_last, read_run
+from soundsight.training.run_folder import read_run
+from soundsight.training.trainer import (
+    Scalars,
+    Task,
+    adamw,
+    channels_last,
+    one_cycle,
+    set_rate,
+)
 
 _NETWORKS = {"contrastive": SoundEncoder, "autoencoder": Autoencoder}
 
 AudioEncoder = Autoencoder | SoundEncoder | Ears
 """Each has ``encode(mel [n, 1, 128, 100]) -> [n, E]`` with ``embedding_size`` E, and
 ``features(mel) -> [n, F]`` with ``feature_size`` F, what the embedding is made from."""
-
-
-def one_cycle(step: int, steps: int, warm_up: float) -> float:
-    """Learning rate at ``step`` as a share of its peak: a line up, then half a cosine to zero."""
-    rise = max(1, round(steps * warm_up))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 def to_float(levels: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ class EncoderTask(Task):
         DataError: when ``start`` is of another kind or of other sizes.
     """
 
-    kind: ClassVar[str] = "encoder"
+    kind = "encoder"
 
     def __init__(
         self, config: EncoderConfig, data: PairDataset, *, start: StartingPoint | None = None
@@ -111,11 +112,7 @@ class EncoderTask(Task):
             return torch.optim.SGD(
                 self.network.parameters(), lr=config.learning_rate, momentum=config.momentum
             )
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.network.parameters() if p.ndim > 1]},
-            {"params": [p for p in self.network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+        return adamw(self.network, config.learning_rate, config.weight_decay)
 
     def networks(self) -> dict[str, nn.Module]:
         return {"encoder": self.network}
@@ -123,62 +120,54 @@ class EncoderTask(Task):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"encoder": self.optimizer}
 
-    def place(self, machine: Machine) -> None:
-        super().place(machine)
-        machine.compile(self.network)
+    def place(self, devices: Devices) -> None:
+        super().place(devices)
+        devices.compile(self.network)
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
         loop = self.config.loop
         modern = self.config.schedule == "modern"
         share = one_cycle(step, loop.steps, self.config.warm_up) if modern else 1.0
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * share
+        set_rate(self.optimizer, self.config.learning_rate * share)
         rows = self.data.rows(loop.batch_size, loop.seed, step)
-        parts = self.machine.parts_of(rows, loop.accumulate)
+        parts = self.devices.parts_of(rows, loop.accumulate)
         self.network.train()
         loss_of = self._contrast if isinstance(self.network, ContrastivePair) else self._redraw
         scalars = self.descend("gradient", self.optimizer, parts, partial(loss_of, rng=rng))
         if isinstance(self.network, ContrastivePair):
-            # A temperature under .02 only sharpens what is already memorised.
-            with torch.no_grad():
-                self.network.log_scale.clamp_(max=math.log(50.0))
+            limit_temperature(self.network.log_scale)
         return scalars
 
     def _contrast(self, rows: NDArray[np.int64], *, rng: torch.Generator) -> tuple[Tensor, Scalars]:
-        """Sounds and pictures of these pairs among those of every process."""
-        machine, network = self.machine, self.network
+        """Sounds and pictures of these pairs of these pairs, told apart."""
+        devices, network = self.devices, self.network
         config = self.config
         batch = self.data.gather(rows)
-        with machine.shared_draws(rng):
-            image = augment_image(to_float(batch.image.to(machine.device)), rng)
-            mel = to_float(batch.mel.to(machine.device))
-            if config.other_sounds or config.noise or config.tilt:
-                mel = add_background(
-                    mel, rng, range_db=MelConfig().range_db, sounds=config.other_sounds,
-                    noise=config.noise, tilt=config.tilt,
-                )  # fmt: skip
-            mel = augment_mel(mel, rng)
-        with machine.autocast():
+        image = augment_image(to_float(batch.image.to(devices.device)), rng)
+        mel = to_float(batch.mel.to(devices.device))
+        if config.other_sounds or config.noise or config.tilt:
+            mel = add_background(
+                mel, rng, range_db=MelConfig().range_db, sounds=config.other_sounds,
+                noise=config.noise, tilt=config.tilt,
+            )  # fmt: skip
+        mel = augment_mel(mel, rng)
+        with devices.autocast():
             sound, picture = network(mel, image)
         log_scale = cast(Tensor, network.log_scale)
         loss = info_nce(
-            machine.all_rows(sound.float()),
-            machine.all_rows(picture.float()),
-            machine.all_rows(batch.video.to(machine.device)),
-            machine.all_rows(batch.photo.to(machine.device)),
-            log_scale,
-        )
+            sound.float(), picture.float(), batch.video.to(devices.device),
+            batch.photo.to(devices.device), log_scale,
+        )  # fmt: skip
         return loss, {"loss": loss.detach(), "temperature": (-log_scale).exp().detach()}
 
     def _redraw(self, rows: NDArray[np.int64], *, rng: torch.Generator) -> tuple[Tensor, Scalars]:
         """What the autoencoder makes of these sounds."""
-        machine = self.machine
-        mel = to_float(self.data.gather(rows).mel.to(machine.device))
+        devices = self.devices
+        mel = to_float(self.data.gather(rows).mel.to(devices.device))
         if self.config.schedule == "modern":
             # Masks would be drawn again as if they were sound: shift and gain alone.
-            with machine.shared_draws(rng):
-                mel = augment_mel(mel, rng, masks=0)
-        with machine.autocast():
+            mel = augment_mel(mel, rng, masks=0)
+        with devices.autocast():
             reconstruction, _ = self.network(mel)
         loss = (reconstruction.float() - mel).square().mean()
         return loss, {"loss": loss.detach()}
@@ -189,7 +178,7 @@ class EncoderTask(Task):
             return None
         self.network.eval()
         mels = self.data.gather(range(min(8, len(self.data)))).mel
-        mel = to_float(mels.to(self.machine.device))
+        mel = to_float(mels.to(self.devices.device))
         with torch.no_grad():
             shown = torch.cat([mel, self.network(mel)[0]])
         return to_levels(shown).expand(-1, 3, -1, -1)

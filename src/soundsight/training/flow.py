@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ from soundsight.training.fine_tuning import (
     StartingPoint,
 )
 from soundsight.training.flow_data import FlowPairs
-from soundsight.training.trainer import Scalars, Task
+from soundsight.training.trainer import Scalars, Task, set_rate
 
 SIZES = {
     "everyday": FlowConfig(),
@@ -69,7 +69,7 @@ class FlowTask(Task):
             whole by itself.
     """
 
-    kind: ClassVar[str] = "flow"
+    kind = "flow"
 
     def __init__(
         self,
@@ -106,8 +106,7 @@ class FlowTask(Task):
         return {"flow": self.optimizer}
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate_at(step)
+        set_rate(self.optimizer, self.config.rate_at(step))
         self.flow.train()
         parts = [self._part(own, rng) for own in self._rows(step)]
         scalars = self.descend("gradient", self.optimizer, parts, self._loss)
@@ -117,29 +116,28 @@ class FlowTask(Task):
     def _rows(self, step: int) -> list[Tensor]:
         loop = self.config.loop
         rows = batch_indices(len(self.pairs), loop.batch_size, loop.seed, step)
-        return [torch.from_numpy(own) for own in self.machine.parts_of(rows, loop.accumulate)]
+        return [torch.from_numpy(own) for own in self.devices.parts_of(rows, loop.accumulate)]
 
     def _part(self, rows: Tensor, rng: torch.Generator) -> list[Tensor]:
         """Return latent pictures on their way, times, where they go, embeddings, which are told."""
         pairs, n = self.pairs, len(rows)
         second, photo = pairs.rows[rows].unbind(1)
-        with self.machine.shared_draws(rng):
-            copy = torch.randint(len(pairs.embeddings), (n,), generator=rng)
-            cut = torch.randint(len(pairs.latents), (n,), generator=rng)
-            size = self.flow.embedding_size
-            jitter = torch.randn(n, size, generator=rng) * self.config.jitter
-            time = torch.randn(n, generator=rng).sigmoid()
-            noise = torch.randn(n, *pairs.latents.shape[2:], generator=rng)
-            known = (torch.rand(n, generator=rng) >= self.config.left_out).float()
+        copy = torch.randint(len(pairs.embeddings), (n,), generator=rng)
+        cut = torch.randint(len(pairs.latents), (n,), generator=rng)
+        size = self.flow.embedding_size
+        jitter = torch.randn(n, size, generator=rng) * self.config.jitter
+        time = torch.randn(n, generator=rng).sigmoid()
+        noise = torch.randn(n, *pairs.latents.shape[2:], generator=rng)
+        known = (torch.rand(n, generator=rng) >= self.config.left_out).float()
         embedding = pairs.embeddings[copy, second].float() + jitter
         latent = self.flow.scaled(pairs.latents[cut, photo].float())
         way = (1.0 - time)[:, None, None, None] * noise + time[:, None, None, None] * latent
-        device = self.machine.device
+        device = self.devices.device
         return [x.to(device) for x in (way, time, latent - noise, embedding, known)]
 
     def _loss(self, part: list[Tensor]) -> tuple[Tensor, Scalars]:
         way, time, goal, embedding, known = part
-        with self.machine.autocast():
+        with self.devices.autocast():
             velocity = self.flow(way, time, embedding, known)
         loss = (velocity.float() - goal).square().mean()
         return loss, {"loss": loss.detach()}

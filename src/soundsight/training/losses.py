@@ -53,9 +53,7 @@ def reconstruction_loss(
     return coarse + 0.3 * F.l1_loss(generated, target)
 
 
-def feature_loss(
-    generated: Sequence[Tensor], target: Sequence[Tensor], sizes: Sequence[Tensor] | None = None
-) -> Float[Tensor, ""]:
+def feature_loss(generated: Sequence[Tensor], target: Sequence[Tensor]) -> Float[Tensor, ""]:
     """Mean over layers of the L1 between maps, as a share of the target's mean absolute value.
 
     Source: Larsen et al. 2016 (likeness in a discriminator's features), with L1.
@@ -63,14 +61,10 @@ def feature_loss(
     Args:
         generated: maps of each layer.
         target: the maps that they ought to be.
-        sizes: mean absolute value of each target; where several processes share a batch, the mean
-            of theirs.
     """
-    if sizes is None:
-        sizes = [t.float().abs().mean() for t in target]
     shares = [
-        F.l1_loss(g.float(), t.float()) / (size + 1e-6)
-        for g, t, size in zip(generated, target, sizes, strict=True)
+        F.l1_loss(g.float(), t.float()) / (t.float().abs().mean() + 1e-6)
+        for g, t in zip(generated, target, strict=True)
     ]
     return torch.stack(shares).mean()
 
@@ -90,7 +84,6 @@ def relativistic_loss(
     better: Float[Tensor, " n"],
     worse: Float[Tensor, " n"],
     valid: Bool[Tensor, " n"] | None = None,
-    count: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
     """Softplus of how far ``worse`` scores above ``better``, paired item by item.
 
@@ -101,15 +94,12 @@ def relativistic_loss(
         better: scores that ought to be higher.
         worse: scores that ought to be lower.
         valid: pairs that count; all when None.
-        count: divide by this many instead of by the number of valid pairs; where several processes
-            share a batch, the mean of theirs.
     """
     loss = F.softplus(worse.float() - better.float())
     if valid is None:
         return loss.mean()
     weight = valid.to(loss.dtype)
-    total = weight.sum() if count is None else count
-    return (loss * weight).sum() / torch.where(total > 0, total, 1.0)
+    return (loss * weight).sum() / weight.sum().clamp(min=1.0)
 
 
 def gradient_penalty(

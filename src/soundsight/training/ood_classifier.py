@@ -18,8 +18,8 @@ from torch import Tensor
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.models.ears import Ears
 from soundsight.models.ood import OodClassifier, OodClassifierConfig
-from soundsight.training.encoder import one_cycle
 from soundsight.training.kinds import KindSeconds
+from soundsight.training.trainer import one_cycle
 
 _LEAST_SPREAD = 1e-3
 _AT_ONCE = 4096

@@ -1,50 +1,30 @@
-"""The training loop: progress, TensorBoard, checkpoints, and a resume that changes nothing.
+"""The training loop of everything that learns: steps, checkpoints, logs, and an exact resume.
 
 A task brings its networks, its optimisers and one step; the loop does the rest, on whatever
-:mod:`soundsight.training.devices` offers. All randomness of step t comes from ``(seed, t)``, so
-that 2 + 2 steps equal 4 steps to the last bit on a CPU, and the order of the pairs goes on in the
-middle of an epoch.
-
-A run folder::
-
-    run.json            kind, resolved config, commit, versions, data; before step 0. And of each
-                        time the run was begun or went on: the step, the machine, the commit
-    checkpoint.safetensors    everything step t starts from
-    checkpoints/        the last ``keep`` of them
-    failed.safetensors  the state in which a loss was no longer finite, for a look at it
-    log.jsonl           one line of scalars every ``log_every`` steps, and of each evaluation
-    events.out.*        the same for TensorBoard, with picture grids
-    pictures/           the grids as PNG
-    done.json           written when the last step is over
+:mod:`soundsight.training.devices` offers, and writes what :mod:`soundsight.training.run_folder`
+describes. All randomness of a step comes from ``(seed, rank, step)``, so that 2 + 2 steps equal
+4 steps to the last bit on a CPU, and the order of the pairs goes on in the middle of an epoch.
 
 Only the first process of a run writes.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import platform
-import shlex
-import shutil
 import signal
-import sys
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext
 from dataclasses import is_dataclass
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -56,14 +36,12 @@ from rich.progress import (
 )
 from torch import Tensor, nn
 
-from soundsight import __version__
-from soundsight.core.config import differences, to_dict
-from soundsight.core.errors import ConfigError, DataError, OutputError, SoundsightError
-from soundsight.core.files import atomic_file, commit, write_json
-from soundsight.training.checkpoints import load_checkpoint, save_checkpoint
+from soundsight.core.config import to_dict
+from soundsight.core.errors import OutputError, SoundsightError
 from soundsight.training.configs import LoopConfig
-from soundsight.training.devices import Machine
-from soundsight.training.distributed import average_gradients
+from soundsight.training.devices import Devices
+from soundsight.training.ema import Ema
+from soundsight.training.run_folder import FAILED, RunFolder, RunLog, State
 
 Network = TypeVar("Network", bound=nn.Module)
 Part = TypeVar("Part")
@@ -71,47 +49,47 @@ Part = TypeVar("Part")
 Scalars = dict[str, Tensor]
 """Name -> what is logged of a step, on the device, without gradients."""
 
-CHECKPOINT = "checkpoint.safetensors"
-FAILED = "failed.safetensors"
-
-# torchrun hands a Ctrl-C on to processes that the terminal has told already.
+# torchrun passes on a Ctrl-C that the terminal has already sent to every process.
 _SAME_REQUEST_S = 1.0
-
-_PACKAGES = ("lightning-fabric", "numpy", "safetensors", "torch")
 
 
 class Task(ABC):
     """What is trained. Networks are made in ``__init__``, on the CPU, from the run's seed.
 
     Attributes:
-        machine: where it is trained; this process alone until :meth:`place`.
+        kind: what messages and the record of the run call it.
+        devices: where it is trained; this process alone until :meth:`place`.
     """
 
-    kind: ClassVar[str]
-    machine: Machine = Machine()
+    kind: str
+    devices: Devices = Devices()
 
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
-        """Every network whose weights are part of the state."""
+        """Return every network whose weights are part of the state."""
 
     @abstractmethod
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Every optimiser whose state is part of the state."""
+        """Return every optimiser whose state is part of the state."""
 
     @abstractmethod
     def step(self, step: int, rng: torch.Generator) -> Scalars:
         """Do step number ``step`` (from 0) and return its scalars, still on the device."""
+
+    def state(self) -> State:
+        """Return everything that changes in a step."""
+        return self.networks(), self.optimizers()
 
     def sizes(self) -> dict[str, Any]:
         """Return the configs of the networks by name: every size and rate, as JSON holds them."""
         configs = {name: getattr(n, "config", None) for name, n in self.networks().items()}
         return {name: to_dict(config) for name, config in configs.items() if is_dataclass(config)}
 
-    def place(self, machine: Machine) -> None:
-        """Move everything to the machine on which it is trained."""
-        self.machine = machine
+    def place(self, devices: Devices) -> None:
+        """Move everything to the device on which it is trained."""
+        self.devices = devices
         for network in self.networks().values():
-            machine.place(network)
+            devices.place(network)
 
     def descend(
         self,
@@ -137,33 +115,94 @@ class Task(ABC):
             loss, scalars = loss_of(part)
             (loss / len(parts)).backward()
             seen.append(scalars)
-        moved = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-        if self.machine.world > 1:
-            average_gradients(moved)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in moved if p.grad is not None])
+        moved = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        self.devices.average(moved)
+        norm = torch.nn.utils.get_total_norm(moved)
         optimizer.step()
         means = {key: torch.stack([part[key] for part in seen]).mean() for key in seen[0]}
         return {**means, name: norm}
 
     def pictures(self) -> Tensor | None:
-        """A fixed batch as it looks now: uint8 [n, 3, h, w], or None."""
+        """Return a fixed batch as it looks now: uint8 [n, 3, h, w], or None."""
         return None
 
     def after_step(self, step: int, run: Path) -> None:  # noqa: B027 (most tasks keep nothing)
-        """Called when ``step`` steps are over; may write files of its own into the run."""
+        """Do what is to be done when ``step`` steps are over; may write files into the run."""
 
-    @abstractmethod
-    def finish(self, run: Path) -> None:
+    def finish(self, run: Path) -> None:  # noqa: B027 (a task without a run folder writes nothing)
         """Write the weights that later commands read."""
+
+
+class LossTask(Task, Generic[Network]):
+    """One network that descends one loss by AdamW, its rate one cycle over the run.
+
+    Args:
+        kind: what messages and the record of the run call it.
+        network: what learns; made by the caller from the run's seed.
+        loss: (step, rng) -> a scalar loss.
+        loop: how long.
+        learning_rate: AdamW's peak.
+        weight_decay: AdamW's, on matrices and filters.
+        warm_up: share of the steps in which the rate rises.
+        average_decay: of the moving average of the weights, which is then :attr:`kept`.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        network: Network,
+        loss: Callable[[int, torch.Generator], Tensor],
+        loop: LoopConfig,
+        *,
+        learning_rate: float,
+        weight_decay: float,
+        warm_up: float = 0.1,
+        average_decay: float | None = None,
+    ) -> None:
+        self.kind, self.network, self.loss, self.loop = kind, channels_last(network), loss, loop
+        self.optimizer = adamw(network, learning_rate, weight_decay)
+        self._rate, self._warm_up = learning_rate, warm_up
+        self._ema = None if average_decay is None else Ema(network, average_decay)
+
+    @property
+    def kept(self) -> Network:
+        """What is kept of the training: the moving average, or the network itself."""
+        return self.network if self._ema is None else self._ema.average
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the network and, where there is one, its moving average."""
+        average = {} if self._ema is None else {"average": self._ema.average}
+        return {"network": self.network, **average}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return the one optimiser."""
+        return {"network": self.optimizer}
+
+    def step(self, step: int, rng: torch.Generator) -> Scalars:
+        """Descend once."""
+        set_rate(self.optimizer, self._rate * one_cycle(step, self.loop.steps, self._warm_up))
+        self.network.train()
+
+        def loss_of(rng: torch.Generator) -> tuple[Tensor, Scalars]:
+            loss = self.loss(step, rng)
+            return loss, {"loss": loss.detach()}
+
+        scalars = self.descend("gradient", self.optimizer, [rng], loss_of)
+        if self._ema is not None:
+            self._ema.update(self.network, step)
+        return scalars
 
 
 Evaluate = Callable[[Task, int], dict[str, float]]
 """(task, steps that are over) -> figures to log. It may not change the task's state."""
 
+ShowProgress = Callable[[int, int], None]
+"""(steps that are over, steps in all) -> None; called after each step."""
 
-def step_rng(seed: int, step: int) -> torch.Generator:
-    """Return the source of randomness of one step, and seed torch's own (dropout) with it."""
-    words = np.random.SeedSequence([seed, step]).generate_state(2, np.uint64)
+
+def step_rng(seed: int, step: int, rank: int = 0) -> torch.Generator:
+    """Return one process's source of randomness of one step; seed torch's own (dropout), too."""
+    words = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint64)
     torch.manual_seed(int(words[0] >> np.uint64(1)))
     return torch.Generator().manual_seed(int(words[1] >> np.uint64(1)))
 
@@ -175,27 +214,41 @@ def channels_last(network: Network) -> Network:
     return network
 
 
-def picture_grid(pictures: Tensor, columns: int = 8) -> np.ndarray:
-    """Lay uint8 [n, 3, h, w] out row by row: uint8 [rows*h, columns*w, 3]."""
-    n, channels, height, width = pictures.shape
-    rows = math.ceil(n / columns)
-    grid = np.zeros((rows * columns, height, width, channels), dtype=np.uint8)
-    grid[:n] = pictures.permute(0, 2, 3, 1).cpu().numpy()
-    grid = grid.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
-    return grid.reshape(rows * height, columns * width, channels)
+def adamw(network: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """Return AdamW that lets only matrices and filters decay, no bias and no scale."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in network.parameters() if p.ndim > 1]},
+        {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=rate, weight_decay=weight_decay)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def one_cycle(step: int, steps: int, warm_up: float) -> float:
+    """Learning rate at ``step`` as a share of its peak: a line up, then half a cosine to zero."""
+    rise = max(1, round(steps * warm_up))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 def fit(
     task: Task,
-    run: Path,
+    run: Path | None,
     loop: LoopConfig,
-    config: dict[str, Any],
+    config: dict[str, Any] | None = None,
     *,
-    machine: Machine | None = None,
+    devices: Devices | None = None,
     data: dict[str, Any] | None = None,
     evaluate: Evaluate | None = None,
     max_time_s: float | None = None,
     console: Console | None = None,
+    progress: ShowProgress | None = None,
 ) -> bool:
     """Train ``task`` in ``run`` from its last checkpoint to the last step.
 
@@ -204,14 +257,15 @@ def fit(
     Args:
         task: what is trained.
         run: the run folder; made when it is not there, gone on with when it is. Every process
-            must see it.
+            must see it. None to train in memory alone: nothing is written and nothing resumed.
         loop: how long and how often.
         config: the whole resolved config, saved before step 0.
-        machine: what it runs on; by default this process alone, on the CPU, in float32.
+        devices: what it runs on; by default this process alone, on the CPU, in float32.
         data: what the pairs are, saved beside the config.
         evaluate: called by the first process every ``loop.evaluate_every`` steps and at the end.
         max_time_s: stop (with a checkpoint) after this long; None for no limit.
         console: where the progress bar goes; standard error by default.
+        progress: called after each step, in place of the progress bar.
 
     Returns:
         Whether the last step is over.
@@ -225,71 +279,87 @@ def fit(
             kept, and the state of that moment written beside it.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the step at work and a checkpoint.
     """
-    machine = machine or Machine()
-    console = (console or Console(stderr=True)) if machine.first else Console(quiet=True)
-    machine.on_first(partial(machine.parts_of, np.arange(loop.batch_size), loop.accumulate))
-    machine.on_first(lambda: _begin(run, task, config, data or {}))
-    task.place(machine)
+    devices = devices or Devices()
+    silent = not devices.first or (console is None and (run is None or progress is not None))
+    console = Console(quiet=True) if silent else console or Console(stderr=True)
+    devices.on_first(partial(devices.parts_of, np.arange(loop.batch_size), loop.accumulate))
+    folder = None if run is None else RunFolder(run)
     step = 0
-    if (run / CHECKPOINT).exists():
-        step = load_checkpoint(run / CHECKPOINT, task.networks(), task.optimizers())
-    if machine.on_first(lambda: step) != step:
-        raise OutputError(f"{run} is not the same folder for every process: --out must be shared")
-    if step >= loop.steps and (run / "done.json").exists():
-        console.print(f"{run} is finished ({step} steps): nothing to do")
-        return True
+    if folder is not None:
+        begin = partial(folder.begin, task.kind, config or {}, task.sizes(), data or {})
+        devices.on_first(begin)
+        task.place(devices)
+        step = folder.load(task.state())
+        if devices.on_first(lambda: step) != step:
+            raise OutputError(f"{run} is not the same folder for every process: --out is shared")
+        if step >= loop.steps and folder.finished:
+            console.print(f"{run} is finished ({step} steps): nothing to do")
+            return True
+        devices.on_first(partial(folder.add_start, step, devices.about()))
+    else:
+        task.place(devices)
 
     finite = _Finite()
     asked = late = False
     started, first = time.monotonic(), step
-    machine.on_first(partial(_note_start, run, step, machine))
     with (
-        _writer(run, step, machine) as write,
-        _progress(console) as progress,
+        RunLog(folder.path, step) if folder and devices.first else nullcontext() as log,
+        _Bar(console, task.kind, loop, step) as bar,
         StopRequest() as stop,
     ):
-        bar = progress.add_task(task.kind, total=loop.steps, completed=step, rate="", loss="")
         while step < loop.steps and not (asked or late):
-            scalars = task.step(step, step_rng(loop.seed, step))
+            scalars = task.step(step, step_rng(loop.seed, step, devices.rank))
+            devices.average(_statistics(task))
             step += 1
             finite.note(scalars)
             last = step == loop.steps
             logs = last or step % loop.log_every == 0
-            draws = last or step % loop.picture_every == 0
+            draws = folder is not None and (last or step % loop.picture_every == 0)
             saves = last or step % loop.checkpoint_every == 0
-            asks = evaluate is not None and (last or step % loop.evaluate_every == 0)
+            evaluates = evaluate is not None and (last or step % loop.evaluate_every == 0)
             # A GPU is left to run ahead where nobody looks: to ask it is to wait for it.
-            if logs or saves or machine.device.type == "cpu":
+            if logs or saves or devices.device.type == "cpu":
                 bad, spent = finite.bad(), time.monotonic() - started
                 out_of_time = max_time_s is not None and spent > max_time_s
-                asked, late, failed = machine.any(stop.asked, out_of_time, bool(bad))
+                asked, late, failed = devices.any(stop.asked, out_of_time, bool(bad))
                 if failed:
-                    machine.on_first(partial(_fail, task, run, step, bad))
-            if machine.first:
-                task.after_step(step, run)
+                    devices.on_first(partial(_fail, task, folder, step, bad))
+            if folder is not None and devices.first:
+                task.after_step(step, folder.path)
             values: dict[str, float] = {}
             if logs:
-                means = machine.mean(torch.stack(list(scalars.values()))).tolist()
+                means = devices.mean(torch.stack(list(scalars.values()))).tolist()
                 values = dict(zip(scalars, means, strict=True))
-                shown = "  ".join(f"{k} {v:.3f}" for k, v in list(values.items())[:3])
-                rate = (step - first) * loop.batch_size / (time.monotonic() - started)
-                values["items_per_s"] = rate
-                progress.update(bar, completed=step, rate=f"{rate:.0f}/s", loss=shown)
-            if evaluate is not None and asks:
-                values |= machine.on_first(partial(evaluate, task, step))
-            if logs or draws or asks:
-                pictures = partial(_save_pictures, task, run, step) if draws else None
-                machine.on_first(partial(write, step, values, pictures))
-            if saves or asked or late:
-                machine.on_first(partial(_save, task, run, step, loop.keep))
+                values["items_per_s"] = (
+                    (step - first) * loop.batch_size / (time.monotonic() - started)
+                )
+                bar.show(step, values)
+            if evaluate is not None and evaluates:
+                values |= devices.on_first(partial(evaluate, task, step))
+            if logs or draws or evaluates:
+                devices.on_first(partial(_write, log, task, step, values, draws=draws))
+            if folder is not None and (saves or asked or late):
+                devices.on_first(partial(folder.save, task.state(), step, loop.keep))
+            if progress is not None:
+                progress(step, loop.steps)
     if step < loop.steps:
         why = "stopped" if asked else "out of time"
         console.print(f"{why} at step {step} of {loop.steps}; the same command goes on")
         if asked:
             raise KeyboardInterrupt
         return False
-    machine.on_first(lambda: _finish(task, run, step))
+    if folder is not None:
+        devices.on_first(partial(_finish, task, folder, step))
     return True
+
+
+def _statistics(task: Task) -> Iterator[Tensor]:
+    """Yield the running statistics (of BatchNorm) of all networks.
+
+    They are averaged over the processes after each step, as each has seen its own part.
+    """
+    for network in task.networks().values():
+        yield from (buffer for buffer in network.buffers() if buffer.is_floating_point())
 
 
 class _Finite:
@@ -323,7 +393,7 @@ class StopRequest:
 
     @property
     def asked(self) -> bool:
-        """Whether somebody wants the run to stop."""
+        """Whether the run is to stop."""
         return self._asked_at is not None
 
     def __enter__(self) -> StopRequest:
@@ -348,180 +418,58 @@ class StopRequest:
             raise KeyboardInterrupt
 
 
-def read_run(run: Path, kind: str | None = None) -> dict[str, Any]:
-    """Return ``run.json``.
-
-    Raises:
-        DataError: when ``run`` is no run folder, is damaged, or is of another kind than ``kind``.
-    """
-    try:
-        about: dict[str, Any] = json.loads((run / "run.json").read_text("utf-8"))
-        found, _ = about["kind"], about["config"]
-    except FileNotFoundError as error:
-        raise DataError(f"{run} is no run folder: it has no run.json") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{run / 'run.json'} is damaged: {error}") from error
-    if kind is not None and found != kind:
-        raise DataError(f"{run} is a run of kind {found}, not {kind}")
-    return about
+def _write(
+    log: RunLog | None, task: Task, step: int, values: dict[str, float], *, draws: bool
+) -> None:
+    if log is not None:
+        log.write(step, values, task.pictures() if draws else None)
 
 
-def _begin(run: Path, task: Task, config: dict[str, Any], data: dict[str, Any]) -> None:
-    # A preset is a name for sizes, and what it names may change from version to version.
-    sizes = task.sizes()
-    if (run / "run.json").exists():
-        about = read_run(run, task.kind)
-        changed = differences(about["config"], config)
-        changed += differences(about.get("data", {}), data, "data.")
-        changed += differences(about.get("networks", sizes), sizes, "networks.")
-        if changed:
-            raise ConfigError(
-                f"{run} was begun with another config ({', '.join(changed)}): "
-                "choose another --out or give the same options"
-            )
-        return
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise OutputError(f"{run} exists and is no run folder: choose another --out")
-    write_json(
-        run / "run.json",
-        {
-            "kind": task.kind,
-            "config": config,
-            "networks": sizes,
-            "data": data,
-            "command": shlex.join(["soundsight", *sys.argv[1:]]),
-            "commit": commit(),
-            "soundsight": __version__,
-            "torch": torch.__version__,
-            "packages": {name: version(name) for name in _PACKAGES},
-            "python": platform.python_version(),
-            "machine": f"{platform.system()} {platform.machine()}",
-            "threads": torch.get_num_threads(),
-            "begun": datetime.now(UTC).isoformat(),
-            "starts": [],
-        },
-    )
-
-
-def _note_start(run: Path, step: int, machine: Machine) -> None:
-    """Write down that the run begins, or goes on, here and now."""
-    about = read_run(run)
-    start = {"step": step, "at": datetime.now(UTC).isoformat(), "commit": commit()}
-    about["starts"] = [*about.get("starts", []), {**start, **machine.about()}]
-    write_json(run / "run.json", about)
-
-
-def _fail(task: Task, run: Path, step: int, bad: dict[str, float]) -> None:
-    save_checkpoint(run / FAILED, step, task.networks(), task.optimizers())
+def _fail(task: Task, folder: RunFolder | None, step: int, bad: dict[str, float]) -> None:
     name, value = next(iter(bad.items()), ("a loss of another process", math.nan))
+    stops = f"{name} is {value} at step {step}"
+    if folder is None:
+        raise SoundsightError(f"{task.kind}: {stops}: try a lower learning rate")
+    folder.save_failed(task.state(), step)
     raise SoundsightError(
-        f"{name} is {value} at step {step}: the run stops and {run} keeps its last checkpoint, and "
-        f"this state as {FAILED}; try a lower learning rate"
+        f"{stops}: the run stops and {folder.path} keeps its last checkpoint, and this state as "
+        f"{FAILED}; try a lower learning rate"
     )
 
 
-def _save(task: Task, run: Path, step: int, keep: int) -> None:
-    save_checkpoint(run / CHECKPOINT, step, task.networks(), task.optimizers())
-    if not keep:
-        return
-    with atomic_file(run / "checkpoints" / f"step-{step:07d}.safetensors") as temporary:
-        # A copy, no second name: somebody may copy one over the other to go back.
-        shutil.copyfile(run / CHECKPOINT, temporary)
-    for old in sorted((run / "checkpoints").glob("step-*.safetensors"))[:-keep]:
-        old.unlink()
+def _finish(task: Task, folder: RunFolder, step: int) -> None:
+    task.finish(folder.path)
+    folder.finish(step)
 
 
-def _finish(task: Task, run: Path, step: int) -> None:
-    task.finish(run)
-    write_json(run / "done.json", {"steps": step, "ended": datetime.now(UTC).isoformat()})
+class _Bar:
+    """The progress bar of a run: steps, items a second, and the first three scalars."""
 
+    def __init__(self, console: Console, kind: str, loop: LoopConfig, step: int) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._bar = self._progress.add_task(
+            kind, total=loop.steps, completed=step, rate="", loss=""
+        )
 
-def _save_pictures(task: Task, run: Path, step: int) -> np.ndarray | None:
-    pictures = task.pictures()
-    if pictures is None:
-        return None
-    grid = picture_grid(pictures)
-    with atomic_file(run / "pictures" / f"step-{step:07d}.png") as temporary:
-        Image.fromarray(grid).save(temporary, format="PNG")
-    return grid
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
 
+    def __exit__(self, *details: object) -> None:
+        self._progress.stop()
 
-Write = Callable[[int, dict[str, float], Callable[[], np.ndarray | None] | None], None]
-
-
-@contextmanager
-def _writer(run: Path, step: int, machine: Machine) -> Iterator[Write]:
-    """Yield what writes (step, scalars, pictures) to log.jsonl and TensorBoard."""
-    if not machine.first:
-        yield _write_nothing
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    # What was logged after the checkpoint is done again: it must not stand there twice.
-    log = run / "log.jsonl"
-    if log.exists():
-        lines = log.read_text("utf-8", errors="replace").splitlines(keepends=True)
-        with atomic_file(log) as temporary:
-            temporary.write_text("".join(x for x in lines if _step_of(x) <= step), "utf-8")
-    try:
-        board = SummaryWriter(str(run), purge_step=step + 1 if step else None)
-    except OSError as error:
-        raise _unwritable(run, error) from error
-
-    def write(
-        step: int,
-        values: dict[str, float],
-        pictures: Callable[[], np.ndarray | None] | None,
-    ) -> None:
-        grid = None if pictures is None else pictures()
-        try:
-            for name, value in values.items():
-                board.add_scalar(name, value, step)
-            if grid is not None:
-                board.add_image("pictures", grid, step, dataformats="HWC")
-            if values:
-                with log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"step": step, **values}) + "\n")
-        except OSError as error:
-            raise _unwritable(run, error) from error
-
-    try:
-        yield write
-    except BaseException:
-        with suppress(OSError):
-            board.close()
-        raise
-    try:
-        board.close()
-    except OSError as error:
-        raise _unwritable(run, error) from error
-
-
-def _write_nothing(*unwanted: object) -> None:
-    del unwanted
-
-
-def _unwritable(run: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write to {run}: {error.strerror or error}; its checkpoint is kept")
-
-
-def _step_of(line: str) -> float:
-    """Return a log line's step; infinity for a line that was cut off."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
+    def show(self, step: int, values: dict[str, float]) -> None:
+        """Move to a step and show its values."""
+        shown = "  ".join(f"{k} {v:.3f}" for k, v in list(values.items())[:3])
+        rate = f"{values['items_per_s']:.0f}/s"
+        self._progress.update(self._bar, completed=step, rate=rate, loss=shown)

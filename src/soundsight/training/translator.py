@@ -31,7 +31,7 @@ import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,10 +51,8 @@ from soundsight.models.published.discriminator import ProjectionDiscriminator, R
 from soundsight.models.published.generator import DenseGenerator, DenseGeneratorConfig
 from soundsight.training.augment import diff_augment
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
-from soundsight.training.configs import (
-    TranslatorConfig,
-)
-from soundsight.training.devices import Machine
+from soundsight.training.configs import TranslatorConfig
+from soundsight.training.devices import Devices
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import AudioEncoder, condition, embed, to_float, to_levels
 from soundsight.training.fine_tuning import (
@@ -75,7 +73,8 @@ from soundsight.training.losses import (
     relativistic_loss,
 )
 from soundsight.training.moving_average import MovingAverageAdversary
-from soundsight.training.trainer import Scalars, Task, channels_last, read_run
+from soundsight.training.run_folder import read_run
+from soundsight.training.trainer import Scalars, Task, channels_last
 
 _EARLY_SHARES = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1)
 _EARLY_PICTURES = 128
@@ -129,9 +128,8 @@ class _Part:
     """This process's pairs of one micro-batch, and what is drawn and found out about them.
 
     ``told`` is what the generator is told of the sound, ``heard`` its embedding alone, without the
-    tokens that attention listens to. ``lent`` is the embedding of the next pair of the whole
-    micro-batch, ``other`` whether it is another video's, and ``others`` of how many pairs that is
-    true, as a mean over processes. ``video`` and ``photo`` are the ids of the whole micro-batch.
+    tokens that attention listens to. ``lent`` is the embedding of the next pair,
+    ``other`` whether it is another video's.
     ``posterior`` is what the picture posterior says of every other photo.
     """
 
@@ -142,7 +140,6 @@ class _Part:
     dropout: Tensor
     lent: Tensor
     other: Tensor
-    others: Tensor
     video: Tensor
     photo: Tensor
     generated: Tensor | None = None
@@ -167,7 +164,7 @@ class TranslatorTask(Task):
         DataError: when ``start`` is of other sizes.
     """
 
-    kind: ClassVar[str] = "translator"
+    kind = "translator"
 
     def __init__(
         self,
@@ -223,20 +220,16 @@ class TranslatorTask(Task):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"generator": self.g_optimizer, "discriminator": self.d_optimizer}
 
-    def place(self, machine: Machine) -> None:
-        self.machine = machine
-        # The published discriminators see real and generated pictures in one batch.
-        of_two = {"discriminator", "adversary"} if self.config.objective == "rc" else set()
-        for name, network in self.networks().items():
-            machine.place(network, parts=2 if name in of_two else 1)
-        self._encoder.to(machine.device)
+    def place(self, devices: Devices) -> None:
+        super().place(devices)
+        self._encoder.to(devices.device)
         if self.config.audio_source == EMBEDDING_LAYER:
             # Now, and not in the first step, whose time is taken.
             self.embeddings = embed(self._encoder, self.data)
-        machine.compile(self.generator)
+        devices.compile(self.generator)
         if self.config.objective == "rc":
             # Gradient penalties differentiate twice, which compiled networks cannot.
-            machine.compile(self.discriminator)
+            devices.compile(self.discriminator)
 
     @cached_property
     def embeddings(self) -> Tensor:
@@ -259,7 +252,7 @@ class TranslatorTask(Task):
         if mel is None:
             mel = self.data.gather(rows).mel
         return condition(
-            self._encoder, to_float(mel.to(self.machine.device)), self.config.audio_source
+            self._encoder, to_float(mel.to(self.devices.device)), self.config.audio_source
         )
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
@@ -269,7 +262,7 @@ class TranslatorTask(Task):
         self.discriminator.train()
         if self.posterior is not None:
             self.posterior.train()
-        parts = [self._part(own, rng) for own in self.machine.parts_of(rows, loop.accumulate)]
+        parts = [self._part(own, rng) for own in self.devices.parts_of(rows, loop.accumulate)]
         do = self._step_rc if self.config.objective == "rc" else self._step_relativistic
         scalars = do(step, parts, rng)
         self.ema.update(self.generator, step)
@@ -277,35 +270,33 @@ class TranslatorTask(Task):
 
     def _part(self, rows: NDArray[np.int64], rng: torch.Generator) -> _Part:
         """Gather pairs and draw all that the generator needs for them."""
-        machine, config, n = self.machine, self.config, len(rows)
+        devices, config, n = self.devices, self.config, len(rows)
         batch = self.data.gather(rows)
-        image = to_float(batch.image.to(machine.device))
+        image = to_float(batch.image.to(devices.device))
         image = image.contiguous(memory_format=torch.channels_last)
         told = self.conditions(rows, batch.mel)
-        with machine.shared_draws(rng):
-            if config.objective == "relativistic":
-                flip = (torch.rand(n, generator=rng) < 0.5).to(machine.device)
-                image = torch.where(flip[:, None, None, None], image.flip(3), image)
-                # The embedding alone: tokens behind it have another scale.
-                size = self._encoder.embedding_size
-                jitter = torch.randn(n, size, generator=rng) * config.embedding_noise
-                noisy = told[:, :size] + jitter.to(machine.device)
-                told = torch.cat([noisy, told[:, size:]], dim=1)
-            noise = torch.randn(n, self.generator.noise_size, generator=rng)
-            dropout = torch.rand(n, self.generator.dropout_size, generator=rng)
+        if config.objective == "relativistic":
+            flip = (torch.rand(n, generator=rng) < 0.5).to(devices.device)
+            image = torch.where(flip[:, None, None, None], image.flip(3), image)
+            # The embedding alone: tokens behind it have another scale.
+            size = self._encoder.embedding_size
+            jitter = torch.randn(n, size, generator=rng) * config.embedding_noise
+            noisy = told[:, :size] + jitter.to(devices.device)
+            told = torch.cat([noisy, told[:, size:]], dim=1)
+        noise = torch.randn(n, self.generator.noise_size, generator=rng)
+        dropout = torch.rand(n, self.generator.dropout_size, generator=rng)
         heard = told[:, : self._encoder.embedding_size]
-        video = machine.all_rows(batch.video.to(machine.device))
-        photo = machine.all_rows(batch.photo.to(machine.device))
-        other = machine.own_rows((video != video.roll(1)) & (photo != photo.roll(1)))
+        video = batch.video.to(devices.device)
+        photo = batch.photo.to(devices.device)
+        other = (video != video.roll(1)) & (photo != photo.roll(1))
         return _Part(
             image=image,
             told=told,
             heard=heard,
-            noise=noise.to(machine.device),
-            dropout=dropout.to(machine.device),
-            lent=machine.own_rows(machine.all_rows(heard).roll(1, dims=0)),
+            noise=noise.to(devices.device),
+            dropout=dropout.to(devices.device),
+            lent=heard.roll(1, dims=0),
             other=other,
-            others=machine.mean(other.float().sum()),
             video=video,
             photo=photo,
         )
@@ -313,12 +304,12 @@ class TranslatorTask(Task):
     def _draw(self, part: _Part) -> Tensor:
         noise = part.noise
         if self.posterior is not None:
-            with self.machine.autocast():
+            with self.devices.autocast():
                 mean, log_variance = self.posterior(part.image[::2])
             part.posterior = mean.float(), log_variance.float()
             noise = noise.clone()
             noise[::2] = part.posterior[0] + part.noise[::2] * (0.5 * part.posterior[1]).exp()
-        with self.machine.autocast():
+        with self.devices.autocast():
             picture: Tensor = self.generator(part.told, noise, part.dropout)
         return picture.float()
 
@@ -350,14 +341,14 @@ class TranslatorTask(Task):
     def _rc_discriminator(self, part: _Part) -> tuple[Tensor, Scalars]:
         n, heard = len(part.image), part.heard
         both = torch.cat([part.image, self._shown(part)])
-        with self.machine.autocast():
+        with self.devices.autocast():
             scores = self.discriminator(both, torch.cat([heard, heard]))
         loss = rc_discriminator_loss(scores[:n], scores[n:])
         return loss, {"d_loss": loss.detach()}
 
     def _rc_generator(self, part: _Part) -> tuple[Tensor, Scalars]:
         generated = self._drawn(part)
-        with self.machine.autocast():
+        with self.devices.autocast():
             adversarial = self.adversary.loss(self.discriminator, part.image, generated, part.heard)
         pixels = pixel_loss(generated, part.image, self.config.pixel)
         return adversarial + self.config.pixel_weight * pixels, {
@@ -389,19 +380,18 @@ class TranslatorTask(Task):
         config, judge = self.config, self.discriminator
         assert isinstance(judge, ProjectionDiscriminator)  # made so for this objective
         generated = self._shown(part)
-        with self.machine.shared_draws(rng):
-            real, fake = diff_augment(part.image, rng), diff_augment(generated, rng)
+        real, fake = diff_augment(part.image, rng), diff_augment(generated, rng)
         if penalised:
             real.requires_grad_(True)
             fake.requires_grad_(True)
-        with self.machine.autocast():
+        with self.devices.autocast():
             seen = judge.features(real)
             real_score = judge.score(seen, part.heard)
             fake_score = judge(fake, part.heard)
             wrong_score = judge.score(seen, part.lent)
         part.real_score = real_score.detach()
         d_loss = relativistic_loss(real_score, fake_score)
-        wrong = relativistic_loss(real_score, wrong_score, part.other, part.others)
+        wrong = relativistic_loss(real_score, wrong_score, part.other)
         total = d_loss + config.wrong_sound_weight * wrong
         scalars = {"d_loss": d_loss.detach(), "wrong_sound": wrong.detach()}
         if config.contrast_weight:
@@ -423,11 +413,10 @@ class TranslatorTask(Task):
         """
         assert part.real_score is not None  # the discriminator's turn comes first
         generated = self._drawn(part)
-        with self.machine.shared_draws(rng):
-            shown = diff_augment(generated, rng)
+        shown = diff_augment(generated, rng)
         judge = self.discriminator
         assert isinstance(judge, ProjectionDiscriminator)
-        with self.machine.autocast():
+        with self.devices.autocast():
             seen = judge.features(shown)
             fake_score = judge.score(seen, part.heard)
         g_loss = relativistic_loss(fake_score, part.real_score)
@@ -452,13 +441,12 @@ class TranslatorTask(Task):
         """How far pictures are from the photos whose noise they were drawn from."""
         judge = self.discriminator
         assert isinstance(judge, ProjectionDiscriminator)
-        with self.machine.autocast():
+        with self.devices.autocast():
             made = judge.maps(generated)[1:]
             with torch.no_grad():
                 real = judge.maps(photo)[1:]
         pixels = reconstruction_loss(generated, photo)
-        sizes = [self.machine.mean(maps.float().abs().mean()) for maps in real]
-        features = feature_loss(made, real, sizes)
+        features = feature_loss(made, real)
         kl = kl_divergence(*posterior)
         total = pixels + self.config.feature_weight * features + self.config.kl_weight * kl
         return total, {
@@ -466,15 +454,14 @@ class TranslatorTask(Task):
         }  # fmt: skip
 
     def _contrast(self, part: _Part, seen: Tensor) -> Tensor:
-        """InfoNCE between these pictures' features and the sounds, over all processes."""
-        judge, machine = self.discriminator, self.machine
+        """InfoNCE between these pictures' features and the sounds."""
+        judge, devices = self.discriminator, self.devices
         assert isinstance(judge, ProjectionDiscriminator)
-        with machine.autocast():
+        with devices.autocast():
             heard = judge.heard(part.heard)
         scale = torch.tensor(-math.log(self.config.temperature), device=seen.device)
         return info_nce(
-            machine.all_rows(heard.float()), machine.all_rows(seen.float()),
-            part.video, part.photo, scale,
+            heard.float(), seen.float(), part.video, part.photo, scale,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -485,7 +472,7 @@ class TranslatorTask(Task):
             generator_draws(seed, i, network.noise_size, network.dropout_size) for i in range(n)
         ]
         noise, dropout = (
-            torch.from_numpy(np.stack(of_each)).to(self.machine.device)
+            torch.from_numpy(np.stack(of_each)).to(self.devices.device)
             for of_each in zip(*draws, strict=True)
         )
         was_training = network.training
@@ -505,7 +492,7 @@ class TranslatorTask(Task):
         drawn = []
         for start in range(0, len(mels), _DRAWN_AT_ONCE):
             levels = torch.from_numpy(mels[start : start + _DRAWN_AT_ONCE])[:, None]
-            mel = to_float(levels.to(self.machine.device))
+            mel = to_float(levels.to(self.devices.device))
             told = condition(self._encoder, mel, self.config.audio_source)
             drawn.append(self._imagine(self.ema.average, told, seed=start))
         return torch.cat(drawn).permute(0, 2, 3, 1).cpu().numpy()
