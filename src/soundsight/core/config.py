@@ -169,5 +169,6 @@ def check_values(config: Any, where: str = "", **rules: str | Iterable[str]) -> 
                     raise ConfigError(f"{where}{name} {words}, not {value}")
         elif getattr(config, rule) not in tuple(wanted):
             raise ConfigError(
-                f"unknown {where}{rule} {getattr(config, rule)!r}; choose from {', '.join(wanted)}"
+                f"unknown {where}{rule} {getattr(config, rule)!r}; "
+                f"choose from {', '.join(sorted(wanted))}"
             )
