@@ -45,8 +45,8 @@ from soundsight.training.configs import (
 )
 from soundsight.training.devices import DeviceConfig, start_devices
 from soundsight.training.encoder import EncoderTask, load_encoder, to_float
+from soundsight.training.published import TranslatorTask
 from soundsight.training.trainer import fit
-from soundsight.training.translator import TranslatorTask
 
 WARM_UP = 4
 SILENT = Console(quiet=True, stderr=True)

@@ -8,7 +8,7 @@ import pytest
 from soundsight.data.vegas.bench import SUBJECTS, Bench
 from soundsight.evaluation.bench import ValInformativity
 from soundsight.judges.apply import Judges
-from soundsight.training.translator import TranslatorTask
+from soundsight.training.published import TranslatorTask
 
 
 class Painter(TranslatorTask):

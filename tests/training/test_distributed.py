@@ -56,8 +56,8 @@ from soundsight.training.encoder import EncoderTask, load_encoder
 from soundsight.training.flow import SIZES as FLOW_SIZES
 from soundsight.training.flow import FlowTask
 from soundsight.training.flow_data import FlowPairs
+from soundsight.training.published import TranslatorTask
 from soundsight.training.trainer import Scalars, Task, fit, step_rng
-from soundsight.training.translator import TranslatorTask
 
 SILENT = Console(quiet=True, stderr=True)
 LOOP = LoopConfig(

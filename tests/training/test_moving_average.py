@@ -13,7 +13,7 @@ from soundsight.core.errors import ConfigError
 from soundsight.models.presets import preset
 from soundsight.models.published.discriminator import RCDiscriminator
 from soundsight.training.configs import MovingAverageConfig
-from soundsight.training.moving_average import MovingAverageAdversary
+from soundsight.training.published import MovingAverageAdversary
 
 _SIZES = replace(preset("tiny").rc_discriminator, dropout=0.0)
 

@@ -27,8 +27,8 @@ from soundsight.training.configs import (
     default_encoder_config,
 )
 from soundsight.training.encoder import EncoderTask, condition, load_encoder, to_float
+from soundsight.training.published import TranslatorTask, load_generator
 from soundsight.training.trainer import fit, step_rng
-from soundsight.training.translator import TranslatorTask, load_generator
 
 SILENT = Console(quiet=True, stderr=True)
 LOOP = LoopConfig(steps=3, batch_size=6, log_every=1)

@@ -24,9 +24,9 @@ from soundsight.training.checkpoints import load_weights, read_checkpoint, save_
 from soundsight.training.configs import EncoderConfig, LoopConfig, TranslatorConfig, default_config
 from soundsight.training.devices import DeviceConfig, enough_memory, start_devices
 from soundsight.training.encoder import EncoderTask, load_encoder
+from soundsight.training.published import TranslatorTask, load_generator
 from soundsight.training.run_folder import picture_grid, read_run
 from soundsight.training.trainer import Scalars, Task, fit, one_cycle, step_rng
-from soundsight.training.translator import TranslatorTask, load_generator
 
 SILENT = Console(quiet=True, stderr=True)
 STEPS = 4

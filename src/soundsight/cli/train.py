@@ -261,7 +261,7 @@ def translator(
     from soundsight.training.configs import default_config
     from soundsight.training.devices import enough_memory
     from soundsight.training.encoder import load_encoder
-    from soundsight.training.translator import TranslatorTask
+    from soundsight.training.published import TranslatorTask
 
     frozen = load_encoder(encoder)
     defaults = default_config(objective, preset, sha256_of(encoder / "encoder.safetensors"))

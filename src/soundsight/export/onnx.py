@@ -42,8 +42,8 @@ from soundsight.training.fine_tuning import TRAINABLE, StartingPoint
 from soundsight.training.flow import FlowTask, load_flow_generator
 from soundsight.training.labels import FittedLabelHead, load_label_head
 from soundsight.training.ood import LIMIT, load_ood
+from soundsight.training.published import load_generator
 from soundsight.training.run_folder import read_run
-from soundsight.training.translator import load_generator
 
 TOLERANCE = 1e-4
 """Largest difference between PyTorch and ONNX Runtime, as a share of the largest number, or in

@@ -130,10 +130,10 @@ class ProjectionDiscriminator(nn.Module):
         self, features: Float[Tensor, "n h"], embedding: Float[Tensor, "n e"]
     ) -> Float[Tensor, " n"]:
         """Score pictures by their features with a sound each; one picture may meet several."""
-        coherence = (self.heard(embedding) * features).sum(dim=1)
+        coherence = (self.projected(embedding) * features).sum(dim=1)
         return self.realness(features).squeeze(1) + coherence / math.sqrt(features.shape[1])
 
-    def heard(self, embedding: Float[Tensor, "n e"]) -> Float[Tensor, "n h"]:
+    def projected(self, embedding: Float[Tensor, "n e"]) -> Float[Tensor, "n h"]:
         """Return where sounds lie among the features of pictures: W embedding."""
         features: Tensor = self.condition(embedding)
         return features

@@ -4,7 +4,7 @@ Two objectives, both without a label:
 
 ``rc`` (published)
     L1 on the RC-score plus a pixel loss, and a moving-average adversarial loss where one is asked
-    for (:mod:`soundsight.training.moving_average`). Real and generated pictures share one batch, in
+    for (:class:`MovingAverageAdversary`). Real and generated pictures share one batch, in
     both steps, because the RC-score ends in a one-channel BatchNorm. The discriminator's dropout
     stays on, as published.
 ``relativistic`` (ours)
@@ -26,16 +26,17 @@ sound with one of many photos that would fit), Adam with beta1 = 0 or .5, learni
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -51,7 +52,7 @@ from soundsight.models.published.discriminator import ProjectionDiscriminator, R
 from soundsight.models.published.generator import DenseGenerator, DenseGeneratorConfig
 from soundsight.training.augment import diff_augment
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
-from soundsight.training.configs import TranslatorConfig
+from soundsight.training.configs import MovingAverageConfig, TranslatorConfig
 from soundsight.training.devices import Devices
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import AudioEncoder, condition, embed, to_float, to_levels
@@ -69,10 +70,10 @@ from soundsight.training.losses import (
     kl_divergence,
     pixel_loss,
     rc_discriminator_loss,
+    rc_generator_loss,
     reconstruction_loss,
     relativistic_loss,
 )
-from soundsight.training.moving_average import MovingAverageAdversary
 from soundsight.training.run_folder import read_run
 from soundsight.training.trainer import Scalars, Task, channels_last
 
@@ -123,22 +124,104 @@ def _make_posterior(config: TranslatorConfig, generator: DenseGenerator) -> Pict
     return channels_last(PicturePosterior(replace(sizes, noise_size=generator.noise_size)))
 
 
+class MovingAverageAdversary(nn.Module):
+    """The generator's adversarial term, and the discriminators of the past that it needs.
+
+    arXiv 2106.01266 names a moving-average adversarial loss against GAN instability; neither the
+    paper nor the published code gives its formula. **What stands here are readings of the name**,
+    each of which keeps the published term ``|r_real - r^|`` and changes only the discriminator that
+    gives r^ (``docs/results.md`` says what each is worth):
+
+    ``off``        The discriminator of this step, as in the published code.
+    ``snapshots``  The mean of the term over the last K discriminators: the live one and the K - 1
+                   snapshots before it, one taken every ``snapshot_every`` steps.
+    ``ema``        The term against one discriminator whose weights are an exponential moving
+                   average of the live one's.
+
+    Every adversary sees real and generated pictures in one batch, with its own dropout, as the live
+    discriminator does: the RC-score ends in a one-channel BatchNorm.
+
+    The state (the kept discriminators and how many of them there are) belongs to a checkpoint.
+
+    Args:
+        discriminator: the live discriminator, called with (images, embeddings).
+        config: the reading.
+    """
+
+    def __init__(self, discriminator: nn.Module, config: MovingAverageConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.past = nn.ModuleList()
+        self.register_buffer("taken", torch.zeros((), dtype=torch.int64))
+        self._ema: Ema[nn.Module] | None = None
+        if config.reading == "snapshots":
+            for _ in range(config.snapshots - 1):
+                self.past.append(copy.deepcopy(discriminator))
+        elif config.reading == "ema":
+            self._ema = Ema(discriminator, config.decay)
+            self.past.append(self._ema.average)
+        self.past.requires_grad_(False)
+
+    def adversaries(self, discriminator: nn.Module) -> list[nn.Module]:
+        """Return those whose terms are averaged, the newest first."""
+        if self.config.reading == "ema":
+            return [self.past[0]]
+        taken = int(cast(Tensor, self.taken))
+        kept = min(taken, len(self.past))
+        return [discriminator, *(self.past[(taken - 1 - i) % len(self.past)] for i in range(kept))]
+
+    def loss(
+        self,
+        discriminator: nn.Module,
+        real: Float[Tensor, "n 3 96 96"],
+        generated: Float[Tensor, "n 3 96 96"],
+        embedding: Float[Tensor, "n e"],
+    ) -> Float[Tensor, ""]:
+        """Return the mean over the adversaries of ``|r_real - r^|`` of the generated pictures.
+
+        Args:
+            discriminator: the live one.
+            real: real pictures, in [-1, 1]; they share the batch, and get no gradient.
+            generated: pictures of the same sounds, in [-1, 1].
+            embedding: the sounds.
+        """
+        both = torch.cat([real, generated])
+        sounds = torch.cat([embedding, embedding])
+        # A copy is made in evaluation mode by some readings; its batch statistics must be these.
+        terms = [
+            rc_generator_loss(adversary.train()(both, sounds)[len(real) :])
+            for adversary in self.adversaries(discriminator)
+        ]
+        return torch.stack(terms).mean()
+
+    @torch.no_grad()
+    def update(self, discriminator: nn.Module, step: int) -> None:
+        """Take note of the discriminator as it stands after step ``step`` (from 0)."""
+        if self._ema is not None:
+            self._ema.update(discriminator, step)
+        elif len(self.past) and (step + 1) % self.config.snapshot_every == 0:
+            taken = cast(Tensor, self.taken)
+            place = int(taken) % len(self.past)
+            self.past[place].load_state_dict(discriminator.state_dict())
+            taken += 1
+
+
 @dataclass(kw_only=True)
 class _Part:
     """This process's pairs of one micro-batch, and what is drawn and found out about them.
 
-    ``told`` is what the generator is told of the sound, ``heard`` its embedding alone, without the
-    tokens that attention listens to. ``lent`` is the embedding of the next pair,
-    ``other`` whether it is another video's.
-    ``posterior`` is what the picture posterior says of every other photo.
+    ``condition`` is what the generator gets of the sound, ``embedding`` the sound's embedding
+    alone, without the tokens that attention listens to. ``mismatched`` is the embedding of the next
+    pair, ``other`` whether it is another video's. ``posterior`` is what the picture posterior gives
+    for every other photo.
     """
 
     image: Tensor
-    told: Tensor
-    heard: Tensor
+    condition: Tensor
+    embedding: Tensor
     noise: Tensor
     dropout: Tensor
-    lent: Tensor
+    mismatched: Tensor
     other: Tensor
     video: Tensor
     photo: Tensor
@@ -238,7 +321,7 @@ class TranslatorTask(Task):
 
     @torch.no_grad()
     def conditions(self, rows: NDArray[np.int64], mel: Tensor | None = None) -> Tensor:
-        """Return what the generator is told of some pairs, float32 [n, c].
+        """Return the generator's condition of some pairs, float32 [n, c].
 
         The embeddings of all pairs are kept. The maps of an earlier layer are a hundred times as
         large (6 GiB for the bench at ``paper``, layer 5) and are made anew.
@@ -274,28 +357,28 @@ class TranslatorTask(Task):
         batch = self.data.gather(rows)
         image = to_float(batch.image.to(devices.device))
         image = image.contiguous(memory_format=torch.channels_last)
-        told = self.conditions(rows, batch.mel)
+        given = self.conditions(rows, batch.mel)
         if config.objective == "relativistic":
             flip = (torch.rand(n, generator=rng) < 0.5).to(devices.device)
             image = torch.where(flip[:, None, None, None], image.flip(3), image)
             # The embedding alone: tokens behind it have another scale.
             size = self._encoder.embedding_size
             jitter = torch.randn(n, size, generator=rng) * config.embedding_noise
-            noisy = told[:, :size] + jitter.to(devices.device)
-            told = torch.cat([noisy, told[:, size:]], dim=1)
+            noisy = given[:, :size] + jitter.to(devices.device)
+            given = torch.cat([noisy, given[:, size:]], dim=1)
         noise = torch.randn(n, self.generator.noise_size, generator=rng)
         dropout = torch.rand(n, self.generator.dropout_size, generator=rng)
-        heard = told[:, : self._encoder.embedding_size]
+        embedding = given[:, : self._encoder.embedding_size]
         video = batch.video.to(devices.device)
         photo = batch.photo.to(devices.device)
         other = (video != video.roll(1)) & (photo != photo.roll(1))
         return _Part(
             image=image,
-            told=told,
-            heard=heard,
+            condition=given,
+            embedding=embedding,
             noise=noise.to(devices.device),
             dropout=dropout.to(devices.device),
-            lent=heard.roll(1, dims=0),
+            mismatched=embedding.roll(1, dims=0),
             other=other,
             video=video,
             photo=photo,
@@ -310,7 +393,7 @@ class TranslatorTask(Task):
             noise = noise.clone()
             noise[::2] = part.posterior[0] + part.noise[::2] * (0.5 * part.posterior[1]).exp()
         with self.devices.autocast():
-            picture: Tensor = self.generator(part.told, noise, part.dropout)
+            picture: Tensor = self.generator(part.condition, noise, part.dropout)
         return picture.float()
 
     def _shown(self, part: _Part) -> Tensor:
@@ -339,17 +422,19 @@ class TranslatorTask(Task):
         return scalars
 
     def _rc_discriminator(self, part: _Part) -> tuple[Tensor, Scalars]:
-        n, heard = len(part.image), part.heard
+        n, embedding = len(part.image), part.embedding
         both = torch.cat([part.image, self._shown(part)])
         with self.devices.autocast():
-            scores = self.discriminator(both, torch.cat([heard, heard]))
+            scores = self.discriminator(both, torch.cat([embedding, embedding]))
         loss = rc_discriminator_loss(scores[:n], scores[n:])
         return loss, {"d_loss": loss.detach()}
 
     def _rc_generator(self, part: _Part) -> tuple[Tensor, Scalars]:
         generated = self._drawn(part)
         with self.devices.autocast():
-            adversarial = self.adversary.loss(self.discriminator, part.image, generated, part.heard)
+            adversarial = self.adversary.loss(
+                self.discriminator, part.image, generated, part.embedding
+            )
         pixels = pixel_loss(generated, part.image, self.config.pixel)
         return adversarial + self.config.pixel_weight * pixels, {
             "g_adversarial": adversarial.detach(),
@@ -386,9 +471,9 @@ class TranslatorTask(Task):
             fake.requires_grad_(True)
         with self.devices.autocast():
             seen = judge.features(real)
-            real_score = judge.score(seen, part.heard)
-            fake_score = judge(fake, part.heard)
-            wrong_score = judge.score(seen, part.lent)
+            real_score = judge.score(seen, part.embedding)
+            fake_score = judge(fake, part.embedding)
+            wrong_score = judge.score(seen, part.mismatched)
         part.real_score = real_score.detach()
         d_loss = relativistic_loss(real_score, fake_score)
         wrong = relativistic_loss(real_score, wrong_score, part.other)
@@ -418,7 +503,7 @@ class TranslatorTask(Task):
         assert isinstance(judge, ProjectionDiscriminator)
         with self.devices.autocast():
             seen = judge.features(shown)
-            fake_score = judge.score(seen, part.heard)
+            fake_score = judge.score(seen, part.embedding)
         g_loss = relativistic_loss(fake_score, part.real_score)
         total = g_loss
         scalars = {"g_loss": g_loss.detach()}
@@ -458,10 +543,10 @@ class TranslatorTask(Task):
         judge, devices = self.discriminator, self.devices
         assert isinstance(judge, ProjectionDiscriminator)
         with devices.autocast():
-            heard = judge.heard(part.heard)
+            embedding = judge.projected(part.embedding)
         scale = torch.tensor(-math.log(self.config.temperature), device=seen.device)
         return info_nce(
-            heard.float(), seen.float(), part.video, part.photo, scale,
+            embedding.float(), seen.float(), part.video, part.photo, scale,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -493,8 +578,8 @@ class TranslatorTask(Task):
         for start in range(0, len(mels), _DRAWN_AT_ONCE):
             levels = torch.from_numpy(mels[start : start + _DRAWN_AT_ONCE])[:, None]
             mel = to_float(levels.to(self.devices.device))
-            told = condition(self._encoder, mel, self.config.audio_source)
-            drawn.append(self._imagine(self.ema.average, told, seed=start))
+            given = condition(self._encoder, mel, self.config.audio_source)
+            drawn.append(self._imagine(self.ema.average, given, seed=start))
         return torch.cat(drawn).permute(0, 2, 3, 1).cpu().numpy()
 
     def after_step(self, step: int, run: Path) -> None:
