@@ -45,7 +45,7 @@ def test_ears_are_trained_and_measured(tmp_path: Path) -> None:
     code, out, err = train(run)
     assert (code, out) == (0, f"finished: {run}\n"), err
     assert {path.name for path in (tmp_path / "bank").iterdir()} == {
-        "bank.json", "copy-000.npy", "copy-001.npy", "pairs.csv", "photos.json", "photos.npy",
+        "bank.json", "copy-000.npy", "copy-001.npy", "pairs.csv", "photos.npz",
         "seconds.npz",
     }  # fmt: skip
     assert "nothing to do" in train(run)[2]

@@ -17,13 +17,13 @@ from soundsight.data.everyday.folder import Everyday
 from soundsight.data.vegas.bench import Bench
 from soundsight.models.ears import Ears, EarsAndMore, EarsConfig, ears_preset
 from soundsight.models.eyes import NETWORKS, Eyes
-from soundsight.training import ears_data, mixtures, photo_features
+from soundsight.training import photo_features, teacher
 from soundsight.training.configs import BankConfig, EarsTrainingConfig, LoopConfig, MixtureConfig
 from soundsight.training.ears import EarsTask
 from soundsight.training.ears_data import EarsData, open_ears_data
 from soundsight.training.encoder import load_encoder
 from soundsight.training.sound_bank import open_bank
-from soundsight.training.teacher import FEATURES, Teacher, teacher_mel
+from soundsight.training.teacher import FEATURES
 from soundsight.training.trainer import fit, step_rng
 
 BANK = BankConfig(copies=2)
@@ -137,15 +137,6 @@ def test_data_hold_numbers_and_no_kind(data: EarsData) -> None:
     assert data.photos.shape == (2, 60, 1280)
 
 
-def test_two_and_two_steps_equal_four(data: EarsData, tmp_path: Path) -> None:
-    whole = train(data, tmp_path / "whole", config_of())
-    with pytest.raises(RuntimeError, match="power"):
-        train(data, tmp_path / "halves", config_of(), stop_at=2)
-    assert train(data, tmp_path / "halves", config_of()) == whole
-    files = [tmp_path / run / "encoder.safetensors" for run in ("whole", "halves")]
-    assert files[0].read_bytes() == files[1].read_bytes()
-
-
 def test_a_finished_run_is_loaded_like_any_encoder(data: EarsData, tmp_path: Path) -> None:
     train(data, tmp_path / "run", config_of(2))
     ears = load_encoder(tmp_path / "run")
@@ -183,16 +174,6 @@ def test_the_last_layer_is_learned_anew_on_features_that_stay(data: EarsData) ->
     assert features.std(dim=0).max() <= 1.001
 
 
-def test_a_stop_among_the_last_steps_changes_nothing(data: EarsData, tmp_path: Path) -> None:
-    config = config_of(6, last_layer=0.5)
-    whole = train(data, tmp_path / "whole", config)
-    with pytest.raises(RuntimeError, match="power"):
-        train(data, tmp_path / "halves", config, stop_at=4)
-    assert train(data, tmp_path / "halves", config) == whole
-    files = [tmp_path / run / "encoder.safetensors" for run in ("whole", "halves")]
-    assert files[0].read_bytes() == files[1].read_bytes()
-
-
 class Loud:
     """A teacher that hears how loud a second is."""
 
@@ -211,20 +192,20 @@ def taught(
     toy_bench: Bench,
 ) -> EarsData:  # fmt: skip
     """The data, and what a teacher says of them and of 19 mixtures."""
-    monkeypatch.setattr(ears_data, "Teacher", Loud)
-    monkeypatch.setattr(mixtures, "_CLIPS_A_PART", 1)
-    teacher = tmp_path / "any.onnx"
-    teacher.write_bytes(b"a network")
+    monkeypatch.setattr(teacher, "Teacher", Loud)
+    monkeypatch.setattr(teacher, "_CLIPS_A_PART", 1)
+    network = tmp_path / "any.onnx"
+    network.write_bytes(b"a network")
     return open_ears_data(
-        folder, toy_everyday, toy_bench, BANK, teacher=teacher, mixtures=MixtureConfig(clips=1)
+        folder, toy_everyday, toy_bench, BANK, teacher=network, mixtures=MixtureConfig(clips=1)
     )
 
 
 def test_what_a_teacher_says_has_mean_0_and_variance_1(taught: EarsData) -> None:
     assert taught.targets is not None
-    assert taught.targets.mixtures is not None
+    assert taught.targets.clips is not None
     clean = taught.targets.of(np.arange(taught.waveforms))
-    mels, more = taught.targets.take(np.arange(len(taught.targets.mixtures)))
+    mels, more = taught.targets.take(np.arange(len(taught.targets.clips)))
     assert mels.shape == (19, 128, 100)
     every = np.concatenate([clean, more])
     assert every.shape[1] == FEATURES
@@ -235,38 +216,28 @@ def test_what_a_teacher_says_has_mean_0_and_variance_1(taught: EarsData) -> None
 @pytest.mark.parametrize("mixture", [0.0, 1.0])
 def test_a_teacher_is_imitated(taught: EarsData, mixture: float) -> None:
     config = config_of(
-        40, teacher="hash", learning_rate=1e-2, clean=1.0, mixed=0.0, mixture=0.75 * mixture
+        40, teacher="hash", learning_rate=1e-2, clean=1.0, mixed=0.0, mixture_share=0.75 * mixture
     )
     task = EarsTask(config, taught)
     errors = [float(task.step(step, step_rng(0, step))["teacher"]) for step in range(40)]
     assert np.mean(errors[-5:]) < 0.8 * np.mean(errors[:5])
 
 
-def test_two_and_two_steps_with_a_teacher_equal_four(taught: EarsData, tmp_path: Path) -> None:
-    config = config_of(teacher="hash")
+@pytest.mark.parametrize(
+    ("stop_at", "changes"),
+    [(2, {"teacher": "hash"}), (4, {"loop": config_of(6).loop, "last_layer": 0.5})],
+    ids=["with a teacher", "among the last steps"],
+)
+def test_a_stop_changes_nothing(
+    stop_at: int, changes: dict[str, object], taught: EarsData, tmp_path: Path
+) -> None:
+    config = config_of(**changes)  # type: ignore[arg-type]
     whole = train(taught, tmp_path / "whole", config)
     with pytest.raises(RuntimeError, match="power"):
-        train(taught, tmp_path / "halves", config, stop_at=2)
+        train(taught, tmp_path / "halves", config, stop_at=stop_at)
     assert train(taught, tmp_path / "halves", config) == whole
-
-
-def test_no_teacher_is_a_line(tmp_path: Path) -> None:
-    for name in ("none.onnx", "none.zip"):
-        with pytest.raises(DataError, match=name):
-            Teacher(tmp_path / name)
-    (tmp_path / "bad.onnx").write_bytes(b"no network")
-    with pytest.raises(DataError, match="cannot be loaded"):
-        Teacher(tmp_path / "bad.onnx")
-
-
-def test_the_teachers_mel_peaks_at_the_tone() -> None:
-    t_s = np.arange(44_100) / 44_100
-    frames = teacher_mel(np.sin(2 * np.pi * 1000 * t_s).astype(np.float32))
-    assert frames.shape[1] == 64
-    assert frames.shape[0] >= 96
-    # 1 kHz lies at 1,000 mel, of 185 to 2,787 in 65 steps.
-    assert abs(int(frames[40].argmax()) - 19) <= 1
-    assert frames.min() >= np.log(1e-3) - 1e-6
+    files = [tmp_path / run / "encoder.safetensors" for run in ("whole", "halves")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_settings_out_of_range_are_refused() -> None:

@@ -394,7 +394,7 @@ class EarsTrainingConfig:
         alone_weight: weight of their contrast.
         teacher: hash of the teacher's file; empty for none.
         teacher_weight: weight of the squared error of its features.
-        mixture: share of a batch that are mixtures that the teacher has heard.
+        mixture_share: share of a batch that are clips mixed for the teacher.
         mixtures: what these are made of.
         mixed: share of the seconds that are mixed with another one of the batch.
         clean: share of the seconds that are taken as they are, not from a copy.
@@ -423,7 +423,7 @@ class EarsTrainingConfig:
     alone_weight: float = 0.3
     teacher: str = ""
     teacher_weight: float = 6.0
-    mixture: float = 0.5
+    mixture_share: float = 0.5
     mixtures: MixtureConfig = field(default_factory=MixtureConfig)
     mixed: float = 0.5
     clean: float = 0.1
@@ -441,7 +441,7 @@ class EarsTrainingConfig:
         check_values(
             self, preset=EARS_SIZES, above_0="learning_rate last_layer_rate",
             at_least_0="weight_decay alone_weight teacher_weight", at_least_1="photos_each",
-            share="warm_up alone mixture mixed clean narrow other_sounds noise tilt",
+            share="warm_up alone mixture_share mixed clean narrow other_sounds noise tilt",
             below_1="average last_layer_dropout",
         )  # fmt: skip
 

@@ -150,8 +150,8 @@ class EarsTask(Task):
         set_rate(self.optimizer, rate)
         targets = self.data.targets
         made = 0
-        if targets is not None and targets.mixtures is not None:
-            made = round(loop.batch_size * config.mixture)
+        if targets is not None and targets.clips is not None:
+            made = round(loop.batch_size * config.mixture_share)
         rest = loop.batch_size - made
         twos = round(rest * config.alone / 2) if self.data.alone else 0
         rows = batch_indices(len(self.data.pair_second), rest - 2 * twos, loop.seed, step)
@@ -204,8 +204,8 @@ class EarsTask(Task):
         mel[:n] = mel[:n].lerp(mel[:n].flip(0), 1.0 - share[:, None, None, None])
         taught = None
         if made:
-            mixtures, taught = self._draw_mixtures(made, rng)
-            mel = torch.cat([mel, augment_mel(to_float(mixtures.to(devices.device)), rng)])
+            clips, taught = self._draw_clips(made, rng)
+            mel = torch.cat([mel, augment_mel(to_float(clips.to(devices.device)), rng)])
         with devices.autocast():
             sound = network.ears(mel).float()
             picture = network.picture(pooled.to(devices.device)).float()
@@ -261,14 +261,14 @@ class EarsTask(Task):
         view = (draws[:, :, 1] * len(data.photos)).astype(np.int64)
         return torch.from_numpy(photos), torch.from_numpy(data.photos[view, photos]).float()
 
-    def _draw_mixtures(
+    def _draw_clips(
         self, count: int, rng: torch.Generator
     ) -> tuple[UInt8[Tensor, "n 1 128 100"], Float[Tensor, "n a"]]:
-        """Mixtures, and the teacher's features of them."""
+        """Seconds of the teacher's clips, and its features of them."""
         targets = self.data.targets
         assert targets is not None
-        assert targets.mixtures is not None
-        rows = torch.randint(len(targets.mixtures), (count,), generator=rng).numpy()
+        assert targets.clips is not None
+        rows = torch.randint(len(targets.clips), (count,), generator=rng).numpy()
         mels, features = targets.take(rows)
         return torch.from_numpy(mels)[:, None], torch.from_numpy(features)
 
@@ -279,7 +279,7 @@ class EarsTask(Task):
         share: Float[Tensor, " n"],
         taught: Float[Tensor, "k a"] | None,
     ) -> Float[Tensor, ""]:
-        """Mean squared error of the teacher's features of waveforms, then of mixtures."""
+        """Mean squared error of the teacher's features of waveforms, then of its clips."""
         data, network = self.data, self.network
         assert data.targets is not None
         assert network.reading is not None

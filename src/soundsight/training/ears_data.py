@@ -11,8 +11,6 @@ them.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,57 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
-from soundsight.core.files import sha256_of, write_json
+from soundsight.core.files import sha256_of
 from soundsight.data.everyday.folder import BENCH_PREFIX, SUBJECTS, Everyday, photos_of, read_photo
 from soundsight.data.everyday.pairs import EverydayPairs, make_pairs, write_pairs
-from soundsight.data.everyday.sounds import HALF_SECOND, read_sound, recording_ids
+from soundsight.data.everyday.sounds import HALF_SECOND, recording_ids
 from soundsight.data.store.dataset import PairDataset
 from soundsight.data.vegas.bench import Bench
 from soundsight.models.eyes import NETWORKS
 from soundsight.training.configs import BankConfig, MixtureConfig
-from soundsight.training.mixtures import Mixtures, open_mixtures
+from soundsight.training.kept import Tell, tell_nothing
 from soundsight.training.photo_features import EYES, photo_features
-from soundsight.training.sound_bank import SoundBank, open_bank, write_array
-from soundsight.training.teacher import FEATURES, Teacher
-
-Tell = Callable[[str, int, int], None]
+from soundsight.training.sound_bank import SoundBank, open_bank
+from soundsight.training.teacher import TeacherTargets, open_targets
 
 PAIRS_TABLE = "pairs.csv"
-
-
-class TeacherTargets:
-    """The teacher's features as a target: square roots, mean 0, together of variance 1.
-
-    Most features are 0 most of the time and then large. Their square roots are not, and a feature
-    that hardly moves is not blown up to the size of the others.
-
-    Args:
-        clean: of the waveforms' seconds as they are, float16 [B, FEATURES].
-        mixtures: other sounds that it has heard; None where there are none.
-    """
-
-    def __init__(self, clean: NDArray[np.float16], mixtures: Mixtures | None) -> None:
-        self._clean, self.mixtures = clean, mixtures
-        every = clean if mixtures is None else np.concatenate([clean, mixtures.features()])
-        roots = np.sqrt(every)
-        self._mean = roots.mean(axis=0, dtype=np.float32)
-        spread = roots.std(axis=0, dtype=np.float32)
-        widened = spread + 0.5 * np.sqrt(np.mean(spread**2)) + np.float32(1e-6)
-        self._scale = 1 / (widened * np.sqrt(np.mean((spread / widened) ** 2)) + np.float32(1e-6))
-
-    def of(self, seconds: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the target of clean seconds: float32 [n, FEATURES]."""
-        return self._target(self._clean[seconds])
-
-    def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Return mixtures, uint8 [n, 128, 100], and their target, float32 [n, FEATURES]."""
-        assert self.mixtures is not None
-        mels, features = self.mixtures.take(rows)
-        return mels, self._target(features)
-
-    def _target(self, features: NDArray[np.float16]) -> NDArray[np.float32]:
-        target: NDArray[np.float32] = (np.sqrt(features) - self._mean) * self._scale
-        return target
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,7 +89,7 @@ def open_ears_data(
     *,
     teacher: Path | None = None,
     mixtures: MixtureConfig | None = None,
-    tell: Tell = lambda _what, _done, _of: None,
+    tell: Tell = tell_nothing,
 ) -> EarsData:
     """Open what ears are trained on, and make what is not there yet.
 
@@ -153,8 +114,7 @@ def open_ears_data(
     )
     targets = None
     if teacher is not None:
-        more = mixtures if mixtures is not None and mixtures.clips else None
-        targets = _teacher_targets(folder, everyday, bank, config, teacher, more, tell)
+        targets = open_targets(folder, everyday, bank, config, teacher, mixtures, tell)
 
     table = folder / PAIRS_TABLE
     if not table.exists():
@@ -200,7 +160,7 @@ def prepared_ears_data(
     pairs: PairDataset,
     digest: str,
     *,
-    tell: Tell = lambda _what, _done, _of: None,
+    tell: Tell = tell_nothing,
 ) -> EarsData:
     """Return what ears are trained on of pairs of a second with its own frame.
 
@@ -276,40 +236,3 @@ def _without_photos(bank: SoundBank, of_sound: NDArray[np.int64]) -> dict[int, N
         if bank.sounds[sound].kind not in SUBJECTS:
             found.setdefault(int(of_sound[sound]), []).append(row)
     return {number: np.array(rows, np.int64) for number, rows in found.items()}
-
-
-def _teacher_targets(
-    folder: Path,
-    everyday: Everyday,
-    bank: SoundBank,
-    config: BankConfig,
-    path: Path,
-    mixtures: MixtureConfig | None,
-    tell: Tell,
-) -> TeacherTargets:
-    """Return the teacher's features of clean seconds and mixtures; hear what is missing."""
-    kept, told = folder / "teacher.npy", folder / "teacher.json"
-    sha256 = sha256_of(path)
-    about = {"teacher": sha256, "seconds": len(bank), "features": FEATURES}
-    if not told.exists() or json.loads(told.read_text("utf-8")) != about:
-        teacher = Teacher(path)
-        rows = []
-        bounds = np.searchsorted(bank.sound, np.arange(len(bank.sounds) + 1))
-        for number, sound in enumerate(bank.sounds):
-            starts_s = bank.first[bounds[number] : bounds[number + 1]] / 100.0
-            if len(starts_s):
-                rows.append(teacher.features(read_sound(everyday.path(sound)), starts_s))
-            tell("sounds heard by the teacher", number + 1, len(bank.sounds))
-        write_array(kept, np.concatenate(rows).astype(np.float16))
-        write_json(told, about)
-    try:
-        clean = np.load(kept)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{kept} is damaged: {error}") from error
-    others = None
-    if mixtures is not None:
-        others = open_mixtures(
-            folder, everyday, bank.sounds, lambda: Teacher(path), mixtures, config.copy,
-            about={"teacher": sha256}, seed=config.seed, tell=tell,
-        )  # fmt: skip
-    return TeacherTargets(clean, others)

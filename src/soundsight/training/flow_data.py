@@ -20,12 +20,12 @@ from soundsight.core.files import sha256_of
 from soundsight.models.decoder import LATENT_SIDE, LatentEncoder
 from soundsight.models.eyes import Eyes
 from soundsight.training.augment import augment_image
-from soundsight.training.checkpoints import read_tensors, save_tensors
 from soundsight.training.configs import EarsTrainingConfig
 from soundsight.training.decoder import load_latent_encoder
 from soundsight.training.ears import in_other_rooms
 from soundsight.training.ears_data import EarsData
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
+from soundsight.training.kept import Tell, kept_arrays, tell_nothing
 from soundsight.training.photo_features import EYES
 
 COPIES = 4
@@ -36,7 +36,6 @@ CUTS = 6
 _AT_ONCE = 256
 _ZOOM, _SHIFT = 0.2, 0.05
 
-Tell = Callable[[str, int, int], None]
 Mels = Callable[[NDArray[np.int64], int, torch.Generator], Float[Tensor, "n 1 128 100"]]
 """(seconds, number of the copy, source of randomness) -> log-mels in [-1, 1]; copy 0 is clean."""
 
@@ -90,25 +89,19 @@ def open_flow_pairs(
     rows = np.stack([number.reshape(-1), photos], axis=1)
     sounds = {**sounds, "seconds": hashlib.sha256(distinct.tobytes()).hexdigest()}
     about = [sorted(sounds.items()), sorted(pictures.items()), rows.tobytes()]
+    latents, embeddings = (
+        kept_arrays(folder / f"{name}.npz", made_of, make)[name]
+        for name, made_of, make in (
+            ("latents", pictures, lambda: {"latents": make_latents().numpy()}),
+            ("embeddings", sounds, lambda: {"embeddings": make_embeddings(distinct).numpy()}),
+        )
+    )
     return FlowPairs(
-        latents=_kept(folder / "latents.safetensors", pictures, make_latents),
-        embeddings=_kept(
-            folder / "embeddings.safetensors", sounds, lambda: make_embeddings(distinct)
-        ),
+        latents=torch.from_numpy(latents),
+        embeddings=torch.from_numpy(embeddings),
         rows=torch.from_numpy(rows),
         digest=hashlib.sha256(str(about).encode()).hexdigest(),
     )
-
-
-def _kept(path: Path, about: dict[str, str], make: Callable[[], Tensor]) -> Tensor:
-    """Return the tensor of a file, made anew where it was made of something else."""
-    if path.exists():
-        tensors, kept = read_tensors(path)
-        if {key: kept.get(key) for key in about} == about:
-            return tensors["made"]
-    made = make().contiguous()
-    save_tensors(path, {"made": made}, about)
-    return made
 
 
 def flow_pairs_of(
@@ -119,7 +112,7 @@ def flow_pairs_of(
     photos: Callable[[], NDArray[np.uint8]],
     *,
     seed: int,
-    tell: Tell = lambda _what, _done, _of: None,
+    tell: Tell = tell_nothing,
 ) -> FlowPairs:
     """Return what the flow learns from of the data that ears are trained on.
 

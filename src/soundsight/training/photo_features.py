@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from soundsight.core.errors import DataError
-from soundsight.core.files import atomic_file, write_json
 from soundsight.models.eyes import POOLED_SIZE, Eyes
 from soundsight.training.augment import augment_image
+from soundsight.training.encoder import to_float
+from soundsight.training.kept import Arrays, Tell, kept_arrays, tell_nothing
 
 EYES = "lite0"
 """Whose eyes training sees photos through."""
@@ -45,7 +44,7 @@ def photo_features(
     names: Sequence[str],
     read: Callable[[str], NDArray[np.uint8]],
     eyes_name: str = EYES,
-    tell: Callable[[str, int, int], None] = lambda _what, _done, _of: None,
+    tell: Tell = tell_nothing,
 ) -> NDArray[np.float16]:
     """Return the pooled features of photos in several views, from ``folder`` or made now.
 
@@ -66,25 +65,19 @@ def photo_features(
     """
     eyes = Eyes.load(eyes_name)
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
-    about = {"eyes": eyes.sha256, "photos": digest, "views": VIEWS, "px": EYES_PX}
-    path, told = folder / "photos.npy", folder / "photos.json"
-    try:
-        if told.exists() and json.loads(told.read_text("utf-8")) == about:
-            kept: NDArray[np.float16] = np.load(path)
-            return kept
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error}") from error
-    features = np.empty((VIEWS, len(names), POOLED_SIZE), np.float16)
-    for start in range(0, len(names), _AT_ONCE):
-        part = slice(start, min(start + _AT_ONCE, len(names)))
-        levels = torch.from_numpy(np.stack([read(name) for name in names[part]]))
-        image = levels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        for view in range(VIEWS):
-            rng = torch.Generator().manual_seed(VIEWS * start + view)
-            seen = augment_image(image, rng, zoom=0.3) if view else image
-            features[view, part] = look(eyes, seen).half().numpy()
-        tell("photos seen", part.stop, len(names))
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.save(file, features)
-    write_json(told, about)
-    return features
+
+    def make() -> Arrays:
+        features = np.empty((VIEWS, len(names), POOLED_SIZE), np.float16)
+        for start in range(0, len(names), _AT_ONCE):
+            part = slice(start, min(start + _AT_ONCE, len(names)))
+            levels = torch.from_numpy(np.stack([read(name) for name in names[part]]))
+            image = to_float(levels.permute(0, 3, 1, 2))
+            for view in range(VIEWS):
+                rng = torch.Generator().manual_seed(VIEWS * start + view)
+                seen = augment_image(image, rng, zoom=0.3) if view else image
+                features[view, part] = look(eyes, seen).half().numpy()
+            tell("photos seen", part.stop, len(names))
+        return {"features": features}
+
+    made_of = {"eyes": eyes.sha256, "photos": digest, "views": VIEWS, "px": EYES_PX}
+    return kept_arrays(folder / "photos.npz", made_of, make)["features"]

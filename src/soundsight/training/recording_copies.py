@@ -13,6 +13,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.fft import next_fast_len
 
 from soundsight.core.units import RATE_HZ
 from soundsight.training.configs import CopyConfig
@@ -106,10 +107,10 @@ def through_codec(samples: Samples, rng: np.random.Generator) -> Samples:
             for frame in container.decode(audio=0)
             for out in resampler.resample(frame)
         ]
-    heard = np.concatenate(parts) if parts else np.zeros(1, np.float32)
+    decoded = np.concatenate(parts) if parts else np.zeros(1, np.float32)
     # A codec may begin with a little silence of its own and end with some.
     kept = np.zeros(len(samples), np.float32)
-    kept[: len(heard)] = heard[: len(samples)]
+    kept[: len(decoded)] = decoded[: len(samples)]
     return kept
 
 
@@ -138,7 +139,7 @@ def _noise(count: int, rng: np.random.Generator) -> Samples:
     noise: Samples = rng.standard_normal(count, dtype=np.float32)
     slope = np.float32(rng.uniform(0, 0.98))
     if slope > 0.3:
-        size = _good_length(count)
+        size = next_fast_len(count)
         spectrum = np.fft.rfft(noise, size)
         curve = np.arange(1, size // 2 + 2, dtype=np.float32) / size + np.float32(2e-3)
         noise = np.asarray(np.fft.irfft(spectrum * curve**-slope, size)[:count], np.float32)
@@ -160,7 +161,7 @@ def _in_room(sound: Samples, rng: np.random.Generator) -> Samples:
     whole = np.zeros(gap + count, np.float32)
     whole[gap:] = answer * np.float32(level)
     whole[0] += 1
-    size = _good_length(len(sound) + len(whole))
+    size = next_fast_len(len(sound) + len(whole))
     made = np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(whole, size), size)
     return made[: len(sound)].astype(np.float32)
 
@@ -169,7 +170,7 @@ def _band_and_curve(
     count: int, rng: np.random.Generator, config: CopyConfig
 ) -> tuple[int, NDArray[np.float32]]:
     """Draw a filter: the length of its transform, and its gain at each bin."""
-    size = _good_length(count)
+    size = next_fast_len(count)
     f_hz = np.arange(size // 2 + 1, dtype=np.float32) * np.float32(RATE_HZ / size)
     gain = np.ones(len(f_hz), np.float32)
     if rng.random() < config.equaliser:
@@ -204,14 +205,3 @@ def _filtered(sound: Samples, changes: tuple[int, NDArray[np.float32]]) -> Sampl
     size, gain = changes
     made = np.fft.irfft(np.fft.rfft(sound, size) * gain, size)[: len(sound)]
     return made.astype(np.float32)
-
-
-def _good_length(count: int) -> int:
-    """The next product of a power of two and 1, 3, 5, 9 or 15: transforms of it are quick."""
-    best = 1 << (count - 1).bit_length()
-    for factor in (3, 5, 9, 15):
-        power = 1
-        while factor * power < count:
-            power *= 2
-        best = min(best, factor * power)
-    return best

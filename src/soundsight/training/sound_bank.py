@@ -13,23 +13,22 @@ A copy's seconds begin up to a quarter of a second earlier or later than the cle
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.config import to_dict
-from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.files import atomic_file, write_json
-from soundsight.core.units import FRAMES_PER_SEGMENT
+from soundsight.core.errors import DataError
+from soundsight.core.files import atomic_file
+from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
 from soundsight.data.everyday.folder import Everyday, Sound
 from soundsight.data.everyday.sounds import HALF_SECOND, Seconds, audible, read_sound, starts_of
 from soundsight.media.mel import log_mel
 from soundsight.media.segments import pad_to_seconds
 from soundsight.training.configs import BankConfig
+from soundsight.training.kept import Tell, begin_or_check, tell_nothing, write_array
 from soundsight.training.recording_copies import copy_of, through_jpeg
 
 _ABOUT = "bank.json"
@@ -75,7 +74,7 @@ def open_bank(
     folder: Path,
     everyday: Everyday,
     config: BankConfig,
-    tell: Callable[[str, int, int], None] = lambda _what, _done, _of: None,
+    tell: Tell = tell_nothing,
 ) -> SoundBank:
     """Open the bank of the train sounds, and make what is not there yet of it.
 
@@ -113,35 +112,6 @@ def _copy(folder: Path, copy: int) -> Path:
     return folder / f"copy-{copy:03d}.npy"
 
 
-def begin_or_check(path: Path, about: dict[str, Any], count: str) -> None:
-    """Write what a folder is made of; where that stands there already, check that it is the same.
-
-    Args:
-        path: the file that says it.
-        about: what it is made of; its ``config`` has ``count``.
-        count: how many there are. More may be asked for later: those that are there stay.
-
-    Raises:
-        ConfigError: when the folder is made of something else.
-        DataError: when the file is damaged.
-        OutputError: when it cannot be written.
-    """
-    if not path.exists():
-        write_json(path, about)
-        return
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error}") from error
-    wanted = json.loads(json.dumps(about))
-    for one in (found, wanted):
-        one["config"] = {k: v for k, v in one["config"].items() if k != count}
-    if found != wanted:
-        raise ConfigError(
-            f"{path} was made with other settings or of other sounds: choose another folder"
-        )
-
-
 def _make_clean(
     folder: Path, samples: Sequence[NDArray[np.float32]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -154,9 +124,9 @@ def _make_clean(
             sounds.append(number)
             firsts.append(start)
     whole = np.stack(mels)
-    heard = audible(whole)
-    sound, first = np.array(sounds, np.int64)[heard], np.array(firsts, np.int64)[heard]
-    write_array(_copy(folder, 0), whole[heard])
+    kept = audible(whole)
+    sound, first = np.array(sounds, np.int64)[kept], np.array(firsts, np.int64)[kept]
+    write_array(_copy(folder, 0), whole[kept])
     with atomic_file(folder / _INDEX) as temporary, temporary.open("wb") as file:
         np.savez(file, sound=sound, first=first)
     return sound, first
@@ -169,9 +139,9 @@ def _make_copy(
     sound: NDArray[np.int64],
     first: NDArray[np.int64],
     config: BankConfig,
-    tell: Callable[[str, int, int], None],
+    tell: Tell,
 ) -> None:
-    mels = np.empty((len(sound), *_copy_shape(folder)), np.uint8)
+    mels = np.empty((len(sound), N_MELS, FRAMES_PER_SEGMENT), np.uint8)
     bounds = np.searchsorted(sound, np.arange(len(samples) + 1))
     for number, one in enumerate(samples):
         rng = np.random.default_rng((config.seed, copy, number))
@@ -188,14 +158,3 @@ def _make_copy(
             mels[row] = mel
         tell(f"copy {copy} of {config.copies}", number + 1, len(samples))
     write_array(_copy(folder, copy), mels)
-
-
-def _copy_shape(folder: Path) -> tuple[int, ...]:
-    shape: tuple[int, ...] = np.load(_copy(folder, 0), mmap_mode="r").shape[1:]
-    return shape
-
-
-def write_array(path: Path, array: NDArray[Any]) -> None:
-    """Write an array to a ``.npy`` file, whole or not at all."""
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)

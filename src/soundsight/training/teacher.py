@@ -1,24 +1,57 @@
 """The teacher that ears may imitate: YAMNet, an AudioSet tagger of 521 kinds, as 8-bit ONNX.
 
 It hears a recording as it is, and the features of which its scores are a linear reading become what
-the ears are to say of any copy of it. What it was taught (AudioSet's labels) therefore reaches the
-ears; a model card says so.
+the ears are to predict from any copy of it. AudioSet's labels, by which it was trained, therefore
+reach the ears; a model card says so.
 
 Its input is its own log-mel: magnitudes of a 25-ms Hann window every 10 ms at 16 kHz, 64 bands of
 125 to 7,500 Hz on the HTK scale, log(x + .001), 96 frames (Plakal & Ellis, *YAMNet*, 2020).
+
+The recordings are few, and their features are soon learned by heart. Those of any other sound
+teach as well, so clips are made that nobody recorded: one to three recordings at other speeds, some
+of them backwards or in bursts, laid over each other. The teacher hears the clip; the ears mostly
+hear a copy of it from another room, microphone and codec (``recording_copies``). Such a clip has no
+photos, and takes part in nothing else. They lie in a folder, 500 clips a part, so that an
+interrupted run goes on where it was::
+
+    teacher.npz                float16 [B, FEATURES]: features of the bank's clean seconds
+    mixtures.json              settings of the clips
+    mixture-000.npy            uint8 [n, 128, 100]: what the ears hear, every half second
+    mixture-000-features.npy   float16 [n, FEATURES]: the teacher's features
+
+Source: distillation by function matching (Beyer et al., *Knowledge distillation: A good teacher is
+patient and consistent*, 2022).
 """
 
 from __future__ import annotations
 
 import tempfile
 import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from soundsight.core.config import to_dict
 from soundsight.core.errors import DataError
-from soundsight.core.units import RATE_HZ
+from soundsight.core.files import sha256_of
+from soundsight.core.units import FRAMES_PER_SEGMENT, HOP_SAMPLES, RATE_HZ
+from soundsight.data.everyday.folder import Everyday, Sound
+from soundsight.data.everyday.sounds import HALF_SECOND, audible, read_sound, starts_of
+from soundsight.media.mel import log_mel
+from soundsight.training.configs import BankConfig, CopyConfig, MixtureConfig
+from soundsight.training.kept import (
+    Arrays,
+    Tell,
+    begin_or_check,
+    kept_arrays,
+    tell_nothing,
+    write_array,
+)
+from soundsight.training.recording_copies import copy_of, rms
+from soundsight.training.sound_bank import SoundBank
 
 FEATURES = 1024
 """How many features it has of a second: its last feature maps, averaged over the second."""
@@ -28,7 +61,13 @@ _WINDOW, _HOP, _FFT = 400, 160, 512
 _BANDS, _FRAMES = 64, 96
 _LOW_HZ, _HIGH_HZ = 125.0, 7500.0
 _LATER = 4
-"""The second is heard twice, the second time so many frames later: its .96 s nearly fill it."""
+"""A second is analysed twice, the second time so many frames later: .96 s do not fill it."""
+
+CLIP_S = 10
+"""Seconds of a clip: its loudest point scales it, as in a recording."""
+
+_CLIPS_A_PART = 500
+_ABOUT = "mixtures.json"
 
 
 class Teacher:
@@ -79,7 +118,7 @@ class Teacher:
         Args:
             samples: float32 [t] mono at 44.1 kHz.
             starts_s: where each second begins, in seconds.
-            times: how often each is heard, each time ``_LATER`` frames later; the mean counts.
+            times: how often each is analysed, each time ``_LATER`` frames later; the mean counts.
         """
         frames = teacher_mel(samples)
         found = np.zeros((len(starts_s), FEATURES), np.float32)
@@ -99,12 +138,11 @@ def teacher_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the teacher's log-mel of samples [t] at 44.1 kHz: float32 [frames, 64]."""
     import soxr
 
-    heard = soxr.resample(samples, RATE_HZ, _RATE_HZ)
-    heard = np.pad(heard, (0, _WINDOW))
-    count = 1 + (len(heard) - _WINDOW) // _HOP
+    slow = np.pad(soxr.resample(samples, RATE_HZ, _RATE_HZ), (0, _WINDOW))
+    count = 1 + (len(slow) - _WINDOW) // _HOP
     index = np.arange(_WINDOW)[None] + _HOP * np.arange(count)[:, None]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_WINDOW) / _WINDOW)
-    spectrum = np.abs(np.fft.rfft(heard[index] * window, _FFT, axis=1))
+    spectrum = np.abs(np.fft.rfft(slow[index] * window, _FFT, axis=1))
     mel: NDArray[np.float32] = np.log(spectrum @ _bands() + 1e-3).astype(np.float32)
     return mel
 
@@ -123,3 +161,245 @@ def _bands() -> NDArray[np.float64]:
     weights = np.maximum(0, np.minimum((at - low) / (centre - low), (high - at) / (high - centre)))
     weights[0] = 0
     return weights
+
+
+class TeacherClips:
+    """Finished clips; :func:`open_clips` makes them.
+
+    Args:
+        folder: where they are.
+        clips: how many.
+
+    Raises:
+        DataError: when they are damaged.
+    """
+
+    def __init__(self, folder: Path, clips: int) -> None:
+        parts = range(_parts_of(clips))
+        try:
+            self._mels = [np.load(_part(folder, p)[0], mmap_mode="r") for p in parts]
+            self._features = [np.load(_part(folder, p)[1], mmap_mode="r") for p in parts]
+        except (OSError, ValueError) as error:
+            raise DataError(f"the clips in {folder} are damaged: {error}") from error
+        self._ends = np.cumsum([len(mels) for mels in self._mels])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def features(self) -> NDArray[np.float16]:
+        """Return the teacher's features of all of them: float16 [n, FEATURES]."""
+        return np.concatenate(self._features)
+
+    def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+        """Return seconds, uint8 [m, 128, 100], and their features, float16 [m, FEATURES]."""
+        parts = np.searchsorted(self._ends, rows, side="right")
+        within = rows - np.concatenate([[0], self._ends])[parts]
+        where = list(zip(parts, within, strict=True))
+        mels = np.stack([self._mels[part][row] for part, row in where])
+        return mels, np.stack([self._features[part][row] for part, row in where])
+
+
+def open_clips(
+    folder: Path,
+    everyday: Everyday,
+    sounds: Sequence[Sound],
+    teacher: Callable[[], Teacher],
+    config: MixtureConfig,
+    copy: CopyConfig,
+    *,
+    about: dict[str, str],
+    seed: int,
+    tell: Tell = tell_nothing,
+) -> TeacherClips:
+    """Open the clips that are made of some sounds, and make what is not there yet.
+
+    Args:
+        folder: where they are kept.
+        everyday: where the sounds lie.
+        sounds: which are mixed.
+        teacher: loads the teacher, where there is something to make.
+        config: what they are made of.
+        copy: what a copy is made of.
+        about: what else they depend on.
+        seed: of every draw.
+        tell: called with (what, how many done, how many in all).
+
+    Raises:
+        ConfigError: when the folder holds clips of other settings.
+        DataError: when a sound, or what is there, is damaged.
+        OutputError: when the folder cannot be written to.
+    """
+    made_of = {**about, "config": to_dict(config), "copy": to_dict(copy), "seed": seed}
+    begin_or_check(folder / _ABOUT, made_of, "clips")
+    missing = [p for p in range(_parts_of(config.clips)) if not _part(folder, p)[1].exists()]
+    if missing:
+        loaded = teacher()
+        recordings = []
+        for number, sound in enumerate(sounds):
+            recordings.append(read_sound(everyday.path(sound)))
+            tell("sounds read", number + 1, len(sounds))
+    for done, part in enumerate(missing):
+        made = []
+        for clip in range(part * _CLIPS_A_PART, (part + 1) * _CLIPS_A_PART):
+            rng = np.random.default_rng((seed, 1, clip))
+            made.append(make_clip(recordings, loaded, rng, config, copy))
+            tell(
+                "clips for the teacher",
+                done * _CLIPS_A_PART + len(made),
+                len(missing) * _CLIPS_A_PART,
+            )
+        for path, arrays in zip(_part(folder, part), zip(*made, strict=True), strict=True):
+            write_array(path, np.concatenate(arrays))
+    return TeacherClips(folder, config.clips)
+
+
+def _parts_of(clips: int) -> int:
+    return -(-clips // _CLIPS_A_PART)
+
+
+def _part(folder: Path, part: int) -> tuple[Path, Path]:
+    """Where a part's seconds and its features are."""
+    return folder / f"mixture-{part:03d}.npy", folder / f"mixture-{part:03d}-features.npy"
+
+
+def mixture(
+    recordings: list[NDArray[np.float32]], rng: np.random.Generator, config: MixtureConfig
+) -> NDArray[np.float32]:
+    """Return ``CLIP_S`` seconds of mixed recordings, float32 [t] at 44.1 kHz; their rms is 1."""
+    count = 1 + int(rng.choice(3, p=np.array(config.recordings)))
+    clip = np.zeros(CLIP_S * RATE_HZ, np.float32)
+    for number in range(count):
+        part = _stretch(recordings[int(rng.integers(len(recordings)))], rng, config)
+        level_db = -rng.uniform(0, 15) if number else 0.0
+        clip += part * np.float32(10 ** (level_db / 20))
+    return clip / max(rms(clip), 1e-6)
+
+
+def make_clip(
+    recordings: list[NDArray[np.float32]],
+    teacher: Teacher,
+    rng: np.random.Generator,
+    config: MixtureConfig,
+    copy: CopyConfig,
+) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+    """Make one clip; return what the ears hear, and the teacher's features of its audible seconds.
+
+    Returns:
+        Log-mels uint8 [n, 128, 100] and features float16 [n, a], every half second.
+    """
+    clip = mixture(recordings, rng, config)
+    copied = clip
+    if rng.random() < config.copied:
+        # At the same pace and with nothing else behind, so that the features hold for the copy.
+        copied = copy_of(clip, clip, rng, replace(copy, pace=0.0, behind=0.0))[: len(clip)]
+    levels = log_mel(copied)
+    starts = starts_of(min(levels.shape[1], len(clip) // HOP_SAMPLES), HALF_SECOND)
+    mels = np.stack([levels[:, start : start + FRAMES_PER_SEGMENT] for start in starts])
+    kept = audible(mels)
+    return mels[kept], teacher.features(clip, starts[kept] / 100.0, times=1).astype(np.float16)
+
+
+def _stretch(
+    samples: NDArray[np.float32], rng: np.random.Generator, config: MixtureConfig
+) -> NDArray[np.float32]:
+    """A stretch of a recording, repeated where it is short, root mean square 1: float32 [t]."""
+    count = CLIP_S * RATE_HZ
+    speed = float(2 ** rng.uniform(-1, 1)) if rng.random() < config.speed else 1.0
+    start = int(rng.integers(len(samples)))
+    wanted = int(count * speed) + 1
+    part = samples[np.arange(start, start + wanted) % len(samples)]
+    if speed != 1:
+        at = np.arange(count, dtype=np.float32) * np.float32(speed)
+        part = np.interp(at, np.arange(wanted, dtype=np.float32), part).astype(np.float32)
+    part = part[:count]
+    if rng.random() < config.reversed:
+        part = part[::-1]
+    part = part / max(rms(part), 1e-6)
+    return part * _bursts(count, rng) if rng.random() < config.bursts else part
+
+
+def _bursts(count: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """An envelope of bursts at a steady pace, each dying away: float32 [t] in (0, 1]."""
+    period = int(rng.uniform(0.1, 1.5) * RATE_HZ)
+    fall = rng.uniform(0.1, 1.0) * period
+    place = (np.arange(count) + int(rng.integers(period))) % period
+    return np.exp(-place / fall).astype(np.float32)
+
+
+class TeacherTargets:
+    """The teacher's features as a target: square roots, mean 0, together of variance 1.
+
+    Most features are 0 most of the time and then large. Their square roots are not, and a feature
+    that hardly moves is not blown up to the size of the others.
+
+    Args:
+        clean: of the waveforms' seconds as they are, float16 [B, FEATURES].
+        clips: others whose features are known; None where there are none.
+    """
+
+    def __init__(self, clean: NDArray[np.float16], clips: TeacherClips | None) -> None:
+        self._clean, self.clips = clean, clips
+        every = clean if clips is None else np.concatenate([clean, clips.features()])
+        roots = np.sqrt(every)
+        self._mean = roots.mean(axis=0, dtype=np.float32)
+        spread = roots.std(axis=0, dtype=np.float32)
+        widened = spread + 0.5 * np.sqrt(np.mean(spread**2)) + np.float32(1e-6)
+        self._scale = 1 / (widened * np.sqrt(np.mean((spread / widened) ** 2)) + np.float32(1e-6))
+
+    def of(self, seconds: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the target of clean seconds: float32 [n, FEATURES]."""
+        return self._target(self._clean[seconds])
+
+    def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Return seconds of clips, uint8 [n, 128, 100], and their target, float32 [n, FEATURES]."""
+        assert self.clips is not None
+        mels, features = self.clips.take(rows)
+        return mels, self._target(features)
+
+    def _target(self, features: NDArray[np.float16]) -> NDArray[np.float32]:
+        target: NDArray[np.float32] = (np.sqrt(features) - self._mean) * self._scale
+        return target
+
+
+def open_targets(
+    folder: Path,
+    everyday: Everyday,
+    bank: SoundBank,
+    config: BankConfig,
+    path: Path,
+    clips: MixtureConfig | None,
+    tell: Tell,
+) -> TeacherTargets:
+    """Return the teacher's features of a bank's clean seconds and of clips; make what is missing.
+
+    Args:
+        folder: where they are kept.
+        everyday: where the sounds lie.
+        bank: the seconds.
+        config: of the bank; copies of the clips are made like its copies.
+        path: the teacher's file.
+        clips: what else the teacher hears; None for nothing.
+        tell: called with (what, how many done, how many in all).
+    """
+    sha256 = sha256_of(path)
+
+    def make() -> Arrays:
+        teacher = Teacher(path)
+        rows = []
+        bounds = np.searchsorted(bank.sound, np.arange(len(bank.sounds) + 1))
+        for number, sound in enumerate(bank.sounds):
+            starts_s = bank.first[bounds[number] : bounds[number + 1]] / 100.0
+            if len(starts_s):
+                rows.append(teacher.features(read_sound(everyday.path(sound)), starts_s))
+            tell("sounds heard by the teacher", number + 1, len(bank.sounds))
+        return {"features": np.concatenate(rows).astype(np.float16)}
+
+    made_of = {"teacher": sha256, "seconds": len(bank), "features": FEATURES}
+    clean = kept_arrays(folder / "teacher.npz", made_of, make)["features"]
+    others = None
+    if clips is not None and clips.clips:
+        others = open_clips(
+            folder, everyday, bank.sounds, lambda: Teacher(path), clips, config.copy,
+            about={"teacher": sha256}, seed=config.seed, tell=tell,
+        )  # fmt: skip
+    return TeacherTargets(clean, others)

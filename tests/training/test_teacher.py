@@ -1,4 +1,4 @@
-"""Mixtures for the teacher: what is mixed, what is kept, and that an interrupted run goes on."""
+"""The teacher: its log-mel, and the clips that are mixed for it, kept and gone on with."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.data.everyday.folder import Everyday
 from soundsight.training.configs import CopyConfig, MixtureConfig
-from soundsight.training.mixtures import CLIP_S, make_clip, mixture, open_mixtures
-from soundsight.training.teacher import FEATURES
+from soundsight.training.teacher import (
+    CLIP_S,
+    FEATURES,
+    Teacher,
+    make_clip,
+    mixture,
+    open_clips,
+    teacher_mel,
+)
 
 PLAIN = MixtureConfig(recordings=(1.0, 0.0, 0.0), speed=0.0, reversed=0.0, bursts=0.0, copied=0.0)
 
@@ -94,12 +101,12 @@ def test_ears_hear_a_copy_and_the_teacher_the_clip() -> None:
 def test_what_is_there_is_not_made_again(
     tmp_path: Path, toy_everyday: Everyday, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("soundsight.training.mixtures._CLIPS_A_PART", 2)
+    monkeypatch.setattr("soundsight.training.teacher._CLIPS_A_PART", 2)
     sounds = toy_everyday.sounds("train")[:4]
 
     def opened(config: MixtureConfig, seed: int = 0) -> tuple[int, NDArray[np.float16]]:
         Counting.heard = 0
-        found = open_mixtures(
+        found = open_clips(
             tmp_path, toy_everyday, sounds, Counting, config, CopyConfig(),  # type: ignore[arg-type]
             about={"teacher": "hash"}, seed=seed,
         )  # fmt: skip
@@ -133,7 +140,26 @@ def test_settings_out_of_range_are_a_line(values: dict[str, object]) -> None:
 def test_a_damaged_record_is_a_line(tmp_path: Path, toy_everyday: Everyday) -> None:
     (tmp_path / "mixtures.json").write_text("{")
     with pytest.raises(DataError, match=r"mixtures\.json is damaged"):
-        open_mixtures(
+        open_clips(
             tmp_path, toy_everyday, toy_everyday.sounds("train")[:1], Counting, MixtureConfig(),  # type: ignore[arg-type]
             CopyConfig(), about={}, seed=0,
         )  # fmt: skip
+
+
+def test_no_teacher_is_a_line(tmp_path: Path) -> None:
+    for name in ("none.onnx", "none.zip"):
+        with pytest.raises(DataError, match=name):
+            Teacher(tmp_path / name)
+    (tmp_path / "bad.onnx").write_bytes(b"no network")
+    with pytest.raises(DataError, match="cannot be loaded"):
+        Teacher(tmp_path / "bad.onnx")
+
+
+def test_the_teachers_mel_peaks_at_the_tone() -> None:
+    t_s = np.arange(44_100) / 44_100
+    frames = teacher_mel(np.sin(2 * np.pi * 1000 * t_s).astype(np.float32))
+    assert frames.shape[1] == 64
+    assert frames.shape[0] >= 96
+    # 1 kHz lies at 1,000 mel, of 185 to 2,787 in 65 steps.
+    assert abs(int(frames[40].argmax()) - 19) <= 1
+    assert frames.min() >= np.log(1e-3) - 1e-6
