@@ -96,8 +96,8 @@ from soundsight.judges.negatives import EARLY, KINDS, EarlyPictures, in_early_pa
 from soundsight.judges.negatives import make_many as uninformative_pictures
 from soundsight.judges.tables import FLOOR
 from soundsight.media.mel import log_mel
+from soundsight.training.published import TranslatorTask
 from soundsight.training.trainer import Task
-from soundsight.training.translator import TranslatorTask
 
 KNOWN_SPLIT = "train"
 """The split that translators were trained on."""
