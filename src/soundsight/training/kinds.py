@@ -8,7 +8,6 @@ collections have it; the bench's seconds, which are no waveforms, lose the bands
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -19,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.files import atomic_file, sha256_of
+from soundsight.core.files import sha256_of
 from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
 from soundsight.data.everyday.folder import ALERTS, WORDS, Everyday, bench_kind
 from soundsight.data.everyday.sounds import (
@@ -35,6 +34,7 @@ from soundsight.data.vegas.bench import Bench
 from soundsight.media.audio import SOUND_SUFFIXES
 from soundsight.models.ears import Ears
 from soundsight.training.encoder import load_encoder, to_float
+from soundsight.training.kept import Tell, kept_arrays, tell_nothing
 from soundsight.training.labels import (
     FittedLabelHead,
     LabelHeadConfig,
@@ -50,8 +50,6 @@ OTHERS_S = 4
 """Seconds that are heard of a file of other sounds: many short files say more than a long one."""
 
 _AT_ONCE = 256
-
-Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,7 +88,7 @@ def hear_kinds(
     bench: Bench,
     split: str,
     *,
-    tell: Tell = lambda _what, _done, _of: None,
+    tell: Tell = tell_nothing,
 ) -> KindSeconds:
     """Hear the audible seconds of a split: of all kinds, and of the others that are none of them.
 
@@ -108,28 +106,25 @@ def hear_kinds(
     known, others = everyday.sounds(split), everyday.others(split)
     pairs = bench.pairs(split)
     spectrograms = np.stack([bench.spectrogram(pair.spectrogram) for pair in pairs])
+    sounds = len(known) + len(others)
     parts = []
     for place, rate_hz in enumerate(BANDS_HZ):
-        done = place * (len(known) + len(others))
 
-        def show(heard: int, _of: int, done: int = done) -> None:
-            tell("sounds heard", done + heard, len(BANDS_HZ) * (len(known) + len(others)))
+        def show(done: int, _of: int, before: int = place * sounds) -> None:
+            tell("sounds heard", before + done, len(BANDS_HZ) * sounds)
 
         seconds = hear(everyday, known + others, hop=hop, narrow_hz=rate_hz or None, tell=show)
         dark = darkened(spectrograms, rate_hz / 2) if rate_hz else spectrograms
-        mels = np.concatenate([seconds.mels, dark])
-        kinds = seconds.kinds + [bench_kind(pair.subject) for pair in pairs]
-        recordings = seconds.recordings + [f"bench:{pair.video}" for pair in pairs]
-        is_known = np.concatenate([seconds.sound < len(known), np.ones(len(pairs), bool)])
-        rows = np.flatnonzero(audible(mels))
-        embeddings, features = _listen(ears, mels[rows])
         parts.append(
-            KindSeconds(
-                embeddings=embeddings, features=features, kinds=np.array(kinds)[rows],
-                recordings=np.array(recordings)[rows], known=is_known[rows],
-                bands=np.full(len(rows), rate_hz),
+            _embedded(
+                ears,
+                np.concatenate([seconds.mels, dark]),
+                seconds.kinds + [bench_kind(pair.subject) for pair in pairs],
+                seconds.recordings + [f"bench:{pair.video}" for pair in pairs],
+                np.concatenate([seconds.sound < len(known), np.ones(len(pairs), bool)]),
+                rate_hz,
             )
-        )  # fmt: skip
+        )
     return joined(parts)
 
 
@@ -140,7 +135,7 @@ def open_kinds(
     bench: Bench,
     split: str,
     *,
-    tell: Tell = lambda _what, _done, _of: None,
+    tell: Tell = tell_nothing,
 ) -> KindSeconds:
     """Return what :func:`hear_kinds` gives, kept in ``folder`` until the ears are others.
 
@@ -151,18 +146,15 @@ def open_kinds(
     """
     ears = _ears_of(encoder_run)
     own = sha256_of(encoder_run / "encoder.safetensors")
-
-    def made() -> KindSeconds:
-        return hear_kinds(ears, everyday, bench, split, tell=tell)
-
-    return _kept(folder / f"kinds-{split}.npz", own, made)
+    path = folder / f"kinds-{split}.npz"
+    return _kept(path, own, lambda: hear_kinds(ears, everyday, bench, split, tell=tell))
 
 
 def hear_others(
     ears: Ears,
     files: Sequence[Path],
     *,
-    tell: Tell = lambda _what, _done, _of: None,
+    tell: Tell = tell_nothing,
     unread: Callable[[str], None] = lambda _why: None,
 ) -> KindSeconds:
     """Hear sound files that are of none of the kinds, each at its beginning and in every band.
@@ -176,35 +168,19 @@ def hear_others(
         unread: called with a line for each file that cannot be read; it is left out.
     """
     # An empty part: there may be no file, or none that can be read.
-    parts = [_others_of(ears, "", np.zeros((0, N_MELS, FRAMES_PER_SEGMENT), np.uint8), [])]
+    parts = [_embedded(ears, np.zeros((0, N_MELS, FRAMES_PER_SEGMENT), np.uint8), [], [], False, 0)]
     for number, path in enumerate(files):
-        mels: list[NDArray[np.uint8]] = []
-        bands: list[int] = []
         try:
             for rate_hz in BANDS_HZ:
-                heard, _ = hear_file(
+                mels, _ = hear_file(
                     path, hop=HALF_SECOND, narrow_hz=rate_hz or None, longest_s=OTHERS_S
                 )
-                mels.append(heard)
-                bands += [rate_hz] * len(heard)
-            parts.append(_others_of(ears, str(path), np.concatenate(mels), bands))
+                n = len(mels)
+                parts.append(_embedded(ears, mels, [""] * n, [str(path)] * n, False, rate_hz))
         except DataError as error:
             unread(str(error))
         tell("other sounds heard", number + 1, len(files))
     return joined(parts)
-
-
-def _others_of(
-    ears: Ears, recording: str, mels: NDArray[np.uint8], bands: Sequence[int]
-) -> KindSeconds:
-    """Hear the audible ones of a file's seconds, uint8 [n, 128, 100], of these bands."""
-    rows = np.flatnonzero(audible(mels))
-    embeddings, features = _listen(ears, mels[rows])
-    return KindSeconds(
-        embeddings=embeddings, features=features, kinds=np.full(len(rows), "", dtype=str),
-        recordings=np.full(len(rows), recording), known=np.zeros(len(rows), bool),
-        bands=np.array(bands, np.int64)[rows],
-    )  # fmt: skip
 
 
 def open_others(
@@ -212,7 +188,7 @@ def open_others(
     encoder_run: Path,
     others: Path,
     *,
-    tell: Tell = lambda _what, _done, _of: None,
+    tell: Tell = tell_nothing,
     unread: Callable[[str], None] = lambda _why: None,
 ) -> KindSeconds:
     """Return what :func:`hear_others` gives of a folder of sounds, kept in ``folder``.
@@ -244,19 +220,8 @@ def _ears_of(encoder_run: Path) -> Ears:
     return ears
 
 
-def _kept(path: Path, own: str, make: Callable[[], KindSeconds]) -> KindSeconds:
-    """Return the seconds of a file, made anew where they were made of something else."""
-    try:
-        if path.exists():
-            with np.load(path) as kept:
-                if str(kept["made_of"]) == own:
-                    return KindSeconds(**{f.name: kept[f.name] for f in fields(KindSeconds)})
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is damaged: remove it, and it is made anew") from error
-    found = make()
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, made_of=own, **{f.name: getattr(found, f.name) for f in fields(found)})
-    return found
+def _kept(path: Path, made_of: str, make: Callable[[], KindSeconds]) -> KindSeconds:
+    return KindSeconds(**kept_arrays(path, made_of, lambda: vars(make())))
 
 
 def hear_labelled(
@@ -273,16 +238,8 @@ def hear_labelled(
     parts = []
     while batch := list(islice(pairs, _AT_ONCE)):
         mels = np.stack([mel for mel, _ in batch])
-        kinds = np.array([name or "" for _, name in batch])
-        heard = audible(mels)
-        embeddings, features = _listen(ears, mels)
-        parts.append(
-            KindSeconds(
-                embeddings=embeddings, features=features, kinds=kinds,
-                recordings=np.full(len(batch), ""), known=np.ones(len(batch), bool),
-                bands=np.zeros(len(batch), np.int64),
-            ).of(heard)
-        )  # fmt: skip
+        names = [name or "" for _, name in batch]
+        parts.append(_embedded(ears, mels, names, [""] * len(batch), True, 0))
     return parts
 
 
@@ -323,13 +280,24 @@ def joined(parts: Sequence[KindSeconds]) -> KindSeconds:
 
 
 @torch.no_grad()
-def _listen(ears: Ears, mels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-    """Embeddings and features of log-mels uint8 [n, 128, 100]."""
+def _embedded(
+    ears: Ears,
+    mels: NDArray[np.uint8],
+    kinds: Sequence[str],
+    recordings: Sequence[str],
+    known: NDArray[np.bool_] | bool,
+    band_hz: int,
+) -> KindSeconds:
+    """Embed the audible ones of log-mels uint8 [n, 128, 100], all of one band."""
+    rows = np.flatnonzero(audible(mels))
     embeddings = [np.zeros((0, ears.embedding_size), np.float32)]
     features = [np.zeros((0, ears.feature_size), np.float16)]
-    for start in range(0, len(mels), _AT_ONCE):
-        mel = to_float(torch.from_numpy(mels[start : start + _AT_ONCE])[:, None])
-        seen = ears.features(mel)
-        features.append(seen.half().numpy())
-        embeddings.append(ears.read(seen).numpy())
-    return np.concatenate(embeddings), np.concatenate(features)
+    for some in np.array_split(rows, -(-len(rows) // _AT_ONCE) or 1):
+        found = ears.features(to_float(torch.from_numpy(mels[some])[:, None]))
+        features.append(found.half().numpy())
+        embeddings.append(ears.read(found).numpy())
+    return KindSeconds(
+        embeddings=np.concatenate(embeddings), features=np.concatenate(features),
+        kinds=np.array(kinds, str)[rows], recordings=np.array(recordings, str)[rows],
+        known=np.broadcast_to(known, len(mels))[rows], bands=np.full(len(rows), band_hz),
+    )  # fmt: skip
