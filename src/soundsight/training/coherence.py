@@ -43,7 +43,6 @@ from soundsight.training.augment import augment_image, augment_mel
 from soundsight.training.configs import LoopConfig
 from soundsight.training.crossfit import (
     Count,
-    Kept,
     Pairs,
     Progress,
     cross_fit,
@@ -181,7 +180,7 @@ def contrastive_scores(
         config: settings; the defaults when None.
         work: folder in which the scores of each finished fold are kept; the same call goes on
             after a stop. Other settings or other pairs make its content void.
-        progress: told of every step.
+        progress: called after every step.
 
     Returns:
         float32 [n], finite, higher = agrees better.
@@ -207,9 +206,7 @@ def contrastive_scores(
         return (total / config.members).astype(np.float32)
 
     settings = {"scorer": "contrastive", **to_dict(config)}
-    return cross_fit(
-        pairs, fold, score, Kept(work, pairs, settings), count, [config.members * s for s in steps]
-    )
+    return cross_fit(pairs, fold, score, settings, work, count, [config.members * s for s in steps])
 
 
 def classifier_scores(
@@ -227,7 +224,7 @@ def classifier_scores(
         labels: class of each pair, [n]; at least two classes. For cleaning only.
         config: settings; the defaults when None.
         work: as for :func:`contrastive_scores`.
-        progress: told of every step.
+        progress: called after every step.
 
     Returns:
         float32 [n] in [0, 1]: the probability of the pair's own class where every class is as
@@ -281,9 +278,7 @@ def classifier_scores(
 
     text = hashlib.sha256(json.dumps([str(name) for name in names]).encode() + label.tobytes())
     settings = {"scorer": "classifier", **to_dict(config), "labels": text.hexdigest()}
-    return cross_fit(
-        pairs, fold, score, Kept(work, pairs, settings), count, [networks * s for s in per_fold]
-    )
+    return cross_fit(pairs, fold, score, settings, work, count, [networks * s for s in per_fold])
 
 
 def keep_share(scores: NDArray[np.floating], drop_share: float) -> NDArray[np.bool_]:

@@ -7,10 +7,9 @@ scores: the protocol of the pairs, the folds, reading a batch, and finished fold
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,12 +18,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from soundsight.core.errors import DataError, SoundsightError
-from soundsight.core.files import atomic_file
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
 from soundsight.training.encoder import to_float
+from soundsight.training.kept import kept_arrays
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all), over every fold and network of a call."""
@@ -157,21 +158,11 @@ def _components(videos: NDArray[np.int64], photos: NDArray[np.int64]) -> NDArray
     """Number the connected components of the links video - photo: int64 [n], 0 .. groups - 1."""
     _, v = np.unique(videos, return_inverse=True)
     _, p = np.unique(photos, return_inverse=True)
-    first_photo = int(v.max()) + 1
-    parent = list(range(first_photo + int(p.max()) + 1))
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    links = np.unique(np.stack([v.ravel(), p.ravel() + first_photo], axis=1), axis=0)
-    for a, b in links.tolist():
-        parent[root(a)] = root(b)
-    roots = np.array([root(node) for node in range(first_photo)])
-    _, group = np.unique(roots, return_inverse=True)
-    return group.ravel()[v.ravel()].astype(np.int64)
+    size = int(v.max()) + int(p.max()) + 2
+    links = coo_array((np.ones(len(v)), (v, p + int(v.max()) + 1)), shape=(size, size))
+    _, component = connected_components(links, directed=False)
+    _, group = np.unique(component[v], return_inverse=True)
+    return group.astype(np.int64)
 
 
 class Count:
@@ -186,68 +177,57 @@ class Count:
             self.progress(self.done, self.total)
 
 
-class Kept:
-    """The scores of finished folds on disk; void when settings or pairs are not the same."""
-
-    def __init__(self, work: Path | None, pairs: Pairs, settings: dict[str, Any]) -> None:
-        self.work = work
-        self.name = str(settings["scorer"])
-        if work is None:
-            return
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for ids in (pairs.videos, pairs.photos):
-            digest.update(np.ascontiguousarray(ids, dtype=np.int64).tobytes())
-        # Ids may stay while the pictures change: a few pairs stand for all.
-        for values in pairs.gather(np.linspace(0, len(pairs) - 1, _SAMPLED).astype(np.int64)):
-            digest.update(np.ascontiguousarray(values).tobytes())
-        self.digest = digest.hexdigest()
-
-    def load(self, fold: int, size: int) -> NDArray[np.float32] | None:
-        if self.work is None:
-            return None
-        try:
-            # Not by its path: NumPy leaves the file of a damaged archive open.
-            content = io.BytesIO(self._path(fold).read_bytes())
-            with np.load(content, allow_pickle=False) as kept:
-                if str(kept["digest"]) != self.digest:
-                    return None
-                scores: NDArray[np.float32] = kept["scores"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None
-        return scores if scores.shape == (size,) else None
-
-    def save(self, fold: int, scores: NDArray[np.float32]) -> None:
-        if self.work is None:
-            return
-        buffer = io.BytesIO()
-        np.savez(buffer, scores=scores, digest=np.array(self.digest))
-        with atomic_file(self._path(fold)) as temporary:
-            temporary.write_bytes(buffer.getvalue())
-
-    def _path(self, fold: int) -> Path:
-        assert self.work is not None
-        return self.work / f"{self.name}-{fold:02d}.npz"
-
-
 def cross_fit(
     pairs: Pairs,
     fold: NDArray[np.int64],
     score: Callable[[int], NDArray[np.float32]],
-    kept: Kept,
+    settings: dict[str, Any],
+    work: Path | None,
     count: Count,
     steps: Sequence[int],
 ) -> NDArray[np.float32]:
-    """Score every fold that is not on disk yet and put the scores in the pairs' order."""
+    """Score every fold that is not on disk yet and put the scores in the pairs' order.
+
+    Args:
+        pairs: what is scored.
+        fold: of each pair, [n].
+        score: (fold) -> the scores of its pairs.
+        settings: what the scores depend on beside the pairs; ``scorer`` names the files.
+        work: folder of the finished folds; None to keep none.
+        count: of the steps of all folds.
+        steps: of each fold.
+
+    Raises:
+        SoundsightError: when a score is not finite.
+    """
+
+    def scored(k: int) -> dict[str, NDArray[np.float32]]:
+        scores = score(k)
+        if not np.isfinite(scores).all():
+            raise SoundsightError("a coherence score is not finite: try a lower learning_rate")
+        return {"scores": scores}
+
+    made_of = "" if work is None else _digest(pairs, settings)
     result = np.empty(len(pairs), dtype=np.float32)
     for k, wanted in enumerate(steps):
-        held_out = fold == k
-        scores = kept.load(k, int(held_out.sum()))
-        if scores is None:
-            scores = score(k)
-            if not np.isfinite(scores).all():
-                raise SoundsightError("a coherence score is not finite: try a lower learning_rate")
-            kept.save(k, scores)
+        before = count.done
+        if work is None:
+            kept = scored(k)
         else:
+            path = work / f"{settings['scorer']}-{k:02d}.npz"
+            kept = kept_arrays(path, made_of, partial(scored, k), repair=True)
+        if count.done == before:
             count.step(wanted)
-        result[held_out] = scores
+        result[fold == k] = kept["scores"]
     return result
+
+
+def _digest(pairs: Pairs, settings: dict[str, Any]) -> str:
+    """Hash settings and pairs: kept scores are void when either is not the same."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for ids in (pairs.videos, pairs.photos):
+        digest.update(np.ascontiguousarray(ids, dtype=np.int64).tobytes())
+    # Ids may stay while the pictures change: a few pairs stand for all.
+    for values in pairs.gather(np.linspace(0, len(pairs) - 1, _SAMPLED).astype(np.int64)):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()

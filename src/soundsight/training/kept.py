@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -24,13 +25,16 @@ def tell_nothing(_what: str, _done: int, _of: int) -> None:
     """A :data:`Tell` that says nothing."""
 
 
-def kept_arrays(path: Path, made_of: Any, make: Callable[[], Arrays]) -> Arrays:
+def kept_arrays(
+    path: Path, made_of: Any, make: Callable[[], Arrays], *, repair: bool = False
+) -> Arrays:
     """Return the arrays of a ``.npz`` file, made anew where they were made of something else.
 
     Args:
         path: the file.
         made_of: what they depend on, as JSON holds it.
         make: -> the arrays by name.
+        repair: make the arrays of a damaged file anew, too.
 
     Raises:
         DataError: when the file is damaged.
@@ -39,11 +43,13 @@ def kept_arrays(path: Path, made_of: Any, make: Callable[[], Arrays]) -> Arrays:
     digest = json.dumps(made_of, sort_keys=True)
     try:
         if path.exists():
-            with np.load(path) as kept:
+            # Not by its path: NumPy leaves the file of a damaged archive open.
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
                 if str(kept["made_of"]) == digest:
                     return {name: kept[name] for name in kept.files if name != "made_of"}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is damaged: remove it, and it is made anew") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        if not repair:
+            raise DataError(f"{path} is damaged: remove it, and it is made anew") from error
     arrays = make()
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, made_of=np.array(digest), **arrays)  # type: ignore[arg-type]
