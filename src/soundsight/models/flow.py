@@ -48,7 +48,7 @@ class FlowConfig:
         width: w, length of a token.
         layers: blocks.
         heads: heads of each attention.
-        rank: numbers through which a block hears of time and sound.
+        rank: numbers through which a block gets time and sound.
     """
 
     embedding_size: int = 256
@@ -97,11 +97,11 @@ class _Block(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width)
         )
-        told = nn.Linear(config.rank, 6 * width)
+        modulation = nn.Linear(config.rank, 6 * width)
         # A block begins as the identity.
-        nn.init.zeros_(told.weight)
-        nn.init.zeros_(told.bias)
-        self.listen = nn.Sequential(nn.Linear(width, config.rank), told)
+        nn.init.zeros_(modulation.weight)
+        nn.init.zeros_(modulation.bias)
+        self.listen = nn.Sequential(nn.Linear(width, config.rank), modulation)
 
     def forward(
         self, x: Float[Tensor, "n p w"], condition: Float[Tensor, "n w"]
@@ -145,28 +145,31 @@ class Flow(nn.Module):
         self.register_buffer("mean", torch.zeros(config.latent_maps, 1, 1))
         self.register_buffer("spread", torch.ones(config.latent_maps, 1, 1))
 
-    def heard(
+    def condition(
         self, embedding: Float[Tensor, "n e"], known: Float[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n w"]:
-        """Return what the blocks are told of sounds.
+        """Return the condition of the blocks for some sounds.
 
         Args:
             embedding: of the sounds.
-            known: 1 where the sound is told, 0 where nothing is; None tells all.
+            known: 1 for the sound's condition, 0 for that of no sound; None for all sounds'.
         """
-        told = self.sound(embedding)
+        condition = self.sound(embedding)
         if known is None:
-            return told
-        return torch.where(known[:, None] > 0, told, self.nothing.to(told.dtype))
+            return condition
+        return torch.where(known[:, None] > 0, condition, self.nothing.to(condition.dtype))
 
     def velocity(
         self,
         x: Float[Tensor, "n l 6 6"],
         time: Float[Tensor, " n"],
-        heard: Float[Tensor, "n w"],
+        sound: Float[Tensor, "n w"],
     ) -> Float[Tensor, "n l 6 6"]:
-        """Return the estimate of x_1 - x_0 at ``x`` and ``time`` (0 noise .. 1 picture)."""
-        condition = F.silu(self.time(_waves(time)) + heard)
+        """Return the estimate of x_1 - x_0 at ``x`` and ``time`` (0 noise .. 1 picture).
+
+        ``sound`` is what :meth:`condition` returns.
+        """
+        condition = F.silu(self.time(_waves(time)) + sound)
         tokens = self.into(x.flatten(2).transpose(1, 2)) + self.places
         for block in self.blocks:
             tokens = block(tokens, condition)
@@ -182,7 +185,7 @@ class Flow(nn.Module):
         known: Float[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "n l 6 6"]:
         """Return the velocity, given embeddings."""
-        return self.velocity(x, time, self.heard(embedding, known))
+        return self.velocity(x, time, self.condition(embedding, known))
 
     def draw(
         self,
@@ -201,15 +204,15 @@ class Flow(nn.Module):
             guidance: 1 for the distribution as it is learned.
         """
         x = noise.reshape(-1, self.config.latent_maps, LATENT_SIDE, LATENT_SIDE)
-        heard = self.heard(embedding)
-        nothing = self.nothing.expand_as(heard)
+        sound = self.condition(embedding)
+        nothing = self.nothing.expand_as(sound)
 
         def step(x: Tensor, start: Tensor, length: Tensor) -> Tensor:
             time = start.expand(x.shape[0])
-            v = self.velocity(x, time, heard)
+            v = self.velocity(x, time, sound)
             if guidance != 1.0:
-                unheard = self.velocity(x, time, nothing)
-                v = unheard + guidance * (v - unheard)
+                v_nothing = self.velocity(x, time, nothing)
+                v = v_nothing + guidance * (v - v_nothing)
             return x + length * v
 
         starts = torch.tensor(times[:-1], dtype=x.dtype, device=x.device)

@@ -95,9 +95,7 @@ def compact() -> Preset:
             noise_std=1.0,
         ),
         rc_discriminator=RCDiscriminatorConfig(
-            embedding_size=size,
-            maps=(24, 48, 48, 52, 56, 60, 64, 64, 64, 64, 64, 64),
-            dropout=0.2,
+            embedding_size=size, dropout=0.2, maps=(24, 48, 48, 52, 56, 60, 64, 64, 64, 64, 64, 64)
         ),
         projection_discriminator=ProjectionDiscriminatorConfig(embedding_size=size),
     )
@@ -143,9 +141,7 @@ def small() -> Preset:
             dropout=(0.1, 0.08, 0.06, 0.0, 0.0, 0.0),
         ),
         rc_discriminator=RCDiscriminatorConfig(
-            embedding_size=size,
-            maps=(8, 16, 16, 16, 24, 24, 24, 24, 24, 24, 24, 24),
-            dropout=0.09,
+            embedding_size=size, dropout=0.09, maps=(8, 16, 16, 16, *[24] * 8)
         ),
         projection_discriminator=ProjectionDiscriminatorConfig(
             embedding_size=size, maps=(12, 24, 48, 80, 128), features=128
@@ -181,11 +177,7 @@ def tiny() -> Preset:
 
 
 PRESETS: dict[str, Callable[[], Preset]] = {
-    "paper": paper,
-    "flagship": flagship,
-    "compact": compact,
-    "small": small,
-    "tiny": tiny,
+    make.__name__: make for make in (paper, flagship, compact, small, tiny)
 }
 
 

@@ -1,6 +1,6 @@
 """Aligning: the few-step translator learns to draw pictures that belong to their sounds.
 
-Flow and decoder were trained apart: one never saw a picture, the other never heard a sound. Here
+Flow and decoder were trained apart: one never saw a picture, the other had no sound. Here
 both learn together, from the finished picture back through decoder and all steps, and no label is
 used:
 

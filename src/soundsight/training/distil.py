@@ -2,7 +2,7 @@
 
 The flow draws well with guidance and many small steps: two evaluations each. The copy has its own
 few steps, from times[i] to times[i + 1]. It draws from noise as it will be used, and at each of its
-points x is told where the guided flow, in ``substeps`` smaller steps, goes from there:
+points x it learns where the guided flow, in ``substeps`` smaller steps, goes from there:
 
     | v_copy(x, times[i], embedding) - (x_guided(times[i + 1]) - x) / (times[i + 1] - times[i]) |^2
 
@@ -106,14 +106,14 @@ class DistilTask(Task):
     ) -> Tensor:
         """Follow the guided flow from ``start`` to ``end``; both evaluations in one batch."""
         n, guidance = len(x), self.config.guidance
-        told = torch.cat([torch.ones(n), torch.zeros(n)]).to(x.device)
+        known = torch.cat([torch.ones(n), torch.zeros(n)]).to(x.device)
         step = (end - start) / self.config.substeps
         for i in range(self.config.substeps):
-            time = torch.full_like(told, start + i * step)
+            time = torch.full_like(known, start + i * step)
             with self.devices.autocast():
-                both = self.teacher(x.repeat(2, 1, 1, 1), time, embedding.repeat(2, 1), told)
-            heard, unheard = both.float().chunk(2)
-            x = x + step * (unheard + guidance * (heard - unheard))
+                both = self.teacher(x.repeat(2, 1, 1, 1), time, embedding.repeat(2, 1), known)
+            given, without = both.float().chunk(2)
+            x = x + step * (without + guidance * (given - without))
         return x
 
     def place(self, devices: Devices) -> None:

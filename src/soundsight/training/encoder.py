@@ -139,7 +139,7 @@ class EncoderTask(Task):
         return scalars
 
     def _contrast(self, rows: NDArray[np.int64], *, rng: torch.Generator) -> tuple[Tensor, Scalars]:
-        """Sounds and pictures of these pairs of these pairs, told apart."""
+        """The contrast of these sounds with these pictures."""
         devices, network = self.devices, self.network
         config = self.config
         batch = self.data.gather(rows)
@@ -233,7 +233,7 @@ def load_encoder(folder: Path) -> AudioEncoder:
 def condition(
     encoder: AudioEncoder, mel: Tensor, source: int = EMBEDDING_LAYER
 ) -> Float[Tensor, "n c"]:
-    """Return what a generator is told of each log-mel: its embedding, and tokens if asked for.
+    """Return a generator's condition of each log-mel: its embedding, and tokens if asked for.
 
     Args:
         encoder: any; only an autoencoder has an earlier ``source`` than the embedding.

@@ -119,7 +119,7 @@ class FlowTask(Task):
         return [torch.from_numpy(own) for own in self.devices.parts_of(rows, loop.accumulate)]
 
     def _part(self, rows: Tensor, rng: torch.Generator) -> list[Tensor]:
-        """Return latent pictures on their way, times, where they go, embeddings, which are told."""
+        """Return latent pictures on their way, times, velocities, embeddings, and which count."""
         pairs, n = self.pairs, len(rows)
         second, photo = pairs.rows[rows].unbind(1)
         copy = torch.randint(len(pairs.embeddings), (n,), generator=rng)

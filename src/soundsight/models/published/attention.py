@@ -151,9 +151,9 @@ class AttentionStack(nn.Module):
     ) -> Float[Tensor, "n c h w"]:
         """Return the maps with what the blocks add to them."""
         x = self.enter(maps.flatten(2).transpose(1, 2)) + self.places
-        heard = self.hear(audio) + self.moments
+        tokens = self.hear(audio) + self.moments
         for block in self.blocks:
-            x = block(x, heard)
+            x = block(x, tokens)
         return maps + self.back(x).transpose(1, 2).unflatten(2, maps.shape[2:])
 
 

@@ -111,7 +111,7 @@ class Autoencoder(nn.Module):
     def condition(
         self, mel: Float[Tensor, "n 1 128 100"], source: int = EMBEDDING_LAYER
     ) -> Float[Tensor, "n c"]:
-        """Return what a generator is told of each segment.
+        """Return a generator's condition of each segment.
 
         Args:
             mel: log-mels in [-1, 1].

@@ -184,8 +184,8 @@ class _Style(nn.Module):
             nn.init.normal_(layer.weight, std=0.3 / math.sqrt(size))
             nn.init.zeros_(layer.bias)
 
-    def forward(self, told: Float[Tensor, "n d"]) -> Float[Tensor, "n s"]:
-        style: Tensor = self.map(told)
+    def forward(self, condition: Float[Tensor, "n d"]) -> Float[Tensor, "n s"]:
+        style: Tensor = self.map(condition)
         return style
 
     def of_transition(
