@@ -36,24 +36,18 @@ FIRST_TEMPERATURE = 0.1
 class ContrastiveConfig:
     """Sizes of the two towers.
 
-    Attributes:
-        embedding_size: E, length of both embeddings.
-        sound_maps: feature maps of the sound tower's five stages.
-        picture_maps: feature maps of the picture tower's five stages.
-        dropout: dropout rate before the last linear layer of each tower.
-        frames_pooled: neighbouring 10-ms frames averaged into one before the sound tower.
-        picture_px: side to which pictures are shrunk before the picture tower.
-
     Raises:
         ConfigError: when either is out of range.
     """
 
-    embedding_size: int = 128
+    embedding_size: int = 128  #: E, length of both embeddings
+    #: feature maps of the sound tower's five stages
     sound_maps: tuple[int, ...] = (16, 32, 64, 96, 128)
+    #: feature maps of the picture tower's five stages
     picture_maps: tuple[int, ...] = (16, 32, 64, 96, 128)
-    dropout: float = 0.2
-    frames_pooled: int = 1
-    picture_px: int = IMAGE_PX
+    dropout: float = 0.2  #: dropout rate before the last linear layer of each tower
+    frames_pooled: int = 1  #: neighbouring 10-ms frames averaged into one before the sound tower
+    picture_px: int = IMAGE_PX  #: side to which pictures are shrunk before the picture tower
 
     def __post_init__(self) -> None:
         if not 1 <= self.frames_pooled <= 4 or not 32 <= self.picture_px <= IMAGE_PX:

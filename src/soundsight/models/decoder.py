@@ -51,18 +51,13 @@ _LEAST_LOG_VARIANCE, _MOST_LOG_VARIANCE = -10.0, 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class LatentConfig:
-    """Sizes of encoder and decoder.
+    """Sizes of encoder and decoder."""
 
-    Attributes:
-        latent_maps: L, numbers at each of the 36 places.
-        encoder_width: maps of the encoder's residual blocks.
-        widths: maps with which the decoder enters its dense blocks at 6, 12, 24, 48, 96 px.
-        growth: maps of each of the three layers of these blocks.
-    """
-
-    latent_maps: int = 12
-    encoder_width: int = 192
+    latent_maps: int = 12  #: L, numbers at each of the 36 places
+    encoder_width: int = 192  #: maps of the encoder's residual blocks
+    #: maps with which the decoder enters its dense blocks at 6, 12, 24, 48, 96 px
     widths: tuple[int, ...] = (256, 192, 128, 64, 32)
+    #: maps of each of the three layers of these blocks
     growth: tuple[int, ...] = (192, 128, 80, 32, 16)
 
     def __post_init__(self) -> None:

@@ -33,15 +33,10 @@ _STRIDED = (2, 1, 0, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class EyesDiscriminatorConfig:
-    """Sizes.
+    """Sizes."""
 
-    Attributes:
-        maps: m, mixed maps at every scale.
-        head_maps: maps inside the heads.
-    """
-
-    maps: int = 64
-    head_maps: int = 64
+    maps: int = 64  #: m, mixed maps at every scale
+    head_maps: int = 64  #: maps inside the heads
 
     def __post_init__(self) -> None:
         if min(self.maps, self.head_maps) < 1:

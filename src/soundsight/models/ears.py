@@ -42,24 +42,17 @@ from soundsight.models.eyes import POOLED_SIZE
 class EarsConfig:
     """Sizes of the ears.
 
-    Attributes:
-        embedding_size: E.
-        maps: feature maps after the first convolution and after each of the four stages.
-        blocks: residual blocks of each stage.
-        dropout: dropout rate of the features before the last linear layer.
-        picture_size: pooled features of a photo.
-        teacher_size: features that the teacher has of a second; 0 for none.
-
     Raises:
         ConfigError: when a size is out of range.
     """
 
-    embedding_size: int = 256
+    embedding_size: int = 256  #: E
+    #: feature maps after the first convolution and after each of the four stages
     maps: tuple[int, ...] = (32, 48, 96, 160, 256)
-    blocks: tuple[int, ...] = (0, 1, 1, 1)
-    dropout: float = 0.2
-    picture_size: int = POOLED_SIZE
-    teacher_size: int = 0
+    blocks: tuple[int, ...] = (0, 1, 1, 1)  #: residual blocks of each stage
+    dropout: float = 0.2  #: dropout rate of the features before the last linear layer
+    picture_size: int = POOLED_SIZE  #: pooled features of a photo
+    teacher_size: int = 0  #: features that the teacher has of a second; 0 for none
 
     def __post_init__(self) -> None:
         if len(self.maps) != 5 or len(self.blocks) != 4 or min(self.maps) < 1:

@@ -51,17 +51,11 @@ POOLED_SIZE = 1280
 
 @dataclass(frozen=True, kw_only=True)
 class EyesConfig:
-    """One of the published networks.
+    """One of the published networks."""
 
-    Attributes:
-        package: the package that carries its weights.
-        repeats: blocks of each stage.
-        sha256: of the file of weights.
-    """
-
-    package: str
-    repeats: tuple[int, ...]
-    sha256: str
+    package: str  #: the package that carries its weights
+    repeats: tuple[int, ...]  #: blocks of each stage
+    sha256: str  #: of the file of weights
 
 
 NETWORKS = {

@@ -40,23 +40,14 @@ _FASTEST = 1000.0
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
-    """Sizes of the flow.
+    """Sizes of the flow."""
 
-    Attributes:
-        embedding_size: E, of a sound's embedding.
-        latent_maps: L.
-        width: w, length of a token.
-        layers: blocks.
-        heads: heads of each attention.
-        rank: numbers through which a block gets time and sound.
-    """
-
-    embedding_size: int = 256
-    latent_maps: int = 12
-    width: int = 192
-    layers: int = 6
-    heads: int = 6
-    rank: int = 96
+    embedding_size: int = 256  #: E, of a sound's embedding
+    latent_maps: int = 12  #: L
+    width: int = 192  #: w, length of a token
+    layers: int = 6  #: blocks
+    heads: int = 6  #: heads of each attention
+    rank: int = 96  #: numbers through which a block gets time and sound
 
     def __post_init__(self) -> None:
         if min(self.embedding_size, self.latent_maps, self.width, self.layers, self.heads,

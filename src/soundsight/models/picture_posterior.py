@@ -30,14 +30,10 @@ _FIRST_LOG_VARIANCE = -2.0
 
 @dataclass(frozen=True, kw_only=True)
 class PicturePosteriorConfig:
-    """Sizes of the picture posterior.
+    """Sizes of the picture posterior."""
 
-    Attributes:
-        noise_size: Z.
-        maps: feature maps of the five strided convolutions (96 -> 48 -> 24 -> 12 -> 6 -> 3).
-    """
-
-    noise_size: int = 64
+    noise_size: int = 64  #: Z
+    #: feature maps of the five strided convolutions (96 -> 48 -> 24 -> 12 -> 6 -> 3)
     maps: tuple[int, ...] = (16, 32, 64, 128, 192)
 
 

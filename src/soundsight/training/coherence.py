@@ -60,40 +60,29 @@ _SCORED_AT_ONCE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class CoherenceConfig:
-    """How the label-free scorer is fitted.
+    """How the label-free scorer is fitted."""
 
-    Attributes:
-        folds: parts of the data, each scored by networks fitted on the rest; at least 2. More leave
-            more to learn from and take as much longer.
-        members: networks a fold, of different seeds; their scores are averaged.
-        passes: times a network sees each pair it learns from, within ``min_steps``, ``max_steps``.
-        min_steps: fewest batches a network.
-        max_steps: most batches a network: the time for millions of pairs is bounded.
-        batch_size: pairs a batch; fewer where there are few.
-        learning_rate: AdamW's peak: a line up over a tenth of the steps, then a cosine to 0.
-        weight_decay: AdamW's, on matrices and filters.
-        candidates: random pairs of the held-out fold that stand for "any sound, any picture".
-        frames_pooled: neighbouring 10-ms frames averaged into one before the sound tower.
-        picture_px: side to which pictures are shrunk before the picture tower.
-        bfloat16: convolutions in bfloat16: twice as fast on a processor that has it (AVX512-BF16,
-            AMX), slower on one that has not.
-        seed: of folds, networks, batches and candidates.
-        network: sizes of the two towers.
-    """
-
+    #: parts of the data, each scored by networks fitted on the rest; at least 2. More leave more to
+    #: learn from and take as much longer.
     folds: int = 3
-    members: int = 1
+    members: int = 1  #: networks a fold, of different seeds; their scores are averaged
+    #: times a network sees each pair it learns from, within ``min_steps``, ``max_steps``
     passes: float = 20.0
-    min_steps: int = 300
-    max_steps: int = 20_000
-    batch_size: int = 128
+    min_steps: int = 300  #: fewest batches a network
+    max_steps: int = 20_000  #: most batches a network: the time for millions of pairs is bounded
+    batch_size: int = 128  #: pairs a batch; fewer where there are few
+    #: AdamW's peak: a line up over a tenth of the steps, then a cosine to 0
     learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
+    weight_decay: float = 1e-2  #: AdamW's, on matrices and filters
+    #: random pairs of the held-out fold that stand for "any sound, any picture"
     candidates: int = 2000
-    frames_pooled: int = 2
-    picture_px: int = 64
+    frames_pooled: int = 2  #: neighbouring 10-ms frames averaged into one before the sound tower
+    picture_px: int = 64  #: side to which pictures are shrunk before the picture tower
+    #: convolutions in bfloat16: twice as fast on a processor that has it (AVX512-BF16, AMX), slower
+    #: on one that has not
     bfloat16: bool = False
-    seed: int = 0
+    seed: int = 0  #: of folds, networks, batches and candidates
+    #: sizes of the two towers
     network: ContrastiveConfig = field(default_factory=ContrastiveConfig)
 
     def __post_init__(self) -> None:
@@ -105,41 +94,29 @@ class CoherenceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
-    """How the photo classifiers are fitted.
+    """How the photo classifiers are fitted."""
 
-    Attributes:
-        kind: ``binary``, one published classifier a class, or ``multiclass``, one network for all.
-        folds: as in :class:`CoherenceConfig`.
-        passes: times a network sees each photo it learns from.
-        min_steps: fewest batches a network.
-        max_steps: most batches a network.
-        batch_size: pictures a batch, every class as likely as another (binary: half are the
-            class's own).
-        learning_rate: AdamW's peak.
-        weight_decay: AdamW's.
-        smoothing: label smoothing of ``multiclass``.
-        picture_px: side to which ``multiclass`` shrinks pictures; ``binary`` is bound to 96.
-        seed: of folds, networks and batches.
-        binary: the published classifier.
-        network: sizes of the picture tower of ``multiclass``.
-    """
-
+    #: ``binary``, one published classifier a class, or ``multiclass``, one network for all
     kind: str = "multiclass"
-    folds: int = 3
-    passes: float = 30.0
-    min_steps: int = 200
-    max_steps: int = 20_000
+    folds: int = 3  #: as in :class:`CoherenceConfig`
+    passes: float = 30.0  #: times a network sees each photo it learns from
+    min_steps: int = 200  #: fewest batches a network
+    max_steps: int = 20_000  #: most batches a network
+    #: pictures a batch, every class as likely as another (binary: half are the class's own)
     batch_size: int = 128
-    learning_rate: float = 3e-3
-    weight_decay: float = 2e-2
-    smoothing: float = 0.1
+    learning_rate: float = 3e-3  #: AdamW's peak
+    weight_decay: float = 2e-2  #: AdamW's
+    smoothing: float = 0.1  #: label smoothing of ``multiclass``
+    #: side to which ``multiclass`` shrinks pictures; ``binary`` is bound to 96
     picture_px: int = 64
-    seed: int = 0
+    seed: int = 0  #: of folds, networks and batches
+    #: the published classifier
     binary: InformativityConfig = field(
         default_factory=lambda: InformativityConfig(
             spatial_dropout=(0.0, 0.0, 0.05, 0.1, 0.1), dropout=0.2
         )
     )
+    #: sizes of the picture tower of ``multiclass``
     network: ContrastiveConfig = field(default_factory=ContrastiveConfig)
 
     def __post_init__(self) -> None:

@@ -52,20 +52,14 @@ def numpy_on_one_thread() -> AbstractContextManager[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceConfig:
-    """On what a run runs. A resumed run may run on something else.
+    """On what a run runs. A resumed run may run on something else."""
 
-    Attributes:
-        accelerator: ``cpu``, ``cuda``, or ``auto``: cuda where there is one.
-        devices: processes on this node; None for as many as torchrun or SLURM started, else 1.
-        nodes: nodes; None for as many as torchrun or SLURM started, else 1.
-        compile: run the networks through ``torch.compile``.
-        threads: CPU threads of a process; None for all (of one process) or for a fair share.
-    """
-
-    accelerator: str = "auto"
+    accelerator: str = "auto"  #: ``cpu``, ``cuda``, or ``auto``: cuda where there is one
+    #: processes on this node; None for as many as torchrun or SLURM started, else 1
     devices: int | None = None
-    nodes: int | None = None
-    compile: bool = False
+    nodes: int | None = None  #: nodes; None for as many as torchrun or SLURM started, else 1
+    compile: bool = False  #: run the networks through ``torch.compile``.
+    #: CPU threads of a process; None for all (of one process) or for a fair share
     threads: int | None = None
 
     def __post_init__(self) -> None:

@@ -42,25 +42,15 @@ _WIDER = 4  # the feed-forward part's inner width, in widths
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """Sizes of one stack of blocks.
+    """Sizes of one stack of blocks."""
 
-    Attributes:
-        maps: C, maps that come in and go out.
-        places: t, places of a map (h*w).
-        blocks: N.
-        width: d, even and a multiple of ``heads``.
-        heads: attention heads.
-        audio_maps: S, length of an audio token as it comes in.
-        audio_tokens: m.
-    """
-
-    maps: int
-    places: int
-    blocks: int
-    width: int
-    heads: int
-    audio_maps: int
-    audio_tokens: int
+    maps: int  #: C, maps that come in and go out
+    places: int  #: t, places of a map (h*w)
+    blocks: int  #: N
+    width: int  #: d, even and a multiple of ``heads``
+    heads: int  #: attention heads
+    audio_maps: int  #: S, length of an audio token as it comes in
+    audio_tokens: int  #: m
 
 
 def sinusoids(places: int, width: int) -> Float[Tensor, "t d"]:

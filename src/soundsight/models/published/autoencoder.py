@@ -68,16 +68,12 @@ def check_source(source: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
-    """Sizes of the audio autoencoder.
+    """Sizes of the audio autoencoder."""
 
-    Attributes:
-        embedding_size: E, length of the audio embedding.
-        maps: feature maps of the first twelve convolutions.
-        dropout: spatial dropout rate after each of the decoder's first twelve layers.
-    """
-
-    embedding_size: int = 512
+    embedding_size: int = 512  #: E, length of the audio embedding
+    #: feature maps of the first twelve convolutions
     maps: tuple[int, ...] = (80, 176, 192, 224, 272, 304, 352, 416, 512, 512, 512, 512)
+    #: spatial dropout rate after each of the decoder's first twelve layers
     dropout: tuple[float, ...] = (
         0.15, 0.14, 0.13, 0.12, 0.11, 0.10, 0.10, 0.09, 0.08, 0.07, 0.06, 0.05,
     )  # fmt: skip

@@ -31,17 +31,12 @@ from soundsight.core.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class RCDiscriminatorConfig:
-    """Sizes of the published discriminator.
+    """Sizes of the published discriminator."""
 
-    Attributes:
-        embedding_size: E; a multiple of 4.
-        maps: feature maps of the twelve convolutions over the picture.
-        dropout: spatial dropout rate after each of them.
-    """
-
-    embedding_size: int = 512
+    embedding_size: int = 512  #: E; a multiple of 4
+    #: feature maps of the twelve convolutions over the picture
     maps: tuple[int, ...] = (96, 192, 192, 208, 224, 240, 256, 256, 256, 256, 256, 256)
-    dropout: float = 0.5
+    dropout: float = 0.5  #: spatial dropout rate after each of them
 
     def __post_init__(self) -> None:
         if self.embedding_size < 4 or self.embedding_size % 4:
@@ -85,17 +80,12 @@ class RCDiscriminator(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionDiscriminatorConfig:
-    """Sizes of the projection discriminator.
+    """Sizes of the projection discriminator."""
 
-    Attributes:
-        embedding_size: E.
-        maps: feature maps of the five strided convolutions (96 -> 48 -> 24 -> 12 -> 6 -> 3).
-        features: length of h, the picture's features.
-    """
-
-    embedding_size: int = 128
+    embedding_size: int = 128  #: E
+    #: feature maps of the five strided convolutions (96 -> 48 -> 24 -> 12 -> 6 -> 3)
     maps: tuple[int, ...] = (24, 48, 96, 160, 256)
-    features: int = 256
+    features: int = 256  #: length of h, the picture's features
 
 
 class ProjectionDiscriminator(nn.Module):

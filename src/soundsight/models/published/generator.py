@@ -64,44 +64,37 @@ Block = tuple[int, int, int]
 class DenseGeneratorConfig:
     """Sizes and noise of the dense generator.
 
-    Attributes:
-        embedding_size: E, length of the audio embedding it is given.
-        blocks: maps of layers a, b, c in each of the six dense blocks.
-        transitions: maps after transitions 0 to 5.
-        dropout: spatial dropout rate after transitions 0 to 5.
-        noise_ratio: Gaussian noise dimensions per embedding dimension, put before the embedding.
-        noise_std: standard deviation of that noise (published: .035; its published ratio is 0).
-        attention: attention blocks after each of transitions 0 to 6; none can follow transition 6,
-            which gives the picture itself. The published variant is (0, 18, 0, 0, 0, 0, 0).
-        attention_width: d, length of a token in these blocks; even, and a multiple of the heads.
-        attention_heads: heads of each attention.
-        audio_source: the layer of the autoencoder's encoder that the blocks listen to. 13
-            (published) is the embedding: one token, so that every place of the picture hears the
-            same and cross-attention is constant over space. 12 gives the 3x3 places of layer 12,
-            in time and frequency, among which each place of the picture can choose; earlier layers
-            give more and finer ones (``LAYER_SIZES``), and a longer condition.
-        source_maps: C, maps of that layer when it is an earlier one than 13; else 0.
-        modulation: S, length of the style that modulates transitions 0 to 5; 0 (published) for
-            none.
-
     Raises:
         ConfigError: when attention cannot be so.
     """
 
-    embedding_size: int = 512
+    embedding_size: int = 512  #: E, length of the audio embedding it is given
+    #: maps of layers a, b, c in each of the six dense blocks
     blocks: tuple[Block, ...] = (
         (512, 512, 512), (512, 416, 352), (304, 256, 224),
         (192, 176, 160), (144, 128, 112), (96, 80, 64),
     )  # fmt: skip
-    transitions: tuple[int, ...] = (512, 512, 352, 224, 160, 112)
+    transitions: tuple[int, ...] = (512, 512, 352, 224, 160, 112)  #: maps after transitions 0 to 5
+    #: spatial dropout rate after transitions 0 to 5
     dropout: tuple[float, ...] = (0.15, 0.13, 0.11, 0.09, 0.07, 0.05)
+    #: Gaussian noise dimensions per embedding dimension, put before the embedding
     noise_ratio: float = 0.0
+    #: standard deviation of that noise (published: .035; its published ratio is 0).
     noise_std: float = 0.035
+    #: attention blocks after each of transitions 0 to 6; none can follow transition 6, which gives
+    #: the picture itself. The published variant is (0, 18, 0, 0, 0, 0, 0).
     attention: tuple[int, ...] = (0,) * len(_TRANSITIONS)
+    #: d, length of a token in these blocks; even, and a multiple of the heads
     attention_width: int = 320
-    attention_heads: int = 8
+    attention_heads: int = 8  #: heads of each attention
+    #: the layer of the autoencoder's encoder that the blocks listen to. 13 (published) is the
+    #: embedding: one token, so that every place of the picture hears the same and cross-attention
+    #: is constant over space. 12 gives the 3x3 places of layer 12, in time and frequency, among
+    #: which each place of the picture can choose; earlier layers give more and finer ones
+    #: (``LAYER_SIZES``), and a longer condition.
     audio_source: int = EMBEDDING_LAYER
-    source_maps: int = 0
+    source_maps: int = 0  #: C, maps of that layer when it is an earlier one than 13; else 0
+    #: S, length of the style that modulates transitions 0 to 5; 0 (published) for none
     modulation: int = 0
 
     def __post_init__(self) -> None:
