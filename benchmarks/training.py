@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from soundsight.core.config import to_dict
@@ -49,7 +48,6 @@ from soundsight.training.published import TranslatorTask
 from soundsight.training.trainer import fit
 
 WARM_UP = 4
-SILENT = Console(quiet=True, stderr=True)
 
 
 class Timed:
@@ -150,7 +148,7 @@ def through_fit(
     task.step = step  # type: ignore[method-assign,assignment]
     # The number of threads stays what it was set to.
     devices = start_devices(DeviceConfig(compile=compiled), config.loop.precision)
-    fit(task, run, config.loop, to_dict(config), devices=devices, console=SILENT)
+    fit(task, run, config.loop, to_dict(config), devices=devices)
     lines = (run / "log.jsonl").read_text("utf-8").splitlines()
     timed.losses = [json.loads(line)[key] for line in lines]
     return timed

@@ -21,7 +21,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from rich.console import Console
 from torch import Tensor
 
 from soundsight.core.config import to_dict
@@ -59,7 +58,6 @@ from soundsight.training.flow_data import FlowPairs
 from soundsight.training.published import TranslatorTask
 from soundsight.training.trainer import Scalars, Task, fit, step_rng
 
-SILENT = Console(quiet=True, stderr=True)
 LOOP = LoopConfig(
     steps=3, batch_size=8, log_every=1, checkpoint_every=3, picture_every=3, evaluate_every=3
 )
@@ -167,7 +165,7 @@ class CheckedDevices(Devices):
 def train(config: Any, task: Task, run: Path, here: Devices) -> None:
     """Train, and check that gradients were of different data and end in the same weights."""
     checked = CheckedDevices(here._fabric)
-    assert fit(task, run, config.loop, to_dict(config), devices=checked, console=SILENT)
+    assert fit(task, run, config.loop, to_dict(config), devices=checked)
     assert checked.differed
     for network in task.networks().values():
         for name, value in network.state_dict().items():
@@ -187,13 +185,13 @@ def stop_on_the_second(run: Path, here: Devices, bench: Bench) -> None:
         return inner(number, rng)
 
     task.step = step  # type: ignore[method-assign]
-    fit(task, run, config.loop, to_dict(config), devices=here, console=SILENT)
+    fit(task, run, config.loop, to_dict(config), devices=here)
 
 
 def change_the_config(run: Path, here: Devices, bench: Bench) -> None:
     config = EncoderConfig(preset="tiny", loop=replace(LOOP, seed=1))
     task = EncoderTask(config, PairDataset(bench, "train"))
-    fit(task, run, config.loop, to_dict(config), devices=here, console=SILENT)
+    fit(task, run, config.loop, to_dict(config), devices=here)
 
 
 def environment(rank: int, port: int) -> dict[str, str]:
@@ -215,7 +213,7 @@ def pair(
     write_few_steps(out / "few")
     encoder = EncoderConfig(preset="tiny", loop=replace(LOOP, steps=1))
     task = EncoderTask(encoder, PairDataset(toy_bench, "train"))
-    assert fit(task, out / "encoder", encoder.loop, to_dict(encoder), console=SILENT)
+    assert fit(task, out / "encoder", encoder.loop, to_dict(encoder))
     # The bank is made once: two processes would both make it.
     make_task(CONFIGS["ears"], toy_bench, toy_everyday, out / "encoder")
     with socket.socket() as probe:
@@ -231,7 +229,9 @@ def pair(
         for rank in range(2)
     ]  # fmt: skip
     said = [process.communicate(timeout=300)[0] for process in processes]
-    assert [(p.returncode, text) for p, text in zip(processes, said, strict=True)] == [(0, "")] * 2
+    assert [process.returncode for process in processes] == [0, 0], "".join(said)
+    assert said[0].splitlines() == ["stopped at step 2 of 3; the same command goes on"]
+    assert said[1] == ""
     return out
 
 
@@ -260,7 +260,7 @@ def test_all_stop_when_one_is_asked_to(rank: int, pair: Path, toy_bench: Bench) 
         # One process goes on with what two began.
         config = EncoderConfig(preset="tiny", loop=LOOP)
         task = EncoderTask(config, PairDataset(toy_bench, "train"))
-        assert fit(task, run, config.loop, to_dict(config), console=SILENT)
+        assert fit(task, run, config.loop, to_dict(config))
         starts = json.loads((run / "run.json").read_text())["starts"]
         assert [(s["step"], s["processes"]) for s in starts] == [(0, 2), (2, 1)]
 

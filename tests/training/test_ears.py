@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError
@@ -71,7 +70,7 @@ def train(
             return loss(number, rng)
 
         task.step = step  # type: ignore[method-assign]
-    fit(task, run, config.loop, to_dict(config), console=Console(quiet=True, stderr=True))
+    fit(task, run, config.loop, to_dict(config))
     lines = (run / "log.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(x).items() if k != "items_per_s"} for x in lines]
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from soundsight.core.config import to_dict
@@ -32,8 +31,6 @@ from soundsight.training.fine_tuning import LATENT_DECODER, LATENT_ENCODER, PICT
 from soundsight.training.flow import FlowTask, load_flow, load_flow_generator
 from soundsight.training.flow_data import FlowPairs, encode_cuts, open_flow_pairs
 from soundsight.training.trainer import Task, fit, step_rng
-
-SILENT = Console(quiet=True, stderr=True)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +71,7 @@ def flow_config(steps: int = 4, **changes: Any) -> FlowTrainingConfig:
 
 
 def trained(run: Path, task: Task, loop_config: LoopConfig, config: Any) -> None:
-    assert fit(task, run, loop_config, to_dict(config), console=SILENT)
+    assert fit(task, run, loop_config, to_dict(config))
 
 
 @pytest.fixture
@@ -111,9 +108,7 @@ def resumed(tmp_path: Path, make: Callable[[int], tuple[Task, LoopConfig, Any]])
     task, loops, config = make(0)
     trained(tmp_path / "whole", task, loops, config)
     stopped, loops, config = make(0)
-    assert not fit(
-        stopped, tmp_path / "parts", loops, to_dict(config), console=SILENT, max_time_s=0.0
-    )
+    assert not fit(stopped, tmp_path / "parts", loops, to_dict(config), max_time_s=0.0)
     again, _, _ = make(0)
     trained(tmp_path / "parts", again, loops, config)
     for path in (tmp_path / "whole").glob("*.safetensors"):

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from soundsight.core.config import to_dict
@@ -75,7 +74,7 @@ def flow_config(**changes: Any) -> FlowTrainingConfig:
 
 
 def trained(task: Task, run: Path, config: Any) -> Path:
-    assert fit(task, run, LOOP, to_dict(config), console=Console(quiet=True, stderr=True))
+    assert fit(task, run, LOOP, to_dict(config))
     return run
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from soundsight.core.config import to_dict
@@ -30,7 +29,6 @@ from soundsight.training.encoder import EncoderTask, condition, load_encoder, to
 from soundsight.training.published import TranslatorTask, load_generator
 from soundsight.training.trainer import fit, step_rng
 
-SILENT = Console(quiet=True, stderr=True)
 LOOP = LoopConfig(steps=3, batch_size=6, log_every=1)
 
 
@@ -92,7 +90,7 @@ def autoencoder_run(toy_bench: Bench, tmp_path_factory: pytest.TempPathFactory) 
     run = tmp_path_factory.mktemp("runs") / "autoencoder"
     config = replace(default_encoder_config("autoencoder", "tiny", "modern"), loop=LOOP)
     task = EncoderTask(config, PairDataset(toy_bench, "train"))
-    assert fit(task, run, LOOP, to_dict(config), console=SILENT)
+    assert fit(task, run, LOOP, to_dict(config))
     return run
 
 
@@ -104,7 +102,7 @@ def test_the_published_schedule_is_plain_sgd(toy_bench: Bench, tmp_path: Path) -
     without_dropout(task.network)
     plain = copy.deepcopy(task.network).train()
     updates = watch(task.optimizer, task.network)
-    assert fit(task, tmp_path / "run", LOOP, to_dict(config), console=SILENT)
+    assert fit(task, tmp_path / "run", LOOP, to_dict(config))
 
     logged = (tmp_path / "run" / "log.jsonl").read_text("utf-8").splitlines()
     velocity = [torch.zeros_like(weight) for weight in plain.parameters()]
@@ -139,7 +137,7 @@ def test_the_published_objective_is_a_plain_gan_step(
     generator, discriminator = copy.deepcopy(task.generator), copy.deepcopy(task.discriminator)
     of_generator = watch(task.g_optimizer, task.generator)
     of_discriminator = watch(task.d_optimizer, task.discriminator)
-    assert fit(task, tmp_path / "run", LOOP, to_dict(config), console=SILENT)
+    assert fit(task, tmp_path / "run", LOOP, to_dict(config))
     assert len(of_generator) == len(of_discriminator) == LOOP.steps
 
     generator.train()
@@ -195,7 +193,7 @@ def test_an_attention_translator_trains_and_is_exported(
     )  # fmt: skip
     data = PairDataset(toy_bench, "train")
     task = TranslatorTask(config, load_encoder(autoencoder_run), data, encoder_run=autoencoder_run)
-    assert fit(task, tmp_path / "run", LOOP, to_dict(config), console=SILENT)
+    assert fit(task, tmp_path / "run", LOOP, to_dict(config))
     # Embeddings of all pairs are kept; maps of all pairs would not fit into memory.
     assert ("embeddings" in vars(task)) == (source == 13)
     rows = np.array([2, 0])
@@ -217,7 +215,7 @@ def test_attention_to_layers_needs_an_autoencoder(
 ) -> None:
     config = replace(default_encoder_config("contrastive", "tiny", "modern"), loop=LOOP)
     data = PairDataset(toy_bench, "train")
-    fit(EncoderTask(config, data), tmp_path / "c", LOOP, to_dict(config), console=SILENT)
+    fit(EncoderTask(config, data), tmp_path / "c", LOOP, to_dict(config))
     wanted = replace(
         default_config("rc", "tiny", "x"), attention=(0, 1, 0, 0, 0, 0, 0), audio_source=12
     )
@@ -235,13 +233,13 @@ def test_an_encoder_of_any_length_serves(toy_bench: Bench, tmp_path: Path) -> No
         default_encoder_config("autoencoder", "tiny", "modern"), loop=LOOP, embedding_size=24
     )
     data = PairDataset(toy_bench, "train")
-    fit(EncoderTask(config, data), tmp_path / "e", LOOP, to_dict(config), console=SILENT)
+    fit(EncoderTask(config, data), tmp_path / "e", LOOP, to_dict(config))
     task = TranslatorTask(
         replace(default_config("rc", "tiny", "x"), loop=LOOP), load_encoder(tmp_path / "e"), data,
         encoder_run=tmp_path / "e",
     )  # fmt: skip
     assert task.generator.embedding_size == 24
-    assert fit(task, tmp_path / "t", LOOP, to_dict(task.config), console=SILENT)
+    assert fit(task, tmp_path / "t", LOOP, to_dict(task.config))
 
 
 def test_the_moving_average_belongs_to_the_published_objective() -> None:

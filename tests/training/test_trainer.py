@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from soundsight.core.config import to_dict
@@ -28,7 +27,6 @@ from soundsight.training.published import TranslatorTask, load_generator
 from soundsight.training.run_folder import picture_grid, read_run
 from soundsight.training.trainer import Scalars, Task, fit, one_cycle, step_rng
 
-SILENT = Console(quiet=True, stderr=True)
 STEPS = 4
 
 
@@ -50,7 +48,7 @@ def encoder_task(
 def encoder_run(toy_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "encoder"
     task, config = encoder_task(toy_bench)
-    assert fit(task, run, config.loop, to_dict(config), console=SILENT)
+    assert fit(task, run, config.loop, to_dict(config))
     return run
 
 
@@ -111,14 +109,14 @@ def test_two_and_two_steps_equal_four_to_the_last_bit(
         return translator_task(toy_bench, encoder_run, kind, accumulate=accumulate)
 
     task, config = make()
-    assert fit(task, tmp_path / "whole", config.loop, to_dict(config), console=SILENT)
+    assert fit(task, tmp_path / "whole", config.loop, to_dict(config))
     task, config = make()
     Interrupted(task, at=1)
     with pytest.raises(KeyboardInterrupt):
-        fit(task, tmp_path / "parts", config.loop, to_dict(config), console=SILENT)
+        fit(task, tmp_path / "parts", config.loop, to_dict(config))
     task, config = make()
     torch.manual_seed(999)
-    assert fit(task, tmp_path / "parts", config.loop, to_dict(config), console=SILENT)
+    assert fit(task, tmp_path / "parts", config.loop, to_dict(config))
     whole, parts = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
@@ -139,7 +137,7 @@ def test_a_translator_run_keeps_early_pictures_grids_and_its_encoder(
 ) -> None:
     run = tmp_path / "translator"
     task, config = translator_task(toy_bench, encoder_run, "relativistic")
-    fit(task, run, config.loop, to_dict(config), console=SILENT)
+    fit(task, run, config.loop, to_dict(config))
     with np.load(next((run / "early").iterdir())) as early:
         assert early["images"].dtype == np.uint8
         assert early["images"].shape[1:] == (96, 96, 3)
@@ -154,7 +152,7 @@ def test_a_translator_run_keeps_early_pictures_grids_and_its_encoder(
 def test_a_finished_run_is_left_alone(toy_bench: Bench, encoder_run: Path) -> None:
     before = (encoder_run / "checkpoint.safetensors").stat().st_mtime_ns
     task, config = encoder_task(toy_bench)
-    assert fit(task, encoder_run, config.loop, to_dict(config), console=SILENT)
+    assert fit(task, encoder_run, config.loop, to_dict(config))
     assert (encoder_run / "checkpoint.safetensors").stat().st_mtime_ns == before
 
 
@@ -164,7 +162,7 @@ def test_a_changed_config_is_refused_and_named(toy_bench: Bench, encoder_run: Pa
     changed["loop"]["seed"] = 5
     changed["learning_rate"] = 1.0
     with pytest.raises(ConfigError, match=r"learning_rate, loop\.seed"):
-        fit(task, encoder_run, config.loop, changed, console=SILENT)
+        fit(task, encoder_run, config.loop, changed)
 
 
 def test_sizes_that_a_preset_no_longer_names_are_refused(
@@ -178,27 +176,27 @@ def test_sizes_that_a_preset_no_longer_names_are_refused(
     (run / "run.json").write_text(json.dumps(about))
     task, config = encoder_task(toy_bench)
     with pytest.raises(ConfigError, match=r"another config \(networks\.encoder\.embedding_size"):
-        fit(task, run, config.loop, to_dict(config), console=SILENT)
+        fit(task, run, config.loop, to_dict(config))
 
 
 def test_a_folder_with_other_things_in_it_is_refused(toy_bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("dear")
     task, config = encoder_task(toy_bench)
     with pytest.raises(OutputError, match="no run folder"):
-        fit(task, tmp_path, config.loop, to_dict(config), console=SILENT)
+        fit(task, tmp_path, config.loop, to_dict(config))
     assert [p.name for p in tmp_path.iterdir()] == ["letters.txt"]
 
 
 def test_time_out_keeps_a_checkpoint_and_the_run_goes_on(toy_bench: Bench, tmp_path: Path) -> None:
     run = tmp_path / "run"
     task, config = encoder_task(toy_bench)
-    assert not fit(task, run, config.loop, to_dict(config), max_time_s=0.0, console=SILENT)
+    assert not fit(task, run, config.loop, to_dict(config), max_time_s=0.0)
     with pytest.raises(DataError, match="not finished"):
         load_encoder(run)
     task, config = encoder_task(toy_bench)
-    assert fit(task, run, config.loop, to_dict(config), console=SILENT)
+    assert fit(task, run, config.loop, to_dict(config))
     task, config = encoder_task(toy_bench)
-    fit(task, tmp_path / "whole", config.loop, to_dict(config), console=SILENT)
+    fit(task, tmp_path / "whole", config.loop, to_dict(config))
     whole, parts = tensors_of(tmp_path / "whole"), tensors_of(run)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert [start["step"] for start in read_run(run)["starts"]] == [0, 1]
@@ -214,7 +212,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(toy_bench: Bench, tmp_path: Pat
 
     task.step = step  # type: ignore[method-assign]
     with pytest.raises(SoundsightError, match="loss is nan at step 3"):
-        fit(task, tmp_path / "run", config.loop, to_dict(config), console=SILENT)
+        fit(task, tmp_path / "run", config.loop, to_dict(config))
     _, about = read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
     assert about["step"] == 2
 
@@ -230,7 +228,7 @@ def test_a_bad_loss_between_two_log_lines_is_not_saved(toy_bench: Bench, tmp_pat
 
     task.step = step  # type: ignore[method-assign]
     with pytest.raises(SoundsightError, match="loss is inf at step 4"):
-        fit(task, tmp_path / "run", config.loop, to_dict(config), console=SILENT)
+        fit(task, tmp_path / "run", config.loop, to_dict(config))
     assert read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")[1]["step"] == 2
 
 
@@ -239,11 +237,11 @@ def test_log_lines_after_the_checkpoint_do_not_stand_twice(
 ) -> None:
     run = tmp_path / "run"
     task, config = encoder_task(toy_bench)
-    fit(task, run, config.loop, to_dict(config), max_time_s=0.0, console=SILENT)
+    fit(task, run, config.loop, to_dict(config), max_time_s=0.0)
     with (run / "log.jsonl").open("a") as file:
         file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
     task, config = encoder_task(toy_bench)
-    fit(task, run, config.loop, to_dict(config), console=SILENT)
+    fit(task, run, config.loop, to_dict(config))
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
 
@@ -263,13 +261,13 @@ def test_settings_out_of_range_are_refused(changes: dict[str, int | str]) -> Non
 def test_a_damaged_checkpoint_is_refused(toy_bench: Bench, tmp_path: Path) -> None:
     run = tmp_path / "run"
     task, config = encoder_task(toy_bench)
-    fit(task, run, config.loop, to_dict(config), max_time_s=0.0, console=SILENT)
+    fit(task, run, config.loop, to_dict(config), max_time_s=0.0)
     path = run / "checkpoint.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(DataError, match="SHA-256"):
-        fit(task, run, config.loop, to_dict(config), console=SILENT)
+        fit(task, run, config.loop, to_dict(config))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
@@ -299,7 +297,7 @@ def test_training_learns_from_toy_pairs(toy_bench: Bench, tmp_path: Path) -> Non
         kind="autoencoder", preset="tiny", learning_rate=1e-2, loop=loop_config(steps=30)
     )
     task = EncoderTask(config, PairDataset(toy_bench, "train"))
-    fit(task, tmp_path / "run", config.loop, to_dict(config), console=SILENT)
+    fit(task, tmp_path / "run", config.loop, to_dict(config))
     lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
 
@@ -369,7 +367,7 @@ def fit_line(
     torch.manual_seed(0)
     loop = loop_config(**changes)
     task = Line(loop, spoil)
-    fit(task, run, loop, to_dict(loop), console=SILENT)
+    fit(task, run, loop, to_dict(loop))
     return task
 
 
@@ -395,7 +393,7 @@ def test_the_step_is_plain_gradient_descent(tmp_path: Path) -> None:
     with torch.no_grad():
         task.network.load_state_dict(network.state_dict())
     task.network.forward = lambda x: (inputs.append(x.numpy()), inner(x))[1]  # type: ignore[method-assign]
-    fit(task, tmp_path / "run", task.loop, to_dict(task.loop), console=SILENT)
+    fit(task, tmp_path / "run", task.loop, to_dict(task.loop))
     x = inputs[0][:, 0].astype(np.float64)
     error = weight * x + bias - (3 * x - 1)
     gradient = np.array([2 * (error * x).mean(), 2 * error.mean()])
@@ -461,7 +459,7 @@ def test_an_evaluation_is_logged_and_disturbs_nothing(
     for name, callback in (("with", evaluate), ("without", None)):
         task, config = translator_task(toy_bench, encoder_run, "rc", log_every=3, evaluate_every=2)
         run = tmp_path / name
-        fit(task, run, config.loop, to_dict(config), evaluate=callback, console=SILENT)
+        fit(task, run, config.loop, to_dict(config), evaluate=callback)
         runs[name] = tensors_of(run)
     assert steps == [2, 4]
     assert all(torch.equal(runs["with"][name], runs["without"][name]) for name in runs["with"])
@@ -474,9 +472,9 @@ def test_an_evaluation_is_logged_and_disturbs_nothing(
 def test_other_data_are_refused(tmp_path: Path) -> None:
     loop = loop_config()
     for pairs in (60, 60):
-        fit(Line(loop), tmp_path / "a", loop, to_dict(loop), data={"pairs": pairs}, console=SILENT)
+        fit(Line(loop), tmp_path / "a", loop, to_dict(loop), data={"pairs": pairs})
     with pytest.raises(ConfigError, match=r"data\.pairs"):
-        fit(Line(loop), tmp_path / "a", loop, to_dict(loop), data={"pairs": 61}, console=SILENT)
+        fit(Line(loop), tmp_path / "a", loop, to_dict(loop), data={"pairs": 61})
 
 
 def test_sigterm_stops_as_ctrl_c_does(tmp_path: Path) -> None:
@@ -498,21 +496,21 @@ def test_a_full_disk_is_one_line_and_keeps_the_checkpoint(toy_bench: Bench, tmp_
     """The system itself lets no file grow beyond what a checkpoint takes."""
     run = tmp_path / "run"
     task, config = encoder_task(toy_bench)
-    fit(task, run, config.loop, to_dict(config), max_time_s=0.0, console=SILENT)
+    fit(task, run, config.loop, to_dict(config), max_time_s=0.0)
     before = (run / "checkpoint.safetensors").read_bytes()
     task, config = encoder_task(toy_bench)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
         with pytest.raises(OutputError, match=r"cannot write .*checkpoint") as caught:
-            fit(task, run, config.loop, to_dict(config), console=SILENT)
+            fit(task, run, config.loop, to_dict(config))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(caught.value)
     assert (run / "checkpoint.safetensors").read_bytes() == before
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
     task, config = encoder_task(toy_bench)
-    assert fit(task, run, config.loop, to_dict(config), console=SILENT)
+    assert fit(task, run, config.loop, to_dict(config))
 
 
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
@@ -561,7 +559,7 @@ def test_bfloat16_networks_have_float32_weights_and_losses(
         step(number, step_rng(0, number))
     assert set(seen) == {torch.bfloat16}
     task.step = step  # type: ignore[method-assign]
-    assert fit(task, tmp_path / "run", config.loop, {}, devices=devices, console=SILENT)
+    assert fit(task, tmp_path / "run", config.loop, {}, devices=devices)
     assert {t.dtype for n, t in tensors_of(tmp_path / "run").items() if "weight" in n} == {
         torch.float32
     }

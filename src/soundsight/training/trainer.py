@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -25,19 +26,11 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor, nn
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import OutputError, SoundsightError
+from soundsight.core.progress import progress_bar
 from soundsight.training.configs import LoopConfig
 from soundsight.training.devices import Devices
 from soundsight.training.ema import Ema
@@ -247,7 +240,6 @@ def fit(
     data: dict[str, Any] | None = None,
     evaluate: Evaluate | None = None,
     max_time_s: float | None = None,
-    console: Console | None = None,
     progress: ShowProgress | None = None,
 ) -> bool:
     """Train ``task`` in ``run`` from its last checkpoint to the last step.
@@ -264,7 +256,6 @@ def fit(
         data: what the pairs are, saved beside the config.
         evaluate: called by the first process every ``loop.evaluate_every`` steps and at the end.
         max_time_s: stop (with a checkpoint) after this long; None for no limit.
-        console: where the progress bar goes; standard error by default.
         progress: called after each step, in place of the progress bar.
 
     Returns:
@@ -280,8 +271,6 @@ def fit(
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the step at work and a checkpoint.
     """
     devices = devices or Devices()
-    silent = not devices.first or (console is None and (run is None or progress is not None))
-    console = Console(quiet=True) if silent else console or Console(stderr=True)
     devices.on_first(partial(devices.parts_of, np.arange(loop.batch_size), loop.accumulate))
     folder = None if run is None else RunFolder(run)
     step = 0
@@ -293,18 +282,19 @@ def fit(
         if devices.on_first(lambda: step) != step:
             raise OutputError(f"{run} is not the same folder for every process: --out is shared")
         if step >= loop.steps and folder.finished:
-            console.print(f"{run} is finished ({step} steps): nothing to do")
+            _say(devices, f"{run} is finished ({step} steps): nothing to do")
             return True
         devices.on_first(partial(folder.add_start, step, devices.about()))
     else:
         task.place(devices)
 
+    hidden = folder is None or progress is not None or not devices.first
     finite = _Finite()
     asked = late = False
     started, first = time.monotonic(), step
     with (
         RunLog(folder.path, step) if folder and devices.first else nullcontext() as log,
-        _Bar(console, task.kind, loop, step) as bar,
+        progress_bar(hidden=hidden) as bar,
         StopRequest() as stop,
     ):
         while step < loop.steps and not (asked or late):
@@ -330,10 +320,10 @@ def fit(
             if logs:
                 means = devices.mean(torch.stack(list(scalars.values()))).tolist()
                 values = dict(zip(scalars, means, strict=True))
-                values["items_per_s"] = (
-                    (step - first) * loop.batch_size / (time.monotonic() - started)
-                )
-                bar.show(step, values)
+                note = "  ".join(f"{k} {v:.3f}" for k, v in list(values.items())[:3])
+                bar(task.kind, step, loop.steps, note)
+                spent = time.monotonic() - started
+                values["items_per_s"] = (step - first) * loop.batch_size / spent
             if evaluate is not None and evaluates:
                 values |= devices.on_first(partial(evaluate, task, step))
             if logs or draws or evaluates:
@@ -344,13 +334,19 @@ def fit(
                 progress(step, loop.steps)
     if step < loop.steps:
         why = "stopped" if asked else "out of time"
-        console.print(f"{why} at step {step} of {loop.steps}; the same command goes on")
+        if folder is not None:
+            _say(devices, f"{why} at step {step} of {loop.steps}; the same command goes on")
         if asked:
             raise KeyboardInterrupt
         return False
     if folder is not None:
         devices.on_first(partial(_finish, task, folder, step))
     return True
+
+
+def _say(devices: Devices, message: str) -> None:
+    if devices.first:
+        print(message, file=sys.stderr)
 
 
 def _statistics(task: Task) -> Iterator[Tensor]:
@@ -440,36 +436,3 @@ def _fail(task: Task, folder: RunFolder | None, step: int, bad: dict[str, float]
 def _finish(task: Task, folder: RunFolder, step: int) -> None:
     task.finish(folder.path)
     folder.finish(step)
-
-
-class _Bar:
-    """The progress bar of a run: steps, items a second, and the first three scalars."""
-
-    def __init__(self, console: Console, kind: str, loop: LoopConfig, step: int) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._bar = self._progress.add_task(
-            kind, total=loop.steps, completed=step, rate="", loss=""
-        )
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._progress.stop()
-
-    def show(self, step: int, values: dict[str, float]) -> None:
-        """Move to a step and show its values."""
-        shown = "  ".join(f"{k} {v:.3f}" for k, v in list(values.items())[:3])
-        rate = f"{values['items_per_s']:.0f}/s"
-        self._progress.update(self._bar, completed=step, rate=rate, loss=shown)
