@@ -316,7 +316,7 @@ def test_pairs_of_another_size_can_be_scored() -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coherence, "info_nce", lambda *_: torch.tensor(torch.nan) * _[4])
-    with pytest.raises(SoundsightError, match="nan at step 0: try a lower learning_rate"):
+    with pytest.raises(SoundsightError, match="loss is nan at step 1: try a lower"):
         contrastive_scores(ToyPairs(), TINY)
 
 
