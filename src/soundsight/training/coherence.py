@@ -19,7 +19,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -385,28 +385,27 @@ class _ByClass:
     """Draws pairs with every class as likely as another, and every photo of a class."""
 
     def __init__(self, photos: NDArray[np.int64], label: NDArray[np.int64], classes: int) -> None:
-        self.members: list[list[NDArray[np.int64]]] = []
-        for c in range(classes):
-            rows = np.flatnonzero(label == c)
-            order = rows[np.argsort(photos[rows], kind="stable")]
-            cuts = np.flatnonzero(np.diff(photos[order])) + 1
-            self.members.append(np.split(order, cuts))
+        self.label, self.classes = label, classes
+        both = np.stack([label, photos])
+        distinct, photo, pairs = np.unique(both, axis=1, return_inverse=True, return_counts=True)
+        in_class = np.bincount(distinct[0], minlength=classes)
+        self._weight = 1.0 / (pairs[photo] * in_class[label])
 
     def __call__(
         self, count: int, own: int | None, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return positions [count] and targets [count]: the class, or 1 where it is ``own``."""
-        classes = len(self.members)
         if own is None:
-            drawn = rng.integers(classes, size=count)
-        else:
-            others = [c for c in range(classes) if c != own]
-            drawn = np.where(np.arange(count) < count // 2, own, rng.choice(others, size=count))
-        rows = np.empty(count, dtype=np.int64)
-        for i, c in enumerate(drawn):
-            photo = self.members[c][rng.integers(len(self.members[c]))]
-            rows[i] = photo[rng.integers(len(photo))]
-        return rows, drawn if own is None else (drawn == own).astype(np.int64)
+            rows = self._some(count, np.ones(len(self.label)), rng)
+            return rows, self.label[rows]
+        mine = self.label == own
+        parts = ((count // 2, mine), (count - count // 2, ~mine))
+        rows = np.concatenate([self._some(n, among, rng) for n, among in parts])
+        return rows, mine[rows].astype(np.int64)
+
+    def _some(self, count: int, among: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
+        weight = self._weight * among
+        return rng.choice(len(weight), size=count, p=weight / weight.sum())
 
 
 class _PictureClassifier(nn.Module):
@@ -433,7 +432,7 @@ def _fit_classes(
 ) -> nn.Module:
     def make() -> nn.Module:
         if own is None:
-            return _PictureClassifier(config.network, len(draw.members))
+            return _PictureClassifier(config.network, draw.classes)
         return InformativityClassifier(config.binary)
 
     def loss(network: nn.Module, step: int, rng: torch.Generator) -> Tensor:
