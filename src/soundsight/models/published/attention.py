@@ -145,13 +145,3 @@ class AttentionStack(nn.Module):
         for block in self.blocks:
             x = block(x, tokens)
         return maps + self.back(x).transpose(1, 2).unflatten(2, maps.shape[2:])
-
-
-def count_attention_flop(config: AttentionConfig) -> int:
-    """Operations of the matrix products for one picture (a multiply and an add count as two)."""
-    t, m, d = config.places, config.audio_tokens, config.width
-    attend = 4 * t * d**2 + 2 * t**2 * d
-    listen = 2 * d**2 if m == 1 else 2 * (t + m) * d**2 + 2 * t * m * d
-    feed = 2 * t * _WIDER * d**2
-    around = 2 * t * config.maps * d + m * config.audio_maps * d
-    return 2 * (config.blocks * (attend + listen + feed) + around)

@@ -47,7 +47,6 @@ from soundsight.core.units import IMAGE_CHANNELS
 from soundsight.models.published.attention import (
     AttentionConfig,
     AttentionStack,
-    count_attention_flop,
 )
 from soundsight.models.published.autoencoder import EMBEDDING_LAYER, LAYER_SIZES, check_source
 
@@ -302,27 +301,3 @@ def _attention_sizes(config: DenseGeneratorConfig) -> dict[int, AttentionConfig]
         for k, blocks in enumerate(config.attention)
         if blocks
     }
-
-
-def count_flop(config: DenseGeneratorConfig) -> int:
-    """Operations (one multiply and one add count as two) of the convolutions for one picture.
-
-    With attention or modulation, their matrix products too.
-
-    A transposed convolution multiplies each *input* position by the whole kernel; padding crops
-    the result and does not change this count.
-    """
-    first = maps_in = config.embedding_size + round(config.noise_ratio * config.embedding_size)
-    widths = (*config.transitions, IMAGE_CHANNELS)
-    side_in, total = 1, 0
-    for k, (kernel, _, _) in enumerate(_TRANSITIONS):
-        total += 2 * side_in**2 * kernel**2 * maps_in * widths[k]
-        side_in = _SIDES[k]
-        if k < len(config.blocks):
-            a, b, c = config.blocks[k]
-            total += 2 * side_in**2 * 9 * (widths[k] * a + a * b + (a + b) * c)
-            maps_in = a + b + c
-    if config.modulation:
-        size = config.modulation
-        total += 2 * size * (first + size + 2 * sum(config.transitions))
-    return total + sum(count_attention_flop(sizes) for sizes in _attention_sizes(config).values())
