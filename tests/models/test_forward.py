@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundsight.models.contrastive import ContrastivePair
@@ -165,45 +164,6 @@ def test_every_parameter_gets_a_gradient(network: nn.Module, inputs: list[tuple[
     without = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     # BatchNorm takes the mean out again, so the bias before it has a gradient of (nearly) zero.
     assert [n for n in without if not n.endswith("bias")] == []
-
-
-def plain_generator(state: dict[str, Tensor], embedding: Tensor) -> Tensor:
-    """The published generator written out once more, straight from its table."""
-
-    def layer(name: str, x: Tensor, stride: int, padding: int) -> Tensor:
-        x = F.conv_transpose2d(
-            x, state[f"{name}.weight"], state[f"{name}.bias"], stride=stride, padding=padding
-        )
-        bn = {k: state[f"{name}_bn.{k}"] for k in ("running_mean", "running_var", "weight", "bias")}
-        return F.batch_norm(x, **bn)
-
-    plan = [(1, 0), (1, 0), (1, 0), (2, 1), (2, 1), (2, 1)]
-    x = embedding[:, :, None, None]
-    for k, (stride, padding) in enumerate(plan):
-        x = F.relu(layer(f"transition{k}", x, stride, padding))
-        a = F.relu(layer(f"convT{3 * k + 1}", x, 1, 1))
-        b = F.relu(layer(f"convT{3 * k + 2}", a, 1, 1))
-        c = F.relu(layer(f"convT{3 * k + 3}", torch.cat([a, b], 1), 1, 1))
-        x = torch.cat([a, b, c], 1)
-    return torch.tanh(layer("transition6", x, 2, 1))
-
-
-def test_generator_equals_a_plain_reference() -> None:
-    config = DenseGeneratorConfig(
-        embedding_size=8,
-        blocks=((6, 5, 4), (6, 5, 4), (5, 4, 3), (5, 4, 3), (4, 3, 2), (4, 3, 2)),
-        transitions=(7, 6, 5, 5, 4, 4),
-    )
-    torch.manual_seed(1)
-    network = seeded(DenseGenerator(config)).eval()
-    embedding = torch.randn(3, 8)
-    with torch.no_grad():
-        expected = plain_generator(network.state_dict(), embedding)
-        torch.testing.assert_close(network(embedding), expected, atol=1e-5, rtol=1e-5)
-        # Users of the published code hand the embedding over as a 1 x 1 map.
-        torch.testing.assert_close(
-            network(embedding[:, :, None, None]), expected, atol=1e-5, rtol=0
-        )
 
 
 def test_style_scales_and_shifts_the_maps_after_each_transition() -> None:

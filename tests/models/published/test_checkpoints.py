@@ -303,22 +303,15 @@ def test_the_ways_in_which_files_differ(kind: str, variant: str, tmp_path: Path)
         assert_same(kind, loaded(*inputs(kind)), made(*inputs(kind)))
 
 
-def test_files_older_than_the_zip_format(tmp_path: Path) -> None:
+def test_older_formats_and_half_precision(tmp_path: Path) -> None:
     made = network("informativity")
     torch.save(plain(made), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
-    loaded = published.load("informativity", tmp_path / "a.pth")
-    with torch.no_grad():
-        assert_same(
-            "informativity", loaded(*inputs("informativity")), made(*inputs("informativity"))
-        )
-
-
-def test_half_precision_is_converted(tmp_path: Path) -> None:
-    made = network("generator").half()
-    loaded = published.load("generator", save(made, tmp_path / "a.pth"))
-    made = made.float()
-    with torch.no_grad():
-        assert_same("generator", loaded(*inputs("generator")), made(*inputs("generator")))
+    half = network("generator").half()
+    save(half, tmp_path / "b.pth")
+    for kind, name, whole in (("informativity", "a", made), ("generator", "b", half.float())):
+        loaded = published.load(kind, tmp_path / f"{name}.pth")
+        with torch.no_grad():
+            assert_same(kind, loaded(*inputs(kind)), whole(*inputs(kind)))
 
 
 def test_a_loaded_network_shares_nothing_with_another(tmp_path: Path) -> None:
@@ -354,24 +347,9 @@ def test_another_kind_is_named(kind: str, other: str, tmp_path: Path) -> None:
         assert line.endswith(f"is a checkpoint of the {other}, not of the {kind}")
 
 
-def test_an_encoder_without_its_decoder(tmp_path: Path) -> None:
-    state = {k: v for k, v in plain(network("autoencoder")).items() if "convT" not in k}
-    torch.save(state, tmp_path / "a.pth")
-    assert "it has 78 of 156 tensors; convT1.weight is missing" in refused(
-        "autoencoder", tmp_path / "a.pth"
-    )
-
-
-def test_a_tensor_too_many(tmp_path: Path) -> None:
-    state = plain(network("discriminator"))
-    torch.save(state | {"conv1.bias": torch.zeros(3)}, tmp_path / "a.pth")
-    line = refused("discriminator", tmp_path / "a.pth")
-    assert "the published discriminator has no conv1.bias" in line
-
-
-def test_another_network(tmp_path: Path) -> None:
-    save(nn.Sequential(nn.Conv2d(3, 4, 3)), tmp_path / "a.pth")
-    assert "no layer is called so" in refused("generator", tmp_path / "a.pth")
+def changed(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What replaces tensors of a state dict; ``conv1_weight`` stands for ``conv1.weight``."""
+    return lambda state: state | {k[::-1].replace("_", ".", 1)[::-1]: v for k, v in changes.items()}
 
 
 MISFITS: list[tuple[str, str, tuple[int, ...]]] = [
@@ -399,42 +377,54 @@ def test_sizes_that_do_not_fit_together(
     assert "where its other layers need" in refused(kind, tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize("shape", [(7, 6), (), (7, 0, 3, 3)])
-def test_a_weight_of_no_convolution(shape: tuple[int, ...], tmp_path: Path) -> None:
-    state = plain(network("generator"))
-    torch.save(state | {"convT2.weight": torch.ones(shape)}, tmp_path / "a.pth")
-    assert "convT2.weight is " in refused("generator", tmp_path / "a.pth")
-
-
-def test_a_discriminator_that_hears_nothing(tmp_path: Path) -> None:
-    state = plain(network("discriminator"))
-    torch.save(state | {"conv13.weight": torch.ones(1, 14, 2, 2)}, tmp_path / "a.pth")
-    assert "takes no embedding" in refused("discriminator", tmp_path / "a.pth")
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        (
+            "autoencoder", lambda state: {k: v for k, v in state.items() if "convT" not in k},
+            "it has 78 of 156 tensors; convT1.weight is missing",
+        ),
+        (
+            "discriminator", changed(conv1_bias=torch.zeros(3)),
+            "the published discriminator has no conv1.bias",
+        ),
+        ("generator", lambda _: nn.Conv2d(3, 4, 3).state_dict(), "no layer is called so"),
+        *[
+            ("generator", changed(convT2_weight=torch.ones(shape)), "convT2.weight is ")
+            for shape in ((7, 6), (), (7, 0, 3, 3))
+        ],
+        (
+            "discriminator", changed(conv13_weight=torch.ones(1, 14, 2, 2)),
+            "takes no embedding",
+        ),
+        *[
+            (
+                "informativity",
+                changed(fc2_bias=torch.full((32,), value, dtype=torch.float64)),
+                "fc2.bias holds numbers that are not finite",
+            )
+            for value in (torch.nan, torch.inf, 1e300)
+        ],
+        *[
+            ("informativity", changed(fc2_bias=value), "fc2.bias is no tensor of weights")
+            for value in (
+                torch.zeros(32, dtype=torch.int64), torch.zeros(32).to_sparse(), [0.0] * 32,
+                "zeros", None,
+            )
+        ],
+    ],
+)  # fmt: skip
+def test_tensors_that_are_missing_left_over_or_no_weights(
+    kind: str, change: Callable[[dict[str, Any]], dict[str, Any]], words: str, tmp_path: Path
+) -> None:
+    torch.save(change(plain(network(kind))), tmp_path / "a.pth")
+    assert words in refused(kind, tmp_path / "a.pth")
 
 
 def test_an_embedding_longer_than_what_the_generator_takes(tmp_path: Path) -> None:
     path = save(network("generator"), tmp_path / "a.pth")
     line = refused("generator", path, embedding_size=32)
     assert line.endswith("takes 16 numbers, fewer than an embedding of 32")
-
-
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e300])
-def test_numbers_that_are_none(value: float, tmp_path: Path) -> None:
-    state = plain(network("informativity"))
-    state["fc2.bias"] = torch.full((32,), value, dtype=torch.float64)
-    torch.save(state, tmp_path / "a.pth")
-    assert "fc2.bias holds numbers that are not finite" in refused(
-        "informativity", tmp_path / "a.pth"
-    )
-
-
-@pytest.mark.parametrize(
-    "value",
-    [torch.zeros(32, dtype=torch.int64), torch.zeros(32).to_sparse(), [0.0] * 32, "zeros", None],
-)
-def test_values_that_are_no_weights(value: Any, tmp_path: Path) -> None:
-    torch.save(plain(network("informativity")) | {"fc2.bias": value}, tmp_path / "a.pth")
-    assert "fc2.bias is no tensor of weights" in refused("informativity", tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("content", [[], {}, torch.zeros(3), 5, {"state_dict": {}}])
@@ -482,33 +472,21 @@ def foreign_zip() -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\x00" * 100,
-        b"hello world\n" * 9,
-        b"<!DOCTYPE html><html></html>",
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:aaa\nsize 1\n",
-        foreign_zip(),
-        stored(PlainInformativity())[:5000],
-        stored(PlainInformativity())[:-30],
-        stored(PlainInformativity(), _use_new_zipfile_serialization=False)[:-6],
-        stored(PlainInformativity(), _use_new_zipfile_serialization=False)[:900],
-    ],
-    ids=[
-        "empty",
-        "zeros",
-        "text",
-        "page",
-        "pointer",
-        "zip",
-        "half",
-        "tail",
-        "old-tail",
-        "old-half",
-    ],
-)
+FOREIGN = {
+    "empty": b"",
+    "zeros": b"\x00" * 100,
+    "text": b"hello world\n" * 9,
+    "page": b"<!DOCTYPE html><html></html>",
+    "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:aaa\nsize 1\n",
+    "zip": foreign_zip(),
+    "half": stored(PlainInformativity())[:5000],
+    "tail": stored(PlainInformativity())[:-30],
+    "old-tail": stored(PlainInformativity(), _use_new_zipfile_serialization=False)[:-6],
+    "old-half": stored(PlainInformativity(), _use_new_zipfile_serialization=False)[:900],
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
 def test_what_is_no_checkpoint(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_bytes(content)
     line = refused("informativity", tmp_path / "a.pth")
