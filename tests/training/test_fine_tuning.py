@@ -15,7 +15,7 @@ from soundsight.data.store.dataset import PairDataset
 from soundsight.data.vegas.bench import Bench
 from soundsight.runtime import model_folder
 from soundsight.training.checkpoints import read_tensors
-from soundsight.training.fine_tuning import StartingPoint
+from soundsight.training.fine_tuning import Pretrained
 
 STEPS = ["--set", "loop.log_every=1", "--set", "loop.checkpoint_every=2"]
 
@@ -116,8 +116,8 @@ def test_damaged_weights_are_named(place: Path, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "encoder.safetensors").write_bytes(b"no tensors")
     with pytest.raises(DataError, match=r"encoder\.json is missing or damaged"):
-        StartingPoint(folder).preset()
-    assert StartingPoint(place / "encoder").preset() == "tiny"
+        Pretrained(folder).preset()
+    assert Pretrained(place / "encoder").preset() == "tiny"
 
 
 def test_several_datasets_are_one(toy_bench: Bench) -> None:

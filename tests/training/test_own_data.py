@@ -30,7 +30,7 @@ from soundsight.training.configs import (
 from soundsight.training.decoder import DecoderTask
 from soundsight.training.ears import EarsTask
 from soundsight.training.ears_data import EarsData, joined, open_ears_data, prepared_ears_data
-from soundsight.training.fine_tuning import FLOW, LATENT_ENCODER, TAUGHT_BY, StartingPoint
+from soundsight.training.fine_tuning import FLOW, LATENT_ENCODER, TAUGHT_BY, Pretrained
 from soundsight.training.flow import FlowTask, load_flow
 from soundsight.training.flow_data import FlowPairs, flow_pairs_of
 from soundsight.training.trainer import Task, fit, step_rng
@@ -170,15 +170,15 @@ def test_all_three_start_from_finished_weights(
 ) -> None:
     photos = torch.from_numpy(PairDataset(toy_bench, "train").photos())
     run = trained(EarsTask(ears_config(), own), tmp_path / "ears", ears_config())
-    again = EarsTask(ears.going_on(ears_config(), "x"), own, start=StartingPoint(run))
+    again = EarsTask(ears.fine_tuning_config(ears_config(), "x"), own, start=Pretrained(run))
     same(again.network.ears, run / "encoder.safetensors")
     same(again.network.picture, run / "picture_encoder.safetensors")
     assert again.config.learning_rate < ears_config().learning_rate
 
     config = decoder_config(eyes)
     run = trained(DecoderTask(config, photos, eyes), tmp_path / "decoder", config)
-    going_on = replace(decoder.going_on(config, "x"), loop=LOOP)
-    second = DecoderTask(going_on, photos, eyes, start=StartingPoint(run))
+    fine_tuning_config = replace(decoder.fine_tuning_config(config, "x"), loop=LOOP)
+    second = DecoderTask(fine_tuning_config, photos, eyes, start=Pretrained(run))
     same(second.encoder, run / "latent_encoder.safetensors")
     same(second.decoder, run / "latent_decoder.safetensors")
     same(second.ema.average, run / "latent_decoder.safetensors")
@@ -189,8 +189,8 @@ def test_all_three_start_from_finished_weights(
     first = FlowTask(flow_config(), flow_pairs(), runs=(tmp_path, tmp_path))
     run = trained(first, tmp_path / "flow", flow_config())
     third = FlowTask(
-        flow.going_on(flow_config(), "x"), flow_pairs(), runs=(tmp_path, tmp_path),
-        start=StartingPoint(run),
+        flow.fine_tuning_config(flow_config(), "x"), flow_pairs(), runs=(tmp_path, tmp_path),
+        start=Pretrained(run),
     )  # fmt: skip
     same(third.flow, run / "flow.safetensors")
 
@@ -200,7 +200,7 @@ def test_training_goes_on_from_what_taught_a_copy_in_few_steps(tmp_path: Path) -
     run = trained(first, tmp_path / "flow", flow_config())
     network, about = load_flow(run)
     save_weights(tmp_path / "few" / f"{FLOW}.safetensors", network, {**about, "times": [0.0, 1.0]})
-    few = StartingPoint(tmp_path / "few")
+    few = Pretrained(tmp_path / "few")
 
     def started() -> FlowTask:
         return FlowTask(flow_config(), flow_pairs(), runs=(tmp_path, tmp_path), start=few)
@@ -224,13 +224,13 @@ def test_features_of_other_eyes_are_refused(
     run = trained(task, tmp_path / "ears", ears_config())
     other_eyes(run / "picture_encoder.safetensors", task.network.picture)
     with pytest.raises(DataError, match="other eyes"):
-        EarsTask(ears_config(), own, start=StartingPoint(run))
+        EarsTask(ears_config(), own, start=Pretrained(run))
     config = decoder_config(eyes)
     redrawing = DecoderTask(config, photos, eyes)
     run = trained(redrawing, tmp_path / "decoder", config)
     other_eyes(run / f"{LATENT_ENCODER}.safetensors", redrawing.encoder)
     with pytest.raises(DataError, match="other eyes"):
-        DecoderTask(config, photos, eyes, start=StartingPoint(run))
+        DecoderTask(config, photos, eyes, start=Pretrained(run))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_sizes_that_do_not_fit_are_one_line(
 def test_weights_of_other_sizes_are_refused(own: EarsData, tmp_path: Path) -> None:
     run = trained(EarsTask(ears_config(), own), tmp_path / "ears", ears_config())
     with pytest.raises(DataError, match="other sizes"):
-        EarsTask(ears_config(preset="everyday"), own, start=StartingPoint(run))
+        EarsTask(ears_config(preset="everyday"), own, start=Pretrained(run))
 
 
 def test_micro_batches_are_told_their_own_sounds() -> None:

@@ -59,7 +59,7 @@ from soundsight.cli.train_options import (
 from soundsight.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from soundsight.training.fine_tuning import StartingPoint
+    from soundsight.training.fine_tuning import Pretrained
 
 
 def register(app: typer.Typer) -> None:
@@ -116,9 +116,9 @@ def encoder(
 ) -> None:
     """Train an audio encoder on pairs, without a label."""
     begin("soundsight train encoder", out, threads)
-    from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER, StartingPoint
+    from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER, Pretrained
 
-    start = None if init is None else StartingPoint(init)
+    start = None if init is None else Pretrained(init)
     preset = _preset(preset, start)
     if preset in PRESETS:
         others = {"--embedding-size": embedding_size, "--kind": kind != "contrastive",
@@ -234,13 +234,13 @@ def translator(
 ) -> None:
     """Train generator and discriminator on pairs, without a label."""
     begin("soundsight train translator", out, threads)
-    from soundsight.training.fine_tuning import DISCRIMINATOR, GENERATOR, POSTERIOR, StartingPoint
+    from soundsight.training.fine_tuning import DISCRIMINATOR, GENERATOR, POSTERIOR, Pretrained
 
-    start = None if init is None else StartingPoint(init)
+    start = None if init is None else Pretrained(init)
     encoder = encoder or init
     if encoder is None:
         raise ConfigError("--encoder is missing: a finished run of `train encoder`")
-    preset = _preset(preset, start or (StartingPoint(encoder) if decoder else None))
+    preset = _preset(preset, start or (Pretrained(encoder) if decoder else None))
     if preset in PRESETS:
         decoder = decoder or init
         if decoder is None:
@@ -444,7 +444,7 @@ def _photo_judge(
     typer.echo(f"written: {out}")
 
 
-def _preset(name: str | None, start: StartingPoint | None) -> str:
+def _preset(name: str | None, start: Pretrained | None) -> str:
     """Return the sizes that are asked for: those of the starting point, unless they are named."""
     if name is not None:
         return name

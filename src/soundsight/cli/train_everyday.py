@@ -41,7 +41,7 @@ from soundsight.core.errors import ConfigError
 if TYPE_CHECKING:
     from soundsight.models.ears import Ears
     from soundsight.training.devices import Devices
-    from soundsight.training.fine_tuning import StartingPoint
+    from soundsight.training.fine_tuning import Pretrained
     from soundsight.training.flow_data import FlowPairs
     from soundsight.training.kinds import KindSeconds
 
@@ -86,7 +86,7 @@ EverydayPreset = Annotated[
 ]
 
 
-def ears_config(preset: str, teacher: Path | None, start: StartingPoint | None) -> Any:
+def ears_config(preset: str, teacher: Path | None, start: Pretrained | None) -> Any:
     """Return the settings of the ears.
 
     Raises:
@@ -95,7 +95,7 @@ def ears_config(preset: str, teacher: Path | None, start: StartingPoint | None) 
     """
     from soundsight.core.files import sha256_of
     from soundsight.training.configs import EarsTrainingConfig
-    from soundsight.training.ears import going_on
+    from soundsight.training.ears import fine_tuning_config
     from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER
 
     if teacher is not None and not teacher.is_file():
@@ -103,7 +103,11 @@ def ears_config(preset: str, teacher: Path | None, start: StartingPoint | None) 
     config = EarsTrainingConfig(
         preset=preset, teacher="" if teacher is None else sha256_of(teacher)
     )
-    return config if start is None else going_on(config, start.sha256(ENCODER, PICTURE_ENCODER))
+    return (
+        config
+        if start is None
+        else fine_tuning_config(config, start.sha256(ENCODER, PICTURE_ENCODER))
+    )
 
 
 def fit_ears(
@@ -112,7 +116,7 @@ def fit_ears(
     data: list[Path] | None,
     bank: Path,
     teacher: Path | None,
-    start: StartingPoint | None,
+    start: Pretrained | None,
     here: Devices,
     max_time: float | None,
 ) -> None:
@@ -167,17 +171,17 @@ def decoder(
 
     from soundsight.models.eyes import Eyes
     from soundsight.training.configs import DecoderConfig
-    from soundsight.training.decoder import DecoderTask, going_on
+    from soundsight.training.decoder import DecoderTask, fine_tuning_config
     from soundsight.training.devices import enough_memory
-    from soundsight.training.fine_tuning import LATENT_DECODER, LATENT_ENCODER, StartingPoint
+    from soundsight.training.fine_tuning import LATENT_DECODER, LATENT_ENCODER, Pretrained
     from soundsight.training.photo_features import EYES
 
     eyes = Eyes.load(EYES)
-    start = None if init is None else StartingPoint(init)
+    start = None if init is None else Pretrained(init)
     sizes = _size("everyday") if start is None else start.preset(LATENT_ENCODER)
     defaults = DecoderConfig(preset=_size(preset) if preset else sizes, eyes=eyes.sha256)
     if start is not None:
-        defaults = going_on(defaults, start.sha256(LATENT_ENCODER, LATENT_DECODER))
+        defaults = fine_tuning_config(defaults, start.sha256(LATENT_ENCODER, LATENT_DECODER))
     config = resolve(
         defaults, settings, seed=seed, steps=steps, batch_size=batch_size, precision=precision,
         accumulate=accumulate, keep=keep,
@@ -203,7 +207,7 @@ def fit_flow(
     encoder: Path,
     decoder: Path,
     bank: Path,
-    start: StartingPoint | None,
+    start: Pretrained | None,
     here: Devices,
     max_time: float | None,
 ) -> None:
@@ -221,22 +225,22 @@ def fit_flow(
         )  # fmt: skip
 
 
-def flow_config(preset: str, encoder: Path, decoder: Path, start: StartingPoint | None) -> Any:
+def flow_config(preset: str, encoder: Path, decoder: Path, start: Pretrained | None) -> Any:
     """Return the settings of the flow between an encoder and a decoder.
 
     Raises:
         DataError: when one of them is not finished, or ``start`` has no weights to start from.
     """
     from soundsight.training.configs import FlowTrainingConfig
-    from soundsight.training.fine_tuning import ENCODER, FLOW, LATENT_ENCODER, StartingPoint
-    from soundsight.training.flow import going_on
+    from soundsight.training.fine_tuning import ENCODER, FLOW, LATENT_ENCODER, Pretrained
+    from soundsight.training.flow import fine_tuning_config
 
     config = FlowTrainingConfig(
         preset=_size(preset),
-        encoder=StartingPoint(encoder).about(ENCODER)["sha256"],
-        decoder=StartingPoint(decoder).about(LATENT_ENCODER)["sha256"],
+        encoder=Pretrained(encoder).about(ENCODER)["sha256"],
+        decoder=Pretrained(decoder).about(LATENT_ENCODER)["sha256"],
     )
-    return config if start is None else going_on(config, start.sha256(FLOW))
+    return config if start is None else fine_tuning_config(config, start.sha256(FLOW))
 
 
 def distil(

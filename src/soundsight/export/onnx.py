@@ -38,7 +38,7 @@ from soundsight.training.align import AlignTask
 from soundsight.training.checkpoints import read_tensors, save_tensors
 from soundsight.training.distil import DistilTask
 from soundsight.training.encoder import AudioEncoder, condition, load_encoder
-from soundsight.training.fine_tuning import TRAINABLE, StartingPoint
+from soundsight.training.fine_tuning import TRAINABLE, Pretrained
 from soundsight.training.flow import FlowTask, load_flow_generator
 from soundsight.training.labels import FittedLabelHead, load_label_head
 from soundsight.training.ood import LIMIT, load_ood
@@ -221,7 +221,7 @@ def export_networks(
             write_json(folder / model_folder.LABELS, labels.head.to_json())
             figures["labels"] = labels.figures.words()
         if weights is not None:
-            _carry(StartingPoint(weights), folder)
+            _carry(Pretrained(weights), folder)
         values = {
             "format": model_folder.FORMAT,
             "format_version": model_folder.FORMAT_VERSION,
@@ -256,7 +256,7 @@ def export_networks(
     return out
 
 
-def _carry(start: StartingPoint, folder: Path) -> None:
+def _carry(start: Pretrained, folder: Path) -> None:
     """Write the weights of a run that training can go on from, rounded to fp16."""
     for name in TRAINABLE:
         if start.has(name):

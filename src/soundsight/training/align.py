@@ -54,7 +54,7 @@ from soundsight.training.fine_tuning import (
     LATENT_ENCODER,
     PICTURE_ENCODER,
     TAUGHT_BY,
-    StartingPoint,
+    Pretrained,
 )
 from soundsight.training.flow import copy_weights, load_flow
 from soundsight.training.flow_data import FlowPairs
@@ -103,7 +103,7 @@ class AlignTask(DrawingTask):
             )
         self.times: tuple[float, ...] = tuple(self._about_flow["times"])
         decoder, self._about_decoder = load_latent_decoder(run)
-        start = StartingPoint(run)
+        start = Pretrained(run)
         about = start.about(PICTURE_ENCODER)
         sizes = network_config(EarsConfig, start.file(PICTURE_ENCODER), about)
         self.projection = PictureProjection(sizes).requires_grad_(False)

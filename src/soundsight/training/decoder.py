@@ -41,7 +41,7 @@ from soundsight.training.configs import DecoderConfig
 from soundsight.training.drawing import DrawingTask, Seen
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import to_float, to_levels
-from soundsight.training.fine_tuning import LATENT_DECODER, LATENT_ENCODER, StartingPoint
+from soundsight.training.fine_tuning import LATENT_DECODER, LATENT_ENCODER, Pretrained
 from soundsight.training.trainer import Scalars, channels_last, set_rate
 
 _SHOWN = 16
@@ -55,7 +55,7 @@ SIZES = {
 }
 
 
-def going_on(config: DecoderConfig, init: str) -> DecoderConfig:
+def fine_tuning_config(config: DecoderConfig, init: str) -> DecoderConfig:
     """Return the settings for starting from finished weights.
 
     The encoder stays, so that flows that know its latent pictures stay true, and the discriminator,
@@ -88,7 +88,7 @@ class DecoderTask(DrawingTask):
         eyes: Eyes,
         shown: UInt8[Tensor, "m 3 96 96"] | None = None,
         *,
-        start: StartingPoint | None = None,
+        start: Pretrained | None = None,
     ) -> None:
         self.config, self.photos, self.eyes = config, photos, eyes
         self.shown = (photos if shown is None else shown)[:_SHOWN]

@@ -33,7 +33,7 @@ from soundsight.training.devices import Devices
 from soundsight.training.ears_data import EarsData
 from soundsight.training.ema import Ema
 from soundsight.training.encoder import to_float
-from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER, StartingPoint
+from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER, Pretrained
 from soundsight.training.losses import alone_nce, pictures_nce
 from soundsight.training.teacher import FEATURES
 from soundsight.training.trainer import (
@@ -53,7 +53,7 @@ _STANDARDISED = 2048
 _AT_ONCE = 128
 
 
-def going_on(config: EarsTrainingConfig, init: str) -> EarsTrainingConfig:
+def fine_tuning_config(config: EarsTrainingConfig, init: str) -> EarsTrainingConfig:
     """Return the settings for starting from finished weights: slower, shorter, with their layer."""
     loop = replace(config.loop, steps=1500)
     return replace(config, init=init, learning_rate=5e-4, last_layer=0.0, loop=loop)
@@ -98,7 +98,7 @@ class EarsTask(Task):
     kind = KIND
 
     def __init__(
-        self, config: EarsTrainingConfig, data: EarsData, *, start: StartingPoint | None = None
+        self, config: EarsTrainingConfig, data: EarsData, *, start: Pretrained | None = None
     ) -> None:
         self.config, self.data = config, data
         torch.manual_seed(config.loop.seed)
@@ -113,7 +113,7 @@ class EarsTask(Task):
         self.optimizer = adamw(self.network, config.learning_rate, config.weight_decay)
         self._copies = config.bank.copies
 
-    def _start_from(self, start: StartingPoint) -> None:
+    def _start_from(self, start: Pretrained) -> None:
         kind = start.about(ENCODER).get("kind")
         if kind != KIND:
             raise DataError(f"{start.folder} has an encoder of kind {kind}, not {KIND}")

@@ -32,7 +32,7 @@ from soundsight.training.augment import add_background, augment_image, augment_m
 from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
 from soundsight.training.configs import EncoderConfig
 from soundsight.training.devices import Devices
-from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER, StartingPoint
+from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER, Pretrained
 from soundsight.training.losses import info_nce
 from soundsight.training.run_folder import read_run
 from soundsight.training.trainer import (
@@ -76,7 +76,7 @@ class EncoderTask(Task):
     kind = "encoder"
 
     def __init__(
-        self, config: EncoderConfig, data: PairDataset, *, start: StartingPoint | None = None
+        self, config: EncoderConfig, data: PairDataset, *, start: Pretrained | None = None
     ) -> None:
         self.config, self.data = config, data
         torch.manual_seed(config.loop.seed)
@@ -93,7 +93,7 @@ class EncoderTask(Task):
         channels_last(self.network)
         self.optimizer = self._make_optimizer()
 
-    def _start_from(self, start: StartingPoint) -> None:
+    def _start_from(self, start: Pretrained) -> None:
         network = self.network
         kind = start.about(ENCODER).get("kind")
         if kind != self.config.kind:

@@ -37,7 +37,7 @@ TRAINABLE = (
 
 
 @dataclass(frozen=True)
-class StartingPoint:
+class Pretrained:
     """Weights to start from.
 
     Attributes:

@@ -43,7 +43,7 @@ from soundsight.training.fine_tuning import (
     LATENT_DECODER,
     LATENT_ENCODER,
     PICTURE_ENCODER,
-    StartingPoint,
+    Pretrained,
 )
 from soundsight.training.flow_data import FlowPairs
 from soundsight.training.trainer import Scalars, Task, set_rate
@@ -54,7 +54,7 @@ SIZES = {
 }
 
 
-def going_on(config: FlowTrainingConfig, init: str) -> FlowTrainingConfig:
+def fine_tuning_config(config: FlowTrainingConfig, init: str) -> FlowTrainingConfig:
     """Return the settings for starting from finished weights: slower and shorter."""
     return replace(config, init=init, rate=3e-4, loop=replace(config.loop, steps=2500))
 
@@ -77,7 +77,7 @@ class FlowTask(Task):
         pairs: FlowPairs,
         *,
         runs: tuple[Path, Path],
-        start: StartingPoint | None = None,
+        start: Pretrained | None = None,
     ) -> None:
         self.config, self.pairs, self._runs = config, pairs, runs
         _check_sizes(config.preset, pairs)

@@ -61,7 +61,7 @@ from soundsight.training.fine_tuning import (
     GENERATOR,
     PICTURE_ENCODER,
     POSTERIOR,
-    StartingPoint,
+    Pretrained,
 )
 from soundsight.training.losses import (
     feature_loss,
@@ -256,7 +256,7 @@ class TranslatorTask(Task):
         data: PairDataset,
         *,
         encoder_run: Path,
-        start: StartingPoint | None = None,
+        start: Pretrained | None = None,
     ) -> None:
         about = read_tensors(encoder_run / "encoder.safetensors")[1]
         if about["preset"] != config.preset:
