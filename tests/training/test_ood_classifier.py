@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from soundsight.training.ood_classifier import OodClassifierFitConfig, fit_ood_classifier
 
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.models.ears import Ears, EarsConfig
@@ -15,7 +16,6 @@ from soundsight.models.ood import OodClassifier
 from soundsight.training.checkpoints import save_weights
 from soundsight.training.kinds import KindSeconds
 from soundsight.training.ood import load_ood, write_ood
-from soundsight.training.ood_classifier import OodClassifierFitConfig, fit_ood_classifier
 
 E = 16
 SIZES = EarsConfig(embedding_size=E, maps=(4, 4, 4, 4, 4), blocks=(0, 0, 0, 0))

@@ -400,8 +400,7 @@ def fit_everyday_ood(
     from soundsight.training.encoder import load_encoder
     from soundsight.training.kinds import everyday_label_head
     from soundsight.training.labels import other_seconds
-    from soundsight.training.ood import write_ood
-    from soundsight.training.ood_classifier import OodClassifierFitConfig, fit_ood_classifier
+    from soundsight.training.ood import OodClassifierFitConfig, fit_ood_classifier, write_ood
 
     config = resolve(OodClassifierFitConfig(), settings, seed=seed)
     if is_printed(config, dry_run):
@@ -409,7 +408,7 @@ def fit_everyday_ood(
     ears: Any = load_encoder(encoder)
     train, val = _kinds(open_everyday(data), ears, encoder, bank)
     folder = None if others is None else _others(others, encoder, bank).embeddings
-    made = other_seconds(ears, everyday_label_head())[0].float().numpy()
+    made = other_seconds(ears, everyday_label_head())[0].astype("float32")
     network = fit_ood_classifier(train, val, ears, config, folder=folder, made=made)
     write_ood(out, encoder, network, config)
     typer.echo(f"written: {out}")

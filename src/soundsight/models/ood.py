@@ -31,19 +31,12 @@ from soundsight.models.contrastive import unit_rms
 
 @dataclass(frozen=True, kw_only=True)
 class NearestNeighbourOodConfig:
-    """Sizes of a :class:`NearestNeighbourOod`.
+    """Sizes of a :class:`NearestNeighbourOod`."""
 
-    Attributes:
-        features: F, what the encoder gives.
-        axes: P, principal axes kept.
-        sounds: m, sounds of training that are kept.
-        neighbours: nearest sounds whose distances are averaged.
-    """
-
-    features: int
-    axes: int = 32
-    sounds: int = 2048
-    neighbours: int = 5
+    features: int  #: F, what the encoder gives
+    axes: int = 32  #: P, principal axes kept
+    sounds: int = 2048  #: m, sounds of training that are kept
+    neighbours: int = 5  #: nearest sounds whose distances are averaged
 
 
 class NearestNeighbourOod(nn.Module):
@@ -81,25 +74,18 @@ class NearestNeighbourOod(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class OodClassifierConfig:
-    """Sizes of an :class:`OodClassifier`.
+    """Sizes of an :class:`OodClassifier`."""
 
-    Attributes:
-        features: F.
-        embedding_size: E.
-        kinds: K.
-        hidden: H.
-        dropout: dropout rates of the embedding and of the hidden units, in training.
-    """
-
-    features: int
-    embedding_size: int
-    kinds: int
-    hidden: int = 256
+    features: int  #: F
+    embedding_size: int  #: E
+    kinds: int  #: K
+    hidden: int = 256  #: H
+    #: dropout rates of the embedding and of the hidden units, in training
     dropout: tuple[float, float] = (0.3, 0.5)
 
 
 class OodClassifier(nn.Module):
-    """A second's features -> its ood score. Fitted by ``training.ood_classifier``."""
+    """A second's features -> its ood score. Fitted by ``training.ood``."""
 
     project_weight: Tensor
     project_bias: Tensor

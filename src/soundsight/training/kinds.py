@@ -256,11 +256,11 @@ def fit_everyday_label_head(
     made = other_seconds(ears, config)
     named, rest = [], []
     for seconds, more in zip((train, val), made, strict=True):
-        embeddings = torch.from_numpy(seconds.embeddings).double()
+        embeddings = seconds.embeddings.astype(np.float64)
         has_name = seconds.known & (seconds.kinds != "")
         words = [WORDS.get(kind, str(kind)) for kind in seconds.kinds[has_name]]
-        named.append((embeddings[torch.from_numpy(has_name)], words))
-        rest.append(torch.cat([embeddings[torch.from_numpy(~seconds.known)], more]))
+        named.append((embeddings[has_name], words))
+        rest.append(np.concatenate([embeddings[~seconds.known], more]))
     return fit_label_head(named[0], named[1], config, (rest[0], rest[1]))
 
 

@@ -1,6 +1,6 @@
 """Fits the label head: a multinomial logistic regression on the embedding.
 
-Here, and only here, labels are read outside evaluation. They name what is heard, for the words
+Here, and only here, labels are read outside evaluation. They name sounds, for the words
 beside the pictures, after all other training is done: the encoder is frozen, and no label and no
 name reaches encoder or generator.
 
@@ -12,6 +12,7 @@ a probability means what it says. Beside the subjects' seconds stand sounds that
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,10 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 
-from soundsight.core.config import choose, to_dict
+from soundsight.core.config import check_values, choose, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import sha256_of, write_json
 from soundsight.core.units import INAUDIBLE_LEVEL
@@ -49,42 +52,36 @@ _AT_ONCE = 256
 _FEWEST = 20
 _LEAST_SPREAD = 1e-3
 _BINS = 15
-_COLDEST, _HOTTEST, _TEMPERATURES = 0.25, 8.0, 400
+_COLDEST, _HOTTEST = 0.25, 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelHeadConfig:
-    """How the names are fitted.
+    """How the names are fitted."""
 
-    Attributes:
-        penalties: weights of the squared coefficients, of standardised embeddings, that are tried;
-            the one with the least log loss on val is kept.
-        iterations: of L-BFGS, at most.
-        others: kinds of made sounds that are none of the subjects. Leave out what is a subject.
-        others_each: sounds of each kind, and a quarter as many beside val; 0 for none, and every
-            sound is given one of the names.
-        others_weight: weight of all of them together beside that of all named seconds.
-        balanced: let every name weigh the same, however many seconds it has.
-        alerts: names that are told and never drawn; those that no second has are left out.
-    """
-
+    #: weights of the squared coefficients, of standardised embeddings, that are tried; the one with
+    #: the least log loss on val is kept
     penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-    iterations: int = 200
+    iterations: int = 200  #: of L-BFGS, at most
+    #: kinds of made sounds that are none of the subjects. Leave out what is a subject.
     others: tuple[str, ...] = tuple(KINDS)
+    #: sounds of each kind, and a quarter as many beside val; 0 for none, and every sound is given
+    #: one of the names
     others_each: int = 120
-    others_weight: float = 1.0
-    balanced: bool = False
+    others_weight: float = 1.0  #: weight of all of them together beside that of all named seconds
+    balanced: bool = False  #: let every name weigh the same, however many seconds it has
+    #: names that are shown as words and never drawn; those that no second has are left out
     alerts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.penalties or not all(0 < p < 1e6 for p in self.penalties):
+        check_values(
+            self, above_0="penalties others_weight", at_least_0="others_each",
+            at_least_1="iterations",
+        )  # fmt: skip
+        if not self.penalties:
             raise ConfigError("penalties must be numbers above 0")
-        if self.iterations < 1:
-            raise ConfigError("iterations must be at least 1")
         for kind in self.others:
             choose("kind of other sound", kind, KINDS)
-        if self.others_each < 0 or not 0 < self.others_weight < 1e6:
-            raise ConfigError("others_each must be at least 0 and others_weight above 0")
 
     @property
     def with_others(self) -> bool:
@@ -94,29 +91,19 @@ class LabelHeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelHeadFigures:
-    """What the names do on val seconds, which chose penalty and temperature.
+    """What the names do on val seconds, which chose penalty and temperature."""
 
-    Attributes:
-        seconds: audible val seconds.
-        accuracy: share of them whose most probable name is the right one.
-        log_loss: mean of minus the logarithm of the right name's probability among the names.
-        calibration_error: expected calibration error of the most probable of the names, 15 bins.
-        others: made sounds that are none of the subjects, half seconds apart, beside val.
-        others_told: share of them that are more probably none than any one subject; 1 for none.
-        named: share of the val seconds that are more probably some one subject than none.
-        penalty: the one that was kept.
-        temperature: what the logits were divided by.
-    """
-
-    seconds: int
-    accuracy: float
-    log_loss: float
+    seconds: int  #: audible val seconds
+    accuracy: float  #: share of them whose most probable name is the right one
+    log_loss: float  #: mean of minus the logarithm of the right name's probability among the names
+    #: expected calibration error of the most probable of the names, 15 bins
     calibration_error: float
-    others: int
+    others: int  #: made sounds that are none of the subjects, half seconds apart, beside val
+    #: share of them that are more probably none than any one subject; 1 for none
     others_told: float
-    named: float
-    penalty: float
-    temperature: float
+    named: float  #: share of the val seconds that are more probably some one subject than none
+    penalty: float  #: the one that was kept
+    temperature: float  #: what the logits were divided by
 
     def words(self) -> str:
         """The figures in one line."""
@@ -146,39 +133,8 @@ class FittedLabelHead:
     figures: LabelHeadFigures
 
 
-Seconds = tuple[Tensor, list[str]]
+Seconds = tuple[NDArray[np.float64], list[str]]
 """Embeddings, float64 [n, E], and n names."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Weighed:
-    """Seconds [n, E], the numbers of their names [n], and weights [n] that sum to 1."""
-
-    x: Tensor
-    y: Tensor
-    weight: Tensor
-
-    @classmethod
-    def of(
-        cls, x: Tensor, y: list[int], rest: Tensor, names: int, share: float, *, balanced: bool
-    ) -> _Weighed:
-        """Named seconds and, behind them, those of none, which weigh ``share`` times as much."""
-        weights = [torch.full((len(x),), 1.0 / len(x))]
-        if balanced:
-            counts = torch.bincount(torch.tensor(y), minlength=names)
-            weights = [1.0 / (counts[torch.tensor(y)] * (counts > 0).sum())]
-        if len(rest):
-            weights.append(torch.full((len(rest),), share / len(rest)))
-        weight = torch.cat(weights).double()
-        return cls(
-            x=torch.cat([x, rest]),
-            y=torch.tensor(y + [names] * len(rest)),
-            weight=weight / weight.sum(),
-        )
-
-    def loss(self, logits: Tensor) -> Tensor:
-        """The weighed log loss of logits [n, names]."""
-        return (cross_entropy(logits, self.y, reduction="none") * self.weight).sum()
 
 
 def named_seconds(
@@ -194,20 +150,22 @@ def named_seconds(
     """
     names: list[str] = []
 
-    def heard() -> Iterator[NDArray[np.uint8]]:
+    def named() -> Iterator[NDArray[np.uint8]]:
         for place in places:
             for mel, name in labelled(place, split):
                 if name is not None and float(mel.mean()) >= INAUDIBLE_LEVEL:
                     names.append(name)
                     yield mel
 
-    return _embedded(encoder, heard()), names
+    return _embedded(encoder, named()), names
 
 
-def other_seconds(encoder: AudioEncoder, config: LabelHeadConfig) -> tuple[Tensor, Tensor]:
+def other_seconds(
+    encoder: AudioEncoder, config: LabelHeadConfig
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Make and embed sounds that are none of the subjects: float64 [n, E] for train and for val."""
     if not config.with_others:
-        return (torch.zeros(0, encoder.embedding_size).double(),) * 2
+        return (np.zeros((0, encoder.embedding_size)),) * 2
     each, aside = config.others_each, -(-config.others_each // 4)
     train = _embedded(encoder, log_mels(config.others, range(each)))
     return train, _embedded(encoder, log_mels(config.others, range(each, each + aside)))
@@ -217,7 +175,7 @@ def fit_label_head(
     train: Seconds,
     val: Seconds,
     config: LabelHeadConfig,
-    others: tuple[Tensor, Tensor] | None = None,
+    others: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> FittedLabelHead:
     """Fit names to train seconds; choose penalty and temperature by the log loss on val.
 
@@ -244,57 +202,98 @@ def fit_label_head(
             f"{len(names)} names: at least {_FEWEST} of each, of two names, are needed"
         )
     other = others is not None and min(map(len, others)) > 0
-    sets = []
-    for i, (x, y) in enumerate(
-        (
-            (train[0], [number[name] for name in train[1]]),
-            (val[0][known], [number[val[1][i]] for i in known]),
+    fitting, choosing = (
+        _weighed(
+            x[rows], [number[labels[i]] for i in rows], rest if other else x[:0], len(names), config
         )
-    ):
-        rest = others[i] if other and others is not None else x[:0]
-        sets.append(
-            _Weighed.of(x, y, rest, len(names), config.others_weight, balanced=config.balanced)
+        for (x, labels), rows, rest in (
+            (train, range(len(train[1])), others[0] if others else None),
+            (val, known, others[1] if others else None),
         )
-    fitting, choosing = sets
-    mean, spread = fitting.x.mean(dim=0), fitting.x.std(dim=0) + _LEAST_SPREAD
-    best: tuple[float, float, float, Tensor, Tensor] | None = None
+    )
+    mean, spread = fitting.x.mean(axis=0), fitting.x.std(axis=0, ddof=1) + _LEAST_SPREAD
+    tried = []
     for penalty in config.penalties:
-        slopes, bias = _regress(
-            fitting, (fitting.x - mean) / spread, len(names) + other, penalty, config.iterations
-        )
+        slopes, bias = _regress(fitting, (fitting.x - mean) / spread, penalty, config.iterations)
         weights = slopes / spread
         bias = bias - weights @ mean
         temperature, loss = _cooled(choosing, choosing.x @ weights.T + bias)
-        if best is None or loss < best[0]:
-            best = (loss, penalty, temperature, weights / temperature, bias / temperature)
-    assert best is not None
-    _, penalty, temperature, weights, bias = best
-    fitted = LabelHead(
+        tried.append((loss, penalty, temperature, weights / temperature, bias / temperature))
+    _, penalty, temperature, weights, bias = min(tried, key=lambda one: one[0])
+    head = LabelHead(
         labels=names,
-        weights=weights.numpy().astype(np.float32),
-        bias=bias.numpy().astype(np.float32),
+        weights=weights.astype(np.float32),
+        bias=bias.astype(np.float32),
         other=other,
         alerts=tuple(name for name in names if name in config.alerts),
     )
-    shares = fitted.probabilities(choosing.x.numpy()).astype(np.float64)
+    shares = head.probabilities(choosing.x).astype(np.float64)
     is_named = shares.max(axis=1) > 1 - shares.sum(axis=1) if other else np.ones(len(shares), bool)
-    truth = choosing.y.numpy()
-    ours = truth < len(names)
-    told, truth = shares[ours], truth[ours]
-    told /= told.sum(axis=1, keepdims=True)
-    right = told[np.arange(len(truth)), truth]
+    own = choosing.y < len(names)
+    among, truth = shares[own], choosing.y[own]
+    among /= among.sum(axis=1, keepdims=True)
     figures = LabelHeadFigures(
         seconds=len(truth),
-        accuracy=float((told.argmax(axis=1) == truth).mean()),
-        log_loss=float(-np.log(np.maximum(right, 1e-12)).mean()),
-        calibration_error=calibration_error(told, truth),
-        others=int((~ours).sum()),
-        others_told=float((~is_named[~ours]).mean()) if other else 1.0,
-        named=float(is_named[ours].mean()),
+        accuracy=float((among.argmax(axis=1) == truth).mean()),
+        log_loss=float(-np.log(np.maximum(among[np.arange(len(truth)), truth], 1e-12)).mean()),
+        calibration_error=calibration_error(among, truth),
+        others=int((~own).sum()),
+        others_told=float((~is_named[~own]).mean()) if other else 1.0,
+        named=float(is_named[own].mean()),
         penalty=penalty,
         temperature=temperature,
     )
-    return FittedLabelHead(head=fitted, figures=figures)
+    return FittedLabelHead(head=head, figures=figures)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Weighed:
+    """Seconds [n, E], the numbers of their names [n], and weights [n] that sum to 1."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.int64]
+    weight: NDArray[np.float64]
+
+
+def _weighed(
+    x: NDArray[np.float64], y: Sequence[int], rest: Any, names: int, config: LabelHeadConfig
+) -> _Weighed:
+    """Weigh named seconds and, behind them, those of none, ``config.others_weight`` as much."""
+    counts = np.bincount(y, minlength=names)
+    own = 1.0 / (counts[y] * (counts > 0).sum()) if config.balanced else np.full(len(y), 1 / len(y))
+    weight = np.concatenate([own, np.full(len(rest), config.others_weight / max(1, len(rest)))])
+    return _Weighed(
+        x=np.concatenate([x, rest]),
+        y=np.concatenate([np.asarray(y, np.int64), np.full(len(rest), names)]),
+        weight=weight / weight.sum(),
+    )
+
+
+def _regress(
+    data: _Weighed, standard: NDArray[np.float64], penalty: float, iterations: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the weights [count, E] and bias [count] of the least penalised log loss."""
+    # Two classes are fitted by one row of weights, the difference of the two rows that are meant.
+    two = len(np.unique(data.y)) == 2
+    regression = LogisticRegression(C=(2 if two else 1) / penalty, max_iter=iterations, tol=1e-7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        regression.fit(standard, data.y, data.weight)
+    weights, bias = regression.coef_, regression.intercept_
+    if two:
+        weights, bias = (np.concatenate([-x / 2, x / 2]) for x in (weights, bias))
+    return weights, bias
+
+
+def _cooled(data: _Weighed, logits: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the temperature with the least log loss (Guo 2017), and that loss."""
+
+    def loss(log_temperature: float) -> float:
+        logs = log_softmax(logits / np.exp(log_temperature), axis=1)
+        return float(-(logs[np.arange(len(logs)), data.y] * data.weight).sum())
+
+    found = minimize_scalar(loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
+    return float(np.exp(found.x)), float(found.fun)
 
 
 def calibration_error(
@@ -310,12 +309,8 @@ def calibration_error(
     top = shares.max(axis=1)
     right = shares.argmax(axis=1) == truth
     which = np.minimum((top * bins).astype(int), bins - 1)
-    error = 0.0
-    for k in range(bins):
-        within = which == k
-        if within.any():
-            error += within.mean() * abs(float(right[within].mean()) - float(top[within].mean()))
-    return float(error)
+    sums = np.bincount(which, weights=right - top, minlength=bins)
+    return float(np.abs(sums).sum() / len(top))
 
 
 def write_label_head(
@@ -370,12 +365,13 @@ def load_label_head(folder: Path, encoder_run: Path, embedding_size: int) -> Fit
 
 
 @torch.no_grad()
-def _embedded(encoder: AudioEncoder, mels: Iterator[NDArray[np.uint8]]) -> Tensor:
+def _embedded(encoder: AudioEncoder, mels: Iterator[NDArray[np.uint8]]) -> NDArray[np.float64]:
     """Embed log-mels, uint8 [128, 100] each, a few hundred at once: float64 [n, E]."""
-    parts = [torch.zeros(0, encoder.embedding_size).double()]
+    parts = [np.zeros((0, encoder.embedding_size))]
     while batch := list(islice(mels, _AT_ONCE)):
-        parts.append(encoder.encode(to_float(torch.from_numpy(np.stack(batch))[:, None])).double())
-    return torch.cat(parts)
+        mel = to_float(torch.from_numpy(np.stack(batch))[:, None])
+        parts.append(encoder.encode(mel).double().numpy())
+    return np.concatenate(parts)
 
 
 def labelled(
@@ -409,31 +405,3 @@ def _in_order(names: Sequence[str]) -> list[str]:
     first = list(BENCH_NAMES.values())
     rest = sorted(set(names) - set(first))
     return [name for name in first if name in set(names)] + rest
-
-
-def _regress(
-    data: _Weighed, standard: Tensor, count: int, penalty: float, iterations: int
-) -> tuple[Tensor, Tensor]:
-    """Least penalised log loss: weights [count, E] and bias [count]."""
-    weights = torch.zeros(count, standard.shape[1], dtype=standard.dtype, requires_grad=True)
-    bias = torch.zeros(count, dtype=standard.dtype, requires_grad=True)
-    search = torch.optim.LBFGS(
-        [weights, bias], max_iter=iterations, line_search_fn="strong_wolfe", tolerance_grad=1e-7
-    )
-
-    def loss() -> Tensor:
-        search.zero_grad()
-        value = data.loss(standard @ weights.T + bias) + penalty / 2 * weights.square().sum()
-        value.backward()
-        return value
-
-    search.step(loss)
-    return weights.detach(), bias.detach()
-
-
-def _cooled(data: _Weighed, logits: Tensor) -> tuple[float, float]:
-    """Return the temperature with the least log loss (Guo 2017), and that loss."""
-    tried = np.geomspace(_COLDEST, _HOTTEST, _TEMPERATURES)
-    losses = [float(data.loss(logits / t)) for t in tried]
-    best = int(np.argmin(losses))
-    return float(tried[best]), losses[best]

@@ -1,20 +1,30 @@
-"""Fits ood scores: train sounds are kept, val sounds set the limit. No label is used."""
+"""Fits ood scores: how far a sound is from the known ones.
+
+``neighbours``: train sounds are kept, val sounds set the limit; no label is used.
+``classifier``: known seconds of train teach the kinds, all kinds alike; every sound that is of none
+of them teaches "none": the others of train, sounds from a folder of one's own, and sounds made by
+arithmetic. Sounds of val, known ones and others, set the limit and how steeply the ood score rises
+around it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 from torch import Tensor
 
-from soundsight.core.config import choose, from_dict, to_dict
+from soundsight.core.config import check_values, choose, from_dict, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import sha256_of
 from soundsight.core.units import INAUDIBLE_LEVEL
 from soundsight.data.store.dataset import PairDataset
+from soundsight.models.ears import Ears
 from soundsight.models.ood import (
     NearestNeighbourOod,
     NearestNeighbourOodConfig,
@@ -22,8 +32,10 @@ from soundsight.models.ood import (
     OodClassifierConfig,
 )
 from soundsight.training.checkpoints import load_state, read_tensors, save_weights
+from soundsight.training.configs import LoopConfig
 from soundsight.training.encoder import AudioEncoder, to_float
-from soundsight.training.ood_classifier import OodClassifierFitConfig
+from soundsight.training.kinds import KindSeconds
+from soundsight.training.trainer import LossTask, fit
 
 LIMIT = 0.5
 """Ood score above which a sound counts as unknown."""
@@ -37,27 +49,18 @@ _FEWEST = 20
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """How a :class:`NearestNeighbourOod` is fitted.
+    """How a :class:`NearestNeighbourOod` is fitted."""
 
-    Attributes:
-        accepted: share of the audible val sounds that count as known.
-        axes: principal axes kept.
-        sounds: train sounds kept; fewer where there are fewer.
-        neighbours: nearest sounds whose distances are averaged.
-        seed: of which sounds are kept.
-    """
-
-    accepted: float = 0.98
-    axes: int = 32
-    sounds: int = 2048
-    neighbours: int = 5
-    seed: int = 0
+    accepted: float = 0.98  #: share of the audible val sounds that count as known
+    axes: int = 32  #: principal axes kept
+    sounds: int = 2048  #: train sounds kept; fewer where there are fewer
+    neighbours: int = 5  #: nearest sounds whose distances are averaged
+    seed: int = 0  #: of which sounds are kept
 
     def __post_init__(self) -> None:
-        if not 0 < self.accepted < 1:
-            raise ConfigError("accepted must lie between 0 and 1")
-        if min(self.axes, self.sounds, self.neighbours) < 1:
-            raise ConfigError("axes, sounds and neighbours must be at least 1")
+        check_values(
+            self, above_0="accepted", below_1="accepted", at_least_1="axes sounds neighbours"
+        )
 
 
 def fit_nearest_neighbours(
@@ -85,16 +88,152 @@ def fit_nearest_neighbours(
         )
     ).eval()
     mean, spread = known.mean(dim=0), known.std(dim=0) + _LEAST_SPREAD
-    standard = (known - mean) / spread
-    _, sizes, turned = torch.linalg.svd(standard, full_matrices=False)
-    scale = sizes[:axes] / len(known) ** 0.5 + _LEAST_SPREAD
+    found = PCA(axes, svd_solver="full").fit(((known - mean) / spread).numpy())
+    # Axes that hardly vary are not blown up.
+    scale = np.sqrt(found.explained_variance_) + _LEAST_SPREAD
     network.mean.copy_(mean)
-    network.axes.copy_(turned[:axes].T / scale / spread[:, None])
+    network.axes.copy_(torch.from_numpy(found.components_.T / scale) / spread[:, None])
     rng = np.random.default_rng((config.seed, 11))
     chosen = torch.from_numpy(rng.permutation(len(known))[:sounds])
     network.memory.copy_((known[chosen] - mean) @ network.axes)
     network.limit.copy_(torch.quantile(network.distance(unknown), config.accepted))
     return network
+
+
+@dataclass(frozen=True, kw_only=True)
+class OodClassifierFitConfig:
+    """How it is fitted.
+
+    Raises:
+        ConfigError: when a value is out of range.
+    """
+
+    #: share of the known sounds of val that count as known, the mean over kinds, in their whole
+    #: band
+    kept: float = 0.9
+    others_weight: float = 0.8  #: weight of the others of train beside that of all known sounds
+    folder_weight: float = 2.4  #: weight of the sounds of a folder
+    made_weight: float = 0.8  #: weight of the made sounds
+    hidden: int = 256  #: hidden units
+    steps: int = 1500  #: of AdamW
+    batch_size: int = 1024  #: seconds of a step
+    learning_rate: float = 2e-3  #: peak rate
+    weight_decay: float = 0.01  #: AdamW's
+    seed: int = 0  #: of weights, batches and dropout
+
+    def __post_init__(self) -> None:
+        check_values(
+            self, at_least_0="others_weight folder_weight made_weight weight_decay",
+            at_least_1="hidden steps batch_size", above_0="kept learning_rate", below_1="kept",
+        )  # fmt: skip
+
+
+def fit_ood_classifier(
+    train: KindSeconds,
+    val: KindSeconds,
+    ears: Ears,
+    config: OodClassifierFitConfig,
+    *,
+    folder: NDArray[np.float32] | None = None,
+    made: NDArray[np.float32] | None = None,
+) -> OodClassifier:
+    """Fit it.
+
+    Args:
+        train: seconds of train; those that are not known teach "none".
+        val: seconds of val, with others.
+        ears: whose embeddings these are.
+        config: how.
+        folder: embeddings [n, E] of sounds of a folder that are of none of the kinds.
+        made: likewise of made sounds.
+
+    Raises:
+        DataError: when train or val has no known sounds, or no others.
+    """
+    own = val.bands == 0
+    if not (val.known & own).any() or not (~val.known & own).any():
+        raise DataError("val needs sounds of known kinds and of others")
+    sets = [
+        (one, share)
+        for one, share in (
+            (train.embeddings[~train.known], config.others_weight),
+            (folder, config.folder_weight),
+            (made, config.made_weight),
+        )
+        if one is not None and len(one) and share
+    ]
+    if not train.known.any() or not sets:
+        raise DataError("train needs sounds of known kinds and of others")
+    kinds, number = np.unique(train.kinds[train.known], return_inverse=True)
+    torch.manual_seed(config.seed)
+    network = OodClassifier(
+        OodClassifierConfig(
+            features=ears.feature_size, embedding_size=ears.embedding_size, kinds=len(kinds),
+            hidden=config.hidden,
+        )
+    )  # fmt: skip
+    weight, bias = ears.last_layer()
+    embeddings = torch.from_numpy(
+        np.concatenate([train.embeddings[train.known], *(one for one, _ in sets)])
+    )
+    network.project_weight.copy_(weight.detach())
+    network.project_bias.copy_(bias.detach())
+    network.mean.copy_(embeddings.mean(dim=0))
+    network.scale.copy_(1 / (embeddings.std(dim=0) + _LEAST_SPREAD))
+    known = 1.0 / (np.bincount(number)[number] * len(kinds))
+    none = [np.full(len(one), share / len(one)) for one, share in sets]
+    classes = np.concatenate([number, np.full(len(embeddings) - len(number), len(kinds))])
+    _learn(network, embeddings, torch.from_numpy(classes), np.concatenate([known, *none]), config)
+    network.eval().requires_grad_(False)
+    rows = val.of(own)
+    parts = torch.from_numpy(rows.embeddings).split(4096)
+    margins = torch.cat([network.margin(part) for part in parts]).double().numpy()
+    limit = _limit(margins[rows.known], rows.kinds[rows.known], config.kept)
+    network.limit.copy_(torch.tensor(limit))
+    network.slope.copy_(torch.tensor(_slope(margins - limit, rows.known)))
+    return network
+
+
+def _learn(
+    network: OodClassifier,
+    embeddings: Tensor,
+    classes: Tensor,
+    weight: NDArray[np.float64],
+    config: OodClassifierFitConfig,
+) -> None:
+    """Fit the classifier to embeddings [n, E] and classes [n], drawn as often as they weigh."""
+    drawn_up_to = np.cumsum(weight / weight.sum())
+    loop = LoopConfig(steps=config.steps, batch_size=max(2, config.batch_size), seed=config.seed)
+
+    def loss(step: int, rng: torch.Generator) -> Tensor:
+        del step
+        draws = torch.rand(config.batch_size, generator=rng, dtype=torch.float64).numpy()
+        rows = np.minimum(np.searchsorted(drawn_up_to, draws), len(embeddings) - 1)
+        return F.cross_entropy(network.logits(embeddings[rows]), classes[rows])
+
+    task = LossTask(
+        "ood classifier", network, loss, loop, learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+    )  # fmt: skip
+    fit(task, None, loop)
+
+
+def _limit(scores: NDArray[np.float64], kinds: NDArray[np.str_], kept: float) -> float:
+    """Return the highest limit that keeps a share of the known, the mean over kinds."""
+    names = np.unique(kinds)
+    for limit in np.quantile(scores, np.linspace(0.6, 0.0, 1201)):
+        if np.mean([(scores[kinds == name] >= limit).mean() for name in names]) >= kept:
+            return float(limit)
+    return float(scores.min())
+
+
+def _slope(scores: NDArray[np.float64], known: NDArray[np.bool_]) -> float:
+    """Return how steeply the score rises: the least log loss, known and others weighing alike."""
+    weight = np.where(known, 0.5 / known.sum(), 0.5 / (~known).sum())
+    sign = np.where(known, 1.0, -1.0)
+    slopes = np.geomspace(0.1, 10.0, 200)
+    losses = [(weight * np.logaddexp(0.0, -slope * sign * scores)).sum() for slope in slopes]
+    return float(slopes[int(np.argmin(losses))])
 
 
 _NETWORKS = {
@@ -141,18 +280,11 @@ def load_ood(folder: Path, encoder_run: Path) -> NearestNeighbourOod | OodClassi
     return network.eval().requires_grad_(False)
 
 
-def _batches(data: PairDataset) -> Iterator[Tensor]:
-    """Yield the audible log-mels as the networks take them."""
-    rows = _audible(data)
-    for start in range(0, len(rows), _AT_ONCE):
-        yield to_float(data.gather(rows[start : start + _AT_ONCE]).mel)
-
-
-def _audible(data: PairDataset) -> list[int]:
-    return [i for i in range(len(data)) if float(data.mel(i).mean()) >= INAUDIBLE_LEVEL]
-
-
 @torch.no_grad()
 def _features(encoder: AudioEncoder, data: PairDataset) -> Tensor:
-    parts = [encoder.features(mel) for mel in _batches(data)]
-    return torch.cat(parts) if parts else torch.zeros(0, encoder.feature_size)
+    """Return the features of the audible sounds: float32 [n, F]."""
+    rows = [i for i in range(len(data)) if float(data.mel(i).mean()) >= INAUDIBLE_LEVEL]
+    parts = [torch.zeros(0, encoder.feature_size)]
+    for start in range(0, len(rows), _AT_ONCE):
+        parts.append(encoder.features(to_float(data.gather(rows[start : start + _AT_ONCE]).mel)))
+    return torch.cat(parts)
