@@ -40,7 +40,7 @@ from soundsight.models.discriminator import hinge_generator
 from soundsight.models.ears import EarsConfig, PictureProjection
 from soundsight.models.eyes import Eyes
 from soundsight.training.augment import augment_image
-from soundsight.training.checkpoints import network_config, save_weights
+from soundsight.training.checkpoints import load_network, save_weights
 from soundsight.training.configs import AlignConfig
 from soundsight.training.decoder import check_eyes, load_latent_decoder
 from soundsight.training.devices import Devices
@@ -54,7 +54,6 @@ from soundsight.training.fine_tuning import (
     LATENT_ENCODER,
     PICTURE_ENCODER,
     TAUGHT_BY,
-    Pretrained,
 )
 from soundsight.training.flow import copy_weights, load_flow
 from soundsight.training.flow_data import FlowPairs
@@ -103,11 +102,8 @@ class AlignTask(DrawingTask):
             )
         self.times: tuple[float, ...] = tuple(self._about_flow["times"])
         decoder, self._about_decoder = load_latent_decoder(run)
-        start = Pretrained(run)
-        about = start.about(PICTURE_ENCODER)
-        sizes = network_config(EarsConfig, start.file(PICTURE_ENCODER), about)
-        self.projection = PictureProjection(sizes).requires_grad_(False)
-        start.load(PICTURE_ENCODER, self.projection)
+        path = run / f"{PICTURE_ENCODER}.safetensors"
+        self.projection, about = load_network(path, PictureProjection, EarsConfig)
         for beside in (about, self._about_decoder):
             check_eyes(beside, eyes, run)
         self._scale = 1.0 / float(about["temperature"])

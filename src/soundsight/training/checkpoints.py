@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import atomic_file, sha256_of, write_json
 
 Config = TypeVar("Config")
+Network = TypeVar("Network", bound=nn.Module)
 
 _ADVICE = "put another one in its place, or train into another folder"
 
@@ -78,6 +80,25 @@ def network_config(kind: type[Config], path: Path, about: dict[str, Any]) -> Con
         return from_dict(kind, about["network"])
     except (KeyError, ConfigError) as error:
         raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error
+
+
+def load_network(
+    path: Path, kind: Callable[[Any], Network], sizes: type
+) -> tuple[Network, dict[str, Any]]:
+    """Return a network with the weights at ``path``, frozen and in eval mode; and the JSON beside.
+
+    Args:
+        path: of :func:`save_weights`.
+        kind: makes the network of its config.
+        sizes: the config's class; its values stand in the JSON.
+
+    Raises:
+        DataError: when the file is missing, damaged, or of a network of other sizes.
+    """
+    tensors, about = read_tensors(path)
+    network = kind(network_config(sizes, path, about))
+    load_state(network, tensors, str(path))
+    return network.eval().requires_grad_(False), about
 
 
 def load_weights(path: Path, network: nn.Module) -> dict[str, Any]:

@@ -31,12 +31,7 @@ from soundsight.models.decoder import LatentConfig, LatentDecoder, LatentEncoder
 from soundsight.models.discriminator import hinge_generator
 from soundsight.models.eyes import Eyes
 from soundsight.training.augment import augment_image
-from soundsight.training.checkpoints import (
-    load_state,
-    network_config,
-    read_tensors,
-    save_weights,
-)
+from soundsight.training.checkpoints import load_network, save_weights
 from soundsight.training.configs import DecoderConfig
 from soundsight.training.drawing import DrawingTask, Seen
 from soundsight.training.ema import Ema
@@ -227,11 +222,9 @@ def load_latent_encoder(run: Path, eyes: Eyes) -> tuple[LatentEncoder, dict[str,
         DataError: when the run is not finished or damaged, or was trained through other eyes.
     """
     path = run / f"{LATENT_ENCODER}.safetensors"
-    tensors, about = read_tensors(path)
+    network, about = load_network(path, LatentEncoder, LatentConfig)
     check_eyes(about, eyes, path)
-    network = LatentEncoder(network_config(LatentConfig, path, about))
-    load_state(network, tensors, str(path))
-    return channels_last(network.eval().requires_grad_(False)), about
+    return channels_last(network), about
 
 
 def load_latent_decoder(run: Path) -> tuple[LatentDecoder, dict[str, Any]]:
@@ -240,11 +233,7 @@ def load_latent_decoder(run: Path) -> tuple[LatentDecoder, dict[str, Any]]:
     Raises:
         DataError: when the run is not finished or damaged.
     """
-    path = run / f"{LATENT_DECODER}.safetensors"
-    tensors, about = read_tensors(path)
-    network = LatentDecoder(network_config(LatentConfig, path, about))
-    load_state(network, tensors, str(path))
-    return network.eval().requires_grad_(False), about
+    return load_network(run / f"{LATENT_DECODER}.safetensors", LatentDecoder, LatentConfig)
 
 
 def check_eyes(about: dict[str, Any], eyes: Eyes, where: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from soundsight.core.config import choose, from_dict, to_dict
+from soundsight.core.config import choose, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.data.store.dataset import PairDataset
 from soundsight.media.mel import MelConfig
@@ -29,7 +30,7 @@ from soundsight.models.ears import Ears, EarsConfig
 from soundsight.models.presets import preset
 from soundsight.models.published.autoencoder import EMBEDDING_LAYER, Autoencoder, AutoencoderConfig
 from soundsight.training.augment import add_background, augment_image, augment_mel
-from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
+from soundsight.training.checkpoints import load_network, read_tensors, save_weights
 from soundsight.training.configs import EncoderConfig
 from soundsight.training.devices import Devices
 from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER, Pretrained
@@ -44,11 +45,15 @@ from soundsight.training.trainer import (
     set_rate,
 )
 
-_NETWORKS = {"contrastive": SoundEncoder, "autoencoder": Autoencoder}
-
 AudioEncoder = Autoencoder | SoundEncoder | Ears
 """Each has ``encode(mel [n, 1, 128, 100]) -> [n, E]`` with ``embedding_size`` E, and
 ``features(mel) -> [n, F]`` with ``feature_size`` F, what the embedding is made from."""
+
+_NETWORKS: dict[str, tuple[Callable[[Any], AudioEncoder], type]] = {
+    "contrastive": (SoundEncoder, ContrastiveConfig),
+    "autoencoder": (Autoencoder, AutoencoderConfig),
+    "ears": (Ears, EarsConfig),
+}
 
 
 def to_float(levels: Tensor) -> Tensor:
@@ -213,21 +218,11 @@ def load_encoder(folder: Path) -> AudioEncoder:
     if not path.exists():
         about = read_run(folder)
         raise DataError(f"{folder} ({about['kind']}) is not finished: go on with its command first")
-    _, meta = read_tensors(path)
-    network: AudioEncoder
     try:
-        kind = choose("encoder", meta["kind"], {**_NETWORKS, "ears": Ears})
-        sizes = meta["network"]
-        if kind is Ears:
-            network = Ears(from_dict(EarsConfig, sizes))
-        elif kind is SoundEncoder:
-            network = SoundEncoder(from_dict(ContrastiveConfig, sizes))
-        else:
-            network = Autoencoder(from_dict(AutoencoderConfig, sizes))
+        kind, sizes = choose("encoder", read_tensors(path)[1]["kind"], _NETWORKS)
     except (KeyError, ConfigError) as error:
         raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error
-    load_weights(path, network)
-    return network.eval().requires_grad_(False)
+    return load_network(path, kind, sizes)[0]
 
 
 def condition(

@@ -28,12 +28,7 @@ from soundsight.core.errors import DataError
 from soundsight.core.files import atomic_file
 from soundsight.data.store.dataset import batch_indices
 from soundsight.models.flow import Flow, FlowConfig, FlowGenerator
-from soundsight.training.checkpoints import (
-    load_state,
-    network_config,
-    read_tensors,
-    save_weights,
-)
+from soundsight.training.checkpoints import load_network, save_weights
 from soundsight.training.configs import FlowTrainingConfig
 from soundsight.training.decoder import load_latent_decoder
 from soundsight.training.ema import Ema
@@ -193,11 +188,7 @@ def load_flow(run: Path) -> tuple[Flow, dict[str, Any]]:
     Raises:
         DataError: when the run is not finished or damaged.
     """
-    path = run / f"{FLOW}.safetensors"
-    tensors, about = read_tensors(path)
-    flow = Flow(network_config(FlowConfig, path, about))
-    load_state(flow, tensors, str(path))
-    return flow.eval().requires_grad_(False), about
+    return load_network(run / f"{FLOW}.safetensors", Flow, FlowConfig)
 
 
 def load_flow_generator(

@@ -9,8 +9,10 @@ around it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from soundsight.core.config import check_values, choose, from_dict, to_dict
+from soundsight.core.config import check_values, choose, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import sha256_of
 from soundsight.core.units import INAUDIBLE_LEVEL
@@ -31,7 +33,7 @@ from soundsight.models.ood import (
     OodClassifier,
     OodClassifierConfig,
 )
-from soundsight.training.checkpoints import load_state, read_tensors, save_weights
+from soundsight.training.checkpoints import load_network, read_tensors, save_weights
 from soundsight.training.configs import LoopConfig
 from soundsight.training.encoder import AudioEncoder, to_float
 from soundsight.training.kinds import KindSeconds
@@ -236,7 +238,7 @@ def _slope(scores: NDArray[np.float64], known: NDArray[np.bool_]) -> float:
     return float(slopes[int(np.argmin(losses))])
 
 
-_NETWORKS = {
+_NETWORKS: dict[str, tuple[Callable[[Any], NearestNeighbourOod | OodClassifier], type]] = {
     "neighbours": (NearestNeighbourOod, NearestNeighbourOodConfig),
     "classifier": (OodClassifier, OodClassifierConfig),
 }
@@ -265,7 +267,7 @@ def load_ood(folder: Path, encoder_run: Path) -> NearestNeighbourOod | OodClassi
         DataError: when it is missing, damaged, or was fitted to another encoder.
     """
     path = folder / WEIGHTS
-    tensors, about = read_tensors(path)
+    about = read_tensors(path)[1]
     if about.get("encoder") != sha256_of(encoder_run / "encoder.safetensors"):
         raise DataError(
             f"{folder} was fitted to another encoder than that of {encoder_run}: fit it again "
@@ -273,11 +275,9 @@ def load_ood(folder: Path, encoder_run: Path) -> NearestNeighbourOod | OodClassi
         )
     try:
         kind, sizes = choose("ood network", about["kind"], _NETWORKS)
-        network: NearestNeighbourOod | OodClassifier = kind(from_dict(sizes, about["network"]))
     except (KeyError, ConfigError) as error:
         raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error
-    load_state(network, tensors, str(path))
-    return network.eval().requires_grad_(False)
+    return load_network(path, kind, sizes)[0]
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from soundsight.core.config import from_dict, to_dict
+from soundsight.core.config import to_dict
 from soundsight.core.draws import generator_draws
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import atomic_file
@@ -51,7 +51,7 @@ from soundsight.models.published.autoencoder import EMBEDDING_LAYER, Autoencoder
 from soundsight.models.published.discriminator import ProjectionDiscriminator, RCDiscriminator
 from soundsight.models.published.generator import DenseGenerator, DenseGeneratorConfig
 from soundsight.training.augment import diff_augment
-from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
+from soundsight.training.checkpoints import load_network, read_tensors, save_weights
 from soundsight.training.configs import MovingAverageConfig, TranslatorConfig
 from soundsight.training.devices import Devices
 from soundsight.training.ema import Ema
@@ -631,7 +631,4 @@ def load_generator(run: Path) -> DenseGenerator:
     path = run / "generator.safetensors"
     if not path.exists():
         raise DataError(f"{run} is not finished: go on with its training command first")
-    _, about = read_tensors(path)
-    network = DenseGenerator(from_dict(DenseGeneratorConfig, about["network"]))
-    load_weights(path, network)
-    return network.eval().requires_grad_(False)
+    return load_network(path, DenseGenerator, DenseGeneratorConfig)[0]
