@@ -84,7 +84,7 @@ def begin(command: str, out: Path, threads: int | None) -> None:
     local_output(out)
     require_extra(
         command, "train", "torch", "safetensors", "jaxtyping", "tensorboard", "lightning_fabric",
-        "threadpoolctl",
+        "threadpoolctl", "sklearn",
     )  # fmt: skip
     import torch
 

@@ -22,10 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from soundsight.core.config import check_values, choose, to_dict
 from soundsight.core.errors import ConfigError, DataError
@@ -273,6 +269,9 @@ def _regress(
     data: _Weighed, standard: NDArray[np.float64], penalty: float, iterations: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the weights [count, E] and bias [count] of the least penalised log loss."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     # Two classes are fitted by one row of weights, the difference of the two rows that are meant.
     two = len(np.unique(data.y)) == 2
     regression = LogisticRegression(C=(2 if two else 1) / penalty, max_iter=iterations, tol=1e-7)
@@ -287,6 +286,8 @@ def _regress(
 
 def _cooled(data: _Weighed, logits: NDArray[np.float64]) -> tuple[float, float]:
     """Return the temperature with the least log loss (Guo 2017), and that loss."""
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
 
     def loss(log_temperature: float) -> float:
         logs = log_softmax(logits / np.exp(log_temperature), axis=1)

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from soundsight.core.config import check_values, choose, to_dict
@@ -75,6 +74,8 @@ def fit_nearest_neighbours(
     Raises:
         DataError: when there are fewer than 20 audible sounds in either.
     """
+    from sklearn.decomposition import PCA
+
     size = encoder.feature_size
     known, unknown = (_features(encoder, data) for data in (train, val))
     if min(len(known), len(unknown)) < _FEWEST:
