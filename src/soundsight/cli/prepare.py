@@ -233,7 +233,9 @@ def _steps(text: str) -> list[str]:
                 f"--clean: unknown step {name!r}; choose from all, none, {', '.join(known)}"
             )
     if COHERENCE in names or CLASSIFIER in names:
-        require_extra(f"{_COMMAND} --clean {text}", "train", "torch", "jaxtyping", "sklearn")
+        require_extra(
+            f"{_COMMAND} --clean {text}", "train", "torch", "safetensors", "jaxtyping", "sklearn"
+        )
     return names
 
 
