@@ -235,6 +235,7 @@ def pair(
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(CONFIGS))
 def test_two_processes_train_every_preset(kind: str, pair: Path) -> None:
     """The processes themselves have compared gradients and weights; here is what they wrote."""
@@ -246,6 +247,7 @@ def test_two_processes_train_every_preset(kind: str, pair: Path) -> None:
     assert read_checkpoint(pair / kind / "checkpoint.safetensors")[1]["step"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_all_stop_when_one_is_asked_to(rank: int, pair: Path, toy_bench: Bench) -> None:
     ended = json.loads((pair / f"ended-{rank}.json").read_text())
