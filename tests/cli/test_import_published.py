@@ -155,19 +155,6 @@ def test_a_generator_that_takes_noise_and_a_known_licence(
     assert "Their training data is not in the files" in card
 
 
-def test_networks_of_two_trainings(run: Callable[..., Result]) -> None:
-    refused(run("--noise-ratio", "1"), "not of one training")
-    checkpoint(generator(12), Path("G.pth"))
-    refused(run(), "G.pth takes 12 numbers, fewer than an embedding of 16")
-
-
-def test_files_in_each_others_place(run: Callable[..., Result]) -> None:
-    result = run("--generator", "A.pth")
-    refused(result, "A.pth is a checkpoint of the autoencoder, not of the generator")
-    result = run("--autoencoder", "none.pth")
-    refused(result, "none.pth does not exist")
-
-
 def test_what_is_there_is_kept(run: Callable[..., Result], imported: Path) -> None:
     Path("model").mkdir()
     Path("model/dear.txt").write_text("kept")
@@ -180,5 +167,11 @@ def test_what_is_there_is_kept(run: Callable[..., Result], imported: Path) -> No
     assert Translator.load("model").info.name == "authors"
 
 
-def test_a_url_is_no_place(run: Callable[..., Result]) -> None:
+def test_files_that_do_not_fit_are_one_line(run: Callable[..., Result]) -> None:
     refused(run(name="s3://bucket/model"), "is a URL")
+    refused(run("--noise-ratio", "1"), "not of one training")
+    told = "A.pth is a checkpoint of the autoencoder, not of the generator"
+    refused(run("--generator", "A.pth"), told)
+    refused(run("--autoencoder", "none.pth"), "none.pth does not exist")
+    checkpoint(generator(12), Path("G.pth"))
+    refused(run(), "G.pth takes 12 numbers, fewer than an embedding of 16")

@@ -114,6 +114,9 @@ def test_the_features_are_those_that_the_embedding_is_made_from(folder: Path) ->
         np.testing.assert_allclose(features, expected, rtol=1e-2, atol=2e-2)
         known = memory()(torch.from_numpy(features))
     np.testing.assert_allclose(translator.ood_scores(mels), known, atol=2e-3)
+    for n in (1, 2, 7):
+        embedding, features = translator.session.embed(np.zeros((n, 1, 128, 100), np.float32))
+        assert (embedding.shape, len(features)) == ((n, 16), n)
     # The convolutions are run once for both.
     nodes = onnx.load(folder / "encoder.onnx").graph.node
     assert sum(node.op_type == "Conv" for node in nodes) == len(SIZES.contrastive.sound_maps)
@@ -175,15 +178,6 @@ def test_ears_are_exported_like_any_encoder(tmp_path: Path) -> None:
     np.testing.assert_allclose(embedding, network.encode(mel).detach(), atol=0.02)
 
 
-def test_any_batch_size_runs(folder: Path) -> None:
-    session = onnxruntime.InferenceSession(
-        str(folder / "encoder.onnx"), providers=["CPUExecutionProvider"]
-    )
-    for n in (1, 2, 7):
-        embedding, features = session.run(None, {"mel": np.zeros((n, 1, 128, 100), np.float32)})
-        assert (embedding.shape, len(features)) == ((n, 16), n)
-
-
 def test_model_json_and_card_say_what_they_should(folder: Path) -> None:
     values = json.loads((folder / "model.json").read_text("utf-8"))
     assert values["format"] == "soundsight-model"
@@ -191,6 +185,7 @@ def test_model_json_and_card_say_what_they_should(folder: Path) -> None:
     assert (values["format_version"], values["thresholds"]["ood_score"]) == (3, 0.5)
     assert "imagined" in (folder / "CARD.md").read_text("utf-8")
     assert "informativity: 0 %" in (folder / "CARD.md").read_text("utf-8")
+    assert all(no_path_in(path.read_bytes()) for path in folder.iterdir())
 
 
 def fitted_names(size: int) -> FittedLabelHead:
@@ -242,11 +237,6 @@ def test_a_confidence_that_is_none_is_refused(confidence: float) -> None:
         export.ExportConfig(name="x", confidence=confidence)
 
 
-def test_no_path_of_the_building_machine_is_left(folder: Path) -> None:
-    for path in folder.iterdir():
-        assert no_path_in(path.read_bytes())
-
-
 def no_path_in(data: bytes) -> bool:
     """Whether no path of this machine can be read in a file."""
     here = (b"site-packages", str(Path(export.__file__).parents[1]).encode(),
@@ -255,8 +245,6 @@ def no_path_in(data: bytes) -> bool:
 
 
 def test_a_paper_shaped_model_without_noise_or_dropout_exports(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     generator = DenseGenerator(replace(SIZES.generator, noise_ratio=0.0, dropout=(0.0,) * 6)).eval()
     out = tmp_path / "model"
     export.export_networks(
@@ -267,31 +255,22 @@ def test_a_paper_shaped_model_without_noise_or_dropout_exports(tmp_path: Path) -
     assert np.array_equal(pictures[0], pictures[1])
 
 
-def test_an_existing_folder_is_kept_unless_told(folder: Path) -> None:
-    before = (folder / "model.json").read_bytes()
-    with pytest.raises(OutputError, match="exists already"):
-        export.export_networks(*networks(), folder, export.ExportConfig(name="other"))
-    assert (folder / "model.json").read_bytes() == before
-
-
-def test_networks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    encoder = SoundEncoder(preset("compact").contrastive)
-    with pytest.raises(ModelError, match="128 numbers"):
-        export.export_networks(
-            encoder, networks()[1], tmp_path / "m", export.ExportConfig(name="x")
-        )
-
-
-def test_a_network_that_does_not_survive_is_not_written(
+def test_networks_that_do_not_fit_or_do_not_survive_are_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = export.ExportConfig(name="x")
+    encoder = SoundEncoder(preset("compact").contrastive)
+    with pytest.raises(ModelError, match="128 numbers"):
+        export.export_networks(encoder, networks()[1], tmp_path / "m", config)
     monkeypatch.setattr(export, "TOLERANCE", 0.0)
     with pytest.raises(SoundsightError, match="differs from PyTorch"):
-        export.export_networks(*networks(), tmp_path / "m", export.ExportConfig(name="x"))
+        export.export_networks(*networks(), tmp_path / "m", config)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_a_model_folder_is_replaced(folder: Path, tmp_path: Path) -> None:
+def test_only_a_model_folder_is_replaced_and_only_with_overwrite(
+    folder: Path, tmp_path: Path
+) -> None:
     letters = tmp_path / "letters"
     letters.mkdir()
     (letters / "dear.txt").write_text("kept")
@@ -300,6 +279,9 @@ def test_only_a_model_folder_is_replaced(folder: Path, tmp_path: Path) -> None:
         export.export_networks(*networks(), letters, config, overwrite=True)
     assert (letters / "dear.txt").read_text() == "kept"
     shutil.copytree(folder, tmp_path / "model")
+    with pytest.raises(OutputError, match="exists already"):
+        export.export_networks(*networks(), tmp_path / "model", config)
+    assert Translator.load(tmp_path / "model").info.name == "toy"
     export.export_networks(*networks(), tmp_path / "model", config, overwrite=True)
     assert Translator.load(tmp_path / "model").info.name == "new"
 
@@ -319,14 +301,9 @@ def test_a_report_on_everyday_sounds_says_what_each_kind_reaches(tmp_path: Path)
     assert figures["right, cat"] == "25.0 % [12.5, 37.5]"
     assert figures["measured on"] == "devtest, seed 3"
     del report["refusal"]
-    (tmp_path / "report.json").write_text(json.dumps(report))
-    with pytest.raises(DataError, match="no report"):
-        figures_of(tmp_path / "report.json")
-
-
-def test_a_foreign_report_and_a_foreign_run_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(DataError, match="no report"):
-        figures_of(tmp_path / "report.json")
+    for foreign in (report, {}):
+        (tmp_path / "report.json").write_text(json.dumps(foreign))
+        with pytest.raises(DataError, match="no report"):
+            figures_of(tmp_path / "report.json")
     with pytest.raises(DataError, match=r"no run\.json"):
         export.export_run(tmp_path, tmp_path / "out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 from soundsight.core.errors import OutputError, SoundsightError
 
@@ -38,3 +39,9 @@ def say(text: str, *, err: bool = False) -> None:
             # Whoever reads has seen enough, as `head` has: no fault, and nothing to say.
             sys.exit(128 + signal.SIGPIPE)
         raise OutputError(f"cannot write the output: {error.strerror or error}") from None
+
+
+def say_written(folder: Path) -> None:
+    """Print where a model folder is, and how large."""
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    say(f"written: {folder} ({size / 1e6:.1f} MB)")

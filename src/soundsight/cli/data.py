@@ -19,6 +19,7 @@ import typer
 
 from soundsight.cli.console import complain, counted, say
 from soundsight.cli.group import App
+from soundsight.cli.options import option
 from soundsight.cli.prepare import funnel_lines
 from soundsight.core.errors import ConfigError, DataError, SoundsightError, require_extra
 from soundsight.core.files import local_output
@@ -81,14 +82,11 @@ def info(data: Data) -> None:
 
 def verify(
     data: Data,
-    quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Only the sizes of the shards, not what is inside them."),
-    ] = False,
+    quick: Annotated[bool, option("", "Check only the sizes of the shards.", "--quick")] = False,
 ) -> None:
-    """Compare every byte with its checksum; name what is damaged, missing or foreign.
+    """Compare every byte with its checksum.
 
-    Exit code 2 says that something is wrong.
+    Names what is damaged, missing or foreign. Exit code 2 says that something is wrong.
     """
     _need_for(data)
     from soundsight.data.store.verify import verify as check
@@ -106,14 +104,12 @@ def verify(
 
 def sheet(
     data: Data,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="PNG", help="The picture.")] = Path(
-        "sheet.png"
-    ),
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
-    count: Annotated[int, typer.Option(min=1, max=600, help="Pairs to show.")] = 30,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed shows other pairs.")] = 0,
+    out: Annotated[Path, option("FILE", "The PNG to write.", "--out", "-o")] = Path("sheet.png"),
+    split: Annotated[str, option("SPLIT", "Pairs of train, val or test.")] = "train",
+    count: Annotated[int, option("N", "How many pairs.", min=1, max=600)] = 30,
+    seed: Annotated[int, option("N", "Another seed shows other pairs.", min=0)] = 0,
 ) -> None:
-    """Draw some pairs, of many videos: frame, log-mel, video and time."""
+    """Draw some pairs, of as many videos as possible: frame, log-mel, video and time."""
     local_output(out)
     if out.suffix.lower() != ".png":
         raise ConfigError(f"{out}: the sheet is a PNG, name it so")
@@ -159,19 +155,22 @@ def _spread(folder: PairFolder, split: str, count: int, draw: random.Random) -> 
 
 def export(
     data: Data,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="A new folder.")],
-    kind: Annotated[str, typer.Option(help="audio, spectrogram or embedding.")] = "spectrogram",
+    out: Annotated[Path, option("FOLDER", "A new folder.", "--out", "-o")],
+    kind: Annotated[
+        str, option("KIND", "What the batches hold: audio, spectrogram or embedding.")
+    ] = "spectrogram",
     model: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Whose encoder embeds (default: embeddings of DATA, else the bundled model).",
+        option(
+            "FOLDER",
+            "Model whose encoder makes embeddings (default: those in DATA, else the bundled"
+            " model).",
         ),
     ] = None,
-    per_file: Annotated[int, typer.Option(min=1, help="Records a file.")] = 5000,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DIR.")] = False,
+    per_file: Annotated[int, option("N", "Records in a file.", min=1)] = 5000,
+    overwrite: Annotated[bool, option("", "Replace FOLDER.", "--overwrite")] = False,
 ) -> None:
-    """Write the binary batches of the published dataset, with a table of what its numbers mean.
+    """Write pairs as binary batches of the published form, with a table of what its numbers mean.
 
     Classes are numbered in the order of their labels, videos in that of their names; labels and
     names of the published form (c001, c001_s00001) keep their numbers.

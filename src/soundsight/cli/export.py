@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from soundsight.cli.console import say_written
+from soundsight.cli.options import option
 from soundsight.core.errors import require_extra
 from soundsight.core.files import local_output
 
@@ -18,37 +20,39 @@ def register(app: typer.Typer) -> None:
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished translator run.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="The model folder.")],
-    name: Annotated[str | None, typer.Option(help="Its name (default: that of RUN).")] = None,
-    version: Annotated[str, typer.Option("--model-version", help="Its own version.")] = "1",
+    out: Annotated[Path, option("MODEL", "The model folder.", "--out", "-o")],
+    name: Annotated[str | None, option("NAME", "Name of the model (default: that of RUN).")] = None,
+    version: Annotated[str, option("TEXT", "Version of the model.", "--model-version")] = "1",
     ood: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of `soundsight train ood`: sounds of no known kind are not drawn."
+        option(
+            "FOLDER", "Folder of `soundsight train ood`: sounds of no known kind are not drawn."
         ),
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help="Folder of `soundsight train labels`: the model names what it hears."),
+        option("FOLDER", "Folder of `soundsight train labels`: the model names what it hears."),
     ] = None,
     confidence: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="How sure a live view has to be to show a picture."),
+        float, option("X", "Confidence from which on a live view shows a picture.", min=0, max=1)
     ] = 0.5,
-    trained_on: Annotated[str, typer.Option(help="One sentence for its card.")] = "",
-    licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "BSD-3-Clause",
+    trained_on: Annotated[
+        str, option("TEXT", "What it was trained on: a sentence for its card.")
+    ] = "",
+    licence: Annotated[str, option("TEXT", "Licence of the weights.")] = "BSD-3-Clause",
     report: Annotated[
         Path | None,
-        typer.Option(help="report.json of `soundsight evaluate`: its figures go into the card."),
+        option("FILE", "report.json of `soundsight evaluate`: its figures go into the card."),
     ] = None,
     trainable: Annotated[
         bool,
-        typer.Option(
+        option(
+            "",
+            "Also carry weights that training can start from (`soundsight train --init`).",
             "--trainable",
-            help="Also carry the weights that training can go on from (`soundsight train --init`).",
         ),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace MODEL.")] = False,
+    overwrite: Annotated[bool, option("", "Replace MODEL.", "--overwrite")] = False,
 ) -> None:
     """Write a run's networks as ONNX, with model.json and a card.
 
@@ -72,5 +76,4 @@ def export(
         trainable=trainable,
     )
     export_run(run, out, config, overwrite=overwrite)
-    size = sum(path.stat().st_size for path in out.iterdir())
-    typer.echo(f"written: {out} ({size / 1e6:.1f} MB)")
+    say_written(out)

@@ -64,7 +64,7 @@ class App(typer.Typer):
 
 
 def _with_plain_metavars(params: list[Any]) -> list[Any]:
-    """Give options without a metavar a plain one: none for flags, else their name in capitals.
+    """Give options without a metavar a plain one: none for flags, N for numbers, else the name.
 
     Typer would show their Python type, such as ``<int range>``, and that of arguments.
     """
@@ -72,7 +72,8 @@ def _with_plain_metavars(params: list[Any]) -> list[Any]:
         if param.param_type_name == "argument":
             param.display_type = lambda ctx: ""  # noqa: ARG005
         elif param.metavar is None:
-            param.metavar = "" if param.is_flag else str(param.name).upper()
+            ranged = getattr(param, "min", None) is not None
+            param.metavar = "" if param.is_flag else "N" if ranged else str(param.name).upper()
     return params
 
 

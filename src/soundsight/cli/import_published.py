@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from soundsight.cli.console import say_written
+from soundsight.cli.options import option
 from soundsight.core.errors import DataError, require_extra
 from soundsight.core.files import local_output, sha256_of
 
@@ -18,23 +20,25 @@ def register(app: typer.Typer) -> None:
 
 def import_published(
     generator_file: Annotated[
-        Path, typer.Option("--generator", metavar="FILE", help="Checkpoint of the dense generator.")
+        Path, option("FILE", "Checkpoint of the dense generator.", "--generator")
     ],
     autoencoder_file: Annotated[
         Path,
-        typer.Option("--autoencoder", metavar="FILE", help="Checkpoint of the audio autoencoder."),
+        option("FILE", "Checkpoint of the audio autoencoder.", "--autoencoder"),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="The model folder.")],
-    name: Annotated[str | None, typer.Option(help="Its name (default: that of MODEL).")] = None,
-    version: Annotated[str, typer.Option("--model-version", help="Its own version.")] = "1",
+    out: Annotated[Path, option("MODEL", "The model folder.", "--out", "-o")],
+    name: Annotated[
+        str | None, option("NAME", "Name of the model (default: that of MODEL).")
+    ] = None,
+    version: Annotated[str, option("TEXT", "Version of the model.", "--model-version")] = "1",
     noise_ratio: Annotated[
         float,
-        typer.Option(
-            min=0, help="Noise numbers per embedding number, where the generator was trained so."
+        option(
+            "X", "Noise numbers for each embedding number, where the generator takes noise.", min=0
         ),
     ] = 0.0,
-    licence: Annotated[str, typer.Option(help="Licence of the weights (default: not known).")] = "",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace MODEL.")] = False,
+    licence: Annotated[str, option("TEXT", "Licence of the weights (default: not known).")] = "",
+    overwrite: Annotated[bool, option("", "Replace MODEL.", "--overwrite")] = False,
 ) -> None:
     """Make a model folder of checkpoints that the authors' code has saved.
 
@@ -67,8 +71,7 @@ def import_published(
     )
     about = {"kind": "imported", "config": {"noise_ratio": noise_ratio, **files}}
     export_networks(encoder, generator, out, config, about=about, overwrite=overwrite)
-    written = sum(path.stat().st_size for path in out.iterdir())
-    typer.echo(f"written: {out} ({written / 1e6:.1f} MB)")
+    say_written(out)
 
 
 def _about(path: Path) -> dict[str, Any]:

@@ -10,39 +10,41 @@ from typing import Annotated, Any
 import typer
 
 
-def group(name: str) -> Callable[..., Any]:
+def option(metavar: str, text: str, *names: str, **settings: Any) -> Any:
+    """Return ``typer.Option`` with a metavar (empty for flags) and a help text."""
+    return typer.Option(*names, metavar=metavar, help=text, **settings)
+
+
+def panel(title: str) -> Callable[..., Any]:
+    """Return :func:`option` for options that stand under a title of their own in the help."""
+    return functools.partial(option, rich_help_panel=title)
+
+
+def group(title: str) -> Callable[..., Any]:
     """Return ``typer.Option`` for options that stand under a title of their own in the help."""
-    return functools.partial(typer.Option, rich_help_panel=name)
+    return functools.partial(typer.Option, rich_help_panel=title)
 
 
 Model = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="A model folder. [dim](default: the bundled one)[/dim]"),
+    Path | None, option("FOLDER", "A model folder. [dim](default: the bundled one)[/dim]")
 ]
-
 Track = Annotated[
     int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        show_default=False,
-        help="Which sound track of the file, from 1. [dim](default: the first that sounds)[/dim]",
+    option(
+        "N", "Which sound track of the file, from 1. [dim](default: the first that sounds)[/dim]",
+        min=1, show_default=False,
     ),
-]
+]  # fmt: skip
 Strict = Annotated[
-    bool,
-    typer.Option(
-        "--strict", help="Refuse what is damaged or cut short, instead of using what can be read."
-    ),
-]
-
-Seed = Annotated[
-    int, typer.Option(min=0, metavar="N", help="Another seed imagines other pictures.")
-]
+    bool, option("", "Refuse what is damaged or cut short; otherwise what can be read is used.",
+                 "--strict"),
+]  # fmt: skip
+Seed = Annotated[int, option("N", "Another seed imagines other pictures.", min=0)]
+Overwrite = Annotated[bool, option("", "Replace what is there.", "--overwrite")]
 
 STDIN = Path("/dev/stdin")
 
 
 def sound_path(path: Path) -> Path:
-    """The path of a sound that is named on the command line; ``-`` is standard input."""
+    """Return the path of a sound that is named on the command line; ``-`` is standard input."""
     return STDIN if str(path) == "-" else path

@@ -19,7 +19,7 @@ import typer
 
 from soundsight import __version__
 from soundsight.cli.console import counted, say, warn
-from soundsight.cli.options import group
+from soundsight.cli.options import option, panel
 from soundsight.core.config import choose, to_dict
 from soundsight.core.errors import ConfigError, DataError, OutputError, require_extra
 from soundsight.core.files import local_output
@@ -46,9 +46,9 @@ _SHORTEST_LEARNED_S = 0.32
 _AFTER_CUTTING = ("pack", "learned_cleaning")
 """Settings on which no part depends."""
 
-_OfPairs = group("Pairs")
-_OfCleaning = group("Cleaning and splits")
-_OfRun = group("Run")
+_OfPairs = panel("Pairs")
+_OfCleaning = panel("Cleaning and splits")
+_OfRun = panel("Run")
 
 
 def register(app: typer.Typer) -> None:
@@ -65,74 +65,61 @@ def prepare(
             show_default=False,
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DATA", help="The dataset; the same one resumes.")
-    ],
+    out: Annotated[Path, option("DATA", "The dataset; the same one resumes.", "--out", "-o")],
     layout: Annotated[
         str,
-        typer.Option(
-            help="How folders are read: auto, folder, classes, vegas, vggsound, ave, audioset, or "
-            "published (the authors' binary batches)."
+        option(
+            "LAYOUT",
+            "How folders are read: auto, folder, classes, vegas, vggsound, ave, audioset, "
+            "or published (the authors' binary batches).",
         ),
     ] = "auto",
-    segment_s: Annotated[float, _OfPairs(metavar="SECONDS", help="Length of a segment.")] = 1.0,
+    segment_s: Annotated[float, _OfPairs("SECONDS", "Length of a segment.")] = 1.0,
     hop_s: Annotated[
-        float | None,
-        _OfPairs(metavar="SECONDS", help="Time between segments (default: their length)."),
+        float | None, _OfPairs("SECONDS", "Time between segments (default: their length).")
     ] = None,
-    size: Annotated[
-        int, _OfPairs(metavar="PX", help="Side of the picture in pixels, 64 to 256.")
-    ] = 96,
-    frame: Annotated[str, _OfPairs(help="Which frame: center or sharpest.")] = "center",
-    crop: Annotated[str, _OfPairs(help="Shape of the picture: center or letterbox.")] = "center",
-    image: Annotated[
-        str, _OfPairs(metavar="FORMAT", help="Format of the picture: jpg or webp.")
-    ] = "jpg",
-    quality: Annotated[int, _OfPairs(metavar="N", help="Its quality, 1 to 100.")] = 95,
+    size: Annotated[int, _OfPairs("PX", "Side of the picture in pixels, 64 to 256.")] = 96,
+    frame: Annotated[str, _OfPairs("FRAME", "Which frame: center or sharpest.")] = "center",
+    crop: Annotated[str, _OfPairs("CROP", "Shape of the picture: center or letterbox.")] = "center",
+    image: Annotated[str, _OfPairs("FORMAT", "Format of the picture: jpg or webp.")] = "jpg",
+    quality: Annotated[int, _OfPairs("N", "Its quality, 1 to 100.")] = 95,
     split: Annotated[
-        str,
-        _OfCleaning(metavar="A,B,C", help="Shares of train, val and test, by source video."),
+        str, _OfCleaning("A,B,C", "Shares of train, val and test, by source video.")
     ] = "0.8,0.1,0.1",
     clean: Annotated[
         str,
         _OfCleaning(
-            metavar="STEPS",
-            help="Cleaning steps: all (every step that needs no training), none, or a list such "
+            "STEPS",
+            "Cleaning steps: all (every step that needs no training), none, or a list such "
             "as silence,black,duplicates. Also: coherence, classifier.",
         ),
     ] = "all",
     drop_share: Annotated[
-        float,
-        _OfCleaning(metavar="SHARE", help="Share of pairs that coherence or classifier drops."),
+        float, _OfCleaning("SHARE", "Share of pairs that coherence or classifier drops.")
     ] = 0.15,
-    shard_mb: Annotated[
-        int, _OfPairs(min=1, metavar="MIB", help="Largest size of a shard, in MiB.")
-    ] = 256,
+    shard_mb: Annotated[int, _OfPairs("MIB", "Largest size of a shard, in MiB.", min=1)] = 256,
     workers: Annotated[
-        int | None, _OfRun(min=1, metavar="N", help="Videos at once (default: one a core).")
+        int | None, _OfRun("N", "Videos at once (default: one a core).", min=1)
     ] = None,
-    engine: Annotated[str, _OfRun(help="Where it runs: local or ray.")] = "local",
+    engine: Annotated[str, _OfRun("ENGINE", "Where it runs: local or ray.")] = "local",
     address: Annotated[
-        str | None, _OfRun(help="Address of the Ray cluster: HOST:PORT or auto.")
+        str | None, _OfRun("ADDRESS", "Address of the Ray cluster: HOST:PORT or auto.")
     ] = None,
-    timeout: Annotated[
-        float, _OfRun(min=1, metavar="SECONDS", help="Longest time for one video.")
-    ] = 3600.0,
+    timeout: Annotated[float, _OfRun("SECONDS", "Longest time for one video.", min=1)] = 3600.0,
     max_failures: Annotated[
-        int | None,
-        _OfRun(min=0, metavar="N", help="Stop when more videos than this have failed."),
+        int | None, _OfRun("N", "Stop when more videos than this have failed.", min=0)
     ] = None,
     retry_failures: Annotated[
-        bool, _OfRun("--retry-failures", help="Try videos that failed in an unfinished run again.")
+        bool, _OfRun("", "Try videos that failed in an unfinished run again.", "--retry-failures")
     ] = False,
     strict: Annotated[
-        bool, _OfRun("--strict", help="Refuse damaged videos instead of using what can be read.")
+        bool, _OfRun("", "Refuse damaged videos instead of using what can be read.", "--strict")
     ] = False,
     overwrite: Annotated[
-        bool, _OfRun("--overwrite", help="Replace a dataset that is there.")
+        bool, _OfRun("", "Replace a dataset that is there.", "--overwrite")
     ] = False,
     dry_run: Annotated[
-        bool, _OfRun("--dry-run", help="Print the settings and what was found, and stop.")
+        bool, _OfRun("", "Print the settings and what was found, and stop.", "--dry-run")
     ] = False,
 ) -> None:
     """Cut videos into pairs of a second of sound and its frame: clean, split and shard them.

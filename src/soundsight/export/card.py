@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader
+
 from soundsight.core.errors import DataError
 from soundsight.data.everyday.folder import SUBJECTS, WORDS
 from soundsight.evaluation.everyday import (
@@ -28,7 +30,7 @@ from soundsight.evaluation.segments import (
 )
 
 HEADLINES = (INFORMATIVITY, UNHIDDEN, HIDDEN, SHUFFLED, DIFFERENCE, REAL_PHOTOS)
-"""Rows of a report that tell, in short, how good a model is."""
+"""Rows of a report that say, in short, how good a model is."""
 
 EVERYDAY_HEADLINES = (RIGHT, NOTHING_REFUSED, RECORDINGS, SHUFFLED, REAL_PHOTOS)
 """The same of a report on Everyday's sounds: means over 22 subjects."""
@@ -38,28 +40,9 @@ _REQUIRED = (INFORMATIVITY, SHUFFLED, REAL_PHOTOS)
 
 def write_card(path: Path, values: Mapping[str, Any]) -> None:
     """Write ``CARD.md`` from the content of ``model.json``."""
-    path.write_text(card_text(values), "utf-8")
-
-
-def card_text(values: Mapping[str, Any]) -> str:
-    """Return the card's Markdown."""
     training = values.get("training") or {}
     config = training.get("config") or {}
     loop = config.get("loop") or {}
-    lines = [
-        f"# {values['name']} {values['version']}",
-        "",
-        "A soundsight translator: it hears one second of sound and draws an original picture of "
-        "what is probably making it. Every picture is **imagined**; it is no photograph of "
-        "anything that happened.",
-        "",
-        "## What it was trained on",
-        "",
-        values.get("trained_on") or "Not said.",
-        "",
-        "## How",
-        "",
-    ]
     facts = {
         "objective": config.get("objective"),
         "preset": config.get("preset"),
@@ -71,39 +54,11 @@ def card_text(values: Mapping[str, Any]) -> str:
         "commit": training.get("commit"),
         "PyTorch": training.get("torch"),
     }
-    lines += [f"* {name}: {value}" for name, value in facts.items() if value is not None]
-    lines += ["", "## Figures", ""]
-    figures = values.get("figures") or {}
-    lines += [f"* {name}: {value}" for name, value in figures.items()] or ["None measured yet."]
-    if values.get("labels"):
-        lines += [
-            "",
-            "## Labels",
-            "",
-            f"It names what it hears as {', '.join(values['labels'])}: a linear layer on the "
-            "frozen sound encoder, fitted with labels after all other training. No label "
-            "reached encoder or generator.",
-        ]
-    if values.get("alerts"):
-        lines += [
-            "",
-            f"Of these it only names {', '.join(values['alerts'])}: it shows the word and a "
-            "pictogram, and imagines nothing.",
-        ]
-    lines += [
-        "",
-        "## Limits",
-        "",
-        "It knows the subjects of its training pairs and no others; anything else is drawn as one "
-        "of them, or not shown. It tells no direction, no cause and no emotion. It must not be the "
-        "only thing that anyone's safety rests on.",
-        "",
-        "## Licence",
-        "",
-        f"Weights: {values['licence'] or 'licence not said'}.",
-        "",
-    ]
-    return "\n".join(lines)
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, keep_trailing_newline=True
+    )
+    template = templates.get_template("card.md.jinja")
+    path.write_text(template.render(values, facts=facts), "utf-8")
 
 
 def figures_of(report: Path) -> dict[str, str]:

@@ -11,9 +11,11 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +25,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from soundsight import __version__
 from soundsight.core import units
@@ -105,7 +107,7 @@ class Generator(Protocol):
 
 
 class _Encode(nn.Module):
-    """The encoder's side alone: what the generator is told of a sound, and what that is made of."""
+    """The encoder's side alone: condition and features of a sound."""
 
     def __init__(self, encoder: AudioEncoder, source: int) -> None:
         super().__init__()
@@ -204,7 +206,7 @@ def export_networks(
     if generator.dropout_size:
         inputs["dropout"] = torch.rand(_BATCH, generator.dropout_size, generator=rng)
     with atomic_folder(out, overwrite=overwrite, ours=_is_model) as folder:
-        # A published generator may be told of an earlier layer than the embedding.
+        # A published generator may attend to an earlier layer than the embedding.
         source = getattr(getattr(generator, "config", None), "audio_source", EMBEDDING_LAYER)
         encode = _Encode(encoder, source)
         _export(encode, {"mel": mel}, ("embedding", "features"), folder / model_folder.ENCODER)
@@ -297,17 +299,13 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def _fold(layer: Any, norm: Any) -> None:
-    if isinstance(layer, nn.Linear):
-        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        weight = layer.weight * scale[:, None]
-        bias = (layer.bias - norm.running_mean) * scale + norm.bias
-    else:
-        weight, bias = fuse_conv_bn_weights(
-            layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps,
-            norm.weight, norm.bias, transpose=isinstance(layer, nn.ConvTranspose2d),
-        )  # fmt: skip
-    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    fuse: Any = fuse_linear_bn_weights
+    if not isinstance(layer, nn.Linear):
+        fuse = partial(fuse_conv_bn_weights, transpose=isinstance(layer, nn.ConvTranspose2d))
+    layer.weight, layer.bias = fuse(
+        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight,
+        norm.bias,
+    )  # fmt: skip
 
 
 def _export(
@@ -328,7 +326,7 @@ def _export(
     if isinstance(network, _Draw) and len(names) > 1:
         # Its random inputs are one variadic argument.
         shapes = [shapes[0], tuple(shapes[1:])]
-    with _Quiet():
+    with _quiet():
         program = torch.onnx.export(
             folded, tuple(inputs.values()), dynamo=True, input_names=names,
             output_names=list(outputs), dynamic_shapes=tuple(shapes), verbose=False,
@@ -388,16 +386,15 @@ def _forget_sources(graph: onnx.GraphProto) -> None:
                 _forget_sources(attribute.g)
 
 
-class _Quiet(warnings.catch_warnings):
-    """Hold back the exporter's chatter: warnings of its own dependencies, and log lines."""
-
-    def __enter__(self) -> Any:
-        entered = super().__enter__()
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the exporter's log lines, and warnings of its own dependencies."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        self._level = logging.getLogger("torch.onnx").level
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        return entered
-
-    def __exit__(self, *details: Any) -> None:
-        logging.getLogger("torch.onnx").setLevel(self._level)
-        super().__exit__(*details)
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
