@@ -65,6 +65,7 @@ def _bar(unit: str) -> Iterator[Progress]:
     from rich import progress as rich
     from rich.console import Console
     from rich.filesize import decimal
+    from rich.table import Column
     from rich.text import Text
 
     amount: Callable[[float], str] = {
@@ -91,8 +92,8 @@ def _bar(unit: str) -> Iterator[Progress]:
             return Text("".join(c if c.isprintable() else "?" for c in note), style="dim")
 
     columns = (
-        rich.TextColumn("{task.description}"), rich.BarColumn(), Amount(),
-        rich.TimeRemainingColumn(), Note(),
+        rich.TextColumn("{task.description}"), rich.BarColumn(), Amount(Column(no_wrap=True)),
+        rich.TimeRemainingColumn(), Note(Column(no_wrap=True, overflow="ellipsis")),
     )  # fmt: skip
     # Standard output may be a file that gets lines of JSON: it is then left alone.
     with rich.Progress(
