@@ -91,7 +91,7 @@ def ours(path: Path, folder: Path) -> None:
 
     config = IngestConfig(duplicates=False, clean=CleanConfig(steps=()))
     clip = Clip(path=str(path), key=path.name, group=path.name)
-    outcome = ingest(clip, config, folder / f"{path.stem}.part")
+    outcome = ingest(clip, config, folder / f"{path.stem}.tar")
     assert outcome.pairs == SECONDS, outcome
 
 
@@ -101,7 +101,7 @@ def ours_cleaned(path: Path, folder: Path) -> None:
     from soundsight.data.records import Clip
 
     clip = Clip(path=str(path), key=path.name, group=path.name)
-    outcome = ingest(clip, IngestConfig(), folder / f"{path.stem}.part")
+    outcome = ingest(clip, IngestConfig(), folder / f"{path.stem}.tar")
     assert outcome.failure is None, outcome
 
 
@@ -291,17 +291,16 @@ def memory(hours: float) -> None:
 
 def packing(clips: int) -> None:
     """Print how fast parts become shards: one process, the pairs of one video again and again."""
-    import base64
-
     from soundsight.data.prepare.duplicates import VideoPrint
     from soundsight.data.prepare.ingest import IngestConfig, ingest
     from soundsight.data.prepare.pack import PackConfig, pack
-    from soundsight.data.prepare.staging import Part, PartWriter, Stage
+    from soundsight.data.prepare.staging import Part, Stage
     from soundsight.data.records import Clip, Record
+    from soundsight.data.store.shards import write_shard
 
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as place:
-        video, part = Path(place) / "v.mp4", Path(place) / "v.part"
+        video, part = Path(place) / "v.mp4", Path(place) / "v.tar"
         write_video(video, "water", 2, 0)
         ingest(Clip(path=str(video), key="v.mp4", group="v"), IngestConfig(), part)
         model = Part(part)
@@ -316,14 +315,14 @@ def packing(clips: int) -> None:
                     sounds=rng.integers(0, 2**32, 190, np.uint32),
                     sound_at=np.arange(190, dtype=np.int32),
                 )
-                with PartWriter(stage.part_path(clip.id)) as writer:
-                    for number, (entry, files) in enumerate(pairs):
-                        record = Record(key=f"{clip.id}_{number:06d}", files=files)
-                        writer.add(record, (), entry.sums)
-                    writer.about.update(
-                        clip=clip.key, unseen=0, content=clip.id,
-                        print=base64.b64encode(own.to_bytes()).decode(),
-                    )  # fmt: skip
+                records = [
+                    Record(key=f"{clip.id}_{number:06d}", files=files, sums=entry.sums)
+                    for number, (entry, files) in enumerate(pairs)
+                ]
+                known = {
+                    "clip": clip.key, "unseen": 0, "content": clip.id, "print": own.to_json(),
+                }  # fmt: skip
+                write_shard(stage.part_path(clip.id), records, known)
             about = {"mel_bands": 128, "mel_frames": 100, "image_px": 96}
             began, began_s = time.process_time(), time.perf_counter()
             packed = pack(stage, made, PackConfig(), about)

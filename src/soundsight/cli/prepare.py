@@ -360,7 +360,7 @@ def _left(
         if part is None or not is_current(part.about, clip) or (failure and retry_failures):
             yield clip
             continue
-        kept = sum(not entry.reasons for entry in part.entries)
+        kept = len(part.kept)
         outcome = Outcome(
             clip=clip.id, pairs=kept, dropped=len(part.entries) - kept, failure=failure,
             damage=part.about.get("damage"),
@@ -370,10 +370,8 @@ def _left(
 
 def _part(stage: Stage, clip: Clip) -> Part | None:
     """Return a clip's part; None where it is damaged and has to be made again."""
-    from soundsight.data.prepare.staging import Part
-
     try:
-        return Part(stage.part_path(clip.id))
+        return stage.part(clip.id)
     except DataError:
         return None
 

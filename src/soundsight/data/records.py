@@ -58,10 +58,14 @@ class Record:
         key: ``<clip id>_<window, 6 digits>``; no dot, as WebDataset splits names at the first.
         files: name (``MEL``, ``SIDECAR``, ``jpg`` ...) -> content; a shard's member is named
             ``key.name``.
+        reasons: cleaning steps that drop it; empty for a pair that is kept.
+        sums: of the levels and of their squares: of the log-mel, of red, of green, of blue.
     """
 
     key: str
     files: Mapping[str, bytes]
+    reasons: tuple[str, ...] = ()
+    sums: tuple[int, ...] = ()
 
 
 def rank_of(clip: Clip) -> int:

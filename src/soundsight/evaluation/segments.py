@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from soundsight.core.errors import DataError
 from soundsight.core.files import atomic_file
 from soundsight.data.everyday.folder import BENCH_PREFIX, KINDS, Everyday, Sound, bench_kind
-from soundsight.data.everyday.sounds import audible, darkened, hear
+from soundsight.data.everyday.sounds import audible, darkened, read_seconds
 from soundsight.data.vegas.bench import SUBJECTS, Bench, Pair
 from soundsight.evaluation.metrics import Shares, shares
 from soundsight.judges.apply import columns_of
@@ -157,7 +157,7 @@ def other_segments(everyday: Everyday, split: str, *, narrow: bool = False) -> S
 def _everyday_segments(
     everyday: Everyday, sounds: Sequence[Sound], split: str, narrow: bool
 ) -> Segments:
-    found = hear(everyday, sounds, narrow_hz=NARROW_HZ if narrow else None)
+    found = read_seconds(everyday, sounds, narrow_hz=NARROW_HZ if narrow else None)
     pairs = [
         Pair(
             split=split, subject=sounds[i].kind, video=sounds[i].recording, window=0,

@@ -25,8 +25,8 @@ from soundsight.data.everyday.sounds import (
     HALF_SECOND,
     audible,
     darkened,
-    hear,
-    hear_file,
+    read_seconds,
+    seconds_of_file,
 )
 from soundsight.data.sources.listing import walk
 from soundsight.data.store.shards import PairFolder
@@ -113,7 +113,9 @@ def hear_kinds(
         def show(done: int, _of: int, before: int = place * sounds) -> None:
             tell("sounds heard", before + done, len(BANDS_HZ) * sounds)
 
-        seconds = hear(everyday, known + others, hop=hop, narrow_hz=rate_hz or None, tell=show)
+        seconds = read_seconds(
+            everyday, known + others, hop=hop, narrow_hz=rate_hz or None, progress=show
+        )
         dark = darkened(spectrograms, rate_hz / 2) if rate_hz else spectrograms
         parts.append(
             _embedded(
@@ -172,7 +174,7 @@ def hear_others(
     for number, path in enumerate(files):
         try:
             for rate_hz in BANDS_HZ:
-                mels, _ = hear_file(
+                mels, _ = seconds_of_file(
                     path, hop=HALF_SECOND, narrow_hz=rate_hz or None, longest_s=OTHERS_S
                 )
                 n = len(mels)

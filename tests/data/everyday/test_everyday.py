@@ -27,7 +27,7 @@ from soundsight.data.everyday.sounds import (
     audible,
     bands_above,
     darkened,
-    hear,
+    read_seconds,
     read_sound,
     recording_ids,
 )
@@ -39,7 +39,7 @@ from soundsight.media.segments import segments_of
 
 
 def written(everyday: Everyday, bench: Bench, path: Path, **changes: int) -> EverydayPairs:
-    seconds = hear(everyday, everyday.sounds("train"), hop=HALF_SECOND)
+    seconds = read_seconds(everyday, everyday.sounds("train"), hop=HALF_SECOND)
     write_pairs(path, make_pairs(everyday, bench, seconds, "train", **changes))
     return EverydayPairs(everyday, bench, path)
 
@@ -58,7 +58,7 @@ def test_tables_and_photos_are_read(toy_everyday: Everyday) -> None:
     assert toy_everyday.photo(name).shape == (96, 96, 3)
     with pytest.raises(DataError, match="unknown split"):
         toy_everyday.sounds("test")
-    with pytest.raises(DataError, match="no photo"):
+    with pytest.raises(DataError, match=r"has no cat/none\.jpg among the photos"):
         toy_everyday.photo("cat/none.jpg")
 
 
@@ -104,7 +104,7 @@ def test_damaged_tables_and_tars_are_refused(everyday_root: Path) -> None:
 
 def test_seconds_are_those_that_the_product_hears(toy_everyday: Everyday) -> None:
     sounds = toy_everyday.sounds("val")
-    heard = hear(toy_everyday, sounds)
+    heard = read_seconds(toy_everyday, sounds)
     expected = [
         segment.mel
         for sound in sounds
@@ -113,7 +113,7 @@ def test_seconds_are_those_that_the_product_hears(toy_everyday: Everyday) -> Non
     assert np.array_equal(heard.mels, np.stack(expected))
     # 2 s, .4 s filled up, and 1.6 s of which the last part counts.
     assert np.bincount(heard.sound)[:3].tolist() == [2, 1, 2]
-    halves = hear(toy_everyday, sounds[:1], hop=HALF_SECOND)
+    halves = read_seconds(toy_everyday, sounds[:1], hop=HALF_SECOND)
     assert halves.first.tolist() == [0, 50, 100]
     assert np.array_equal(halves.mels[[0, 2]], heard.mels[:2])
 
@@ -172,7 +172,7 @@ def test_a_table_becomes_a_dataset_with_opaque_ids(
     assert len(data) == len(table.pairs("train"))
     assert set(data[0]) == {"mel", "image", "video", "photo"}
     pair = next(p for p in table.pairs("train") if p.spectrogram.endswith("@1"))
-    seconds = hear(toy_everyday, toy_everyday.sounds("train"), hop=HALF_SECOND)
+    seconds = read_seconds(toy_everyday, toy_everyday.sounds("train"), hop=HALF_SECOND)
     sounds = [seconds.sounds[i].file for i in seconds.sound]
     row = next(
         i for i, (file, first) in enumerate(zip(sounds, seconds.first, strict=True))

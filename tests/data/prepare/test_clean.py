@@ -260,6 +260,7 @@ def test_real_photos_are_kept(data: Path) -> None:
     assert np.mean([reasons(m, CONFIG) == ("blurred",) for m in blurry]) >= 0.95
 
 
+@pytest.mark.slow
 def test_seconds_of_real_videos_are_kept(data: Path) -> None:
     for name, seconds in (("erhu", 3), ("scene_b", 3), ("helicopter_no_audio_2", 4)):
         path = data / "videos" / f"{name}.mp4"

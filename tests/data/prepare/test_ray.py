@@ -137,7 +137,7 @@ def test_same_bytes_as_here_though_a_node_dies(
     parts = tmp_path / "there" / ".work" / "parts"
     ends = time.monotonic() + 150
     while there.poll() is None and time.monotonic() < ends:
-        done = sum(1 for _ in parts.glob("*/*.part")) if parts.is_dir() else 0
+        done = sum(1 for _ in parts.glob("*/[0-9a-f]*.tar")) if parts.is_dir() else 0
         if done >= 4:
             break
         time.sleep(0.05)

@@ -12,100 +12,74 @@ from pathlib import Path
 import pytest
 
 from soundsight.core.errors import DataError, OutputError
-from soundsight.data.prepare import staging
-from soundsight.data.prepare.staging import NoSpaceError, Part, PartWriter, Stage
+from soundsight.data.prepare.staging import NoSpaceError, Part, Stage, write_failures, writing
 from soundsight.data.records import Record
-from soundsight.data.store.shards import open_dataset
+from soundsight.data.store.shards import open_dataset, write_shard
 
 SETTINGS = {"size_px": 96, "steps": ["silence"]}
+SIDECAR = {"json": b'{"group": "g"}'}
 RECORDS = [
-    Record(key="a_000000", files={"mel.png": b"mel", "json": b"{}", "jpg": b""}),
-    Record(key="a_000001", files={"json": b'{"n": 1}', "jpg": bytes(range(256))}),
+    Record(key="a_000000", files={"mel.png": b"mel", "jpg": b"", **SIDECAR}, sums=(1, 2**60)),
+    Record(
+        key="a_000001", files={"jpg": bytes(range(256)), **SIDECAR}, reasons=("silence", "black")
+    ),
 ]
 
 
 def write_part(path: Path) -> None:
-    with PartWriter(path) as writer:
-        writer.about.update(clip="v\udcff.mp4", failure=None)
-        writer.add(RECORDS[0], (), [1, 2, 2**60])
-        writer.add(RECORDS[1], ("silence", "black"), [3, 4, 5])
+    write_shard(path, RECORDS, {"clip": "v\udcff.mp4"})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_a_part_gives_back_what_was_put_in(tmp_path: Path) -> None:
-    path = tmp_path / "ab" / "one.part"
+    path = tmp_path / "ab" / "one.tar"
     write_part(path)
     part = Part(path)
-    assert part.about == {"clip": "v\udcff.mp4", "failure": None}
-    assert [part.record(entry) for entry in part.entries] == RECORDS
-    assert [entry.reasons for entry in part.entries] == [(), ("silence", "black")]
-    assert part.entries[0].sums == (1, 2, 2**60)
-    assert os.listdir(path.parent) == ["one.part"]
+    assert part.about == {"clip": "v\udcff.mp4"}
+    assert [part.record(entry).files for entry in part.entries] == [r.files for r in RECORDS]
+    assert [entry.reasons for entry in part.entries] == [r.reasons for r in RECORDS]
+    assert [entry.sums for entry in part.entries] == [r.sums for r in RECORDS]
+    assert part.kept == part.entries[:1]
+    # What a part knows of a pair is not written into a dataset.
+    write_shard(tmp_path / "shard.tar", [part.record(entry) for entry in part.entries])
+    assert b"silence" not in (tmp_path / "shard.index.json").read_bytes()
+    assert (tmp_path / "shard.tar").read_bytes() == path.read_bytes()
 
 
-def test_a_part_cut_short_anywhere_is_no_part(tmp_path: Path) -> None:
-    path = tmp_path / "one.part"
-    write_part(path)
-    whole = path.read_bytes()
-    for length in range(0, len(whole), 3):
-        path.write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"one\.part") as error:
-            Part(path)
+@pytest.mark.parametrize("name", ["one.tar", "one.index.json"])
+def test_a_part_cut_short_anywhere_or_of_something_else_is_no_part(
+    name: str, tmp_path: Path
+) -> None:
+    write_part(tmp_path / "one.tar")
+    whole = (tmp_path / name).read_bytes()
+    for length in (*range(0, len(whole) - 2, 97), len(whole) - 3):
+        (tmp_path / name).write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"cannot read .*one\.tar") as error:
+            Part(tmp_path / "one.tar")
         assert "\n" not in str(error.value)
-    path.write_bytes(b"something else that is long enough to hold a tail")
-    with pytest.raises(DataError, match="no finished part"):
-        Part(path)
-
-
-def test_a_part_that_says_something_else_is_no_part(tmp_path: Path) -> None:
-    path = tmp_path / "one.part"
-    for text in (b"[]", b"{}", b'{"entries": 3}', b'{"entries": [["key"]]}'):
-        path.write_bytes(text + len(text).to_bytes(8, "little") + b"ssPART01")
-        with pytest.raises(DataError, match="cannot read"):
-            Part(path)
-
-
-def test_a_part_that_fails_leaves_nothing_and_keeps_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "one.part"
-    write_part(path)
-    before = path.read_bytes()
-
-    def fail() -> None:
-        with PartWriter(path) as writer:
-            writer.add(RECORDS[0], (), [])
-            raise RuntimeError("decoder")
-
-    with pytest.raises(RuntimeError, match="decoder"):
-        fail()
-    assert os.listdir(tmp_path) == ["one.part"]
-    assert path.read_bytes() == before
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_a_full_disk_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.fdopen
-
-    def full(handle: int, mode: str) -> object:
-        os.close(handle)
-        return real(os.open("/dev/full", os.O_WRONLY), mode)
-
-    monkeypatch.setattr(staging.os, "fdopen", full)
-    with pytest.raises(NoSpaceError, match=r"no space left .*: free some"):
-        write_part(tmp_path / "one.part")
-    assert os.listdir(tmp_path) == []
+    (tmp_path / name).unlink()
+    with pytest.raises(DataError, match="cannot read"):
+        Part(tmp_path / "one.tar")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_every_way_to_be_full_is_known(number: int, tmp_path: Path) -> None:
-    with pytest.raises(NoSpaceError, match="run the same command again"), staging.writing(tmp_path):
-        raise OSError(number, os.strerror(number))
-    with pytest.raises(NoSpaceError), staging.writing(tmp_path):
-        raise OutputError("wrapped") from OSError(number, os.strerror(number))
+    for error in (OSError(number, os.strerror(number)), OutputError("wrapped")):
+        with pytest.raises(NoSpaceError, match="run the same command again"), writing(tmp_path):
+            raise error from OSError(number, os.strerror(number))
 
 
 def test_what_cannot_be_written_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="Permission denied"), staging.writing(tmp_path):
+    with pytest.raises(OutputError, match="Permission denied"), writing(tmp_path):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-    with pytest.raises(OutputError, match="as it was"), staging.writing(tmp_path):
+    with pytest.raises(OutputError, match="as it was"), writing(tmp_path):
         raise OutputError("as it was")
 
 
@@ -117,31 +91,10 @@ def test_a_second_run_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
         ):
             pass
         write_part(first.part_path("ab12"))
+        # What a killed run was writing is no part.
+        (first.part_path("ab12").parent / ".ab13.tar.abc.tar").write_bytes(b"half")
     with Stage(tmp_path / "data", SETTINGS) as again:
         assert again.done() == {"ab12"}
-
-
-def test_a_lock_on_a_workplace_that_is_gone_does_not_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another run removes its workplace between our opening the lock and our locking it."""
-    data = tmp_path / "data"
-    real = staging.fcntl.flock
-    calls = []
-
-    def late(file: object, how: int) -> None:
-        if not calls:
-            (data / ".work" / "lock").unlink()
-            (data / ".work").rmdir()
-        calls.append(how)
-        real(file, how)
-
-    monkeypatch.setattr(staging.fcntl, "flock", late)
-    with Stage(data, SETTINGS) as stage:
-        assert len(calls) == 2
-        assert (stage.work / "lock").is_file()
-        with pytest.raises(OutputError, match="another preparation"), Stage(data, SETTINGS):
-            pass
 
 
 def test_other_settings_are_refused_by_name_unless_it_starts_anew(tmp_path: Path) -> None:
@@ -158,25 +111,9 @@ def test_other_settings_are_refused_by_name_unless_it_starts_anew(tmp_path: Path
     with Stage(data, {**SETTINGS, "size_px": 64}, restart=True) as stage:
         assert stage.done() == set()
         assert stage.is_new
-
-
-def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
-    with Stage(tmp_path, SETTINGS) as stage:
-        pass
     (stage.work / "plan.json").write_text("{")
-    with pytest.raises(OutputError, match="other settings"), Stage(tmp_path, SETTINGS):
+    with pytest.raises(OutputError, match="other settings"), Stage(data, SETTINGS):
         pass
-
-
-def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path) -> None:
-    with Stage(tmp_path, SETTINGS) as stage:
-        write_part(stage.part_path("ab12"))
-    folder = stage.part_path("ab12").parent
-    for name in (".x.tmp", ".ab13.part.abc.part"):
-        (folder / name).write_bytes(b"half")
-    with Stage(tmp_path, SETTINGS) as stage:
-        assert stage.done() == {"ab12"}
-        assert os.listdir(folder) == ["ab12.part"]
 
 
 @pytest.mark.parametrize("name", ["file", "link"])
@@ -196,13 +133,11 @@ def test_failures_are_exact_csv(tmp_path: Path) -> None:
         ("caf\udce9/犬.mp4", ""),
         ("../up.mp4", "=1+1"),
     ]
-    staging.write_failures(tmp_path / "failures.csv", rows)
-    data = (tmp_path / "failures.csv").read_bytes()
-    with (tmp_path / "failures.csv").open(
-        encoding="utf-8", errors="surrogateescape", newline=""
-    ) as f:
-        assert list(csv.reader(f)) == [["path", "reason"], *map(list, sorted(rows))]
-    assert b"caf\xe9/\xe7\x8a\xac.mp4," in data
+    path = tmp_path / "failures.csv"
+    write_failures(path, rows)
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        assert list(csv.reader(file)) == [["path", "reason"], *map(list, sorted(rows))]
+    assert b"caf\xe9/\xe7\x8a\xac.mp4," in path.read_bytes()
 
 
 def test_failures_lie_beside_an_unfinished_dataset_only(
@@ -220,14 +155,6 @@ def test_failures_lie_beside_an_unfinished_dataset_only(
 
 
 # --- moving into place ---------------------------------------------------------------------------
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 class Killed(BaseException):
@@ -254,22 +181,24 @@ def die_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     return lambda: count[0]
 
 
+@pytest.mark.slow
 def test_a_move_can_be_killed_anywhere_and_goes_on(
     tmp_path: Path, make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fresh = make_dataset(tmp_path / "fresh", {"train": [1], "test": [1]}, 1)
-    (fresh / "dropped" / "silent.png").unlink()
-    (fresh / "dropped").rmdir()
-    expected = contents(fresh)
+    def new(folder: Path) -> Path:
+        made = make_dataset(folder, {"train": [1], "test": [1]}, 1)
+        (made / "dropped" / "silent.png").unlink()
+        (made / "dropped").rmdir()
+        return made
+
+    expected = contents(new(tmp_path / "fresh"))
     number, last = 0, None
     while last is None or number <= last:
         number += 1
         data = make_dataset(tmp_path / str(number), {"train": [2, 1, 1], "val": [1]}, 2)
         (data / "note.txt").write_text("of a person")
         with Stage(data, SETTINGS) as stage:
-            make_dataset(stage.work / "out", {"train": [1], "test": [1]}, 1)
-            (stage.work / "out" / "dropped" / "silent.png").unlink()
-            (stage.work / "out" / "dropped").rmdir()
+            new(stage.out)
             write_part(stage.part_path("ab12"))
             with monkeypatch.context() as patch:
                 calls = die_at(number, patch)
@@ -299,7 +228,7 @@ def test_a_half_moved_dataset_is_whole_before_another_begins(
 ) -> None:
     data = tmp_path / "data"
     with Stage(data, SETTINGS) as stage:
-        make_dataset(stage.work / "out", {"train": [1, 1, 1]}, 1)
+        make_dataset(stage.out, {"train": [1, 1, 1]}, 1)
         with monkeypatch.context() as patch:
             die_at(6, patch)
             with pytest.raises(Killed):
@@ -317,8 +246,8 @@ def test_an_older_dataset_cannot_name_files_of_others(tmp_path: Path) -> None:
     shard = {"name": "../mine.tar", "pairs": 1, "bytes": 1, "sha256": "", "index_sha256": ""}
     (data / "dataset.json").write_text(json.dumps({"splits": {"train": {"shards": [shard]}}}))
     with Stage(data, SETTINGS) as stage:
-        (stage.work / "out").mkdir()
-        (stage.work / "out" / "dataset.json").write_text("{}")
+        stage.out.mkdir()
+        (stage.out / "dataset.json").write_text("{}")
         stage.move_into_place()
     assert (tmp_path / "mine.tar").read_text() == "mine"
     assert (data / "dataset.json").read_text() == "{}"

@@ -19,7 +19,6 @@ from soundsight.data.vegas.bench import (
     BENCH_VARIABLE,
     DEFAULT_BENCH,
     SPLITS,
-    SUBJECT_CODES,
     SUBJECTS,
     Bench,
     find_bench,
@@ -46,7 +45,7 @@ def test_pairs_and_photos_are_those_of_the_split(toy_bench: Bench) -> None:
         pairs = toy_bench.pairs(split)
         assert Counter(pair.subject for pair in pairs) == dict.fromkeys(SUBJECTS, 12)
         assert {pair.photo for pair in pairs} <= set(toy_bench.photos(split))
-        assert all(SUBJECT_CODES[pair.video[:4]] == pair.subject for pair in pairs)
+        assert all(SUBJECTS[int(pair.video[1:4]) - 1] == pair.subject for pair in pairs)
         assert all(photo_subject(pair.photo) == pair.subject for pair in pairs)
     videos = [{pair.video for pair in toy_bench.pairs(split)} for split in SPLITS]
     assert not videos[0] & videos[1] | videos[0] & videos[2] | videos[1] & videos[2]

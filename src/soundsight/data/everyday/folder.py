@@ -12,7 +12,6 @@ The sounds of baby, dog, train, fireworks and water are few here and many in the
 
 from __future__ import annotations
 
-import csv
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
-from soundsight.core.units import IMAGE_PX
-from soundsight.data.vegas.bench import SPLITS, Bench, Place, decode_picture, index_tar, known_split
+from soundsight.data.vegas.bench import (
+    SPLITS,
+    Bench,
+    Photos,
+    known_split,
+    read_table,
+)
 
 SUBJECTS = (
     "baby", "dog", "train", "fireworks", "water", "cat", "bird", "cow", "frog", "car", "siren",
@@ -42,7 +46,7 @@ WORDS = {
     "children": "children playing", "smoke_alarm": "smoke alarm", "knock": "knock on a door",
     "glass": "breaking glass", "alarm_clock": "alarm clock",
 }  # fmt: skip
-"""What people are told for each kind."""
+"""What each kind is called for people."""
 
 OF_BENCH = {"baby": "baby", "dog": "dog", "train": "rail", "fireworks": "fireworks",
             "water": "water"}  # fmt: skip
@@ -102,7 +106,7 @@ class Everyday:
         Raises:
             DataError: on an unknown split, a damaged tar or a photo of no subject.
         """
-        return sorted(self._photos[known_split(split)])
+        return self._photos.names(split)
 
     def photo(self, name: str) -> NDArray[np.uint8]:
         """Read one photo: uint8 [96, 96, 3], RGB.
@@ -110,10 +114,7 @@ class Everyday:
         Raises:
             DataError: when there is no such photo, or it is no picture of that size.
         """
-        for places in self._photos.values():
-            if name in places:
-                return decode_picture(places[name], name, "RGB", (IMAGE_PX, IMAGE_PX, 3))
-        raise DataError(f"the Everyday data at {self.root} have no photo {name}")
+        return self._photos.read(name, f"the Everyday data at {self.root}", "among the photos")
 
     def sounds(self, split: str) -> list[Sound]:
         """Return the sounds of the subjects and the alert kinds, in the table's order.
@@ -124,11 +125,7 @@ class Everyday:
         return [s for s in self._sounds if s.split == known_split(split)]
 
     def others(self, split: str) -> list[Sound]:
-        """Return the sounds of none of the kinds, in the table's order.
-
-        Raises:
-            DataError: on an unknown split or a damaged table.
-        """
+        """Return the sounds of none of the kinds, as :meth:`sounds` does."""
         return [s for s in self._others if s.split == known_split(split)]
 
     def path(self, sound: Sound) -> Path:
@@ -148,23 +145,16 @@ class Everyday:
             self.photos(split)
 
     @cached_property
-    def _photos(self) -> dict[str, dict[str, Place]]:
-        index = {split: index_tar(self.root / f"photos-{split}.tar") for split in SPLITS}
-        for split, places in index.items():
-            for name in places:
-                if name.split("/")[0] not in SUBJECTS:
-                    raise DataError(
-                        f"{self.root}/photos-{split}.tar: {name} is in the folder of no subject"
-                    )
-        return index
+    def _photos(self) -> Photos:
+        return Photos({s: self.root / f"photos-{s}.tar" for s in SPLITS}, SUBJECTS)
 
     @cached_property
     def _sounds(self) -> list[Sound]:
-        return _read_table(self.root / "sounds.csv", "subject", KINDS)
+        return _read_sounds(self.root / "sounds.csv", "subject", KINDS)
 
     @cached_property
     def _others(self) -> list[Sound]:
-        return _read_table(self.root / "others.csv", "kind", None)
+        return _read_sounds(self.root / "others.csv", "kind", None)
 
 
 def find_everyday(path: str | Path | None = None) -> Everyday:
@@ -181,7 +171,7 @@ def find_everyday(path: str | Path | None = None) -> Everyday:
 
 
 def is_everyday(path: Path) -> bool:
-    """Tell whether a folder is Everyday's, by its table of sounds."""
+    """Return whether a folder is Everyday's, by its table of sounds."""
     return os.path.isfile(path / "sounds.csv") and os.path.isfile(path / "others.csv")
 
 
@@ -237,30 +227,14 @@ def read_photos(
     return names, np.ascontiguousarray(levels.transpose(0, 3, 1, 2))
 
 
-def _read_table(path: Path, kind: str, kinds: tuple[str, ...] | None) -> list[Sound]:
+def _read_sounds(path: Path, kind: str, kinds: tuple[str, ...] | None) -> list[Sound]:
     sounds: list[Sound] = []
-    columns = ["split", kind, *_REST]
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            if rows.fieldnames != columns:
-                raise DataError(f"{path}: the columns must be {','.join(columns)}")
-            for row in rows:
-                where = f"{path}, line {rows.line_num}"
-                if None in row or None in row.values():
-                    raise DataError(f"{where}: {len(columns)} fields are expected")
-                if row["split"] not in SPLITS or (kinds is not None and row[kind] not in kinds):
-                    raise DataError(f"{where}: unknown split or {kind}")
-                sounds.append(
-                    Sound(
-                        split=row["split"],
-                        kind=row[kind],
-                        recording=row["recording"],
-                        file=row["file"],
-                        rate_hz=int(row["rate_hz"]),
-                        source=row["source"],
-                    )
-                )
-    except (OSError, UnicodeError, csv.Error, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    for where, row in read_table(path, ["split", kind, *_REST]):
+        if row["split"] not in SPLITS or (kinds is not None and row[kind] not in kinds):
+            raise DataError(f"{where}: unknown split or {kind}")
+        if not row["rate_hz"].isdigit():
+            raise DataError(f"{path} cannot be read: {row['rate_hz']!r} is no rate in hertz")
+        names = ("split", "recording", "file", "source")
+        own = {name: row[name] for name in names}
+        sounds.append(Sound(kind=row[kind], rate_hz=int(row["rate_hz"]), **own))
     return sounds

@@ -4,13 +4,14 @@ No pair here is a real one: a photo is of the subject, not of the recording. The
 a subject are shuffled once and lie in a circle, from which its recordings (bench videos are
 recordings like others) are dealt some each, neighbours after neighbours, until every photo is
 dealt. Every subject gets the same number of rows, its recordings taking turns, each with its next
-second and its next photo. Labels make the table; whoever reads it gets opaque numbers.
+second and its next photo. Labels make the table; its readers get opaque numbers.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from soundsight.data.everyday.folder import (
     read_photo,
 )
 from soundsight.data.everyday.sounds import HALF_SECOND, Seconds, audible, read_sound
-from soundsight.data.vegas.bench import Bench, Pair
+from soundsight.data.vegas.bench import PAIR_COLUMNS, Bench, Pair, read_pairs
 from soundsight.media.mel import log_mel
 
 PHOTOS_EACH = 8
@@ -37,8 +38,6 @@ PHOTOS_EACH = 8
 
 ROWS_EACH = 4500
 """Rows of the table for each subject."""
-
-_COLUMNS = ["split", "class", "video", "window", "spectrogram", "photo"]
 
 
 class EverydayPairs:
@@ -55,7 +54,7 @@ class EverydayPairs:
 
     def __init__(self, everyday: Everyday, bench: Bench, table: Path) -> None:
         self.everyday, self.bench, self.root = everyday, bench, table
-        self._pairs = _read(table)
+        self._pairs = list(read_pairs(table, SUBJECTS))
         self._check()
         self._levels = lru_cache(maxsize=256)(self._whole)
 
@@ -121,7 +120,7 @@ def make_pairs(
     Args:
         everyday: Everyday's folder.
         bench: the bench beside it.
-        seconds: what was heard of the split's sounds, every half second; of alert kinds, which have
+        seconds: those of the split's sounds, every half second; of alert kinds, which have
             no photos, nothing is made.
         split: which.
         seed: of what is dealt to whom.
@@ -189,25 +188,5 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
     """
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(_COLUMNS)
-        for pair in pairs:
-            rows.writerow(
-                [pair.split, pair.subject, pair.video, pair.window, pair.spectrogram, pair.photo]
-            )
-
-
-def _read(path: Path) -> list[Pair]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file)
-            if rows.fieldnames != _COLUMNS:
-                raise DataError(f"{path}: the columns must be {','.join(_COLUMNS)}")
-            return [
-                Pair(
-                    split=row["split"], subject=row["class"], video=row["video"],
-                    window=int(row["window"]), spectrogram=row["spectrogram"], photo=row["photo"],
-                )
-                for row in rows
-            ]  # fmt: skip
-    except (OSError, UnicodeError, csv.Error, TypeError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        rows.writerow(PAIR_COLUMNS)
+        rows.writerows(astuple(pair) for pair in pairs)

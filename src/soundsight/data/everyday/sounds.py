@@ -85,10 +85,10 @@ def starts_of(frames: int, hop: int) -> NDArray[np.int64]:
     return np.arange(0, frames - FRAMES_PER_SEGMENT + 1, hop, dtype=np.int64)
 
 
-def hear_file(
+def seconds_of_file(
     path: Path, *, hop: int, narrow_hz: int | None = None, longest_s: int | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Hear a file, scaled by its own loudest point.
+    """Return the seconds of a file, scaled by its own loudest point.
 
     Args:
         path, narrow_hz, longest_s: as in :func:`read_sound`.
@@ -105,22 +105,22 @@ def hear_file(
     return np.stack([whole[:, start : start + FRAMES_PER_SEGMENT] for start in starts]), starts
 
 
-def hear(
+def read_seconds(
     everyday: Everyday,
     sounds: Sequence[Sound],
     *,
     hop: int = FRAMES_PER_SEGMENT,
     narrow_hz: int | None = None,
-    tell: Callable[[int, int], None] = lambda _done, _of: None,
+    progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Seconds:
-    """Hear sounds, each clip by itself as :func:`hear_file` does.
+    """Read the seconds of sounds, each file by itself as :func:`seconds_of_file` does.
 
     Args:
         everyday: where they lie.
         sounds: which.
         hop: frames between the beginnings of two seconds.
         narrow_hz: as in :func:`read_sound`.
-        tell: called with (sounds heard, sounds in all).
+        progress: called with (sounds read, sounds in all).
 
     Raises:
         DataError: when a sound is missing or damaged.
@@ -129,11 +129,11 @@ def hear(
     sound: list[int] = []
     first: list[int] = []
     for number, one in enumerate(sounds):
-        heard, starts = hear_file(everyday.path(one), hop=hop, narrow_hz=narrow_hz)
-        mels.append(heard)
-        sound += [number] * len(heard)
+        levels, starts = seconds_of_file(everyday.path(one), hop=hop, narrow_hz=narrow_hz)
+        mels.append(levels)
+        sound += [number] * len(levels)
         first += starts.tolist()
-        tell(number + 1, len(sounds))
+        progress(number + 1, len(sounds))
     return Seconds(
         mels=np.concatenate(mels),
         sound=np.array(sound, np.int64),
@@ -144,8 +144,8 @@ def hear(
 
 def audible(mels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return which seconds, uint8 [n, 128, 100], have a mean level of at least 2: bool [n]."""
-    heard: NDArray[np.bool_] = mels.mean(axis=(1, 2)) >= INAUDIBLE_LEVEL
-    return heard
+    loud: NDArray[np.bool_] = mels.mean(axis=(1, 2)) >= INAUDIBLE_LEVEL
+    return loud
 
 
 def bands_above(end_hz: float) -> int:

@@ -194,7 +194,7 @@ def _piled_up(wave: NDArray[np.float32], top: float, bins: int, factor: float) -
 
 # --- picture ---------------------------------------------------------------------------------
 
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _BAR_LEVEL = 20.0
 _SHARPNESS_FLOOR = 25.0
 _MOTION_TILE_PX = 8
@@ -218,7 +218,7 @@ def measure_picture(frames: Sequence[Frame], centre: int) -> dict[str, float]:
     """
     shown = [_reduced(frame) for frame in frames]
     kept = shown[centre]
-    luma = kept.astype(np.float32) @ _LUMA
+    luma = kept.astype(np.float32) @ LUMA
     measures = {
         "luma_mean": float(luma.mean()),
         "luma_top": float(np.quantile(luma, 0.99)),
@@ -242,11 +242,13 @@ def _reduced(frame: Frame) -> Frame:
 
 def _sharpness(luma: Plane) -> float:
     inner = _without_bars(luma)
-    edges = (
-        inner[:-2, 1:-1] + inner[2:, 1:-1] + inner[1:-1, :-2] + inner[1:-1, 2:]
-        - 4.0 * inner[1:-1, 1:-1]
-    )  # fmt: skip
-    return float(edges.var() / (inner.var() + _SHARPNESS_FLOOR))
+    return float(laplacian(inner).var() / (inner.var() + _SHARPNESS_FLOOR))
+
+
+def laplacian(luma: Plane) -> Plane:
+    """Return the second differences of a plane, float32 [h, w] -> [h - 2, w - 2]."""
+    inner = luma[1:-1, 1:-1]
+    return luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4.0 * inner
 
 
 def _without_bars(luma: Plane) -> Plane:
@@ -291,7 +293,7 @@ def text_score(frame: Frame) -> float:
         frame: uint8 [px, px, 3], RGB.
     """
     colours = frame.astype(np.float32)
-    luma = colours @ _LUMA
+    luma = colours @ LUMA
     counts = np.bincount(luma.astype(np.int64).ravel(), minlength=256)
     ground = int(np.convolve(counts, np.ones(7), "same").argmax())
     on_ground = np.abs(luma - ground) <= 4.0

@@ -12,16 +12,17 @@ they are taken from the log-mel, smoothed over 0.3 s, every 50 ms. A change of s
 second to the next moves all bands alike and leaves the bits as they are.
 
 A pair is looked for only among prints that share part of their bits, and of those that share it
-only neighbours in sorted order are compared (``DuplicateConfig.neighbours``). A title card that a
+only neighbours in sorted order are compared (``NEIGHBOURS``). A title card that a
 thousand videos share therefore costs as much as a thousand different pictures.
 """
 
 from __future__ import annotations
 
+import base64
 import itertools
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,26 @@ Indices = NDArray[np.int64]
 STEP_FRAMES = 5
 """Frames of the log-mel (10 ms each) between two prints of the sound."""
 
+PICTURE_BITS = 10
+"""Pictures look alike when at most this many of 64 bits differ."""
+
+PICTURE_SHARE = 0.5
+"""Share of the shorter video's seconds that need a look-alike."""
+
+SOUND_SHARE = 0.2
+"""Sounds are alike when at most this share of the bits differs,"""
+
+SOUND_LEAST, SOUND_OVERLAP = 24, 0.75
+"""where at least so many prints, and this share of the shorter sound's, lie over each other."""
+
+CROWD = 20
+"""A picture that a video shares with more than this many others of another sound is a common scene
+(a fixed camera, a studio, a drawing) and joins no videos."""
+
+NEIGHBOURS = 8
+"""How many followers in sorted order a print is compared with, of those that share the bits of a
+table; of pictures twice ``CROWD``, to see a crowd as one."""
+
 _FRAME_S = 0.01
 _SMOOTH_FRAMES = 30
 _CHANGE_FRAMES = 20
@@ -46,49 +67,7 @@ _LOWEST_ROW = 2
 _CHANGE_LEVELS = 1.0
 _CHANGED_BITS = 24
 _FLAT_LEVELS = 8.0
-_MAGIC = b"soundsight-print 1\n"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DuplicateConfig:
-    """When two videos agree.
-
-    Attributes:
-        picture_bits: pictures look alike when at most this many of 64 bits differ.
-        picture_share: share of the shorter video's seconds that need a look-alike, 0..1.
-        sound_share: sounds are alike when at most this share of the bits differs, 0..0.5.
-        sound_least: prints (one each 50 ms) that must lie over each other at least.
-        sound_overlap: share of the shorter sound's prints that must lie over each other, 0..1.
-        crowd: a picture that a video shares with more than this many others of another sound is a
-            common scene (a fixed camera, a studio, a drawing) and joins no videos.
-        neighbours: how many followers in sorted order a print is compared with, of those that
-            share the bits of a table; of pictures at least twice ``crowd``.
-
-    Raises:
-        ConfigError: on a value out of range.
-    """
-
-    picture_bits: int = 10
-    picture_share: float = 0.5
-    sound_share: float = 0.2
-    sound_least: int = 24
-    sound_overlap: float = 0.75
-    crowd: int = 20
-    neighbours: int = 8
-
-    def __post_init__(self) -> None:
-        problems = {
-            "picture_bits must be from 0 to 31": not 0 <= self.picture_bits <= 31,
-            "picture_share must be above 0, at most 1": not 0 < self.picture_share <= 1,
-            "sound_share must be from 0, under 0.5": not 0 <= self.sound_share < 0.5,
-            "sound_least must be at least 1": self.sound_least < 1,
-            "sound_overlap must be from 0 to 1": not 0 <= self.sound_overlap <= 1,
-            "crowd must be at least 0": self.crowd < 0,
-            "neighbours must be at least 1": self.neighbours < 1,
-        }
-        for problem, found in problems.items():
-            if found:
-                raise ConfigError(f"DuplicateConfig: {problem}")
+_ARRAYS = {"pictures": "<u8", "sounds": "<u4", "sound_at": "<i4"}
 
 
 # --- prints ----------------------------------------------------------------------------------
@@ -110,42 +89,29 @@ class VideoPrint:
     sounds: Bits32
     sound_at: NDArray[np.int32]
 
-    def to_bytes(self) -> bytes:
-        """Return the print as bytes, the same on every machine."""
-        sizes = {"key": self.key, "pictures": len(self.pictures), "sounds": len(self.sounds)}
-        return b"".join(
-            (
-                _MAGIC,
-                json.dumps(sizes).encode("ascii"),
-                b"\n",
-                self.pictures.astype("<u8").tobytes(),
-                self.sounds.astype("<u4").tobytes(),
-                self.sound_at.astype("<i4").tobytes(),
-            )
-        )
+    def to_json(self) -> dict[str, Any]:
+        """Return the print as JSON, the same on every machine."""
+        packed = {
+            name: base64.b64encode(getattr(self, name).astype(kind).tobytes()).decode()
+            for name, kind in _ARRAYS.items()
+        }
+        return {"key": self.key, **packed}
 
     @staticmethod
-    def from_bytes(data: bytes) -> VideoPrint:
-        """Read what ``to_bytes`` wrote.
+    def from_json(values: Mapping[str, Any]) -> VideoPrint:
+        """Read what ``to_json`` wrote.
 
         Raises:
-            DataError: when it is something else or was cut short.
+            DataError: when it is something else.
         """
         try:
-            if not data.startswith(_MAGIC):
-                raise ValueError("no print")
-            head, _, body = data[len(_MAGIC) :].partition(b"\n")
-            sizes = json.loads(head)
-            key, pictures, sounds = sizes["key"], sizes["pictures"], sizes["sounds"]
-            if len(body) != 8 * (pictures + sounds):
+            arrays = {
+                name: np.frombuffer(base64.b64decode(values[name], validate=True), kind)
+                for name, kind in _ARRAYS.items()
+            }
+            if len(arrays["sounds"]) != len(arrays["sound_at"]):
                 raise ValueError("cut short")
-            ends = (8 * pictures, 8 * pictures + 4 * sounds)
-            return VideoPrint(
-                key=str(key),
-                pictures=np.frombuffer(body[: ends[0]], "<u8").astype(np.uint64),
-                sounds=np.frombuffer(body[ends[0] : ends[1]], "<u4").astype(np.uint32),
-                sound_at=np.frombuffer(body[ends[1] :], "<i4").astype(np.int32),
-            )
+            return VideoPrint(key=str(values["key"]), **arrays)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"a video's print is damaged ({error}): prepare it again") from None
 
@@ -212,27 +178,6 @@ class Printer:
         )
 
 
-def print_of(
-    key: str,
-    mels: Iterable[NDArray[np.uint8]],
-    images: Iterable[NDArray[np.uint8]],
-    starts_s: Iterable[float] | None = None,
-) -> VideoPrint:
-    """Make the print of a video that is at hand.
-
-    Args:
-        key: ``Clip.key``.
-        mels: for each second uint8 [128, frames].
-        images: for each second uint8 [px, px, 3].
-        starts_s: where each second starts, in seconds; by default 0, 1, 2 ...
-    """
-    printer = Printer()
-    starts = itertools.count(0.0, 1.0) if starts_s is None else starts_s
-    for start_s, mel, image in zip(starts, mels, images, strict=False):
-        printer.add(start_s, mel, image)
-    return printer.finish(key)
-
-
 def picture_bits(image: NDArray[np.uint8]) -> int | None:
     """The 64-bit perceptual hash of a picture, or None where it shows too little to be known by.
 
@@ -277,29 +222,29 @@ def sound_bits(mel: NDArray[np.uint8]) -> tuple[Bits32, NDArray[np.int32]]:
     change = np.diff(later - earlier, axis=0)
     # Whole numbers until here: the bits are the same on every machine.
     least = _CHANGE_LEVELS * _SMOOTH_FRAMES * _ROWS_PER_BAND
-    heard = (np.abs(change) >= least).sum(axis=0) >= _CHANGED_BITS
+    changed = (np.abs(change) >= least).sum(axis=0) >= _CHANGED_BITS
     weights = np.uint32(1) << np.arange(_BANDS - 1, dtype=np.uint32)
     bits = ((change > 0) * weights[:, None]).sum(axis=0).astype(np.uint32)
-    return bits[heard], at[heard]
+    return bits[changed], at[changed]
 
 
 # --- comparing two ---------------------------------------------------------------------------
 
 
-def same_picture(a: VideoPrint, b: VideoPrint, config: DuplicateConfig) -> bool:
+def same_picture(a: VideoPrint, b: VideoPrint) -> bool:
     """Whether most seconds of the shorter video have a look-alike in the other."""
     short, long = (a, b) if len(a.pictures) <= len(b.pictures) else (b, a)
     if not len(short.pictures):
         return False
     apart = np.bitwise_count(short.pictures[:, None] ^ long.pictures[None])
-    alike = int((apart.min(axis=1) <= config.picture_bits).sum())
-    return alike >= config.picture_share * len(short.pictures)
+    alike = int((apart.min(axis=1) <= PICTURE_BITS).sum())
+    return alike >= PICTURE_SHARE * len(short.pictures)
 
 
-def same_sound(a: VideoPrint, b: VideoPrint, config: DuplicateConfig) -> bool:
+def same_sound(a: VideoPrint, b: VideoPrint) -> bool:
     """Whether the sounds are alike at one shift in time."""
     shorter = min(len(a.sounds), len(b.sounds))
-    needed = max(config.sound_least, config.sound_overlap * shorter)
+    needed = max(SOUND_LEAST, SOUND_OVERLAP * shorter)
     if shorter < needed:
         return False
     shifts = b.sound_at[None].astype(np.int64) - a.sound_at[:, None]
@@ -308,7 +253,7 @@ def same_sound(a: VideoPrint, b: VideoPrint, config: DuplicateConfig) -> bool:
     met = np.bincount(shifts.ravel())
     errors = np.bincount(shifts.ravel(), weights=apart.ravel())
     enough = met >= needed
-    return bool((errors[enough] <= 32 * config.sound_share * met[enough]).any())
+    return bool((errors[enough] <= 32 * SOUND_SHARE * met[enough]).any())
 
 
 # --- comparing all ---------------------------------------------------------------------------
@@ -334,60 +279,74 @@ class Duplicates:
     duplicates: dict[str, str]
 
 
-def find_duplicates(
-    prints: Sequence[VideoPrint], config: DuplicateConfig | None = None
-) -> Duplicates:
-    """Compare all videos; the result depends on neither their order nor the machine.
-
-    Args:
-        prints: one a video, with distinct keys.
-        config: when two agree.
+def find_duplicates(prints: Sequence[VideoPrint]) -> Duplicates:
+    """Compare all videos, one print each; neither their order nor the machine changes the result.
 
     Raises:
         DataError: when two prints have one key.
     """
-    config = config or DuplicateConfig()
     ordered = sorted(prints, key=lambda p: p.key)
     for before, after in itertools.pairwise(ordered):
         if before.key == after.key:
             raise DataError(f"two videos have the key {before.key}: give each one its own")
-    candidates = np.union1d(
-        _picture_candidates(ordered, config), _sound_candidates(ordered, config)
-    )
     agreeing: list[tuple[int, int, bool, bool]] = []
     looks = [0] * len(ordered)
-    for pair in candidates.tolist():
+    for pair in _candidates(ordered).tolist():
         later, earlier = divmod(pair, len(ordered))
-        picture = same_picture(ordered[earlier], ordered[later], config)
-        sound = same_sound(ordered[earlier], ordered[later], config)
+        picture = same_picture(ordered[earlier], ordered[later])
+        sound = same_sound(ordered[earlier], ordered[later])
         if picture or sound:
             agreeing.append((earlier, later, picture, sound))
         if picture and not sound:
             looks[earlier] += 1
             looks[later] += 1
-    groups, copies = list(range(len(ordered))), list(range(len(ordered)))
-    for earlier, later, picture, sound in agreeing:
-        if sound or max(looks[earlier], looks[later]) <= config.crowd:
-            _join(groups, earlier, later)
-        if picture and sound:
-            _join(copies, earlier, later)
-    duplicates: dict[str, str] = {}
-    for members in _members(copies):
-        duplicates |= _copies([ordered[index] for index in members], config)
-    return Duplicates(
-        groups=tuple(tuple(ordered[index].key for index in group) for group in _members(groups)),
-        duplicates=dict(sorted(duplicates.items())),
+    groups = united(
+        (ordered[earlier].key, ordered[later].key)
+        for earlier, later, _, sound in agreeing
+        if sound or max(looks[earlier], looks[later]) <= CROWD
     )
+    copies = united(
+        (ordered[earlier].key, ordered[later].key)
+        for earlier, later, picture, sound in agreeing
+        if picture and sound
+    )
+    by_key = {video.key: video for video in ordered}
+    duplicates: dict[str, str] = {}
+    for members in _sets(copies):
+        duplicates |= _copies([by_key[key] for key in members])
+    return Duplicates(groups=tuple(_sets(groups)), duplicates=dict(sorted(duplicates.items())))
 
 
-def _copies(alike: Sequence[VideoPrint], config: DuplicateConfig) -> dict[str, str]:
+def united(sets: Iterable[Sequence[str]]) -> dict[str, str]:
+    """Unite the sets that share a member; return each member -> the first of its union."""
+    parent: dict[str, str] = {}
+
+    def first_of(member: str) -> str:
+        while parent.setdefault(member, member) != member:
+            parent[member] = parent[parent[member]]
+            member = parent[member]
+        return member
+
+    for members in sets:
+        first, *others = sorted({first_of(member) for member in members})
+        for other in others:
+            parent[other] = first
+    return {member: first_of(member) for member in list(parent)}
+
+
+def _sets(first_of: Mapping[str, str]) -> list[tuple[str, ...]]:
+    ordered = sorted(first_of, key=lambda member: (first_of[member], member))
+    return [tuple(members) for _, members in itertools.groupby(ordered, first_of.__getitem__)]
+
+
+def _copies(alike: Sequence[VideoPrint]) -> dict[str, str]:
     """Of videos linked as copies keep each that agrees in both with none kept before it."""
     kept: list[VideoPrint] = []
     dropped: dict[str, str] = {}
     for video in alike:
         # Not all of them were compared: of many copies each one met its neighbours only.
         for first in kept:
-            if same_picture(first, video, config) and same_sound(first, video, config):
+            if same_picture(first, video) and same_sound(first, video):
                 dropped[video.key] = first.key
                 break
         else:
@@ -395,120 +354,86 @@ def _copies(alike: Sequence[VideoPrint], config: DuplicateConfig) -> dict[str, s
     return dropped
 
 
-def _join(root: list[int], a: int, b: int) -> None:
-    first, second = sorted((_find(root, a), _find(root, b)))
-    root[second] = first
+def _candidates(ordered: Sequence[VideoPrint]) -> Indices:
+    """Distinct pairs of videos that may agree, as ``later * count + earlier``.
 
+    Pictures share two of six bands of bits. Sounds have a moment that shares three of four bytes,
+    and whose surroundings are alike.
+    """
+    found = [np.empty(0, np.int64)]
 
-def _members(root: list[int]) -> list[list[int]]:
-    """The sets of two or more that ``_join`` made, each in ascending order."""
-    sets: dict[int, list[int]] = {}
-    for index in range(len(root)):
-        sets.setdefault(_find(root, index), []).append(index)
-    return [members for members in sets.values() if len(members) > 1]
+    def add(owner: NDArray[np.int32], i: Indices, j: Indices) -> None:
+        a, b = owner[i].astype(np.int64), owner[j].astype(np.int64)
+        found.append(np.unique(np.maximum(a, b) * len(ordered) + np.minimum(a, b)))
 
-
-def _find(root: list[int], index: int) -> int:
-    while root[index] != index:
-        root[index] = root[root[index]]
-        index = root[index]
-    return index
-
-
-def _owners(lengths: Sequence[int]) -> NDArray[np.int32]:
-    return np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-
-
-def _pairs(owner: NDArray[np.int32], p: Indices, q: Indices, count: int) -> Indices:
-    """Distinct pairs of videos as ``later * count + earlier``."""
-    a, b = owner[p].astype(np.int64), owner[q].astype(np.int64)
-    return np.unique(np.maximum(a, b) * count + np.minimum(a, b))
-
-
-def _neighbours(
-    keys: NDArray[np.unsignedinteger], owner: NDArray[np.int32], reach: int
-) -> Iterator[tuple[Indices, Indices]]:
-    """Positions of different videos, at most ``reach`` apart, that have one key; keys sorted."""
-    for step in range(1, reach + 1):
-        same = np.flatnonzero(keys[step:] == keys[:-step])
-        if not len(same):
-            return
-        same = same[owner[same] != owner[same + step]]
-        yield same, same + step
-
-
-def _joined(parts: list[Indices]) -> Indices:
-    return np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
-
-
-def _picture_candidates(ordered: Sequence[VideoPrint], config: DuplicateConfig) -> Indices:
-    """Pairs of videos with a look-alike that shares two of six bands of bits."""
-    owner = _owners([len(video.pictures) for video in ordered])
-    hashes = np.concatenate([np.empty(0, np.uint64), *(video.pictures for video in ordered)])
-    # Far enough to see a crowd as one.
-    reach = max(config.neighbours, 2 * config.crowd)
+    owner, hashes = _joined(ordered, "pictures", np.uint64)
     # A still video says one thing once.
     order = np.lexsort((owner, hashes))
-    hashes, owner = hashes[order], owner[order]
+    owner, hashes = owner[order], hashes[order]
     new = np.ones(len(hashes), np.bool_)
     new[1:] = (hashes[1:] != hashes[:-1]) | (owner[1:] != owner[:-1])
-    hashes, owner = hashes[new], owner[new]
-    found: list[Indices] = []
-    for chosen in itertools.combinations(range(len(_PICTURE_BANDS)), 2):
-        turned, width = _turned(hashes, _PICTURE_BANDS, chosen, 64)
-        order = np.argsort(turned, kind="stable")
-        keys = turned[order] >> np.uint64(64 - width)
-        bits, videos = hashes[order], owner[order]
-        for p, q in _neighbours(keys, videos, reach):
-            alike = np.bitwise_count(bits[p] ^ bits[q]) <= config.picture_bits
-            found.append(_pairs(videos, p[alike], q[alike], len(ordered)))
-    return _joined(found)
+    owner, hashes = owner[new], hashes[new]
+    reach = max(NEIGHBOURS, 2 * CROWD)
+    for i, j in _look_alikes(hashes, owner, 64, _PICTURE_BANDS, 2, reach, PICTURE_BITS):
+        add(owner, i, j)
+    owner, bits = _joined(ordered, "sounds", np.uint64)
+    at = _joined(ordered, "sound_at", np.int32)[1]
+    for i, j in _look_alikes(bits, owner, 32, _SOUND_BANDS, 3, NEIGHBOURS, _SOUND_REST_BITS):
+        alike = _surroundings_agree(bits, at, owner, i, j)
+        add(owner, i[alike], j[alike])
+    return np.unique(np.concatenate(found))
 
 
-def _turned(
-    bits: NDArray[np.uint64], bands: Sequence[int], chosen: Sequence[int], size: int
-) -> tuple[NDArray[np.uint64], int]:
-    """Bits with the chosen bands at the top, the others behind them, and the chosen ones' width."""
+def _joined(
+    ordered: Sequence[VideoPrint], name: str, kind: Any
+) -> tuple[NDArray[np.int32], NDArray[Any]]:
+    """Whose each print is, and the prints of all videos one after the other."""
+    arrays = [getattr(video, name) for video in ordered]
+    owner = np.repeat(np.arange(len(arrays), dtype=np.int32), [len(array) for array in arrays])
+    return owner, np.concatenate([np.empty(0, kind), *arrays]).astype(kind)
+
+
+def _look_alikes(
+    bits: NDArray[np.uint64],
+    owner: NDArray[np.int32],
+    size: int,
+    bands: Sequence[int],
+    shared: int,
+    reach: int,
+    apart: int,
+) -> Iterator[tuple[Indices, Indices]]:
+    """Places of prints of two videos that share bands of bits and differ in few bits.
+
+    For every choice of ``shared`` of the ``bands`` the prints are sorted, those bands first, and
+    each is compared with at most ``reach`` followers that have the same bits in them.
+    """
     starts = [sum(bands[:k]) for k in range(len(bands))]
-    others = [k for k in range(len(bands)) if k not in chosen]
-    turned = np.zeros_like(bits)
-    for k in [*chosen, *others]:
-        part = (bits >> np.uint64(size - starts[k] - bands[k])) & np.uint64((1 << bands[k]) - 1)
-        turned = (turned << np.uint64(bands[k])) | part
-    return turned, sum(bands[k] for k in chosen)
-
-
-def _sound_candidates(ordered: Sequence[VideoPrint], config: DuplicateConfig) -> Indices:
-    """Pairs of videos with a moment that shares three of four bytes, its surroundings alike."""
-    owner = _owners([len(video.sounds) for video in ordered])
-    bits = np.concatenate([np.empty(0, np.uint32), *(video.sounds for video in ordered)])
-    at = np.concatenate([np.empty(0, np.int32), *(video.sound_at for video in ordered)])
-    found: list[Indices] = []
-    for left_out in range(len(_SOUND_BANDS)):
-        chosen = [k for k in range(len(_SOUND_BANDS)) if k != left_out]
-        turned, _ = _turned(bits.astype(np.uint64), _SOUND_BANDS, chosen, 32)
-        # The place in the low half makes one sort do, and keeps a video's moments in order.
-        packed = np.sort((turned << np.uint64(32)) | np.arange(len(bits), dtype=np.uint64))
-        order = (packed & np.uint64(0xFFFFFFFF)).astype(np.int64)
-        keys = (packed >> np.uint64(32 + _SOUND_BANDS[left_out])).astype(np.uint32)
-        del turned, packed
-        for p, q in _neighbours(keys, owner[order], config.neighbours):
-            for start in range(0, len(p), _CHUNK):
-                i, j = order[p[start : start + _CHUNK]], order[q[start : start + _CHUNK]]
-                near = np.bitwise_count(bits[i] ^ bits[j]) <= _SOUND_REST_BITS
-                i, j = i[near], j[near]
-                alike = _surroundings_agree(bits, at, owner, i, j, config.sound_share)
-                found.append(_pairs(owner, i[alike], j[alike], len(ordered)))
-    return _joined(found)
+    for chosen in itertools.combinations(range(len(bands)), shared):
+        turned = np.zeros_like(bits)
+        for k in sorted(range(len(bands)), key=lambda k: k not in chosen):
+            part = bits >> np.uint64(size - starts[k] - bands[k])
+            turned = (turned << np.uint64(bands[k])) | (part & np.uint64((1 << bands[k]) - 1))
+        order = np.argsort(turned, kind="stable")
+        keys = turned[order] >> np.uint64(size - sum(bands[k] for k in chosen))
+        del turned
+        for step in range(1, reach + 1):
+            same = np.flatnonzero(keys[step:] == keys[:-step])
+            if not len(same):
+                break
+            for start in range(0, len(same), _CHUNK):
+                p = same[start : start + _CHUNK]
+                i, j = order[p], order[p + step]
+                near = np.bitwise_count(bits[i] ^ bits[j]) <= apart
+                near &= owner[i] != owner[j]
+                yield i[near], j[near]
 
 
 def _surroundings_agree(
-    bits: Bits32,
+    bits: NDArray[np.uint64],
     at: NDArray[np.int32],
     owner: NDArray[np.int32],
     i: Indices,
     j: Indices,
-    share: float,
 ) -> NDArray[np.bool_]:
     """Whether the moments around two alike ones are alike too: bool [len(i)]."""
     met = np.zeros(len(i), np.int32)
@@ -520,4 +445,4 @@ def _surroundings_agree(
         together &= (at[k] - at[i]) == (at[m] - at[j])
         met += together
         errors += together * np.bitwise_count(bits[k] ^ bits[m])
-    return (met >= _BLOCK_LEAST) & (errors <= 32 * share * met)
+    return (met >= _BLOCK_LEAST) & (errors <= 32 * SOUND_SHARE * met)

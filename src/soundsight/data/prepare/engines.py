@@ -2,39 +2,44 @@
 
 Both run ``ingest.ingest`` and give the same bytes. An engine is a generator: it yields the outcome
 of each clip as it comes, in any order; closing it stops the workers.
+
+Here each clip has a process of its own, forked from a server that has imported what is needed, so
+that one that crashes, hangs or is killed takes with it its own clip and no other, and what a
+decoder leaks is given back.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
+import signal
 import socket
 import tempfile
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing import connection, forkserver, get_context, parent_process, resource_tracker
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 from soundsight.core.errors import DataError, OutputError, first_line
+from soundsight.core.files import atomic_file
 from soundsight.data.prepare.ingest import IngestConfig, Outcome, give_up, ingest
-from soundsight.data.prepare.staging import no_space
-from soundsight.data.prepare.workers import TooLongError, Worker, WorkerDiedError
+from soundsight.data.prepare.staging import writing
 from soundsight.data.records import Clip
+from soundsight.data.store.shards import index_name
 
 TIMEOUT_S = 3600.0
 """How long one clip may take, by default."""
 
 _KNOCK_S = 10.0
-
-CLIPS_PER_WORKER = 500
-"""A worker is replaced after so many clips, so that what a decoder leaks is given back."""
-
-_IN_VAIN = 3
-"""Workers in a row that may end before they do anything: then there is no use in another."""
-
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_SERVER_DIED = 255
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, _SERVER_DIED)
 _CRASHED = "makes the decoder crash: repair or remove it"
 _KILLED = (
     "had its worker killed twice, as by a system that is short of memory: free some or pass fewer "
@@ -55,99 +60,148 @@ class Job:
     part: Path
 
 
+@dataclass(kw_only=True)
+class _Run:
+    """A process at work on a job."""
+
+    job: Job
+    process: ForkServerProcess
+    ends_s: float
+
+
 def run_local(
     jobs: Sequence[Job], config: IngestConfig, workers: int, timeout_s: float = TIMEOUT_S
 ) -> Iterator[Outcome]:
     """Do the jobs in processes on this machine.
 
-    A clip whose worker dies (a decoder that crashes) or that takes longer than ``timeout_s`` is
-    recorded as failed, and the others go on. One whose worker is killed from outside, by a system
+    A clip whose process dies (a decoder that crashes) or takes longer than ``timeout_s`` is
+    recorded as failed, and the others go on. One whose process is killed from outside, by a system
     that is short of memory say, is done once more.
 
     Raises:
-        DataError: when no worker can be started, or they end before they do anything.
+        DataError: when no process can be started.
         OutputError: when a part cannot be written, the disk is full, say.
     """
-    with contextlib.closing(_Crew()) as crew:
-        yield from crew.run(jobs, config, workers, timeout_s)
+    todo, killed = deque(jobs), set[str]()
+    busy: dict[connection.Connection[Any, Any], _Run] = {}
+    try:
+        while todo or busy:
+            while todo and len(busy) < workers:
+                try:
+                    answer, run = _start(todo[0], config, timeout_s)
+                except (OSError, EOFError) as error:
+                    if busy:
+                        break  # there can be no more than are at work
+                    raise _no_workers(error) from None
+                busy[answer] = run
+                todo.popleft()
+            left_s = min(run.ends_s for run in busy.values()) - time.monotonic()
+            ready = connection.wait(list(busy), max(0.0, left_s))
+            for answer, run in list(busy.items()):
+                if answer not in ready and time.monotonic() < run.ends_s:
+                    continue
+                job = busy.pop(answer).job
+                outcome = _outcome_of(run, answer if answer in ready else None, timeout_s)
+                answer.close()
+                if outcome is not None:
+                    yield outcome
+                elif run.process.exitcode not in _FROM_OUTSIDE:
+                    yield _given_up(job, _CRASHED)
+                elif job.clip.id in killed:
+                    yield _given_up(job, _KILLED)
+                else:
+                    killed.add(job.clip.id)
+                    todo.append(job)
+    finally:
+        # Nobody waits for their answers any more.
+        for answer, run in busy.items():
+            _stop(run.process)
+            answer.close()
 
 
-class _Crew:
-    """Workers that are kept from run to run."""
+def _start(
+    job: Job, config: IngestConfig, timeout_s: float
+) -> tuple[connection.Connection[Any, Any], _Run]:
+    context = get_context("forkserver")
+    _start_server()
+    answer, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(theirs, ingest, job, config), daemon=True)
+    try:
+        process.start()
+    except BaseException:
+        answer.close()
+        raise
+    finally:
+        theirs.close()
+    return answer, _Run(job=job, process=process, ends_s=time.monotonic() + timeout_s)
 
-    def __init__(self) -> None:
-        self._idle: list[Worker] = []
-        self._busy: dict[Worker, Job] = {}
-        self._todo: deque[Job] = deque()
-        self._killed: set[str] = set()
-        self._in_vain = 0
 
-    def close(self) -> None:
-        while self._idle:
-            self._idle.pop().stop()
+def _start_server() -> None:
+    """Start what processes are forked from: with one thread each, and out of reach of Ctrl-C.
 
-    def run(
-        self, jobs: Sequence[Job], config: IngestConfig, workers: int, timeout_s: float
-    ) -> Iterator[Outcome]:
-        """Do the jobs with so many workers; see ``run_local``."""
-        self._todo = deque(jobs)
-        self._killed.clear()
-        self._in_vain = 0
-        try:
-            while self._todo or self._busy:
-                while self._todo and len(self._busy) < workers and (worker := self._free_worker()):
-                    job = self._busy[worker] = self._todo.popleft()
-                    worker.begin(timeout_s, ingest, job.clip, config, job.part)
-                for worker in Worker.wait(self._busy):
-                    outcome = self._outcome_of(worker)
-                    if outcome is not None:
-                        yield outcome
-        finally:
-            # Nobody waits for their answers any more.
-            while self._busy:
-                self._busy.popitem()[0].stop()
+    The signal goes to the whole group, but this process stops the others: from their first moment
+    on they inherit that it is held back.
+    """
+    before = {name: os.environ.get(name) for name in _THREADS}
+    # Started later, the tracker would let the signal through again.
+    resource_tracker.ensure_running()
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        os.environ.update(dict.fromkeys(_THREADS, "1"))
+        forkserver.set_forkserver_preload(["__main__", ingest.__module__])
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
-    def _outcome_of(self, worker: Worker) -> Outcome | None:
-        """What became of a worker's job; None while it is at it, or where the job is done again."""
-        job = self._busy[worker]
-        try:
-            outcome: Outcome | None = worker.answer()
-        except TooLongError as error:
-            del self._busy[worker]
-            return _given_up(job, f"takes longer than {error}: raise --timeout or remove it")
-        except WorkerDiedError as died:
-            del self._busy[worker]
-            if not died.started:
-                self._in_vain += 1
-                if self._in_vain == _IN_VAIN:
-                    raise _no_workers(died) from None
-                self._todo.appendleft(job)
-                return None
-            if died.killed and job.clip.id not in self._killed:
-                self._killed.add(job.clip.id)
-                self._todo.append(job)
-                return None
-            return _given_up(job, _KILLED if died.killed else _CRASHED)
-        if outcome is None:
-            return None
-        del self._busy[worker]
-        self._in_vain = 0
-        if worker.calls < CLIPS_PER_WORKER:
-            self._idle.append(worker)
-        else:
-            worker.stop()
-        return outcome
 
-    def _free_worker(self) -> Worker | None:
-        """A worker that waits; None where there can be no more of them than are at work."""
-        if self._idle:
-            return self._idle.pop()
-        try:
-            return Worker()
-        except OSError as error:
-            if self._busy:
-                return None
-            raise _no_workers(error) from None
+def _work(
+    answer: connection.Connection[Any, Any],
+    function: Callable[..., Outcome],
+    job: Job,
+    config: IngestConfig,
+) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        answer.send(function(job.clip, config, job.part))
+    except OutputError as error:
+        answer.send(error)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed must leave no process behind that writes into its workplace."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _outcome_of(
+    run: _Run, answer: connection.Connection[Any, Any] | None, timeout_s: float
+) -> Outcome | None:
+    """What became of a job, whose answer is None when its time is up; None when its process died.
+
+    Raises:
+        OutputError: when its part could not be written.
+    """
+    if answer is None:
+        _stop(run.process)
+        reason = f"takes longer than {timeout_s:g} s: raise --timeout or remove it"
+        return _given_up(run.job, reason)
+    try:
+        found: Outcome | OutputError | None = answer.recv()
+    except (EOFError, OSError):
+        found = None
+    run.process.join()
+    if isinstance(found, OutputError):
+        raise found
+    return found
+
+
+def _stop(process: ForkServerProcess) -> None:
+    process.kill()
+    process.join()
 
 
 def _given_up(job: Job, reason: str) -> Outcome:
@@ -156,8 +210,8 @@ def _given_up(job: Job, reason: str) -> Outcome:
 
 def _no_workers(error: Exception) -> DataError:
     return DataError(
-        f"no worker process can be started, or they end at once ({first_line(error)}): free "
-        "memory, or pass fewer --workers, and run the same command again, what is done is kept"
+        f"no worker process can be started ({first_line(error)}): free memory, or pass fewer "
+        "--workers, and run the same command again, what is done is kept"
     )
 
 
@@ -217,51 +271,35 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _remote(config: IngestConfig, timeout_s: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The function that a Ray worker applies to one row."""
+    """The function that a Ray worker applies to one row.
+
+    A process of its own does the clip: Ray would try one that kills its worker for ever.
+    """
 
     def work(row: dict[str, Any]) -> dict[str, Any]:
-        clip = Clip(**row["clip"])
         with tempfile.TemporaryDirectory(prefix="soundsight-") as folder:
-            job = Job(clip=clip, part=Path(folder) / "part")
-            outcome = _guarded(job, config, timeout_s)
+            job = Job(clip=Clip(**row["clip"]), part=Path(folder) / "part.tar")
+            (outcome,) = run_local([job], config, 1, timeout_s)
+            index = job.part.with_name(index_name(job.part.name))
             return {
-                "clip": outcome.clip,
-                "pairs": outcome.pairs,
-                "dropped": outcome.dropped,
-                "failure": outcome.failure or "",
-                "damage": outcome.damage or "",
+                **{name: value or "" for name, value in asdict(outcome).items()},
                 "part": job.part.read_bytes(),
+                "index": index.read_bytes(),
             }
 
     return work
 
 
-_guards: list[_Crew] = []
-"""The process that a Ray worker keeps for its clips."""
-
-
-def _guarded(job: Job, config: IngestConfig, timeout_s: float) -> Outcome:
-    """Do a job in a process of its own: Ray would try a clip that kills its worker for ever."""
-    if not _guards:
-        _guards.append(_Crew())
-        atexit.register(_guards[0].close)
-    (outcome,) = _guards[0].run([job], config, 1, timeout_s)
-    return outcome
-
-
 def _received(row: dict[str, Any], part: Path) -> Outcome:
-    from soundsight.core.files import atomic_file
-
-    try:
-        with atomic_file(part) as temporary:
-            temporary.write_bytes(row["part"])
-    except OutputError as error:
-        cause = error.__cause__
-        raise (no_space(part, cause) if isinstance(cause, OSError) else error) from None
+    with writing(part):
+        # As write_shard does: a tar that is there has its index.
+        for path, name in ((part.with_name(index_name(part.name)), "index"), (part, "part")):
+            with atomic_file(path) as temporary:
+                temporary.write_bytes(row[name])
     return Outcome(
         clip=row["clip"],
-        pairs=int(row["pairs"]),
-        dropped=int(row["dropped"]),
+        pairs=int(row["pairs"] or 0),
+        dropped=int(row["dropped"] or 0),
         failure=row["failure"] or None,
         damage=row["damage"] or None,
     )
@@ -291,7 +329,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
 
 
 def _check_address(address: str | None) -> None:
-    """Knock at the door: Ray itself waits for minutes where nobody answers."""
+    """Try to connect: Ray itself waits for minutes where nobody answers."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return

@@ -8,7 +8,6 @@ needs no more than one of ten seconds.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
 import hashlib
@@ -23,7 +22,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,13 +36,20 @@ from soundsight.core.errors import (
     first_line,
 )
 from soundsight.core.units import IMAGE_PX, RATE_HZ, SEGMENT_S
-from soundsight.data.prepare.clean import CleanConfig, frames_needed, measure_picture, measure_sound
+from soundsight.data.prepare.clean import (
+    LUMA,
+    CleanConfig,
+    frames_needed,
+    laplacian,
+    measure_picture,
+    measure_sound,
+)
 from soundsight.data.prepare.clean import reasons as reasons_to_drop
 from soundsight.data.prepare.duplicates import Printer
-from soundsight.data.prepare.staging import NoSpaceError, PartWriter
+from soundsight.data.prepare.staging import NoSpaceError, writing
 from soundsight.data.records import MEL, SIDECAR, Clip, Record, rank_of
 from soundsight.data.sources.listing import is_url
-from soundsight.data.store.shards import encode_mel
+from soundsight.data.store.shards import encode_mel, write_shard
 from soundsight.media.frames import FrameReader, open_frames
 from soundsight.media.framing import CROPS, square
 from soundsight.media.mel import MelConfig
@@ -135,9 +141,13 @@ def ingest(clip: Clip, config: IngestConfig, part: Path) -> Outcome:
     Raises:
         OutputError: when the part cannot be written.
     """
+    about: dict[str, Any] = {}
+    found: list[bool] = []
     try:
-        with PartWriter(part) as writer:
-            return _fill(writer, clip, config)
+        with writing(part):
+            # A new index beside an old tar would be no part.
+            part.unlink(missing_ok=True)
+            write_shard(part, _readable(_records(clip, config, about, found)), about)
     except OutputError:
         raise
     except SoundsightError as error:
@@ -145,8 +155,13 @@ def ingest(clip: Clip, config: IngestConfig, part: Path) -> Outcome:
     except MemoryError:
         reason = "it needs more memory than there is"
     except Exception as error:
-        # A fault of ours on one file must not end a run over thousands; it is told apart.
+        # A fault of ours on one file must not end a run over thousands; its reason says so.
         reason = f"unexpected {type(error).__name__}: {first_line(error)}"
+    else:
+        kept = sum(found)
+        return Outcome(
+            clip=clip.id, pairs=kept, dropped=len(found) - kept, damage=about.get("damage")
+        )
     return give_up(clip, part, reason)
 
 
@@ -157,8 +172,8 @@ def give_up(clip: Clip, part: Path, reason: str) -> Outcome:
         OutputError: when the part cannot be written.
     """
     reason = _without_path(clip, reason)
-    with PartWriter(part) as writer:
-        writer.about.update(_about(clip), failure=reason)
+    with writing(part):
+        write_shard(part, (), {**_about(clip), "failure": reason})
     return Outcome(clip=clip.id, pairs=0, dropped=0, failure=reason)
 
 
@@ -196,76 +211,80 @@ def _about(clip: Clip) -> dict[str, Any]:
     }
 
 
-def _fill(writer: PartWriter, clip: Clip, config: IngestConfig) -> Outcome:
+def _readable(records: Iterator[Record]) -> Iterator[Record]:
+    """Yield records; what the system refuses in making them is no error of the part's place."""
+    try:
+        yield from records
+    except OSError as error:
+        raise VideoError(f"unexpected {type(error).__name__}: {first_line(error)}") from error
+
+
+def _records(
+    clip: Clip, config: IngestConfig, about: dict[str, Any], found: list[bool]
+) -> Iterator[Record]:
+    """Yield the pairs of a clip, dropped ones included; note in ``found`` which are kept.
+
+    ``about`` becomes what its part says of it.
+    """
     printer = Printer() if config.duplicates else None
-    kept = dropped = unseen = 0
+    unseen = 0
     content = hashlib.blake2b(digest_size=16)
     # Before the file is read: changed meanwhile, it is done again.
-    writer.about.update(_about(clip))
+    about.update(_about(clip))
     damages: list[str] = []
     with _local(clip) as path:
-        for candidate in _candidates(path, clip, config, damages):
-            if candidate.image is None:
+        for segment in _segments(path, clip, config, damages):
+            chosen = _choose(segment.pictures, config)
+            if chosen is None:
                 unseen += 1
                 continue
-            reasons = reasons_to_drop(candidate.measures, config.clean)
-            sums = _sums(candidate.window.mel, candidate.image)
-            writer.add(_record(clip, candidate, config), reasons, sums)
-            if reasons:
-                dropped += 1
-                continue
-            kept += 1
-            content.update(candidate.window.mel.tobytes() + candidate.image.tobytes())
-            if printer is not None:
-                printer.add(candidate.window.start_s, candidate.window.mel, candidate.image)
+            mel, image = segment.window.mel, chosen[1][chosen[0]].image
+            record = _record(clip, segment, *chosen, config)
+            found.append(not record.reasons)
+            if not record.reasons:
+                content.update(mel.tobytes() + image.tobytes())
+                if printer is not None:
+                    printer.add(segment.window.start_s, mel, image)
+            yield record
         # A copy of what a URL names lies at a place of this machine.
-        told = (_without_path(clip, line.replace(str(path), clip.path)) for line in damages)
-        damage = "; ".join(dict.fromkeys(told)) or None
-    if damage is not None and (config.strict or not kept + dropped):
+        lines = (_without_path(clip, line.replace(str(path), clip.path)) for line in damages)
+        damage = "; ".join(dict.fromkeys(lines)) or None
+    if damage is not None and (config.strict or not found):
         raise VideoError(damage)
-    if not kept + dropped:
+    if not found:
         raise VideoError(
             f"{clip.path} shows no picture while it sounds: nothing at the middle of any segment "
             f"of {config.segment_s:g} s"
         )
-    writer.about.update(
-        unseen=unseen,
-        content=content.hexdigest() if kept else clip.id,
-        print=_print_text(printer, clip) if printer is not None else None,
-    )
+    about.update(unseen=unseen, content=content.hexdigest() if any(found) else clip.id)
+    if printer is not None:
+        about.update(print=printer.finish(f"{rank_of(clip)} {clip.id}").to_json())
     if damage is not None:
-        writer.about.update(damage=damage)
-    return Outcome(clip=clip.id, pairs=kept, dropped=dropped, damage=damage)
-
-
-def _print_text(printer: Printer, clip: Clip) -> str:
-    return base64.b64encode(printer.finish(f"{rank_of(clip)} {clip.id}").to_bytes()).decode()
+        about.update(damage=damage)
 
 
 # --- sound and picture, side by side -----------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Candidate:
-    """A segment and its picture (None where nothing is shown)."""
+class _Seen(NamedTuple):
+    """A picture, and when it is shown."""
 
-    number: int
-    start_s: float
-    window: Window
-    image: NDArray[np.uint8] | None
-    frame_s: float
-    measures: Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Seen:
     image: NDArray[np.uint8]
     frame_s: float
 
 
-def _candidates(
+class _Segment(NamedTuple):
+    """A segment of a clip, and what is shown at the places of it that are looked at."""
+
+    number: int
+    start_s: float
+    window: Window
+    pictures: dict[float, _Seen]
+
+
+def _segments(
     path: Path, clip: Clip, config: IngestConfig, damages: list[str]
-) -> Iterator[_Candidate]:
+) -> Iterator[_Segment]:
     """The segments of a clip, up to its first damage where the settings are strict.
 
     What of it cannot be read comes into ``damages``.
@@ -276,43 +295,32 @@ def _candidates(
         open_soundtrack(path, clip.start_s, clip.end_s) as sound,
     ):
         seen = _pictures(picture, sound.start_s, places, config)
-        heard = _Heard(sound.blocks)
-        cut = windows(heard, config.segment_s, config.hop_s, config.mel)
+        samples = 0
+        ended = False
+
+        def blocks() -> Iterator[NDArray[np.float32]]:
+            nonlocal samples, ended
+            for block in sound.blocks:
+                samples += len(block)
+                yield block
+            ended = True
+
+        cut = windows(blocks(), config.segment_s, config.hop_s, config.mel)
         for number, window in enumerate(cut):
             pictures = next(seen)
             damages[:] = _damages(sound, picture)
             if config.strict and damages:
                 return
-            if heard.ended and window.start_s + config.segment_s / 2 > heard.seconds + 1e-6:
+            if ended and window.start_s + config.segment_s / 2 > samples / RATE_HZ + 1e-6:
                 # Padding in its middle: what is shown there is beside the sound, not with it.
                 pictures = {}
-            yield _candidate(number, sound.start_s + window.start_s, window, pictures, config)
+            yield _Segment(number, sound.start_s + window.start_s, window, pictures)
         damages[:] = _damages(sound, picture)
 
 
 def _damages(sound: SoundTrack, picture: FrameReader) -> list[str]:
     """What could not be read so far, a line each: of the sound, then of the picture."""
     return [*sound.damages, *picture.warnings]
-
-
-class _Heard:
-    """Counts the sound that passes by."""
-
-    def __init__(self, blocks: Iterator[NDArray[np.float32]]) -> None:
-        self._blocks = blocks
-        self._samples = 0
-        self.ended = False
-
-    @property
-    def seconds(self) -> float:
-        """How much has passed."""
-        return self._samples / RATE_HZ
-
-    def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        for block in self._blocks:
-            self._samples += len(block)
-            yield block
-        self.ended = True
 
 
 def _places(config: IngestConfig) -> tuple[float, ...]:
@@ -327,14 +335,14 @@ def _schedule(
     start_s: float, places: Sequence[float], config: IngestConfig
 ) -> Iterator[tuple[float, int, float]]:
     """(time, segment, place) of every frame to look at, in the order of time, without end."""
+    # The same product as the segment's start, so that no time is off by a rounding.
 
     def row(place: float) -> Iterator[tuple[float, int, float]]:
         for number in itertools.count():
-            # The same product as the segment's start, so that no time is off by a rounding.
-            at_s = start_s + round(number * config.hop_s, 6) + place * config.segment_s
-            yield at_s, number, place
+            start = start_s + round(number * config.hop_s, 6)
+            yield start + place * config.segment_s, number, place
 
-    return heapq.merge(*(row(place) for place in places))
+    return heapq.merge(*map(row, places))
 
 
 def _pictures(
@@ -362,49 +370,26 @@ def _pictures(
             yield waiting.pop(number)
 
 
-def _candidate(
-    number: int,
-    start_s: float,
-    window: Window,
-    pictures: Mapping[float, _Seen],
-    config: IngestConfig,
-) -> _Candidate:
-    kept = 0.5 if 0.5 in pictures else None
-    if config.frame == "sharpest" and kept is not None:
-        choices = [place for place in _SHARPEST if place in pictures]
-        # Of equals the one nearest to the middle.
-        kept = max(choices, key=lambda p: (round(_sharpness(pictures[p].image), 3), -abs(p - 0.5)))
-        pictures = {
-            place: _Seen(image=_halved(seen.image, config.size_px), frame_s=seen.frame_s)
-            for place, seen in pictures.items()
-        }
-    if kept is None:
-        return _Candidate(
-            number=number, start_s=start_s, window=window, image=None, frame_s=0.0, measures={}
-        )
-    measures: dict[str, float] = {}
-    if config.clean.steps:
-        measures.update(measure_sound(window.samples, window.mel, window.peak_db))
-        needed = {*frames_needed(config.clean), kept}
-        order = sorted(place for place in pictures if place in needed)
-        frames = [pictures[place].image for place in order]
-        measures.update(measure_picture(frames, order.index(kept)))
-    return _Candidate(
-        number=number,
-        start_s=start_s,
-        window=window,
-        image=pictures[kept].image,
-        frame_s=pictures[kept].frame_s,
-        measures=measures,
-    )
+def _choose(
+    pictures: dict[float, _Seen], config: IngestConfig
+) -> tuple[float, dict[float, _Seen]] | None:
+    """Return the place of the picture to keep, and all of them at their final size."""
+    if 0.5 not in pictures:
+        return None
+    if config.frame == "center":
+        return 0.5, pictures
+    choices = [place for place in _SHARPEST if place in pictures]
+    # Of equals the one nearest to the middle.
+    kept = max(choices, key=lambda p: (round(_sharpness(pictures[p].image), 3), -abs(p - 0.5)))
+    return kept, {
+        place: seen._replace(image=_halved(seen.image, config.size_px))
+        for place, seen in pictures.items()
+    }
 
 
 def _sharpness(image: NDArray[np.uint8]) -> float:
     """Variance of the Laplacian of the luma."""
-    luma = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    inner = luma[1:-1, 1:-1]
-    laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * inner
-    return float(laplacian.var())
+    return float(laplacian(image.astype(np.float32) @ LUMA).var())
 
 
 def _halved(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
@@ -415,60 +400,59 @@ def _halved(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
 # --- records -----------------------------------------------------------------------------------
 
 
-def _record(clip: Clip, candidate: _Candidate, config: IngestConfig) -> Record:
-    assert candidate.image is not None
-    window = candidate.window
+def _record(
+    clip: Clip, segment: _Segment, kept: float, pictures: dict[float, _Seen], config: IngestConfig
+) -> Record:
+    window, shown = segment.window, pictures[kept]
+    measures: dict[str, float] = {}
+    if config.clean.steps:
+        measures.update(measure_sound(window.samples, window.mel, window.peak_db))
+        order = sorted({*frames_needed(config.clean), kept} & pictures.keys())
+        frames = [pictures[place].image for place in order]
+        measures.update(measure_picture(frames, order.index(kept)))
     files = {
         MEL: encode_mel(window.mel),
-        config.image_format: _picture_bytes(candidate.image, config),
+        config.image_format: _picture_bytes(shown.image, config),
     }
-    key = f"{clip.id}_{candidate.number:06d}"
+    key = f"{clip.id}_{segment.number:06d}"
     about = {
         "key": key,
         "clip": clip.key,
         "group": clip.group,
         "label": clip.label,
         "licence": clip.licence,
-        "start_s": round(candidate.start_s, 6) + 0.0,
-        "end_s": round(candidate.start_s + config.segment_s, 6),
-        "frame_s": round(candidate.frame_s, 6) + 0.0,
+        "start_s": round(segment.start_s, 6) + 0.0,
+        "end_s": round(segment.start_s + config.segment_s, 6),
+        "frame_s": round(shown.frame_s, 6) + 0.0,
         "mel": {
             "shape": list(window.mel.shape),
             "rms_dbfs": round(window.rms_dbfs, 2),
             "peak_db": round(window.peak_db, 2),
         },
         "image": {"size_px": config.size_px},
-        "measures": {name: round(float(v), 5) for name, v in candidate.measures.items()},
+        "measures": {name: round(float(v), 5) for name, v in measures.items()},
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     # Names of files may hold bytes that are no text: escaped, they survive.
     files[SIDECAR] = json.dumps(about, sort_keys=True, ensure_ascii=True).encode() + b"\n"
-    return Record(key=key, files=files)
+    reasons = reasons_to_drop(measures, config.clean)
+    return Record(key=key, files=files, reasons=reasons, sums=_sums(window.mel, shown.image))
 
 
 def _picture_bytes(image: NDArray[np.uint8], config: IngestConfig) -> bytes:
-    shown = Image.fromarray(image)
-    if config.image_format == "webp":
-        return _encoded(shown, "WEBP", quality=config.quality, method=4)
-    # At this size halved colours would show.
-    return _encoded(shown, "JPEG", quality=config.quality, subsampling=0)
-
-
-def _encoded(image: Image.Image, kind: str, **settings: Any) -> bytes:
     file = io.BytesIO()
-    image.save(file, format=kind, **settings)
+    # At this size halved colours would show.
+    settings = {"method": 4} if config.image_format == "webp" else {"subsampling": 0}
+    kind = "WEBP" if config.image_format == "webp" else "JPEG"
+    Image.fromarray(image).save(file, format=kind, quality=config.quality, **settings)
     return file.getvalue()
 
 
-def _sums(mel: NDArray[np.uint8], image: NDArray[np.uint8]) -> list[int]:
+def _sums(mel: NDArray[np.uint8], image: NDArray[np.uint8]) -> tuple[int, ...]:
     """Sums of levels and of their squares, exact: of the log-mel, then of red, green and blue."""
-    sums: list[int] = []
-    for planes in (mel.reshape(-1, 1), image.reshape(-1, 3)):
-        levels = planes.astype(np.int64)
-        squares = np.einsum("ij,ij->j", levels, levels)
-        for total, square_total in zip(levels.sum(axis=0), squares, strict=True):
-            sums += [int(total), int(square_total)]
-    return sums
+    planes = [mel.reshape(-1), *image.reshape(-1, 3).T]
+    levels = [plane.astype(np.int64) for plane in planes]
+    return tuple(int(s) for plane in levels for s in (plane.sum(), plane @ plane))
 
 
 # --- files from elsewhere ----------------------------------------------------------------------
@@ -499,6 +483,7 @@ def _fetch(url: str, copy: Path) -> None:
         try:
             with fsspec.open(url, "rb") as source, copy.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
+            return
         except FileNotFoundError:
             raise VideoError(f"{url} does not exist: check the path") from None
         except Exception as error:
@@ -510,5 +495,3 @@ def _fetch(url: str, copy: Path) -> None:
             if again + 1 == _FETCH_TRIES:
                 raise VideoError(f"cannot fetch {url}: {first_line(error)}") from None
             time.sleep(2.0**again)
-        else:
-            return

@@ -1,20 +1,16 @@
-"""The workplace of a preparation: one file for each clip that is done, and a lock.
+"""The workplace of a preparation: one finished part for each clip that is done, and a lock.
 
 ``DATA/.work`` holds, until the dataset is finished::
 
-    lock            held by the one preparation that is running
     plan.json       the settings; a run with others is refused
-    parts/ab/<id>.part     the pairs of a clip, and what is known of it
+    parts/ab/<id>.tar      the pairs of a clip, and beside it an index with what is known of it
     out/            finished shards, before all of them are moved into place at once
-    shards.jsonl    which of them are whole, and what they hold
+    shards/         what each finished shard holds
     moving.json     the move has begun; what of an older dataset has no place in the new one
 
-A part appears whole (it is renamed into place) and is a function of the clip and the settings. So
-a run that was killed at any moment goes on with the same command, does nothing twice, and ends
-with the same bytes.
-
-A part is the contents of its records back to back, then a JSON text that says where they lie, then
-that text's length (8 bytes, little-endian) and 8 bytes that mark a part.
+A part is a shard of its own. It appears whole (it is renamed into place) and is a function of the
+clip and the settings. So a run that was killed at any moment goes on with the same command, does
+nothing twice, and ends with the same bytes. One run works at a time: it locks the output folder.
 """
 
 from __future__ import annotations
@@ -27,39 +23,26 @@ import io
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from soundsight.core.errors import DataError, OutputError
 from soundsight.core.files import atomic_file, move_into_place, write_json
 from soundsight.data.records import Record
-from soundsight.data.store.shards import ABOUT, WORK, index_name, shard_infos
+from soundsight.data.store.shards import ABOUT, WORK, Entry, index_name, parse_entry, shard_infos
 
 FAILURES = "failures.csv"
 DAMAGED = "damaged.csv"
 DROPPED = "dropped"
 """Folder of the sheets of dropped pairs."""
 
-_LOCK, _PLAN, _PARTS, _MOVING = "lock", "plan.json", "parts", "moving.json"
-_MARK = b"ssPART01"
+_PLAN, _PARTS, _MOVING = "plan.json", "parts", "moving.json"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class NoSpaceError(OutputError):
     """The disk is full: no other clip could be written either."""
-
-
-def no_space(path: Path, error: OSError) -> OutputError:
-    """The error for a write that failed, kept apart where the disk is full."""
-    if error.errno in _NO_SPACE:
-        return NoSpaceError(
-            f"no space left for {path}: free some and run the same command again, what is done "
-            "is kept"
-        )
-    return OutputError(f"cannot write {path}: {error.strerror or error}")
 
 
 @contextlib.contextmanager
@@ -72,134 +55,50 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        raise no_space(path, error) from None
-    except OutputError as error:
-        cause = error.__cause__
+    except (OSError, OutputError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
         if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
-            raise no_space(path, cause) from None
+            raise NoSpaceError(
+                f"no space left for {path}: free some and run the same command again, what is "
+                "done is kept"
+            ) from None
+        if isinstance(error, OSError):
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
         raise
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A record within a part.
-
-    Attributes:
-        key: of the record.
-        members: name -> (offset, size) in the part.
-        reasons: cleaning steps that dropped it; empty for a pair that is kept.
-        sums: of the levels and of their squares: of the log-mel, of red, of green, of blue.
-    """
-
-    key: str
-    members: Mapping[str, tuple[int, int]]
-    reasons: tuple[str, ...]
-    sums: tuple[int, ...]
-
-
 class Part:
-    """A finished part, open for reading.
+    """The finished part of a clip.
 
     Attributes:
         about: what is known of the clip (JSON).
-        entries: its records in order, dropped ones included.
+        entries: its pairs in order, dropped ones included.
 
     Raises:
-        DataError: when the file is no whole part.
+        DataError: when it is not whole.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
-                end = file.seek(0, os.SEEK_END)
-                file.seek(max(0, end - 16))
-                tail = file.read(16)
-                size = int.from_bytes(tail[:8], "little")
-                if tail[8:] != _MARK or size > end - 16:
-                    raise DataError(f"{path} is no finished part: remove it and run again")
-                file.seek(end - 16 - size)
-                about: dict[str, Any] = json.loads(file.read(size))
-            self.entries = [
-                Entry(
-                    key=key,
-                    members={name: (int(at), int(size)) for name, at, size in members},
-                    reasons=tuple(reasons),
-                    sums=tuple(sums),
-                )
-                for key, members, reasons, sums in about.pop("entries")
-            ]
+            index = json.loads(path.with_name(index_name(path.name)).read_bytes())
+            self.about: dict[str, Any] = index["about"]
+            self.entries: list[Entry] = [parse_entry(values) for values in index["records"]]
+            if path.stat().st_size != index["bytes"]:
+                raise ValueError("it is cut short")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"cannot read {path}: {error}") from None
-        self.about = about
+
+    @property
+    def kept(self) -> list[Entry]:
+        """The pairs that no cleaning step drops."""
+        return [entry for entry in self.entries if not entry.reasons]
 
     def record(self, entry: Entry) -> Record:
-        """Read one record."""
+        """Read one pair."""
         with self.path.open("rb") as file:
-            files = {}
-            for name, (offset, size) in entry.members.items():
-                file.seek(offset)
-                files[name] = file.read(size)
-        return Record(key=entry.key, files=files)
-
-
-class PartWriter:
-    """Writes a part; use it as a context: it appears at ``path`` when the block succeeds.
-
-    Raises:
-        NoSpaceError: when the disk is full.
-        OutputError: when it cannot be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._entries: list[Any] = []
-        self._at = 0
-        self.about: dict[str, Any] = {}
-        self._file: IO[bytes] | None = None
-
-    def __enter__(self) -> PartWriter:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=".", suffix=".tmp")
-            self._temporary = Path(name)
-            self._file = os.fdopen(handle, "wb")
-        except OSError as error:
-            raise no_space(self._path, error) from None
-        return self
-
-    def add(self, record: Record, reasons: Sequence[str], sums: Sequence[int]) -> None:
-        """Append a record; ``reasons`` are the cleaning steps that drop it, ``sums`` its sums."""
-        assert self._file is not None
-        members = []
-        try:
-            for name in sorted(record.files):
-                content = record.files[name]
-                self._file.write(content)
-                members.append([name, self._at, len(content)])
-                self._at += len(content)
-        except OSError as error:
-            raise no_space(self._path, error) from None
-        self._entries.append([record.key, members, list(reasons), list(sums)])
-
-    def __exit__(self, kind: Any, *rest: object) -> None:
-        assert self._file is not None
-        try:
-            if kind is None:
-                text = json.dumps(
-                    {**self.about, "entries": self._entries}, sort_keys=True, ensure_ascii=True
-                ).encode()
-                self._file.write(text + len(text).to_bytes(8, "little") + _MARK)
-                self._file.close()
-                move_into_place(self._temporary, self._path)
-        except OSError as error:
-            raise no_space(self._path, error) from None
-        finally:
-            # Closing flushes, and may fail again on a full disk.
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            file.seek(entry.start)
+            return entry.cut(file.read(entry.size))
 
 
 class Stage:
@@ -218,56 +117,32 @@ class Stage:
     def __init__(self, data: Path, settings: Mapping[str, Any], *, restart: bool = False) -> None:
         self.data = data
         self.work = data / WORK
+        self.out = self.work / "out"
         self._settings = json.loads(json.dumps(settings))
         self._restart = restart
-        self._lock: IO[str] | None = None
+        self._lock = contextlib.ExitStack()
 
     def __enter__(self) -> Stage:
-        try:
-            self._take_lock()
-            self._agree()
-            self._tidy()
-        except (NotADirectoryError, FileExistsError):
-            self._unlock()
-            raise OutputError(f"cannot write to {self.data}: it is no folder") from None
-        except OSError as error:
-            self._unlock()
-            raise no_space(self.data, error) from None
-        except BaseException:
-            self._unlock()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._unlock()
-
-    def _take_lock(self) -> None:
-        place = self.work / _LOCK
-        while self._lock is None:
-            self.work.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as lock, writing(self.data):
             try:
-                self._lock = place.open("a")
-            except FileNotFoundError:
-                continue  # another run has just finished, and its workplace is gone
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.data.mkdir(parents=True, exist_ok=True)
+                handle = os.open(self.data, os.O_RDONLY | os.O_DIRECTORY)
+                lock.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (NotADirectoryError, FileExistsError):
+                raise OutputError(f"cannot write to {self.data}: it is no folder") from None
             except BlockingIOError:
-                self._unlock()
                 raise OutputError(
                     f"another preparation is writing to {self.data}: wait for it, or choose "
                     "another place"
                 ) from None
-            try:
-                held = os.path.samestat(os.fstat(self._lock.fileno()), place.stat())
-            except FileNotFoundError:
-                held = False
-            if not held:
-                self._unlock()  # what was locked has been removed meanwhile
+            self.work.mkdir(exist_ok=True)
+            self._agree()
+            self._lock = lock.pop_all()
+        return self
 
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
 
     def _agree(self) -> None:
         """See that the work that lies here was begun with the same settings."""
@@ -278,30 +153,20 @@ class Stage:
             write_json(plan, self._settings)
             return
         except ValueError:
-            begun = None
-        if begun != self._settings and self._restart:
-            if (self.work / _MOVING).is_file():
-                self._move()  # half of it lies in place: whole, it can be replaced
-            self._clear(_LOCK)
-            write_json(plan, self._settings)
-        elif begun != self._settings:
-            changed = sorted(
-                name
-                for name in {*(begun or {}), *self._settings}
-                if (begun or {}).get(name) != self._settings.get(name)
-            )
+            begun = {}
+        if begun == self._settings:
+            return
+        if not self._restart:
+            names = {*begun, *self._settings}
+            changed = [n for n in sorted(names) if begun.get(n) != self._settings.get(n)]
             raise OutputError(
                 f"{self.data} holds an unfinished preparation with other settings "
                 f"({', '.join(changed)}): repeat its command, or pass --overwrite to start anew"
             )
-
-    def _tidy(self) -> None:
-        """Remove what a killed run was writing."""
-        parts = self.work / _PARTS
-        if parts.is_dir():
-            for folder in parts.iterdir():
-                for left in folder.glob(".*"):
-                    left.unlink(missing_ok=True)
+        if self.is_moving:
+            self._move()  # half of it lies in place: whole, it can be replaced
+        self._clear()
+        write_json(plan, self._settings)
 
     def _clear(self, *kept: str) -> None:
         for entry in list(self.work.iterdir()):
@@ -310,37 +175,37 @@ class Stage:
 
     def part_path(self, clip_id: str) -> Path:
         """Where the part of a clip lies, or will."""
-        return self.work / _PARTS / clip_id[:2] / f"{clip_id}.part"
+        return self.work / _PARTS / clip_id[:2] / f"{clip_id}.tar"
+
+    def part(self, clip_id: str) -> Part:
+        """Open the part of a clip.
+
+        Raises:
+            DataError: when it is not there or not whole.
+        """
+        return Part(self.part_path(clip_id))
 
     def done(self) -> set[str]:
         """The ids of the clips whose part is there."""
-        return set(self._ids())
-
-    def _ids(self) -> Iterator[str]:
-        parts = self.work / _PARTS
-        if not parts.is_dir():
-            return
-        for folder in os.scandir(parts):
-            if folder.is_dir():
-                for entry in os.scandir(folder.path):
-                    if entry.name.endswith(".part"):
-                        yield entry.name[: -len(".part")]
+        found = (self.work / _PARTS).glob("*/*.tar")
+        return {path.stem for path in found if not path.name.startswith(".")}
 
     @property
     def is_new(self) -> bool:
         """Whether nothing has been done here yet."""
-        return not any((self.work / name).exists() for name in (_PARTS, "out", _MOVING))
+        return not any(path.exists() for path in (self.work / _PARTS, self.out)) and (
+            not self.is_moving
+        )
 
     def discard(self) -> None:
-        """Remove the workplace; the lock goes last: until then no other run begins here."""
+        """Remove the workplace."""
         with writing(self.data):
-            self._clear(_LOCK)
-            shutil.rmtree(self.work, ignore_errors=True)
+            shutil.rmtree(self.work)
 
     def forget_shards(self) -> None:
         """Remove all that was made of the parts, because a part is about to be replaced."""
         with writing(self.data):
-            self._clear(_LOCK, _PLAN, _PARTS)
+            self._clear(_PLAN, _PARTS)
 
     def report_failures(self, failures: Sequence[tuple[str, str]]) -> Path:
         """Write failures.csv for a run that ends without a dataset; return where it lies.
@@ -350,18 +215,15 @@ class Stage:
         Raises:
             OutputError: when it cannot be written.
         """
-        path = self.work / FAILURES
+        path = (self.work if (self.data / ABOUT).is_file() else self.data) / FAILURES
         with writing(self.data):
             write_failures(path, failures)
-            if (self.data / ABOUT).is_file():
-                return path
-            move_into_place(path, self.data / FAILURES)
-            return self.data / FAILURES
+        return path
 
     def packed(self) -> dict[str, Any] | None:
         """The dataset.json of a dataset that lies finished here and has only to be moved."""
         try:
-            about: dict[str, Any] = json.loads((self.work / "out" / ABOUT).read_text("utf-8"))
+            about: dict[str, Any] = json.loads((self.out / ABOUT).read_text("utf-8"))
         except (OSError, ValueError):
             return None
         return about
@@ -381,24 +243,24 @@ class Stage:
         """
         with writing(self.data):
             self._move()
-            self._clear(_LOCK, _MOVING)
+            self._clear(_MOVING)
         self.discard()
 
     def _move(self) -> None:
-        out, moving = self.work / "out", self.work / _MOVING
-        if not moving.is_file():
-            coming = {entry.name for entry in out.iterdir()}
+        moving = self.work / _MOVING
+        if not self.is_moving:
+            coming = {entry.name for entry in self.out.iterdir()}
             write_json(moving, sorted(_owned(self.data) - coming))
-        if not (out / ABOUT).is_file():
+        if not (self.out / ABOUT).is_file():
             return
         (self.data / ABOUT).unlink(missing_ok=True)
         for name in json.loads(moving.read_text("utf-8")):
             _remove(self.data / name)
-        for name in sorted(entry.name for entry in out.iterdir() if entry.name != ABOUT):
+        names = sorted(entry.name for entry in self.out.iterdir() if entry.name != ABOUT)
+        for name in (*names, ABOUT):
             if (self.data / name).is_dir():
                 _remove(self.data / name)
-            move_into_place(out / name, self.data / name)
-        move_into_place(out / ABOUT, self.data / ABOUT)
+            move_into_place(self.out / name, self.data / name)
 
 
 def _owned(data: Path) -> set[str]:

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 from soundsight.core.config import choose
 from soundsight.core.errors import DataError
 from soundsight.data.records import Clip
-from soundsight.data.sources.layouts import LAYOUTS, Tree, bracketed_id, detect, stem_of
+from soundsight.data.sources.layouts import LAYOUTS, Part, Tree, bracketed_id, detect, stem_of
 from soundsight.data.sources.listing import (
-    TABLE_SUFFIXES,
     UNLISTED,
     VIDEO_SUFFIXES,
     File,
@@ -41,13 +40,10 @@ _LISTS = frozenset(["txt", "lst"])
 _MANIFESTS = frozenset(["csv", "parquet", "pq"])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Skipped:
+class Skipped(NamedTuple):
     """Something that was meant as a video and cannot be one.
 
-    Attributes:
-        path: its name, made like a clip's key; never absolute.
-        reason: why, in a few words.
+    ``path`` is its name, made like a clip's key, never absolute; ``reason`` is why, in a few words.
     """
 
     path: str
@@ -76,14 +72,11 @@ class Clips:
 
 
 class _Item(NamedTuple):
+    """A file, and what its table or layout says of it."""
+
     name: str
     file: File
-    start_s: float | None = None
-    end_s: float | None = None
-    label: str | None = None
-    split: str | None = None
-    group: str | None = None
-    licence: str | None = None
+    part: Part | Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +103,10 @@ class _Asked:
         output = self.output
         return output is not None and (real == output or real.startswith(output + os.sep))
 
+    def refuse_layout(self, source: str) -> None:
+        if self.layout not in ("auto", "folder"):
+            raise DataError(f"--layout {self.layout} needs a folder: {source} is none")
+
 
 def find_clips(
     sources: Sequence[str],
@@ -135,21 +132,21 @@ def find_clips(
         DataError: in one line, when a source is missing, holds no video or has a faulty table.
         MissingExtraError: when a URL or a Parquet file needs a package that is not installed.
     """
-    choose("layout", layout, {**LAYOUTS, "auto": LAYOUTS["folder"]})
+    choose("layout", layout, dict.fromkeys(("auto", *LAYOUTS)))
     if not all(sources) or not sources:
         raise DataError("no source: name a folder, a video, a list, a manifest or a glob")
-    asked = _Asked(
-        layout=layout,
-        output=None if exclude is None else os.path.realpath(exclude),
-        options=storage_options or {},
-    )
+    output = None if exclude is None else os.path.realpath(exclude)
+    asked = _Asked(layout=layout, output=output, options=storage_options or {})
     found = []
-    for source in sources:
-        one = _read(os.fspath(source), asked)
+    for source in map(os.fspath, sources):
+        one = _read(source, asked)
         if not one.items:
-            raise DataError(_nothing(os.fspath(source), one))
+            raise DataError(_nothing(source, one))
         found.append(one)
     return _assemble(found)
+
+
+# --- places on a disk ----------------------------------------------------------------------------
 
 
 def _read(source: str, asked: _Asked) -> _Found:
@@ -166,41 +163,36 @@ def _read(source: str, asked: _Asked) -> _Found:
         raise DataError(f"no such source: {source}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{source} cannot be read: {reason_of(error)}") from None
-    path = Path(source).absolute()
-    real = os.path.realpath(source)
+    path, real = Path(source).absolute(), os.path.realpath(source)
     if asked.barred(real):
         raise DataError(f"{source} lies in the output folder: choose another place for the output")
     if stat.S_ISDIR(mode):
         listing = walk(source, barred=asked.barred)
-        return _read_folder(source, Path(real).name or "root", listing, asked, _reader(path))
-    _refuse_layout(source, asked)
+        return _read_folder(
+            source, Path(real).name or "root", listing, asked, lambda name: _bytes(path / name)
+        )
+    asked.refuse_layout(source)
     if not stat.S_ISREG(mode):
         raise DataError(f"{source} is no regular file: name a video or a folder")
     if suffix_of(path.name) in _LISTS | _MANIFESTS:
-        rows = _rows(source, _reader(path.parent)(path.name))
+        rows = _rows(source, _bytes(path))
         return _read_rows(path.stem, rows, os.fspath(path.parent), None, asked)
-    return _Found(base="", items=[_Item(path.name, File(os.fspath(path), real))])
+    return _Found(base="", items=[_plain(path.name, File(os.fspath(path), real))])
 
 
-def _reader(folder: Path) -> Callable[[str], bytes]:
-    def read(name: str) -> bytes:
-        try:
-            return (folder / name).read_bytes()
-        except OSError as error:
-            raise DataError(f"{folder / name} cannot be read: {reason_of(error)}") from None
-
-    return read
+def _plain(name: str, file: File) -> _Item:
+    return _Item(name, file, Part(name))
 
 
-def _refuse_layout(source: str, asked: _Asked) -> None:
-    if asked.layout not in ("auto", "folder"):
-        raise DataError(f"--layout {asked.layout} needs a folder: {source} is none")
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {reason_of(error)}") from None
 
 
 def _rows(source: str, data: bytes) -> list[Row]:
-    if suffix_of(source) in _MANIFESTS:
-        return read_manifest(data, source)
-    return read_list(data, source)
+    return (read_manifest if suffix_of(source) in _MANIFESTS else read_list)(data, source)
 
 
 def _read_folder(
@@ -213,22 +205,10 @@ def _read_folder(
         read=read,
     )
     layout = detect(tree) if asked.layout == "auto" else asked.layout
-    reading = LAYOUTS[layout].read(tree)
-    items = [
-        _Item(
-            name=part.name,
-            file=listing.files[part.name],
-            start_s=part.start_s,
-            end_s=part.end_s,
-            label=part.label,
-            split=part.split,
-            group=part.group,
-        )
-        for part in reading.parts
-    ]
+    reading = LAYOUTS[layout](tree)
     return _Found(
         base=base,
-        items=items,
+        items=[_Item(part.name, listing.files[part.name], part) for part in reading.parts],
         skipped=[*listing.skipped, *reading.skipped],
         ignored=listing.ignored,
         missing=reading.missing,
@@ -241,9 +221,8 @@ def _read_rows(
 ) -> _Found:
     """Look for the videos that a list or manifest in ``folder`` names."""
     paths = [row.path if remote else _as_written(row.path, folder) for row in rows]
-    reals: dict[str, str] = {}
-    items = []
-    skipped = []
+    items: list[_Item] = []
+    skipped: list[tuple[str, str]] = []
     for row, path, name in zip(rows, paths, _names(paths, folder), strict=True):
         if is_url(path):
             file: File | str = File(path, path)
@@ -251,22 +230,11 @@ def _read_rows(
             url = remote.url(posixpath.normpath(posixpath.join(folder, path)))
             file = File(url, url)
         else:
-            file = _local_file(posixpath.join(folder, path), reals, asked)
+            file = _local_file(posixpath.join(folder, path), asked)
         if isinstance(file, str):
             skipped.append((name, file))
-            continue
-        items.append(
-            _Item(
-                name=name,
-                file=file,
-                start_s=row.start_s,
-                end_s=row.end_s,
-                label=row.label,
-                split=row.split,
-                group=row.group,
-                licence=row.licence,
-            )
-        )
+        else:
+            items.append(_Item(name, file, row))
     return _Found(base=base, items=items, skipped=skipped)
 
 
@@ -297,132 +265,110 @@ def _names(paths: Sequence[str], folder: str) -> list[str]:
     return names
 
 
-def _local_file(path: str, reals: dict[str, str], asked: _Asked) -> File | str:
+def _local_file(path: str, asked: _Asked) -> File | str:
     """Return a file that a list names, or why it cannot be used."""
-    folder, name = posixpath.split(path)
-    if folder not in reals:
-        reals[folder] = os.path.realpath(folder)
-    real = posixpath.join(reals[folder], name)
     try:
-        status = Path(path).lstat()
-        if stat.S_ISLNK(status.st_mode):
-            real = os.path.realpath(path)
-            status = Path(path).stat()
+        mode = Path(path).stat().st_mode
     except OSError as error:
         return "no such file" if isinstance(error, FileNotFoundError) else reason_of(error)
-    if stat.S_ISDIR(status.st_mode):
+    if stat.S_ISDIR(mode):
         return "a folder, not a video"
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(mode):
         return "no regular file"
+    real = os.path.realpath(path)
     return "lies in the output folder" if asked.barred(real) else File(path, real)
 
 
 def _read_glob(pattern: str, asked: _Asked) -> _Found:
-    _refuse_layout(pattern, asked)
+    asked.refuse_layout(pattern)
     base, rest = split_glob(pattern, os.path.isdir)
     base = base or "."
     if not rest or not os.path.isdir(base):
         raise DataError(f"no such folder: {base} (looking for {pattern})")
     match = matcher(rest)
-    listing = walk(
-        base,
-        barred=asked.barred,
-        suffixes=named_suffixes(rest[-1]),
-        depth=None if "**" in rest else len(rest),
-    )
+    depth = None if "**" in rest else len(rest)
+    listing = walk(base, barred=asked.barred, suffixes=named_suffixes(rest[-1]), depth=depth)
     return _Found(
         base=Path(os.path.realpath(base)).name or "root",
-        items=[_Item(name, file) for name, file in listing.files.items() if match(name)],
+        items=[_plain(name, file) for name, file in listing.files.items() if match(name)],
         skipped=[
             (name, why) for name, why in listing.skipped if match(name) or why.startswith(UNLISTED)
         ],
     )
 
 
+# --- places behind a URL -------------------------------------------------------------------------
+
+
 def _read_remote(source: str, remote: Remote, asked: _Asked) -> _Found:
     kind = remote.kind()
     if kind == "file":
-        _refuse_layout(source, asked)
+        asked.refuse_layout(source)
         if suffix_of(remote.path) in _LISTS | _MANIFESTS:
             rows = _rows(posixpath.basename(remote.path), remote.read(remote.path))
             folder = posixpath.dirname(remote.path)
             return _read_rows(stem_of(remote.path), rows, folder, remote, asked)
         url = remote.url(remote.path)
-        return _Found(base="", items=[_Item(posixpath.basename(remote.path), File(url, url))])
-    pattern = kind is None
+        return _Found(base="", items=[_plain(posixpath.basename(remote.path), File(url, url))])
     root, suffixes = remote.path.rstrip("/"), VIDEO_SUFFIXES
-    if pattern:
+    if kind is None:
         if not has_wildcard(remote.path):
             raise DataError(f"no such source: {source}")
-        _refuse_layout(source, asked)
+        asked.refuse_layout(source)
         root, rest = split_glob(remote.path, lambda _: False)
         suffixes = named_suffixes(rest[-1])
-    listing = Listing()
-    below = len(root.strip("/")) + bool(root.strip("/"))
-    for path in remote.files(pattern=pattern):
-        name = path.lstrip("/")[below:]
-        if any(part.startswith(".") for part in name.split("/")):
-            continue
-        if suffix_of(name) in suffixes:
-            url = remote.url(path)
-            listing.files[name] = File(url, url)
-        elif not pattern:
-            listing.ignored += 1
-            if suffix_of(name) in TABLE_SUFFIXES:
-                listing.tables.append(name)
+    listing = remote.listing(root, suffixes, pattern=kind is None)
     archive = stem_of(source.rpartition("::")[2]) if "::" in source else ""
     base = posixpath.basename(root.rstrip("/")) or archive or "root"
-    if pattern:
-        return _Found(base=base, items=[_Item(*pair) for pair in listing.files.items()])
+    if kind is None:
+        return _Found(base=base, items=[_plain(*pair) for pair in listing.files.items()])
     return _read_folder(
         source, base, listing, asked, lambda name: remote.read(posixpath.join(root, name))
     )
 
 
+# --- all sources together ------------------------------------------------------------------------
+
+
 def _assemble(found: Sequence[_Found]) -> Clips:
     """Give every item of every source its key and its group, and take each once."""
-    bases = _prefixes(found)
     given: dict[str, str] = {}
     for one in found:
         for item in one.items:
-            if item.group:
-                given.setdefault(item.file.real, item.group)
+            if item.part.group:
+                given.setdefault(item.file.real, item.part.group)
     named: dict[str, str] = {}
     seen: set[tuple[str, float, float | None]] = set()
     keys: dict[str, str] = {}
     clips: dict[str, Clip] = {}
+    skipped: set[Skipped] = set()
     repeated = 0
-    for one, prefix in zip(found, bases, strict=True):
+    for one, prefix in zip(found, _prefixes(found), strict=True):
+        skipped |= {Skipped(prefix + name, why) for name, why in one.skipped}
         for item in sorted(one.items, key=lambda item: (item.file.link, item.name)):
-            path, real, _ = item.file
-            part = (real, item.start_s or 0.0, item.end_s)
-            if part in seen:
+            (path, real, _), part = item.file, item.part
+            if (real, part.start_s or 0.0, part.end_s) in seen:
                 repeated += 1
                 continue
-            seen.add(part)
+            seen.add((real, part.start_s or 0.0, part.end_s))
             name = _free(prefix + item.name, keys, real)
             keys[name] = real
-            key = _free(name + _times(item.start_s, item.end_s), clips, None)
+            key = _free(name + _times(part.start_s, part.end_s), clips, None)
             stem = name[: len(name) - len(name.rpartition("/")[2])] + stem_of(name)
             own = named.setdefault(real, bracketed_id(stem_of(item.name)) or stem)
             clips[key] = Clip(
                 path=path,
                 key=key,
-                group=item.group or given.get(real) or own,
-                start_s=item.start_s,
-                end_s=item.end_s,
-                label=item.label,
-                split=item.split,
-                licence=item.licence,
+                group=part.group or given.get(real) or own,
+                start_s=part.start_s,
+                end_s=part.end_s,
+                label=part.label,
+                split=part.split,
+                licence=part.licence if isinstance(part, Row) else None,
             )
-    skipped = {
-        Skipped(path=prefix + name, reason=why)
-        for one, prefix in zip(found, bases, strict=True)
-        for name, why in one.skipped
-    }
     return Clips(
         clips=tuple(clips[key] for key in sorted(clips)),
-        skipped=tuple(sorted(skipped, key=lambda one: (one.path, one.reason))),
+        skipped=tuple(sorted(skipped)),
         ignored=sum(one.ignored for one in found),
         repeated=repeated,
         missing=sum(one.missing for one in found),
@@ -446,8 +392,6 @@ def _prefixes(found: Sequence[_Found]) -> list[str]:
 
 def _free(name: str, owners: Mapping[str, object], owner: object) -> str:
     """Return the name, with -2, -3 ... before its suffix while another than ``owner`` has it."""
-    if owners.get(name, owner) == owner:
-        return name
     folder, slash, last = name.rpartition("/")
     stem, dot, suffix = last.rpartition(".")
     if not stem:

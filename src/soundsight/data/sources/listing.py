@@ -6,9 +6,8 @@ import fnmatch
 import heapq
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from soundsight.core.errors import DataError, MissingExtraError
@@ -90,93 +89,63 @@ def walk(
         DataError: when the root cannot be listed.
     """
     listing = Listing()
-    seen: set[tuple[int, int]] = set()
-    pending = [_Folder("", os.fspath(Path(root).absolute()), os.path.realpath(root), 1, False)]
-    links: list[_Folder] = []
-    while pending or links:
-        folder = pending.pop() if pending else heapq.heappop(links)
-        if barred(folder.real):
+    seen: set[str] = set()
+    # (reached by a link, name below the root): a heap gives linked folders last.
+    pending = [(False, "")]
+    while pending:
+        linked, name = heapq.heappop(pending)
+        path = os.path.join(os.path.abspath(root), name) if name else os.path.abspath(root)  # noqa: PTH100, PTH118
+        real = os.path.realpath(path)
+        if real in seen or barred(real):
             continue
-        inner: list[_Folder] = []
+        seen.add(real)
         try:
-            status = Path(folder.path).stat()
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(folder.path) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        inner.append(folder.inner(entry, f"{folder.real}/{entry.name}"))
-                    elif not entry.is_symlink():
-                        _take(listing, folder, entry, suffixes)
-                    elif _is_folder(entry):
-                        target = folder.inner(entry, os.path.realpath(entry.path))
-                        if depth is None or folder.level < depth:
-                            heapq.heappush(links, target._replace(linked=True))
-                    else:
-                        _take(listing, folder, entry, suffixes, barred)
+            entries = [entry for entry in os.scandir(path) if not entry.name.startswith(".")]
         except OSError as error:
-            if not folder.name:
+            if not name:
                 raise DataError(f"{root} {UNLISTED}: {reason_of(error)}") from None
-            listing.skipped.append((folder.name, f"{UNLISTED}: {reason_of(error)}"))
-        if depth is None or folder.level < depth:
-            pending.extend(sorted(inner, reverse=True))
+            listing.skipped.append((name, f"{UNLISTED}: {reason_of(error)}"))
+            continue
+        level = name.count("/") + bool(name) + 1
+        for entry in entries:
+            inner = f"{name}/{entry.name}" if name else entry.name
+            if not _is(entry.is_dir):
+                _take(listing, entry, inner, f"{real}/{entry.name}", linked, suffixes, barred)
+            elif depth is None or level < depth:
+                heapq.heappush(pending, (linked or entry.is_symlink(), inner))
     return listing
 
 
-class _Folder(NamedTuple):
-    name: str
-    path: str
-    real: str
-    level: int
-    linked: bool
-
-    def inner(self, entry: os.DirEntry[str], real: str) -> _Folder:
-        return _Folder(self.below(entry.name), entry.path, real, self.level + 1, self.linked)
-
-    def below(self, name: str) -> str:
-        return f"{self.name}/{name}" if self.name else name
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is(asked: Callable[[], bool]) -> bool:
     try:
-        return entry.is_dir()
+        return asked()
     except OSError:
         return False
 
 
 def _take(
     listing: Listing,
-    folder: _Folder,
     entry: os.DirEntry[str],
+    name: str,
+    real: str,
+    linked: bool,
     suffixes: frozenset[str],
-    barred: Callable[[str], bool] | None = None,
+    barred: Callable[[str], bool],
 ) -> None:
-    """Add what is no folder to the listing; ``barred`` is given for links."""
-    suffix = suffix_of(entry.name)
-    name = folder.below(entry.name)
+    """Add what is no folder to the listing."""
+    suffix, regular = suffix_of(name), _is(entry.is_file)
     if suffix not in suffixes:
         listing.ignored += 1
-        if suffix in TABLE_SUFFIXES and _is_regular(entry):
+        if suffix in TABLE_SUFFIXES and regular:
             listing.tables.append(name)
-    elif not _is_regular(entry):
-        broken = barred is not None and not os.path.exists(entry.path)
+    elif not regular:
+        broken = not os.path.exists(entry.path)
         listing.skipped.append((name, "a broken link" if broken else "no regular file"))
-    elif barred is None:
-        listing.files[name] = File(entry.path, f"{folder.real}/{entry.name}", folder.linked)
     else:
-        real = os.path.realpath(entry.path)
-        if not barred(real):
-            listing.files[name] = File(entry.path, real, True)
-
-
-def _is_regular(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
+        link = entry.is_symlink()
+        real = os.path.realpath(entry.path) if link else real
+        if not (link and barred(real)):
+            listing.files[name] = File(entry.path, real, linked or link)
 
 
 def split_glob(pattern: str, exists: Callable[[str], bool]) -> tuple[str, list[str]]:
@@ -265,16 +234,26 @@ class Remote:
                 return None
             raise self._unreadable(error) from None
 
-    def files(self, *, pattern: bool) -> Iterator[str]:
-        """Yield the path of every file below the place, or of those that match it."""
+    def listing(self, root: str, suffixes: frozenset[str], *, pattern: bool) -> Listing:
+        """List the files below ``root``, or those that match the place's pattern."""
         try:
-            listing = self.fs.glob if pattern else self.fs.find
-            found = listing(self.path, detail=True)
+            found = (self.fs.glob if pattern else self.fs.find)(self.path, detail=True)
         except Exception as error:
             raise self._unreadable(error) from None
+        listing = Listing()
+        below = len(root.strip("/")) + bool(root.strip("/"))
         for path, info in found.items():
-            if info["type"] == "file":
-                yield str(path)
+            name = str(path).lstrip("/")[below:]
+            if info["type"] != "file" or any(part.startswith(".") for part in name.split("/")):
+                continue
+            if suffix_of(name) in suffixes:
+                url = self.url(str(path))
+                listing.files[name] = File(url, url)
+            elif not pattern:
+                listing.ignored += 1
+                if suffix_of(name) in TABLE_SUFFIXES:
+                    listing.tables.append(name)
+        return listing
 
     def read(self, path: str) -> bytes:
         """Read a whole file."""

@@ -13,14 +13,11 @@ from soundsight.core.errors import DataError, MissingExtraError, first_line
 BOM = b"\xef\xbb\xbf"
 """The byte order mark that some programs put before UTF-8."""
 
-COLUMNS = ("path", "start_s", "end_s", "label", "split", "group", "licence")
-"""The columns of a manifest; only the first must be there."""
-
 SPLITS = ("train", "val", "test")
 
 
 class Row(NamedTuple):
-    """A line of a list or a manifest.
+    """A line of a list or a manifest; its fields are the columns, of which only ``path`` must be.
 
     ``path`` is as written, with surrogates for bytes that are no UTF-8; times are seconds of the
     file; what was left blank is None.
@@ -33,6 +30,9 @@ class Row(NamedTuple):
     split: str | None = None
     group: str | None = None
     licence: str | None = None
+
+
+COLUMNS = Row._fields
 
 
 def read_list(data: bytes, name: str) -> list[Row]:
@@ -55,33 +55,31 @@ def read_manifest(data: bytes, name: str) -> list[Row]:
         DataError: with the line or row number, on the first mistake.
         MissingExtraError: on Parquet without pyarrow.
     """
-    if name.lower().endswith((".parquet", ".pq")):
-        rows = _parquet_rows(data, name)
-    else:
-        rows = _csv_records(text_of(data, name, errors="surrogateescape"), name)
+    parquet = name.lower().endswith((".parquet", ".pq"))
     found: dict[tuple[str, float, float | None], str] = {}
     checked = []
-    for where, record in rows:
+    for place, record in (_parquet_rows if parquet else _csv_records)(data, name):
+        where = f"{name}, {place}"
         row = _checked(where, record)
         key = (row.path, row.start_s or 0.0, row.end_s)
         if key in found:
             raise DataError(f"{where}: the same path and times as {found[key]}")
-        found[key] = where.removeprefix(f"{name}, ")
+        found[key] = place
         checked.append(row)
     return checked
 
 
-def _csv_records(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv_records(data: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     header: list[str] | None = None
-    for line, row in csv_rows(text, name):
-        where = f"{name}, line {line}"
+    for line, row in csv_rows(text_of(data, name, errors="surrogateescape"), name):
         if header is None:
             header = [column.strip() for column in row]
-            _check_header(header, where)
-        elif len(row) != len(header):
-            raise DataError(f"{where}: {len(header)} fields expected, {len(row)} found")
+            _check_header(header, f"{name}, line {line}")
         else:
-            yield where, dict(zip(header, row, strict=True))
+            yield (
+                f"line {line}",
+                dict(zip(header, _fields(row, len(header), name, line), strict=True)),
+            )
     if header is None:
         raise DataError(f"{name} is empty: a header with at least path is expected")
 
@@ -98,7 +96,7 @@ def _parquet_rows(data: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]
         raise DataError(f"{name} is no readable Parquet file: {first_line(error)}") from None
     _check_header(table.column_names, name)
     for number, record in enumerate(table.to_pylist(), start=1):
-        yield f"{name}, row {number}", record
+        yield f"row {number}", record
 
 
 def _check_header(header: list[str], where: str) -> None:
@@ -117,47 +115,30 @@ def _check_header(header: list[str], where: str) -> None:
 
 
 def _checked(where: str, record: dict[str, Any]) -> Row:
-    path = _text(record, "path", where, paths=True)
-    if path is None:
+    values: dict[str, Any] = {}
+    for column, value in record.items():
+        if value is None or not str(value).strip():
+            continue
+        if column in ("start_s", "end_s"):
+            values[column] = seconds(str(value).strip(), where, column)
+        elif not isinstance(value, str):
+            raise DataError(f"{where}: {column} is {str(value)[:40]!r}, a text is expected")
+        elif column == "path":
+            values[column] = value
+        else:
+            values[column] = value.strip()
+            if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise DataError(f"{where}: {column} is no UTF-8 text: save it as UTF-8")
+    if "path" not in values:
         raise DataError(f"{where}: path is blank")
-    start_s = _time(record, "start_s", where)
-    end_s = _time(record, "end_s", where)
-    if end_s is not None and end_s <= (start_s or 0.0):
+    row = Row(**values)
+    if row.end_s is not None and row.end_s <= (row.start_s or 0.0):
         raise DataError(f"{where}: end_s must be greater than start_s")
-    split = _text(record, "split", where)
-    if split is not None and split not in SPLITS:
-        raise DataError(f"{where}: unknown split {split[:40]!r}; choose from {', '.join(SPLITS)}")
-    return Row(
-        path=path,
-        start_s=start_s,
-        end_s=end_s,
-        label=_text(record, "label", where),
-        split=split,
-        group=_text(record, "group", where),
-        licence=_text(record, "licence", where),
-    )
-
-
-def _time(record: dict[str, Any], column: str, where: str) -> float | None:
-    value = record.get(column)
-    if value is None or not str(value).strip():
-        return None
-    return seconds(str(value).strip(), where, column)
-
-
-def _text(record: dict[str, Any], column: str, where: str, *, paths: bool = False) -> str | None:
-    value = record.get(column)
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise DataError(f"{where}: {column} is {str(value)[:40]!r}, a text is expected")
-    if paths:
-        return value if value.strip() else None
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{where}: {column} is no UTF-8 text: save it as UTF-8") from None
-    return value.strip() or None
+    if row.split not in (None, *SPLITS):
+        raise DataError(
+            f"{where}: unknown split {row.split[:40]!r}; choose from {', '.join(SPLITS)}"
+        )
+    return row
 
 
 def text_of(data: bytes, name: str, *, errors: str = "strict") -> str:
@@ -166,21 +147,29 @@ def text_of(data: bytes, name: str, *, errors: str = "strict") -> str:
     Raises:
         DataError: with the line number, when it is no UTF-8 text.
     """
-    if b"\0" in data:
-        line = data[: data.index(b"\0")].count(b"\n") + 1
-        raise DataError(f"{name}, line {line}: no UTF-8 text: save it as UTF-8")
-    try:
-        return data.removeprefix(BOM).decode("utf-8", errors)
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{name}, line {line}: no UTF-8 text: save it as UTF-8") from None
+    end = data.find(b"\0")
+    if end < 0:
+        try:
+            return data.removeprefix(BOM).decode("utf-8", errors)
+        except UnicodeDecodeError as error:
+            end = error.start
+    line = data[:end].count(b"\n") + 1
+    raise DataError(f"{name}, line {line}: no UTF-8 text: save it as UTF-8")
 
 
-def csv_rows(text: str, name: str, *, comments: bool = False) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(
+    text: str, name: str, *, comments: bool = False, fields: str = ""
+) -> Iterator[tuple[int, list[str]]]:
     """Yield (number of its first line, fields) of every row of a comma-separated text.
 
-    Empty rows are left out. With ``comments`` so are those whose first field starts with ``#``,
-    and spaces after a comma are no part of the field, as in AudioSet's tables.
+    Empty rows are left out.
+
+    Args:
+        text: the table.
+        name: what errors call it.
+        comments: leave out rows whose first field starts with ``#``; spaces after a comma are no
+            part of a field, as in AudioSet's tables.
+        fields: names of the fields that each row must have, with commas; empty for any.
 
     Raises:
         DataError: with the line number, on a broken row.
@@ -190,10 +179,18 @@ def csv_rows(text: str, name: str, *, comments: bool = False) -> Iterator[tuple[
     try:
         for row in reader:
             if any(row) and not (comments and row[0].startswith("#")):
-                yield line, row
+                count = len(fields.split(",")) if fields else len(row)
+                yield line, _fields(row, count, name, line, fields)
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{name}, line {line}: {error}") from None
+
+
+def _fields(row: list[str], count: int, name: str, line: int, names: str = "") -> list[str]:
+    if len(row) != count:
+        named = f" ({names})" if names else ""
+        raise DataError(f"{name}, line {line}: {count} fields expected{named}, {len(row)} found")
+    return row
 
 
 def seconds(text: str, where: str, column: str) -> float:

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,14 +79,9 @@ class _Table:
     def numbers(self, row: int) -> tuple[int, int, int]:
         return self._rows[row][0]
 
-    def mel(self, row: int) -> Levels:
-        return self._mel(self._rows[row][1])
-
-    def image(self, row: int) -> Levels:
-        return self._image(self._rows[row][2])
-
-    def both(self, row: int) -> tuple[Levels, Levels]:
-        return self.mel(row), self.image(row)
+    def read(self, row: int) -> tuple[Levels, Levels]:
+        _, mel, image = self._rows[row]
+        return self._mel(mel), self._image(image)
 
 
 class _Prepared:
@@ -109,13 +105,7 @@ class _Prepared:
         own = opaque_id(entry.key)
         return own, opaque_id(entry.group), own
 
-    def mel(self, row: int) -> Levels:
-        return self._folder.decode(self._folder.record(self._split, row), with_image=False)[0]
-
-    def image(self, row: int) -> Levels:
-        return self.both(row)[1]
-
-    def both(self, row: int) -> tuple[Levels, Levels]:
+    def read(self, row: int) -> tuple[Levels, Levels]:
         mel, image = self._folder.decode(self._folder.record(self._split, row))
         assert image is not None
         return mel, image
@@ -193,17 +183,21 @@ class PairDataset:
         """
         if min(seed, epoch) < 0 or not 0 <= rank < world:
             raise ConfigError("seed and epoch must be at least 0, and rank from 0 to below world")
+        return self._epoch(seed, epoch)[rank::world].copy()
+
+    def _epoch(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """Return the rows of an epoch in order; the last two that were asked for are kept."""
         if (seed, epoch) not in self._orders:
             while len(self._orders) > 1:
                 self._orders.pop(next(iter(self._orders)))
             self._orders[seed, epoch] = self._shuffled(seed, epoch)
-        return self._orders[seed, epoch][rank::world]
+        return self._orders[seed, epoch]
 
     def _shuffled(self, seed: int, epoch: int) -> NDArray[np.int64]:
         rng = _random(seed, epoch)
         if len(self) <= self._window:
             return rng.permutation(len(self))
-        ends = list(itertools.accumulate(size for store in self._stores for size in store.sizes))
+        ends = itertools.accumulate(size for store in self._stores for size in store.sizes)
         shards = [np.arange(*span) for span in itertools.pairwise([0, *ends])]
         rows = np.concatenate([shards[number] for number in rng.permutation(len(shards))])
         for start in range(0, len(rows), self._window):
@@ -212,7 +206,7 @@ class PairDataset:
 
     def rows(self, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
         """Return which pairs make up batch ``step``, int64 [batch_size]; see ``batch_indices``."""
-        return _batch(lambda epoch: self.order(seed, epoch), len(self), batch_size, step)
+        return _batch(lambda epoch: self._epoch(seed, epoch), len(self), batch_size, step)
 
     def numbers(self) -> NDArray[np.int64]:
         """Return the opaque numbers of every pair, its video and its frame: int64 [n, 3]."""
@@ -226,27 +220,11 @@ class PairDataset:
 
     def mel(self, row: int) -> Levels:
         """Return the log-mel of one pair, uint8 [128, 100]."""
-        if self._arrays is not None:
-            return self._arrays[0][row]
-        store, place = self._find(row)
-        if not self._cached:
-            return store.mel(place)
-        number = self._numbers_of(row)[0]
-        if number not in self._mels:
-            self._mels[number] = store.mel(place)
-        return self._mels[number]
+        return self._pair(row)[0]
 
     def image(self, row: int) -> Levels:
         """Return the frame of one pair, uint8 [96, 96, 3]."""
-        if self._arrays is not None:
-            return self._arrays[1][row]
-        store, place = self._find(row)
-        if not self._cached:
-            return store.image(place)
-        number = self._numbers_of(row)[2]
-        if number not in self._images:
-            self._images[number] = store.image(place)
-        return self._images[number]
+        return self._pair(row)[1]
 
     def read(self, rows: Rows) -> tuple[Levels, Levels]:
         """Return log-mels, uint8 [n, 128, 100], and frames, uint8 [n, 96, 96, 3].
@@ -254,7 +232,7 @@ class PairDataset:
         Raises:
             DataError: when a pair cannot be read or is damaged.
         """
-        found = [self._both(int(row)) for row in rows]
+        found = [self._pair(int(row)) for row in rows]
         return np.stack([mel for mel, _ in found]), np.stack([image for _, image in found])
 
     def gather(self, rows: Rows) -> PairBatch:
@@ -277,19 +255,28 @@ class PairDataset:
         batch = self.gather([row])
         return {name: getattr(batch, name)[0] for name in ("mel", "image", "video", "photo")}
 
-    def _both(self, row: int) -> tuple[Levels, Levels]:
-        if self._arrays is None and not self._cached:
-            store, place = self._find(row)
-            return store.both(place)
-        return self.mel(row), self.image(row)
+    def _pair(self, row: int) -> tuple[Levels, Levels]:
+        if self._arrays is not None:
+            return self._arrays[0][row], self._arrays[1][row]
+        store, place = self._find(row)
+        if not self._cached:
+            return store.read(place)
+        pair, _, photo = self._numbers_of(row)
+        if pair not in self._mels or photo not in self._images:
+            mel, image = store.read(place)
+            self._mels.setdefault(pair, mel)
+            self._images.setdefault(photo, image)
+        return self._mels[pair], self._images[photo]
 
     def _find(self, row: int) -> tuple[_Table | _Prepared, int]:
-        number = int(np.searchsorted(self._firsts, row, side="right")) - 1
+        number = bisect_right(self._firsts, row) - 1
         return self._stores[number], row - self._firsts[number]
 
     def _numbers_of(self, row: int) -> tuple[int, int, int]:
+        store, place = self._find(row)
+        if not self._cached:
+            return store.numbers(place)
         if row not in self._numbers:
-            store, place = self._find(row)
             self._numbers[row] = store.numbers(place)
         return self._numbers[row]
 
@@ -330,7 +317,7 @@ def _write_arrays(data: PairDataset, made: Path, shapes: Mapping[str, tuple[int,
             np.lib.format.write_array_header_1_0(file, header)
         for row in range(len(data)):
             store, place = data._find(row)
-            mel, image = store.both(place)
+            mel, image = store.read(place)
             mels.write(mel.tobytes())
             images.write(image.tobytes())
 

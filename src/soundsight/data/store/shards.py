@@ -15,9 +15,10 @@ import io
 import json
 import tarfile
 import zlib
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from PIL import Image
 from soundsight.core.errors import DataError, OutputError, first_line
 from soundsight.core.files import atomic_file, sha256_of
 from soundsight.data.records import IMAGES, MEL, SIDECAR, Record
-from soundsight.data.store.stores import LocalStore, Store, store_at
+from soundsight.data.store.stores import Store, store_at
 
 FORMAT = "soundsight-pairs"
 FORMAT_VERSION = 1
@@ -75,12 +76,15 @@ class Entry:
         group: of its clip; pairs of one group show one source video.
         crc32: of the ``size`` bytes from ``start`` on.
         files: name (``mel.png``, ...) -> (offset of its data in the tar, size).
+        reasons, sums: as in ``Record``; only in a preparation's parts.
     """
 
     key: str
     group: str
     crc32: int
     files: Mapping[str, tuple[int, int]]
+    reasons: tuple[str, ...] = ()
+    sums: tuple[int, ...] = ()
 
     @property
     def start(self) -> int:
@@ -90,7 +94,7 @@ class Entry:
     @property
     def size(self) -> int:
         """Length of its stretch of the tar."""
-        return record_bytes({name: size for name, (_, size) in self.files.items()})
+        return record_bytes(size for _, size in self.files.values())
 
     def cut(self, stretch: bytes) -> Record:
         """Take the record out of its stretch of the tar."""
@@ -107,13 +111,9 @@ class Entry:
 # --- writing ---------------------------------------------------------------------------------
 
 
-def record_bytes(sizes: Mapping[str, int]) -> int:
-    """Return the exact bytes that a record takes in a tar: headers, data and padding.
-
-    Args:
-        sizes: name -> size in bytes of each of its files.
-    """
-    return sum(TAR_BLOCK + _padded(size) for size in sizes.values())
+def record_bytes(sizes: Iterable[int]) -> int:
+    """Return the bytes that a record with files of these sizes takes in a tar, headers included."""
+    return sum(TAR_BLOCK + _padded(size) for size in sizes)
 
 
 def index_name(shard: str) -> str:
@@ -121,12 +121,16 @@ def index_name(shard: str) -> str:
     return shard.removesuffix(".tar") + ".index.json"
 
 
-def write_shard(path: Path, records: Iterable[Record]) -> ShardInfo:
+def write_shard(
+    path: Path, records: Iterable[Record], about: Mapping[str, Any] | None = None
+) -> ShardInfo:
     """Write a tar and its index, whole or not at all; a tar that is there has its index.
 
     Args:
         path: of the tar; its name ends in ``.tar``.
         records: in the order in which they are to lie. The sidecar of each names its ``group``.
+        about: what the index of a preparation's part says of its clip, besides the ``reasons`` and
+            ``sums`` of its records; read when all records have come.
 
     Raises:
         OutputError: when the place cannot be written to.
@@ -147,11 +151,17 @@ def write_shard(path: Path, records: Iterable[Record]) -> ShardInfo:
                 file.write(stretch)
                 digest.update(stretch)
                 place += len(stretch)
-                lines.append(_index_line(record, places, zlib.crc32(stretch)))
+                group = json.loads(record.files[SIDECAR])["group"]
+                line = {"key": record.key, "group": group, "crc32": zlib.crc32(stretch)}
+                notes = {"reasons": record.reasons, "sums": record.sums} if about else {}
+                lines.append(json.dumps({**line, "files": places, **notes}, separators=(",", ":")))
             end = bytes(END_BYTES)
             file.write(end)
             digest.update(end)
-        text = _index_text(place + END_BYTES, lines)
+        # JSON as a whole, and a line a pair: a reader parses only the lines that it needs.
+        head = {"format": INDEX_FORMAT, "format_version": 1, "bytes": place + END_BYTES}
+        start = json.dumps({**head, "about": about} if about else head)[:-1] + ', "records": ['
+        text = "\n".join([start, ",\n".join(lines), "]}", ""]).encode()
         with atomic_file(index) as beside:
             beside.write_bytes(text)
     return ShardInfo(
@@ -183,7 +193,7 @@ def write_dataset(folder: Path, about: Mapping[str, Any]) -> None:
     text += b"\n"
     known = recorded_sums(about)
     sums = {ABOUT: hashlib.sha256(text).hexdigest()}
-    for name in LocalStore(folder).sizes():
+    for name in store_at(folder).sizes():
         if name not in (ABOUT, SUMS):
             sums[name] = known[name] if name in known else sha256_of(folder / name)
     try:
@@ -227,18 +237,6 @@ def _stretch(record: Record, place: int) -> tuple[bytes, dict[str, tuple[int, in
         places[name] = (place + TAR_BLOCK, len(data))
         place += TAR_BLOCK + _padded(len(data))
     return b"".join(parts), places
-
-
-def _index_line(record: Record, places: Mapping[str, tuple[int, int]], crc32: int) -> str:
-    group = json.loads(record.files[SIDECAR])["group"]
-    entry = {"key": record.key, "group": group, "crc32": crc32, "files": places}
-    return json.dumps(entry, separators=(",", ":"))
-
-
-def _index_text(tar_bytes: int, lines: list[str]) -> bytes:
-    # JSON as a whole, and a line a pair: a reader parses only the lines that it needs.
-    head = json.dumps({"format": INDEX_FORMAT, "format_version": 1, "bytes": tar_bytes})
-    return "\n".join([head[:-1] + ', "records": [', ",\n".join(lines), "]}", ""]).encode()
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -314,7 +312,7 @@ class PairFolder:
         """Return the shards of a split, in order.
 
         Raises:
-            DataError: when there is no such split.
+            DataError: when there is no such split; so do the methods below.
         """
         if split not in self._shards:
             raise DataError(
@@ -334,11 +332,7 @@ class PairFolder:
             raise DataError(f"{self.where} holds no pictures")
 
     def count(self, split: str) -> int:
-        """Return how many pairs a split has.
-
-        Raises:
-            DataError: when there is no such split.
-        """
+        """Return how many pairs a split has."""
         return sum(shard.pairs for shard in self.shards(split))
 
     def entry(self, shard: ShardInfo, number: int) -> Entry:
@@ -347,14 +341,37 @@ class PairFolder:
         Raises:
             DataError: when the index is missing or damaged.
         """
-        return parse_entry(self._index(shard)[number])
+        return parse_entry(json.loads(self._index(shard)[number]))
 
-    def read_entry(self, shard: ShardInfo, entry: Entry) -> Record:
-        """Read the pair that lies at ``entry``.
+    def records(self, split: str) -> Iterator[Record]:
+        """Yield the records of a split in stored order; see :meth:`record`."""
+        for shard in self.shards(split):
+            for number in range(shard.pairs):
+                yield self._read(shard, number)
+
+    def place(self, split: str, index: int) -> tuple[ShardInfo, int]:
+        """Return the shard of pair ``index`` of a split, and the pair's number in that shard.
 
         Raises:
-            DataError: when it cannot be read or is damaged.
+            IndexError: when the split has no such pair.
         """
+        shards = self.shards(split)
+        if not 0 <= index < (self._ends[split] or [0])[-1]:
+            raise IndexError(f"the {split} split has no pair {index}")
+        at = bisect_right(self._ends[split], index)
+        return shards[at], index - (self._ends[split][at] - shards[at].pairs)
+
+    def record(self, split: str, index: int) -> Record:
+        """Read pair ``index`` of a split, counted from 0 in stored order.
+
+        Raises:
+            DataError: when the pair cannot be read or is damaged.
+            IndexError: when the split has no such pair.
+        """
+        return self._read(*self.place(split, index))
+
+    def _read(self, shard: ShardInfo, number: int) -> Record:
+        entry = self.entry(shard, number)
         stretch = self.store.stretch(shard.name, entry.start, entry.size)
         if len(stretch) != entry.size or zlib.crc32(stretch) != entry.crc32:
             raise DataError(
@@ -362,39 +379,6 @@ class PairFolder:
                 f"run  soundsight data verify {self.where}"
             )
         return entry.cut(stretch)
-
-    def records(self, split: str) -> Iterator[Record]:
-        """Yield the records of a split in stored order.
-
-        Raises:
-            DataError: when there is no such split, or a pair cannot be read.
-        """
-        for shard in self.shards(split):
-            for number in range(shard.pairs):
-                yield self.read_entry(shard, self.entry(shard, number))
-
-    def place(self, split: str, index: int) -> tuple[ShardInfo, int]:
-        """Return the shard of pair ``index`` of a split, and the pair's number in that shard.
-
-        Raises:
-            DataError: when there is no such split.
-            IndexError: when the split has no such pair.
-        """
-        shards = self.shards(split)
-        if not 0 <= index < self.count(split):
-            raise IndexError(f"the {split} split has no pair {index}")
-        at = int(np.searchsorted(self._ends[split], index, side="right"))
-        return shards[at], index - (self._ends[split][at] - shards[at].pairs)
-
-    def record(self, split: str, index: int) -> Record:
-        """Read pair ``index`` of a split, counted from 0 in stored order.
-
-        Raises:
-            DataError: when there is no such split, or the pair cannot be read.
-            IndexError: when the split has no such pair.
-        """
-        shard, number = self.place(split, index)
-        return self.read_entry(shard, self.entry(shard, number))
 
     def decode(
         self, record: Record, *, with_image: bool = True
@@ -442,15 +426,20 @@ class PairFolder:
 
 
 def index_lines(data: bytes) -> list[bytes]:
-    """Return the lines of an index that hold a pair each."""
-    return [line for line in data.split(b"\n")[1:-2] if line]
+    """Return the JSON of each pair out of an index."""
+    return [line.rstrip(b",") for line in data.split(b"\n")[1:-2] if line]
 
 
-def parse_entry(line: bytes) -> Entry:
-    """Read a line of an index."""
-    values = json.loads(line.rstrip(b","))
-    files = {name: (place[0], place[1]) for name, place in values["files"].items()}
-    return Entry(key=values["key"], group=values["group"], crc32=values["crc32"], files=files)
+def parse_entry(values: Mapping[str, Any]) -> Entry:
+    """Read an entry of an index out of its JSON."""
+    return Entry(
+        key=values["key"],
+        group=values["group"],
+        crc32=values["crc32"],
+        files={name: (place[0], place[1]) for name, place in values["files"].items()},
+        reasons=tuple(values.get("reasons", ())),
+        sums=tuple(values.get("sums", ())),
+    )
 
 
 def decode_mel(data: bytes) -> NDArray[np.uint8]:
@@ -549,6 +538,56 @@ def shard_infos(part: Mapping[str, Any]) -> tuple[ShardInfo, ...]:
             raise ValueError("name of a shard")
         infos.append(ShardInfo(**{name: shard[name] for name in kinds}))
     return tuple(infos)
+
+
+class ShardWriter:
+    """Fills the shards of one split up to a bound on their size, one after the other.
+
+    Args:
+        split: whose.
+        limit: bytes that a shard may have; a pair that is larger gets one of its own.
+        write: writes the shard of a name with some rows.
+    """
+
+    def __init__(
+        self, split: str, limit: int, write: Callable[[str, Sequence[Any]], ShardInfo]
+    ) -> None:
+        self._split, self._limit, self._write = split, limit, write
+        self._waiting: list[Any] = []
+        self._bytes = END_BYTES
+        self._infos: list[ShardInfo] = []
+        self._clips: set[str] = set()
+        self._groups: set[str] = set()
+        self.pairs = 0
+        self.files: set[str] = set()
+
+    def add(self, row: Any, sizes: Mapping[str, int], clip: str, group: str) -> None:
+        """Put a pair, of files of these sizes, into the shard that is being filled or the next."""
+        size = record_bytes(sizes.values())
+        if self._waiting and self._bytes + size > self._limit:
+            self._flush()
+        self._waiting.append(row)
+        self._bytes += size
+        self._clips.add(clip)
+        self._groups.add(group)
+        self.files |= set(sizes)
+        self.pairs += 1
+
+    def _flush(self) -> None:
+        name = f"{self._split}-{len(self._infos):06d}.tar"
+        self._infos.append(self._write(name, self._waiting))
+        self._waiting, self._bytes = [], END_BYTES
+
+    def finish(self) -> dict[str, Any]:
+        """Write what is waiting and return what dataset.json says of the split."""
+        if self._waiting:
+            self._flush()
+        return {
+            "pairs": self.pairs,
+            "videos": len(self._clips),
+            "groups": len(self._groups),
+            "shards": [asdict(info) for info in self._infos],
+        }
 
 
 def recorded_sums(about: Mapping[str, Any]) -> dict[str, str]:

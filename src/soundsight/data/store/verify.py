@@ -1,7 +1,7 @@
 """Finds every byte of a dataset that is not as it was written, and names the pairs it hurts.
 
 Each file has a SHA-256 in SHA256SUMS; shards and indexes have a second one in dataset.json. Where
-two say different things, the third tells which is damaged. SHA256SUMS itself must be, byte for
+two differ, the third shows which is damaged. SHA256SUMS itself must be, byte for
 byte, what its own lines give when they are written again.
 """
 
@@ -63,7 +63,7 @@ class Problem:
 
 
 Progress = Callable[[int, int], None]
-"""Told (bytes read, bytes to read) as it goes on."""
+"""Called with (bytes read, bytes to read) as it goes on."""
 
 
 def verify(
@@ -80,7 +80,7 @@ def verify(
         deep: read every byte. Otherwise only the size of a shard is looked at, and damage inside
             it is not found.
         storage_options: for fsspec.
-        progress: told of every chunk that was read.
+        progress: called after every chunk that was read.
 
     Yields:
         What is damaged, missing or does not belong; nothing when all is well. Hidden files and
@@ -103,10 +103,7 @@ class _Check:
     def __init__(
         self, store: Store, sizes: dict[str, int], deep: bool, progress: Progress | None
     ) -> None:
-        self._store = store
-        self._sizes = sizes
-        self._deep = deep
-        self._progress = progress
+        self._store, self._sizes, self._deep, self._progress = store, sizes, deep, progress
         self._total = sum(size for name, size in sizes.items() if self._is_read(name))
         self._done = 0
         self._sums: dict[str, str] = {}
@@ -114,19 +111,18 @@ class _Check:
         self._shard_bytes: dict[str, int] = {}
 
     def problems(self) -> Iterator[Problem]:
-        damaged_sums = list(self._read_sums())
-        yield from damaged_sums
+        sums_are_whole = True
+        for problem in self._read_sums():
+            sums_are_whole = False
+            yield problem
         yield from self._read_about()
         for name in sorted({*self._sizes, *self._sums, *self._recorded} - {SUMS}):
             for problem in self._file(name):
-                if problem.file != SUMS:
+                # Of damaged checksums it is said once.
+                if problem.file != SUMS or sums_are_whole:
                     yield problem
-                elif not damaged_sums:
-                    damaged_sums.append(problem)
-                    yield problem
-        if damaged_sums or SUMS not in self._sizes:
-            return
-        if sums_text(self._sums) != self._store.read(SUMS):
+                sums_are_whole &= problem.file != SUMS
+        if sums_are_whole and sums_text(self._sums) != self._store.read(SUMS):
             yield Problem(file=SUMS, what="is not as it was written")
 
     def _is_read(self, name: str) -> bool:
@@ -152,7 +148,7 @@ class _Check:
         try:
             about = read_about(self._store.read(ABOUT), ABOUT)
         except DataError as error:
-            # Where a checksum tells the same there is no need to say it twice.
+            # Where a checksum says the same there is no need to say it twice.
             if ABOUT not in self._sums:
                 yield Problem(file=ABOUT, what=str(error).removeprefix(f"{ABOUT} "))
             return
@@ -161,8 +157,8 @@ class _Check:
             self._shard_bytes |= {shard.name: shard.bytes for shard in shard_infos(part)}
 
     def _file(self, name: str) -> Iterator[Problem]:
-        told = {SUMS: self._sums.get(name), ABOUT: self._recorded.get(name)}
-        wanted = {witness: digest for witness, digest in told.items() if digest is not None}
+        known = {SUMS: self._sums.get(name), ABOUT: self._recorded.get(name)}
+        wanted = {record: digest for record, digest in known.items() if digest is not None}
         if name not in self._sizes:
             yield Problem(file=name, what="is missing")
             return
@@ -186,15 +182,14 @@ class _Check:
         except DataError as error:
             yield Problem(file=name, what=str(error))
             return
-        wrong = [witness for witness, seen in wanted.items() if seen != digest]
-        liars = [w for w in wrong if len(wrong) < len(wanted) or _near(wanted[w], digest)]
-        for witness in liars:
-            yield Problem(file=witness, what=f"its checksum of {name} is damaged")
-        if wrong and not liars:
-            hurt = self._hurt_pairs(name) if name.endswith(".tar") else iter(())
-            first = next(hurt, Problem(file=name, what="is damaged"))
-            yield first
-            yield from hurt
+        wrong = [record for record, seen in wanted.items() if seen != digest]
+        damaged = [w for w in wrong if len(wrong) < len(wanted) or _near(wanted[w], digest)]
+        for record in damaged:
+            yield Problem(file=record, what=f"its checksum of {name} is damaged")
+        if wrong and not damaged:
+            pairs = self._damaged_pairs(name) if name.endswith(".tar") else iter(())
+            yield next(pairs, Problem(file=name, what="is damaged"))
+            yield from pairs
 
     def _sha256(self, name: str) -> str:
         digest = hashlib.sha256()
@@ -205,10 +200,10 @@ class _Check:
                 self._progress(self._done, self._total)
         return digest.hexdigest()
 
-    def _hurt_pairs(self, name: str) -> Iterator[Problem]:
+    def _damaged_pairs(self, name: str) -> Iterator[Problem]:
         entries = self._entries(name)
         if entries is None:
-            yield from self._hurt_without_index(name)
+            yield from self._damaged_without_index(name)
             return
         size = self._sizes[name]
         whole = END_BYTES + sum(entry.size for entry in entries)
@@ -222,7 +217,7 @@ class _Check:
             stretch = self._store.stretch(name, entry.start, entry.size)
             if zlib.crc32(stretch) != entry.crc32:
                 found = True
-                yield _hurt(name, entry.key, entry.cut(stretch).files)
+                yield _pair_problem(name, entry.key, entry.cut(stretch).files)
         if size != whole:
             yield Problem(file=name, what=f"has {size} bytes, not {whole}; its pairs are all there")
         elif not found:
@@ -236,9 +231,9 @@ class _Check:
         digest = hashlib.sha256(data).hexdigest()
         if digest not in (self._sums.get(index), self._recorded.get(index)):
             return None
-        return [parse_entry(line) for line in index_lines(data)]
+        return [parse_entry(json.loads(line)) for line in index_lines(data)]
 
-    def _hurt_without_index(self, name: str) -> Iterator[Problem]:
+    def _damaged_without_index(self, name: str) -> Iterator[Problem]:
         """Find the pairs by their headers, and compare them with what their sidecars say."""
         found: dict[str, dict[str, bytes]] = {}
         place = 0
@@ -252,13 +247,13 @@ class _Check:
             key, _, kind = header.name.partition(".")
             data = self._store.stretch(name, place + TAR_BLOCK, header.size)
             found.setdefault(key, {})[kind] = data
-            place += record_bytes({kind: header.size})
+            place += record_bytes([header.size])
         for key, files in found.items():
             if _damaged(files):
-                yield _hurt(name, key, files)
+                yield _pair_problem(name, key, files)
 
 
-def _hurt(name: str, key: str, files: Mapping[str, bytes]) -> Problem:
+def _pair_problem(name: str, key: str, files: Mapping[str, bytes]) -> Problem:
     parts = ", ".join(_damaged(files)) or "a header or padding"
     return Problem(file=name, what=f"the pair {key} is damaged: {parts}", key=key)
 
@@ -266,14 +261,14 @@ def _hurt(name: str, key: str, files: Mapping[str, bytes]) -> Problem:
 def _damaged(files: Mapping[str, bytes]) -> list[str]:
     """Name the files of a pair that are not what its sidecar says; none are where all are well."""
     try:
-        told: dict[str, str] = dict(json.loads(files[SIDECAR])["sha256"])
+        known: dict[str, str] = dict(json.loads(files[SIDECAR])["sha256"])
     except (KeyError, TypeError, ValueError):
         return [SIDECAR]
     names = []
-    for name in sorted({*told, *files} - {SIDECAR}):
+    for name in sorted({*known, *files} - {SIDECAR}):
         seen = hashlib.sha256(files.get(name, b"")).hexdigest()
-        if told.get(name) != seen:
-            names.append(SIDECAR if _near(str(told.get(name)), seen) else name)
+        if known.get(name) != seen:
+            names.append(SIDECAR if _near(str(known.get(name)), seen) else name)
     return names
 
 

@@ -24,12 +24,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from soundsight.core.config import choose
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import atomic_file
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_CHANNELS, IMAGE_PX, N_MELS, SEGMENT_S
@@ -46,8 +47,10 @@ MOST_CLASSES, MOST_VIDEOS, MOST_WINDOWS = 1000, 100_000, 1000
 MOST_AUDIO_CLASSES = 256
 
 _DIGITS = 11
-_MEL_BYTES = N_MELS * FRAMES_PER_SEGMENT
-_IMAGE_BYTES = IMAGE_PX * IMAGE_PX * IMAGE_CHANNELS
+_LEVELS: dict[str, tuple[int, ...]] = {
+    "mel": (N_MELS, FRAMES_PER_SEGMENT),
+    "image": (IMAGE_PX, IMAGE_PX, IMAGE_CHANNELS),
+}
 _ENOUGH_BAD = 16
 _NAME = re.compile(r"(data|val|test)_batch_(\d+)\.bin")
 
@@ -83,24 +86,26 @@ class BatchRecord:
 
 @dataclass(frozen=True)
 class _Layout:
+    """How the records of a kind lie."""
+
     kind: Kind
     embedding_size: int | None = None
 
     @property
-    def bytes(self) -> int:
-        if self.kind is Kind.AUDIO:
-            return 1 + _MEL_BYTES
-        if self.kind is Kind.SPECTROGRAM:
-            return _DIGITS + _MEL_BYTES + _IMAGE_BYTES
-        assert self.embedding_size is not None
-        return _DIGITS + 4 * self.embedding_size + _IMAGE_BYTES
+    def fields(self) -> np.dtype[Any]:
+        """The parts of a record, one after the other."""
+        first = ("class", "u1", (1,)) if self.kind is Kind.AUDIO else ("digits", "u1", (_DIGITS,))
+        mel, image = (("mel", "u1", _LEVELS["mel"]), ("image", "u1", _LEVELS["image"]))
+        middle = mel if self.embedding_size is None else ("embedding", "<f4", self.embedding_size)
+        return np.dtype([first, middle] if self.kind is Kind.AUDIO else [first, middle, image])
 
-    def __str__(self) -> str:
-        return (
-            str(self.kind)
-            if self.embedding_size is None
-            else f"{self.kind} ({self.embedding_size})"
-        )
+
+_AUDIO = _Layout(Kind.AUDIO)
+_LAYOUTS = [
+    _Layout(Kind.SPECTROGRAM),
+    *(_Layout(Kind.EMBEDDING, size) for size in EMBEDDING_SIZES),
+]
+"""The layouts whose records begin with digits."""
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -133,67 +138,33 @@ def batch_files(path: Path) -> list[tuple[str, Path]]:
     return [(splits[match[1]], path / match[0]) for match in matches]
 
 
-def detect(path: Path, embedding_size: int | None = None) -> tuple[Kind, int | None]:
-    """Recognise the kind of a batch file, or of a folder by its first file.
+def read_batches(path: Path) -> Iterator[BatchRecord]:
+    """Yield the records of a file, or of a folder in the order train, val, test, as they lie.
 
-    Every place where a record would begin is looked at.
-
-    Args:
-        path: the file or folder.
-        embedding_size: E, where it may be none of ``EMBEDDING_SIZES``.
-
-    Returns:
-        The kind, and E for embeddings.
-
-    Raises:
-        DataError: when it is of none of the kinds, or empty.
-        ConfigError: when it may be of several.
-    """
-    layout = _recognise(batch_files(path)[0][1], None, embedding_size)
-    return layout.kind, layout.embedding_size
-
-
-def read_batches(
-    path: Path, kind: Kind | str | None = None, embedding_size: int | None = None
-) -> Iterator[BatchRecord]:
-    """Read batches one record at a time, a folder in the order train, val, test.
-
-    Args:
-        path: a file, or a folder of files of one kind.
-        kind: None recognises it.
-        embedding_size: E; None recognises it.
-
-    Yields:
-        The records, as they lie.
+    Their kind is recognised by the first file, where every place at which a record would begin is
+    looked at.
 
     Raises:
         DataError: naming file and byte, when one is cut short, foreign, or holds a number that is
             not finite.
-        ConfigError: when the kind cannot be told, or there is none of that name.
     """
-    for _, _, record in _read(path, kind, embedding_size):
+    for _, _, record in _read(path):
         yield record
 
 
-def batch_records(
-    path: Path, kind: Kind | str | None = None, embedding_size: int | None = None
-) -> Iterator[tuple[str, Record]]:
-    """Turn batches into records of a dataset.
+def batch_records(path: Path) -> Iterator[tuple[str, Record]]:
+    """Yield (split, record) of a dataset for each record of batches, in the order of the files.
 
     Nothing is lost: the log-mel is a PNG, the picture a lossless WebP. A clip is named
     ``cCCC_sSSSSS``, its label is ``cCCC``. The records of an audio batch do not say from which
     video they are: each counts as a clip of its own, ``cCCC_aNNNNNN`` below its split.
 
-    Yields:
-        Split and record, in the order of the files.
-
     Raises:
         DataError: as :func:`read_batches` does, and when a window comes twice.
-        ConfigError: as :func:`read_batches` does.
     """
     seen: set[tuple[int, int, int]] = set()
     counts = dict.fromkeys(PREFIXES, 0)
-    for split, where, record in _read(path, kind, embedding_size):
+    for split, where, record in _read(path):
         label = f"c{record.class_code:03d}"
         window = record.window or 0
         if record.video is None:
@@ -208,147 +179,92 @@ def batch_records(
         yield split, _as_record(record, clip, label, window)
 
 
-def _read(
-    path: Path, kind: Kind | str | None, embedding_size: int | None
-) -> Iterator[tuple[str, str, BatchRecord]]:
+def _read(path: Path) -> Iterator[tuple[str, str, BatchRecord]]:
     """Yield (split, where, record)."""
     layout: _Layout | None = None
     for split, file in batch_files(path):
-        if layout is None:
-            layout = _recognise(file, kind, embedding_size)
+        layout = layout or _recognise(file)
         for place, record in _records(file, layout):
             yield split, f"{file}, at byte {place}", record
 
 
 def _records(path: Path, layout: _Layout) -> Iterator[tuple[int, BatchRecord]]:
+    fields = layout.fields
     try:
         with path.open("rb") as file:
-            count, rest = divmod(_size(file), layout.bytes)
+            count, rest = divmod(path.stat().st_size, fields.itemsize)
             if rest:
                 raise DataError(
-                    f"{path}, at byte {count * layout.bytes}: a record of {layout.bytes} bytes "
-                    "is cut short"
+                    f"{path}, at byte {count * fields.itemsize}: a record of {fields.itemsize} "
+                    "bytes is cut short"
                 )
             for number in range(count):
-                place = number * layout.bytes
-                data = file.read(layout.bytes)
-                if len(data) != layout.bytes:
+                place = number * fields.itemsize
+                data = file.read(fields.itemsize)
+                if len(data) != fields.itemsize:
                     raise DataError(f"{path}, at byte {place}: the file became shorter")
-                yield place, _parse(data, layout, path, place)
+                yield place, _parse(np.frombuffer(data, fields)[0], path, place)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _parse(data: bytes, layout: _Layout, path: Path, place: int) -> BatchRecord:
-    if layout.kind is Kind.AUDIO:
-        return BatchRecord(class_code=data[0], mel=_mel(data[1:]))
-    digits = data[:_DIGITS]
+def _parse(values: np.void, path: Path, place: int) -> BatchRecord:
+    names = values.dtype.names or ()
+    arrays = {name: values[name].copy() for name in names if name in ("mel", "embedding", "image")}
+    if "class" in names:
+        return BatchRecord(class_code=int(values["class"][0]), **arrays)
+    digits = values["digits"].tobytes()
     if not digits.isdigit():
         raise DataError(f"{path}, at byte {place}: {_DIGITS} ASCII digits are expected")
-    body, pixels = data[_DIGITS:-_IMAGE_BYTES], data[-_IMAGE_BYTES:]
-    image = np.frombuffer(pixels, np.uint8).reshape(IMAGE_PX, IMAGE_PX, IMAGE_CHANNELS).copy()
-    mel = embedding = None
-    if layout.kind is Kind.SPECTROGRAM:
-        mel = _mel(body)
-    else:
-        embedding = np.frombuffer(body, "<f4").astype(np.float32)
-        wrong = np.flatnonzero(~np.isfinite(embedding))
-        if len(wrong):
-            at = place + _DIGITS + 4 * int(wrong[0])
-            raise DataError(f"{path}, at byte {at}: a number of the embedding is not finite")
-    return BatchRecord(
-        class_code=int(digits[:3]),
-        video=int(digits[3:8]),
-        window=int(digits[8:]),
-        mel=mel,
-        embedding=embedding,
-        image=image,
-    )
+    wrong = np.flatnonzero(~np.isfinite(arrays.get("embedding", [])))
+    if len(wrong):
+        at = place + _DIGITS + 4 * int(wrong[0])
+        raise DataError(f"{path}, at byte {at}: a number of the embedding is not finite")
+    code, video, window = int(digits[:3]), int(digits[3:8]), int(digits[8:])
+    return BatchRecord(class_code=code, video=video, window=window, **arrays)
 
 
-def _mel(data: bytes) -> NDArray[np.uint8]:
-    return np.frombuffer(data, np.uint8).reshape(N_MELS, FRAMES_PER_SEGMENT).copy()
-
-
-def _size(file: IO[bytes] | io.RawIOBase) -> int:
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    return size
-
-
-def _recognise(path: Path, kind: Kind | str | None, embedding_size: int | None) -> _Layout:
-    layouts = _layouts(kind, embedding_size)
-    if len(layouts) == 1:
-        return layouts[0]
+def _recognise(path: Path) -> _Layout:
     try:
-        with path.open("rb", buffering=0) as file:
-            size = _size(file)
-            if not size:
-                raise DataError(f"{path}, at byte 0: the file is empty")
-            tallies = {
-                layout: _tally(file, size, layout)
-                for layout in layouts
-                if layout.kind is not Kind.AUDIO
-            }
+        size = path.stat().st_size
+        if not size:
+            raise DataError(f"{path}, at byte 0: the file is empty")
+        data = np.memmap(path, np.uint8, "r")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    whole = [layout for layout, t in tallies.items() if not size % layout.bytes and not t.bad]
-    if len(whole) > 1:
-        names = ", ".join(str(layout) for layout in whole)
-        raise ConfigError(f"{path} may be {names}: say of which kind it is")
-    if whole:
-        return whole[0]
+    tallies = {layout: _tally(data, layout) for layout in _LAYOUTS}
+    for layout, (_, bad) in tallies.items():
+        if not size % layout.fields.itemsize and not bad:
+            return layout
     # A damaged file is still known by its other records; where it is damaged the reading says.
-    most = max(tally.good for tally in tallies.values())
-    likely = [layout for layout, tally in tallies.items() if tally.good == most]
-    if len(likely) == 1 and (most >= 2 or not size % likely[0].bytes):
+    most = max(good for good, _ in tallies.values())
+    likely = [layout for layout, (good, _) in tallies.items() if good == most]
+    if len(likely) == 1 and (most >= 2 or not size % likely[0].fields.itemsize):
         return likely[0]
-    audio = next((layout for layout in layouts if layout.kind is Kind.AUDIO), None)
-    if audio and not size % audio.bytes:
-        return audio
+    rest = size % _AUDIO.fields.itemsize
+    if not rest:
+        return _AUDIO
     if most:
         raise DataError(
             f"{path}, at byte 0: a record is cut short, or this is no batch ({size} bytes)"
         )
-    message = f"{path}, at byte 0: {_DIGITS} ASCII digits are expected"
-    if audio:
-        last = size - size % audio.bytes
-        message += f"; if it is an audio batch, its record at byte {last} is cut short"
-    raise DataError(message)
+    raise DataError(
+        f"{path}, at byte 0: {_DIGITS} ASCII digits are expected; if it is an audio batch, its "
+        f"record at byte {size - rest} is cut short"
+    )
 
 
-def _layouts(kind: Kind | str | None, embedding_size: int | None) -> list[_Layout]:
-    if embedding_size is not None and embedding_size < 1:
-        raise ConfigError(f"the embedding size must be at least 1, not {embedding_size}")
-    if kind is not None and kind not in set(Kind):
-        raise ConfigError(f"unknown kind {str(kind)!r}; choose from {', '.join(Kind)}")
-    sizes = EMBEDDING_SIZES if embedding_size is None else (embedding_size,)
-    layouts = [_Layout(Kind.AUDIO), _Layout(Kind.SPECTROGRAM)]
-    layouts += [_Layout(Kind.EMBEDDING, size) for size in sizes]
-    return [layout for layout in layouts if kind is None or layout.kind == kind]
-
-
-@dataclass
-class _Tally:
+def _tally(data: NDArray[np.uint8], layout: _Layout) -> tuple[int, int]:
     """At how many places where a record would begin there are digits, and at how many not."""
-
-    good: int = 0
-    bad: int = 0
-
-
-def _tally(file: io.RawIOBase, size: int, layout: _Layout) -> _Tally:
-    tally = _Tally()
-    for place in range(0, size, layout.bytes):
-        file.seek(place)
-        digits = file.read(_DIGITS) or b""
-        if len(digits) == _DIGITS and digits.isdigit():
-            tally.good += 1
-        else:
-            tally.bad += 1
+    good = bad = 0
+    for place in range(0, len(data), layout.fields.itemsize):
+        digits = data[place : place + _DIGITS].tobytes()
+        found = len(digits) == _DIGITS and digits.isdigit()
+        good, bad = good + found, bad + (not found)
         # Of another kind: nothing more is to be learned.
-        if tally.bad > tally.good + _ENOUGH_BAD:
+        if bad > good + _ENOUGH_BAD:
             break
-    return tally
+    return good, bad
 
 
 # --- records of a dataset --------------------------------------------------------------------
@@ -370,7 +286,7 @@ def _as_record(record: BatchRecord, name: str, label: str, window: int) -> Recor
         np.save(array, record.embedding)
         files[EMBEDDING] = array.getvalue()
     start_s = window * SEGMENT_S
-    heard = {"shape": [N_MELS, FRAMES_PER_SEGMENT], "rms_dbfs": None, "peak_db": None}
+    mel = {"shape": [N_MELS, FRAMES_PER_SEGMENT], "rms_dbfs": None, "peak_db": None}
     sidecar = {
         "key": clip.id + f"_{window:06d}",
         "clip": clip.key,
@@ -380,7 +296,7 @@ def _as_record(record: BatchRecord, name: str, label: str, window: int) -> Recor
         "frame_s": start_s + SEGMENT_S / 2 if record.image is not None else None,
         "label": label,
         "licence": None,
-        "mel": heard if record.mel is not None else None,
+        "mel": mel if record.mel is not None else None,
         "image": {"size_px": IMAGE_PX} if record.image is not None else None,
         "measures": {},
         "sha256": {kind: hashlib.sha256(data).hexdigest() for kind, data in files.items()},
@@ -416,8 +332,7 @@ def write_batches(
         ConfigError: on an unknown kind or prefix.
         OutputError: when the place cannot be written to.
     """
-    if kind not in set(Kind):
-        raise ConfigError(f"unknown kind {str(kind)!r}; choose from {', '.join(Kind)}")
+    wanted = choose("kind", kind, {str(k): k for k in Kind})
     if prefix not in PREFIXES.values() or records_per_file < 1:
         raise ConfigError(f"prefix is one of {', '.join(PREFIXES.values())}, with 1 record or more")
     written: list[Path] = []
@@ -427,7 +342,7 @@ def write_batches(
         path = folder / f"{prefix}_batch_{len(written) + 1:03d}.bin"
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             for record in chain([first], islice(coming, records_per_file - 1)):
-                data = _batch_bytes(record, Kind(kind))
+                data = _batch_bytes(record, wanted)
                 if size not in (None, len(data)):
                     raise DataError("the embeddings of one set of batches must be of one size")
                 size = len(data)
@@ -437,28 +352,27 @@ def write_batches(
 
 
 def _batch_bytes(record: BatchRecord, kind: Kind) -> bytes:
+    limits = {"class": MOST_CLASSES, "video": MOST_VIDEOS, "window": MOST_WINDOWS}
     if kind is Kind.AUDIO:
-        _fits("class", record.class_code, MOST_AUDIO_CLASSES)
-        return bytes([record.class_code]) + _levels(record.mel, (N_MELS, FRAMES_PER_SEGMENT))
-    _fits("class", record.class_code, MOST_CLASSES)
-    _fits("video", record.video, MOST_VIDEOS)
-    _fits("window", record.window, MOST_WINDOWS)
+        limits = {"class": MOST_AUDIO_CLASSES}
+    numbers = {"class": record.class_code, "video": record.video, "window": record.window}
+    for name, limit in limits.items():
+        number = numbers[name]
+        if number is None or not 0 <= number < limit:
+            raise DataError(f"{name} {number} does not fit a batch: 0 to {limit - 1} do")
+    if kind is Kind.AUDIO:
+        return bytes([record.class_code]) + _levels(record.mel, "mel")
     digits = f"{record.class_code:03d}{record.video:05d}{record.window:03d}".encode()
-    image = _levels(record.image, (IMAGE_PX, IMAGE_PX, IMAGE_CHANNELS))
     if kind is Kind.SPECTROGRAM:
-        return digits + _levels(record.mel, (N_MELS, FRAMES_PER_SEGMENT)) + image
+        return digits + _levels(record.mel, "mel") + _levels(record.image, "image")
     embedding = record.embedding
     if embedding is None or embedding.ndim != 1 or not np.isfinite(embedding).all():
         raise DataError("an embedding batch takes a list of finite numbers for each record")
-    return digits + embedding.astype("<f4").tobytes() + image
+    return digits + embedding.astype("<f4").tobytes() + _levels(record.image, "image")
 
 
-def _fits(what: str, number: int | None, limit: int) -> None:
-    if number is None or not 0 <= number < limit:
-        raise DataError(f"{what} {number} does not fit a batch: 0 to {limit - 1} do")
-
-
-def _levels(levels: NDArray[np.uint8] | None, shape: tuple[int, ...]) -> bytes:
+def _levels(levels: NDArray[np.uint8] | None, name: str) -> bytes:
+    shape = _LEVELS[name]
     if levels is None or levels.shape != shape or levels.dtype != np.uint8:
         seen = "none" if levels is None else f"{levels.dtype} {list(levels.shape)}"
         raise DataError(f"a batch takes uint8 {list(shape)}, not {seen}")

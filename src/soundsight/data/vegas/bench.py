@@ -15,6 +15,7 @@ import hashlib
 import io
 import os
 import tarfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,17 +26,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from soundsight.core.errors import DataError
-from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
+from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_CHANNELS, IMAGE_PX, N_MELS
 
 SUBJECTS = ("baby", "dog", "rail", "fireworks", "water")
 """The five subjects in the order of their codes: c001 .. c005."""
 
-SUBJECT_CODES = {f"c{number:03d}": name for number, name in enumerate(SUBJECTS, start=1)}
 SPLITS = ("train", "val", "devtest")
 BENCH_VARIABLE = "SOUNDSIGHT_BENCH"
 DEFAULT_BENCH = "../shared/data"
 
-_COLUMNS = ["split", "class", "video", "window", "spectrogram", "photo"]
+PAIR_COLUMNS = ("split", "class", "video", "window", "spectrogram", "photo")
+"""Of ``pairs.csv`` and of every table of its kind."""
+
 _TAR_BLOCK = 512
 
 
@@ -95,7 +97,7 @@ class Bench:
             for pair in self.pairs(split):
                 if pair.spectrogram not in self._spectrograms:
                     raise self._missing(pair.spectrogram, "vegas-audio")
-                if pair.photo not in self._photos[split]:
+                if pair.photo not in self._photos.places[split]:
                     raise self._missing(pair.photo, f"photos/{split}.tar")
 
     def pairs(self, split: str) -> list[Pair]:
@@ -129,7 +131,7 @@ class Bench:
         Raises:
             DataError: on an unknown split or a damaged tar.
         """
-        return sorted(self._photos[known_split(split)])
+        return self._photos.names(split)
 
     def spectrogram(self, name: str) -> NDArray[np.uint8]:
         """Read one log-mel: uint8 [128, 100], row 0 = highest band, 0 quiet .. 255 loud.
@@ -148,39 +150,13 @@ class Bench:
         Raises:
             DataError: when there is no such member, or it is no picture of that size.
         """
-        for places in self._photos.values():
-            if member in places:
-                return decode_picture(places[member], member, "RGB", (IMAGE_PX, IMAGE_PX, 3))
-        raise self._missing(member, "photos")
+        return self._photos.read(member, f"the bench at {self.root}", "in photos")
 
     @cached_property
     def _pairs(self) -> dict[str, list[Pair]]:
         table: dict[str, list[Pair]] = {split: [] for split in SPLITS}
-        path = self.root / "pairs.csv"
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = csv.DictReader(file)
-                if rows.fieldnames != _COLUMNS:
-                    raise DataError(f"{path}: the columns must be {','.join(_COLUMNS)}")
-                for row in rows:
-                    if None in row or None in row.values():
-                        raise DataError(
-                            f"{path}, line {rows.line_num}: {len(_COLUMNS)} fields are expected"
-                        )
-                    if row["split"] not in table or row["class"] not in SUBJECTS:
-                        raise DataError(f"{path}, line {rows.line_num}: unknown split or class")
-                    table[row["split"]].append(
-                        Pair(
-                            split=row["split"],
-                            subject=row["class"],
-                            video=row["video"],
-                            window=int(row["window"]),
-                            spectrogram=row["spectrogram"],
-                            photo=row["photo"],
-                        )
-                    )
-        except (OSError, UnicodeError, csv.Error, TypeError, ValueError) as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
+        for pair in read_pairs(self.root / "pairs.csv", SUBJECTS):
+            table[pair.split].append(pair)
         return table
 
     @cached_property
@@ -197,19 +173,82 @@ class Bench:
         return places
 
     @cached_property
-    def _photos(self) -> dict[str, dict[str, Place]]:
-        index = {split: index_tar(self.root / "photos" / f"{split}.tar") for split in SPLITS}
-        for split, places in index.items():
-            for member in places:
-                if member.split("/")[0] not in SUBJECTS:
-                    raise DataError(
-                        f"{self.root}/photos/{split}.tar: {member} is in none of the folders "
-                        + ", ".join(SUBJECTS)
-                    )
-        return index
+    def _photos(self) -> Photos:
+        return Photos({s: self.root / "photos" / f"{s}.tar" for s in SPLITS}, SUBJECTS)
 
     def _missing(self, name: str, where: str) -> DataError:
         return DataError(f"the bench at {self.root} has no {name} in {where}")
+
+
+class Photos:
+    """Photos of 96 x 96 pixels in a tar for each split, each in the folder of its subject.
+
+    Args:
+        tars: split -> tar.
+        subjects: names of the folders.
+
+    Raises:
+        DataError: when a tar is missing or damaged, or holds a photo of no subject.
+    """
+
+    def __init__(self, tars: Mapping[str, Path], subjects: Sequence[str]) -> None:
+        self.places = {split: index_tar(tar) for split, tar in tars.items()}
+        for split, places in self.places.items():
+            for name in places:
+                if name.split("/")[0] not in subjects:
+                    raise DataError(
+                        f"{tars[split]}: {name} is in none of the folders {', '.join(subjects)}"
+                    )
+
+    def names(self, split: str) -> list[str]:
+        """Return the names of every photo of ``split``, sorted."""
+        return sorted(self.places[known_split(split)])
+
+    def read(self, name: str, owner: str, where: str) -> NDArray[np.uint8]:
+        """Read one photo: uint8 [96, 96, 3], RGB; the last two say in errors where it is not."""
+        for places in self.places.values():
+            if name in places:
+                shape = (IMAGE_PX, IMAGE_PX, IMAGE_CHANNELS)
+                return decode_picture(places[name], name, "RGB", shape)
+        raise DataError(f"{owner} has no {name} {where}")
+
+
+def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (where, column -> field) of every row of a table that has exactly these columns.
+
+    Raises:
+        DataError: in one line, when it is missing or damaged.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            if rows.fieldnames != list(columns):
+                raise DataError(f"{path}: the columns must be {','.join(columns)}")
+            for row in rows:
+                where = f"{path}, line {rows.line_num}"
+                if None in row or None in row.values():
+                    raise DataError(f"{where}: {len(columns)} fields are expected")
+                yield where, row
+    except (OSError, UnicodeError, csv.Error, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def read_pairs(path: Path, subjects: Sequence[str]) -> Iterator[Pair]:
+    """Yield the pairs of a table such as ``pairs.csv``.
+
+    Raises:
+        DataError: in one line, when it is missing, damaged, or names another subject.
+    """
+    for where, row in read_table(path, PAIR_COLUMNS):
+        if row["split"] not in SPLITS or row["class"] not in subjects:
+            raise DataError(f"{where}: unknown split or class")
+        if not row["window"].isdigit():
+            raise DataError(f"{path} cannot be read: {row['window']!r} is no number of a second")
+        split, subject, video, window, spectrogram, photo = row.values()
+        yield Pair(
+            split=split, subject=subject, video=video, window=int(window),
+            spectrogram=spectrogram, photo=photo,
+        )  # fmt: skip
 
 
 def find_bench(path: str | Path | None = None) -> Bench:
