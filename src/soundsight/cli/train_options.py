@@ -1,14 +1,24 @@
-"""What the commands of ``soundsight train`` share: their options, and how they are put together."""
+"""Options that the commands of ``soundsight train`` share, and what is done with them.
+
+A command takes them as one parameter, ``options``, of the class :class:`FitOptions` or
+:class:`RunOptions`; :func:`command` spreads their fields out for Typer.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from soundsight.cli.options import option, panel
+from soundsight.core.config import from_dict, to_dict
 from soundsight.core.errors import ConfigError, require_extra
 from soundsight.core.files import local_output
 
@@ -16,156 +26,227 @@ if TYPE_CHECKING:
     from soundsight.training.devices import Devices
     from soundsight.training.trainer import Evaluate, Task
 
-Out = Annotated[
-    Path, typer.Option("--out", "-o", metavar="RUN", help="The run folder; the same one resumes.")
-]
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        help="A dataset of `soundsight prepare`, or the bench (default: SOUNDSIGHT_BENCH, else "
-        "../shared/data)."
-    ),
-]
-EverydayPlaces = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--data",
-        help="As elsewhere: a dataset, or the bench; or Everyday's folder, which everyday presets "
-        "take by default (SOUNDSIGHT_EVERYDAY, else ../shared/everyday). Repeat it for several.",
-    ),
-]
+_OfSettings = panel("Settings")
+_OfDevices = panel("Devices")
+_OfRun = panel("Run")
+
 Init = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        "RUN|MODEL",
+        "Start from these weights: a finished run, or a model folder exported with --trainable.",
         "--init",
-        metavar="RUN|MODEL",
-        help="Start from these weights: a finished run, or a model folder exported with "
-        "--trainable.",
     ),
 ]
-Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")]
-BatchSize = Annotated[int | None, typer.Option(min=2, help="Pairs a step.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of weights, order and every random draw.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; may be repeated."),
+Bank = Annotated[
+    Path | None,
+    option(
+        "FOLDER",
+        "Where the everyday parts keep what they train on [dim](default: bank beside RUN)[/dim].",
+    ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all).")]
-MaxTime = Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")]
-Accelerator = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
-DeviceCount = Annotated[
-    int | None,
-    typer.Option(min=1, help="Processes a node (default: what torchrun or SLURM started, else 1)."),
+EncoderRun = Annotated[Path, option("RUN", "A finished run of `train encoder`.", "--encoder")]
+Others = Annotated[
+    Path | None,
+    option(
+        "FOLDER",
+        "Sounds of none of Everyday's kinds. The more kinds of them there are, the "
+        "better unknown sounds are refused.",
+    ),
 ]
-Nodes = Annotated[
-    int | None, typer.Option(min=1, help="Nodes (default: what torchrun or SLURM started, else 1).")
-]
-Precision = Annotated[
-    str | None, typer.Option(help="32-true, or bf16-mixed: networks in bfloat16, losses not.")
-]
-Compile = Annotated[
-    bool,
-    typer.Option("--compile", help="Use torch.compile; on a CPU it needs a C++ compiler."),
-]
-Accumulate = Annotated[
-    int | None, typer.Option(min=1, help="Micro-batches a step, where memory is short.")
-]
-Keep = Annotated[
-    int | None, typer.Option(min=0, help="Earlier checkpoints that stay (default: none).")
-]
-Early = Annotated[
-    list[Path] | None,
-    typer.Option(help="Early-generator pictures: RUN/early of a translator run; may be repeated."),
-]
+Seed = Annotated[int, _OfSettings("N", "Seed of weights, order and every random draw.", min=0)]
+Steps = Annotated[int | None, _OfSettings("N", "Optimiser steps.", min=1)]
 
 
-def begin(command: str, out: Path, threads: int | None) -> None:
-    local_output(out)
-    require_extra(
-        command, "train", "torch", "safetensors", "jaxtyping", "tensorboard", "lightning_fabric",
-        "threadpoolctl", "sklearn",
-    )  # fmt: skip
-    import torch
+@dataclass(kw_only=True)
+class FitOptions:
+    """Options of every command."""
 
-    from soundsight.training.devices import numpy_on_one_thread
-
-    numpy_on_one_thread()
-    if threads:
-        torch.set_num_threads(threads)
-
-
-def start_here(
-    config: Any,
-    accelerator: str,
-    devices: int | None,
-    nodes: int | None,
-    compiled: bool,
-    threads: int | None,
-) -> Devices:
-    from soundsight.training.devices import DeviceConfig, start_devices
-
-    wanted = DeviceConfig(
-        accelerator=accelerator, devices=devices, nodes=nodes, compile=compiled, threads=threads
+    out: Annotated[Path, option("RUN", "The run folder; the same one resumes.", "--out", "-o")]
+    data: Annotated[
+        list[Path] | None,
+        option(
+            "FOLDER",
+            "A dataset of `soundsight prepare`, the bench (the default: SOUNDSIGHT_BENCH, "
+            "else ../shared/data), or Everyday's folder (the default of everyday presets: "
+            "SOUNDSIGHT_EVERYDAY, else ../shared/everyday). Repeat it for several.",
+        ),
+    ] = None
+    settings: Annotated[
+        list[str] | None,
+        _OfSettings("KEY=VALUE", "Any other setting. Repeat it for several.", "--set"),
+    ] = None
+    threads: Annotated[int | None, _OfDevices("N", "CPU threads (default: all).", min=1)] = None
+    dry_run: Annotated[bool, _OfRun("", "Print the resolved settings and stop.", "--dry-run")] = (
+        False
     )
-    return start_devices(wanted, config.loop.precision)
+
+    def begin(self, command: str) -> None:
+        """Check what the command needs, and import torch."""
+        require_extra(
+            f"soundsight train {command}", "train", "torch", "safetensors", "jaxtyping",
+            "tensorboard", "lightning_fabric", "threadpoolctl", "sklearn",
+        )  # fmt: skip
+        import torch
+
+        from soundsight.training.devices import numpy_on_one_thread
+
+        numpy_on_one_thread()
+        if self.threads:
+            torch.set_num_threads(self.threads)
+
+    def bank(self, bank: Path | None) -> Path:
+        """Return the folder of what the everyday parts train on."""
+        return bank or self.out.parent / "bank"
+
+    def values(self) -> dict[str, Any]:
+        """Return the options that are settings of their own; None where they are not given."""
+        return {}
+
+    def resolve(self, config: Any, **values: Any) -> Any:
+        """Return ``config`` with the options and every ``--set`` put into it.
+
+        Raises:
+            ConfigError: on an unknown key, naming the choices, or a value out of range.
+        """
+        local_output(self.out)
+        settings = to_dict(config)
+        values |= self.values()
+        # Options of the loop, where there is one, are settings a level down.
+        place = settings.get("loop", settings)
+        place |= {name: value for name, value in values.items() if value is not None}
+        for setting in self.settings or []:
+            key, equals, text = setting.partition("=")
+            if not equals:
+                raise ConfigError(f"--set {setting}: KEY=VALUE is expected")
+            if key in {"encoder", "init"}:
+                raise ConfigError(f"--set {setting}: this is named by --{key} alone")
+            _put(settings, key, text)
+        return from_dict(type(config), settings)
+
+    def is_printed(self, config: Any) -> bool:
+        """Print the resolved settings where ``--dry-run`` asks for them; return whether it does."""
+        if self.dry_run:
+            from soundsight.core.files import commit
+
+            resolved = {"config": dataclasses.asdict(config), "commit": commit()}
+            typer.echo(json.dumps(resolved, indent=2))
+        return self.dry_run
 
 
-def resolve(config: Any, settings: list[str] | None, **options: int | str | None) -> Any:
-    """Put the options into a config; those of the loop, where it has one, live a level down."""
-    from soundsight.core.config import from_dict, to_dict
+@dataclass(kw_only=True)
+class RunOptions(FitOptions):
+    """Options of the commands that train step by step, in a run that can be resumed."""
 
-    values = to_dict(config)
-    place = values.get("loop", values)
-    place |= {name: value for name, value in options.items() if value is not None}
-    for setting in settings or []:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {setting}: KEY=VALUE is expected")
-        if key in {"encoder", "init"}:
-            raise ConfigError(f"--set {setting}: this is named by --{key} alone")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        target = values
-        *path, last = key.split(".")
-        for part in path:
-            if not isinstance(target.get(part), dict):
-                raise ConfigError(f"unknown key {key}; choose from {', '.join(sorted(values))}")
-            target = target[part]
-        known = target.get(last)
-        if isinstance(known, int | float) and not isinstance(value, int | float):
-            raise ConfigError(f"--set {setting}: {key} is a number")
-        target[last] = value
-    return from_dict(type(config), values)
+    steps: Steps = None
+    batch_size: Annotated[int | None, _OfSettings("N", "Pairs in a step.", min=2)] = None
+    seed: Seed = 0
+    accumulate: Annotated[
+        int | None, _OfSettings("N", "Micro-batches in a step, where memory is short.", min=1)
+    ] = None
+    accelerator: Annotated[
+        str, _OfDevices("ACCELERATOR", "cpu, cuda, or auto: cuda where there is one.")
+    ] = "auto"
+    devices: Annotated[
+        int | None,
+        _OfDevices(
+            "N", "Processes on each node (default: what torchrun or SLURM started, else 1).", min=1
+        ),
+    ] = None
+    nodes: Annotated[
+        int | None,
+        _OfDevices("N", "Nodes (default: what torchrun or SLURM started, else 1).", min=1),
+    ] = None
+    precision: Annotated[
+        str | None,
+        _OfDevices("PRECISION", "32-true, or bf16-mixed: networks in bfloat16, losses in float32."),
+    ] = None
+    compiled: Annotated[
+        bool, _OfDevices("", "Use torch.compile. On a CPU it needs a C++ compiler.", "--compile")
+    ] = False
+    keep: Annotated[
+        int | None, _OfRun("N", "Earlier checkpoints that stay (default: none).", min=0)
+    ] = None
+    max_time: Annotated[float | None, _OfRun("MINUTES", "Stop after so many minutes.", min=0)] = (
+        None
+    )
+
+    def values(self) -> dict[str, Any]:
+        """Return the options that are settings of the loop; None where they are not given."""
+        names = ("steps", "batch_size", "seed", "accumulate", "precision", "keep")
+        return {name: getattr(self, name) for name in names}
+
+    def start(self, config: Any) -> Devices:
+        """Return the devices that the run trains on."""
+        from soundsight.training.devices import DeviceConfig, start_devices
+
+        wanted = DeviceConfig(
+            accelerator=self.accelerator, devices=self.devices, nodes=self.nodes,
+            compile=self.compiled, threads=self.threads,
+        )  # fmt: skip
+        return start_devices(wanted, config.loop.precision)
+
+    def fit(
+        self,
+        task: Task,
+        config: Any,
+        here: Devices,
+        data: dict[str, Any],
+        evaluate: Evaluate | None = None,
+    ) -> None:
+        """Train a task in the run folder."""
+        from soundsight.training.trainer import fit
+
+        finished = fit(
+            task, self.out, config.loop, to_dict(config), devices=here, data=data,
+            evaluate=evaluate, max_time_s=None if self.max_time is None else 60.0 * self.max_time,
+        )  # fmt: skip
+        if finished and here.first:
+            typer.echo(f"finished: {self.out}")
 
 
-def is_printed(config: Any, dry_run: bool) -> bool:
-    if dry_run:
-        from soundsight.core.files import commit
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a command for Typer: the fields of the parameter ``options`` become parameters."""
+    own = typing.get_type_hints(function, include_extras=True)
+    kind = own.pop("options")
+    own.pop("return")
+    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    shared = typing.get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        missing = field.default is dataclasses.MISSING
+        defaults[field.name] = inspect.Parameter.empty if missing else field.default
 
-        resolved = {"config": dataclasses.asdict(config), "commit": commit()}
-        typer.echo(json.dumps(resolved, indent=2))
-    return dry_run
+    def run(**values: Any) -> None:
+        options = kind(**{name: values.pop(name) for name in shared})
+        function(options, **values)
+
+    # Where to write, what to read, then what is the command's own.
+    hints = {name: shared[name] for name in ("out", "data")} | own | shared
+    parameters = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hint
+        )
+        for name, hint in hints.items()
+    ]
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.__annotations__ = hints
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
 
 
-def fit_run(
-    task: Task,
-    out: Path,
-    config: Any,
-    here: Devices,
-    data: dict[str, Any],
-    max_time: float | None,
-    evaluate: Evaluate | None = None,
-) -> None:
-    """Train a task in the run folder ``out``, for at most ``max_time`` minutes."""
-    from soundsight.core.config import to_dict
-    from soundsight.training.trainer import fit
-
-    finished = fit(
-        task, out, config.loop, to_dict(config), devices=here, data=data, evaluate=evaluate,
-        max_time_s=None if max_time is None else 60.0 * max_time,
-    )  # fmt: skip
-    if finished and here.first:
-        typer.echo(f"finished: {out}")
+def _put(settings: dict[str, Any], key: str, text: str) -> None:
+    """Set ``a.b`` in a table of settings to a value that is JSON, or else a text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    target = settings
+    *path, last = key.split(".")
+    for part in path:
+        if not isinstance(target.get(part), dict):
+            raise ConfigError(f"unknown key {key}; choose from {', '.join(sorted(settings))}")
+        target = target[part]
+    known = target.get(last)
+    if isinstance(known, int | float) and not isinstance(value, int | float):
+        raise ConfigError(f"--set {key}={text}: {key} is a number")
+    target[last] = value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from soundsight.core.config import check_values
+from soundsight.core.config import check_values, choose
 from soundsight.core.errors import ConfigError
 
 SIZES = ("paper", "flagship", "compact", "small", "tiny")
@@ -24,6 +24,10 @@ READINGS = ("off", "snapshots", "ema")
 """Of the moving-average adversarial loss."""
 PRECISIONS = ("32-true", "bf16-mixed")
 MAX_NOISE_RATIO = 64
+MADE_SOUNDS = (
+    "noise", "ticking", "crackling", "engine", "calls", "bangs", "tones", "babble",
+)  # fmt: skip
+"""Kinds of sounds in ``training.other_sounds``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -476,3 +480,77 @@ class AlignConfig:
         """Return the learning rate of a step: none at first, up, level, and down to zero."""
         steps, falling = self.loop.steps - self.ahead, self.cool_down * self.loop.steps
         return self.rate * share_of_rate(step - self.ahead, steps, self.warm_up, falling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelHeadConfig:
+    """How the label head is fitted."""
+
+    #: weights of the squared coefficients, of standardised embeddings, that are tried; the one with
+    #: the least log loss on val is kept
+    penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    iterations: int = 200  #: of L-BFGS, at most
+    #: kinds of made sounds that are none of the subjects. Leave out what is a subject.
+    others: tuple[str, ...] = MADE_SOUNDS
+    #: sounds of each kind, and a quarter as many beside val; 0 for none, and every sound is given
+    #: one of the names
+    others_each: int = 120
+    others_weight: float = 1.0  #: weight of all of them together beside that of all named seconds
+    balanced: bool = False  #: let every name weigh the same, however many seconds it has
+    #: names that are shown as words and never drawn; those that no second has are left out
+    alerts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_values(
+            self, above_0="penalties others_weight", at_least_0="others_each",
+            at_least_1="iterations",
+        )  # fmt: skip
+        if not self.penalties:
+            raise ConfigError("penalties must be numbers above 0")
+        for kind in self.others:
+            choose("kind of other sound", kind, dict.fromkeys(MADE_SOUNDS))
+
+    @property
+    def with_others(self) -> bool:
+        """Whether sounds are made that are none of the subjects."""
+        return bool(self.others) and self.others_each > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How a :class:`NearestNeighbourOod` is fitted."""
+
+    accepted: float = 0.98  #: share of the audible val sounds that count as known
+    axes: int = 32  #: principal axes kept
+    sounds: int = 2048  #: train sounds kept; fewer where there are fewer
+    neighbours: int = 5  #: nearest sounds whose distances are averaged
+    seed: int = 0  #: of which sounds are kept
+
+    def __post_init__(self) -> None:
+        check_values(
+            self, above_0="accepted", below_1="accepted", at_least_1="axes sounds neighbours"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OodClassifierFitConfig:
+    """How the ood classifier is fitted."""
+
+    #: share of the known sounds of val that count as known, the mean over kinds, in their whole
+    #: band
+    kept: float = 0.9
+    others_weight: float = 0.8  #: weight of the others of train beside that of all known sounds
+    folder_weight: float = 2.4  #: weight of the sounds of a folder
+    made_weight: float = 0.8  #: weight of the made sounds
+    hidden: int = 256  #: hidden units
+    steps: int = 1500  #: of AdamW
+    batch_size: int = 1024  #: seconds of a step
+    learning_rate: float = 2e-3  #: peak rate
+    weight_decay: float = 0.01  #: AdamW's
+    seed: int = 0  #: of weights, batches and dropout
+
+    def __post_init__(self) -> None:
+        check_values(
+            self, at_least_0="others_weight folder_weight made_weight weight_decay",
+            at_least_1="hidden steps batch_size", above_0="kept learning_rate", below_1="kept",
+        )  # fmt: skip

@@ -33,15 +33,10 @@ from soundsight.data.store.shards import PairFolder
 from soundsight.data.vegas.bench import Bench
 from soundsight.media.audio import SOUND_SUFFIXES
 from soundsight.models.ears import Ears
+from soundsight.training.configs import LabelHeadConfig
 from soundsight.training.encoder import load_encoder, to_float
 from soundsight.training.kept import Tell, kept_arrays, tell_nothing
-from soundsight.training.labels import (
-    FittedLabelHead,
-    LabelHeadConfig,
-    fit_label_head,
-    labelled,
-    other_seconds,
-)
+from soundsight.training.labels import FittedLabelHead, fit_label_head, labelled, other_seconds
 
 BANDS_HZ = (0, 16_000, 8_000)
 """Sample rates at which every sound is heard; 0 is its own."""

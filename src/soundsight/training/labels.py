@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from soundsight.core.config import check_values, choose, to_dict
-from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.config import to_dict
+from soundsight.core.errors import DataError
 from soundsight.core.files import sha256_of, write_json
 from soundsight.core.units import INAUDIBLE_LEVEL
 from soundsight.data.records import SIDECAR
@@ -32,8 +32,9 @@ from soundsight.data.store.shards import PairFolder
 from soundsight.data.vegas.bench import Bench
 from soundsight.runtime.labels import LabelHead, read_label_head
 from soundsight.runtime.model_folder import LABELS
+from soundsight.training.configs import LabelHeadConfig
 from soundsight.training.encoder import AudioEncoder, to_float
-from soundsight.training.other_sounds import KINDS, log_mels
+from soundsight.training.other_sounds import log_mels
 
 BENCH_NAMES = {
     "baby": "baby crying",
@@ -49,40 +50,6 @@ _FEWEST = 20
 _LEAST_SPREAD = 1e-3
 _BINS = 15
 _COLDEST, _HOTTEST = 0.25, 8.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelHeadConfig:
-    """How the names are fitted."""
-
-    #: weights of the squared coefficients, of standardised embeddings, that are tried; the one with
-    #: the least log loss on val is kept
-    penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-    iterations: int = 200  #: of L-BFGS, at most
-    #: kinds of made sounds that are none of the subjects. Leave out what is a subject.
-    others: tuple[str, ...] = tuple(KINDS)
-    #: sounds of each kind, and a quarter as many beside val; 0 for none, and every sound is given
-    #: one of the names
-    others_each: int = 120
-    others_weight: float = 1.0  #: weight of all of them together beside that of all named seconds
-    balanced: bool = False  #: let every name weigh the same, however many seconds it has
-    #: names that are shown as words and never drawn; those that no second has are left out
-    alerts: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_values(
-            self, above_0="penalties others_weight", at_least_0="others_each",
-            at_least_1="iterations",
-        )  # fmt: skip
-        if not self.penalties:
-            raise ConfigError("penalties must be numbers above 0")
-        for kind in self.others:
-            choose("kind of other sound", kind, KINDS)
-
-    @property
-    def with_others(self) -> bool:
-        """Whether sounds are made that are none of the subjects."""
-        return bool(self.others) and self.others_each > 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ around it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from soundsight.core.config import check_values, choose, to_dict
+from soundsight.core.config import choose, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import sha256_of
 from soundsight.core.units import INAUDIBLE_LEVEL
@@ -33,7 +32,7 @@ from soundsight.models.ood import (
     OodClassifierConfig,
 )
 from soundsight.training.checkpoints import load_network, read_tensors, save_weights
-from soundsight.training.configs import LoopConfig
+from soundsight.training.configs import FitConfig, LoopConfig, OodClassifierFitConfig
 from soundsight.training.encoder import AudioEncoder, to_float
 from soundsight.training.kinds import KindSeconds
 from soundsight.training.trainer import LossTask, fit
@@ -46,22 +45,6 @@ WEIGHTS = "ood.safetensors"
 _LEAST_SPREAD = 1e-3
 _AT_ONCE = 256
 _FEWEST = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """How a :class:`NearestNeighbourOod` is fitted."""
-
-    accepted: float = 0.98  #: share of the audible val sounds that count as known
-    axes: int = 32  #: principal axes kept
-    sounds: int = 2048  #: train sounds kept; fewer where there are fewer
-    neighbours: int = 5  #: nearest sounds whose distances are averaged
-    seed: int = 0  #: of which sounds are kept
-
-    def __post_init__(self) -> None:
-        check_values(
-            self, above_0="accepted", below_1="accepted", at_least_1="axes sounds neighbours"
-        )
 
 
 def fit_nearest_neighbours(
@@ -101,34 +84,6 @@ def fit_nearest_neighbours(
     network.memory.copy_((known[chosen] - mean) @ network.axes)
     network.limit.copy_(torch.quantile(network.distance(unknown), config.accepted))
     return network
-
-
-@dataclass(frozen=True, kw_only=True)
-class OodClassifierFitConfig:
-    """How it is fitted.
-
-    Raises:
-        ConfigError: when a value is out of range.
-    """
-
-    #: share of the known sounds of val that count as known, the mean over kinds, in their whole
-    #: band
-    kept: float = 0.9
-    others_weight: float = 0.8  #: weight of the others of train beside that of all known sounds
-    folder_weight: float = 2.4  #: weight of the sounds of a folder
-    made_weight: float = 0.8  #: weight of the made sounds
-    hidden: int = 256  #: hidden units
-    steps: int = 1500  #: of AdamW
-    batch_size: int = 1024  #: seconds of a step
-    learning_rate: float = 2e-3  #: peak rate
-    weight_decay: float = 0.01  #: AdamW's
-    seed: int = 0  #: of weights, batches and dropout
-
-    def __post_init__(self) -> None:
-        check_values(
-            self, at_least_0="others_weight folder_weight made_weight weight_decay",
-            at_least_1="hidden steps batch_size", above_0="kept learning_rate", below_1="kept",
-        )  # fmt: skip
 
 
 def fit_ood_classifier(
