@@ -24,8 +24,7 @@ from soundsight.data.everyday.folder import Everyday, Sound, bench_kind
 from soundsight.data.vegas.bench import Bench
 from soundsight.media import audio
 from soundsight.media.mel import MelConfig
-from soundsight.media.segments import Segment
-from soundsight.runtime.stream import LiveCutter
+from soundsight.media.segments import LiveCutter, Segment
 
 HALVES = ("val", "test")
 SPLIT_OF = {"val": "val", "test": "devtest"}

@@ -161,7 +161,7 @@ def measure(
     rows: list[tuple[str, int, bool, bool]] = []
     heard: dict[str, list[np.ndarray]] = {subject: [] for subject in SOUNDS.values()}
     for name, subject, samples in sounds:
-        seconds = segments.segments_of(samples, setting.mel, each_second=True)
+        seconds = segments.segments([samples], config=setting.mel)
         levels = np.stack([second.mel for second in seconds])
         heard[subject].append(levels)
         said = classify(network, torch.from_numpy(levels)[:, None]).numpy()

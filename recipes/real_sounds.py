@@ -57,7 +57,7 @@ from soundsight.evaluation.everyday import kind_of
 from soundsight.evaluation.segments import bench_segments
 from soundsight.judges.apply import Judges, columns_of
 from soundsight.media import audio
-from soundsight.media.segments import Segment, segments_of
+from soundsight.media.segments import Segment, segments
 from soundsight.runtime.translator import Translator
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
 from steps import arguments, command_line, recordings, table
@@ -108,7 +108,7 @@ def decoded(bench: Bench) -> list[tuple[str, Samples]]:
 
 def seconds(samples: Samples) -> list[Segment]:
     """Cut a recording into seconds, as the program does."""
-    return list(segments_of(samples, each_second=True))
+    return list(segments([samples]))
 
 
 @torch.no_grad()

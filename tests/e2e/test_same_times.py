@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from soundsight.cli.main import build_app
 from soundsight.client import Client
-from soundsight.media.soundtrack import open_soundtrack
-from soundsight.media.windows import windows
+from soundsight.media.audio import soundtrack
+from soundsight.media.segments import segments
 
 RATE_HZ = 48_000
 LATE_S, HOLE_S = 3.0, 2.0
@@ -79,8 +79,8 @@ def test_storyboard(video: Path, tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_prepare(video: Path) -> None:
-    with open_soundtrack(video) as track:
-        loud = [w.start_s + track.start_s for w in windows(track.blocks) if w.rms_dbfs > -30]
+    with soundtrack(video) as track:
+        loud = [w.start_s + track.start_s for w in segments(track) if w.rms_dbfs > -30]
     assert loud[0] == pytest.approx(BURST_S, abs=0.05)
 
 

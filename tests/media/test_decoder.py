@@ -163,16 +163,10 @@ def test_transport_streams_one_after_the_other(
     second = samples[round((hole_s + 7) * RATE_HZ) : round((hole_s + 11) * RATE_HZ)]
     assert tone_hz(second) == pytest.approx(880, 0.01)
     if later_s < 6:
-        # A part of it is where the whole has it.
-        with audio.open_sound(path, start_s=7.0, end_s=9.0) as part:
-            samples = np.concatenate(list(part.blocks))
-            assert part.start_s == pytest.approx(7.0, abs=0.01)
-        assert len(samples) / RATE_HZ == pytest.approx(2, abs=0.01)
-        assert tone_hz(samples) == pytest.approx(880, 0.01)
         # The picture of a video goes by the first clock: its sound ends with it.
-        with audio.open_sound(path, joins=False) as first:
-            samples = np.concatenate(list(first.blocks))
-            (told,) = first.faults.damages
+        with audio.soundtrack(path) as first:
+            samples = np.concatenate(list(first))
+            (told,) = first.damages
         assert len(samples) / RATE_HZ == pytest.approx(6, abs=0.2)
         assert "is damaged at 6.0" in told
 
@@ -400,7 +394,7 @@ def test_a_named_pipe_is_read_to_its_end(tmp_path: Path, encode: Encode) -> None
 
 
 def test_what_has_no_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("soundsight.media.inputs.MAX_PIPE_BYTES", 1 << 22)
+    monkeypatch.setattr("soundsight.media.container.MAX_PIPE_BYTES", 1 << 22)
     with pytest.raises(AudioError, match="/dev/zero does not end"):
         audio.decode("/dev/zero")
 

@@ -13,7 +13,7 @@ import pytest
 
 from soundsight.core.errors import AudioError
 from soundsight.media import audio
-from soundsight.media.soundtrack import open_soundtrack
+from soundsight.media.audio import soundtrack
 
 RATE_HZ = 44_100
 TOLERANCE_S = 0.004
@@ -43,8 +43,8 @@ def times_of(samples: np.ndarray, start_s: float) -> list[float]:
 def read(
     path: Path, start_s: float | None = None, end_s: float | None = None, *, strict: bool = False
 ) -> tuple[float, np.ndarray]:
-    with open_soundtrack(path, start_s, end_s, strict=strict) as track:
-        samples = np.concatenate(list(track.blocks))
+    with soundtrack(path, start_s, end_s, strict=strict) as track:
+        samples = np.concatenate(list(track))
         assert samples.dtype == np.float32
         return track.start_s, samples
 
@@ -239,8 +239,8 @@ def test_a_clock_that_jumps_by_an_hour_is_damage(tmp_path: Path) -> None:
 
 def test_a_long_hole_comes_in_blocks(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mkv", clicks(4.0, [0.5, 3.0]), "mp2", holes={2.0: 300.0})
-    with open_soundtrack(path) as track:
-        blocks = list(track.blocks)
+    with soundtrack(path) as track:
+        blocks = list(track)
     assert max(len(block) for block in blocks) < 3 * RATE_HZ
     assert times_of(np.concatenate(blocks), track.start_s) == pytest.approx([0.5, 303.0], abs=0.05)
 
@@ -384,8 +384,8 @@ def test_a_file_that_is_cut_short(tmp_path: Path, name: str, movflags: str, shar
     # What lies before the cut can be read.
     assert len(read(path, 0.5, 1.5, strict=True)[1]) == pytest.approx(RATE_HZ, abs=2)
     assert "cut short" in fault(path, 0.5, 9.9, strict=True)
-    with open_soundtrack(path) as track:
-        samples = np.concatenate(list(track.blocks))
+    with soundtrack(path) as track:
+        samples = np.concatenate(list(track))
         (told,) = track.damages
     assert len(samples) / RATE_HZ == pytest.approx(10 * share, abs=1.0)
     assert "what can be read is used" in told

@@ -19,11 +19,10 @@ import pytest
 
 from soundsight.core.errors import ConfigError
 from soundsight.core.state import State
-from soundsight.media.segments import Segment
+from soundsight.media.segments import LiveCutter, Segment
 from soundsight.runtime.events import Heard, Listener, SteadyConfig
 from soundsight.runtime.labels import LabelHead
 from soundsight.runtime.model_folder import Thresholds
-from soundsight.runtime.stream import LiveCutter
 from soundsight.runtime.translator import Translator
 
 HOP_S = 0.25

@@ -10,7 +10,8 @@ import pytest
 from soundsight.core.errors import AudioError, ConfigError
 from soundsight.core.state import State
 from soundsight.media.mel import DEFAULT
-from soundsight.runtime.stream import LiveCutter, Stream
+from soundsight.media.segments import LiveCutter
+from soundsight.runtime.stream import Stream
 from soundsight.runtime.translator import Translator
 
 

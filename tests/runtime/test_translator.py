@@ -15,7 +15,7 @@ from soundsight.core.draws import generator_draws, item_of
 from soundsight.core.errors import AudioError, ConfigError, OutputError
 from soundsight.core.state import CALM_LEVEL, State
 from soundsight.media import audio
-from soundsight.media.segments import segments_of
+from soundsight.media.segments import loudest_segment, segments
 from soundsight.runtime.labels import LabelHead
 from soundsight.runtime.surest import surest_embedding
 from soundsight.runtime.translator import Translator
@@ -175,7 +175,7 @@ def test_loudest_second(translator: Translator) -> None:
 @pytest.mark.parametrize("seconds", [0.3, 1.0, 2.5, 9.9, 10.0, 12.6, 25.0])
 def test_each_second_is_what_the_whole_clip_gives(translator: Translator, seconds: float) -> None:
     samples = tone(seconds)
-    expected = segments_of(samples, each_second=True)
+    expected = list(segments([samples]))
     result = translator.translate(samples, 44_100, each_second=True, draws=2)
     assert len(result) == 2 * len(expected)
     assert result.draw.tolist() == [0, 1] * len(expected)
@@ -234,7 +234,7 @@ def test_a_sound_is_drawn_from_the_surest_seconds_of_its_kind(tiny_model: Path) 
     whole = translator.translate(samples, 44_100, seed=3)
     assert (len(whole), whole.state) == (1, [State.PICTURE])
     # The same by hand: of all seconds, and of the loudest where it lies between them.
-    loudest = segments_of(samples, each_second=False)[0]
+    loudest = loudest_segment([samples])
     mels = [*each.mels, *([] if loudest.start_s.is_integer() else [loudest.mel])]
     embeddings, _ = translator.session.embed(units.to_unit(np.stack(mels))[:, None])
     assert translator.label_head is not None
@@ -451,13 +451,13 @@ def test_memory_does_not_grow_with_the_sound() -> None:
     import tracemalloc
 
     from soundsight.media.mel import DEFAULT
-    from soundsight.runtime.stream import Waveform, every_segment
+    from soundsight.runtime.stream import Waveform
 
     def peak(seconds: int) -> int:
         block = tone(10.0)
         watch = Waveform(DEFAULT)
         tracemalloc.start()
-        for segment in every_segment(watch.watch(block for _ in range(seconds // 10)), DEFAULT):
+        for segment in segments(watch.watch(block for _ in range(seconds // 10))):
             watch.cut(segment.start_s)
             watch.forget(segment.start_s)
         high = tracemalloc.get_traced_memory()[1]

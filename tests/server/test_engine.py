@@ -19,9 +19,8 @@ from soundsight.core import protocol
 from soundsight.core.errors import AudioError
 from soundsight.core.state import State
 from soundsight.media.mel import MelConfig
-from soundsight.media.segments import Segment
+from soundsight.media.segments import LiveCutter, Segment
 from soundsight.runtime.events import Heard
-from soundsight.runtime.stream import LiveCutter
 from soundsight.server import engine as engines
 from soundsight.server.engine import Answer, Engine, Feed, words_of
 from soundsight.server.metrics import Metrics

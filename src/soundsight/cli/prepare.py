@@ -243,7 +243,7 @@ def _about(
     found: Clips, ingest: IngestConfig, packing: PackConfig, learned: Sequence[str]
 ) -> dict[str, Any]:
     """Return what dataset.json says of how it was made."""
-    from soundsight.media.windows import whole_frames
+    from soundsight.media.segments import whole_frames
 
     clips = [[clip.key, clip.group, clip.label, clip.split, clip.licence] for clip in found.clips]
     settings = {

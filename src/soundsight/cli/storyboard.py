@@ -66,7 +66,7 @@ def storyboard(
     Between events it is quiet.
     """
     from soundsight.media import audio
-    from soundsight.media.inputs import local_file
+    from soundsight.media.container import local_file
     from soundsight.runtime.file_events import Progress, find_events
     from soundsight.runtime.translator import Translator
     from soundsight.views.event_files import save

@@ -15,10 +15,9 @@ from rich.console import Console
 from rich.live import Live
 
 from soundsight.live.microphone import Block, Source
-from soundsight.media.segments import Segment
+from soundsight.media.segments import LiveCutter, Segment
 from soundsight.runtime.events import Heard, Listener
 from soundsight.runtime.live_state import LiveState
-from soundsight.runtime.stream import LiveCutter
 from soundsight.runtime.translator import Translator
 from soundsight.views.live_view import LiveView, Look, how_long, save_panel
 from soundsight.views.terminal import terminal_view

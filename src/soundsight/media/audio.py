@@ -1,19 +1,19 @@
 """Sound files in, mono samples out: any usual format, rate and number of channels.
 
-FFmpeg's libraries (through PyAV) read everything. The choice of a decoder is made by trying, never
-by the file's name. A file is read in blocks, so a recording of three hours needs no more memory
-than one of ten seconds. ``media.decoder`` says how times and faults are dealt with,
+The one decoder: FFmpeg's libraries (through PyAV) read everything. The choice of a decoder is made
+by trying, never by the file's name. A file is read in blocks, so a recording of three hours needs
+no more memory than one of ten seconds. ``media.decoder`` says how times and faults are dealt with,
 ``media.downmix`` how channels become one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,16 @@ from numpy.typing import ArrayLike, NDArray
 from soundsight.core.errors import AudioError
 from soundsight.core.units import RATE_HZ
 from soundsight.media.container import (
+    SoundFile,
     check_encryption,
     codec_name,
     discard_others,
     is_still,
+    local_file,
+    name_of,
     open_container,
     opened,
     quiet_av,
-    riff_chunks,
 )
 from soundsight.media.decoder import (
     JITTER_S,
@@ -37,13 +39,12 @@ from soundsight.media.decoder import (
     Chunk,
     Faults,
     TrackDecoder,
-    checked_channels,
-    checked_rate,
+    check_channels,
+    check_rate,
     full_scale,
 )
 from soundsight.media.downmix import Downmix
-from soundsight.media.inputs import SoundFile, local_file, name_of
-from soundsight.media.lengths import told_end_s
+from soundsight.media.lengths import declared_end_s, riff_chunks
 
 MIN_DURATION_S = 0.1
 
@@ -63,8 +64,6 @@ SOUNDS_DBFS = -60.0
 
 _SEARCH_S = 600.0
 """So much of a track is listened to in search of one that sounds."""
-
-_SILENCE_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,37 +89,39 @@ class AudioInfo:
 
 
 class SoundStream(Iterator[NDArray[np.float32]]):
-    """The sound of a file in blocks, mono; made by :func:`stream`. It closes the file at its end.
+    """The sound of a file in blocks, mono. It closes the file at its end, or as a context.
+
+    Made by :func:`stream` and :func:`soundtrack`.
 
     Attributes:
         info: what the file says of its sound.
         rate_hz: rate of the blocks, in hertz.
         name: what the file is called: its path, or what an open file says of itself.
+        start_s: when its first sample sounds, in seconds of the file's clock.
     """
 
     def __init__(
         self,
-        sound: SoundFile,
-        rate_hz: int | None,
-        block_s: float,
-        track: int | None,
-        strict: bool,
-        name: str | None,
+        info: AudioInfo,
+        rate_hz: int,
+        start_s: float,
+        blocks: Iterator[NDArray[np.float32]],
+        faults: Faults,
+        files: contextlib.ExitStack,
     ) -> None:
-        self.name = name or name_of(sound)
-        self._held = contextlib.ExitStack()
-        self._sound = self._held.enter_context(
-            open_sound(sound, rate_hz=rate_hz, track=track, strict=strict, name=name)
-        )
-        self.info = self._sound.info
-        self.rate_hz = self._sound.rate_hz
-        size = max(1, round(block_s * self.rate_hz))
-        self._blocks = _of_size(chain(_lead(self._sound), self._sound.blocks), size)
+        self.info, self.rate_hz, self.start_s = info, rate_hz, start_s
+        self.name = faults.where
+        self._blocks, self._faults, self._files = blocks, faults, files
+
+    @property
+    def damages(self) -> list[str]:
+        """What of the sound cannot be read, as far as it has been: one line, or none."""
+        return self._faults.damages
 
     @property
     def warnings(self) -> list[str]:
-        """What is to be told of the file as far as it has been read: a line each."""
-        return self._sound.faults.warnings
+        """What a user should know of the file, as far as it has been read: a line each."""
+        return [*self._faults.damages, *self._faults.notes]
 
     def __next__(self) -> NDArray[np.float32]:
         try:
@@ -132,17 +133,12 @@ class SoundStream(Iterator[NDArray[np.float32]]):
     def close(self) -> None:
         """Let go of the file. The stream has ended then."""
         self._blocks = iter(())
-        self._held.close()
+        self._files.close()
 
     def __enter__(self) -> SoundStream:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -157,7 +153,7 @@ def probe(sound: SoundFile, *, track: int | None = None) -> AudioInfo:
     Raises:
         AudioError: when the file is missing, cannot be read or has no sound track.
     """
-    with open_sound(sound, track=track) as found:
+    with stream(sound, track=track) as found:
         return found.info
 
 
@@ -208,7 +204,34 @@ def stream(
             mode: damaged or cut short), shorter than 100 ms, or holds samples that are not finite.
             The message is one line.
     """
-    return SoundStream(sound, rate_hz, block_s, track, strict, name)
+    faults = Faults(name or name_of(sound), strict)
+    return _open(sound, faults, rate_hz=rate_hz, track=track, block_s=block_s)
+
+
+def soundtrack(
+    path: SoundFile,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    *,
+    strict: bool = False,
+) -> SoundStream:
+    """Read the sound of a video, or of a part of it, along the clock of its picture.
+
+    The blocks begin at ``SoundStream.start_s``, which is not where the part begins where the sound
+    starts late, and come as they are decoded, at 44,100 Hz. Where another recording, with a clock
+    of its own, is joined to the first, the sound ends, which counts as damage.
+
+    Args:
+        path: a file that FFmpeg's libraries read.
+        start_s: where the part starts, in seconds of the file's clock; None for the beginning.
+        end_s: where it ends; None for the end of the sound.
+        strict: raise instead of leaving out what is damaged.
+
+    Raises:
+        AudioError: see ``stream``; also where there is no sound in the part.
+    """
+    faults = Faults(name_of(path), strict)
+    return _open(path, faults, start_s=start_s, end_s=end_s, joins=False)
 
 
 def from_array(samples: ArrayLike, rate_hz: int) -> NDArray[np.float32]:
@@ -235,8 +258,8 @@ def from_array(samples: ArrayLike, rate_hz: int) -> NDArray[np.float32]:
         raise AudioError(f"{where} has shape {array.shape}: pass [t] or [t, channels]")
     if array.ndim == 1:
         array = array[:, None]
-    checked_rate(rate_hz, where)
-    checked_channels(array.shape[1], where)
+    check_rate(rate_hz, where)
+    check_channels(array.shape[1], where)
     if array.dtype not in (np.uint8, np.int8, np.int16, np.int32) and array.dtype.kind != "f":
         raise AudioError(f"{where} holds {array.dtype}: pass int8, int16, int32, uint8 or floats")
     chunks = (
@@ -246,63 +269,31 @@ def from_array(samples: ArrayLike, rate_hz: int) -> NDArray[np.float32]:
     return np.concatenate(list(_mono(chunks, RATE_HZ, where)))
 
 
-# --- an open sound ---------------------------------------------------------------------------
+# --- opening a track -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenSound:
-    """A sound track that is open.
-
-    Attributes:
-        info: what the file says of it.
-        rate_hz: rate of the blocks, in hertz.
-        start_s: when its first sample sounds, in seconds of the file's clock.
-        blocks: float32 [t] each, mono, one after the other without a hole.
-        faults: what was wrong with it so far.
-    """
-
-    info: AudioInfo
-    rate_hz: int
-    start_s: float
-    blocks: Iterator[NDArray[np.float32]]
-    faults: Faults
-
-
-@contextlib.contextmanager
-def open_sound(
+def _open(
     sound: SoundFile,
+    faults: Faults,
     *,
     rate_hz: int | None = RATE_HZ,
     track: int | None = None,
-    strict: bool = False,
-    name: str | None = None,
+    block_s: float | None = None,
     start_s: float | None = None,
     end_s: float | None = None,
     joins: bool = True,
-) -> Iterator[OpenSound]:
-    """Open a sound track, or a part of it, in constant memory.
-
-    Args:
-        rate_hz, track, strict, name: see ``stream``.
-        start_s: where the part starts, in seconds of the file's clock; None for the beginning.
-        end_s: where it ends; None for the end of the sound.
-        joins: whether to go on where another recording, with a clock of its own, is joined to the
-            first; or else the sound ends there, which counts as damage.
-
-    Raises:
-        AudioError: see ``stream``; also where there is no sound in the part.
-    """
-    where = name or name_of(sound)
-    faults = Faults(where, strict)
+) -> SoundStream:
+    """Open a sound, or a part of it; without ``block_s`` its blocks come as they are decoded."""
+    where = faults.where
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(local_file(sound))
         _check_wav(path, where)
         container = stack.enter_context(open_container(path, AudioError, where))
-        found, codec = _choose_track(container, path, where, track, faults)
+        found = _choose_track(container, path, track, faults)
         check_encryption(found, where, AudioError)
         if found.duration is not None:
             discard_others(container, found)
-        decoder = TrackDecoder(container, found, path, faults, where, start_s, end_s, joins)
+        decoder = TrackDecoder(container, found, path, faults, start_s, end_s, joins)
         chunks = decoder.chunks()
         first = next(chunks, None)
         if first is None:
@@ -313,23 +304,22 @@ def open_sound(
             if start_s is None and end_s is None:
                 raise AudioError(f"{where} has no sound in it: at least 100 ms are needed")
             raise AudioError(f"{where} has no sound in this part")
-        tracks = list(container.streams.audio)
+        tracks = [each.index for each in container.streams.audio]
         info = AudioInfo(
             rate_hz=first.rate_hz,
             channels=first.samples.shape[1],
-            duration_s=told_end_s(container, found),
-            codec=codec,
-            track=1 + [each.index for each in tracks].index(found.index),
+            duration_s=declared_end_s(container, found),
+            codec=codec_name(found),
+            track=1 + tracks.index(found.index),
             tracks=len(tracks),
         )
         to_hz = first.rate_hz if rate_hz is None else rate_hz
-        yield OpenSound(
-            info=info,
-            rate_hz=to_hz,
-            start_s=decoder.first_s or 0.0,
-            blocks=_mono(chain([first], chunks), to_hz, where),
-            faults=faults,
-        )
+        begin_s = decoder.first_s or 0.0
+        blocks = _mono(chain([first], chunks), to_hz, where)
+        if block_s is not None:
+            lead = _silence(begin_s if begin_s > JITTER_S else 0.0, to_hz)
+            blocks = _of_size(chain(lead, blocks), max(1, round(block_s * to_hz)))
+        return SoundStream(info, to_hz, begin_s, blocks, faults, stack.pop_all())
 
 
 def _check_wav(path: Path, where: str) -> None:
@@ -339,15 +329,13 @@ def _check_wav(path: Path, where: str) -> None:
             raise AudioError(f"{where} is a big-endian wav (RIFX): convert it to wav or flac")
         for name, _size in riff_chunks(file):
             if name == b"fmt ":
-                checked_rate(int.from_bytes(file.read(8)[4:], "little"), where)
+                check_rate(int.from_bytes(file.read(8)[4:], "little"), where)
                 return
 
 
-def _choose_track(
-    container: Any, path: Path, where: str, wanted: int | None, faults: Faults
-) -> tuple[Any, str]:
-    """Choose a sound track; return it and the name of its codec."""
-    tracks = list(container.streams.audio)
+def _choose_track(container: Any, path: Path, wanted: int | None, faults: Faults) -> Any:
+    """Choose a sound track whose codec is known."""
+    where, tracks = faults.where, list(container.streams.audio)
     if not tracks:
         if container.streams.video and not is_still(container):
             raise AudioError(f"{where} has no sound track: pass a file with sound")
@@ -363,24 +351,19 @@ def _choose_track(
             f"the sound of {where} is coded as {_unknown_codec(path)}, which is not known here: "
             "convert it to wav or flac"
         )
-    found = known[0]
-    if len(tracks) > 1:
-        # A file marks the first track that it holds as its default, whether it sounds or not.
-        known.sort(key=lambda track: not _is_default(track))
-        sounding = (track for track in known if _sounds(path, where, track.index))
-        chosen = next(sounding, None)
-        found = chosen or known[0]
-        number = 1 + [track.index for track in tracks].index(found.index)
-        why = "the first that sounds" if chosen else "as none sounds"
-        faults.notes.append(
-            f"{where} has {len(tracks)} sound tracks: track {number} is heard, {why} "
-            "(the option track takes another)"
-        )
-    return found, codec_name(found)
-
-
-def _is_default(track: Any) -> bool:
-    return bool(track.disposition & type(track.disposition).default)
+    if len(tracks) == 1:
+        return known[0]
+    # A file marks the first track that it holds as its default, whether it sounds or not.
+    known.sort(key=lambda track: not track.disposition & type(track.disposition).default)
+    chosen = next((track for track in known if _sounds(path, where, track.index)), None)
+    found = chosen or known[0]
+    number = 1 + [track.index for track in tracks].index(found.index)
+    why = "the first that sounds" if chosen else "as none sounds"
+    faults.notes.append(
+        f"{where} has {len(tracks)} sound tracks: track {number} is heard, {why} "
+        "(the option track takes another)"
+    )
+    return found
 
 
 def _sounds(path: Path, where: str, index: int) -> bool:
@@ -388,33 +371,30 @@ def _sounds(path: Path, where: str, index: int) -> bool:
     with open_container(path, AudioError, where) as container:
         track = container.streams[index]
         discard_others(container, track)
-        decoder = TrackDecoder(container, track, path, Faults(where), where, end_s=_SEARCH_S)
+        decoder = TrackDecoder(container, track, path, Faults(where), end_s=_SEARCH_S)
         try:
-            for chunk in decoder.chunks():
-                power = np.square(chunk.samples, dtype=np.float64).mean(axis=0).max()
-                if power >= 10 ** (SOUNDS_DBFS / 10):
-                    return True
+            return any(
+                np.square(chunk.samples, dtype=np.float64).mean(axis=0).max()
+                >= 10 ** (SOUNDS_DBFS / 10)
+                for chunk in decoder.chunks()
+            )
         except AudioError:
             return False
-    return False
 
 
 def _unknown_codec(path: Path) -> str:
     """What FFmpeg says of a codec that it does not know; it says so in its log alone."""
-    import re
-
     av = quiet_av()
-    told = ""
     try:
         av.logging.set_level(av.logging.INFO)
         av.logging.set_libav_level(av.logging.INFO)
         with av.logging.Capture() as log, contextlib.suppress(av.error.FFmpegError):
             opened(path).close()
-        told = " ".join(entry[2] for entry in log)
+        text = " ".join(entry[2] for entry in log)
     finally:
         quiet_av()
     for pattern in (r"AVCodecID (\S+?)\.?\s", r"Audio: none \([^/]*/ (0x\w+)\)", r"Audio: (\w+)"):
-        found = re.search(pattern, told)
+        found = re.search(pattern, text)
         if found and found[1] != "none":
             return found[1]
     return "something"
@@ -423,32 +403,55 @@ def _unknown_codec(path: Path) -> str:
 # --- samples ---------------------------------------------------------------------------------
 
 
-class _Converter:
-    """Channels -> mono, one rate -> another, for samples that come in blocks."""
+class MonoConverter:
+    """Makes one channel, at one rate, of samples that come in blocks.
 
-    def __init__(self, from_hz: int, channels: int, to_hz: int) -> None:
-        import soxr
+    Where their rate or their number of channels changes, mixing and resampling begin anew. The
+    result does not depend on how the samples are cut into blocks.
 
-        self._from_hz, self._to_hz = from_hz, to_hz
-        self._mix = Downmix(from_hz, channels)
-        self._resampler = (
-            None if from_hz == to_hz else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
-        )
+    Args:
+        to_hz: rate of the result, in hertz.
+    """
+
+    def __init__(self, to_hz: int) -> None:
+        self._to_hz = to_hz
+        self._form: tuple[int, int] | None = None
+        self._mix: Downmix
+        self._resampler: Any
         self._taken = self._given = 0
 
-    def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    def push(self, samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
+        """Take the next samples [t, channels], full scale 1, and return those that they make [t'].
+
+        Args:
+            rate_hz: rate of these samples, in hertz.
+        """
+        form = rate_hz, samples.shape[1]
+        before = []
+        if form != self._form:
+            before = [self.finish()]
+            self._form, self._taken, self._given = form, 0, 0
+            self._mix, self._resampler = Downmix(*form), None
+            if rate_hz != self._to_hz:
+                import soxr
+
+                self._resampler = soxr.ResampleStream(rate_hz, self._to_hz, 1, dtype="float32")
         self._taken += len(samples)
-        return self._resampled(self._mix.push(samples))
+        made = self._resampled(self._mix.push(samples))
+        return np.concatenate([*before, made]) if before else made
 
     def finish(self) -> NDArray[np.float32]:
-        """What is left: in all there are round(t * to_hz / from_hz) samples."""
+        """End the sound: what is left of it, so that it has round(t * to_hz / rate_hz) samples."""
+        if self._form is None:
+            return np.zeros(0, np.float32)
         rest = self._resampled(self._mix.finish())
-        if self._resampler is None:
-            return rest
-        tail = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-        missing = max(0, round(self._taken * self._to_hz / self._from_hz) - self._given)
-        filled = np.zeros(max(0, missing - len(tail)), np.float32)
-        return np.concatenate([rest, tail[:missing], filled])
+        if self._resampler is not None:
+            tail = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            missing = max(0, round(self._taken * self._to_hz / self._form[0]) - self._given)
+            lacking = np.zeros(max(0, missing - len(tail)), np.float32)
+            rest = np.concatenate([rest, tail[:missing], lacking])
+        self._form = None
+        return rest
 
     def _resampled(self, mono: NDArray[np.float32]) -> NDArray[np.float32]:
         samples: NDArray[np.float32] = (
@@ -459,48 +462,30 @@ class _Converter:
 
 
 def _mono(chunks: Iterable[Chunk], rate_hz: int, where: str) -> Iterator[NDArray[np.float32]]:
-    """Mix and resample chunk by chunk; the first block given out lasts 100 ms or more.
-
-    Where the sound changes its rate or its channels, mixing and resampling begin anew.
-    """
-    converter: _Converter | None = None
-    before = (0, 0)
+    """Mix and resample chunk by chunk; the first block given out lasts 100 ms or more."""
+    converter = MonoConverter(rate_hz)
     taken_s = 0.0
-    begin: list[NDArray[np.float32]] = []
-
-    def given(samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-        nonlocal begin
-        begin.append(samples)
+    waiting: list[NDArray[np.float32]] = []
+    for samples, from_hz in chunks:
+        taken_s += len(samples) / from_hz
+        waiting.append(converter.push(samples, from_hz))
         if taken_s >= MIN_DURATION_S - 1e-9:
-            joined = np.concatenate(begin) if len(begin) > 1 else samples
-            begin = []
-            if len(joined):
-                yield joined
-
-    for chunk in chunks:
-        form = (chunk.rate_hz, chunk.samples.shape[1])
-        if converter is None or form != before:
-            if converter is not None:
-                yield from given(converter.finish())
-            converter, before = _Converter(*form, rate_hz), form
-        taken_s += len(chunk.samples) / chunk.rate_hz
-        yield from given(converter.push(chunk.samples))
+            yield np.concatenate(waiting) if len(waiting) > 1 else waiting[0]
+            waiting = []
     if taken_s < MIN_DURATION_S - 1e-9:
-        length = (
-            f"only {min(99, round(1000 * taken_s))} ms of sound" if taken_s else "no sound in it"
-        )
+        shown_ms = min(99, round(1000 * taken_s))
+        length = f"only {shown_ms} ms of sound" if taken_s else "no sound in it"
         raise AudioError(f"{where} has {length}: at least 100 ms are needed")
-    if converter is not None:
-        yield from given(converter.finish())
+    rest = np.concatenate([*waiting, converter.finish()])
+    if len(rest):
+        yield rest
 
 
-def _lead(sound: OpenSound) -> Iterator[NDArray[np.float32]]:
-    """The silence before a sound track that starts late."""
-    left = round(sound.start_s * sound.rate_hz) if sound.start_s > JITTER_S else 0
+def _silence(seconds: float, rate_hz: int) -> Iterator[NDArray[np.float32]]:
+    left = round(seconds * rate_hz)
     while left > 0:
-        length = min(left, round(_SILENCE_S * sound.rate_hz))
-        yield np.zeros(length, np.float32)
-        left -= length
+        yield np.zeros(min(left, rate_hz), np.float32)
+        left -= rate_hz
 
 
 def _of_size(pieces: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:

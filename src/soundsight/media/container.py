@@ -1,17 +1,28 @@
-"""Opening sound and video files with FFmpeg's libraries (PyAV), and what a container tells."""
+"""Opening sounds and videos with FFmpeg's libraries (PyAV): files, pipes and open files alike."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any
 
+from soundsight.core.errors import AudioError
+
 if TYPE_CHECKING:
     import av.container
+
+MAX_PIPE_BYTES = 4 << 30
+"""Most that is taken from a pipe: what has no end must not fill the disk."""
+
+SoundFile = str | os.PathLike[str] | IO[bytes]
+"""A path (of a file, a named pipe, ``/dev/stdin``), or an object open for reading bytes."""
 
 _OPTIONS = {"max_size": "65536"}
 """Bytes of a packet of a wav, whose default of 8 kB makes three quarters of the cost of reading."""
@@ -32,11 +43,19 @@ def quiet_av() -> ModuleType:
     return av
 
 
+# --- a path to what is to be read --------------------------------------------------------------
+
+
 def missing(path: Path) -> str:
     """Say that there is no such file."""
     if _ADDRESS.match(str(path)):
         return f"{path} is an address: only files are read, download it and pass the file"
     return f"{path} does not exist: check the path"
+
+
+def damaged(where: object, at_s: float) -> str:
+    """Say that a file is damaged at a time in seconds."""
+    return f"{where} is damaged or cut short at {at_s:.2f} s: get the whole file again"
 
 
 def check_file(path: Path, error: type[Exception]) -> None:
@@ -49,10 +68,104 @@ def check_file(path: Path, error: type[Exception]) -> None:
     except FileNotFoundError:
         raise error(missing(path)) from None
     except (OSError, ValueError) as fault:
-        reason = getattr(fault, "strerror", None) or fault
-        raise error(f"cannot read {path}: {reason}") from None
+        raise error(f"cannot read {path}: {getattr(fault, 'strerror', None) or fault}") from None
     if empty:
         raise error(f"{path} is empty: the file has 0 bytes")
+
+
+def is_open_file(sound: object) -> bool:
+    """Whether an object is an open file, or like one."""
+    return hasattr(sound, "read")
+
+
+def name_of(sound: SoundFile) -> str:
+    """What a sound is called in messages: its path, or what an open file says of itself."""
+    if isinstance(sound, (str, os.PathLike)):
+        return os.fspath(sound)
+    name = getattr(sound, "name", "")
+    return name if isinstance(name, str) and name else "the sound"
+
+
+@contextlib.contextmanager
+def local_file(sound: SoundFile) -> Iterator[Path]:
+    """Give a path by which a sound can be opened, as often as need be, while the block lasts.
+
+    Pipes are read to their end first, open files from their beginning where they can be sought;
+    what is not on a disk is copied to a temporary file that has no name.
+
+    Raises:
+        AudioError: when it cannot be read, is empty or without end, or was not opened for bytes.
+    """
+    where = name_of(sound)
+    with contextlib.ExitStack() as stack:
+        if isinstance(sound, (str, os.PathLike)):
+            path = Path(sound)
+            if not _is_pipe(path):
+                check_file(path, AudioError)
+                yield path
+                return
+            try:
+                file: IO[bytes] = stack.enter_context(path.open("rb"))
+            except OSError as error:
+                raise AudioError(f"cannot read {where}: {error.strerror or error}") from None
+            if file.isatty():
+                raise AudioError(f"{where} is a terminal: pipe a sound into it")
+        else:
+            file = sound
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                file.seek(0)
+        if not _is_on_disk(file):
+            file = stack.enter_context(_copy(file, where))
+        yield Path(f"/proc/self/fd/{file.fileno()}")
+
+
+def _is_pipe(path: Path) -> bool:
+    """Whether a path is a pipe, a socket or a device, which can be read once only."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+
+
+def _is_on_disk(file: IO[bytes]) -> bool:
+    """Whether an open file's descriptor is a whole file with the very bytes that it gives.
+
+    An open compressed file has the descriptor of what it reads, which is something else.
+    """
+    wrapped = getattr(file, "file", file)  # of tempfile
+    raw = getattr(wrapped, "raw", wrapped)
+    if not isinstance(raw, io.FileIO) or isinstance(wrapped, io.TextIOBase) or not raw.readable():
+        return False
+    file.flush()
+    status = os.fstat(raw.fileno())
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
+
+
+@contextlib.contextmanager
+def _copy(source: Any, where: str) -> Iterator[IO[bytes]]:
+    with tempfile.TemporaryFile() as copy:
+        try:
+            while chunk := source.read(1 << 20):
+                if not isinstance(chunk, (bytes, bytearray, memoryview)):
+                    raise AudioError(f"{where} is open for text: open it for bytes, as with 'rb'")
+                copy.write(chunk)
+                if copy.tell() > MAX_PIPE_BYTES:
+                    raise AudioError(
+                        f"{where} does not end within {MAX_PIPE_BYTES >> 30} GiB: cut the sound"
+                    )
+            copy.flush()
+        except UnicodeDecodeError:
+            raise AudioError(f"{where} is open for text: open it for bytes, as with 'rb'") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise AudioError(f"cannot read {where}: {reason}") from None
+        if not copy.tell():
+            raise AudioError(f"{where} is empty: it has 0 bytes")
+        yield copy
+
+
+# --- an open container -------------------------------------------------------------------------
 
 
 def opened(path: Path) -> av.container.InputContainer:
@@ -112,21 +225,6 @@ def origin_s(container: Any) -> float:
 def can_seek(container: Any) -> bool:
     """Whether the container has an index, so that seeking lands before the time asked for."""
     return "mp4" in container.format.name or "matroska" in container.format.name
-
-
-def riff_chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
-    """The chunks of a wav: name and size; the file then stands at the chunk's content.
-
-    Nothing for any other file.
-    """
-    file.seek(0)
-    head = file.read(12)
-    if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
-        return
-    while len(chunk := file.read(8)) == 8:
-        at, size = file.tell(), int.from_bytes(chunk[4:], "little")
-        yield chunk[:4], size
-        file.seek(at + size + size % 2)
 
 
 def codec_name(track: Any) -> str:

@@ -1,30 +1,38 @@
 """Decodes one sound track of a container along its time stamps.
 
-A track that starts late keeps its delay, a hole is silence, what is told twice is heard once, and
-recordings joined into one file (chained Ogg, concatenated transport streams) follow one another.
-Times are seconds of the file's clock, which is 0 where a player shows 0 (the earliest track).
+A track that starts late keeps its delay, a hole is silence, what two stamps place at the same time
+is played once, and recordings joined into one file (chained Ogg, concatenated transport streams)
+follow one another. Times are seconds of the file's clock, which is 0 where a player shows 0 (the
+earliest track).
 
-What cannot be decoded is left out and told in a warning; the time stamps keep its place.
+What cannot be decoded is left out and reported in a warning; the time stamps keep its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import AudioError
-from soundsight.media.container import can_seek, check_packet, demux, origin_s, quiet_av
+from soundsight.media.container import (
+    can_seek,
+    check_packet,
+    codec_name,
+    damaged,
+    demux,
+    origin_s,
+    quiet_av,
+)
 from soundsight.media.lengths import (
-    Mp3Tail,
+    declared_end_s,
     is_streamed_caf,
+    mp3_frame_bytes,
     mp3_frames,
     riff_share,
-    told_end_s,
 )
 
 MIN_RATE_HZ = 4_000
@@ -61,29 +69,26 @@ _ONE_PLACE_S = 0.5
 """Faults that follow one another this closely count as one place."""
 
 
-def checked_rate(rate_hz: int, where: str) -> int:
-    """Return a sample rate in hertz.
+class Chunk(NamedTuple):
+    """Samples of a track: float32 [t, channels], full scale 1, and their rate in hertz."""
 
-    Raises:
-        AudioError: when it is out of range.
-    """
+    samples: NDArray[np.float32]
+    rate_hz: int
+
+
+def check_rate(rate_hz: int, where: str) -> None:
+    """Raise ``AudioError`` where a sample rate is out of range."""
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
         raise AudioError(
             f"{where} has a sample rate of {rate_hz} Hz: rates from {MIN_RATE_HZ} to "
             f"{MAX_RATE_HZ} Hz are understood"
         )
-    return rate_hz
 
 
-def checked_channels(channels: int, where: str) -> int:
-    """Return a number of channels.
-
-    Raises:
-        AudioError: when it is out of range.
-    """
+def check_channels(channels: int, where: str) -> None:
+    """Raise ``AudioError`` where a number of channels is out of range."""
     if not 1 <= channels <= MAX_CHANNELS:
         raise AudioError(f"{where} has {channels} channels: 1 to {MAX_CHANNELS} are understood")
-    return channels
 
 
 def full_scale(
@@ -115,21 +120,19 @@ def full_scale(
     return floats
 
 
-def damaged(where: object, at_s: float) -> str:
-    """Say that a file is damaged at a time in seconds."""
-    return f"{where} is damaged or cut short at {at_s:.2f} s: get the whole file again"
-
-
 class Faults:
     """What is wrong with a file that can be used all the same.
 
     Args:
         where: what the file is called.
         strict: raise ``AudioError`` at the first fault.
+
+    Attributes:
+        notes: what else is worth knowing, a line each.
     """
 
     def __init__(self, where: str, strict: bool = False) -> None:
-        self._where = where
+        self.where = where
         self._strict = strict
         self._first_s = self._last_s = 0.0
         self._places = 0
@@ -137,26 +140,21 @@ class Faults:
         self.notes: list[str] = []
 
     @property
-    def warnings(self) -> list[str]:
-        """What is to be told of the file, a line each: damage, then what is worth knowing."""
-        return [*self.damages, *self.notes]
-
-    @property
     def damages(self) -> list[str]:
         """What of the file cannot be read: one line, or none."""
-        told = []
+        parts = []
         more = f" and in {self._places - 1} more places" if self._places > 2 else ""
         more = " and in one more place" if self._places == 2 else more
         if self._places:
-            told.append(f"is damaged at {self._first_s:.2f} s{more}")
+            parts.append(f"is damaged at {self._first_s:.2f} s{more}")
         if self._cut:
-            told.append(f"is cut short: {self._cut}")
-        return [f"{self._where} {' and '.join(told)}; what can be read is used"] if told else []
+            parts.append(f"is cut short: {self._cut}")
+        return [f"{self.where} {' and '.join(parts)}; what can be read is used"] if parts else []
 
     def damage(self, at_s: float) -> None:
         """Count a place that cannot be decoded."""
         if self._strict:
-            raise AudioError(damaged(self._where, at_s))
+            raise AudioError(damaged(self.where, at_s))
         if not self._places:
             self._first_s = at_s
         if not self._places or at_s > self._last_s + _ONE_PLACE_S:
@@ -167,7 +165,7 @@ class Faults:
         """Count a place where the time stamps go astray."""
         if self._strict:
             raise AudioError(
-                f"{self._where} jumps by {by_s:.0f} s at {at_s:.2f} s: its time stamps are damaged"
+                f"{self.where} jumps by {by_s:.0f} s at {at_s:.2f} s: its time stamps are damaged"
             )
         self.damage(at_s)
 
@@ -178,16 +176,8 @@ class Faults:
             return
         cut = f"it says it lasts {declared_s:.2f} s but ends at {ended_s:.2f} s"
         if self._strict:
-            raise AudioError(f"{self._where} is cut short: {cut}: get the whole file again")
+            raise AudioError(f"{self.where} is cut short: {cut}: get the whole file again")
         self._cut = cut
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Samples of a track: float32 [t, channels], full scale 1, at ``rate_hz``."""
-
-    samples: NDArray[np.float32]
-    rate_hz: int
 
 
 class _Clock:
@@ -200,7 +190,6 @@ class _Clock:
             else end there, as the picture of a video goes by the first clock.
 
     Attributes:
-        now_s: when the next sample is due.
         rate_hz: of the samples now.
     """
 
@@ -213,10 +202,11 @@ class _Clock:
         self._samples = 0  # since then
         self._begin_s: float | None = None  # of this recording, by its own clock
         self._shift_s = 0.0  # what its clock differs from the file's by
-        self._told_twice = False
+        self._overlaps = False
 
     @property
     def now_s(self) -> float:
+        """When the next sample is due."""
         return self._base_s + (self._samples / self.rate_hz if self.rate_hz else 0.0)
 
     def take_rate(self, rate_hz: int) -> None:
@@ -230,8 +220,8 @@ class _Clock:
         """What lies between now and a run that is stamped ``at_s``.
 
         Returns:
-            Seconds of silence before it; below 0, seconds at its beginning that have been told;
-            None where the sound ends, as the run is of another clock.
+            Seconds of silence before it; below 0, seconds at its beginning that have been given
+            out already; None where the sound ends, as the run is of another clock.
         """
         if self._begin_s is None:
             self._begin_s = at_s
@@ -241,7 +231,10 @@ class _Clock:
             self._base_s = at_s + self._shift_s
             return 0.0
         hole_s = at_s + self._shift_s - self.now_s
-        if hole_s > _LONGEST_HOLE_S or (hole_s < -JITTER_S and self._is_another(at_s, hole_s)):
+        # A clock that goes back by little overlaps the end of what came before; one that goes
+        # back far, or to its beginning, is that of another recording.
+        another = at_s <= self._begin_s + JITTER_S or hole_s < -_LONGEST_OVERLAP_S
+        if hole_s > _LONGEST_HOLE_S or (hole_s < -JITTER_S and another):
             if hole_s > 0 or not self._joins:
                 self._faults.jump(self.now_s, hole_s)
             if not self._joins:
@@ -251,16 +244,8 @@ class _Clock:
             return 0.0
         if hole_s > JITTER_S and self._gapless:
             self._faults.damage(self.now_s)
-        self._told_twice = hole_s < (0.0 if self._told_twice else -JITTER_S)
-        return hole_s if hole_s > JITTER_S or self._told_twice else 0.0
-
-    def _is_another(self, at_s: float, hole_s: float) -> bool:
-        """Whether a clock that goes back is that of another recording, joined to the first.
-
-        What goes back by little overlaps the end of the first, and is told twice.
-        """
-        assert self._begin_s is not None
-        return at_s <= self._begin_s + JITTER_S or hole_s < -_LONGEST_OVERLAP_S
+        self._overlaps = hole_s < (0.0 if self._overlaps else -JITTER_S)
+        return hole_s if hole_s > JITTER_S or self._overlaps else 0.0
 
 
 class TrackDecoder:
@@ -271,7 +256,6 @@ class TrackDecoder:
         track: one of its sound tracks, with a codec that is known.
         path: the file.
         faults: takes what is wrong with it.
-        where: what it is called in messages.
         start_s: where the part starts, in seconds of the file's clock; None for the beginning.
         end_s: where it ends; None for the end of the sound.
         joins: whether to go on where another recording, with a clock of its own, is joined to the
@@ -289,30 +273,27 @@ class TrackDecoder:
         track: Any,
         path: Path,
         faults: Faults,
-        where: str,
         start_s: float | None = None,
         end_s: float | None = None,
         joins: bool = True,
     ) -> None:
-        self._container = container
-        self._track = track
-        self._path = path
-        self._faults = faults
-        self._where = where
+        self._container, self._track, self._path = container, track, path
+        self._faults, self._where = faults, faults.where
+        self._start_s, self._end_s = start_s, end_s
         self._format = str(container.format.name)
-        self._start_s = start_s
-        self._end_s = end_s
         self._origin_s = origin_s(container)
-        self._mp3 = Mp3Tail(track)
-        self._good_bytes = self._bad_bytes = 0
-        # A container without lengths of tracks tells when its longest track ends; then the end of
-        # the latest packet of any track is to be known.
-        self._by_latest = track.duration is None or self._format == "avi"
-        self._latest_s = 0.0
-        self._ends_corrupt = False
         self._clock = _Clock(faults, joins=joins, gapless=self._format in _GAPLESS)
         self.first_s: float | None = None
         self.failed = 0
+        self._good_bytes = self._bad_bytes = 0
+        # When the latest packet of any track ends: a container without lengths of tracks tells
+        # when its longest track ends.
+        self._latest_s = 0.0
+        self._ends_corrupt = False
+        # FFmpeg fills up a frame of an mp3 that was cut: only its last packet shows the end of a
+        # cut file that does not declare its length.
+        self._is_mp3 = codec_name(track).startswith("mp3")
+        self._last: Any = None
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield what the part holds, in time and without a hole, in pieces of about half a second.
@@ -322,48 +303,48 @@ class TrackDecoder:
                 not understood, holds samples that are not finite, or is mostly damaged; in strict
                 mode at any fault.
         """
-        for at_s, chunk in self._placed():
-            samples, rate_hz = chunk.samples, chunk.rate_hz
+        start_s, end_s = self._start_s, self._end_s
+        for at_s, (samples, rate_hz) in self._placed():
             if self.first_s is None:
-                early = 0
-                if self._start_s is not None:
-                    early = max(0, round((self._start_s - at_s) * rate_hz))
+                early = 0 if start_s is None else max(0, round((start_s - at_s) * rate_hz))
                 if early >= len(samples):
                     continue
                 samples = samples[early:]
                 self.first_s = at_s = at_s + early / rate_hz
-            if self._end_s is not None:
-                samples = samples[: max(0, round((self._end_s - at_s) * rate_hz))]
+            if end_s is not None:
+                samples = samples[: max(0, round((end_s - at_s) * rate_hz))]
             if len(samples):
                 yield Chunk(samples, rate_hz)
-            if self._end_s is not None and at_s + len(samples) / rate_hz >= self._end_s - 1e-9:
+            if end_s is not None and at_s + len(samples) / rate_hz >= end_s - 1e-9:
                 return
         self._check_whole()
 
     def _placed(self) -> Iterator[tuple[float, Chunk]]:
         """Yield (when it sounds, samples) one after the other: holes are silence."""
         clock = self._clock
-        for run in self._runs():
-            clock.take_rate(run.rate_hz)
-            step = clock.step(run.at_s)
+        for at_s, (samples, rate_hz) in self._runs():
+            clock.take_rate(rate_hz)
+            step = clock.step(at_s)
             if step is None:
                 return
-            left = round(step * run.rate_hz) if step > 0 else 0
+            left = round(step * rate_hz) if step > 0 else 0
             while left > 0:
-                length = min(left, round(_BLOCK_S * run.rate_hz))
-                silence = np.zeros((length, run.samples.shape[1]), np.float32)
-                yield clock.now_s, Chunk(silence, run.rate_hz)
+                length = min(left, round(_BLOCK_S * rate_hz))
+                silence = np.zeros((length, samples.shape[1]), np.float32)
+                yield clock.now_s, Chunk(silence, rate_hz)
                 clock.pass_by(length)
                 left -= length
-            samples = run.samples[round(-step * run.rate_hz) :] if step < 0 else run.samples
+            if step < 0:
+                samples = samples[round(-step * rate_hz) :]
             if len(samples):
-                yield clock.now_s, Chunk(samples, run.rate_hz)
+                yield clock.now_s, Chunk(samples, rate_hz)
             clock.pass_by(len(samples))
 
-    # --- decoding -----------------------------------------------------------------------------
+    def _runs(self) -> Iterator[tuple[float, Chunk]]:
+        """Yield (its stamp, samples) of frames that follow one another without a break.
 
-    def _runs(self) -> Iterator[_Run]:
-        """Join frames that follow one another: mixing them at once is five times cheaper."""
+        Mixing them at once is five times cheaper.
+        """
         # A FLAC without its header has stamps that are of no use.
         headless = self._format == "flac" and self._track.duration is None
         stamped = self._format not in _UNSTAMPED and not headless
@@ -371,26 +352,28 @@ class TrackDecoder:
         rate_hz = 0
         run_s = expected_s = 0.0
 
-        def whole() -> _Run:
-            joined = np.concatenate(run)
-            return _Run(run_s, full_scale(joined, run_s, rate_hz, self._where), rate_hz)
+        def whole() -> tuple[float, Chunk]:
+            samples = full_scale(np.concatenate(run), run_s, rate_hz, self._where)
+            return run_s, Chunk(samples, rate_hz)
 
         for frame in self._frames():
             at_s = None
             if frame.pts is not None and (stamped or expected_s == 0.0):
                 at_s = frame.time - self._origin_s
-            channels = checked_channels(frame.layout.nb_channels, self._where)
+            channels = frame.layout.nb_channels
+            check_channels(channels, self._where)
             array = frame.to_ndarray()
             samples = array.T if frame.format.is_planar else array.reshape(-1, channels)
             broken = at_s is not None and abs(at_s - expected_s) > _SAME_S
-            another = run and (frame.sample_rate != rate_hz or samples.shape[1] != run[0].shape[1])
+            another = run and (frame.sample_rate != rate_hz or channels != run[0].shape[1])
             if run and (broken or another or expected_s - run_s > _BLOCK_S / 2):
                 yield whole()
                 run = []
             if not run:
                 run_s = expected_s if at_s is None else at_s
                 expected_s = run_s
-                rate_hz = checked_rate(frame.sample_rate, self._where)
+                rate_hz = frame.sample_rate
+                check_rate(rate_hz, self._where)
             run.append(samples)
             expected_s += len(samples) / rate_hz
         if run:
@@ -399,10 +382,11 @@ class TrackDecoder:
     def _frames(self) -> Iterator[Any]:
         """Yield the frames that can be decoded."""
         av = quiet_av()
+        by_latest = self._track.duration is None or self._format == "avi"
         corrupt = begun = False
         junk_s: float | None = None
         for packet in self._packets():
-            if self._by_latest and packet.pts is not None and packet.time_base is not None:
+            if by_latest and packet.pts is not None and packet.time_base is not None:
                 end = packet.pts + (packet.duration or 0)
                 end_s = float(end * packet.time_base) - self._origin_s
                 self._latest_s = max(self._latest_s, end_s)
@@ -413,16 +397,16 @@ class TrackDecoder:
                 if not begun:
                     check_packet(packet, self._where, AudioError)
                 if corrupt:
-                    # The end of a file whose length is not told looks the same: only a packet
+                    # The end of a file whose length is not declared looks the same: only a packet
                     # that another one follows is damaged.
                     self._faults.damage(self._time_of(packet))
                 corrupt = bool(packet.is_corrupt)
-                self._mp3.take(packet)
+                self._last = packet
             try:
                 frames = packet.decode()
             except (av.error.FFmpegError, OSError, ValueError):
                 self.failed += 1
-                if self._mp3.is_junk(packet):
+                if self._is_mp3 and not mp3_frame_bytes(packet):
                     # What stands behind the last frame is a tag; elsewhere it is damage.
                     junk_s = self._time_of(packet) if junk_s is None else junk_s
                     continue
@@ -467,7 +451,7 @@ class TrackDecoder:
             else:
                 return
 
-    # --- whether it is all there ----------------------------------------------------------------
+    # --- whether it is all there ---------------------------------------------------------------
 
     def _declared_end_s(self) -> float | None:
         """When the track ends by what is written in the file; None where it does not say."""
@@ -477,8 +461,10 @@ class TrackDecoder:
             frames = mp3_frames(self._path)
             samples = 1152 if self._clock.rate_hz >= 32_000 else 576
             return frames * samples / max(1, self._clock.rate_hz) if frames else None
-        known = any(each in self._format for each in ("mp4", "matroska", "flv", "flac", "aiff"))
-        return told_end_s(self._container, self._track) if known or self._format == "au" else None
+        says = ("mp4", "matroska", "flv", "flac", "aiff")
+        if self._format == "au" or any(each in self._format for each in says):
+            return declared_end_s(self._container, self._track)
+        return None
 
     def _check_whole(self) -> None:
         if self._bad_bytes > self._good_bytes:
@@ -486,7 +472,8 @@ class TrackDecoder:
                 f"{self._where} is damaged: most of its sound cannot be decoded, get the whole "
                 "file again"
             )
-        if self._end_s is None and self._mp3.is_cut:
+        last = self._last if self._is_mp3 and self._end_s is None else None
+        if last is not None and last.size < mp3_frame_bytes(last):
             self._faults.damage(self._clock.now_s)
         declared_s = self._declared_end_s()
         if self._end_s is not None and declared_s is not None:
@@ -495,12 +482,3 @@ class TrackDecoder:
         streamed = self._format == "caf" and is_streamed_caf(self._path)
         if self._ends_corrupt and self._format in ("w64", "caf") and not streamed:
             self._faults.damage(self._clock.now_s)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Frames without a break: when they sound by the recording's own clock, and their samples."""
-
-    at_s: float
-    samples: NDArray[np.float32]
-    rate_hz: int

@@ -31,6 +31,7 @@ from soundsight.media.container import (
     check_encryption,
     check_file,
     check_packet,
+    damaged,
     demux,
     discard_others,
     is_still,
@@ -38,7 +39,6 @@ from soundsight.media.container import (
     origin_s,
     quiet_av,
 )
-from soundsight.media.decoder import damaged
 
 _HELD_BYTES = 64 << 20
 """Compressed packets that wait for a wanted time at most; then they are decoded as they come."""

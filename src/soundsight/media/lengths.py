@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from soundsight.media.container import codec_name, origin_s, riff_chunks
+from soundsight.media.container import origin_s
 
 _STREAMED_BYTES = 0x7FFF_F000
 """Sizes from here on, and 0, are what a recorder writes that does not know the length yet."""
 
 
-def told_end_s(container: Any, track: Any) -> float | None:
+def declared_end_s(container: Any, track: Any) -> float | None:
     """When a track ends by what is written in the file, or guessed from its size; or None."""
     if track.duration is not None:
         begin_s = 0.0
@@ -23,6 +24,21 @@ def told_end_s(container: Any, track: Any) -> float | None:
         # Matroska tells the time at which it ends, others how long they last.
         return end_s - origin_s(container) if "matroska" in container.format.name else end_s
     return None
+
+
+def riff_chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+    """The chunks of a wav: name and size; the file then stands at the chunk's content.
+
+    Nothing for any other file.
+    """
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
+        return
+    while len(chunk := file.read(8)) == 8:
+        at, size = file.tell(), int.from_bytes(chunk[4:], "little")
+        yield chunk[:4], size
+        file.seek(at + size + size % 2)
 
 
 def riff_share(path: Path) -> float:
@@ -55,13 +71,12 @@ def mp3_frames(path: Path) -> int:
     """How many frames an mp3 says that it has (Xing, VBRI); 0 where it does not."""
     with path.open("rb") as file:
         head = file.read(10)
+        size = 0
         if head[:3] == b"ID3" and len(head) == 10:
-            size = 0
-            for byte in head[6:10]:
+            for byte in head[6:]:
                 size = size << 7 | byte & 0x7F
-            file.seek(10 + size)
-        else:
-            file.seek(0)
+            size += 10
+        file.seek(size)
         frame = file.read(2048)
     for tag, at in ((b"Xing", 8), (b"Info", 8), (b"VBRI", 14)):
         first = frame.find(tag)
@@ -78,38 +93,14 @@ _MP3_KBPS = {
 _MP3_RATES_HZ = (44_100, 48_000, 32_000, 0)
 
 
-def _mp3_frame_bytes(frame: bytes) -> int:
-    """Length that an MPEG layer III frame's header tells, 0 where it tells none."""
-    if len(frame) < 4 or frame[0] != 0xFF or frame[1] & 0xE6 != 0xE2:
+def mp3_frame_bytes(packet: Any) -> int:
+    """Length that the header of an MPEG layer III frame says it has; 0 where it is no header."""
+    head = bytes(packet)[:4]
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
         return 0
-    version = frame[1] >> 3 & 3
-    kbps = _MP3_KBPS[3 if version == 3 else 2][frame[2] >> 4]
-    rate_hz = _MP3_RATES_HZ[frame[2] >> 2 & 3] >> {3: 0, 2: 1, 0: 2}.get(version, 0)
+    version = head[1] >> 3 & 3
+    kbps = _MP3_KBPS[3 if version == 3 else 2][head[2] >> 4]
+    rate_hz = _MP3_RATES_HZ[head[2] >> 2 & 3] >> {3: 0, 2: 1, 0: 2}.get(version, 0)
     if not kbps or not rate_hz:
         return 0
-    return (144_000 if version == 3 else 72_000) * kbps // rate_hz + (frame[2] >> 1 & 1)
-
-
-class Mp3Tail:
-    """Whether the last frame of an mp3 is whole.
-
-    The decoder fills up a frame that was cut, so that only this shows the end of a cut file that
-    does not declare its length.
-    """
-
-    def __init__(self, track: Any) -> None:
-        self._watches = codec_name(track).startswith("mp3")
-        self._last: Any = None
-
-    def take(self, packet: Any) -> None:
-        if self._watches:
-            self._last = packet
-
-    def is_junk(self, packet: Any) -> bool:
-        """Whether a packet is no frame at all, but a part of a tag say."""
-        return self._watches and not _mp3_frame_bytes(bytes(packet))
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether the last packet is less than its frame."""
-        return self._last is not None and self._last.size < _mp3_frame_bytes(bytes(self._last))
+    return (144_000 if version == 3 else 72_000) * kbps // rate_hz + (head[2] >> 1 & 1)

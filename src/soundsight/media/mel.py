@@ -200,6 +200,21 @@ class HeldSamples:
     origin: int = 0
     total: int | None = None
 
+    @property
+    def end(self) -> int:
+        """The clip's sample after the last one that is held."""
+        return self.origin + len(self.samples)
+
+    def append(self, samples: NDArray[np.float32]) -> None:
+        """Take the next samples, as a copy: the caller may use its buffer again."""
+        self.samples = np.concatenate([self.samples, samples])
+
+    def drop(self, before: int) -> None:
+        """Let go of what lies before the clip's sample ``before``."""
+        if before > self.origin:
+            self.samples = self.samples[before - self.origin :].copy()
+            self.origin = before
+
     def span(self, low: int, high: int) -> NDArray[np.float32]:
         """Samples ``low .. high - 1`` of the clip, mirrored at its ends."""
         inside_end = low >= 0 and (self.total is None or high <= self.total)

@@ -1,8 +1,8 @@
 """The look of a sound of any length, in constant memory: its waveform and its log-mel in columns.
 
-The windows of ``media.windows`` pass by; each column covers one frame (10 ms) at first. When there
-are ``MAX_COLUMNS`` of them, neighbours are joined in pairs: a column then covers 20 ms, 40 ms and
-so on. Three hours are 2,110 columns of 5 s.
+Each column covers one frame (10 ms) at first. When there are ``MAX_COLUMNS`` of them, neighbours
+are joined in pairs: a column then covers 20 ms, 40 ms and so on. Three hours are 2,110 columns of
+5 s.
 """
 
 from __future__ import annotations
@@ -15,15 +15,7 @@ from numpy.typing import NDArray
 
 from soundsight.core import units
 from soundsight.core.errors import AudioError
-from soundsight.media.mel import (
-    BLOCKS_PER_SEGMENT,
-    DEFAULT,
-    Framer,
-    HeldSamples,
-    MelConfig,
-    to_levels,
-)
-from soundsight.media.windows import Window
+from soundsight.media.mel import DEFAULT, Framer, HeldSamples, MelConfig, to_levels
 
 MAX_COLUMNS = 4096
 """An overview has fewer columns than this, and more than a quarter of it from 11 s of sound on."""
@@ -55,7 +47,7 @@ class Overview:
 
 
 class OverviewMaker:
-    """Makes the overview of a sound whose windows pass by.
+    """Makes the overview of a sound that arrives in blocks.
 
     Args:
         config: settings of the log-mel.
@@ -64,8 +56,8 @@ class OverviewMaker:
     def __init__(self, config: MelConfig = DEFAULT) -> None:
         self._config = config
         self._framer = Framer(config)
-        self._frames = 0  # frames taken so far
-        self._last: Window | None = None
+        self._held = HeldSamples(np.empty(0, np.float32))
+        self._blocks = 0  # of frames, taken so far
         self._per_column = 1
         self._columns = 0
         self._waves = np.empty((MAX_COLUMNS, 2), np.float32)
@@ -74,48 +66,65 @@ class OverviewMaker:
         self._rest_waves = np.empty((0, 2), np.float32)
         self._rest_powers = np.empty((0, config.n_mels), np.float32)
 
-    def take(self, window: Window) -> None:
-        """Take the next window; what earlier ones have shown is left out.
+    def push(self, samples: NDArray[np.float32]) -> None:
+        """Take the next samples [t], mono at ``config.rate_hz``."""
+        config = self._config
+        for first in range(0, len(samples), config.segment_samples):
+            self._held.append(samples[first : first + config.segment_samples])
+            # Each frame sees half a window more.
+            seen = (self._held.end - config.window_samples // 2) // config.hop_samples + 1
+            self._take(max(0, seen // config.block_frames))
+
+    def finish(self, duration_s: float) -> Overview:
+        """End the sound: return the overview of all that was taken.
 
         Args:
-            window: of 1 s, a quarter of a second after the last one (or 0.5 or 0.75 s).
+            duration_s: length of the sound, in seconds; columns after it are left out.
 
         Raises:
-            AudioError: when one is missing before it.
+            AudioError: when there is no sample at all.
         """
-        config = self._config
-        first = self._frames - round(window.start_s / units.HOP_S)
-        if first < (config.block_frames if self._last is not None else 0):
-            raise AudioError(f"a window before {window.start_s:g} s is missing")
-        frames = config.segment_frames
-        if first >= frames:
-            return
-        samples = window.samples[first * config.hop_samples :]
-        hops = samples.reshape(frames - first, config.hop_samples)
-        self._rest_waves = np.concatenate(
-            [self._rest_waves, np.stack([hops.min(axis=1), hops.max(axis=1)], axis=1)]
+        config, held = self._config, self._held
+        if not held.end:
+            raise AudioError("there is no sound: the clip has no samples")
+        held.total = held.end
+        # Silence fills up the last block.
+        block_samples = config.block_frames * config.hop_samples
+        blocks = -(-held.end // block_samples)
+        lacking = blocks * block_samples - held.end
+        held.samples = np.concatenate([held.samples, np.zeros(lacking, np.float32)])
+        self._take(blocks)
+        if len(self._rest_waves):
+            self._add(self._rest_waves, self._rest_powers, 1)
+        step_s = self._per_column * units.HOP_S
+        # A hundredth of a column is no column of its own.
+        count = min(self._columns, max(1, math.ceil(duration_s / step_s - 0.01)))
+        db = 10.0 * np.log10(np.maximum(self._powers[:count], 1e-20))
+        scale = replace(config, range_db=RANGE_DB)
+        loud_db = float(np.percentile(db.max(axis=1), _LOUD_SHARE))
+        return Overview(
+            duration_s=duration_s,
+            step_s=step_s,
+            waveform=self._waves[:count].copy(),
+            mel=np.ascontiguousarray(to_levels(db, loud_db, scale).T),
         )
-        self._hear(window, first)
-        self._frames += frames - first
-        self._fill()
 
-    def _hear(self, window: Window, first: int) -> None:
-        """Compute the log-mel anew: a window's own is cut off under its own loudest point."""
-        config = self._config
-        if self._last is not None:
-            # The end of a window is seen as it is by the next one, which knows what follows.
-            first -= config.block_frames
-        held = HeldSamples(window.samples)
-        block = first // config.block_frames
-        self._take_db(self._framer.blocks(held, block, BLOCKS_PER_SEGMENT - 1))
-        self._last = window
-
-    def _take_db(self, db: NDArray[np.float32]) -> None:
-        power = np.power(np.float32(10.0), db / np.float32(10.0))
-        self._rest_powers = np.concatenate([self._rest_powers, power])
-
-    def _fill(self) -> None:
-        while (ready := min(len(self._rest_waves), len(self._rest_powers)) // self._per_column) > 0:
+    def _take(self, blocks: int) -> None:
+        """Take blocks of frames up to a number."""
+        config, held = self._config, self._held
+        if blocks <= self._blocks:
+            return
+        size = config.block_frames * config.hop_samples
+        hops = held.samples[self._blocks * size - held.origin : blocks * size - held.origin]
+        hops = hops.reshape(-1, config.hop_samples)
+        waves = np.stack([hops.min(axis=1), hops.max(axis=1)], axis=1)
+        db = self._framer.blocks(held, self._blocks, blocks)
+        powers = np.power(np.float32(10.0), db / np.float32(10.0))
+        self._rest_waves = np.concatenate([self._rest_waves, waves])
+        self._rest_powers = np.concatenate([self._rest_powers, powers])
+        self._blocks = blocks
+        held.drop(blocks * size - 2 * config.window_samples)
+        while (ready := len(self._rest_waves) // self._per_column) > 0:
             count = min(ready, MAX_COLUMNS - self._columns)
             used = count * self._per_column
             self._add(self._rest_waves[:used], self._rest_powers[:used], count)
@@ -139,38 +148,3 @@ class OverviewMaker:
         self._powers[:half] = self._powers.reshape(half, 2, -1).mean(axis=1)
         self._columns = half
         self._per_column *= 2
-
-    def finish(self, duration_s: float) -> Overview:
-        """Return the overview of all that was taken.
-
-        Args:
-            duration_s: length of the sound, in seconds; columns after it are left out.
-
-        Raises:
-            AudioError: when nothing was taken.
-        """
-        if not self._frames:
-            raise AudioError("there is no sound: the clip has no samples")
-        if self._last is not None:
-            samples = self._last.samples
-            held = HeldSamples(samples, total=len(samples))
-            self._take_db(self._framer.blocks(held, BLOCKS_PER_SEGMENT - 1, BLOCKS_PER_SEGMENT))
-            self._last = None
-            self._fill()
-        if len(self._rest_waves):
-            self._add(self._rest_waves, self._rest_powers, 1)
-            self._rest_waves = self._rest_waves[:0]
-            self._rest_powers = self._rest_powers[:0]
-        step_s = self._per_column * units.HOP_S
-        # A hundredth of a column is no column of its own.
-        count = min(self._columns, max(1, math.ceil(duration_s / step_s - 0.01)))
-        powers = self._powers[:count]
-        db = 10.0 * np.log10(np.maximum(powers, 1e-20))
-        scale = replace(self._config, range_db=RANGE_DB)
-        loud_db = float(np.percentile(db.max(axis=1), _LOUD_SHARE))
-        return Overview(
-            duration_s=duration_s,
-            step_s=step_s,
-            waveform=self._waves[:count].copy(),
-            mel=np.ascontiguousarray(to_levels(db, loud_db, scale).T),
-        )

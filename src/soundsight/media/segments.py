@@ -1,101 +1,125 @@
-"""Seconds of sound: cut out of a clip, out of a stream, or the loudest one of hours.
+"""Segments of sound: the one cutter, for a clip, a file and a live signal.
 
-All of them are scaled as ``media.mel`` says, and computed on its fixed grid of blocks: the whole
-clip, the stream and the live signal agree to the last bit.
+Every segment is scaled as ``media.mel`` says and computed on its fixed grid of blocks, so that a
+whole clip, a file read in blocks and a live signal agree to the last bit. The length of a segment
+and the step between two are any whole number of frames (10 ms); by default both are one second.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from soundsight.core import units
 from soundsight.core.errors import AudioError, ConfigError
-from soundsight.core.units import exact_div
-from soundsight.media.mel import (
-    BLOCKS_PER_SEGMENT,
-    DEFAULT,
-    Framer,
-    HeldSamples,
-    MelConfig,
-    as_clip,
-    is_short,
-    mel_db,
-    to_levels,
-)
+from soundsight.media.audio import MonoConverter
+from soundsight.media.decoder import MAX_RATE_HZ, MIN_RATE_HZ
+from soundsight.media.mel import DEFAULT, Framer, HeldSamples, MelConfig, is_short, to_levels
 
-_FADE_S = 0.02
+MIN_SEGMENT_S = 0.1
+MAX_SEGMENT_S = 10.0
+"""The scale of a log-mel is that of 10 s: a longer segment would have no scale of its own."""
 
 SILENCE_DBFS = -120.0
-"""What the level of digital silence is given as, instead of minus infinity."""
+"""The level that digital silence is given, instead of minus infinity."""
+
+_FADE_S = 0.02
+_LIVE_HOPS_S = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Segment:
-    """One second of sound, ready for the encoder.
+    """A stretch of sound, ready for the encoder: a second, where nothing else was asked for.
 
     Attributes:
-        start_s: where it starts in the clip, in seconds.
-        mel: uint8 [n_mels, 100], row 0 the highest band, 0 quiet .. 255 loud.
+        start_s: where it starts in the sound, in seconds.
+        mel: uint8 [n_mels, frames], row 0 the highest band, 0 quiet .. 255 loud.
         peak_db: the level, in decibels of ``mel_db``, that is drawn as 255.
-        rms_dbfs: root mean square of the second's samples in decibels re 1.0 (a full-scale sine
-            reads -3), at least -120.
+        rms_dbfs: root mean square of its samples in decibels re 1.0 (a full-scale sine reads -3),
+            at least -120.
+        samples: float32 [t], mono at ``MelConfig.rate_hz``; beyond the end of the sound what
+            ``filled`` puts there. Empty for a log-mel that comes without its sound.
     """
 
     start_s: float
     mel: NDArray[np.uint8]
     peak_db: float
     rms_dbfs: float
+    samples: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
-def cut(mel: NDArray[np.uint8], start_s: float, config: MelConfig = DEFAULT) -> NDArray[np.uint8]:
-    """Cut the second that starts at ``start_s`` (rounded to a frame) out of a log-mel.
+def rms_dbfs(samples: NDArray[np.floating]) -> float:
+    """Root mean square of samples [t] in decibels re 1.0, at least -120."""
+    if not len(samples):
+        return SILENCE_DBFS
+    power = float(np.mean(np.square(samples, dtype=np.float64)))
+    return max(SILENCE_DBFS, 10.0 * float(np.log10(max(power, 1e-30))))
+
+
+def whole_frames(seconds: float, name: str, config: MelConfig = DEFAULT) -> int:
+    """How many frames a length is.
+
+    Raises:
+        ConfigError: when it is no whole number of frames, or fewer than one.
+    """
+    frames = seconds * config.segment_frames / units.SEGMENT_S
+    if not (math.isfinite(frames) and frames >= 1 and abs(frames - round(frames)) < 1e-6):
+        raise ConfigError(f"{name} is a multiple of {units.HOP_S:g} s, not {seconds:g}")
+    return round(frames)
+
+
+def check_lengths(segment_s: float, hop_s: float, config: MelConfig = DEFAULT) -> None:
+    """Check the length of segments and the step between them.
+
+    Raises:
+        ConfigError: when one is out of range or no whole number of frames.
+    """
+    if not MIN_SEGMENT_S <= segment_s <= MAX_SEGMENT_S:
+        raise ConfigError(
+            f"segment_s is from {MIN_SEGMENT_S:g} to {MAX_SEGMENT_S:g} s, not {segment_s:g}"
+        )
+    whole_frames(segment_s, "segment_s", config)
+    whole_frames(hop_s, "hop_s", config)
+
+
+def slices(mel: NDArray[np.uint8], hop: int) -> NDArray[np.uint8]:
+    """Seconds of the log-mel of a whole clip, one every ``hop`` frames.
+
+    Training takes them at many places of one log-mel, which is scaled once, as a whole.
 
     Args:
         mel: uint8 [n_mels, frames].
 
     Returns:
-        uint8 [n_mels, 100], a copy.
-
-    Raises:
-        AudioError: when the second does not lie inside the log-mel.
+        uint8 [n, n_mels, 100], a view that cannot be written to; slice i starts at frame i * hop.
     """
-    first = round(start_s * config.segment_frames / units.SEGMENT_S)
-    last = first + config.segment_frames
-    if first < 0 or last > mel.shape[1]:
-        length_s = mel.shape[1] * units.SEGMENT_S / config.segment_frames
-        raise AudioError(
-            f"no whole second of sound starts at {start_s:g} s: the clip lasts {length_s:g} s"
-        )
-    return mel[:, first:last].copy()
+    windows = np.lib.stride_tricks.sliding_window_view(mel, units.FRAMES_PER_SEGMENT, axis=1)
+    return windows[:, ::hop].swapaxes(0, 1)
+
+
+# --- the end of a sound ----------------------------------------------------------------------
 
 
 def pad_to_seconds(
     samples: NDArray[np.float32], config: MelConfig = DEFAULT
 ) -> NDArray[np.float32]:
-    """Fill up a clip where its last part is worth a segment, see ``filled``.
+    """Lengthen a clip [t] to whole seconds where its last part is worth one, see ``filled``.
 
-    A clip shorter than a second is filled up to a second, a last part of at least half a second to
-    the next whole second. A shorter last part stays as it is: it makes no segment, yet the frames
+    A last part of less than half a second stays as it is: it makes no segment, yet the frames
     before it still see it.
-
-    Args:
-        samples: float32 [t] mono.
-
-    Returns:
-        float32 [t or more].
     """
-    length = len(samples) + _missing(len(samples), config)
-    return filled(samples, length - len(samples), short=len(samples) < config.segment_samples)
+    second = config.segment_samples
+    return filled(samples, _missing(len(samples), second, second), short=len(samples) < second)
 
 
 def filled(samples: NDArray[np.float32], missing: int, *, short: bool) -> NDArray[np.float32]:
     """Lengthen samples [t] at their end by ``missing``, so that it does not look like an onset.
 
-    A clip that is shorter than a segment is followed by silence, and fades in and out over 20 ms
+    A sound that is shorter than a segment is followed by silence, and fades in and out over 20 ms
     (at most a quarter of it): where it was cut off there would be clicks, and a beep would be a
     bark. In the last part of a longer sound its mirror image stands for what would follow, as it
     does in the last frame's window.
@@ -120,106 +144,72 @@ def filled(samples: NDArray[np.float32], missing: int, *, short: bool) -> NDArra
     return soft
 
 
-def _missing(samples: int, config: MelConfig) -> int:
-    whole, rest = divmod(samples, config.segment_samples)
-    if whole == 0 or 2 * rest >= config.segment_samples:
-        return config.segment_samples - rest
-    return 0
+def _missing(samples: int, length: int, hop: int) -> int:
+    """Samples that the last segment of a sound lacks; 0 where what is left makes no segment.
 
-
-def rms_dbfs(samples: NDArray[np.floating]) -> float:
-    """Root mean square of samples [t] in decibels re 1.0, at least -120."""
-    if not len(samples):
-        return SILENCE_DBFS
-    power = float(np.mean(np.square(samples, dtype=np.float64)))
-    return max(SILENCE_DBFS, 10.0 * float(np.log10(max(power, 1e-30))))
-
-
-def segments_of(
-    samples: NDArray[np.floating], config: MelConfig = DEFAULT, *, each_second: bool
-) -> list[Segment]:
-    """Cut a clip in memory into segments, scaled as ``log_mel`` scales it.
-
-    Args:
-        samples: [t] mono at ``config.rate_hz``, full scale 1.
-        each_second: every second, one after the other (the last part filled up or dropped); or else
-            only the second with the highest energy, searched in steps of one frame (10 ms).
-
-    Returns:
-        At least one segment.
-
-    Raises:
-        AudioError: when ``samples`` is empty or not one-dimensional.
+    What is left makes one where no segment has shown it yet and it is at least half of one. A
+    sound shorter than a segment makes one, too.
     """
-    clip = as_clip(samples)
-    if not each_second:
-        return [loudest_segment([clip], config)]
-    if not is_short(len(clip), config):
-        stream = StreamingLogMel(config)
-        return stream.push(clip) + stream.flush()
-    clip = pad_to_seconds(clip, config)
-    db = mel_db(clip, config)
-    peak_db = max(float(db.max()), config.floor_db)
-    levels = to_levels(db, peak_db, config)
-    return [
-        Segment(
-            start_s=second * units.SEGMENT_S,
-            mel=cut(levels, second * units.SEGMENT_S, config),
-            peak_db=peak_db,
-            rms_dbfs=rms_dbfs(
-                clip[second * config.segment_samples : (second + 1) * config.segment_samples]
-            ),
-        )
-        for second in range(len(clip) // config.segment_samples)
-    ]
+    whole = max(0, (samples - length) // hop + 1)
+    end = whole * hop + length
+    unseen = samples - max(whole * hop, end - hop)
+    return end - samples if whole == 0 or 2 * unseen >= length else 0
 
 
-class StreamingLogMel:
-    """Segments of a sound that arrives in blocks, in constant memory.
+# --- the cutter ------------------------------------------------------------------------------
 
-    Each segment is scaled by the loudest point of the 10 s that end with its last frame, and is
-    given out 13 ms after its last sample has come (half a window less one hop). The segments do
-    not depend on how the sound is cut into blocks. For a clip longer than 10.5 s they are those of
-    ``segments_of``; for a shorter one they differ from it, since the loudest point so far is not
-    yet the loudest point of the clip.
+
+class Cutter:
+    """Cuts a sound that arrives in blocks into segments, in constant memory.
+
+    The segments do not depend on how the sound is cut into blocks. A sound of at most 10.5 s is
+    scaled by its loudest point, and its segments come at its end; in a longer one each segment is
+    scaled by the loudest point of the 10 s that end with it.
 
     Args:
+        segment_s: length of a segment in seconds, 0.1 to 10, a whole number of frames.
+        hop_s: seconds between the starts of segments, a whole number of frames.
         config: settings of the log-mel.
-        hop_s: seconds between the starts of segments, a multiple of 0.25 s, at most 1 s.
+        live: whether a segment comes 13 ms after its last sample (half a window less one frame),
+            scaled by the 10 s that end with it from the first one on. A short sound then looks
+            different, as the loudest point so far is not yet that of the whole.
 
     Raises:
-        ConfigError: when ``hop_s`` is no such multiple.
+        ConfigError: when a length is out of range.
     """
 
-    def __init__(self, config: MelConfig = DEFAULT, *, hop_s: float = 1.0) -> None:
-        hop_blocks = hop_s / units.SEGMENT_S * BLOCKS_PER_SEGMENT
-        if hop_blocks not in range(1, BLOCKS_PER_SEGMENT + 1):
-            raise ConfigError(f"hop_s is one of 0.25, 0.5, 0.75 and 1 seconds, not {hop_s:g}")
-        self.config = config
-        self.hop_s = hop_s
-        self._hop_blocks = int(hop_blocks)
+    def __init__(
+        self,
+        segment_s: float = units.SEGMENT_S,
+        hop_s: float = units.SEGMENT_S,
+        config: MelConfig = DEFAULT,
+        *,
+        live: bool = False,
+    ) -> None:
+        check_lengths(segment_s, hop_s, config)
+        self._config = config
+        self._live = live
+        self._length = whole_frames(segment_s, "segment_s", config)
+        self._hop = whole_frames(hop_s, "hop_s", config)
         self._framer = Framer(config)
         self._reset()
 
     def _reset(self) -> None:
         self._held = HeldSamples(np.empty(0, np.float32))
-        self._received = 0
-        self._block = 0
-        self._segment_block = 0
-        self._recent: list[NDArray[np.float32]] = []
-        self._loudest: list[np.float32] = []
-        self._dropped_blocks = 0
-
-    @property
-    def received_s(self) -> float:
-        """Seconds of sound pushed so far."""
-        return self._received / self.config.rate_hz
+        self._next = 0  # the frame at which the next segment starts
+        self._computed = 0  # frames so far
+        # Of the last of these their decibels, and of some more their loudest band.
+        self._db = np.empty((0, self._config.n_mels), np.float32)
+        self._loud = np.empty(0, np.float32)
 
     def push(self, samples: NDArray[np.floating]) -> list[Segment]:
         """Take the next samples and return the segments they complete.
 
         Args:
             samples: [t] mono at ``config.rate_hz``, full scale 1; any length, 0 included.
+
+        Raises:
+            AudioError: when ``samples`` is not one-dimensional.
         """
         block = np.ascontiguousarray(samples, dtype=np.float32)
         if block.ndim != 1:
@@ -227,209 +217,243 @@ class StreamingLogMel:
                 f"one channel of samples is expected, not an array of shape {block.shape}"
             )
         done: list[Segment] = []
-        for piece in _pieces(block, 10 * self.config.segment_samples):
-            self._append(piece)
-            done += self._advance()
+        # No more than a few seconds at a time, however large the blocks are.
+        step = 2 * self._config.segment_samples
+        for first in range(0, len(block), step):
+            self._held.append(block[first : first + step])
+            if self._live or not is_short(self._held.end, self._config):
+                done += self._cut()
+                self._forget()
         return done
 
     def flush(self) -> list[Segment]:
-        """End the sound: return the segments left, the last part filled up or dropped.
+        """End the sound: return the segments left. The cutter may be used again from 0 s.
 
-        A part counts as left when no segment has shown it yet. The stream is empty afterwards and
-        may be used again from 0 s.
+        What is left at the end makes a segment, filled up, when no segment has shown it yet and it
+        is at least half of one; a sound shorter than a segment makes one. No sound makes none.
         """
-        if not self._received:
+        held, config = self._held, self._config
+        if not held.end:
             return []
-        config = self.config
-        block_samples = config.block_frames * config.hop_samples
-        # Where the next segment begins that is not wholly there, and how much of it is unseen.
-        hop = self._hop_blocks * block_samples
-        whole = max(0, (self._received - config.segment_samples) // hop + 1)
-        seen = (whole - 1) * hop + config.segment_samples if whole else 0
-        unseen = self._received - seen
-        if whole == 0 or 2 * unseen >= config.segment_samples:
-            end = whole * hop + config.segment_samples
-            self._held.samples = filled(self._held.samples, end - self._received, short=whole == 0)
-            self._received = max(end, self._received)
-        self._held.total = self._received
-        done = self._advance()
+        as_whole = not self._live and is_short(held.end, config)
+        length, hop = self._length * config.hop_samples, self._hop * config.hop_samples
+        missing = _missing(held.end, length, hop)
+        held.samples = filled(held.samples, missing, short=held.end < length)
+        held.total = held.end
+        done = self._cut(as_whole=as_whole)
         self._reset()
         return done
 
-    def _append(self, samples: NDArray[np.float32]) -> None:
-        held = self._held
-        # A copy: the caller may use its buffer again.
-        held.samples = np.concatenate([held.samples, samples])
-        self._received += len(samples)
-
-    def _advance(self) -> list[Segment]:
-        config = self.config
-        block_samples = config.block_frames * config.hop_samples
-        done: list[Segment] = []
-        while True:
-            last_centre = (self._block + 1) * block_samples - config.hop_samples
-            needed = last_centre + config.window_samples // 2
-            if self._held.total is not None:
-                # The clip's end is known: its mirror image stands for what would come.
-                needed = (self._block + 1) * block_samples
-            if needed > self._received:
-                break
-            db = np.empty((config.block_frames, config.n_mels), np.float32)
-            self._framer.block(self._held, self._block, db)
-            self._recent = [*self._recent[-(BLOCKS_PER_SEGMENT - 1) :], db]
-            scale_blocks = exact_div(config.scale_frames, config.block_frames)
-            self._loudest = [*self._loudest[-(scale_blocks - 1) :], db.max()]
-            self._block += 1
-            if self._block == self._segment_block + BLOCKS_PER_SEGMENT:
-                done.append(self._segment())
-                self._segment_block += self._hop_blocks
-        self._trim()
+    def _cut(self, *, as_whole: bool = False) -> list[Segment]:
+        """Make the segments that are wholly there; ``as_whole``: all of one scale."""
+        config, held = self._config, self._held
+        frames = held.end // config.hop_samples
+        if held.total is None:
+            # Each frame sees half a window more; the end of a sound is mirrored.
+            seen = (held.end - config.window_samples // 2) // config.hop_samples + 1
+            frames = max(0, seen // config.block_frames * config.block_frames)
+        self._compute(frames)
+        done = []
+        while self._next + self._length <= frames:
+            first, last = self._next, self._next + self._length
+            low = 0 if as_whole else max(0, last - config.scale_frames)
+            high = frames if as_whole else last
+            peak_db = float(_part(self._loud, self._computed, low, high).max())
+            peak_db = max(peak_db, config.floor_db)
+            db = _part(self._db, self._computed, first, last)
+            samples = held.span(first * config.hop_samples, last * config.hop_samples).copy()
+            done.append(
+                Segment(
+                    start_s=first * units.SEGMENT_S / config.segment_frames,
+                    mel=np.ascontiguousarray(to_levels(db, peak_db, config).T),
+                    peak_db=peak_db,
+                    rms_dbfs=rms_dbfs(samples),
+                    samples=samples,
+                )
+            )
+            self._next += self._hop
         return done
 
-    def _segment(self) -> Segment:
-        config = self.config
-        peak_db = max(float(max(self._loudest)), config.floor_db)
-        first = self._segment_block * config.block_frames * config.hop_samples
-        return Segment(
-            start_s=self._segment_block * units.SEGMENT_S / BLOCKS_PER_SEGMENT,
-            mel=np.ascontiguousarray(to_levels(np.concatenate(self._recent), peak_db, config).T),
-            peak_db=peak_db,
-            rms_dbfs=rms_dbfs(self._held.span(first, first + config.segment_samples)),
-        )
+    def _compute(self, frames: int) -> None:
+        """Compute the decibels of all frames up to a number, and of those that fill its block."""
+        block = self._config.block_frames
+        if frames <= self._computed:
+            return
+        db = self._framer.blocks(self._held, self._computed // block, -(-frames // block))
+        self._computed += len(db)
+        self._db = np.concatenate([self._db, db])
+        self._loud = np.concatenate([self._loud, db.max(axis=1)])
 
-    def _trim(self) -> None:
-        config, held = self.config, self._held
-        block_samples = config.block_frames * config.hop_samples
+    def _forget(self) -> None:
+        """Drop what no later segment sees; the next one may start after all that is there."""
+        config = self._config
+        needed = min(self._next, self._computed)
+        self._db = _part(self._db, self._computed, needed, self._computed)
+        low = min(max(0, self._next + self._length - config.scale_frames), self._computed)
+        self._loud = _part(self._loud, self._computed, low, self._computed)
         # The mirror image at the end needs one window back.
-        keep = min(self._segment_block, self._block) * block_samples - 2 * config.window_samples
-        if keep > held.origin:
-            held.samples = held.samples[keep - held.origin :].copy()
-            held.origin = keep
+        keep = needed * config.hop_samples - 2 * config.window_samples
+        if keep > self._held.origin + config.segment_samples:
+            self._held.drop(keep)
+
+
+def _part(frames: NDArray[np.float32], computed: int, first: int, last: int) -> NDArray[np.float32]:
+    """Frames ``first .. last - 1`` of the last ones of ``computed``."""
+    begin = computed - len(frames)
+    return frames[max(0, first - begin) : last - begin]
+
+
+def segments(
+    blocks: Iterable[NDArray[np.floating]],
+    segment_s: float = units.SEGMENT_S,
+    hop_s: float = units.SEGMENT_S,
+    config: MelConfig = DEFAULT,
+) -> Iterator[Segment]:
+    """Cut a sound into segments, see ``Cutter``.
+
+    Args:
+        blocks: float32 [t] each, mono at ``config.rate_hz``, one after the other.
+        segment_s, hop_s, config: see ``Cutter``.
+
+    Raises:
+        AudioError: when there is no sample at all.
+        ConfigError: when a length is out of range.
+    """
+    cutter = Cutter(segment_s, hop_s, config)
+    any_sound = False
+    for block in blocks:
+        any_sound = any_sound or len(block) > 0
+        yield from cutter.push(block)
+    if not any_sound:
+        raise AudioError("there is no sound: the clip has no samples")
+    yield from cutter.flush()
+
+
+class LiveCutter:
+    """Segments of 1 s of one live signal that comes in blocks of any size and at any rate.
+
+    The resampler keeps its state from block to block: one that forgets drifts by half a second a
+    minute and clicks at every seam.
+
+    Args:
+        rate_hz: rate of the signal, in hertz.
+        config: settings of the log-mel.
+        hop_s: seconds between the starts of segments: 0.25, 0.5, 0.75 or 1.
+
+    Raises:
+        ConfigError: when ``rate_hz`` or ``hop_s`` is wrong.
+    """
+
+    def __init__(self, rate_hz: int, config: MelConfig, hop_s: float = 0.25) -> None:
+        if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+            raise ConfigError(
+                f"rate_hz must be from {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, not {rate_hz}"
+            )
+        if hop_s not in _LIVE_HOPS_S:
+            raise ConfigError(f"hop_s is one of 0.25, 0.5, 0.75 and 1 seconds, not {hop_s:g}")
+        self._rate_hz = rate_hz
+        self._converter = MonoConverter(config.rate_hz)
+        self._cutter = Cutter(units.SEGMENT_S, hop_s, config, live=True)
+
+    def push(self, samples: ArrayLike) -> list[Segment]:
+        """Take the next samples and return the segments they complete.
+
+        Args:
+            samples: [t] or [t, channels], floats of full scale 1 or int16; any t, 0 included.
+
+        Raises:
+            AudioError: on another kind or shape, or samples that are not finite. The signal is
+                as before and may go on.
+        """
+        return self._cutter.push(self._converter.push(_checked(samples), self._rate_hz))
+
+    def flush(self) -> list[Segment]:
+        """End the signal: return what is left. It may begin again from 0 s."""
+        return self._cutter.push(self._converter.finish()) + self._cutter.flush()
+
+
+def _checked(samples: ArrayLike) -> NDArray[np.float32]:
+    """Samples as float32 [t, channels]."""
+    array = np.asarray(samples)
+    if array.ndim not in (1, 2):
+        raise AudioError(f"samples have shape {list(array.shape)}: pass [t] or [t, channels]")
+    if array.dtype == np.int16:
+        array = array.astype(np.float32) / np.float32(32768)
+    elif array.dtype.kind != "f":
+        raise AudioError(f"samples are {array.dtype}: pass floats or int16")
+    if array.ndim == 2 and not array.shape[1]:
+        raise AudioError("samples have no channel: pass [t] or [t, channels]")
+    with np.errstate(over="ignore"):
+        block = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(block).all():
+        raise AudioError("samples hold a number that is not finite")
+    return block[:, None] if block.ndim == 1 else block
+
+
+# --- the loudest second ----------------------------------------------------------------------
 
 
 def loudest_segment(blocks: Iterable[NDArray[np.floating]], config: MelConfig = DEFAULT) -> Segment:
     """Find the second with the highest energy, in constant memory.
 
-    The search steps by one frame (10 ms); of equals the first wins. The answer is that of
-    ``segments_of(..., each_second=False)`` on the whole clip.
+    The search steps by one frame (10 ms); of equals the first wins. Only energies are computed on
+    the way, and the log-mel of a second once all that its frames see has come.
 
     Args:
-        blocks: [t_block] each, one after the other, mono at ``config.rate_hz``.
+        blocks: [t] each, one after the other, mono at ``config.rate_hz``.
 
     Raises:
         AudioError: when there is no sample at all.
     """
-    search = _LoudestSearch(config)
+    second, width, hop = config.segment_samples, config.segment_frames, config.hop_samples
+    held = HeldSamples(np.empty(0, np.float32))
+    energies = np.empty(0)  # of the last frames
+    frames = 0  # so far
+    loudest, start = -1.0, 0
+    found: Segment | None = None
     for block in blocks:
-        clip = np.ascontiguousarray(block, dtype=np.float32)
-        for piece in _pieces(clip, 10 * config.segment_samples):
-            search.push(piece)
-    return search.finish()
+        samples = np.ascontiguousarray(block, dtype=np.float32)
+        for first in range(0, len(samples), 10 * second):
+            held.append(samples[first : first + 10 * second])
+            count = held.end // hop - frames
+            new = held.span(frames * hop, (frames + count) * hop).reshape(count, hop)
+            energy = np.square(new, dtype=np.float64).sum(axis=1)
+            energies = np.concatenate([energies, energy])
+            frames += count
+            if len(energies) >= width:
+                sums = np.lib.stride_tricks.sliding_window_view(energies, width).sum(axis=1)
+                best = int(sums.argmax())
+                if sums[best] > loudest:
+                    loudest, start = float(sums[best]), frames - len(energies) + best
+                    found = None
+            energies = energies[-(width - 1) :]
+            # All that the frames of this second see, and those of the 10 s that set its scale.
+            ahead = (start + width + config.block_frames) * hop + config.window_samples
+            if found is None and held.end >= ahead and not is_short(held.end, config):
+                found = _segment_at(held, start, config)
+            held.drop(held.end - 22 * second)
+    if not held.end:
+        raise AudioError("there is no sound: the clip has no samples")
+    held.samples = filled(held.samples, second - held.end, short=True)
+    held.total = held.end
+    return _segment_at(held, start, config) if found is None else found
 
 
-class _LoudestSearch:
-    """Keeps the last 22 s of sound, and the 12 s around the loudest second so far.
-
-    Only the energy is computed on the way; the log-mel waits until the answer is known.
-    """
-
-    def __init__(self, config: MelConfig) -> None:
-        self._config = config
-        self._held = HeldSamples(np.empty(0, np.float32))
-        self._energies = np.empty(0, np.float64)
-        self._hops = 0
-        self._best_energy = -1.0
-        self._best_frame = 0
-        self._context: HeldSamples | None = None
-
-    def _end(self) -> int:
-        return self._held.origin + len(self._held.samples)
-
-    def push(self, samples: NDArray[np.float32]) -> None:
-        config, held = self._config, self._held
-        held.samples = np.concatenate([held.samples, samples])
-        count = self._end() // config.hop_samples - self._hops
-        if count > 0:
-            first = self._hops * config.hop_samples - held.origin
-            hops = held.samples[first : first + count * config.hop_samples]
-            energy = np.square(hops.reshape(count, -1), dtype=np.float64).sum(axis=1)
-            self._look(np.concatenate([self._energies, energy]), self._hops - len(self._energies))
-            self._hops += count
-        if self._context is None:
-            self._keep_context(final=False)
-        spare = len(held.samples) - 22 * config.segment_samples
-        if spare > 0:
-            held.samples = held.samples[spare:].copy()
-            held.origin += spare
-
-    def _look(self, energies: NDArray[np.float64], first_frame: int) -> None:
-        width = self._config.segment_frames
-        self._energies = energies[-(width - 1) :]
-        if len(energies) < width:
-            return
-        seconds = np.lib.stride_tricks.sliding_window_view(energies, width).sum(axis=1)
-        best = int(seconds.argmax())
-        if seconds[best] > self._best_energy:
-            self._best_energy = float(seconds[best])
-            self._best_frame = first_frame + best
-            self._context = None
-
-    def _keep_context(self, *, final: bool) -> None:
-        """Copy the sound around the best second once all that its frames need has come."""
-        config, held = self._config, self._held
-        if self._best_energy < 0:
-            return
-        first, last = self._blocks()
-        window = config.window_samples
-        block_samples = config.block_frames * config.hop_samples
-        low = max(0, first * block_samples - window)
-        high = last * block_samples + window
-        if not final and high > self._end():
-            return
-        samples = held.samples[max(low - held.origin, 0) : high - held.origin].copy()
-        self._context = HeldSamples(samples, max(low, held.origin), held.total)
-
-    def _blocks(self) -> tuple[int, int]:
-        """The blocks of the 10 s that end with the best second."""
-        config = self._config
-        end = self._best_frame + config.segment_frames
-        first = max(0, end - config.scale_frames) // config.block_frames
-        return first, -(-end // config.block_frames)
-
-    def finish(self) -> Segment:
-        config, held = self._config, self._held
-        if not self._end():
-            raise AudioError("there is no sound: the clip has no samples")
-        if self._end() < config.segment_samples:
-            missing = config.segment_samples - self._end()
-            held.samples = filled(held.samples, missing, short=True)
-            self.push(held.samples[:0])
-        held.total = self._end()
-        if is_short(held.total, config):
-            db = mel_db(held.samples, config).T
-            first_frame, peak_frames = 0, db
-        else:
-            if self._context is None:
-                self._keep_context(final=True)
-            assert self._context is not None
-            first, last = self._blocks()
-            db = Framer(config).blocks(self._context, first, last)
-            first_frame = first * config.block_frames
-            end = self._best_frame + config.segment_frames
-            peak_frames = db[max(0, end - config.scale_frames) - first_frame : end - first_frame]
-            held = self._context
-        at = self._best_frame - first_frame
-        peak_db = max(float(peak_frames.max()), config.floor_db)
-        levels = to_levels(db[at : at + config.segment_frames], peak_db, config)
-        low = self._best_frame * config.hop_samples
-        return Segment(
-            start_s=self._best_frame * units.SEGMENT_S / config.segment_frames,
-            mel=np.ascontiguousarray(levels.T),
-            peak_db=peak_db,
-            rms_dbfs=rms_dbfs(held.span(low, low + config.segment_samples)),
-        )
-
-
-def _pieces(samples: NDArray[np.float32], length: int) -> Iterator[NDArray[np.float32]]:
-    for first in range(0, len(samples), length):
-        yield samples[first : first + length]
+def _segment_at(held: HeldSamples, start: int, config: MelConfig) -> Segment:
+    """The second that starts at a frame, scaled as ``media.mel`` says."""
+    end, frames = start + config.segment_frames, held.end // config.hop_samples
+    low, high = max(0, end - config.scale_frames), end
+    if held.total is not None and is_short(held.total, config):
+        low, high = 0, frames
+    block = low // config.block_frames
+    db = Framer(config).blocks(held, block, -(-high // config.block_frames))
+    db = db[low - block * config.block_frames : high - block * config.block_frames]
+    peak_db = max(float(db.max()), config.floor_db)
+    samples = held.span(start * config.hop_samples, end * config.hop_samples).copy()
+    return Segment(
+        start_s=start * units.SEGMENT_S / config.segment_frames,
+        mel=np.ascontiguousarray(to_levels(db[start - low : end - low], peak_db, config).T),
+        peak_db=peak_db,
+        rms_dbfs=rms_dbfs(samples),
+        samples=samples,
+    )

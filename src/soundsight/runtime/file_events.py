@@ -30,8 +30,7 @@ from soundsight.core.state import State
 from soundsight.media.audio import SoundStream
 from soundsight.media.mel import MelConfig
 from soundsight.media.overview import OverviewMaker
-from soundsight.media.segments import rms_dbfs
-from soundsight.media.windows import Window, windows
+from soundsight.media.segments import Segment, rms_dbfs, segments
 from soundsight.runtime.events import Event, Heard, Listener, SteadyConfig, is_surer, take_surer
 from soundsight.runtime.stream import Sound, blocks_of, warnings_of
 from soundsight.runtime.surest import SurestSeconds
@@ -128,14 +127,14 @@ class _OpenEvent:
         self._surest = Recognition()
         self._seconds = SurestSeconds()
         self._rank = (False, -math.inf)  # of the window that is shown, if none is recognised
-        self._shown: Window | None = None
+        self._shown: Segment | None = None
 
     @property
     def kind(self) -> str:
         """What it is so far, see ``_kind``."""
         return _kind(self._surest)
 
-    def take(self, window: Window, heard: Heard, *, full: bool) -> None:
+    def take(self, window: Segment, heard: Heard, *, full: bool) -> None:
         """Take a window; ``full`` where the event sounds from its beginning to its end."""
         surest = self._surest
         self._level_dbfs = max(self._level_dbfs, heard.level_dbfs)
@@ -185,7 +184,7 @@ class _Spectra:
             maxlen=math.ceil(kept_s / HOP_S) + _QUARTERS
         )
 
-    def take(self, window: Window) -> None:
+    def take(self, window: Segment) -> None:
         """Take the next window: what is new in it is kept."""
         config = self._config
         new_s = HOP_S if self._steps else units.SEGMENT_S
@@ -251,10 +250,10 @@ class _Finder:
         seed: int,
     ) -> Generator[Progress | FileEvent | FileEvents]:
         overview = OverviewMaker(self._config)
-        window: Window | None = None
+        window: Segment | None = None
         heard: Heard | None = None
-        for window in windows(self._whole(blocks), units.SEGMENT_S, HOP_S, self._config):
-            overview.take(window)
+        whole = self._whole(blocks, overview)
+        for window in segments(whole, units.SEGMENT_S, HOP_S, self._config):
             self._spectra.take(window)
             heard = self._listener.hear(window)
             yield from self._take(window, heard)
@@ -273,16 +272,20 @@ class _Finder:
             warnings=_without_folders(blocks),
         )  # fmt: skip
 
-    def _whole(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    def _whole(
+        self, blocks: Iterator[NDArray[np.float32]], overview: OverviewMaker
+    ) -> Iterator[NDArray[np.float32]]:
         """Count the samples; silence completes the last quarter of a second, or it is not heard."""
         for block in blocks:
             self._samples += len(block)
+            overview.push(block)
             yield block
         missing = -self._samples % int(HOP_S * self._config.rate_hz)
         if missing and self._samples:
+            overview.push(np.zeros(missing, np.float32))
             yield np.zeros(missing, np.float32)
 
-    def _take(self, window: Window, heard: Heard) -> Iterator[FileEvent]:
+    def _take(self, window: Segment, heard: Heard) -> Iterator[FileEvent]:
         """Take a window; yield the events that are over with it."""
         if heard.state is State.QUIET:
             self._was_quiet = True
@@ -337,20 +340,20 @@ class _Finder:
             open_.spans[-1] = (began_s, self._until_s)
         open_.heard_s = event.heard_s
 
-    def _loud_quarters(self, window: Window) -> list[int]:
+    def _loud_quarters(self, window: Segment) -> list[int]:
         """Which quarters of a window are loud enough by themselves."""
         quarters = np.split(window.samples, _QUARTERS)
         quiet_dbfs = self._listener.quiet_dbfs
         return [i for i, quarter in enumerate(quarters) if rms_dbfs(quarter) >= quiet_dbfs]
 
-    def _loud_frames(self, window: Window) -> NDArray[np.bool_]:
+    def _loud_frames(self, window: Segment) -> NDArray[np.bool_]:
         """Which frames (10 ms) of a window are loud enough by themselves."""
         frames = window.samples.reshape(self._config.segment_frames, -1)
         power = np.square(frames, dtype=np.float64).mean(axis=1)
         loud: NDArray[np.bool_] = power >= 10 ** (self._listener.quiet_dbfs / 10)
         return loud
 
-    def _loud_until_s(self, window: Window, loud: list[int]) -> float:
+    def _loud_until_s(self, window: Segment, loud: list[int]) -> float:
         """Up to which frame a window is loud."""
         frames = self._loud_frames(window)
         end = (max(loud, default=_QUARTERS - 1) + 1) * len(frames) // _QUARTERS
@@ -360,7 +363,7 @@ class _Finder:
             end += 1
         return window.start_s + end * _FRAME_S
 
-    def _begin(self, window: Window, loud: list[int]) -> None:
+    def _begin(self, window: Segment, loud: list[int]) -> None:
         """It was quiet up to this window."""
         self._was_quiet = False
         first = max(loud, default=_QUARTERS - 1)
@@ -377,7 +380,7 @@ class _Finder:
         # Where the listener takes it to have begun.
         self._counted_s = window.start_s + units.SEGMENT_S - HOP_S if window.start_s else 0.0
 
-    def _is_left(self, window: Window, ended_s: float) -> bool:
+    def _is_left(self, window: Segment, ended_s: float) -> bool:
         """Whether a window holds no more than the end of a longer sound."""
         held_s = ended_s - max(window.start_s, self._onset_s)
         return held_s <= _LEFT_S < self._until_s - self._onset_s

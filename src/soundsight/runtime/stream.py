@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from soundsight.core import units
-from soundsight.core.errors import AudioError, ConfigError
+from soundsight.core.errors import ConfigError
 from soundsight.media import audio
-from soundsight.media.decoder import MAX_RATE_HZ, MIN_RATE_HZ
-from soundsight.media.downmix import Downmix
-from soundsight.media.inputs import SoundFile, is_open_file
+from soundsight.media.container import SoundFile, is_open_file
 from soundsight.media.mel import MelConfig
-from soundsight.media.segments import Segment, StreamingLogMel, segments_of
+from soundsight.media.segments import LiveCutter, Segment
 
 if TYPE_CHECKING:
     from soundsight.runtime.translator import Translation, Translator
@@ -57,49 +55,6 @@ def _is_name(sound: object) -> bool:
 def warnings_of(blocks: object) -> tuple[str, ...]:
     """What is to be told of a sound as far as it has been read: nothing where nobody knows."""
     return tuple(getattr(blocks, "warnings", ()))
-
-
-class SecondCutter:
-    """Cuts a sound into seconds in constant memory, as ``segments_of`` cuts the whole of it."""
-
-    def __init__(self, config: MelConfig) -> None:
-        self._config = config
-        # Up to 10.5 s the loudest point of the whole clip sets the scale, so the clip is needed
-        # whole.
-        self._short = int(units.CLIP_MAX_S * config.rate_hz)
-        self._waiting: list[NDArray[np.float32]] = []
-        self._held = 0
-        self._stream: StreamingLogMel | None = None
-
-    def push(self, block: NDArray[np.float32]) -> list[Segment]:
-        """Take the next samples [t] and return the seconds they complete."""
-        if self._stream is None:
-            self._waiting.append(block)
-            self._held += len(block)
-            if self._held <= self._short:
-                return []
-            self._stream = StreamingLogMel(self._config)
-            block, self._waiting = np.concatenate(self._waiting), []
-        return self._stream.push(block)
-
-    def flush(self) -> list[Segment]:
-        """The sound has ended: return the seconds left.
-
-        Raises:
-            AudioError: when there was no sample at all.
-        """
-        if self._stream is not None:
-            return self._stream.flush()
-        whole = np.concatenate(self._waiting) if self._waiting else np.zeros(0, np.float32)
-        return segments_of(whole, self._config, each_second=True)
-
-
-def every_segment(blocks: Iterable[NDArray[np.float32]], config: MelConfig) -> Iterator[Segment]:
-    """Cut a sound into seconds, see ``SecondCutter``."""
-    cutter = SecondCutter(config)
-    for block in blocks:
-        yield from cutter.push(block)
-    yield from cutter.flush()
 
 
 class Waveform:
@@ -145,76 +100,6 @@ class Waveform:
         before = round(before_s * units.FRAMES_PER_SEGMENT / units.SEGMENT_S)
         while self._parts and self._first + len(self._parts[0]) <= before:
             self._first += len(self._parts.pop(0))
-
-
-class LiveCutter:
-    """Windows of 1 s of one live signal that comes in blocks of any size and at any rate.
-
-    The resampler keeps its state from block to block: one that forgets drifts by half a second a
-    minute and clicks at every seam.
-
-    Args:
-        rate_hz: rate of the signal, in hertz.
-        config: settings of the log-mel.
-        hop_s: seconds between the starts of windows: 0.25, 0.5, 0.75 or 1.
-
-    Raises:
-        ConfigError: when ``rate_hz`` or ``hop_s`` is wrong.
-    """
-
-    def __init__(self, rate_hz: int, config: MelConfig, hop_s: float = 0.25) -> None:
-        if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
-            raise ConfigError(
-                f"rate_hz must be from {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, not {rate_hz}"
-            )
-        self._rate_hz = rate_hz
-        self._target_hz = config.rate_hz
-        self._mel = StreamingLogMel(config, hop_s=hop_s)
-        self._resampler = self._new_resampler()
-        self._mix: Downmix | None = None
-        self._channels = 0
-
-    def push(self, samples: ArrayLike) -> list[Segment]:
-        """Take the next samples and return the windows they complete.
-
-        Args:
-            samples: [t] or [t, channels], floats of full scale 1 or int16; any t, 0 included.
-
-        Raises:
-            AudioError: on another kind or shape, or samples that are not finite. The signal is
-                as before and may go on.
-        """
-        block = _checked(samples)
-        segments: list[Segment] = []
-        if self._mix is None or self._channels != block.shape[1]:
-            if self._mix is not None:
-                segments = self._mel.push(self._resampled(self._mix.finish()))
-            self._mix, self._channels = Downmix(self._rate_hz, block.shape[1]), block.shape[1]
-        return segments + self._mel.push(self._resampled(self._mix.push(block)))
-
-    def flush(self) -> list[Segment]:
-        """End the signal: return what is left. It may begin again from 0 s."""
-        segments: list[Segment] = []
-        if self._mix is not None:
-            segments += self._mel.push(self._resampled(self._mix.finish()))
-        if self._resampler is not None:
-            tail = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            segments += self._mel.push(tail)
-            self._resampler = self._new_resampler()
-        return segments + self._mel.flush()
-
-    def _resampled(self, mono: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._resampler is None:
-            return mono
-        samples: NDArray[np.float32] = self._resampler.resample_chunk(mono)
-        return samples
-
-    def _new_resampler(self) -> Any:
-        if self._rate_hz == self._target_hz:
-            return None
-        import soxr
-
-        return soxr.ResampleStream(self._rate_hz, self._target_hz, 1, dtype="float32")
 
 
 class Stream:
@@ -278,21 +163,3 @@ class Stream:
             )
             for segment in segments
         ]
-
-
-def _checked(samples: ArrayLike) -> NDArray[np.float32]:
-    """Samples as float32 [t, channels]."""
-    array = np.asarray(samples)
-    if array.ndim not in (1, 2):
-        raise AudioError(f"samples have shape {list(array.shape)}: pass [t] or [t, channels]")
-    if array.dtype == np.int16:
-        array = array.astype(np.float32) / np.float32(32768)
-    elif array.dtype.kind != "f":
-        raise AudioError(f"samples are {array.dtype}: pass floats or int16")
-    if array.ndim == 2 and not array.shape[1]:
-        raise AudioError("samples have no channel: pass [t] or [t, channels]")
-    with np.errstate(over="ignore"):
-        block = np.ascontiguousarray(array, dtype=np.float32)
-    if not np.isfinite(block).all():
-        raise AudioError("samples hold a number that is not finite")
-    return block[:, None] if block.ndim == 1 else block

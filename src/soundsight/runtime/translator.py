@@ -20,18 +20,16 @@ from soundsight.core.draws import generator_draws, item_of
 from soundsight.core.errors import AudioError, ConfigError, OutputError
 from soundsight.core.state import State, calm_picture, is_out_of_distribution, is_quiet
 from soundsight.media.audio import SoundStream
-from soundsight.media.segments import Segment, loudest_segment
+from soundsight.media.segments import Cutter, Segment, loudest_segment, segments
 from soundsight.runtime import model_folder
 from soundsight.runtime.labels import Guess, LabelHead, confidence_of
 from soundsight.runtime.model_folder import ModelInfo
 from soundsight.runtime.ood import OodDetector
 from soundsight.runtime.session import ImagineSession
 from soundsight.runtime.stream import (
-    SecondCutter,
     Sound,
     Waveform,
     blocks_of,
-    every_segment,
     warnings_of,
 )
 from soundsight.runtime.surest import DRAW_FROM_SUREST, Second, SurestSeconds, mean_embedding
@@ -242,7 +240,7 @@ class Translator:
         self, blocks: Iterator[NDArray[np.float32]], options: Mapping[str, Any]
     ) -> Iterator[Translation]:
         waveform = Waveform(self.info.mel)
-        for segment in every_segment(waveform.watch(blocks), self.info.mel):
+        for segment in segments(waveform.watch(blocks), config=self.info.mel):
             wave = waveform.cut(segment.start_s)
             waveform.forget(segment.start_s)
             made = self.translate_segment(segment, wave, **options)
@@ -251,7 +249,7 @@ class Translator:
     def _whole(self, blocks: Iterator[NDArray[np.float32]], **options: Any) -> Translation:
         """Imagine a sound from its surest seconds: of a second each, and its loudest one."""
         mel = self.info.mel
-        waveform, cutter, surest = Waveform(mel), SecondCutter(mel), SurestSeconds()
+        waveform, cutter, surest = Waveform(mel), Cutter(config=mel), SurestSeconds()
         by_kind = self.label_head is not None and DRAW_FROM_SUREST
         seconds = 0
 

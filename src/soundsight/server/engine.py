@@ -31,9 +31,8 @@ from soundsight.core.protocol import EventFacts, WindowFacts, pack_window
 from soundsight.core.state import State
 from soundsight.core.units import SEGMENT_S
 from soundsight.media.mel import DEFAULT
-from soundsight.media.segments import Segment
+from soundsight.media.segments import LiveCutter, Segment
 from soundsight.runtime.events import Heard, Listener
-from soundsight.runtime.stream import LiveCutter
 from soundsight.runtime.translator import Translator
 from soundsight.server.metrics import Metrics
 from soundsight.views.pictograms import pictogram_of
@@ -52,7 +51,7 @@ _FORGOTTEN_S = 1.0
 
 _CUT_AFTER = DEFAULT.window_samples // 2 - DEFAULT.hop_samples
 """A window is cut when so many samples have come after its last (see
-``media.segments.StreamingLogMel``); a resampler adds to it, which shows as the stream runs."""
+``media.segments.Cutter``); a resampler adds to it, which shows as the stream runs."""
 
 _MOST_MARKS = 512
 _JPEG_QUALITY = 90

@@ -18,8 +18,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from soundsight.core import protocol, units
 from soundsight.core.errors import SoundsightError
 from soundsight.core.protocol import Close, ProtocolError, SampleFormat
+from soundsight.media.segments import LiveCutter
 from soundsight.runtime.events import Listener
-from soundsight.runtime.stream import LiveCutter
 from soundsight.server.engine import Answer, Engine, Feed, words_of
 from soundsight.server.errors import HEADERS, told
 from soundsight.server.limits import Access, Bucket, Limits, Seats

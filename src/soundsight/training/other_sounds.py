@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from soundsight.core.config import choose
 from soundsight.core.units import RATE_HZ
 from soundsight.media.mel import DEFAULT, MelConfig
-from soundsight.runtime.stream import LiveCutter
+from soundsight.media.segments import LiveCutter
 
 Samples = NDArray[np.float64]
 _Rng = np.random.Generator

@@ -24,9 +24,9 @@ from soundsight.core.errors import DataError
 from soundsight.core.files import atomic_file
 from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
 from soundsight.data.everyday.folder import Everyday, Sound
-from soundsight.data.everyday.sounds import HALF_SECOND, Seconds, audible, read_sound, starts_of
+from soundsight.data.everyday.sounds import HALF_SECOND, Seconds, audible, read_sound
 from soundsight.media.mel import log_mel
-from soundsight.media.segments import pad_to_seconds
+from soundsight.media.segments import pad_to_seconds, slices
 from soundsight.training.configs import BankConfig
 from soundsight.training.kept import Tell, begin_or_check, tell_nothing, write_array
 from soundsight.training.recording_copies import copy_of, through_jpeg
@@ -118,14 +118,13 @@ def _make_clean(
     """Write the clean seconds that can be heard, every half second; return which they are."""
     mels, sounds, firsts = [], [], []
     for number, one in enumerate(samples):
-        levels = log_mel(one)
-        for start in starts_of(levels.shape[1], HALF_SECOND):
-            mels.append(levels[:, start : start + FRAMES_PER_SEGMENT])
-            sounds.append(number)
-            firsts.append(start)
-    whole = np.stack(mels)
+        seconds = slices(log_mel(one), HALF_SECOND)
+        mels.append(seconds)
+        sounds.append(np.full(len(seconds), number))
+        firsts.append(HALF_SECOND * np.arange(len(seconds)))
+    whole = np.concatenate(mels)
     kept = audible(whole)
-    sound, first = np.array(sounds, np.int64)[kept], np.array(firsts, np.int64)[kept]
+    sound, first = np.concatenate(sounds)[kept], np.concatenate(firsts)[kept]
     write_array(_copy(folder, 0), whole[kept])
     with atomic_file(folder / _INDEX) as temporary, temporary.open("wb") as file:
         np.savez(file, sound=sound, first=first)

@@ -37,10 +37,11 @@ from numpy.typing import NDArray
 from soundsight.core.config import to_dict
 from soundsight.core.errors import DataError
 from soundsight.core.files import sha256_of
-from soundsight.core.units import FRAMES_PER_SEGMENT, HOP_SAMPLES, RATE_HZ
+from soundsight.core.units import HOP_SAMPLES, RATE_HZ
 from soundsight.data.everyday.folder import Everyday, Sound
-from soundsight.data.everyday.sounds import HALF_SECOND, audible, read_sound, starts_of
+from soundsight.data.everyday.sounds import HALF_SECOND, audible, read_sound
 from soundsight.media.mel import log_mel
+from soundsight.media.segments import slices
 from soundsight.training.configs import BankConfig, CopyConfig, MixtureConfig
 from soundsight.training.kept import (
     Arrays,
@@ -292,11 +293,10 @@ def make_clip(
     if rng.random() < config.copied:
         # At the same pace and with nothing else behind, so that the features hold for the copy.
         copied = copy_of(clip, clip, rng, replace(copy, pace=0.0, behind=0.0))[: len(clip)]
-    levels = log_mel(copied)
-    starts = starts_of(min(levels.shape[1], len(clip) // HOP_SAMPLES), HALF_SECOND)
-    mels = np.stack([levels[:, start : start + FRAMES_PER_SEGMENT] for start in starts])
+    mels = slices(log_mel(copied)[:, : len(clip) // HOP_SAMPLES], HALF_SECOND)
     kept = audible(mels)
-    return mels[kept], teacher.features(clip, starts[kept] / 100.0, times=1).astype(np.float16)
+    starts_s = np.flatnonzero(kept) * HALF_SECOND / 100.0
+    return mels[kept], teacher.features(clip, starts_s, times=1).astype(np.float16)
 
 
 def _stretch(

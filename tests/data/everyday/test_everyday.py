@@ -35,7 +35,7 @@ from soundsight.data.store.dataset import PairDataset
 from soundsight.data.vegas.bench import Bench, find_bench
 from soundsight.media.audio import decode
 from soundsight.media.mel import log_mel
-from soundsight.media.segments import segments_of
+from soundsight.media.segments import segments
 
 
 def written(everyday: Everyday, bench: Bench, path: Path, **changes: int) -> EverydayPairs:
@@ -106,9 +106,7 @@ def test_seconds_are_those_that_the_product_hears(toy_everyday: Everyday) -> Non
     sounds = toy_everyday.sounds("val")
     heard = read_seconds(toy_everyday, sounds)
     expected = [
-        segment.mel
-        for sound in sounds
-        for segment in segments_of(decode(toy_everyday.path(sound)), each_second=True)
+        segment.mel for sound in sounds for segment in segments([decode(toy_everyday.path(sound))])
     ]
     assert np.array_equal(heard.mels, np.stack(expected))
     # 2 s, .4 s filled up, and 1.6 s of which the last part counts.

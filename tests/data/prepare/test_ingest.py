@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -437,24 +436,24 @@ def test_what_the_sound_track_notes_is_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counting: Path, strict: bool
 ) -> None:
     """A track that fills its list of warnings while its blocks are read."""
-    real = room.open_soundtrack
+    real = room.soundtrack
+
+    class Noting:
+        """Two seconds of a track, however long its blocks are, and then a warning."""
+
+        def __init__(self, track: Iterator[NDArray[np.float32]], start_s: float) -> None:
+            self.start_s, self.damages, self._track = start_s, list[str](), track
+
+        def __iter__(self) -> Iterator[NDArray[np.float32]]:
+            yield np.concatenate(list(self._track))[: 2 * RATE_HZ]
+            self.damages.append(f"{counting} is damaged or cut short at 2.00 s: get it again")
 
     @contextlib.contextmanager
     def noting(path: Path, *args: Any, **options: Any) -> Iterator[Any]:
-        warnings: list[str] = []
-
-        def blocks(given: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-            # Two seconds, however long the blocks are.
-            whole = np.concatenate(list(given))
-            yield whole[: 2 * RATE_HZ]
-            warnings.append(f"{path} is damaged or cut short at 2.00 s: get it again")
-
         with real(path, *args, **options) as track:
-            yield SimpleNamespace(
-                start_s=track.start_s, blocks=blocks(track.blocks), damages=warnings
-            )
+            yield Noting(track, track.start_s)
 
-    monkeypatch.setattr(room, "open_soundtrack", noting)
+    monkeypatch.setattr(room, "soundtrack", noting)
     part, records = cut(counting, replace(RAW, strict=strict), tmp_path)
     reason = "is damaged or cut short at 2.00 s: get it again"
     if strict:

@@ -14,7 +14,7 @@ from soundsight.core.units import FRAMES_PER_SEGMENT, INAUDIBLE_LEVEL, N_MELS, R
 from soundsight.data.everyday.folder import Everyday, Sound
 from soundsight.media.audio import decode, stream
 from soundsight.media.mel import DEFAULT, hz_to_mel, log_mel
-from soundsight.media.segments import pad_to_seconds
+from soundsight.media.segments import pad_to_seconds, slices
 
 HALF_SECOND = FRAMES_PER_SEGMENT // 2
 
@@ -80,11 +80,6 @@ def read_sound(
     return pad_to_seconds(samples)
 
 
-def starts_of(frames: int, hop: int) -> NDArray[np.int64]:
-    """Return the first frames of the seconds that begin every ``hop`` frames."""
-    return np.arange(0, frames - FRAMES_PER_SEGMENT + 1, hop, dtype=np.int64)
-
-
 def seconds_of_file(
     path: Path, *, hop: int, narrow_hz: int | None = None, longest_s: int | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -100,9 +95,9 @@ def seconds_of_file(
     Raises:
         DataError: when it is missing or damaged.
     """
-    whole = log_mel(read_sound(path, narrow_hz=narrow_hz, longest_s=longest_s))
-    starts = starts_of(whole.shape[1], hop)
-    return np.stack([whole[:, start : start + FRAMES_PER_SEGMENT] for start in starts]), starts
+    samples = read_sound(path, narrow_hz=narrow_hz, longest_s=longest_s)
+    mels = slices(log_mel(samples), hop).copy()
+    return mels, hop * np.arange(len(mels))
 
 
 def read_seconds(

@@ -50,11 +50,11 @@ from soundsight.data.prepare.staging import NoSpaceError, writing
 from soundsight.data.records import MEL, SIDECAR, Clip, Record, rank_of
 from soundsight.data.sources.listing import is_url
 from soundsight.data.store.shards import encode_mel, write_shard
+from soundsight.media.audio import SoundStream, soundtrack
 from soundsight.media.frames import FrameReader, open_frames
 from soundsight.media.framing import CROPS, square
 from soundsight.media.mel import MelConfig
-from soundsight.media.soundtrack import SoundTrack, open_soundtrack
-from soundsight.media.windows import Window, check_lengths, windows
+from soundsight.media.segments import Segment, check_lengths, segments
 
 FRAMES = ("center", "sharpest")
 IMAGE_FORMATS = ("jpg", "webp")
@@ -278,7 +278,7 @@ class _Segment(NamedTuple):
 
     number: int
     start_s: float
-    window: Window
+    window: Segment
     pictures: dict[float, _Seen]
 
 
@@ -292,7 +292,7 @@ def _segments(
     places = _places(config)
     with (
         open_frames(path, strict=False) as picture,
-        open_soundtrack(path, clip.start_s, clip.end_s) as sound,
+        soundtrack(path, clip.start_s, clip.end_s) as sound,
     ):
         seen = _pictures(picture, sound.start_s, places, config)
         samples = 0
@@ -300,12 +300,12 @@ def _segments(
 
         def blocks() -> Iterator[NDArray[np.float32]]:
             nonlocal samples, ended
-            for block in sound.blocks:
+            for block in sound:
                 samples += len(block)
                 yield block
             ended = True
 
-        cut = windows(blocks(), config.segment_s, config.hop_s, config.mel)
+        cut = segments(blocks(), config.segment_s, config.hop_s, config.mel, with_samples=True)
         for number, window in enumerate(cut):
             pictures = next(seen)
             damages[:] = _damages(sound, picture)
@@ -318,7 +318,7 @@ def _segments(
         damages[:] = _damages(sound, picture)
 
 
-def _damages(sound: SoundTrack, picture: FrameReader) -> list[str]:
+def _damages(sound: SoundStream, picture: FrameReader) -> list[str]:
     """What could not be read so far, a line each: of the sound, then of the picture."""
     return [*sound.damages, *picture.warnings]
 
