@@ -29,7 +29,7 @@ from soundsight.data.prepare.clean import (
 )
 from soundsight.data.vegas.bench import SUBJECTS, Bench, find_bench, photo_subject
 from soundsight.media import audio, mel
-from soundsight.media.video import frame_at, probe
+from soundsight.media.frames import frame_at, open_frames
 
 SEED = 0
 MADE = 300
@@ -202,7 +202,8 @@ def sounds(bench: Bench, rng: np.random.Generator) -> None:
 def videos(folder: Path) -> None:
     """Print what is dropped of the seconds of real videos."""
     for path in sorted(folder.glob("*.mp4")):
-        length_s = probe(path).duration_s or 0.0
+        with open_frames(path) as reader:
+            length_s = reader.duration_s or 0.0
         measured = [
             measure_picture([frame_at(path, start + u) for u in SPREAD], 2)
             for start in range(int(length_s))

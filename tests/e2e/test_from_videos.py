@@ -17,7 +17,7 @@ from soundsight.cli.main import build_app
 from soundsight.core.files import sha256_of
 from soundsight.data.store.shards import open_dataset
 from soundsight.media import synth
-from soundsight.media.video import frame_at
+from soundsight.media.frames import frame_at
 
 STEPS = ["--set", "loop.log_every=1", "--set", "loop.checkpoint_every=2"]
 

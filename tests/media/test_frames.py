@@ -12,12 +12,14 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from soundsight.core.errors import VideoError
 from soundsight.media import frames
-from soundsight.media.frames import FrameReader, open_frames
+from soundsight.media.frames import FrameReader, frame_at, open_frames
 
 FPS = 30
 WIDTH, HEIGHT = 128, 64
@@ -424,10 +426,41 @@ def test_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("no video\n" * 100)
     write(tmp_path / "a.gif", "gif", 10, pix_fmt="rgb8")
-    assert "is empty" in fault(tmp_path / "empty.mp4")
-    assert "no sound or video" in fault(tmp_path / "text.mp4")
-    assert "does not exist" in fault(tmp_path / "missing.mp4")
-    assert "is no video" in fault(tmp_path / "a.gif")
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    soundfile.write(tmp_path / "a.wav", np.zeros(44_100), 44_100)
+    whole = write(tmp_path / "whole.mp4", "libx264", 10).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    for name, says in {
+        "empty.mp4": "is empty", "text.mp4": "no sound or video", "missing.mp4": "does not exist",
+        "a.gif": "is no video", "a.png": "is no video", "a.wav": "no picture track",
+        "cut.mp4": "cut short", "": "is a folder",
+    }.items():  # fmt: skip
+        assert says in fault(tmp_path / name)
+        with pytest.raises(VideoError, match=says):
+            frame_at(tmp_path / name, 0.0)
+
+
+@pytest.mark.parametrize("t_s", [-0.1, 2.51, 7.0, float("nan")])
+def test_a_picture_at_a_time_outside(tmp_path: Path, t_s: float) -> None:
+    path = write(tmp_path / "a.mp4", "libx264", options=X264)
+    assert frame_at(path, 2.49, 32).shape == (32, 32, 3)
+    with pytest.raises(VideoError, match="no frame at"):
+        frame_at(path, t_s)
+
+
+def test_real_videos(bench: Path) -> None:
+    files = sorted((bench / "videos").glob("*.mp4"))
+    assert len(files) == 8
+    for file in files:
+        with open_frames(file) as reader:
+            duration_s = reader.duration_s
+        assert duration_s is not None
+        assert 7 < duration_s < 31
+        early, late = frame_at(file, 0.5), frame_at(file, duration_s - 0.5)
+        assert early.shape == (96, 96, 3)
+        assert early.dtype == np.uint8
+        assert early.std() > 5
+        assert (early != late).any()
 
 
 def test_a_picture_that_is_cut_short(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 import soundsight
 from soundsight.core.errors import ConfigError, OutputError
-from soundsight.media import audio, mel, synth, video
+from soundsight.media import audio, mel, synth
+from soundsight.media.frames import frame_at
 
 EXAMPLES = Path(soundsight.__file__).parent / "assets" / "examples"
 
@@ -89,11 +90,11 @@ def test_videos_hold_the_scene_and_the_sound(tmp_path: Path) -> None:
     best = max(np.corrcoef(made[:60_000:7], sound[lag : lag + 60_000 : 7])[0, 1] for lag in lags)
     assert best > 0.8
     for t_s in (0.3, 1.1):
-        shown = video.frame_at(path, t_s).astype(float)
+        shown = frame_at(path, t_s).astype(float)
         assert np.abs(shown - synth.scene("train", t_s, 3)).mean() < 8
     again = synth.write_video(tmp_path / "b.mp4", "train", 2.0, 3)
     # Encoders may differ in a bit from one run to the next; the eye and the ear may not.
-    shown, first = (video.frame_at(p, 1.1).astype(float) for p in (again, path))
+    shown, first = (frame_at(p, 1.1).astype(float) for p in (again, path))
     assert np.abs(shown - first).mean() < 2
     np.testing.assert_allclose(audio.decode(again), sound, atol=0.02)
 

@@ -198,7 +198,7 @@ def _results(
     if not wish.each_second:
         yield translator.translate(sound, **options), 1.0
         return
-    length_s = sound.info.duration_s or math.inf
+    length_s = sound.duration_s or math.inf
     for result in translator.iter_translate(sound, **options):
         yield result, min(1.0, (float(result.seconds[0]) + 1.0) / length_s)
 

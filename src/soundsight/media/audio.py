@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -66,51 +65,30 @@ _SEARCH_S = 600.0
 """So much of a track is listened to in search of one that sounds."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AudioInfo:
-    """What a file says of its sound.
-
-    Attributes:
-        rate_hz: sample rate in hertz, at the beginning.
-        channels: number of channels, at the beginning.
-        duration_s: when the sound ends, in seconds from the beginning of the file, or None where
-            the file does not tell. Some formats tell only roughly.
-        codec: FFmpeg's name of the coding, such as ``pcm_s16le``, ``vorbis`` or ``aac``.
-        track: which of the sound tracks this is, from 1.
-        tracks: how many there are.
-    """
-
-    rate_hz: int
-    channels: int
-    duration_s: float | None
-    codec: str
-    track: int = 1
-    tracks: int = 1
-
-
 class SoundStream(Iterator[NDArray[np.float32]]):
     """The sound of a file in blocks, mono. It closes the file at its end, or as a context.
 
     Made by :func:`stream` and :func:`soundtrack`.
 
     Attributes:
-        info: what the file says of its sound.
         rate_hz: rate of the blocks, in hertz.
         name: what the file is called: its path, or what an open file says of itself.
         start_s: when its first sample sounds, in seconds of the file's clock.
+        duration_s: when the sound ends, in seconds from the beginning of the file, or None where
+            the file does not tell. Some formats tell only roughly.
     """
 
     def __init__(
         self,
-        info: AudioInfo,
+        blocks: Iterator[NDArray[np.float32]],
         rate_hz: int,
         start_s: float,
-        blocks: Iterator[NDArray[np.float32]],
+        duration_s: float | None,
         faults: Faults,
         files: contextlib.ExitStack,
     ) -> None:
-        self.info, self.rate_hz, self.start_s = info, rate_hz, start_s
-        self.name = faults.where
+        self.name, self.rate_hz = faults.where, rate_hz
+        self.start_s, self.duration_s = start_s, duration_s
         self._blocks, self._faults, self._files = blocks, faults, files
 
     @property
@@ -140,21 +118,6 @@ class SoundStream(Iterator[NDArray[np.float32]]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def probe(sound: SoundFile, *, track: int | None = None) -> AudioInfo:
-    """Read what a file says of its sound.
-
-    Its beginning is decoded; of several tracks as much as it takes to find one that sounds.
-
-    Args:
-        track: see ``stream``.
-
-    Raises:
-        AudioError: when the file is missing, cannot be read or has no sound track.
-    """
-    with stream(sound, track=track) as found:
-        return found.info
 
 
 def decode(
@@ -304,22 +267,14 @@ def _open(
             if start_s is None and end_s is None:
                 raise AudioError(f"{where} has no sound in it: at least 100 ms are needed")
             raise AudioError(f"{where} has no sound in this part")
-        tracks = [each.index for each in container.streams.audio]
-        info = AudioInfo(
-            rate_hz=first.rate_hz,
-            channels=first.samples.shape[1],
-            duration_s=declared_end_s(container, found),
-            codec=codec_name(found),
-            track=1 + tracks.index(found.index),
-            tracks=len(tracks),
-        )
         to_hz = first.rate_hz if rate_hz is None else rate_hz
         begin_s = decoder.first_s or 0.0
         blocks = _mono(chain([first], chunks), to_hz, where)
         if block_s is not None:
             lead = _silence(begin_s if begin_s > JITTER_S else 0.0, to_hz)
             blocks = _of_size(chain(lead, blocks), max(1, round(block_s * to_hz)))
-        return SoundStream(info, to_hz, begin_s, blocks, faults, stack.pop_all())
+        ends_s = declared_end_s(container, found)
+        return SoundStream(blocks, to_hz, begin_s, ends_s, faults, stack.pop_all())
 
 
 def _check_wav(path: Path, where: str) -> None:

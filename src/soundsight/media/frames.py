@@ -25,7 +25,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from soundsight.core.errors import VideoError
+from soundsight.core.units import IMAGE_PX
 from soundsight.media.container import (
     can_seek,
     check_encryption,
@@ -39,6 +43,7 @@ from soundsight.media.container import (
     origin_s,
     quiet_av,
 )
+from soundsight.media.framing import square
 
 _HELD_BYTES = 64 << 20
 """Compressed packets that wait for a wanted time at most; then they are decoded as they come."""
@@ -505,6 +510,35 @@ def _recovers_at_once(unit: bytes) -> bool | None:
     return None
 
 
+def frame_at(
+    path: str | os.PathLike[str], t_s: float, size_px: int = IMAGE_PX, crop: str = "center"
+) -> NDArray[np.uint8]:
+    """Read the frame that is shown at a time, as a square picture.
+
+    Args:
+        path: a video file.
+        t_s: time from the start of the picture, in seconds. A frame is shown from its time stamp
+            to the next one's; the last frame stays to the end.
+        size_px: side of the square, in pixels.
+        crop: ``center`` (the central square) or ``letterbox`` (the whole frame, black bars).
+
+    Returns:
+        uint8 [size_px, size_px, 3], RGB, turned as a player would turn it.
+
+    Raises:
+        VideoError: when the file is missing, cannot be read, has no picture track, or has no
+            frame at ``t_s``.
+        ConfigError: on an unknown crop.
+    """
+    with open_frames(path) as reader:
+        # A comparison with nan is false.
+        times = [reader.start_s + t_s] if t_s >= 0 else []
+        shown = next(reader.at(times), None)
+        if shown is None or shown.frame is None:
+            raise VideoError(f"{path} has no frame at {t_s:g} s: choose a time inside the video")
+        return square(shown.frame, size_px, crop, reader.pixel_aspect)
+
+
 @contextlib.contextmanager
 def open_frames(path: str | os.PathLike[str], *, strict: bool = True) -> Iterator[FrameReader]:
     """Open the picture of a video.
@@ -519,28 +553,19 @@ def open_frames(path: str | os.PathLike[str], *, strict: bool = True) -> Iterato
     file = Path(path)
     check_file(file, VideoError)
     with open_container(file, VideoError) as container:
-        track = picture_track(container, file)
+        if is_still(container):
+            raise VideoError(f"{file} is no video: pass a video file")
+        # A sound file's cover is stored as a picture track.
+        tracks = [
+            each
+            for each in container.streams.video
+            if not each.disposition & type(each.disposition).attached_pic
+        ]
+        if not tracks:
+            raise VideoError(f"{file} has no picture track: pass a video file")
+        track: Any = tracks[0]
         check_encryption(track, file, VideoError)
         discard_others(container, track)
         # Whole videos are spread over the cores; a thread each is the fastest a core.
         track.codec_context.thread_count = 1
         yield FrameReader(container, track, str(file), strict=strict)
-
-
-def picture_track(container: Any, file: Path) -> Any:
-    """The first picture track that is no cover.
-
-    Raises:
-        VideoError: when there is none.
-    """
-    if is_still(container):
-        raise VideoError(f"{file} is no video: pass a video file")
-    # A sound file's cover is stored as a picture track.
-    tracks = [t for t in container.streams.video if not _is_cover(t)]
-    if not tracks:
-        raise VideoError(f"{file} has no picture track: pass a video file")
-    return tracks[0]
-
-
-def _is_cover(track: Any) -> bool:
-    return bool(track.disposition & type(track.disposition).attached_pic)

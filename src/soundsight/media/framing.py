@@ -21,11 +21,6 @@ _HD_LINES = 720
 """Untagged video of at least so many lines is BT.709, below BT.601, as players take it."""
 
 
-def quarter_turns(frame: Any) -> int:
-    """Counter-clockwise quarter turns that the file asks a player to make."""
-    return round(float(frame.rotation) / 90) % 4
-
-
 def _as_shown(picture: NDArray[np.uint8], frame: Any) -> NDArray[np.uint8]:
     """Turn and mirror a picture as the display matrix of its frame says.
 
@@ -33,7 +28,7 @@ def _as_shown(picture: NDArray[np.uint8], frame: Any) -> NDArray[np.uint8]:
     """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return np.rot90(picture, quarter_turns(frame))
+        return picture
     values = np.frombuffer(bytes(matrix), "<i4").astype(np.int64)
     a, b, c, d = values[0], values[1], values[3], values[4]
     if abs(b) > abs(a):

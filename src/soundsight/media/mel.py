@@ -279,13 +279,16 @@ class Framer:
         return db
 
 
-def as_clip(samples: NDArray[np.floating]) -> NDArray[np.float32]:
-    clip = np.ascontiguousarray(samples, dtype=np.float32)
-    if clip.ndim != 1:
-        raise AudioError(f"one channel of samples is expected, not an array of shape {clip.shape}")
-    if not len(clip):
-        raise AudioError("there is no sound: the clip has no samples")
-    return clip
+def one_channel(samples: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Samples [t] as float32 in one piece of memory.
+
+    Raises:
+        AudioError: when they are not one-dimensional.
+    """
+    block = np.ascontiguousarray(samples, dtype=np.float32)
+    if block.ndim != 1:
+        raise AudioError(f"one channel of samples is expected, not an array of shape {block.shape}")
+    return block
 
 
 def mel_db(samples: NDArray[np.floating], config: MelConfig = DEFAULT) -> NDArray[np.float32]:
@@ -301,7 +304,9 @@ def mel_db(samples: NDArray[np.floating], config: MelConfig = DEFAULT) -> NDArra
     Raises:
         AudioError: when ``samples`` is empty or not one-dimensional.
     """
-    clip = as_clip(samples)
+    clip = one_channel(samples)
+    if not len(clip):
+        raise AudioError("there is no sound: the clip has no samples")
     frames = len(clip) // config.hop_samples
     blocks = -(-frames // config.block_frames)
     db = Framer(config).blocks(HeldSamples(clip, total=len(clip)), 0, blocks)
@@ -349,22 +354,17 @@ def log_mel(samples: NDArray[np.floating], config: MelConfig = DEFAULT) -> NDArr
     Raises:
         AudioError: when ``samples`` is empty or not one-dimensional.
     """
-    clip = as_clip(samples)
-    if is_short(len(clip), config):
-        db = mel_db(clip, config)
+    db = mel_db(samples, config)
+    if is_short(len(samples), config):
         return to_levels(db, float(db.max(initial=config.floor_db)), config)
-    frames = len(clip) // config.hop_samples
-    levels = np.empty((config.n_mels, frames), np.uint8)
-    framer, held = Framer(config), HeldSamples(clip, total=len(clip))
-    loudest = np.full(config.scale_frames, -np.inf, np.float32)
-    for first in range(0, frames, config.segment_frames):
-        count = min(config.segment_frames, frames - first)
-        block = first // config.block_frames
-        db = framer.blocks(held, block, block + -(-count // config.block_frames))[:count]
-        loudest = np.concatenate([loudest[count:], db.max(axis=1)])
-        levels[:, first : first + count] = to_levels(db, float(loudest.max()), config).T
+    levels = np.empty(db.shape, np.uint8)
+    for first in range(0, db.shape[1], config.segment_frames):
+        last = min(first + config.segment_frames, db.shape[1])
+        peak_db = float(db[:, max(0, last - config.scale_frames) : last].max())
+        levels[:, first:last] = to_levels(db[:, first:last], peak_db, config)
     return levels
 
 
-def is_short(samples: int, config: MelConfig) -> bool:
+def is_short(samples: int, config: MelConfig = DEFAULT) -> bool:
+    """Whether a sound of so many samples is one clip, which is scaled as a whole."""
     return samples <= units.CLIP_MAX_S * config.rate_hz

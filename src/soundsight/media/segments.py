@@ -18,7 +18,15 @@ from soundsight.core import units
 from soundsight.core.errors import AudioError, ConfigError
 from soundsight.media.audio import MonoConverter
 from soundsight.media.decoder import MAX_RATE_HZ, MIN_RATE_HZ
-from soundsight.media.mel import DEFAULT, Framer, HeldSamples, MelConfig, is_short, to_levels
+from soundsight.media.mel import (
+    DEFAULT,
+    Framer,
+    HeldSamples,
+    MelConfig,
+    is_short,
+    one_channel,
+    to_levels,
+)
 
 MIN_SEGMENT_S = 0.1
 MAX_SEGMENT_S = 10.0
@@ -211,11 +219,7 @@ class Cutter:
         Raises:
             AudioError: when ``samples`` is not one-dimensional.
         """
-        block = np.ascontiguousarray(samples, dtype=np.float32)
-        if block.ndim != 1:
-            raise AudioError(
-                f"one channel of samples is expected, not an array of shape {block.shape}"
-            )
+        block = one_channel(samples)
         done: list[Segment] = []
         # No more than a few seconds at a time, however large the blocks are.
         step = 2 * self._config.segment_samples
@@ -259,18 +263,8 @@ class Cutter:
             low = 0 if as_whole else max(0, last - config.scale_frames)
             high = frames if as_whole else last
             peak_db = float(_part(self._loud, self._computed, low, high).max())
-            peak_db = max(peak_db, config.floor_db)
             db = _part(self._db, self._computed, first, last)
-            samples = held.span(first * config.hop_samples, last * config.hop_samples).copy()
-            done.append(
-                Segment(
-                    start_s=first * units.SEGMENT_S / config.segment_frames,
-                    mel=np.ascontiguousarray(to_levels(db, peak_db, config).T),
-                    peak_db=peak_db,
-                    rms_dbfs=rms_dbfs(samples),
-                    samples=samples,
-                )
-            )
+            done.append(_segment(held, db, first, peak_db, config))
             self._next += self._hop
         return done
 
@@ -412,7 +406,7 @@ def loudest_segment(blocks: Iterable[NDArray[np.floating]], config: MelConfig = 
     loudest, start = -1.0, 0
     found: Segment | None = None
     for block in blocks:
-        samples = np.ascontiguousarray(block, dtype=np.float32)
+        samples = one_channel(block)
         for first in range(0, len(samples), 10 * second):
             held.append(samples[first : first + 10 * second])
             count = held.end // hop - frames
@@ -448,11 +442,23 @@ def _segment_at(held: HeldSamples, start: int, config: MelConfig) -> Segment:
     block = low // config.block_frames
     db = Framer(config).blocks(held, block, -(-high // config.block_frames))
     db = db[low - block * config.block_frames : high - block * config.block_frames]
-    peak_db = max(float(db.max()), config.floor_db)
-    samples = held.span(start * config.hop_samples, end * config.hop_samples).copy()
+    return _segment(held, db[start - low : end - low], start, float(db.max()), config)
+
+
+def _segment(
+    held: HeldSamples,
+    db: NDArray[np.float32],
+    start: int,
+    peak_db: float,
+    config: MelConfig,
+) -> Segment:
+    """The segment of which ``db`` are the frames, from frame ``start`` on."""
+    peak_db = max(peak_db, config.floor_db)
+    hop = config.hop_samples
+    samples = held.span(start * hop, (start + len(db)) * hop).copy()
     return Segment(
         start_s=start * units.SEGMENT_S / config.segment_frames,
-        mel=np.ascontiguousarray(to_levels(db[start - low : end - low], peak_db, config).T),
+        mel=np.ascontiguousarray(to_levels(db, peak_db, config).T),
         peak_db=peak_db,
         rms_dbfs=rms_dbfs(samples),
         samples=samples,

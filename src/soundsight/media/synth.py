@@ -12,22 +12,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from soundsight.core.config import choose
 from soundsight.core.errors import ConfigError, SoundsightError
 from soundsight.core.files import atomic_file
 from soundsight.core.units import IMAGE_PX, RATE_HZ
 from soundsight.media.container import quiet_av
-
-if TYPE_CHECKING:
-    from PIL.ImageDraw import ImageDraw
+from soundsight.media.voice import VoiceTrack, write_samples
 
 SUBJECTS = ("baby", "dog", "train", "fireworks", "water")
 
@@ -48,19 +46,9 @@ class _Event:
     length_s: float
     pitch: float
 
-    def progress(self, t_s: float) -> float | None:
-        """How far the event is at ``t_s``, 0..1, or None where it does not sound."""
-        u = (t_s - self.start_s) / self.length_s
-        return u if 0 <= u < 1 else None
-
 
 def _rng(subject: str, seed: int, what: int) -> np.random.Generator:
     return np.random.default_rng([SUBJECTS.index(subject), seed & (2**64 - 1), what])
-
-
-def _check(subject: str) -> None:
-    if subject not in SUBJECTS:
-        raise ConfigError(f"unknown subject {subject!r}; choose from {', '.join(SUBJECTS)}")
 
 
 _TIMING = {
@@ -104,7 +92,7 @@ def sound(subject: str, seconds: float, seed: int, rate_hz: int = RATE_HZ) -> ND
     Raises:
         ConfigError: on an unknown subject or a length out of range.
     """
-    _check(subject)
+    make = choose("subject", subject, _EVENT_SOUNDS)
     if not 0 < seconds <= _TIMELINE_S:
         raise ConfigError(f"a toy sound lasts up to {_TIMELINE_S:g} s, not {seconds:g} s")
     count = max(1, round(seconds * rate_hz))
@@ -115,7 +103,7 @@ def sound(subject: str, seconds: float, seed: int, rate_hz: int = RATE_HZ) -> ND
         if first >= count:
             break
         # The whole event is made, then cut: a longer sound begins like a shorter one.
-        made = _EVENT_SOUNDS[subject](event, round(event.length_s * rate_hz), rate_hz, rng)
+        made = make(event, round(event.length_s * rate_hz), rate_hz, rng)
         made = made[: count - first]
         samples[first : first + len(made)] += made
     peak = float(np.abs(samples).max())
@@ -242,6 +230,95 @@ _EVENT_SOUNDS: dict[str, Callable[[_Event, int, int, np.random.Generator], Sampl
 # --- scenes ----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """An ellipse, or a rectangle, of a scene; in units of the picture's side, 0, 0 the top left.
+
+    Attributes:
+        x, y: its middle.
+        rx, ry: half its width and height.
+        colour: red, green and blue; the seed decides on one nearby.
+        opens: what is added to half its height as an event begins to sound.
+        swings: how far it swings to either side, three times a second.
+        passes: how far it passes to the left in a second, to come again on the right.
+        box: whether it is a rectangle.
+    """
+
+    x: float
+    y: float
+    rx: float
+    ry: float
+    colour: tuple[int, int, int]
+    opens: float = 0.0
+    swings: float = 0.0
+    passes: float = 0.0
+    box: bool = False
+
+
+def _pair(shape: _Shape, apart: float) -> list[_Shape]:
+    return [replace(shape, x=shape.x - apart), replace(shape, x=shape.x + apart)]
+
+
+def _sky_and_ground(sky: tuple[int, int, int], ground: tuple[int, int, int]) -> list[_Shape]:
+    return [_Shape(0.5, 0.5, 0.5, 0.5, sky, box=True), _Shape(0.5, 0.8, 0.5, 0.3, ground, box=True)]
+
+
+_SCENES = {
+    "baby": [
+        *_sky_and_ground((170, 200, 235), (235, 235, 225)),
+        *_pair(_Shape(0.5, 0.52, 0.06, 0.08, (240, 200, 175)), 0.33),
+        _Shape(0.5, 0.52, 0.33, 0.38, (240, 200, 175)),
+        _Shape(0.5, 0.19, 0.12, 0.05, (120, 80, 50), swings=0.02),
+        *_pair(_Shape(0.5, 0.47, 0.045, 0.045, (60, 40, 40), opens=-0.035), 0.14),
+        _Shape(0.5, 0.71, 0.1, 0.02, (150, 40, 50), opens=0.1),
+    ],
+    "dog": [
+        *_sky_and_ground((160, 205, 240), (90, 160, 70)),
+        _Shape(0.85, 0.75, 0.04, 0.2, (90, 50, 25), swings=0.08),
+        _Shape(0.5, 0.95, 0.3, 0.35, (150, 100, 55)),
+        _Shape(0.5, 0.42, 0.24, 0.25, (150, 100, 55), opens=0.04),
+        *_pair(_Shape(0.5, 0.42, 0.08, 0.2, (90, 50, 25)), 0.25),
+        *_pair(_Shape(0.5, 0.36, 0.03, 0.035, (20, 20, 20)), 0.09),
+        _Shape(0.5, 0.64, 0.1, 0.02, (170, 50, 60), opens=0.12),
+        _Shape(0.5, 0.55, 0.13, 0.09, (215, 190, 160)),
+        _Shape(0.5, 0.5, 0.05, 0.035, (20, 20, 20)),
+    ],
+    "train": [
+        *_sky_and_ground((175, 205, 225), (130, 120, 100)),
+        *(
+            part
+            for x in (0.3, 0.8, 1.3)
+            for part in (
+                _Shape(x, 0.52, 0.22, 0.2, (190, 50, 45), passes=0.3, box=True),
+                *_pair(_Shape(x, 0.48, 0.06, 0.06, (220, 235, 245), passes=0.3, box=True), 0.1),
+                *_pair(_Shape(x, 0.74, 0.05, 0.05, (40, 40, 45), passes=0.3), 0.13),
+            )
+        ),
+        _Shape(0.5, 0.8, 0.5, 0.015, (70, 70, 75), box=True),
+        _Shape(0.35, 0.2, 0.15, 0.0, (235, 235, 235), opens=0.12),
+    ],
+    "fireworks": [
+        *_sky_and_ground((15, 15, 40), (25, 20, 45)),
+        *(
+            _Shape(0.5 + 0.3 * np.cos(k), 0.4 + 0.3 * np.sin(k), 0.05, 0.01, colour, opens=0.08)
+            for k, colour in enumerate([(255, 220, 150), (230, 90, 90), (120, 220, 160)] * 4)
+        ),
+        _Shape(0.5, 0.4, 0.03, 0.02, (255, 255, 230), opens=0.1, swings=0.03),
+        *(_Shape(k / 7, 1.0, 0.06, 0.05 + 0.02 * (k % 3), (5, 5, 12), box=True) for k in range(8)),
+    ],
+    "water": [
+        *_sky_and_ground((185, 215, 235), (40, 105, 150)),
+        *(
+            _Shape(0.1 + 0.19 * k, 0.45 + 0.09 * row, 0.14, 0.02, (90, 150, 190), swings=0.04)
+            for row in range(6)
+            for k in range(row % 2, 6, 2)
+        ),
+        _Shape(0.5, 0.7, 0.2, 0.01, (200, 225, 240), opens=0.06),
+        *(_Shape(x, 0.95, 0.13, 0.09, (120, 115, 105)) for x in (0.08, 0.4, 0.9)),
+    ],
+}
+
+
 def scene(subject: str, t_s: float, seed: int, size_px: int = IMAGE_PX) -> NDArray[np.uint8]:
     """Draw a subject at a time of its sound.
 
@@ -257,173 +334,26 @@ def scene(subject: str, t_s: float, seed: int, size_px: int = IMAGE_PX) -> NDArr
     Raises:
         ConfigError: on an unknown subject.
     """
-    _check(subject)
     from PIL import Image, ImageDraw
 
+    shapes = choose("subject", subject, _SCENES)
+    rng = _rng(subject, seed, 2)
+    # How much of the event that sounds is still to come, 0 where none does.
+    left = (1 - (t_s - event.start_s) / event.length_s for event in _events(subject, seed))
+    open_ = next((share for share in left if 0 < share <= 1), 0.0)
     # Drawn at twice the size and made smaller, for smooth edges.
     side = 2 * size_px
     picture = Image.new("RGB", (side, side))
-    active = None
-    for event in _events(subject, seed):
-        if event.start_s > t_s:
-            break
-        active = event
-    progress = active.progress(t_s) if active else None
-    pen = _Pen(ImageDraw.Draw(picture), side, _rng(subject, seed, 2))
-    _SCENES[subject](pen, t_s, progress)
+    pen = ImageDraw.Draw(picture)
+    for shape in shapes:
+        x = shape.x + shape.swings * float(np.sin(6 * np.pi * t_s + 9 * shape.y))
+        x = (x - shape.passes * t_s + 0.25) % 1.5 - 0.25 if shape.passes else x
+        ry = shape.ry + shape.opens * open_
+        r, g, b = np.clip(np.add(shape.colour, rng.integers(-20, 21, 3)), 0, 255).tolist()
+        place = [side * v for v in (x - shape.rx, shape.y - ry, x + shape.rx, shape.y + ry)]
+        (pen.rectangle if shape.box else pen.ellipse)(place, fill=(r, g, b))
     small = picture.resize((size_px, size_px), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.uint8).copy()
-
-
-Colour = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class _Pen:
-    """Draws in units of the picture's side: 0, 0 is the top left, 1, 1 the bottom right."""
-
-    draw: ImageDraw
-    side: int
-    rng: np.random.Generator
-
-    def colour(self, red: int, green: int, blue: int, spread: int = 25) -> Colour:
-        """A colour near the one given; the seed decides."""
-        near = np.array([red, green, blue]) + self.rng.integers(-spread, spread + 1, 3)
-        r, g, b = np.clip(near, 0, 255).tolist()
-        return r, g, b
-
-    def box(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
-        """A filled rectangle."""
-        self.draw.rectangle(self._scaled(x0, y0, x1, y1), fill=colour)
-
-    def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
-        """A filled ellipse around x, y."""
-        self.draw.ellipse(self._scaled(x - rx, y - ry, x + rx, y + ry), fill=colour)
-
-    def line(self, x0: float, y0: float, x1: float, y1: float, w: float, colour: Colour) -> None:
-        """A line of width ``w``."""
-        self.draw.line(
-            self._scaled(x0, y0, x1, y1), fill=colour, width=max(1, round(w * self.side))
-        )
-
-    def _scaled(self, *values: float) -> list[float]:
-        return [value * self.side for value in values]
-
-
-def _draw_baby(pen: _Pen, t_s: float, progress: float | None) -> None:
-    pen.box(0, 0, 1, 1, pen.colour(170, 200, 235))
-    skin = pen.colour(240, 200, 175, 15)
-    open_ = 0.0 if progress is None else float(np.sin(np.pi * progress))
-    y = 0.52 + 0.01 * open_ * float(np.sin(2 * np.pi * 6 * t_s))
-    pen.oval(0.5, y + 0.55, 0.36, 0.28, pen.colour(235, 235, 225))
-    for side in (-1, 1):
-        pen.oval(0.5 + 0.33 * side, y, 0.06, 0.08, skin)
-    pen.oval(0.5, y, 0.33, 0.38, skin)
-    pen.oval(0.5, y - 0.33, 0.12, 0.05, pen.colour(120, 80, 50))
-    for side in (-1, 1):
-        x = 0.5 + 0.14 * side
-        pen.oval(x, y - 0.05, 0.045, 0.045 - 0.035 * open_, (60, 40, 40))
-        pen.oval(x + 0.06 * side, y + 0.1, 0.06, 0.04, (235, 160, 150))
-    pen.oval(0.5, y + 0.19, 0.07 + 0.05 * open_, 0.015 + 0.09 * open_, (150, 40, 50))
-
-
-def _draw_dog(pen: _Pen, t_s: float, progress: float | None) -> None:
-    pen.box(0, 0, 1, 0.45, pen.colour(160, 205, 240))
-    pen.box(0, 0.45, 1, 1, pen.colour(90, 160, 70))
-    coat = pen.colour(150, 100, 55)
-    dark: Colour = (max(coat[0] - 60, 0), max(coat[1] - 50, 0), max(coat[2] - 35, 0))
-    open_ = 0.0 if progress is None else 1.0 - progress
-    y = 0.42 - 0.05 * open_
-    pen.oval(0.5, 0.95, 0.3, 0.35, coat)
-    pen.oval(0.5, y, 0.24, 0.25, coat)
-    for side in (-1, 1):
-        pen.oval(0.5 + 0.25 * side, y + 0.02 - 0.05 * open_, 0.08, 0.2, dark)
-        pen.oval(0.5 + 0.09 * side, y - 0.06, 0.03, 0.035, (20, 20, 20))
-    pen.oval(0.5, y + 0.2 + 0.07 * open_, 0.1, 0.03 + 0.07 * open_, (170, 50, 60))
-    pen.oval(0.5, y + 0.13, 0.13, 0.1, pen.colour(215, 190, 160))
-    pen.oval(0.5, y + 0.08, 0.05, 0.035, (20, 20, 20))
-    wag = 0.08 * float(np.sin(2 * np.pi * 3 * t_s))
-    pen.line(0.77, 0.85, 0.9 + wag, 0.62, 0.05, dark)
-
-
-def _draw_train(pen: _Pen, t_s: float, progress: float | None) -> None:
-    pen.box(0, 0, 1, 0.6, pen.colour(175, 205, 225))
-    pen.box(0, 0.6, 1, 1, pen.colour(130, 120, 100))
-    speed = float(pen.rng.uniform(0.25, 0.4))
-    x0 = -0.2 - speed * t_s % 0.5
-    for i in range(9):
-        pen.box(x0 + i * 0.17, 0.8, x0 + i * 0.17 + 0.08, 0.85, (90, 70, 50))
-    pen.box(0, 0.78, 1, 0.8, (70, 70, 75))
-    body = pen.colour(190, 50, 45)
-    # Coaches pass to the left: one leaves as the next comes, a coach every 0.5 of the width.
-    for i in range(4):
-        x = x0 + i * 0.5
-        pen.box(x, 0.35, x + 0.47, 0.72, body)
-        pen.box(x, 0.35, x + 0.47, 0.4, (80, 80, 90))
-        for k in range(3):
-            pen.box(x + 0.05 + 0.14 * k, 0.45, x + 0.13 + 0.14 * k, 0.56, (220, 235, 245))
-        for wheel in (0.1, 0.36):
-            pen.oval(x + wheel, 0.74, 0.05, 0.05, (40, 40, 45))
-    if progress is not None:
-        for i in range(4):
-            up = (progress + 0.25 * i) % 1.0
-            pen.oval(0.25 + 0.2 * up, 0.33 - 0.25 * up, 0.03 + 0.07 * up, 0.03 + 0.06 * up,
-                     (235, 235, 235))  # fmt: skip
-
-
-def _draw_fireworks(pen: _Pen, t_s: float, progress: float | None) -> None:
-    pen.box(0, 0, 1, 1, pen.colour(15, 15, 40, 8))
-    shot = np.random.default_rng([int(pen.rng.integers(2**31)), int(t_s / 2)])
-    x, y = 0.5 + 0.1 * float(shot.uniform(-1, 1)), 0.4
-    if progress is not None and progress < _BANG_AT:
-        at = 1 - (1 - y) * progress / _BANG_AT
-        pen.line(x, at, x, min(1.0, at + 0.15), 0.015, (255, 220, 150))
-    elif progress is not None:
-        grown = (progress - _BANG_AT) / (1 - _BANG_AT)
-        radius, fade = 0.42 * grown**0.4, 1 - 0.7 * grown
-        colour = shot.integers(120, 256, 3) * fade
-        r, g, b = colour.astype(int).tolist()
-        for k in range(24):
-            a = 2 * np.pi * k / 24
-            dx, dy = float(np.cos(a)), float(np.sin(a)) + 0.3 * grown**2
-            inner = 0.35 * radius
-            pen.line(x + inner * dx, y + inner * dy, x + radius * dx, y + radius * dy, 0.012,
-                     (r, g, b))  # fmt: skip
-            pen.oval(x + radius * dx, y + radius * dy, 0.015, 0.015, (255, 255, 230))
-    for k in range(8):
-        height = float(pen.rng.uniform(0.05, 0.13))
-        pen.box(k / 8, 1 - height, (k + 1) / 8, 1, (5, 5, 12))
-
-
-def _draw_water(pen: _Pen, t_s: float, progress: float | None) -> None:
-    pen.box(0, 0, 1, 0.35, pen.colour(185, 215, 235))
-    deep = pen.colour(40, 105, 150)
-    for row in range(9):
-        base = 0.33 + 0.08 * row
-        light = 12 * (row % 3)
-        colour: Colour = (
-            min(deep[0] + light, 255), min(deep[1] + light, 255), min(deep[2] + light, 255),
-        )  # fmt: skip
-        shift = t_s * (0.5 + 0.05 * row) + 0.7 * row
-        xs = np.linspace(0, 1, 33)
-        ys = base + 0.02 * np.sin(2 * np.pi * (2 * xs + shift))
-        points = [(float(x) * pen.side, float(y) * pen.side) for x, y in zip(xs, ys, strict=True)]
-        pen.draw.polygon([*points, (pen.side, pen.side), (0, pen.side)], fill=colour)
-    drop = 0.0 if progress is None else progress
-    pen.oval(0.5, 0.7, 0.05 + 0.2 * drop, 0.015 + 0.06 * drop, (200, 225, 240))
-    pen.oval(0.5, 0.7, 0.03 + 0.19 * drop, 0.01 + 0.05 * drop, deep)
-    stone = pen.colour(120, 115, 105)
-    for x, y in ((0.08, 0.95), (0.9, 0.9), (0.3, 1.0)):
-        pen.oval(x, y, 0.13, 0.09, stone)
-
-
-_SCENES: dict[str, Callable[[_Pen, float, float | None], None]] = {
-    "baby": _draw_baby,
-    "dog": _draw_dog,
-    "train": _draw_train,
-    "fireworks": _draw_fireworks,
-    "water": _draw_water,
-}
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -457,7 +387,6 @@ def write_video(
         ConfigError: on an unknown subject or an odd size.
         OutputError: when the place cannot be written to.
     """
-    _check(subject)
     if size_px < 16 or size_px % 2:
         raise ConfigError(f"size_px is an even number from 16, not {size_px}")
     samples = sound(subject, seconds, seed, rate_hz)
@@ -503,17 +432,13 @@ def write_clip(
         picture.pix_fmt = "yuv420p"
         # One thread: the same picture track wherever it is written.
         picture.codec_context.thread_count = 1
-        voice = container.add_stream("aac", rate=rate_hz, layout="mono")
+        sound_track = VoiceTrack(container, rate_hz)
         for drawn in chain([first], rest):
             frame = av.VideoFrame.from_ndarray(drawn, format="rgb24")
             container.mux(picture.encode(frame))
         container.mux(picture.encode(None))
-        spoken = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-        spoken.sample_rate = rate_hz
-        cutter = av.AudioResampler(format="fltp", layout="mono", rate=rate_hz, frame_size=1024)
-        for piece in [*cutter.resample(spoken), *cutter.resample(None)]:
-            container.mux(voice.encode(piece))
-        container.mux(voice.encode(None))
+        sound_track.push(samples)
+        sound_track.close()
     return Path(path)
 
 
@@ -526,8 +451,6 @@ def write_examples(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         OutputError: when the place cannot be written to.
     """
-    from soundsight.media.voice import write_samples
-
     paths = [Path(folder) / f"{subject}.flac" for subject in SUBJECTS]
     for subject, path in zip(SUBJECTS, paths, strict=True):
         with atomic_file(path) as temporary:

@@ -21,15 +21,16 @@ class VoiceTrack:
     Args:
         container: the open container.
         rate_hz: rate of the samples, in hertz.
-        bit_rate_bps: bits a second.
+        bit_rate_bps: bits a second; None leaves it to FFmpeg.
     """
 
-    def __init__(self, container: Any, rate_hz: int, bit_rate_bps: int) -> None:
+    def __init__(self, container: Any, rate_hz: int, bit_rate_bps: int | None = None) -> None:
         self._av = quiet_av()
         self._container = container
         self._rate_hz = rate_hz
         self._track = container.add_stream("aac", rate=rate_hz, layout="mono")
-        self._track.bit_rate = bit_rate_bps
+        if bit_rate_bps is not None:
+            self._track.bit_rate = bit_rate_bps
         self._cutter = self._av.AudioResampler(
             format="fltp", layout="mono", rate=rate_hz, frame_size=_FRAME_SAMPLES
         )

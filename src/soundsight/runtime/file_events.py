@@ -108,7 +108,7 @@ def find_events(
     listener = Listener(translator, draws=0, seed=seed, sensitivity=sensitivity)
     blocks = blocks_of(sound, rate_hz, translator.info.mel)
     if isinstance(blocks, SoundStream):
-        total_s = blocks.info.duration_s if total_s is None else total_s
+        total_s = blocks.duration_s if total_s is None else total_s
         source = Path(blocks.name).name if source is None else source
     names = () if translator.label_head is None else translator.label_head.labels
     finder = _Finder(listener, translator.info.mel, names)

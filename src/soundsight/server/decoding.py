@@ -306,7 +306,7 @@ def _decode(pipe: socket.socket, path: str, order: dict[str, Any]) -> None:
         # The descriptor's path says nothing to the sender.
         name=order["name"],
     )
-    duration_s = sound.info.duration_s
+    duration_s = sound.duration_s
     if duration_s is not None and duration_s > longest_s + 1:
         raise AudioError(too_long)
     pipe.sendall(json.dumps({"duration_s": duration_s}).encode() + b"\n")

@@ -27,7 +27,7 @@ from soundsight.data.prepare.clean import (
 )
 from soundsight.data.vegas.bench import BENCH_VARIABLE, DEFAULT_BENCH, find_bench
 from soundsight.media import mel, synth
-from soundsight.media.video import frame_at
+from soundsight.media.frames import frame_at
 
 RATE_HZ = 44_100
 T_S = np.arange(RATE_HZ) / RATE_HZ

@@ -26,8 +26,8 @@ from soundsight.data.records import Clip, Record
 from soundsight.data.store.shards import decode_image, decode_mel
 from soundsight.media import synth
 from soundsight.media.container import quiet_av
+from soundsight.media.frames import frame_at
 from soundsight.media.mel import log_mel
-from soundsight.media.video import frame_at
 
 RAW = IngestConfig(clean=CleanConfig(steps=()), duplicates=False)
 RATE_HZ = 44_100
