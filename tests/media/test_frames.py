@@ -96,10 +96,7 @@ class Naive:
 
 def compare(path: Path, naive: Naive, times_s: list[float]) -> None:
     with open_frames(path) as reader:
-        found = 0
-        for found, (t_s, shown) in enumerate(  # noqa: B007
-            zip(times_s, reader.at(times_s), strict=True), start=1
-        ):
+        for t_s, shown in zip(times_s, reader.at(times_s), strict=True):
             expected = naive.at(t_s)
             assert shown.t_s == t_s
             if expected is None:
@@ -109,19 +106,18 @@ def compare(path: Path, naive: Naive, times_s: list[float]) -> None:
             assert number_of(shown.frame) == number_of(expected)
             np.testing.assert_array_equal(shown.frame.to_ndarray(), expected.to_ndarray())
             assert -naive.half_tick_s <= t_s - shown.frame_s
-        assert found == len(times_s)
 
 
 def grids(end_s: float, seed: int = 0) -> Iterator[list[float]]:
     """Ascending times of every kind: dense, on the frames, far apart, outside, twice the same."""
     rng = random.Random(seed)
-    yield [i / 90 for i in range(-5, int(90 * end_s) + 20)]
+    yield [i / 70 for i in range(-5, int(70 * end_s) + 20)]
     yield [k / FPS for k in range(int(FPS * end_s) + 2)]
     yield [0.5 + i for i in range(int(end_s) + 2)]
     yield [0.0, 0.0, 1.0, 1.0, 1.0, 1.001, end_s - 0.02, end_s - 0.02, end_s + 1]
     yield [end_s - 0.1]
     yield [end_s + 5]
-    for count in (1, 1, 2, 2, 3, 3, 8, 8, 30, 30):
+    for count in (1, 2, 3, 8, 30):
         yield sorted(rng.uniform(-0.2, end_s + 0.2) for _ in range(count))
 
 
@@ -152,7 +148,12 @@ FORMATS = {
 PIXELS = {"mjpeg.avi": "yuvj420p", "prores.mov": "yuv422p10le"}
 
 
-@pytest.mark.parametrize("name", FORMATS)
+QUICK = {"pyramid.mp4", "open.mkv", "refresh.ts", "open-hevc.mp4", "vp9.webm", "mpeg4.avi"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in FORMATS]
+)
 def test_every_frame_of_every_format(tmp_path: Path, name: str) -> None:
     codec, options = FORMATS[name]
     path = write(tmp_path / name, codec, options=options, pix_fmt=PIXELS.get(name, "yuv420p"))
@@ -162,6 +163,7 @@ def test_every_frame_of_every_format(tmp_path: Path, name: str) -> None:
         compare(path, naive, times_s)
 
 
+@pytest.mark.slow
 def test_av1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "a.mp4", "libsvtav1", options={"g": "20", "preset": "12"})
     naive = Naive(path)
@@ -197,14 +199,14 @@ NAMES = ["a.mp4", "a.mkv", "a.ts", "noindex.mkv", "pieces.mp4", "hevc.mp4", "ref
 def test_far_times(long_videos: dict[str, tuple[Path, Naive]], name: str) -> None:
     """The first time is sought: the times around every key frame are the ones that may go wrong."""
     path, naive = long_videos[name]
-    for k in range(70, 240, 3):
+    for k in range(70, 240, 7):
         compare(path, naive, [k / FPS])
     for times_s in grids(naive.end_s):
         compare(path, naive, times_s)
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     name=st.sampled_from(NAMES),
@@ -388,7 +390,7 @@ def test_after_the_last_wanted_time_nothing_is_read(tmp_path: Path, sent: list[b
     assert len(sent) < 20
 
 
-@pytest.mark.parametrize("limit", [1, 2_000, 20_000])
+@pytest.mark.parametrize("limit", [1, 20_000])
 def test_waiting_packets_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list[bool], limit: int
 ) -> None:

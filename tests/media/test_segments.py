@@ -45,6 +45,10 @@ def noise(seconds: float, level: float = 0.1, seed: int = 0) -> np.ndarray:
 LONG = swelling(24.0)
 
 
+def cut(blocks: Iterable[np.ndarray], *lengths_s: float) -> list[Segment]:
+    return list(segments(blocks, *lengths_s, with_samples=True))
+
+
 def reused(clip: np.ndarray, cuts: Iterable[int]) -> Iterator[np.ndarray]:
     """Blocks of a clip from one buffer: who keeps a block has to copy it."""
     buffer = np.empty(len(clip), np.float32)
@@ -56,7 +60,7 @@ def reused(clip: np.ndarray, cuts: Iterable[int]) -> Iterator[np.ndarray]:
 
 
 def live(blocks: Iterable[np.ndarray], hop_s: float = 1.0) -> list[Segment]:
-    cutter = Cutter(hop_s=hop_s, live=True)
+    cutter = Cutter(hop_s=hop_s, live=True, with_samples=True)
     return [segment for block in blocks for segment in cutter.push(block)] + cutter.flush()
 
 
@@ -67,6 +71,7 @@ def same(found: Segment, expected: Segment) -> None:
     assert (found.peak_db, found.rms_dbfs) == (expected.peak_db, expected.rms_dbfs)
     assert found.samples.dtype == np.float32
     np.testing.assert_array_equal(found.samples, expected.samples)
+    np.testing.assert_array_equal(found.waveform, expected.waveform)
 
 
 def all_same(found: Iterable[Segment], expected: Iterable[Segment]) -> None:
@@ -75,6 +80,11 @@ def all_same(found: Iterable[Segment], expected: Iterable[Segment]) -> None:
 
 
 # --- segments ------------------------------------------------------------------------------------
+
+
+def waveform_of(samples: np.ndarray, length: int) -> np.ndarray:
+    heard = np.where(np.arange(len(samples)) < length, samples, 0).reshape(-1, HOP_SAMPLES)
+    return np.stack([heard.min(axis=1), heard.max(axis=1)], axis=1)
 
 
 def reference(
@@ -103,6 +113,7 @@ def reference(
             Segment(
                 start_s=start / RATE_HZ, mel=mel.to_levels(db[:, first:last], peak_db),
                 peak_db=peak_db, rms_dbfs=rms_dbfs(samples), samples=samples,
+                waveform=waveform_of(samples, len(clip) - start),
             )
         )  # fmt: skip
     return found
@@ -117,7 +128,7 @@ LENGTHS_S = [0.04, 0.9, 2.6, 4.999, 10.49, 10.51, 15.02, 23.77]
 @pytest.mark.parametrize("seconds", LENGTHS_S)
 def test_any_length_and_step(segment_s: float, hop_s: float, seconds: float) -> None:
     clip = LONG[: round(seconds * RATE_HZ)]
-    all_same(segments([clip], segment_s, hop_s), reference(clip, segment_s, hop_s))
+    all_same(cut([clip], segment_s, hop_s), reference(clip, segment_s, hop_s))
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 1.5, 9.5, 10.5, 11.0, 11.5])
@@ -125,7 +136,7 @@ def test_any_length_and_step(segment_s: float, hop_s: float, seconds: float) -> 
 def test_seconds_at_the_edges(seconds: float, extra: int) -> None:
     clip = LONG[: round(seconds * RATE_HZ) + extra]
     expected = reference(clip)
-    all_same(segments([clip]), expected)
+    all_same(cut([clip]), expected)
     assert len(expected) == max(1, (len(clip) + RATE_HZ // 2) // RATE_HZ)
 
 
@@ -147,7 +158,7 @@ def test_a_live_signal_is_scaled_by_what_has_come(hop_s: float, seconds: float) 
 )
 def test_blocks_do_not_matter(length: int, cuts: list[int], step: tuple[float, float]) -> None:
     clip = LONG[:length]
-    all_same(segments(reused(clip, cuts), *step), segments([clip], *step))
+    all_same(cut(reused(clip, cuts), *step), cut([clip], *step))
     all_same(live(reused(clip, cuts)), live([clip]))
     same(loudest_segment(reused(clip, cuts)), loudest_segment([clip]))
 
@@ -156,7 +167,7 @@ def test_blocks_do_not_matter(length: int, cuts: list[int], step: tuple[float, f
 def test_small_blocks_do_not_matter(block: int) -> None:
     clip = LONG[: 8820 if block == 1 else 12 * RATE_HZ]
     cuts = range(block, len(clip), block)
-    all_same(segments(reused(clip, cuts), 1.0, 0.37), segments([clip], 1.0, 0.37))
+    all_same(cut(reused(clip, cuts), 1.0, 0.37), cut([clip], 1.0, 0.37))
     all_same(live(reused(clip, cuts)), live([clip]))
 
 
@@ -197,17 +208,17 @@ def test_slices(hop: int) -> None:
 
 
 def test_silence_and_what_fills_up() -> None:
-    (segment,) = segments([np.zeros(4410, np.float32)])
+    (segment,) = cut([np.zeros(4410, np.float32)])
     assert segment.peak_db == mel.DEFAULT.floor_db
     assert segment.rms_dbfs == -120
     assert not segment.mel.any()
     assert segment.samples.shape == (RATE_HZ,)
-    (segment,) = segments([LONG[:30_000]])
+    (segment,) = cut([LONG[:30_000]])
     np.testing.assert_array_equal(segment.samples[882:29_118], LONG[882:29_118])
     assert np.abs(segment.samples[[0, 29_999]]).max() < 1e-3
     assert not segment.samples[30_000:].any()
     np.testing.assert_array_equal(pad_to_seconds(LONG[:30_000]), segment.samples)
-    *_, segment = segments([LONG[:74_100]])
+    *_, segment = cut([LONG[:74_100]])
     np.testing.assert_array_equal(segment.samples[:30_000], LONG[44_100:74_100])
     np.testing.assert_array_equal(segment.samples[30_000:], LONG[60_000:74_100][::-1])
     np.testing.assert_array_equal(pad_to_seconds(LONG[:74_100])[44_100:], segment.samples)
@@ -272,7 +283,7 @@ def test_steps_longer_than_what_a_segment_is_scaled_by(segment_s: float, hop_s: 
     clip = swelling(80.0)
     expected = reference(clip, segment_s, hop_s)
     assert len(expected) >= 3
-    all_same(segments([clip], segment_s, hop_s), expected)
+    all_same(cut([clip], segment_s, hop_s), expected)
 
 
 def test_memory_does_not_grow() -> None:
@@ -313,7 +324,7 @@ def test_when_segments_come() -> None:
     assert next(segments(blocks())).start_s == 0
     # A sound of up to 10.5 s is scaled as a whole: only then is it known to be longer.
     assert len(given_out) == 11
-    cutter = Cutter(live=True)
+    cutter = Cutter(live=True, with_samples=True)
     assert cutter.flush() == []
     for _ in range(2):  # it may be used again
         assert cutter.push(LONG[: RATE_HZ + 582]) == []
@@ -378,7 +389,9 @@ def test_the_loudest_second_is_found(seconds: float, at: float) -> None:
     clip[start : start + RATE_HZ] *= 30
     segment = loudest_segment([clip])
     assert segment.start_s == pytest.approx(start / RATE_HZ, abs=1e-6)
-    np.testing.assert_array_equal(segment.samples, clip[start : start + RATE_HZ])
+    np.testing.assert_array_equal(
+        segment.waveform, waveform_of(clip[start : start + RATE_HZ], RATE_HZ)
+    )
     db = mel.mel_db(clip)
     first = start // 441
     scale = db if seconds <= 10 else db[:, max(0, first - 900) : first + 100]

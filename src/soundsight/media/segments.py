@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,6 +36,7 @@ SILENCE_DBFS = -120.0
 """The level that digital silence is given, instead of minus infinity."""
 
 _FADE_S = 0.02
+_NOTHING = np.zeros(0, np.float32)
 _LIVE_HOPS_S = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -49,15 +50,20 @@ class Segment:
         peak_db: the level, in decibels of ``mel_db``, that is drawn as 255.
         rms_dbfs: root mean square of its samples in decibels re 1.0 (a full-scale sine reads -3),
             at least -120.
+        waveform: float32 [frames, 2], lowest and highest sample of each frame's 10 ms; 0 beyond
+            the end of the sound.
         samples: float32 [t], mono at ``MelConfig.rate_hz``; beyond the end of the sound what
-            ``filled`` puts there. Empty for a log-mel that comes without its sound.
+            ``filled`` puts there. Empty unless they were asked for.
     """
 
     start_s: float
     mel: NDArray[np.uint8]
     peak_db: float
     rms_dbfs: float
-    samples: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    waveform: NDArray[np.float32] = field(
+        default_factory=lambda: np.zeros((units.FRAMES_PER_SEGMENT, 2), np.float32)
+    )
+    samples: NDArray[np.float32] = field(default_factory=lambda: _NOTHING)
 
 
 def rms_dbfs(samples: NDArray[np.floating]) -> float:
@@ -181,6 +187,7 @@ class Cutter:
         live: whether a segment comes 13 ms after its last sample (half a window less one frame),
             scaled by the 10 s that end with it from the first one on. A short sound then looks
             different, as the loudest point so far is not yet that of the whole.
+        with_samples: whether segments hold their samples.
 
     Raises:
         ConfigError: when a length is out of range.
@@ -193,10 +200,12 @@ class Cutter:
         config: MelConfig = DEFAULT,
         *,
         live: bool = False,
+        with_samples: bool = False,
     ) -> None:
         check_lengths(segment_s, hop_s, config)
         self._config = config
         self._live = live
+        self._with_samples = with_samples
         self._length = whole_frames(segment_s, "segment_s", config)
         self._hop = whole_frames(hop_s, "hop_s", config)
         self._framer = Framer(config)
@@ -241,15 +250,19 @@ class Cutter:
             return []
         as_whole = not self._live and is_short(held.end, config)
         length, hop = self._length * config.hop_samples, self._hop * config.hop_samples
-        missing = _missing(held.end, length, hop)
+        end, missing = held.end, _missing(held.end, length, hop)
         held.samples = filled(held.samples, missing, short=held.end < length)
         held.total = held.end
-        done = self._cut(as_whole=as_whole)
+        done = self._cut(end, as_whole=as_whole)
         self._reset()
         return done
 
-    def _cut(self, *, as_whole: bool = False) -> list[Segment]:
-        """Make the segments that are wholly there; ``as_whole``: all of one scale."""
+    def _cut(self, end: int | None = None, *, as_whole: bool = False) -> list[Segment]:
+        """Make the segments that are wholly there; ``as_whole``: all of one scale.
+
+        Args:
+            end: the number of samples of the sound, once it is known.
+        """
         config, held = self._config, self._held
         frames = held.end // config.hop_samples
         if held.total is None:
@@ -264,7 +277,8 @@ class Cutter:
             high = frames if as_whole else last
             peak_db = float(_part(self._loud, self._computed, low, high).max())
             db = _part(self._db, self._computed, first, last)
-            done.append(_segment(held, db, first, peak_db, config))
+            segment = _segment(held, db, first, peak_db, config, end)
+            done.append(segment if self._with_samples else replace(segment, samples=_NOTHING))
             self._next += self._hop
         return done
 
@@ -302,18 +316,20 @@ def segments(
     segment_s: float = units.SEGMENT_S,
     hop_s: float = units.SEGMENT_S,
     config: MelConfig = DEFAULT,
+    *,
+    with_samples: bool = False,
 ) -> Iterator[Segment]:
     """Cut a sound into segments, see ``Cutter``.
 
     Args:
         blocks: float32 [t] each, mono at ``config.rate_hz``, one after the other.
-        segment_s, hop_s, config: see ``Cutter``.
+        segment_s, hop_s, config, with_samples: see ``Cutter``.
 
     Raises:
         AudioError: when there is no sample at all.
         ConfigError: when a length is out of range.
     """
-    cutter = Cutter(segment_s, hop_s, config)
+    cutter = Cutter(segment_s, hop_s, config, with_samples=with_samples)
     any_sound = False
     for block in blocks:
         any_sound = any_sound or len(block) > 0
@@ -428,12 +444,15 @@ def loudest_segment(blocks: Iterable[NDArray[np.floating]], config: MelConfig = 
             held.drop(held.end - 22 * second)
     if not held.end:
         raise AudioError("there is no sound: the clip has no samples")
-    held.samples = filled(held.samples, second - held.end, short=True)
+    size = held.end
+    held.samples = filled(held.samples, second - size, short=True)
     held.total = held.end
-    return _segment_at(held, start, config) if found is None else found
+    return _segment_at(held, start, config, size) if found is None else found
 
 
-def _segment_at(held: HeldSamples, start: int, config: MelConfig) -> Segment:
+def _segment_at(
+    held: HeldSamples, start: int, config: MelConfig, size: int | None = None
+) -> Segment:
     """The second that starts at a frame, scaled as ``media.mel`` says."""
     end, frames = start + config.segment_frames, held.end // config.hop_samples
     low, high = max(0, end - config.scale_frames), end
@@ -442,7 +461,8 @@ def _segment_at(held: HeldSamples, start: int, config: MelConfig) -> Segment:
     block = low // config.block_frames
     db = Framer(config).blocks(held, block, -(-high // config.block_frames))
     db = db[low - block * config.block_frames : high - block * config.block_frames]
-    return _segment(held, db[start - low : end - low], start, float(db.max()), config)
+    segment = _segment(held, db[start - low : end - low], start, float(db.max()), config, size)
+    return replace(segment, samples=_NOTHING)
 
 
 def _segment(
@@ -451,15 +471,24 @@ def _segment(
     start: int,
     peak_db: float,
     config: MelConfig,
+    end: int | None,
 ) -> Segment:
-    """The segment of which ``db`` are the frames, from frame ``start`` on."""
+    """The segment of which ``db`` are the frames, from frame ``start`` on.
+
+    Args:
+        end: the number of samples of the sound, once it is known.
+    """
     peak_db = max(peak_db, config.floor_db)
     hop = config.hop_samples
     samples = held.span(start * hop, (start + len(db)) * hop).copy()
+    hops = samples.reshape(len(db), hop)
+    if end is not None and end < (start + len(db)) * hop:
+        hops = np.where(np.arange(len(samples)) < end - start * hop, samples, 0).reshape(hops.shape)
     return Segment(
         start_s=start * units.SEGMENT_S / config.segment_frames,
         mel=np.ascontiguousarray(to_levels(db, peak_db, config).T),
         peak_db=peak_db,
         rms_dbfs=rms_dbfs(samples),
+        waveform=np.stack([hops.min(axis=1), hops.max(axis=1)], axis=1),
         samples=samples,
     )

@@ -151,13 +151,10 @@ class _OpenEvent:
         if self._shown is None or rank > self._rank:
             self._rank, self._shown = rank, window
 
-    def close(
-        self, by_s: float, listener: Listener, names: Sequence[str], config: MelConfig
-    ) -> FileEvent:
+    def close(self, by_s: float, listener: Listener, names: Sequence[str]) -> FileEvent:
         """End it, at ``by_s`` at the latest, and draw it."""
         surest, window = self._surest, self._shown
         assert window is not None, "an event has at least one window"
-        hops = window.samples.reshape(config.segment_frames, config.hop_samples)
         if surest.state is State.PICTURE:
             kind = names.index(surest.name) if surest.name in names else 0
             surest.picture = listener.draw(self._seconds.of_kind(kind), self.number, 1)[0]
@@ -168,7 +165,7 @@ class _OpenEvent:
             level_dbfs=self._level_dbfs,
             shown_s=window.start_s,
             mel=window.mel,
-            waveform=np.stack([hops.min(axis=1), hops.max(axis=1)], axis=1),
+            waveform=window.waveform,
         )
 
 
@@ -253,7 +250,7 @@ class _Finder:
         window: Segment | None = None
         heard: Heard | None = None
         whole = self._whole(blocks, overview)
-        for window in segments(whole, units.SEGMENT_S, HOP_S, self._config):
+        for window in segments(whole, hop_s=HOP_S, config=self._config, with_samples=True):
             self._spectra.take(window)
             heard = self._listener.hear(window)
             yield from self._take(window, heard)
@@ -389,7 +386,7 @@ class _Finder:
         """End the event that is open, at ``by_s`` at the latest; it waits for one to join it."""
         if self._open is None:
             return
-        event = self._open.close(by_s, self._listener, self._names, self._config)
+        event = self._open.close(by_s, self._listener, self._names)
         self._open = None
         # Two sounds of no known kind are one only where there is no quiet between them.
         near = event.began_s - self._waiting_s <= (self._pause_s if event.name else 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,51 +55,6 @@ def _is_name(sound: object) -> bool:
 def warnings_of(blocks: object) -> tuple[str, ...]:
     """What is to be told of a sound as far as it has been read: nothing where nobody knows."""
     return tuple(getattr(blocks, "warnings", ()))
-
-
-class Waveform:
-    """The lowest and highest sample of every 10 ms of a sound that passes by."""
-
-    def __init__(self, config: MelConfig) -> None:
-        self._step = config.hop_samples
-        self._rest = np.zeros(0, np.float32)
-        self._parts: list[NDArray[np.float32]] = []
-        self._first = 0  # the step at which the kept parts begin
-
-    def watch(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        """Pass the blocks [t] on."""
-        for block in blocks:
-            self._look(block)
-            yield block
-        # The last steps may be incomplete; silence completes them.
-        if len(self._rest):
-            self._look(np.zeros(self._step - len(self._rest), np.float32))
-
-    def _look(self, block: NDArray[np.float32]) -> None:
-        samples = np.concatenate([self._rest, block]) if len(self._rest) else block
-        steps = len(samples) // self._step
-        whole = samples[: steps * self._step].reshape(steps, self._step)
-        self._rest = samples[steps * self._step :].copy()
-        if steps:
-            self._parts.append(np.stack([whole.min(axis=1), whole.max(axis=1)], axis=1))
-
-    def cut(self, start_s: float) -> NDArray[np.float32]:
-        """Return the second that starts at ``start_s``: float32 [100, 2], 0 beyond the end."""
-        wave = np.zeros((units.FRAMES_PER_SEGMENT, 2), np.float32)
-        begin = round(start_s * units.FRAMES_PER_SEGMENT / units.SEGMENT_S) - self._first
-        at = 0
-        for part in self._parts:
-            low, high = max(begin, at), min(begin + len(wave), at + len(part))
-            if low < high:
-                wave[low - begin : high - begin] = part[low - at : high - at]
-            at += len(part)
-        return wave
-
-    def forget(self, before_s: float) -> None:
-        """Let go of the parts that end before ``before_s``."""
-        before = round(before_s * units.FRAMES_PER_SEGMENT / units.SEGMENT_S)
-        while self._parts and self._first + len(self._parts[0]) <= before:
-            self._first += len(self._parts.pop(0))
 
 
 class Stream:

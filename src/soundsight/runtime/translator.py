@@ -28,7 +28,6 @@ from soundsight.runtime.ood import OodDetector
 from soundsight.runtime.session import ImagineSession
 from soundsight.runtime.stream import (
     Sound,
-    Waveform,
     blocks_of,
     warnings_of,
 )
@@ -239,17 +238,14 @@ class Translator:
     def _each_second(
         self, blocks: Iterator[NDArray[np.float32]], options: Mapping[str, Any]
     ) -> Iterator[Translation]:
-        waveform = Waveform(self.info.mel)
-        for segment in segments(waveform.watch(blocks), config=self.info.mel):
-            wave = waveform.cut(segment.start_s)
-            waveform.forget(segment.start_s)
-            made = self.translate_segment(segment, wave, **options)
+        for segment in segments(blocks, config=self.info.mel):
+            made = self.translate_segment(segment, **options)
             yield replace(made, warnings=warnings_of(blocks))
 
     def _whole(self, blocks: Iterator[NDArray[np.float32]], **options: Any) -> Translation:
         """Imagine a sound from its surest seconds: of a second each, and its loudest one."""
         mel = self.info.mel
-        waveform, cutter, surest = Waveform(mel), Cutter(config=mel), SurestSeconds()
+        cutter, surest = Cutter(config=mel), SurestSeconds()
         by_kind = self.label_head is not None and DRAW_FROM_SUREST
         seconds = 0
 
@@ -262,7 +258,7 @@ class Translator:
                     surest.take(heard)
 
         def passing() -> Iterator[NDArray[np.float32]]:
-            for block in waveform.watch(blocks):
+            for block in blocks:
                 if by_kind:
                     take(cutter.push(block))
                 yield block
@@ -274,8 +270,7 @@ class Translator:
             if not loudest.start_s.is_integer() or loudest.start_s >= seconds:
                 take([loudest])
         if not len(surest):
-            wave = waveform.cut(loudest.start_s)
-            return self.translate_segment(loudest, wave, **options)
+            return self.translate_segment(loudest, **options)
         chosen = surest.of_kind(surest.kind)
         best: Segment = chosen[0].of
         heard = Second(
@@ -284,13 +279,11 @@ class Translator:
             ood_score=float(np.mean([second.ood_score for second in chosen])),
             of=best,
         )
-        wave = waveform.cut(best.start_s)
-        return self._made(best, heard, wave, kind=surest.kind, **options)
+        return self._made(best, heard, kind=surest.kind, **options)
 
     def translate_segment(
         self,
         segment: Segment,
-        waveform: NDArray[np.float32] | None = None,
         *,
         draws: int = 1,
         seed: int = 0,
@@ -301,7 +294,6 @@ class Translator:
         """Imagine one segment, as ``media.segments`` makes them.
 
         Args:
-            waveform: float32 [100, 2] for the views; None stands for a flat one.
             item: see ``imagine``.
             anyway: see ``translate``.
 
@@ -310,7 +302,7 @@ class Translator:
         """
         check_options(draws, seed, item)
         return self._made(
-            segment, self._hear(segment), waveform,
+            segment, self._hear(segment),
             draws=draws, seed=seed, item=item, anyway=anyway, source=source,
         )  # fmt: skip
 
@@ -367,7 +359,6 @@ class Translator:
         self,
         segment: Segment,
         heard: Second | None,
-        waveform: NDArray[np.float32] | None,
         *,
         draws: int,
         seed: int,
@@ -390,7 +381,6 @@ class Translator:
                 images[:] = alert_picture(guess.name, self.info.image_px)
             if state is State.PICTURE or (anyway and state is State.NOTHING_RECOGNISABLE):
                 images = self._draws_of(segment.mel, heard.embedding, draws, seed, item)
-        wave = np.zeros((units.FRAMES_PER_SEGMENT, 2), np.float32)
         known = state.is_known
         ood_score = np.nan if heard is None else heard.ood_score
         return Translation(
@@ -404,7 +394,7 @@ class Translator:
             draw=np.arange(draws, dtype=np.int64),
             mels=np.repeat(segment.mel[None], draws, axis=0),
             rms_dbfs=np.full(draws, segment.rms_dbfs, np.float32),
-            waveforms=np.repeat((wave if waveform is None else waveform)[None], draws, axis=0),
+            waveforms=np.repeat(segment.waveform[None], draws, axis=0),
             source=source,
             seed=seed,
             model=self.info.label,
