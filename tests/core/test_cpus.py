@@ -22,32 +22,30 @@ def groups(root: Path, own: str, **limits: str) -> float:
     return cpus._quota(root / "cgroup", root / "own")
 
 
-def test_without_a_limit(tmp_path: Path) -> None:
-    assert groups(tmp_path, "0::/\n", cpu_max="max 100000\n") == math.inf
+V1 = "4:cpu,cpuacct:/x\n1:name=systemd:/\n"
 
 
-def test_a_container_s_own_group(tmp_path: Path) -> None:
-    assert groups(tmp_path, "0::/\n", cpu_max="150000 100000\n") == 1.5
-
-
-def test_the_least_of_all_groups_above_counts(tmp_path: Path) -> None:
-    limits = {"a__cpu_max": "200000 100000", "a__b__cpu_max": "max 100000"}
-    assert groups(tmp_path, "0::/a/b\n", **limits) == 2
-
-
-def test_a_path_of_the_host_that_the_container_does_not_see(tmp_path: Path) -> None:
-    assert groups(tmp_path, "0::/docker/1234\n", cpu_max="50000 100000") == 0.5
+@pytest.mark.parametrize(
+    ("own", "limits", "expected"),
+    [
+        ("0::/\n", {"cpu_max": "max 100000\n"}, math.inf),
+        ("0::/\n", {"cpu_max": "150000 100000\n"}, 1.5),
+        # The least of all groups above counts.
+        ("0::/a/b\n", {"a__cpu_max": "200000 100000", "a__b__cpu_max": "max 100000"}, 2),
+        # A path of the host that the container does not see.
+        ("0::/docker/1234\n", {"cpu_max": "50000 100000"}, 0.5),
+        # The older trees.
+        (V1, {"cpu__x__cpu_cfs_quota_us": "300000", "cpu__x__cpu_cfs_period_us": "100000"}, 3),
+        (V1, {"cpu__x__cpu_cfs_quota_us": "-1", "cpu__x__cpu_cfs_period_us": "100000"}, math.inf),
+    ],
+)
+def test_quotas(tmp_path: Path, own: str, limits: dict[str, str], expected: float) -> None:
+    assert groups(tmp_path, own, **limits) == expected
 
 
 def test_a_path_that_leads_out_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text("1000 100000")
     assert groups(tmp_path, "0::/../..\n") == math.inf
-
-
-@pytest.mark.parametrize(("quota", "count"), [("300000", 3), ("-1", math.inf)])
-def test_the_older_trees(tmp_path: Path, quota: str, count: float) -> None:
-    limits = {"cpu__x__cpu_cfs_quota_us": quota, "cpu__x__cpu_cfs_period_us": "100000"}
-    assert groups(tmp_path, "4:cpu,cpuacct:/x\n1:name=systemd:/\n", **limits) == count
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "1 2 3", "10 0"])

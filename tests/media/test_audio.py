@@ -39,7 +39,7 @@ def tone_hz(samples: np.ndarray) -> float:
 
 
 def seconds_of(samples: np.ndarray) -> float:
-    return seconds_of(samples)
+    return len(samples) / RATE_HZ
 
 
 def read(path: Path, **options: Any) -> tuple[np.ndarray, list[str]]:

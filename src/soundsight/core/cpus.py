@@ -43,20 +43,14 @@ def _quota(root: Path, own: Path) -> float:
 
 
 def _limit(folder: Path) -> float:
-    for read in (_limit_2, _limit_1):
-        try:
-            return read(folder)
-        except (OSError, ValueError, ZeroDivisionError):
-            continue
-    return math.inf
-
-
-def _limit_2(folder: Path) -> float:
-    quota, period = (folder / "cpu.max").read_text("ascii").split()
-    return math.inf if quota == "max" else int(quota) / int(period)
-
-
-def _limit_1(folder: Path) -> float:
-    quota = int((folder / "cpu.cfs_quota_us").read_text("ascii"))
-    period = int((folder / "cpu.cfs_period_us").read_text("ascii"))
-    return math.inf if quota <= 0 else quota / period
+    """CPUs that one control group grants; infinity where it sets no limit or cannot be read."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text("ascii").split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text("ascii") for name in ("quota", "period")
+            )
+        return math.inf if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf

@@ -75,7 +75,7 @@ class SoundStream(Iterator[NDArray[np.float32]]):
         name: what the file is called: its path, or what an open file says of itself.
         start_s: when its first sample sounds, in seconds of the file's clock.
         duration_s: when the sound ends, in seconds from the beginning of the file, or None where
-            the file does not tell. Some formats tell only roughly.
+            the file does not say. Some formats say it only roughly.
     """
 
     def __init__(

@@ -249,7 +249,7 @@ def check_packet(packet: Any, where: object, error: type[Exception]) -> None:
     """Raise ``error`` where a packet is encrypted.
 
     FFmpeg replaces the tag of a track under common encryption (ISO/IEC 23001-7) by that of what
-    is inside; only the packets tell.
+    is inside; only the packets show it.
     """
     if any(packet.has_sidedata(kind) for kind in ("encryption_info", "encryption_init_info")):
         raise error(f"{where} is encrypted: decrypt it first")

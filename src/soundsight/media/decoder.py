@@ -1,9 +1,9 @@
 """Decodes one sound track of a container along its time stamps.
 
-A track that starts late keeps its delay, a hole is silence, what two stamps place at the same time
-is played once, and recordings joined into one file (chained Ogg, concatenated transport streams)
-follow one another. Times are seconds of the file's clock, which is 0 where a player shows 0 (the
-earliest track).
+A track that starts late keeps its delay, a hole is silence, of two stretches that overlap the first
+is kept, and recordings joined into one file (chained Ogg, concatenated transport streams) follow
+one another. Times are seconds of the file's clock, which is 0 where a player shows 0 (the earliest
+track).
 
 What cannot be decoded is left out and reported in a warning; the time stamps keep its place.
 """
@@ -286,7 +286,7 @@ class TrackDecoder:
         self.first_s: float | None = None
         self.failed = 0
         self._good_bytes = self._bad_bytes = 0
-        # When the latest packet of any track ends: a container without lengths of tracks tells
+        # When the latest packet of any track ends: a container without lengths of tracks says
         # when its longest track ends.
         self._latest_s = 0.0
         self._ends_corrupt = False

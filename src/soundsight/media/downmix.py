@@ -7,7 +7,7 @@ the leading channel, the loudest of late, but for those frequencies at which ano
 been far louder of late: there it is that of the loudest one.
 
 A sound that is the same in all channels, whatever its phases and delays, or that is in one channel
-alone, comes out as it is in one channel. Of sounds that are in different channels each is heard, as
+alone, comes out as it is in one channel. Of sounds that are in different channels each is kept, as
 loud as in its own.
 """
 

@@ -8,7 +8,7 @@ that it is known which frame each wanted time shows before anything is decoded. 
 * frames that no other frame refers to are skipped, unless they are wanted;
 * no frame is converted to colours here: the caller converts those that it keeps.
 
-Where packets do not tell when they are shown, every frame is decoded and placed by its own stamp.
+Where packets do not say when they are shown, every frame is decoded and placed by its own stamp.
 
 What is damaged shows nothing: a reader that is not strict notes it and goes on behind it.
 """
@@ -90,7 +90,7 @@ class FrameReader:
         pixel_aspect: width of a pixel over its height, for ``framing.square``.
         start_s: when the picture starts, in seconds of the file's clock.
         duration_s: when the picture ends, in seconds of the file's clock, or None where the file
-            does not tell.
+            does not say.
         warnings: what was found to be damaged so far, where the reader is not strict; a line each.
     """
 
@@ -251,7 +251,12 @@ class _Plan:
             if not packet.size:
                 # AVI marks a frame that stays so; a decoder would take it for the end.
                 continue
-            self._check_order(packet)
+            # Whether packets say what is shown when; some do so only after the first few.
+            self._undated = self._undated + 1 if packet.dts is None else 0
+            if packet.pts is None or self._undated >= _UNDATED:
+                self._decode_all = True
+            if self._first_dts is None:
+                self._first_dts = packet.dts
             if packet.is_keyframe:
                 yield from self._jump(packet)
             self._hold(packet)
@@ -263,14 +268,6 @@ class _Plan:
                 return
         yield from self._finish()
 
-    def _check_order(self, packet: Any) -> None:
-        """See whether packets tell what is shown when; some name it only after the first few."""
-        self._undated = self._undated + 1 if packet.dts is None else 0
-        if packet.pts is None or self._undated >= _UNDATED:
-            self._decode_all = True
-        if self._first_dts is None:
-            self._first_dts = packet.dts
-
     def _hold(self, packet: Any) -> None:
         self._held.append(packet)
         self._held_bytes += packet.size
@@ -281,9 +278,6 @@ class _Plan:
                 end = packet.pts + (packet.duration or 0)
                 self._end_s = max(self._end_s, self._reader.seconds(end))
 
-    def _advance(self) -> None:
-        self._next_s = next(self._times, None)
-
     def _resolve(self, horizon_s: float) -> Iterator[Shown]:
         """Choose the frames of the wanted times before ``horizon_s``: no earlier one can come."""
         chosen = False
@@ -293,7 +287,7 @@ class _Plan:
                 self._stamps = [s for s in self._stamps if s >= stamp]
             self._known.append((self._next_s, stamp))
             chosen |= stamp is not None
-            self._advance()
+            self._next_s = next(self._times, None)
         if chosen:
             stamps = {stamp for _, stamp in self._known}
             last = max(
@@ -363,15 +357,15 @@ class _Plan:
             return
         self._failed |= packet is not None
         # Cut recordings often begin inside a picture: that is no damage yet.
-        first_told = 1 if self._began else _FAULTS
-        if packet is None or self._faults < first_told:
+        reported_from = 1 if self._began else _FAULTS
+        if packet is None or self._faults < reported_from:
             return
         self._broken = self._interrupted = True
         at_s = self._end_s
         if packet.pts is not None:
             self._lost.add(packet.pts)
             at_s = self._reader.seconds(packet.pts)
-        if self._faults == first_told:
+        if self._faults == reported_from:
             self._reader.note(self._reader.damage(at_s))
 
     def _stamp_of(self, frame: Any) -> int | None:
@@ -399,7 +393,7 @@ class _Plan:
             last = self._recent[-1].pts if self._recent and not self._interrupted else None
             while self._next_s is not None and self._next_s < begin_s:
                 self._known.append((self._next_s, last))
-                self._advance()
+                self._next_s = next(self._times, None)
             yield from self._empty()
         self._recent.append(frame)
         self._began, self._interrupted = True, False
@@ -454,7 +448,7 @@ class _Plan:
             self._reader.note(self._reader.damage(self._end_s))
         while self._next_s is not None:
             yield Shown(t_s=self._next_s, frame=None, frame_s=self._next_s)
-            self._advance()
+            self._next_s = next(self._times, None)
 
 
 def _is_clean(data: bytes, header: bytes) -> bool:
@@ -465,7 +459,7 @@ def _is_clean(data: bytes, header: bytes) -> bool:
 
     Args:
         data: a packet.
-        header: the track's extradata; it tells how units are told apart (ISO/IEC 14496-15).
+        header: the track's extradata; it says how units are separated (ISO/IEC 14496-15).
     """
     for unit in _units(data, header):
         kind = unit[0] & 31
@@ -495,14 +489,17 @@ def _recovers_at_once(unit: bytes) -> bool | None:
     """What a unit of side messages says of recovery (ITU-T H.264, D.2.8); None: nothing."""
     body = unit[1:].replace(b"\x00\x00\x03", b"\x00\x00")
     at = 0
+
+    def number() -> int:
+        nonlocal at
+        total = 0
+        while at < len(body) - 1 and body[at] == 255:
+            total, at = total + 255, at + 1
+        total, at = total + body[at], at + 1
+        return total
+
     while at + 2 < len(body):
-        kind = size = 0
-        while at < len(body) - 1 and body[at] == 255:
-            kind, at = kind + 255, at + 1
-        kind, at = kind + body[at], at + 1
-        while at < len(body) - 1 and body[at] == 255:
-            size, at = size + 255, at + 1
-        size, at = size + body[at], at + 1
+        kind, size = number(), number()
         if kind == 6:
             # The count of frames until then is 0 where its first bit is set.
             return at < len(body) and bool(body[at] & 128)

@@ -21,7 +21,7 @@ def declared_end_s(container: Any, track: Any) -> float | None:
         return begin_s + float(track.duration * track.time_base)
     if container.duration is not None:
         end_s = float(container.duration) / 1e6
-        # Matroska tells the time at which it ends, others how long they last.
+        # Matroska says when it ends, others how long they last.
         return end_s - origin_s(container) if "matroska" in container.format.name else end_s
     return None
 

@@ -1,6 +1,6 @@
 """The one log-mel: a second of sound as a grey picture of 128 bands by 100 frames.
 
-Everything that hears, hears through this file: preparation, training, files and live sound.
+Preparation, training, files and live sound all use this file.
 
 * Frame ``k`` is centred on sample ``k * hop_samples`` of the clip; the clip is mirrored by half a
   window at both ends, so ``t`` samples give ``t // hop_samples`` frames and a lone second exactly
