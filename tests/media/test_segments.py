@@ -83,8 +83,9 @@ def all_same(found: Iterable[Segment], expected: Iterable[Segment]) -> None:
 
 
 def waveform_of(samples: np.ndarray, length: int) -> np.ndarray:
-    heard = np.where(np.arange(len(samples)) < length, samples, 0).reshape(-1, HOP_SAMPLES)
-    return np.stack([heard.min(axis=1), heard.max(axis=1)], axis=1)
+    """Of the sound as it is, and silence after it."""
+    hops = np.pad(samples, (0, length - len(samples))).reshape(-1, HOP_SAMPLES)
+    return np.stack([hops.min(axis=1), hops.max(axis=1)], axis=1)
 
 
 def reference(
@@ -113,7 +114,7 @@ def reference(
             Segment(
                 start_s=start / RATE_HZ, mel=mel.to_levels(db[:, first:last], peak_db),
                 peak_db=peak_db, rms_dbfs=rms_dbfs(samples), samples=samples,
-                waveform=waveform_of(samples, len(clip) - start),
+                waveform=waveform_of(clip[start : start + size], size),
             )
         )  # fmt: skip
     return found

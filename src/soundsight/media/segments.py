@@ -250,10 +250,14 @@ class Cutter:
             return []
         as_whole = not self._live and is_short(held.end, config)
         length, hop = self._length * config.hop_samples, self._hop * config.hop_samples
-        end, missing = held.end, _missing(held.end, length, hop)
-        held.samples = filled(held.samples, missing, short=held.end < length)
+        end, samples = held.end, held.samples
+        held.samples = filled(samples, _missing(end, length, hop), short=end < length)
         held.total = held.end
         done = self._cut(end, as_whole=as_whole)
+        if end < length:
+            # As it is, not faded.
+            waveform = _waveform(samples, self._length, config.hop_samples)
+            done = [replace(segment, waveform=waveform) for segment in done]
         self._reset()
         return done
 
@@ -444,10 +448,13 @@ def loudest_segment(blocks: Iterable[NDArray[np.floating]], config: MelConfig = 
             held.drop(held.end - 22 * second)
     if not held.end:
         raise AudioError("there is no sound: the clip has no samples")
-    size = held.end
-    held.samples = filled(held.samples, second - size, short=True)
+    size, samples = held.end, held.samples
+    held.samples = filled(samples, second - size, short=True)
     held.total = held.end
-    return _segment_at(held, start, config, size) if found is None else found
+    found = _segment_at(held, start, config, size) if found is None else found
+    if size < second:
+        found = replace(found, waveform=_waveform(samples, width, hop))
+    return found
 
 
 def _segment_at(
@@ -481,14 +488,19 @@ def _segment(
     peak_db = max(peak_db, config.floor_db)
     hop = config.hop_samples
     samples = held.span(start * hop, (start + len(db)) * hop).copy()
-    hops = samples.reshape(len(db), hop)
-    if end is not None and end < (start + len(db)) * hop:
-        hops = np.where(np.arange(len(samples)) < end - start * hop, samples, 0).reshape(hops.shape)
     return Segment(
         start_s=start * units.SEGMENT_S / config.segment_frames,
         mel=np.ascontiguousarray(to_levels(db, peak_db, config).T),
         peak_db=peak_db,
         rms_dbfs=rms_dbfs(samples),
-        waveform=np.stack([hops.min(axis=1), hops.max(axis=1)], axis=1),
+        waveform=_waveform(samples if end is None else samples[: end - start * hop], len(db), hop),
         samples=samples,
     )
+
+
+def _waveform(samples: NDArray[np.float32], frames: int, hop: int) -> NDArray[np.float32]:
+    """Lowest and highest sample of each frame's ``hop`` samples; silence follows the samples."""
+    whole = np.zeros(frames * hop, np.float32)
+    whole[: len(samples)] = samples
+    hops = whole.reshape(frames, hop)
+    return np.stack([hops.min(axis=1), hops.max(axis=1)], axis=1)
