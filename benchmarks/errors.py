@@ -4,8 +4,8 @@
 
 One hour of sound that is of no kind the model knows, recordings of the kinds that it knows, and
 videos of three (``errors_material.py`` says what they are) go through ``LiveCutter`` and
-``Listener``, a window every quarter of a second, as in the server. A sound is *told* by a picture,
-or, of an alert, by its name. Counted are
+``EventTracker``, a window every quarter of a second, as in the server. A sound is *shown* by a
+picture or, of an alert, by its name. Counted are
 
 * events for which something wrong was told, and seconds during which it was: anything beside a
   sound that is of no known kind; another kind beside one that is;
@@ -47,7 +47,7 @@ from soundsight.data.everyday.folder import ALERTS, KINDS, find_everyday
 from soundsight.data.vegas.bench import find_bench
 from soundsight.evaluation.everyday import kind_of
 from soundsight.runtime import model_folder
-from soundsight.runtime.events import Heard, Listener, SteadyConfig
+from soundsight.runtime.events import EventTracker, SteadyConfig, WindowResult
 from soundsight.runtime.surest import Second
 from soundsight.runtime.translator import Translator
 from soundsight.views.events import SURENESS, sureness
@@ -59,11 +59,11 @@ QUITE_SURE, PROBABLY = 0.9, 0.6
 
 
 class Remembering:
-    """A translator that does nothing twice: many settings of a listener hear the same windows."""
+    """A translator that does nothing twice: many settings of a tracker see the same windows."""
 
     def __init__(self, translator: Translator) -> None:
         self.info = translator.info
-        self.names = translator.label_head
+        self.label_head = translator.label_head
         self.guess = translator.guess
         self._real = translator
         self._known: dict[bytes, Second] = {}
@@ -73,11 +73,11 @@ class Remembering:
         thresholds = dataclasses.replace(self.info.thresholds, confidence=confidence)
         self.info = dataclasses.replace(self.info, thresholds=thresholds)
 
-    def hear(self, mel: NDArray[np.uint8]) -> Second:
-        """Hear a window, or remember it."""
+    def recognise(self, mel: NDArray[np.uint8]) -> Second:
+        """Recognise a window, or remember it."""
         key = hashlib.blake2b(np.ascontiguousarray(mel), digest_size=16).digest()
         if key not in self._known:
-            self._known[key] = self._real.hear(mel)
+            self._known[key] = self._real.recognise(mel)
         return self._known[key]
 
 
@@ -122,7 +122,7 @@ class Counted:
         """Recordings of subjects for which no right picture was shown."""
         return sum(not shown for found in self.shown.values() for shown in found)
 
-    def take(self, stretch: Stretch, heard: list[Heard]) -> None:
+    def take(self, stretch: Stretch, heard: list[WindowResult]) -> None:
         """Count one stretch."""
         hop_s = 0.25
         wrong_events, wrong_items, right_items = set(), set(), set()
@@ -184,11 +184,11 @@ def listen(
     counted = Counted()
     for stretch in heard_by:
         # What would be drawn is not looked at.
-        listener = Listener(
+        tracker = EventTracker(
             translator,  # type: ignore[arg-type]
             draws=0, sensitivity=sensitivity, steady=steady,
         )  # fmt: skip
-        counted.take(stretch, [listener.hear(window) for window in stretch.windows])
+        counted.take(stretch, [tracker.update(window) for window in stretch.windows])
     return counted
 
 
@@ -370,12 +370,12 @@ def through_the_server(
     samples = stretch.samples[: int(60 * minutes * RATE_HZ)]
     with server(model, "--max-speed", str(speed + 1)) as (port, *_):
         facts = asyncio.run(_over_the_wire(port, samples, speed))
-    listener = Listener(translator, draws=0)
+    tracker = EventTracker(translator, draws=0)
     ours = {}
     for window in stretch.windows:
         if window.start_s + 1 > len(samples) / RATE_HZ:
             break
-        ours[window.start_s] = listener.hear(window)
+        ours[window.start_s] = tracker.update(window)
     # At its end the server hears the last windows with other sound behind them than we do.
     both = [fact for fact in facts if fact.start_s in ours and fact.start_s < max(ours) - 0.5]
     skipped = sum(fact.skipped for fact in facts)

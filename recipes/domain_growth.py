@@ -28,7 +28,6 @@ from soundsight.judges.apply import Judges
 from soundsight.media import audio, synth
 from soundsight.media.segments import segments
 from soundsight.runtime.model_folder import bundled
-from soundsight.runtime.stream import blocks_of
 from soundsight.runtime.translator import Translator
 from steps import arguments, command_line, how, measured, percent, recordings, run, scaled, table
 
@@ -112,7 +111,7 @@ def pictures_of(model: Path, sounds: list[tuple[str, Path]]) -> tuple[list[str],
     mel = translator.info.mel
     subjects, drawn = [], []
     for subject, path in sounds:
-        for segment in segments(blocks_of(path, None, mel), config=mel):
+        for segment in segments(audio.stream(path), config=mel):
             subjects.append(subject)
             drawn.append(translator.imagine(segment.mel)[0])
     return subjects, np.stack(drawn)

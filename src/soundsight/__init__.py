@@ -24,12 +24,13 @@ __all__ = ["Client", "SoundsightError", "Translation", "Translator", "__version_
 if TYPE_CHECKING:
     from soundsight.client import Client
     from soundsight.core.errors import SoundsightError
-    from soundsight.runtime.translator import Translation, Translator
+    from soundsight.runtime.translator import Translator
+    from soundsight.views.translation import Translation
 
 _HOMES = {
     "Client": "soundsight.client",
     "SoundsightError": "soundsight.core.errors",
-    "Translation": "soundsight.runtime.translator",
+    "Translation": "soundsight.views.translation",
     "Translator": "soundsight.runtime.translator",
 }
 

@@ -218,14 +218,14 @@ def test_batches_come_back_as_they_were(tmp_path: Path, kind: str, size: int | N
 def test_a_model_embeds_the_log_mels(data: Path, tmp_path: Path, tiny_model: Path) -> None:
     from soundsight.core.units import to_unit
     from soundsight.runtime.model_folder import read
-    from soundsight.runtime.session import ImagineSession
+    from soundsight.runtime.session import Session
 
     result = run("export", data, "-o", tmp_path / "e", "--kind", "embedding", "--model", tiny_model)
     assert result.exit_code == 0, result.output
     fields = np.dtype([("digits", "S11"), ("embedding", "<f4", 8), ("image", "u1", (96, 96, 3))])
     files = sorted((tmp_path / "e").glob("*.bin"))
     made = np.concatenate([np.fromfile(file, fields) for file in files])
-    session = ImagineSession(read(tiny_model))
+    session = Session(read(tiny_model))
     for record, told in zip(made, [*TRAIN, *VAL], strict=True):
         assert told.mel is not None
         expected, _ = session.embed(to_unit(told.mel)[None, None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -12,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -149,22 +149,29 @@ def lines(result: Result) -> list[str]:
     return [re.sub(r"^\d\d:\d\d:\d\d  ", "", line) for line in result.stdout.splitlines()]
 
 
-def test_changes_are_told_in_words_where_there_is_no_terminal(
-    run: Callable[..., Result], card: Card
+def rows(result: Result) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+# --- what it shows -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("level", "first"), [(0.3, "A familiar sound"), (0.0001, "Quiet")])
+def test_changes_are_lines_where_there_is_no_terminal(
+    run: Callable[..., Result], card: Card, level: float, first: str
 ) -> None:
-    told = lines(run("--seconds", 2))
-    assert told[0].startswith("A familiar sound")
-    assert told[-1] == "NOT LISTENING, Stopped."
-    assert len(told) == 2
+    card.level = level
+    shown = lines(run("--seconds", 2))
+    assert shown[0].startswith(first)
+    assert shown[1:] == ["NOT LISTENING, Stopped."]
     assert card.streams[0].options["channels"] == 1
 
 
-def test_quiet_is_said_once(run: Callable[..., Result], card: Card) -> None:
-    card.level = 0.0001
-    assert lines(run("--seconds", 2)) == ["Quiet", "NOT LISTENING, Stopped."]
-
-
-def test_a_muted_microphone_is_told_and_stays_open(run: Callable[..., Result], card: Card) -> None:
+@pytest.mark.slow
+def test_a_muted_microphone_is_not_listening_and_stays_open(
+    run: Callable[..., Result], card: Card
+) -> None:
     card.level = 0.0
     assert lines(run("--seconds", 4.5)) == [
         "Quiet",
@@ -172,34 +179,22 @@ def test_a_muted_microphone_is_told_and_stays_open(run: Callable[..., Result], c
         "NOT LISTENING, Stopped.",
     ]
     assert len(card.streams) == 1
-
-
-def test_a_muted_microphone_is_no_quiet_one_in_json(run: Callable[..., Result], card: Card) -> None:
-    card.level = 0.0
-    rows = [json.loads(line) for line in run("--json", "--seconds", 4.5).stdout.splitlines()]
-    assert rows[-1]["state"] == "not_listening"
-    assert "muted or covered" in rows[-1]["why"]
-    assert {row["state"] for row in rows[:-1]} == {"quiet"}
-
-
-def test_a_silent_file_is_quiet(run: Callable[..., Result], tmp_path: Path) -> None:
-    path = tmp_path / "silent.wav"
-    soundfile.write(path, np.zeros(5 * RATE, np.int16), RATE)
-    assert lines(run("--play", path)) == ["Quiet", "NOT LISTENING, The file has ended."]
+    *before, last = rows(run("--json", "--seconds", 4.5))
+    assert last["state"] == "not_listening"
+    assert "muted or covered" in last["why"]
+    assert {row["state"] for row in before} == {"quiet"}
 
 
 @pytest.mark.usefixtures("card")
 def test_every_window_is_a_line_of_json(run: Callable[..., Result]) -> None:
-    result = run("--json", "--seconds", 2)
-    rows = [json.loads(line) for line in result.stdout.splitlines()]
-    assert len(rows) > 4
-    starts = [row["start_s"] for row in rows]
+    windows = rows(run("--json", "--seconds", 2))
+    assert len(windows) > 4
+    starts = [row["start_s"] for row in windows]
     assert starts == sorted(starts)
     assert all(round(4 * start, 6) % 1 == 0 for start in starts)
-    assert rows[-1]["state"] == "picture"
-    assert rows[-1]["settled"] is True
-    assert rows[-1]["event"] == 1
-    assert rows[-1]["level_dbfs"] == pytest.approx(-13.5, abs=0.2)
+    last = windows[-1]
+    assert (last["state"], last["settled"], last["event"]) == ("picture", True, 1)
+    assert last["level_dbfs"] == pytest.approx(-13.5, abs=0.2)
 
 
 @pytest.mark.usefixtures("card")
@@ -222,48 +217,30 @@ def test_the_png_is_of_the_present_and_ends_as_not_listening(
     assert [path.name for path in tmp_path.iterdir()] == ["now.png"]
 
 
-def test_a_device_that_gives_two_channels_or_none(run: Callable[..., Result], card: Card) -> None:
-    card.least_channels = 2
-    assert lines(run("--seconds", 1.5))[0].startswith("A familiar sound")
+def test_a_file_is_heard_at_its_own_pace(
+    run: Callable[..., Result], write_sound: Callable[..., Path], tmp_path: Path
+) -> None:
+    sound = write_sound(tmp_path / "street.wav", 2.0)
+    began = time.monotonic()
+    shown = lines(run("--play", sound))
+    assert time.monotonic() - began > 1.9
+    assert shown[0].startswith("A familiar sound")
+    assert shown[-1] == "NOT LISTENING, The file has ended."
+    # A file may be silent: it is no muted microphone.
+    soundfile.write(sound, np.zeros(5 * RATE, np.int16), RATE)
+    assert lines(run("--play", sound)) == ["Quiet", "NOT LISTENING, The file has ended."]
 
 
-@pytest.mark.parametrize("device", ["1", "Door"])
+# --- microphones -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("device", "channels"), [("1", 1), ("Door", 2)])
 def test_a_device_is_chosen_by_number_or_name(
-    run: Callable[..., Result], card: Card, device: str
+    run: Callable[..., Result], card: Card, device: str, channels: int
 ) -> None:
-    lines(run("--device", device, "--seconds", 0.3))
-    assert card.streams[0].options["device"] == 1
-
-
-def test_a_microphone_that_goes_is_told_and_comes_back(
-    run: Callable[..., Result], card: Card
-) -> None:
-    card.stalls_after = 60
-    real = card._initialize
-
-    def plugged_in_again() -> None:
-        real()
-        card.stalls_after = None
-
-    card._initialize = plugged_in_again  # type: ignore[method-assign]
-    told = lines(run("--seconds", 5))
-    assert told[0].startswith("A familiar sound")
-    assert told[1] == "NOT LISTENING, No sound comes from the microphone."
-    assert told[2].startswith("A familiar sound")
-    assert card.started == 1
-    assert len(card.streams) == 2
-
-
-def test_a_microphone_that_stays_away_is_told_with_its_reason(
-    run: Callable[..., Result], card: Card, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    card.stalls_after = 60
-    monkeypatch.setattr(card, "_initialize", lambda: setattr(card, "inputs", 0))
-    result = run("--json", "--seconds", 4)
-    rows = [json.loads(line) for line in result.stdout.splitlines()]
-    deaf = [row for row in rows if row["state"] == "not_listening"]
-    assert len(deaf) == 1
-    assert result.exit_code == 0
+    card.least_channels = channels
+    assert lines(run("--device", device, "--seconds", 1.5))[0].startswith("A familiar sound")
+    assert card.streams[-1].options["device"] == 1
 
 
 def test_devices_are_listed_and_the_own_choice_is_marked(
@@ -275,73 +252,51 @@ def test_devices_are_listed_and_the_own_choice_is_marked(
     assert run("--list-devices").stdout == "there is no microphone\n"
 
 
-def test_no_microphone(run: Callable[..., Result], card: Card) -> None:
-    card.inputs = 0
-    refused(run(), "there is no microphone")
+@pytest.mark.slow
+def test_a_microphone_that_goes_comes_back(run: Callable[..., Result], card: Card) -> None:
+    card.stalls_after = 60
+    real = card._initialize
+
+    def plugged_in_again() -> None:
+        real()
+        card.stalls_after = None
+
+    card._initialize = plugged_in_again  # type: ignore[method-assign]
+    shown = lines(run("--seconds", 5))
+    assert shown[0].startswith("A familiar sound")
+    assert shown[1] == "NOT LISTENING, No sound comes from the microphone."
+    assert shown[2].startswith("A familiar sound")
+    assert (card.started, len(card.streams)) == (1, 2)
 
 
-def test_a_device_of_another_name(run: Callable[..., Result], card: Card) -> None:
-    refused(run("--device", "Kitchen"), "no input is called 'Kitchen'")
-    refused(run("--device", "7"), "no input is called '7'")
-    assert card.streams == []
-
-
-def test_a_device_that_another_program_holds(run: Callable[..., Result], card: Card) -> None:
-    card.busy = True
-    result = run()
-    refused(result, "cannot listen to Door microphone: Error opening InputStream")
-    assert "PaErrorCode" not in result.stderr
-
-
-def test_without_the_extra(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sounddevice", None)
-    refused(run(), "pip install 'soundsight[mic]'")
-
-
-def test_without_portaudio(
-    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_a_microphone_that_stays_away_is_said_once(
+    run: Callable[..., Result], card: Card, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
-    refused(run(), "apt install libportaudio2")
+    card.stalls_after = 60
+    monkeypatch.setattr(card, "_initialize", lambda: setattr(card, "inputs", 0))
+    states = [row["state"] for row in rows(run("--json", "--seconds", 4))]
+    assert states.count("not_listening") == 1
 
 
-def test_what_cannot_be_written_is_refused_before_anything_is_opened(
-    run: Callable[..., Result], card: Card, tmp_path: Path
-) -> None:
-    (tmp_path / "folder.png").mkdir()
-    refused(run("--png", "folder.png"), "is a folder")
-    refused(run("--png", "now.jpg"), "is no PNG")
-    refused(run("--png", "s3://bucket/now.png"), "is a URL")
-    refused(run("--play", "a.wav", "--device", "1"), "leave --device out")
-    assert card.streams == []
+def test_too_much_that_waits_loses_its_oldest(card: Card) -> None:
+    source = microphone.Microphone()
+    with contextlib.closing(source):
+        card.streams[0].abort()
+        time.sleep(0.05)
+        source.read(0)
+        for number in range(100):
+            source._take(np.full((1000, 1), number, np.int16), 1000, None, None)
+        block = source.read(0)
+        assert block is not None
+        samples, gap = block
+        assert gap
+        assert len(samples) <= microphone.MOST_WAITING_S * RATE
+        assert samples[-1, 0] == 99
+        assert source.read(0) is None
 
 
-@pytest.mark.usefixtures("card")
-def test_a_folder_that_is_in_the_way_is_told(run: Callable[..., Result], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    refused(run("--png", "file/now.png"), "cannot write")
-
-
-def test_a_file_is_heard_at_its_own_pace(
-    run: Callable[..., Result], write_sound: Callable[..., Path], tmp_path: Path
-) -> None:
-    sound = write_sound(tmp_path / "street.wav", 2.0)
-    began = time.monotonic()
-    told = lines(run("--play", sound))
-    assert time.monotonic() - began > 1.9
-    assert told[0].startswith("A familiar sound")
-    assert told[-1] == "NOT LISTENING, The file has ended."
-
-
-def test_a_file_that_is_none(run: Callable[..., Result], tmp_path: Path) -> None:
-    refused(run("--play", "missing.wav"), "missing.wav does not exist")
-    (tmp_path / "text.wav").write_text("no sound")
-    refused(run("--play", "text.wav"), "text.wav")
-
-
-def test_what_libraries_say_of_themselves_is_not_shown(tmp_path: Path) -> None:
+def test_messages_of_libraries_are_not_shown(tmp_path: Path) -> None:
     script = (
         "import os, sys\n"
         "from soundsight.live.microphone import quiet_stderr\n"
@@ -357,23 +312,62 @@ def test_what_libraries_say_of_themselves_is_not_shown(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == ["ours, within", "another, after", "ours, after"]
 
 
-def test_too_much_that_waits_loses_its_oldest() -> None:
-    card = Card()
-    source = microphone.Microphone.__new__(microphone.Microphone)
-    source._sounddevice = card
-    source._waiting, source._held, source._gap = deque(), 0, False
-    source._came, source.rate_hz = threading.Condition(), RATE
-    for number in range(100):
-        source._take(np.full((1000, 1), number, np.int16), 1000, None, None)
-    block = source.read(0)
-    assert block is not None
-    assert block.gap
-    assert len(block.samples) <= microphone.MOST_WAITING_S * RATE
-    assert block.samples[-1, 0] == 99
-    again = source.read(0)
-    assert again is None
+# --- refusals ----------------------------------------------------------------------------------
 
 
+def test_microphones_that_cannot_be_opened(run: Callable[..., Result], card: Card) -> None:
+    refused(run("--device", "Kitchen"), "no input is called 'Kitchen'")
+    refused(run("--device", "7"), "no input is called '7'")
+    card.busy = True
+    result = run()
+    refused(result, "cannot listen to Door microphone: Error opening InputStream")
+    assert "PaErrorCode" not in result.stderr
+    card.inputs = 0
+    refused(run(), "there is no microphone")
+    assert card.streams == []
+
+
+def test_without_the_extra_or_portaudio(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    refused(run(), "pip install 'soundsight[mic]'")
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sounddevice")
+    refused(run(), "apt install libportaudio2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--png", "folder.png"], "is a folder"),
+        (["--png", "now.jpg"], "is no PNG"),
+        (["--png", "s3://bucket/now.png"], "is a URL"),
+        (["--play", "a.wav", "--device", "1"], "leave --device out"),
+        (["--play", "missing.wav"], "missing.wav does not exist"),
+        (["--play", "text.wav"], "text.wav"),
+    ],
+)
+def test_refused_before_anything_is_opened(
+    run: Callable[..., Result], card: Card, tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "text.wav").write_text("no sound")
+    refused(run(*arguments), says)
+    assert card.streams == []
+
+
+@pytest.mark.usefixtures("card")
+def test_a_folder_that_is_in_the_way(run: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(run("--png", "file/now.png"), "cannot write")
+
+
+# --- in a terminal -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
 def test_in_a_terminal_the_picture_is_drawn_and_ctrl_c_ends_it(
     tiny_model: Path, write_sound: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -215,6 +215,7 @@ def test_standard_input(tiny_model: Path, tmp_path: Path, suffix: str) -> None:
     assert (tmp_path / f"x.{suffix}").stat().st_size > 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["mp4", "json"])
 def test_ctrl_c_leaves_nothing(tiny_model: Path, tmp_path: Path, suffix: str) -> None:
     sound = write(tmp_path / "long.wav", (240, 1))

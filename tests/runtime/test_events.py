@@ -20,9 +20,10 @@ import pytest
 from soundsight.core.errors import ConfigError
 from soundsight.core.state import State
 from soundsight.media.segments import LiveCutter, Segment
-from soundsight.runtime.events import Heard, Listener, SteadyConfig
+from soundsight.runtime.events import EventTracker, SteadyConfig, WindowResult
 from soundsight.runtime.labels import LabelHead
 from soundsight.runtime.model_folder import Thresholds
+from soundsight.runtime.session import Session
 from soundsight.runtime.translator import Translator
 
 HOP_S = 0.25
@@ -31,8 +32,8 @@ QUIET_DBFS = -60.0
 PX = 4
 
 
-class Fake(Translator):
-    """A translator without networks; remembers what was drawn.
+class Fake(Session):
+    """A model without networks; remembers what was drawn.
 
     A log-mel of level 100 + 10 k, and x above it, embeds to the k-th axis, weaker by x tenths.
     """
@@ -57,21 +58,20 @@ class Fake(Translator):
             if names
             else None
         )
-        self.session: Any = SimpleNamespace(embed=self._embed, draw=self._draw)
-        self.ood: Any = SimpleNamespace(
-            scores=lambda features: np.full(len(features), self.unknown, np.float32)
-        )
         self.unknown = ood_score
         self.drawn: list[tuple[float, ...]] = []  # the noise of each picture
         self.drawn_from: list[np.ndarray] = []  # its embedding
 
-    def _embed(self, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        levels = np.rint((unit[:, 0, 0, 0] + 1) * 127.5).astype(int) - 100
+    def embed(self, mels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        levels = np.rint((mels[:, 0, 0, 0] + 1) * 127.5).astype(int) - 100
         strength = 6.0 * (1 - (levels % 10) / 10)
         embedding = (np.eye(3)[levels // 10] * strength[:, None]).astype(np.float32)
         return embedding, embedding
 
-    def _draw(self, embedding: Any, noise: np.ndarray, dropout: np.ndarray) -> np.ndarray:
+    def score_features(self, features: np.ndarray) -> np.ndarray:
+        return np.full(len(features), self.unknown, np.float32)
+
+    def generate(self, embedding: Any, noise: np.ndarray, dropout: np.ndarray) -> np.ndarray:
         assert (len(embedding), dropout.shape) == (1, (1, 0))
         self.drawn.append(tuple(noise[0].tolist()))
         self.drawn_from.append(embedding[0])
@@ -79,33 +79,33 @@ class Fake(Translator):
 
 
 class Ear:
-    """Feeds windows to a listener, a quarter of a second apart."""
+    """Feeds windows to a tracker, a quarter of a second apart."""
 
     def __init__(self, fake: Fake, *, hop_s: float = HOP_S, **options: Any) -> None:
-        self.listener = Listener(fake, **options)
+        self.tracker = EventTracker(fake, **options)
         self._hop_s = hop_s
-        self._at = 0
+        self.at = 0
 
-    def hear(self, kind: int, dbfs: float = -20.0, weaker: int = 0) -> Heard:
+    def hear(self, kind: int, dbfs: float = -20.0, weaker: int = 0) -> WindowResult:
         mel = np.full((128, 100), 100 + 10 * kind + weaker, np.uint8)
-        segment = Segment(start_s=self._at * self._hop_s, mel=mel, peak_db=0.0, rms_dbfs=dbfs)
-        self._at += 1
-        return self.listener.hear(segment)
+        segment = Segment(start_s=self.at * self._hop_s, mel=mel, peak_db=0.0, rms_dbfs=dbfs)
+        self.at += 1
+        return self.tracker.update(segment)
 
-    def sound(self, kind: int, windows: int, **how: Any) -> list[Heard]:
+    def sound(self, kind: int, windows: int, **how: Any) -> list[WindowResult]:
         return [self.hear(kind, **how) for _ in range(windows)]
 
-    def quiet(self, seconds: float) -> list[Heard]:
+    def quiet(self, seconds: float) -> list[WindowResult]:
         return self.sound(DOG, round(seconds / self._hop_s), dbfs=-90.0)
 
 
-def numbers(heard: Iterable[Heard]) -> list[int]:
+def numbers(heard: Iterable[WindowResult]) -> list[int]:
     """The events of windows, 0 for none, each once."""
     found = [0 if h.event is None else h.event.number for h in heard]
     return [n for i, n in enumerate(found) if i == 0 or n != found[i - 1]]
 
 
-def changes(heard: list[Heard]) -> int:
+def changes(heard: list[WindowResult]) -> int:
     return sum(a.state is not b.state for a, b in pairwise(heard))
 
 
@@ -136,12 +136,6 @@ def test_a_level_that_leaves_the_band_changes_the_state() -> None:
     assert ear.hear(DOG, dbfs=QUIET_DBFS - 1.6).state is State.QUIET
 
 
-def test_a_black_log_mel_is_quiet_however_loud() -> None:
-    listener = Listener(Fake())
-    black = Segment(start_s=0.0, mel=np.ones((128, 100), np.uint8), peak_db=0.0, rms_dbfs=-10.0)
-    assert listener.hear(black).state is State.QUIET
-
-
 def test_what_a_quiet_window_says() -> None:
     heard = Ear(Fake(ood_score=0.1), draws=3).hear(DOG, dbfs=-90.0)
     assert (heard.state, heard.settled, heard.event, heard.name) == (State.QUIET, True, None, "")
@@ -150,6 +144,9 @@ def test_what_a_quiet_window_says() -> None:
     assert (heard.second_guess, heard.drawing, heard.sound) == ("", 0, None)
     assert heard.level_dbfs == -90.0
     assert heard.end_s == 1.0
+    # A black log-mel is quiet however loud.
+    black = Segment(start_s=0.0, mel=np.ones((128, 100), np.uint8), peak_db=0.0, rms_dbfs=-10.0)
+    assert EventTracker(Fake()).update(black).state is State.QUIET
 
 
 # --- settling --------------------------------------------------------------------------------
@@ -176,28 +173,25 @@ def test_a_sound_is_told_once_it_is_settled() -> None:
     assert len(fake.drawn) == 1
 
 
-def test_a_sound_that_is_there_from_the_start_began_at_once() -> None:
-    heard = Ear(Fake()).sound(DOG, 3)
-    assert heard[-1].event is not None
-    assert heard[-1].event.began_s == 0.0
-
-
-@pytest.mark.parametrize("hop_s", [0.5, 1.0])
-def test_the_beginning_follows_the_step(hop_s: float) -> None:
+@pytest.mark.parametrize(
+    ("quiet_s", "hop_s", "left_out", "began_s"),
+    [
+        (0, HOP_S, 0, 0.0),  # there from the start
+        (4, HOP_S, 0, 4.75),
+        (4, 0.5, 0, 4.5),
+        (4, 1.0, 0, 4.0),
+        (2, HOP_S, 12, 5.0),  # not before the window that first held it
+    ],
+)
+def test_when_a_sound_has_begun(
+    quiet_s: float, hop_s: float, left_out: int, began_s: float
+) -> None:
     ear = Ear(Fake(), hop_s=hop_s)
-    ear.quiet(4)
-    heard = ear.sound(DOG, 3)
-    assert heard[-1].event is not None
-    assert heard[-1].event.began_s == 4.0 + 1.0 - hop_s
-
-
-def test_windows_may_be_left_out() -> None:
-    ear = Ear(Fake())
-    ear.quiet(2)
-    ear._at += 12
-    heard = ear.sound(DOG, 3)
-    assert heard[-1].event is not None
-    assert heard[-1].event.began_s == 5.0  # not before the window that first held it
+    ear.quiet(quiet_s)
+    ear.at += left_out
+    event = ear.sound(DOG, 3)[-1].event
+    assert event is not None
+    assert event.began_s == began_s
 
 
 # --- events ----------------------------------------------------------------------------------
@@ -388,11 +382,11 @@ def test_another_number_of_pictures_is_drawn_at_once() -> None:
     fake = Fake()
     ear = Ear(fake)
     ear.sound(DOG, 4)
-    ear.listener.draws = 2
+    ear.tracker.draws = 2
     heard = ear.sound(DOG, 2)
     assert heard[0].images.shape == (2, PX, PX, 3)
     assert fake.drawn[1] == fake.drawn[0] != fake.drawn[2]
-    ear.listener.draws = 1
+    ear.tracker.draws = 1
     assert ear.hear(DOG).images.shape == (1, PX, PX, 3)
     assert len(fake.drawn) == 4
 
@@ -473,33 +467,33 @@ def test_without_names_kinds_are_told_by_the_embedding() -> None:
 
 
 def test_sensitivity_moves_both_thresholds() -> None:
-    listener = Ear(Fake(confidence=0.5)).listener
-    assert (listener.quiet_dbfs, listener.confidence_needed) == (QUIET_DBFS, 0.5)
-    listener.sensitivity = 0.0
-    assert (listener.quiet_dbfs, listener.confidence_needed) == (
+    tracker = Ear(Fake(confidence=0.5)).tracker
+    assert (tracker.quiet_dbfs, tracker.confidence_needed) == (QUIET_DBFS, 0.5)
+    tracker.sensitivity = 0.0
+    assert (tracker.quiet_dbfs, tracker.confidence_needed) == (
         QUIET_DBFS + 12,
         pytest.approx(0.7),
     )
-    listener.sensitivity = 1
-    assert (listener.quiet_dbfs, listener.confidence_needed) == (
+    tracker.sensitivity = 1
+    assert (tracker.quiet_dbfs, tracker.confidence_needed) == (
         QUIET_DBFS - 12,
         pytest.approx(0.3),
     )
     # It stays a confidence.
     for confidence, sensitivity, needed in ((0.95, 0.0, 1.0), (0.1, 1.0, 0.0)):
-        listener = Ear(Fake(confidence=confidence), sensitivity=sensitivity).listener
-        assert listener.confidence_needed == needed
+        tracker = Ear(Fake(confidence=confidence), sensitivity=sensitivity).tracker
+        assert tracker.confidence_needed == needed
 
 
 def test_sensitivity_changes_what_is_shown_at_once() -> None:
     ear = Ear(Fake(**confident(0.45)))
     ear.sound(DOG, 5)
-    ear.listener.sensitivity = 0.8
+    ear.tracker.sensitivity = 0.8
     assert [h.state for h in ear.sound(DOG, 2)] == [State.NOTHING_RECOGNISABLE, State.PICTURE]
-    ear.listener.sensitivity = 0.0
+    ear.tracker.sensitivity = 0.0
     assert [h.state for h in ear.sound(DOG, 2)] == [State.PICTURE, State.NOTHING_RECOGNISABLE]
     assert ear.hear(DOG, dbfs=QUIET_DBFS + 5).state is State.QUIET
-    ear.listener.sensitivity = 1.0
+    ear.tracker.sensitivity = 1.0
     assert ear.hear(DOG, dbfs=QUIET_DBFS - 5).state is not State.QUIET
 
 
@@ -514,13 +508,13 @@ def test_sensitivity_changes_what_is_shown_at_once() -> None:
 )  # fmt: skip
 def test_options_that_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        Listener(Fake(), **wrong)
+        EventTracker(Fake(), **wrong)
     if "seed" not in wrong:
-        listener = Listener(Fake())
+        tracker = EventTracker(Fake())
         for name, value in wrong.items():
             with pytest.raises(ConfigError, match=name):
-                setattr(listener, name, value)
-            assert getattr(listener, name) in {1, 0.5}
+                setattr(tracker, name, value)
+            assert getattr(tracker, name) in {1, 0.5}
 
 
 @pytest.mark.parametrize(
@@ -553,13 +547,13 @@ def test_a_live_signal_through_a_tiny_model(
         labels=names if whole else None,
     )  # fmt: skip
     translator = Translator.load(folder, threads=1)
-    listener = Listener(translator, seed=3)
+    tracker = EventTracker(translator, seed=3)
     cutter = LiveCutter(16_000, translator.info.mel)
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.1, 48_000).astype(np.float32)
     sound = np.concatenate([np.zeros(32_000, np.float32), noise, np.zeros(32_000, np.float32)])
     heard = [
-        listener.hear(segment)
+        tracker.update(segment)
         for first in range(0, len(sound), 640)
         for segment in cutter.push(sound[first : first + 640])
     ]

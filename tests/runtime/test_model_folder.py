@@ -72,11 +72,11 @@ def test_missing_key_is_named(own_model: Path, key: str) -> None:
         ({"mel": {"f_max_hz": float("nan")}}, r"mel\.f_max_hz: a finite number"),
         ({"mel": {"range_db": True}}, r"mel\.range_db: a finite number"),
         ({"mel": {"rate_hz": 400 * 10**400}}, r"model\.json"),
-        ({"mel": []}, "mel has a value of the wrong kind"),
+        ({"mel": []}, "mel: a table of settings"),
         ({"image_px": -96}, "image_px"),
         ({"image_px": True}, "image_px"),
         ({"noise_size": 1.5}, "noise_size"),
-        ({"noise_size": 100_001}, "noise_size must be a whole number, at most 100000"),
+        ({"noise_size": 100_001}, "noise_size must be a whole number, .*at most 100000"),
         ({"dropout_size": 10**12}, "dropout_size"),
         ({"embedding_size": 10**12}, "embedding_size"),
         ({"embedding_size": 0}, "embedding_size must be a whole number, at least 1"),
@@ -126,14 +126,13 @@ def test_one_flipped_bit_is_found_and_the_file_named(own_model: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"generator\.onnx is damaged: its SHA-256"):
         model_folder.read(own_model)
-    assert model_folder.read(own_model, verify=False).name == "tiny"
 
 
 def test_cut_file_and_missing_file(own_model: Path) -> None:
     path = own_model / "encoder.onnx"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ModelError, match=r"encoder\.onnx is damaged: it has"):
-        model_folder.read(own_model, verify=False)
+        model_folder.read(own_model)
     path.unlink()
     with pytest.raises(ModelError, match=r"encoder\.onnx is missing"):
         model_folder.read(own_model)

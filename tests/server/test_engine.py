@@ -20,7 +20,7 @@ from soundsight.core.errors import AudioError
 from soundsight.core.state import State
 from soundsight.media.mel import MelConfig
 from soundsight.media.segments import LiveCutter, Segment
-from soundsight.runtime.events import Heard
+from soundsight.runtime.events import WindowResult
 from soundsight.server import engine as engines
 from soundsight.server.engine import Answer, Engine, Feed, words_of
 from soundsight.server.metrics import Metrics
@@ -38,7 +38,7 @@ class Ear:
         self._hears = hears
         self._inside = threading.Lock()
 
-    def hear(self, segment: Segment) -> Heard:
+    def update(self, segment: Segment) -> WindowResult:
         assert self._inside.acquire(blocking=False), "two workers in one stream"
         try:
             if self._hears is not None:
@@ -46,7 +46,7 @@ class Ear:
             self.heard.append((segment.start_s, segment.rms_dbfs))
         finally:
             self._inside.release()
-        return Heard(
+        return WindowResult(
             start_s=segment.start_s, settled=True, state=State.QUIET,
             images=np.zeros((0, 4, 4, 3), np.uint8), level_dbfs=segment.rms_dbfs,
             ood_score=math.nan, confidence=math.nan, name="", second_guess="", drawing=0,
@@ -361,8 +361,8 @@ def test_a_drawing_that_is_shown_again_is_not_written_again(
     monkeypatch.setattr(engines, "jpeg", lambda image: written.append(image) or b"jpeg")
 
     class Seeing(Ear):
-        def hear(self, segment: Segment) -> Heard:
-            quiet = super().hear(segment)
+        def update(self, segment: Segment) -> WindowResult:
+            quiet = super().update(segment)
             images = np.zeros((2, 4, 4, 3), np.uint8)
             drawing = 1 if len(self.heard) < 3 else 2
             return replace(quiet, state=State.PICTURE, images=images, drawing=drawing)

@@ -587,14 +587,14 @@ def test_work_ends_with_its_client(
     server: Any, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
 ) -> None:
     seconds: list[float] = []
-    segment = Translator.translate_segment
+    recognise = Translator.recognise
 
     def slowly(self: Any, *args: Any, **options: Any) -> Any:
         seconds.append(time.monotonic())
         time.sleep(1.0)
-        return segment(self, *args, **options)
+        return recognise(self, *args, **options)
 
-    monkeypatch.setattr(Translator, "translate_segment", slowly)
+    monkeypatch.setattr(Translator, "recognise", slowly)
     data = sound(12.0)
     with server.raw() as line:
         head = post(len(data)).replace(b"translate", b"translate?each_second=1")

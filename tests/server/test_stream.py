@@ -717,16 +717,16 @@ def test_nothing_is_left_behind(server: Any, eventually: Callable[..., Any]) -> 
 
 def test_a_fault_of_the_server(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line for the client, the traceback for the log, and the others go on."""
-    from soundsight.runtime.events import Listener
+    from soundsight.runtime.events import EventTracker
 
-    hear = Listener.hear
+    update = EventTracker.update
 
     def breaks(self: Any, segment: Any) -> Any:
         if self.draws == 3:
             raise ZeroDivisionError("/home/somebody")
-        return hear(self, segment)
+        return update(self, segment)
 
-    monkeypatch.setattr(Listener, "hear", breaks)
+    monkeypatch.setattr(EventTracker, "update", breaks)
     with server.talk() as sound, server.talk() as broken:
         sound.hello(rate_hz=8_000)
         broken.hello(rate_hz=8_000, draws=3)

@@ -50,7 +50,7 @@ def test_the_word_stands_below() -> None:
 
 
 def test_the_page_carries_them() -> None:
-    page = (files("soundsight") / "apps" / "server" / "static" / "index.html").read_text("utf-8")
+    page = (files("soundsight") / "server" / "static" / "index.html").read_text("utf-8")
     assert symbols() in page
     for name in KINDS:
         assert f'id="shape-alert-{pictogram_of(name)}"' in page

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +13,21 @@ from PIL import Image
 from soundsight.core.errors import OutputError
 from soundsight.core.state import State
 from soundsight.views import timeline
-from soundsight.views.drawing import AMBER, WAVE
+from soundsight.views.drawing import AMBER, WAVE, clock
+from soundsight.views.event_files import save
 from soundsight.views.events import FileEvent, FileEvents
 from soundsight.views.pictograms import alert_picture
-from soundsight.views.storyboard import MAX_CARDS, save_storyboard, shown_events, storyboard
+from soundsight.views.storyboard import MAX_CARDS, shown_events, storyboard
 
 PICTURE_PX = 152
 
 
 def pixels(page: Image.Image, colour: tuple[int, int, int]) -> int:
     return int((np.asarray(page) == colour).all(axis=2).sum())
+
+
+def no_sound() -> Iterator[np.ndarray]:
+    raise AssertionError("a sheet needs no sound")
 
 
 def test_every_picture_is_there_once(toy_events: FileEvents) -> None:
@@ -50,13 +55,13 @@ def test_an_alert_has_a_card_with_its_pictogram(
 
 
 def test_the_png_says_what_it_is(toy_events: FileEvents, tmp_path: Path) -> None:
-    save_storyboard(toy_events, tmp_path / "a.png")
+    list(save(toy_events, no_sound, tmp_path / "a.png"))
     with Image.open(tmp_path / "a.png") as image:
         assert image.info["soundsight"] == "imagined from sound"
         assert (image.info["source"], image.info["seed"]) == ("dog.wav", "7")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
-        save_storyboard(toy_events, tmp_path / "file" / "a.png")
+        list(save(toy_events, no_sound, tmp_path / "file" / "a.png"))
 
 
 def test_a_events_of_thousands_of_events_is_one_sheet(
@@ -95,7 +100,7 @@ def test_a_damaged_file_is_told_on_the_sheet(events_of: Callable[..., FileEvents
 def test_names_in_any_script(
     events_of: Callable[..., FileEvents], name: str, tmp_path: Path
 ) -> None:
-    save_storyboard(events_of([], source=name), tmp_path / "a.png")
+    list(save(events_of([], source=name), no_sound, tmp_path / "a.png"))
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
@@ -107,8 +112,8 @@ def test_names_in_any_script(
     ],
 )  # fmt: skip
 def test_clock(seconds: float, words: str) -> None:
-    assert timeline.clock(seconds) == words
-    assert timeline.clock(seconds, tenths=False) == words[:-2]
+    assert clock(seconds, tenths=True) == words
+    assert clock(seconds, tenths=False) == words[:-2]
 
 
 @pytest.mark.parametrize(

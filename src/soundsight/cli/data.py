@@ -116,8 +116,8 @@ def sheet(
     folder = _open(data)
     from soundsight.core.files import atomic_file
     from soundsight.data.records import SIDECAR
-    from soundsight.views.pairs_sheet import PairCard, pairs_sheet
-    from soundsight.views.sheet import clock
+    from soundsight.views.drawing import clock
+    from soundsight.views.sheet import PairCard, pairs_sheet
 
     total = folder.count(split)
     folder.require_pairs()
@@ -379,8 +379,7 @@ def _embedder(model: Path | None) -> Embedder:
 
     info = model_folder.read(model or model_folder.bundled())
     size = info.embedding_size
-    encoder = Network(info.folder / model_folder.ENCODER, ("embedding",))
-    encoder.require({"mel"})
+    encoder = Network(info.folder / model_folder.ENCODER, ["mel"], ["embedding"])
 
     def embed(record: Record) -> NDArray[np.float32]:
         mel = to_unit(decode_mel(record.files[MEL]))[None, None]

@@ -486,8 +486,8 @@ def _scorer(name: str, progress: Progress) -> Scorer:
 def _draw_sheet(step: str, dropped: Sequence[Dropped], total: int, path: Path) -> None:
     from soundsight.data.records import IMAGES, MEL, SIDECAR
     from soundsight.data.store.shards import decode_image, decode_mel
-    from soundsight.views.pairs_sheet import PairCard, pairs_sheet
-    from soundsight.views.sheet import clock
+    from soundsight.views.drawing import clock
+    from soundsight.views.sheet import PairCard, pairs_sheet
 
     cards = []
     for pair in dropped:

@@ -46,7 +46,7 @@ def storyboard(
     sensitivity: Annotated[
         float,
         typer.Option(
-            min=0.0, max=1.0, metavar="X", help="0 tells only what is loud and sure, 1 tells more."
+            min=0.0, max=1.0, metavar="X", help="0 shows only what is loud and sure, 1 shows more."
         ),
     ] = 0.5,
     seed: Seed = 0,

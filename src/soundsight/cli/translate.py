@@ -10,10 +10,10 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,13 +26,13 @@ from soundsight.core.files import sync, usable_folder
 from soundsight.core.progress import progress_bar
 
 if TYPE_CHECKING:
-    from soundsight.media.audio import SoundStream
-    from soundsight.runtime.translator import Translation, Translator
-    from soundsight.views.sheet import Row, SheetBook
+    from soundsight.runtime.translator import Translator
+    from soundsight.views.sheet import Row
+    from soundsight.views.translation import Translation
 
 _SHEET = re.compile(r"sheet(-\d+)?")
 _LARGE_BYTES = 20_000_000
-_SUFFIXES_TOLD = 4
+_SUFFIXES_SHOWN = 4
 
 
 def register(app: typer.Typer) -> None:
@@ -54,8 +54,8 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class _Wish:
-    """What the options of one run ask for."""
+class _Options:
+    """The options of one run."""
 
     out: Path
     each_second: bool
@@ -63,23 +63,21 @@ class _Wish:
     anyway: bool
     seed: int
     size_px: int
+    sheet: bool
     json_lines: bool
     track: int | None
     strict: bool
 
     def path(self, job: _Job, second: float, draw: int) -> Path:
         """Name the PNG of one picture."""
-        name = job.stem.name
-        if self.each_second:
-            name += f"_s{int(second):03d}"
-        if self.draws > 1:
-            name += f"_d{draw}"
-        return self.out / job.stem.parent / f"{name}.png"
+        at = f"_s{int(second):03d}" if self.each_second else ""
+        number = f"_d{draw}" if self.draws > 1 else ""
+        return self.out / job.stem.parent / f"{job.stem.name}{at}{number}.png"
 
 
 @dataclass(frozen=True)
 class _Second:
-    """What is told of one second once its sound is complete.
+    """What is shown of one second, or of a whole sound, once its pictures are in place.
 
     Attributes:
         paths: its pictures.
@@ -150,69 +148,66 @@ def translate(
     which. Of a sound that is damaged or cut short, what can
     be read is used, with a line of warning.
     """
-    wish = _Wish(out, each_second, draws, anyway, seed, size, json_lines, track, strict)
+    options = _Options(
+        out, each_second, draws, anyway, seed, size, sheet, json_lines, track, strict
+    )
     failures: list[SoundsightError] = []
-    found = _find([sound_path(path) for path in sounds], failures)
-    if not found:
-        raise _told(failures)
-    jobs = _plan(found)
+    jobs = _plan(_find([sound_path(path) for path in sounds], failures))
+    if not jobs:
+        raise _failed(failures)
     if not overwrite:
-        _refuse_existing(jobs, wish, sheet)
-    translator = _load(model)
+        _refuse_existing(jobs, options)
+    from soundsight.runtime.translator import Translator
+    from soundsight.views.sheet import SheetBook
+
+    translator = Translator.load(model)
     usable_folder(out)
-    book = _book(translator, wish) if sheet else None
-    counts: dict[str, int] = {}
+    label = translator.info.label
+    book = SheetBook(
+        out, subtitle=f"model {label}   seed {seed}", texts={"seed": str(seed), "model": label}
+    )
+    counts: Counter[str] = Counter()
     warnings: list[str] = []
     last: Path | None = None
     # Lines of JSON on the same terminal would tear the bar.
-    hidden = _is_quick(jobs, wish) or (wish.json_lines and sys.stdout.isatty())
+    hidden = _is_quick(jobs, options) or (json_lines and sys.stdout.isatty())
     with progress_bar(hidden=hidden) as show:
         for index, job in enumerate(jobs):
             try:
-                with closing(_seconds(translator, job, wish, warnings, sheet=sheet)) as seconds:
+                with closing(_translated(translator, job, options, warnings)) as seconds:
                     for second, done in seconds:
                         if second is None:
                             show("imagining", index + done, len(jobs), job.source.name)
-                        else:
-                            last = _tell(second, book, counts) or last
+                            continue
+                        counts.update(second.states)
+                        last = second.paths[-1]
+                        for line in second.lines:
+                            print(json.dumps(line), flush=True)
+                        if second.row is not None:
+                            book.add(second.row)
             except SoundsightError as error:
                 failures.append(error)
             show("imagining", index + 1, len(jobs), job.source.name)
-        pages = book.close() if book is not None else []
-    if book is not None and pages:
+        pages = book.close()
+    if pages:
         _remove_stale_pages(out, pages)
-    for told in warnings:
-        warn(told)
-    _summarise(jobs, wish, counts, last, pages)
+    for warning in warnings:
+        warn(warning)
+    _summarise(jobs, options, counts, last, pages)
     if failures:
-        raise _told(failures, total=len(jobs))
+        raise _failed(failures, total=len(jobs))
 
 
-def _results(
-    translator: Translator, sound: SoundStream, wish: _Wish
-) -> Iterator[tuple[Translation, float]]:
-    """Yield what is imagined, with the share of the sound that is done (0..1)."""
-    options: dict[str, Any] = {
-        "draws": wish.draws, "seed": wish.seed, "anyway": wish.anyway,
-    }  # fmt: skip
-    if not wish.each_second:
-        yield translator.translate(sound, **options), 1.0
-        return
-    length_s = sound.duration_s or math.inf
-    for result in translator.iter_translate(sound, **options):
-        yield result, min(1.0, (float(result.seconds[0]) + 1.0) / length_s)
-
-
-def _seconds(
-    translator: Translator, job: _Job, wish: _Wish, warnings: list[str], *, sheet: bool
+def _translated(
+    translator: Translator, job: _Job, options: _Options, warnings: list[str]
 ) -> Generator[tuple[_Second | None, float]]:
     """Draw one sound; its pictures appear together when the last one is drawn, or not at all.
 
-    They wait in a hidden folder beside their destination, with what is to be told of them, so that
+    They wait in a hidden folder beside their destination, with what is to be shown of them, so that
     a long sound takes no more memory than a short one. Each is on the disk before it gets its name.
 
     Args:
-        warnings: gets what is to be told of the sound.
+        warnings: gets the warnings about the sound.
 
     Yields:
         (None, the share that is done) while it draws, then every second, its pictures in place.
@@ -222,35 +217,43 @@ def _seconds(
     """
     from soundsight.media import audio
 
-    folder = wish.out / job.stem.parent
+    folder = options.out / job.stem.parent
+    how: dict[str, Any] = {"draws": options.draws, "seed": options.seed, "anyway": options.anyway}
+    rate_hz = translator.info.mel.rate_hz
     with ExitStack() as stack:
-        # What cannot be read at all leaves no folder behind.
         sound = stack.enter_context(
-            audio.stream(
-                job.source, translator.info.mel.rate_hz, track=wish.track, strict=wish.strict
-            )
+            audio.stream(job.source, rate_hz, track=options.track, strict=options.strict)
         )
-        results = _results(translator, sound, wish)
-        first = list(islice(results, 1))
+        length_s = sound.duration_s or math.inf
+        results: Iterator[Translation] = (
+            translator.iter_translate(sound, **how)
+            if options.each_second
+            else iter([translator.translate(sound, **how)])
+        )
+        # What cannot be read at all leaves no folder behind.
+        results = chain([next(results)], results)
         hidden = stack.enter_context(_hidden_folder(folder))
+        with _writing(folder):
+            spool = stack.enter_context((hidden / "seconds").open("w+b"))
         count = 0
-        for result, done in chain(first, results):
-            second = _draw(result, job, wish, hidden, sheet=sheet)
-            with _writing(folder):
-                (hidden / f"{count}.second").write_bytes(pickle.dumps(second))
+        for result in results:
             count += 1
-            yield None, done
-        warnings += sound.warnings
-        for number in range(count):
+            second = _draw(result, job, options, hidden)
             with _writing(folder):
-                kept: _Second = pickle.loads((hidden / f"{number}.second").read_bytes())
-            for line in kept.lines:
+                pickle.dump(second, spool)
+            done_s = float(result.seconds[0]) + 1.0
+            yield None, min(1.0, done_s / length_s) if options.each_second else 1.0
+        warnings += sound.warnings
+        spool.seek(0)
+        for _ in range(count):
+            second = pickle.load(spool)
+            for line in second.lines:
                 line["warnings"] = sound.warnings
-            for path in kept.paths:
+            for path in second.paths:
                 with _writing(path):
                     sync(hidden / path.name)
                     (hidden / path.name).replace(path)
-            yield kept, 1.0
+            yield second, 1.0
         # Once for all of them: a folder's sync takes as long as a file's.
         with _writing(folder):
             sync(folder)
@@ -281,55 +284,43 @@ def _writing(path: Path) -> Iterator[None]:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _draw(result: Translation, job: _Job, wish: _Wish, hidden: Path, *, sheet: bool) -> _Second:
+def _draw(result: Translation, job: _Job, options: _Options, hidden: Path) -> _Second:
     """Write the pictures of one second into the hidden folder.
 
     Raises:
         OutputError: naming the picture's destination.
     """
-    from soundsight.views.drawing import PICTURE_PX
-    from soundsight.views.sheet import MAX_PICTURES, Row, png_bytes
+    from soundsight.views.sheet import png_bytes
 
     paths: list[Path] = []
     lines: list[dict[str, Any]] = []
     for i in range(len(result)):
-        second = float(result.seconds[i])
-        draw = int(result.draw[i])
-        path = wish.path(job, second, draw)
+        second, draw = float(result.seconds[i]), int(result.draw[i])
+        path = options.path(job, second, draw)
         paths.append(path)
         with _writing(path):
-            png = png_bytes(result.shown(i, wish.size_px), result.texts(i))
+            png = png_bytes(result.shown(i, options.size_px), result.texts(i))
             (hidden / path.name).write_bytes(png)
-        if wish.json_lines:
-            line = {
-                "file": str(job.source),
-                "png": str(path),
-                "second": round(second, 2),
-                "state": str(result.state[i]),
-                "name": result.name[i],
-                "second_guess": result.second_guess[i],
-                "confidence": _number(result.confidence[i]),
-                "ood_score": _number(result.ood_score[i]),
-                "seed": wish.seed,
-                "draw": draw,
-            }
-            lines.append(line)
+        if options.json_lines:
+            lines.append(
+                {
+                    "file": str(job.source),
+                    "png": str(path),
+                    "second": round(second, 2),
+                    "state": str(result.state[i]),
+                    "name": result.name[i],
+                    "second_guess": result.second_guess[i],
+                    "confidence": _number(result.confidence[i]),
+                    "ood_score": _number(result.ood_score[i]),
+                    "seed": options.seed,
+                    "draw": draw,
+                }
+            )
     row: Row | None = None
-    if sheet:
-        shown = min(len(result), MAX_PICTURES)
-        row = Row(
-            name=job.source.name if len(job.stem.parts) == 1 else _source_name(job),
-            second=float(result.seconds[0]),
-            mel=result.mels[0],
-            waveform=result.waveforms[0],
-            images=[result.shown(i, PICTURE_PX) for i in range(shown)],
-            notes=[
-                "" if s.is_known or (wish.anyway and s != "quiet") else s.words
-                for s in result.state[:shown]
-            ],
-            captions=[result.caption(i) for i in range(shown)],
-            more=len(result) - shown,
-        )
+    if options.sheet:
+        in_a_folder = len(job.stem.parts) > 1
+        name = (job.stem.parent / job.source.name).as_posix() if in_a_folder else job.source.name
+        row = result.row(name, anyway=options.anyway)
     return _Second(paths, [str(state) for state in result.state], lines, row)
 
 
@@ -338,50 +329,25 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else round(float(value), 4)
 
 
-def _tell(second: _Second, book: SheetBook | None, counts: dict[str, int]) -> Path | None:
-    """Count and tell one second whose pictures are in place; return the last path."""
-    for state in second.states:
-        counts[state] = counts.get(state, 0) + 1
-    for line in second.lines:
-        print(json.dumps(line), flush=True)
-    if book is not None and second.row is not None:
-        book.add(second.row)
-    return second.paths[-1] if second.paths else None
-
-
-def _source_name(job: _Job) -> str:
-    return (job.stem.parent / job.source.name).as_posix()
-
-
-def _load(model: Path | None) -> Translator:
-    from soundsight.runtime.translator import Translator
-
-    return Translator.load(model)
-
-
-def _book(translator: Translator, wish: _Wish) -> SheetBook:
-    from soundsight.views.sheet import SheetBook
-
-    label = translator.info.label
-    texts = {"seed": str(wish.seed), "model": label}
-    return SheetBook(wish.out, subtitle=f"model {label}   seed {wish.seed}", texts=texts)
-
-
-# --- inputs and outputs of translate ---------------------------------------------------------
+# --- inputs and outputs ------------------------------------------------------------------------
 
 
 def _find(inputs: Sequence[Path], failures: list[SoundsightError]) -> dict[Path, Path]:
     """Find the sounds: file -> where it lies relative to its input, in order, each once."""
-    from soundsight.media.audio import SOUND_SUFFIXES
     from soundsight.media.container import missing
 
     found: dict[Path, Path] = {}
     seen: set[str] = set()
     folders = sum(os.path.isdir(path) for path in inputs)
     for path in inputs:
-        if not os.path.isdir(path):
+        if os.path.isdir(path):
+            # Several folders keep their own names, so that their sounds do not meet.
+            prefix = Path(path.absolute().name) if folders > 1 else Path()
+            pairs = [(f, prefix / f.relative_to(path)) for f in _sounds_in(path, failures)]
+        else:
             try:
                 path.stat()
+                pairs = [(path, Path(path.name))]
             except FileNotFoundError:
                 failures.append(AudioError(missing(path)))
                 continue
@@ -389,24 +355,6 @@ def _find(inputs: Sequence[Path], failures: list[SoundsightError]) -> dict[Path,
                 reason = getattr(error, "strerror", None) or error
                 failures.append(AudioError(f"cannot read {path}: {reason}"))
                 continue
-            pairs = [(path, Path(path.name))]
-        else:
-            # Several folders keep their own names, so that their sounds do not meet.
-            prefix = Path(path.absolute().name) if folders > 1 else Path()
-            files = _files_below(path, failures)
-            pairs = [
-                (file, prefix / file.relative_to(path))
-                for file in files
-                if file.suffix.lower() in SOUND_SUFFIXES
-            ]
-            left = Counter(
-                f.suffix.lower() for f in files if f.suffix.lower() not in SOUND_SUFFIXES
-            )
-            if not pairs:
-                there = f": it holds {_counted(left)}" if left else ""
-                failures.append(AudioError(f"there is no sound in the folder {path}{there}"))
-            elif left:
-                say(f"left out in {path}: {_counted(left)}", err=True)
         for file, relative in pairs:
             key = os.path.abspath(file)  # noqa: PTH100 - Path.absolute keeps "..", resolve follows links
             if key not in seen:
@@ -415,12 +363,23 @@ def _find(inputs: Sequence[Path], failures: list[SoundsightError]) -> dict[Path,
     return found
 
 
-def _counted(suffixes: Counter[str]) -> str:
-    """How many files there are of each suffix, the most frequent first."""
-    shown = suffixes.most_common(_SUFFIXES_TOLD)
-    told = [f"{count} {suffix or 'without a suffix'}" for suffix, count in shown]
-    others = suffixes.total() - sum(count for _, count in shown)
-    return ", ".join([*told, f"{others} others"] if others else told)
+def _sounds_in(folder: Path, failures: list[SoundsightError]) -> list[Path]:
+    """List the sounds in a folder and below, and say on standard error what else there is."""
+    from soundsight.media.audio import SOUND_SUFFIXES
+
+    files = _files_below(folder, failures)
+    sounds = [file for file in files if file.suffix.lower() in SOUND_SUFFIXES]
+    left = Counter(s for s in (f.suffix.lower() for f in files) if s not in SOUND_SUFFIXES)
+    shown = left.most_common(_SUFFIXES_SHOWN)
+    words = [f"{count} {suffix or 'without a suffix'}" for suffix, count in shown]
+    if others := left.total() - sum(count for _, count in shown):
+        words.append(f"{others} others")
+    if not sounds:
+        there = f": it holds {', '.join(words)}" if left else ""
+        failures.append(AudioError(f"there is no sound in the folder {folder}{there}"))
+    elif left:
+        say(f"left out in {folder}: {', '.join(words)}", err=True)
+    return sounds
 
 
 def _files_below(folder: Path, failures: list[SoundsightError]) -> list[Path]:
@@ -459,12 +418,10 @@ def _plan(found: dict[Path, Path]) -> list[_Job]:
         # The contact sheet's own names are taken.
         return twice | {n for n in names if len(n.parts) == 1 and _SHEET.fullmatch(n.name)}
 
-    names = [relative.with_suffix("") for relative in found.values()]
-    taken = clashing(names)
-    names = [
-        relative if name in taken else name
-        for name, relative in zip(names, found.values(), strict=True)
-    ]
+    short = [relative.with_suffix("") for relative in found.values()]
+    taken = clashing(short)
+    pairs = zip(short, found.values(), strict=True)
+    names = [relative if name in taken else name for name, relative in pairs]
     if clashing(names):
         paths = [Path(os.path.abspath(file)) for file in found]  # noqa: PTH100
         root = os.path.commonpath([path.parent for path in paths])
@@ -472,7 +429,7 @@ def _plan(found: dict[Path, Path]) -> list[_Job]:
     return [_Job(file, name) for file, name in zip(found, names, strict=True)]
 
 
-def _refuse_existing(jobs: Sequence[_Job], wish: _Wish, sheet: bool) -> None:
+def _refuse_existing(jobs: Sequence[_Job], options: _Options) -> None:
     """Look for outputs that are there already, before any work is done.
 
     Raises:
@@ -480,32 +437,26 @@ def _refuse_existing(jobs: Sequence[_Job], wish: _Wish, sheet: bool) -> None:
     """
     listings: dict[Path, list[str]] = {}
 
-    def listing(folder: Path) -> list[str]:
+    def matching(folder: Path, pattern: str) -> Iterable[Path]:
         if folder not in listings:
-            try:
-                listings[folder] = sorted(os.listdir(folder))
-            except OSError:
-                listings[folder] = []
-        return listings[folder]
+            listings[folder] = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        return [folder / name for name in listings[folder] if re.fullmatch(pattern, name)]
 
     there: list[Path] = []
     for job in jobs:
-        folder = wish.out / job.stem.parent
-        if wish.each_second:
+        if options.each_second:
             # How many seconds there will be is not known yet.
-            pattern = re.compile(re.escape(job.stem.name) + r"_s\d{3,}(_d\d+)?\.png")
-            there += [folder / name for name in listing(folder) if pattern.fullmatch(name)]
+            pattern = re.escape(job.stem.name) + r"_s\d{3,}(_d\d+)?\.png"
+            there += matching(options.out / job.stem.parent, pattern)
         else:
-            paths = [wish.path(job, 0.0, draw) for draw in range(wish.draws)]
+            paths = [options.path(job, 0.0, draw) for draw in range(options.draws)]
             there += [path for path in paths if os.path.lexists(path)]
-    if sheet:
-        names = [name for name in listing(wish.out) if name.endswith(".png")]
-        there += [wish.out / name for name in names if _SHEET.fullmatch(name[:-4])]
+    if options.sheet:
+        there += matching(options.out, _SHEET.pattern + r"\.png")
     if there:
-        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        are = "are" if more else "is"
+        more = f" and {len(there) - 1} more are" if len(there) > 1 else " is"
         raise OutputError(
-            f"{there[0]}{more} {are} there already: choose another -o DIR or pass --overwrite"
+            f"{there[0]}{more} there already: choose another -o DIR or pass --overwrite"
         )
 
 
@@ -530,31 +481,31 @@ def _remove_stale_pages(out: Path, pages: Sequence[Path]) -> None:
 
 def _summarise(
     jobs: Sequence[_Job],
-    wish: _Wish,
-    counts: dict[str, int],
+    options: _Options,
+    counts: Counter[str],
     last: Path | None,
     pages: Sequence[Path],
 ) -> None:
-    total = sum(counts.values())
+    total = counts.total()
     if not total:
         return
-    asked = " (shown as asked)" if wish.anyway else ""
-    hidden = [
-        f"{n} {state.replace('_', ' ')}{asked if state == 'nothing_recognisable' else ''}"
-        for state, n in counts.items()
-        if state != "picture"
-    ]
     if total == 1 and len(jobs) == 1:
         text = f"{jobs[0].source} -> {last} ({next(iter(counts)).replace('_', ' ')})"
     else:
-        text = f"{total} pictures in {wish.out}" + (f" ({', '.join(hidden)})" if hidden else "")
-    say(text, err=wish.json_lines)
+        asked = {"nothing_recognisable": " (shown as asked)"} if options.anyway else {}
+        others = ", ".join(
+            f"{n} {state.replace('_', ' ')}{asked.get(state, '')}"
+            for state, n in counts.items()
+            if state != "picture"
+        )
+        text = f"{total} pictures in {options.out}" + (f" ({others})" if others else "")
+    say(text, err=options.json_lines)
     if pages:
         which = f"{pages[0]} .. {pages[-1].name}" if len(pages) > 1 else f"{pages[0]}"
-        say(f"contact sheet: {which}", err=wish.json_lines)
+        say(f"contact sheet: {which}", err=options.json_lines)
 
 
-def _told(failures: Sequence[SoundsightError], total: int = 0) -> Exception:
+def _failed(failures: Sequence[SoundsightError], total: int = 0) -> Exception:
     """Name each failure in a line of its own; return what ends the command."""
     for error in failures:
         complain(error)
@@ -563,17 +514,9 @@ def _told(failures: Sequence[SoundsightError], total: int = 0) -> Exception:
     return typer.Exit(SoundsightError.exit_code)
 
 
-def _is_quick(jobs: Sequence[_Job], wish: _Wish) -> bool:
+def _is_quick(jobs: Sequence[_Job], options: _Options) -> bool:
     """Return whether there is nothing to wait for."""
-    return (
-        len(jobs) == 1
-        and not wish.each_second
-        and all(_size(job.source) <= _LARGE_BYTES for job in jobs)
+    large = any(
+        os.path.isfile(job.source) and job.source.stat().st_size > _LARGE_BYTES for job in jobs
     )
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+    return len(jobs) == 1 and not options.each_second and not large

@@ -204,7 +204,7 @@ class EventFacts(_Message):
 
 
 class WindowFacts(_Message):
-    """One window; see ``runtime.events.Heard``. Numbers that are not known are null."""
+    """One window; see ``runtime.events.WindowResult``. Numbers that are not known are null."""
 
     type: Literal["window"] = "window"
     start_s: float

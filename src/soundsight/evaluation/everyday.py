@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -146,11 +146,11 @@ class TranslatorModel:
 
     def imagine_recording(self, mels: Levels, *, seed: int = 0) -> Levels:
         thresholds = self.translator.info.thresholds
-        heard = [replace(self.translator.hear(mel), of=mel) for mel in mels[audible(mels)]]
+        heard = [self.translator.recognise(mel, of=mel) for mel in mels[audible(mels)]]
         known = [one for one in heard if not is_out_of_distribution(one.ood_score, thresholds)]
         surest = SurestSeconds()
         # Of a recording that would not be drawn there is a picture all the same.
-        for second in known or heard or [replace(self.translator.hear(mels[0]), of=mels[0])]:
+        for second in known or heard or [self.translator.recognise(mels[0], of=mels[0])]:
             surest.take(second)
         chosen = surest.of_kind(surest.kind)
         return self.translator.draw(mean_embedding(chosen), [item_of(chosen[0].of)], seed)[0]
@@ -159,7 +159,7 @@ class TranslatorModel:
         known = self.translator.label_head
         if known is None:
             return None
-        embeddings, _ = self.translator.session.embed(to_unit(mels)[:, None])
+        embeddings, _ = self.translator.embed(to_unit(mels)[:, None])
         probabilities = known.probabilities(embeddings)
         found = np.zeros((len(mels), len(KINDS)), np.float32)
         for column, name in enumerate(known.labels):

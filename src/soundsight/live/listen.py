@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 
 from soundsight.live.microphone import Block, Source
 from soundsight.media.segments import LiveCutter, Segment
-from soundsight.runtime.events import Heard, Listener
+from soundsight.runtime.events import EventTracker, WindowResult
 from soundsight.runtime.live_state import LiveState
 from soundsight.runtime.translator import Translator
 from soundsight.views.live_view import LiveView, Look, how_long, save_panel
@@ -33,10 +33,10 @@ Say = Callable[[str], None]
 """Prints a line."""
 
 
-class Display(Protocol):
+class Display:
     """Somewhere to show live views."""
 
-    def show(self, view: LiveView, window: Heard | None) -> None:
+    def show(self, view: LiveView, window: WindowResult | None) -> None:
         """Show the present; ``window`` is the newest one, where there is a new one."""
 
     def close(self, view: LiveView) -> None:
@@ -99,12 +99,12 @@ class _Signal:
     def __init__(
         self, translator: Translator, source: Source, sensitivity: float, seed: int
     ) -> None:
-        self._new_listener = partial(Listener, translator, sensitivity=sensitivity, seed=seed)
+        self._new_tracker = partial(EventTracker, translator, sensitivity=sensitivity, seed=seed)
         self._config = translator.info.mel
         self.source = source
-        self._listener = self._new_listener()
+        self._tracker = self._new_tracker()
         self._cut_from(0.0)
-        quiet_dbfs = self._listener.quiet_dbfs
+        quiet_dbfs = self._tracker.quiet_dbfs
         self.state = LiveState(source.name, quiet_dbfs, microphone=source.is_microphone)
 
     def _cut_from(self, start_s: float) -> None:
@@ -116,23 +116,24 @@ class _Signal:
         """Seconds of sound that have come."""
         return self._start_s + self._taken / self._rate_hz
 
-    def take(self, block: Block) -> Heard | None:
+    def take(self, block: Block) -> WindowResult | None:
         """Take sound; return the newest window that it completes."""
-        if block.gap:
+        samples, gap = block
+        if gap:
             self._cut_from(self._end_s)
-        self.state.take_samples(block.samples, self._rate_hz)
-        self._taken += len(block.samples)
-        return self._newest(self._cutter.push(block.samples))
+        self.state.take_samples(samples, self._rate_hz)
+        self._taken += len(samples)
+        return self._newest(self._cutter.push(samples))
 
-    def finish(self) -> Heard | None:
+    def finish(self) -> WindowResult | None:
         """There is no more sound: what is left of it makes a last window, or none."""
         return self._newest(self._cutter.flush())
 
-    def _newest(self, segments: list[Segment]) -> Heard | None:
+    def _newest(self, segments: list[Segment]) -> WindowResult | None:
         if not segments:
             return None
         newest = replace(segments[-1], start_s=segments[-1].start_s + self._start_s)
-        window = self._listener.hear(newest)
+        window = self._tracker.update(newest)
         self.state.take_window(window)
         return window
 
@@ -142,7 +143,7 @@ class _Signal:
         if why:
             self.state.stop(why)
             return
-        self._listener = self._new_listener()
+        self._tracker = self._new_tracker()
         self._cut_from(self._end_s)
         self.state.source = self.source.name
         self.state.restart()
@@ -159,7 +160,7 @@ def display_for(say: Say) -> Display:
     return LinesDisplay(say)
 
 
-class TerminalDisplay:
+class TerminalDisplay(Display):
     """The whole terminal, drawn anew a few times a second."""
 
     def __init__(self, console: Console, say: Say) -> None:
@@ -168,8 +169,7 @@ class TerminalDisplay:
         self._live.start()
         self._drawn_at = -math.inf
 
-    def show(self, view: LiveView, _window: Heard | None) -> None:
-        """See ``Display``."""
+    def show(self, view: LiveView, window: WindowResult | None) -> None:  # noqa: ARG002
         if time.monotonic() - self._drawn_at < _REFRESH_S:
             return
         size = self._console.size
@@ -177,23 +177,22 @@ class TerminalDisplay:
         self._drawn_at = time.monotonic()
 
     def close(self, view: LiveView) -> None:
-        """See ``Display``. The screen is gone with what stood on it: the events stay as lines."""
         self._live.stop()
+        # The screen is gone with what stood on it: the events stay as lines.
         for event in reversed(view.history):
             if not (event.gap and event is view.history[0]):
                 parts = (event.title, event.sure, how_long(event.lasted_s))
                 self._say(f"{event.began:%H:%M:%S}  {', '.join(filter(None, parts))}")
 
 
-class LinesDisplay:
+class LinesDisplay(Display):
     """A line of words for each change."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
         self._shown: tuple[Any, ...] = ()
 
-    def show(self, view: LiveView, _window: Heard | None) -> None:
-        """See ``Display``."""
+    def show(self, view: LiveView, window: WindowResult | None) -> None:  # noqa: ARG002
         # What passes by is seen on a screen; on lines it would be chatter.
         shown = (view.look, view.headline, view.sure)
         if view.look in (Look.STARTING, Look.SOUND, Look.PAST) or shown == self._shown:
@@ -204,19 +203,17 @@ class LinesDisplay:
         self._say(f"{view.at:%H:%M:%S}  {words}")
 
     def close(self, view: LiveView) -> None:
-        """See ``Display``."""
         self._say(f"{view.at:%H:%M:%S}  {view.headline}, {view.detail}")
 
 
-class JsonDisplay:
+class JsonDisplay(Display):
     """A line of JSON for each window, and one where it is not listening."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
         self._stopped = False
 
-    def show(self, view: LiveView, window: Heard | None) -> None:
-        """See ``Display``."""
+    def show(self, view: LiveView, window: WindowResult | None) -> None:
         stopped = view.look is Look.NOT_LISTENING
         at = view.at.astimezone().isoformat(timespec="milliseconds")
         if stopped and not self._stopped:
@@ -241,9 +238,6 @@ class JsonDisplay:
             }
         )
 
-    def close(self, view: LiveView) -> None:
-        """See ``Display``."""
-
     def _write(self, values: dict[str, Any]) -> None:
         self._say(json.dumps(values, ensure_ascii=False, allow_nan=False))
 
@@ -252,7 +246,7 @@ def _number(value: float) -> float | None:
     return None if not math.isfinite(value) else round(value, 4)
 
 
-class PngDisplay:
+class PngDisplay(Display):
     """A PNG of the present."""
 
     def __init__(self, path: Path) -> None:
@@ -260,8 +254,7 @@ class PngDisplay:
         self._shown: tuple[Any, ...] = ()
         self._written_at = -math.inf
 
-    def show(self, view: LiveView, window: Heard | None) -> None:
-        """See ``Display``."""
+    def show(self, view: LiveView, window: WindowResult | None) -> None:
         shown = (view.look, view.headline, view.sure, view.sounding)
         now = time.monotonic()
         new = window is not None and view.recognised is not None
@@ -270,5 +263,4 @@ class PngDisplay:
             save_panel(view, self._path)
 
     def close(self, view: LiveView) -> None:
-        """See ``Display``."""
         save_panel(view, self._path)

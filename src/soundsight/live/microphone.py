@@ -9,9 +9,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,50 +27,18 @@ MOST_WAITING_S = 4.0
 _STDERR = 2
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Block:
-    """The next samples.
-
-    Attributes:
-        samples: int16 or float32 [t] or [t, channels].
-        gap: whether sound is missing before them.
-    """
-
-    samples: NDArray[Any]
-    gap: bool = False
-
-
-class Source(Protocol):
-    """Something that gives live sound.
-
-    Attributes:
-        name: in words.
-        rate_hz: its rate.
-        is_microphone: whether it hears a room, which is never so still that all samples are 0.
-        ended: whether there is no more sound, and never will be.
-        warnings: warnings about the sound so far, a line each.
-    """
-
-    name: str
-    rate_hz: int
-    is_microphone: bool
-    ended: bool
-
-    @property
-    def warnings(self) -> list[str]: ...
-
-    def read(self, timeout_s: float) -> Block | None:
-        """Return what has come, or None when nothing comes for ``timeout_s``."""
-
-    def reopen(self) -> str:
-        """Try to get a lost source back; return why that fails, or nothing."""
-
-    def close(self) -> None:
-        """Release it."""
+Block = tuple[NDArray[Any], bool]
+"""The next samples, int16 or float32 [t] or [t, channels], and whether sound is missing before."""
 
 
 class Microphone:
     """A microphone, or another input of the sound card.
+
+    Attributes:
+        name: in words.
+        rate_hz: its rate.
+        ended: whether there is no more sound, and never will be.
+        warnings: warnings about the sound so far, a line each.
 
     Args:
         device: its number or a part of its name; None takes the system's own choice.
@@ -135,13 +102,13 @@ class Microphone:
             self._came.notify()
 
     def read(self, timeout_s: float) -> Block | None:
-        """See ``Source``."""
+        """Return what has come, or None when nothing comes for ``timeout_s``."""
         with self._came:
             if not self._waiting:
                 self._came.wait(timeout_s)
             if not self._waiting:
                 return None
-            block = Block(samples=np.concatenate(self._waiting), gap=self._gap)
+            block = np.concatenate(self._waiting), self._gap
             self._clear()
         return block
 
@@ -150,7 +117,7 @@ class Microphone:
         self._held, self._gap = 0, False
 
     def reopen(self) -> str:
-        """See ``Source``. What has been plugged in since is found, too."""
+        """Try to get it back, also one plugged in since; return why that fails, or nothing."""
         sd = self._sounddevice
         self.close()
         # PortAudio looks for devices when it starts, and never again.
@@ -164,7 +131,7 @@ class Microphone:
         return ""
 
     def close(self) -> None:
-        """See ``Source``."""
+        """Release it."""
         stream, self._stream = self._stream, None
         if stream is not None:
             with contextlib.suppress(self._sounddevice.PortAudioError):
@@ -175,7 +142,7 @@ class Microphone:
 
 
 class Playback:
-    """A sound or video file, played at its own pace as if it were sounding now.
+    """A sound or video file, played at its own pace; with what a ``Microphone`` has.
 
     Raises:
         AudioError: when it cannot be read.
@@ -193,11 +160,11 @@ class Playback:
 
     @property
     def warnings(self) -> list[str]:
-        """See ``Source``."""
+        """Warnings about the file as far as it has been played, a line each."""
         return self._sound.warnings
 
     def read(self, timeout_s: float) -> Block | None:
-        """See ``Source``."""
+        """Return the next samples when they are due, or None after ``timeout_s``."""
         wait_s = self._began + self._given_s - time.monotonic()
         time.sleep(min(timeout_s, max(0.0, wait_s)))
         if wait_s > timeout_s:
@@ -207,15 +174,18 @@ class Playback:
             self.ended = True
             return None
         self._given_s += len(samples) / self.rate_hz
-        return Block(samples=samples)
+        return samples, False
 
     def reopen(self) -> str:
-        """See ``Source``."""
+        """Return why it cannot be opened again."""
         return "The file gives no sound."
 
     def close(self) -> None:
-        """See ``Source``."""
+        """Release it."""
         self._sound.close()
+
+
+Source = Microphone | Playback
 
 
 @contextlib.contextmanager

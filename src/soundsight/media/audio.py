@@ -9,6 +9,7 @@ no more memory than one of ten seconds. ``media.decoder`` says how times and fau
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -18,13 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from soundsight.core.errors import AudioError
-from soundsight.core.units import RATE_HZ
+from soundsight.core.errors import AudioError, ConfigError
+from soundsight.core.units import CLIP_SCALE_S, RATE_HZ
 from soundsight.media.container import (
     SoundFile,
     check_encryption,
     codec_name,
     discard_others,
+    is_open_file,
     is_still,
     local_file,
     name_of,
@@ -230,6 +232,44 @@ def from_array(samples: ArrayLike, rate_hz: int) -> NDArray[np.float32]:
         for i in range(0, len(array), rate_hz)
     )
     return np.concatenate(list(_mono(chunks, RATE_HZ, where)))
+
+
+Sound = SoundFile | ArrayLike | Iterator[NDArray[np.float32]]
+"""A path, or a file that is open for reading bytes; samples in memory, which need their rate; or an
+iterator of blocks [t], mono float32 at 44,100 Hz, as ``stream`` gives them."""
+
+
+def blocks_of(sound: Sound, rate_hz: int | None) -> Iterator[NDArray[np.float32]]:
+    """Open a sound as blocks [t] of at most 10 s, mono at 44,100 Hz.
+
+    Args:
+        rate_hz: rate of samples in memory, in hertz; not for a file.
+
+    Raises:
+        AudioError: see ``stream``.
+        ConfigError: at once, when the sound is none of these or ``rate_hz`` is wrong.
+    """
+    if _is_file(sound):
+        if rate_hz is not None:
+            raise ConfigError("a file knows its own rate: leave rate_hz out")
+        return stream(sound)  # type: ignore[arg-type]
+    if isinstance(sound, Iterator):
+        if rate_hz not in (None, RATE_HZ):
+            raise ConfigError(f"blocks of sound have {RATE_HZ} Hz: leave rate_hz out")
+        return sound  # type: ignore[return-value]
+    if isinstance(sound, bytes):
+        raise ConfigError("pass a path, an open file or an array of samples, not bytes")
+    if isinstance(sound, (list, tuple)) and any(_is_file(each) for each in sound):
+        raise ConfigError("several sounds were passed: translate them one by one")
+    if rate_hz is None or isinstance(rate_hz, bool) or not hasattr(rate_hz, "__index__"):
+        raise ConfigError("samples in memory need their rate: pass rate_hz, a whole number of Hz")
+    samples = from_array(sound, int(rate_hz))  # type: ignore[arg-type]
+    step = int(CLIP_SCALE_S * RATE_HZ)
+    return (samples[first : first + step] for first in range(0, len(samples), step))
+
+
+def _is_file(sound: object) -> bool:
+    return isinstance(sound, (str, os.PathLike)) or is_open_file(sound)
 
 
 # --- opening a track -------------------------------------------------------------------------

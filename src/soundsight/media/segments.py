@@ -407,11 +407,71 @@ def _checked(samples: ArrayLike) -> NDArray[np.float32]:
 # --- the loudest second ----------------------------------------------------------------------
 
 
-def loudest_segment(blocks: Iterable[NDArray[np.floating]], config: MelConfig = DEFAULT) -> Segment:
-    """Find the second with the highest energy, in constant memory.
+class LoudestSecond:
+    """Finds the second with the highest energy of a sound that arrives in blocks.
 
     The search steps by one frame (10 ms); of equals the first wins. Only energies are computed on
     the way, and the log-mel of a second once all that its frames see has come.
+
+    Args:
+        config: settings of the log-mel.
+    """
+
+    def __init__(self, config: MelConfig = DEFAULT) -> None:
+        self._config = config
+        self._held = HeldSamples(np.empty(0, np.float32))
+        self._energies = np.empty(0)  # of the last frames
+        self._frames = 0  # so far
+        self._loudest, self._start = -1.0, 0
+        self._found: Segment | None = None
+
+    def push(self, samples: NDArray[np.floating]) -> None:
+        """Take the next samples [t], mono at ``config.rate_hz``."""
+        config, held = self._config, self._held
+        second, width, hop = config.segment_samples, config.segment_frames, config.hop_samples
+        block = one_channel(samples)
+        for first in range(0, len(block), 10 * second):
+            held.append(block[first : first + 10 * second])
+            count = held.end // hop - self._frames
+            new = held.span(self._frames * hop, (self._frames + count) * hop).reshape(count, hop)
+            energy = np.square(new, dtype=np.float64).sum(axis=1)
+            energies = np.concatenate([self._energies, energy])
+            self._frames += count
+            if len(energies) >= width:
+                sums = np.lib.stride_tricks.sliding_window_view(energies, width).sum(axis=1)
+                best = int(sums.argmax())
+                if sums[best] > self._loudest:
+                    self._loudest = float(sums[best])
+                    self._start = self._frames - len(energies) + best
+                    self._found = None
+            self._energies = energies[-(width - 1) :]
+            # All that the frames of this second see, and those of the 10 s that set its scale.
+            ahead = (self._start + width + config.block_frames) * hop + config.window_samples
+            if self._found is None and held.end >= ahead and not is_short(held.end, config):
+                self._found = _segment_at(held, self._start, config)
+            held.drop(held.end - 22 * second)
+
+    def finish(self) -> Segment:
+        """End the sound: return its loudest second.
+
+        Raises:
+            AudioError: when there was no sample at all.
+        """
+        held, size = self._held, self._held.end
+        if not size:
+            raise AudioError("there is no sound: the clip has no samples")
+        config, samples = self._config, held.samples
+        held.samples = filled(samples, config.segment_samples - size, short=True)
+        held.total = held.end
+        found = self._found or _segment_at(held, self._start, config, size)
+        if size < config.segment_samples:
+            waveform = _waveform(samples, config.segment_frames, config.hop_samples)
+            found = replace(found, waveform=waveform)
+        return found
+
+
+def loudest_segment(blocks: Iterable[NDArray[np.floating]], config: MelConfig = DEFAULT) -> Segment:
+    """Find the second with the highest energy, in constant memory, see ``LoudestSecond``.
 
     Args:
         blocks: [t] each, one after the other, mono at ``config.rate_hz``.
@@ -419,42 +479,29 @@ def loudest_segment(blocks: Iterable[NDArray[np.floating]], config: MelConfig = 
     Raises:
         AudioError: when there is no sample at all.
     """
-    second, width, hop = config.segment_samples, config.segment_frames, config.hop_samples
-    held = HeldSamples(np.empty(0, np.float32))
-    energies = np.empty(0)  # of the last frames
-    frames = 0  # so far
-    loudest, start = -1.0, 0
-    found: Segment | None = None
+    search = LoudestSecond(config)
     for block in blocks:
-        samples = one_channel(block)
-        for first in range(0, len(samples), 10 * second):
-            held.append(samples[first : first + 10 * second])
-            count = held.end // hop - frames
-            new = held.span(frames * hop, (frames + count) * hop).reshape(count, hop)
-            energy = np.square(new, dtype=np.float64).sum(axis=1)
-            energies = np.concatenate([energies, energy])
-            frames += count
-            if len(energies) >= width:
-                sums = np.lib.stride_tricks.sliding_window_view(energies, width).sum(axis=1)
-                best = int(sums.argmax())
-                if sums[best] > loudest:
-                    loudest, start = float(sums[best]), frames - len(energies) + best
-                    found = None
-            energies = energies[-(width - 1) :]
-            # All that the frames of this second see, and those of the 10 s that set its scale.
-            ahead = (start + width + config.block_frames) * hop + config.window_samples
-            if found is None and held.end >= ahead and not is_short(held.end, config):
-                found = _segment_at(held, start, config)
-            held.drop(held.end - 22 * second)
-    if not held.end:
-        raise AudioError("there is no sound: the clip has no samples")
-    size, samples = held.end, held.samples
-    held.samples = filled(samples, second - size, short=True)
-    held.total = held.end
-    found = _segment_at(held, start, config, size) if found is None else found
-    if size < second:
-        found = replace(found, waveform=_waveform(samples, width, hop))
-    return found
+        search.push(block)
+    return search.finish()
+
+
+def seconds_and_loudest(
+    blocks: Iterable[NDArray[np.floating]], config: MelConfig = DEFAULT
+) -> Iterator[Segment]:
+    """Cut a sound into seconds, see ``segments``; the last that is given is the loudest second.
+
+    The loudest may be one of the others, which begin with whole seconds, or lie between them.
+
+    Raises:
+        AudioError: when there is no sample at all.
+    """
+    cutter, search = Cutter(config=config), LoudestSecond(config)
+    for block in blocks:
+        search.push(block)
+        yield from cutter.push(block)
+    loudest = search.finish()
+    yield from cutter.flush()
+    yield loudest
 
 
 def _segment_at(

@@ -1,4 +1,4 @@
-"""Listening to a live signal: windows become states that do not flicker, and events.
+"""Events of a live signal: windows become states that do not flicker, and events.
 
 A window of 1 s every quarter of a second says more than a person can follow, and says it four
 times a second. What is shown is therefore steadied:
@@ -6,8 +6,8 @@ times a second. What is shown is therefore steadied:
 * *Quiet* and *sound* change places only when the level leaves a band of 3 dB around the threshold.
 * The model's confidence is averaged over the last windows; a picture appears where it reaches the
   threshold in several in a row, and goes where it stays a step below it.
-* A sound is *settled* once it has been heard in several windows: the first of them hold little of
-  it and would be mistaken often.
+* A sound is *settled* once it has been in several windows: the first of them hold little of it and
+  would be mistaken often.
 * What sounds is *one event* as long as it is of one kind, short pauses included: a dog that barks
   eight times is one dog. Another kind has to be clearly ahead to take over, and is another event
   then, unless the sound has only just begun and was mistaken.
@@ -17,15 +17,15 @@ times a second. What is shown is therefore steadied:
   in them is what is known of the sound.
 * An alert (``runtime.labels``) is named and not drawn.
 
-The confidence of a window is the geometric mean of (1 - ood score) and of how sure the
-names are (``runtime.labels``).
+The confidence of a window is the geometric mean of (1 - ood score) and of how sure the label is
+(``runtime.labels``).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +35,13 @@ from soundsight.core.errors import ConfigError
 from soundsight.core.state import State
 from soundsight.core.units import INAUDIBLE_LEVEL
 from soundsight.media.segments import Segment
-from soundsight.runtime.labels import Guess, confidence_of
-from soundsight.runtime.surest import DRAW_FROM_SUREST, Second, SurestSeconds, mean_embedding
-from soundsight.runtime.translator import Translator, check_options
+from soundsight.runtime.labels import confidence_of
+from soundsight.runtime.session import Session, checked_seed, checked_whole
+from soundsight.runtime.surest import Second, SurestSeconds, mean_embedding
 from soundsight.views.events import Recognition, sureness_step
 
 MAX_LIVE_DRAWS = 4
-"""Pictures of one moment that a live view shows at most."""
+"""Pictures that a live view shows at most."""
 
 SENSITIVITY_DB = 24.0
 """From the least to the most sensitive setting the quiet threshold moves by this much."""
@@ -58,10 +58,10 @@ class SteadyConfig:
         level_band_db: width of the band around the quiet threshold in which nothing changes.
         confidence_band: a picture goes when the confidence is this far below the threshold.
         newest: weight of the newest window in the running averages.
-        settle: windows with sound, from its beginning, after which it is told what it is.
+        settle: windows with sound, from its beginning, after which it is said what it is.
         windows: windows in a row that it takes to show or hide a picture, or to change the kind.
         lead: by how much another kind must be ahead in probability.
-        alike: cosine between two embeddings above which they are of one kind, without names.
+        alike: cosine between two embeddings above which they are of one kind, without labels.
         pause_s: an event goes on after a pause of at most this long.
 
     Raises:
@@ -90,11 +90,11 @@ class SteadyConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Event:
-    """Something that sounds, as far as it has been heard.
+    """Something that sounds, so far.
 
     Attributes:
         number: counts the events of a signal, from 1.
-        began_s: when it was first heard, in seconds of the signal, to the step between windows.
+        began_s: when it began, in seconds of the signal, to the step between windows.
         heard_s: the end of its last window with sound.
         repeats: how often it has sounded: 1, and 1 more after each pause.
     """
@@ -102,42 +102,34 @@ class Event:
     number: int
     began_s: float
     heard_s: float
-    repeats: int
+    repeats: int = 1
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Heard:
-    """What one window has come to.
+@dataclass(kw_only=True, eq=False)
+class WindowResult(Recognition):
+    """What one window has come to; steadied. Its state may be ``quiet``, too.
 
     Attributes:
         start_s: start of the window in seconds of the signal.
         settled: false while a sound has just begun. Its state is ``nothing_recognisable`` then,
-            which is not yet worth telling.
-        state: what is to be shown; steadied.
+            which is not yet worth showing.
+        confidence: in [0, 1], averaged over the last windows; NaN while it is quiet, or where the
+            model cannot tell.
         images: uint8 [draws, px, px, 3]; empty where the state is not ``picture``.
         drawing: counts the drawings of a signal: windows that have the same show the same pictures.
         level_dbfs: level of the window, in dB re full scale.
-        ood_score: in [0, 1], NaN for a quiet window or a model that cannot tell.
-        confidence: in [0, 1], averaged over the last windows; NaN while it is quiet, or where the
-            model cannot tell.
-        name: what it probably is, in the model's words; empty without names, and where nothing is
-            recognised.
-        second_guess: what else it may be; empty where nothing else is near.
+        ood_score: in [0, 1], NaN for a quiet window or a model without ood scores.
         event: the event that this window belongs to; None while it is quiet or not settled.
-        sound: what the networks heard; None while it is quiet.
+        sound: the window as the networks see it; None while it is quiet.
     """
 
     start_s: float
-    settled: bool
-    state: State
+    settled: bool = True
     images: NDArray[np.uint8]
     drawing: int
     level_dbfs: float
-    ood_score: float
-    confidence: float
-    name: str
-    second_guess: str
-    event: Event | None
+    ood_score: float = math.nan
+    event: Event | None = None
     sound: Second | None = None
 
     @property
@@ -151,7 +143,7 @@ def is_surer(confidence: float, than: float) -> bool:
     return confidence > than or (math.isnan(than) and not math.isnan(confidence))
 
 
-def take_surer(shown: Recognition, window: Heard) -> bool:
+def take_surer(shown: Recognition, window: WindowResult) -> bool:
     """Let an event be shown as what its surest window says; true where that is this window.
 
     The one rule of the terminal, the storyboard and the page (``static/strip.js``): state, name,
@@ -169,7 +161,7 @@ def take_surer(shown: Recognition, window: Heard) -> bool:
 
 
 def _top(second: Second) -> int:
-    """The most probable name."""
+    """The most probable label."""
     return int(second.shares.argmax())
 
 
@@ -182,25 +174,15 @@ def _towards(average: Second, newer: Second, share: float) -> Second:
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Drawn:
-    """The pictures that are shown, and what they are of: other things need other pictures."""
-
-    event: int
-    kind: int
-    step: int
-    images: NDArray[np.uint8]
-
-
-class Listener:
-    """Follows one signal. Its windows come from ``runtime.stream.LiveCutter``, in order.
+class EventTracker:
+    """Follows one signal. Its windows come from ``media.segments.LiveCutter``, in order.
 
     Windows may be left out when there is no time for them. Not safe for use by two threads at
-    once; many listeners may share one translator.
+    once; many trackers may share one model.
 
     Args:
-        translator: a loaded translator.
-        draws: pictures of each event, 1 to 4; 0 tells what would be shown and draws nothing.
+        model: a loaded model, such as a ``Translator``.
+        draws: pictures of each event, 1 to 4; 0 draws nothing.
         seed: another seed imagines other pictures.
         sensitivity: 0 (shows only what is loud and sure) to 1 (shows more, and errs more).
         steady: how much it takes to change what is shown.
@@ -211,20 +193,17 @@ class Listener:
 
     def __init__(
         self,
-        translator: Translator,
+        model: Session,
         *,
         draws: int = 1,
         seed: int = 0,
         sensitivity: float = 0.5,
         steady: SteadyConfig | None = None,
     ) -> None:
-        check_options(1, seed)
-        self._translator = translator
+        self._model = model
         self._steady = steady or SteadyConfig()
-        self._seed = seed
-        self._draws = 1
+        self._seed = checked_seed(seed)
         self.draws = draws
-        self._sensitivity = 0.5
         self.sensitivity = sensitivity
         self._state = State.QUIET
         # The running average since it was last quiet, over so many windows; when that began.
@@ -233,10 +212,11 @@ class Listener:
         self._onset_s = 0.0
         self._heard_until_s = 0.0  # the end of the last window
         self._event: Event | None = None
-        self._anchor: Second | None = None  # what the event was when it was told apart
-        self._told = 0  # windows that have been told as the event's
+        self._anchor: Second | None = None  # what the event was when it began
+        self._event_windows = 0
         self._surest = SurestSeconds()  # windows of the event
-        self._drawn: _Drawn | None = None
+        # The pictures that are shown, and what they are of: event, kind and step of the words.
+        self._drawn: tuple[tuple[int, int], int, NDArray[np.uint8]] | None = None
         self._drawings = 0
         self._recognised = False
         self._high = 0  # windows in a row that would show what it is
@@ -251,15 +231,7 @@ class Listener:
 
     @draws.setter
     def draws(self, value: int) -> None:
-        if (
-            not isinstance(value, int)
-            or isinstance(value, bool)
-            or not 0 <= value <= MAX_LIVE_DRAWS
-        ):
-            raise ConfigError(
-                f"draws must be a whole number from 0 to {MAX_LIVE_DRAWS}, not {value!r}"
-            )
-        self._draws = value
+        self._draws = checked_whole("draws", value, 0, MAX_LIVE_DRAWS)
 
     @property
     def sensitivity(self) -> float:
@@ -276,42 +248,61 @@ class Listener:
     @property
     def quiet_dbfs(self) -> float:
         """Level under which a window counts as quiet, at this sensitivity."""
-        middle = self._translator.info.thresholds.quiet_dbfs
+        middle = self._model.info.thresholds.quiet_dbfs
         return middle + (0.5 - self._sensitivity) * SENSITIVITY_DB
 
     @property
     def confidence_needed(self) -> float:
         """Confidence from which on it is shown what sounds, at this sensitivity."""
-        middle = self._translator.info.thresholds.confidence
+        middle = self._model.info.thresholds.confidence
         wanted = middle + (0.5 - self._sensitivity) * SENSITIVITY_CONFIDENCE
         return min(1.0, max(0.0, wanted))
 
-    def hear(self, segment: Segment) -> Heard:
+    def update(self, segment: Segment) -> WindowResult:
         """Take the next window."""
-        heard = self._quiet(segment) if self._is_quiet(segment) else self._sound(segment)
-        self._heard_until_s = heard.end_s
-        return heard
+        result = self._quiet(segment) if self._is_quiet(segment) else self._sound(segment)
+        self._heard_until_s = result.end_s
+        return result
 
-    def _sound(self, segment: Segment) -> Heard:
-        now = self._translator.hear(segment.mel)
-        average = self._take(now, segment.start_s)
+    def _is_quiet(self, segment: Segment) -> bool:
+        was_quiet = self._state is State.QUIET
+        band = self._steady.level_band_db / 2
+        threshold = self.quiet_dbfs + (band if was_quiet else -band)
+        # A log-mel that is black beside a bang of the last 10 s shows no sound, loud as it may be.
+        blackest = INAUDIBLE_LEVEL * (1.25 if was_quiet else 0.8)
+        return segment.rms_dbfs < threshold or float(segment.mel.mean()) < blackest
+
+    def _quiet(self, segment: Segment) -> WindowResult:
+        self._state = State.QUIET
+        self._average, self._age = None, 0
+        self._recognised, self._high = False, 0
+        return WindowResult(
+            start_s=segment.start_s, state=State.QUIET, images=self._no_images(),
+            drawing=self._drawings, level_dbfs=segment.rms_dbfs,
+        )  # fmt: skip
+
+    def _sound(self, segment: Segment) -> WindowResult:
+        now = self._model.recognise(segment.mel)
+        average = self._averaged(now, segment.start_s)
         settled = self._age >= self._steady.settle
-        event = self._belongs(now, average, segment.start_s) if settled else None
+        event = self._event_of(now, average, segment.start_s) if settled else None
         # An event keeps its name; where another is clearly ahead, another event begins.
         anchor = None if event is None else self._anchor
         kind = _top(average if anchor is None else anchor)
-        guess = self._translator.guess(average, kind)
+        guess = self._model.guess(average, kind)
         confidence = confidence_of(average.ood_score, guess.share)
         # NaN, of a model that cannot tell how sure it is, hides nothing.
         self._high = 0 if confidence < self.confidence_needed else self._high + 1
-        images = self._none()
+        images = self._no_images()
         if event is not None:
             self._surest.take(now)
-            self._show(confidence)
+            self._show_or_hide(confidence)
             if self._recognised and not guess.is_alert:
-                images = self._pictures(event, kind, sureness_step(confidence))
-        self._state = self._shown_as(guess)
-        return Heard(
+                images = self._images(event, kind, sureness_step(confidence))
+        self._state = State.NOTHING_RECOGNISABLE
+        if self._recognised:
+            self._state = State.NAMED if guess.is_alert else State.PICTURE
+        return WindowResult(
             start_s=segment.start_s,
             settled=settled,
             state=self._state,
@@ -326,43 +317,9 @@ class Listener:
             sound=now,
         )
 
-    def _shown_as(self, guess: Guess) -> State:
-        if not self._recognised:
-            return State.NOTHING_RECOGNISABLE
-        return State.NAMED if guess.is_alert else State.PICTURE
-
-    # --- quiet or not ------------------------------------------------------------------------
-
-    def _is_quiet(self, segment: Segment) -> bool:
-        was_quiet = self._state is State.QUIET
-        band = self._steady.level_band_db / 2
-        threshold = self.quiet_dbfs + (band if was_quiet else -band)
-        # A log-mel that is black beside a bang of the last 10 s shows no sound, loud as it may be.
-        blackest = INAUDIBLE_LEVEL * (1.25 if was_quiet else 0.8)
-        return segment.rms_dbfs < threshold or float(segment.mel.mean()) < blackest
-
-    def _quiet(self, segment: Segment) -> Heard:
-        self._state = State.QUIET
-        self._average = None
-        self._age = 0
-        self._recognised, self._high = False, 0
-        return Heard(
-            start_s=segment.start_s,
-            settled=True,
-            state=State.QUIET,
-            images=self._none(),
-            drawing=self._drawings,
-            level_dbfs=segment.rms_dbfs,
-            ood_score=math.nan,
-            confidence=math.nan,
-            name="",
-            second_guess="",
-            event=None,
-        )
-
     # --- which event -------------------------------------------------------------------------
 
-    def _take(self, now: Second, start_s: float) -> Second:
+    def _averaged(self, now: Second, start_s: float) -> Second:
         """Take a window with sound into the running average."""
         if self._average is None:
             self._average = now
@@ -374,95 +331,55 @@ class Listener:
         self._age += 1
         return self._average
 
-    def _belongs(self, now: Second, average: Second, start_s: float) -> Event:
-        """Say which event a settled window belongs to."""
+    def _event_of(self, now: Second, average: Second, start_s: float) -> Event:
+        """Return the event that a settled window belongs to."""
         event, anchor = self._event, self._anchor
         end_s = start_s + units.SEGMENT_S
-        resumed = self._age == self._steady.settle
         if event is None or anchor is None:
             return self._begin(average, self._onset_s, end_s)
-        if resumed:
+        if self._age == self._steady.settle:  # it sounds again
             near = self._onset_s - event.heard_s <= self._steady.pause_s
             if not near or not self._same(anchor, average):
                 return self._begin(average, self._onset_s, end_s)
-            return self._go_on(event, end_s, event.repeats + 1)
+            self._other = 0
+            return self._go_on(replace(event, heard_s=end_s, repeats=event.repeats + 1))
         self._other = 0 if self._same(anchor, average) else self._other + 1
         if self._other == 1:
             self._other_since_s = max(start_s, self._heard_until_s)
         if self._other < self._steady.windows:
-            return self._go_on(event, end_s, event.repeats)
-        # The old kind is forgotten at once, or it would be heard in the new one for a second.
+            return self._go_on(replace(event, heard_s=end_s))
+        # The old kind is forgotten at once, or it would be in the average for a second.
         self._average = now
-        if self._told <= 2 * self._steady.settle:
+        if self._event_windows <= 2 * self._steady.settle:
             # What has only just begun was mistaken: the same event has another kind.
             self._anchor, self._other = average, 0
             self._surest = SurestSeconds()
-            return self._go_on(event, end_s, event.repeats)
+            return self._go_on(replace(event, heard_s=end_s))
         return self._begin(average, self._other_since_s, end_s)
 
     def _same(self, anchor: Second, kind: Second) -> bool:
-        if self._translator.label_head is not None:
+        if self._model.label_head is not None:
             return float(kind.shares.max() - kind.shares[_top(anchor)]) < self._steady.lead
         a, b = anchor.embedding, kind.embedding
         lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
         return lengths == 0 or float(a @ b) / lengths >= self._steady.alike
 
-    def _go_on(self, event: Event, end_s: float, repeats: int) -> Event:
-        self._other = 0 if repeats != event.repeats else self._other
-        self._told += 1
-        self._event = Event(
-            number=event.number, began_s=event.began_s, heard_s=end_s, repeats=repeats
-        )
-        return self._event
+    def _go_on(self, event: Event) -> Event:
+        self._event_windows += 1
+        self._event = event
+        return event
 
     def _begin(self, kind: Second, began_s: float, end_s: float) -> Event:
         number = 1 if self._event is None else self._event.number + 1
-        self._anchor = kind
-        self._surest = SurestSeconds()
-        self._told = 1
+        self._anchor, self._surest = kind, SurestSeconds()
+        self._event_windows = 1
         self._recognised, self._low, self._other = False, 0, 0
-        self._event = Event(number=number, began_s=began_s, heard_s=end_s, repeats=1)
+        self._event = Event(number=number, began_s=began_s, heard_s=end_s)
         return self._event
 
     # --- the pictures ------------------------------------------------------------------------
 
-    def _pictures(self, event: Event, kind: int, step: int) -> NDArray[np.uint8]:
-        """The pictures of an event, drawn anew where it is another one or has become surer."""
-        drawn = self._drawn
-        if (
-            drawn is not None
-            and (drawn.event, drawn.kind, len(drawn.images)) == (event.number, kind, self._draws)
-            and step <= drawn.step
-        ):
-            return drawn.images
-        images = self._none()
-        if self._draws:
-            images = self.draw(self._surest.of_kind(kind), event.number)
-            self._drawings += 1
-        self._drawn = _Drawn(event=event.number, kind=kind, step=step, images=images)
-        return images
-
-    def draw(
-        self, seconds: Sequence[Second], event: int, draws: int | None = None
-    ) -> NDArray[np.uint8]:
-        """Draw an event from its surest windows.
-
-        Args:
-            seconds: the surest first, at least one.
-            event: its number.
-            draws: pictures; None takes as many as are shown.
-
-        Returns:
-            uint8 [draws, px, px, 3].
-        """
-        translator = self._translator
-        embedding = mean_embedding(seconds if DRAW_FROM_SUREST else seconds[:1])
-        numbers = range(self._draws if draws is None else draws)
-        return translator.draw(embedding, [event * 2**16 + n for n in numbers], self._seed)
-
-    # --- whether to show them ----------------------------------------------------------------
-
-    def _show(self, confidence: float) -> None:
+    def _show_or_hide(self, confidence: float) -> None:
         """Decide whether it is shown what sounds, or nothing recognisable."""
         if not self._recognised:
             if self._high >= self._steady.windows:
@@ -470,9 +387,35 @@ class Listener:
         else:
             low = confidence < self.confidence_needed - self._steady.confidence_band
             self._low = self._low + 1 if low else 0
-            if self._low >= self._steady.windows:
-                self._recognised = False
+            self._recognised = self._low < self._steady.windows
 
-    def _none(self) -> NDArray[np.uint8]:
-        px = self._translator.info.image_px
+    def _images(self, event: Event, kind: int, step: int) -> NDArray[np.uint8]:
+        """The pictures of an event, drawn anew where it is another one or has become surer."""
+        if self._drawn is not None:
+            of, drawn_step, images = self._drawn
+            if of == (event.number, kind) and len(images) == self._draws and step <= drawn_step:
+                return images
+        images = self._no_images()
+        if self._draws:
+            images = self.draw(self._surest.of_kind(kind), event.number, self._draws)
+            self._drawings += 1
+        self._drawn = (event.number, kind), step, images
+        return images
+
+    def draw(self, seconds: Sequence[Second], event: int, draws: int) -> NDArray[np.uint8]:
+        """Draw an event from its surest windows.
+
+        Args:
+            seconds: the surest first, at least one.
+            event: its number.
+            draws: how many pictures.
+
+        Returns:
+            uint8 [draws, px, px, 3].
+        """
+        items = [event * 2**16 + number for number in range(draws)]
+        return self._model.draw(mean_embedding(seconds), items, self._seed)
+
+    def _no_images(self) -> NDArray[np.uint8]:
+        px = self._model.info.image_px
         return np.empty((0, px, px, units.IMAGE_CHANNELS), np.uint8)

@@ -10,7 +10,7 @@ file and the microphone give the same events. What is known only of a file is us
 * A sound begins and ends with the frame (10 ms) that is loud enough. Where one takes over from
   another, that is certain some windows later: the boundary is put where the spectrum before
   differs most from the one after.
-* Events of one name that follow each other within the listener's pause are one event, and so are
+* Events of one name that follow each other within the tracker's pause are one event, and so are
   those of no known kind without a pause.
 """
 
@@ -27,14 +27,20 @@ from numpy.typing import NDArray
 
 from soundsight.core import units
 from soundsight.core.state import State
-from soundsight.media.audio import SoundStream
+from soundsight.media.audio import Sound, SoundStream, blocks_of
 from soundsight.media.mel import MelConfig
 from soundsight.media.overview import OverviewMaker
 from soundsight.media.segments import Segment, rms_dbfs, segments
-from soundsight.runtime.events import Event, Heard, Listener, SteadyConfig, is_surer, take_surer
-from soundsight.runtime.stream import Sound, blocks_of, warnings_of
+from soundsight.runtime.events import (
+    Event,
+    EventTracker,
+    SteadyConfig,
+    WindowResult,
+    is_surer,
+    take_surer,
+)
+from soundsight.runtime.session import Session
 from soundsight.runtime.surest import SurestSeconds
-from soundsight.runtime.translator import Translator
 from soundsight.views.events import FileEvent, FileEvents, Recognition
 
 HOP_S = 0.25
@@ -49,7 +55,7 @@ _LEFT_S = 0.5
 """A window with no more of a longer sound than this, at its beginning, has been left by it."""
 
 _EARLIER_S, _LATER_S = 1.5, 0.25
-"""How far from where the listener puts it the boundary of two sounds is looked for ..."""
+"""How far from where the tracker puts it the boundary of two sounds is looked for ..."""
 
 _LATE_S, _SPREAD_S = 0.4, 0.8
 """... since it comes so late, give or take; val split of ``benchmarks/boundaries.py``."""
@@ -72,7 +78,7 @@ class Progress:
 
 
 def find_events(
-    translator: Translator,
+    model: Session,
     sound: Sound,
     rate_hz: int | None = None,
     *,
@@ -86,7 +92,7 @@ def find_events(
     Stop by closing the iterator. Memory grows with the events (40 kB each) and with nothing else.
 
     Args:
-        translator: a loaded translator.
+        model: a loaded model, such as a ``Translator``.
         sound: a path; samples [t] or [t, channels]; or an iterator of float32 blocks [t], mono at
             44,100 Hz.
         rate_hz: rate of samples in memory, in hertz; not for a path.
@@ -105,24 +111,24 @@ def find_events(
         ConfigError: at once, when an option is wrong.
     """
     # An event is drawn once, when it has ended.
-    listener = Listener(translator, draws=0, seed=seed, sensitivity=sensitivity)
-    blocks = blocks_of(sound, rate_hz, translator.info.mel)
+    tracker = EventTracker(model, draws=0, seed=seed, sensitivity=sensitivity)
+    blocks = blocks_of(sound, rate_hz)
     if isinstance(blocks, SoundStream):
         total_s = blocks.duration_s if total_s is None else total_s
         source = Path(blocks.name).name if source is None else source
-    names = () if translator.label_head is None else translator.label_head.labels
-    finder = _Finder(listener, translator.info.mel, names)
-    return finder.run(blocks, total_s, source or "", translator.info.label, seed)
+    labels = () if model.label_head is None else model.label_head.labels
+    finder = _Finder(tracker, model.info.mel, labels)
+    return finder.run(blocks, total_s, source or "", model.info.label, seed)
 
 
 class _OpenEvent:
     """An event that may go on."""
 
     def __init__(self, event: Event, began_s: float, ended_s: float) -> None:
-        self.number = event.number  # the listener's
+        self.number = event.number  # the tracker's
         self.repeats = event.repeats
         self.spans = [(began_s, ended_s)]
-        self.heard_s = 0.0  # the end of its last window, which is what the listener counts by
+        self.heard_s = 0.0  # the end of its last window, which is what the tracker counts by
         self._level_dbfs = -math.inf
         self._surest = Recognition()
         self._seconds = SurestSeconds()
@@ -134,30 +140,31 @@ class _OpenEvent:
         """What it is so far, see ``_kind``."""
         return _kind(self._surest)
 
-    def take(self, window: Segment, heard: Heard, *, full: bool) -> None:
+    def take(self, window: Segment, result: WindowResult, *, full: bool) -> None:
         """Take a window; ``full`` where the event sounds from its beginning to its end."""
         surest = self._surest
-        self._level_dbfs = max(self._level_dbfs, heard.level_dbfs)
-        if heard.sound is not None:
-            self._seconds.take(heard.sound)
-        if take_surer(surest, heard):
+        self._level_dbfs = max(self._level_dbfs, result.level_dbfs)
+        if result.sound is not None:
+            self._seconds.take(result.sound)
+        if take_surer(surest, result):
             self._shown = window
         if surest.is_known:
             return
-        if is_surer(heard.confidence, surest.confidence):
-            surest.confidence = heard.confidence
+        if is_surer(result.confidence, surest.confidence):
+            surest.confidence = result.confidence
         # A second that is full of the sound shows more than one that it begins or ends in.
-        rank = (full, heard.level_dbfs)
+        rank = (full, result.level_dbfs)
         if self._shown is None or rank > self._rank:
             self._rank, self._shown = rank, window
 
-    def close(self, by_s: float, listener: Listener, names: Sequence[str]) -> FileEvent:
+    def close(self, by_s: float, tracker: EventTracker, labels: Sequence[str]) -> FileEvent:
         """End it, at ``by_s`` at the latest, and draw it."""
         surest, window = self._surest, self._shown
         assert window is not None, "an event has at least one window"
+        hops = window.samples.reshape(len(window.waveform), -1)
         if surest.state is State.PICTURE:
-            kind = names.index(surest.name) if surest.name in names else 0
-            surest.picture = listener.draw(self._seconds.of_kind(kind), self.number, 1)[0]
+            kind = labels.index(surest.name) if surest.name in labels else 0
+            surest.picture = tracker.draw(self._seconds.of_kind(kind), self.number, 1)[0]
         return FileEvent(
             **vars(surest),
             number=0,  # given when it is yielded
@@ -165,7 +172,7 @@ class _OpenEvent:
             level_dbfs=self._level_dbfs,
             shown_s=window.start_s,
             mel=window.mel,
-            waveform=window.waveform,
+            waveform=np.stack([hops.min(axis=1), hops.max(axis=1)], axis=1),
         )
 
 
@@ -222,9 +229,9 @@ class _Spectra:
 
 
 class _Finder:
-    def __init__(self, listener: Listener, config: MelConfig, names: Sequence[str]) -> None:
-        self._listener = listener
-        self._names = names
+    def __init__(self, tracker: EventTracker, config: MelConfig, labels: Sequence[str]) -> None:
+        self._tracker = tracker
+        self._labels = labels
         self._config = config
         self._pause_s = SteadyConfig().pause_s
         self._samples = 0
@@ -248,23 +255,23 @@ class _Finder:
     ) -> Generator[Progress | FileEvent | FileEvents]:
         overview = OverviewMaker(self._config)
         window: Segment | None = None
-        heard: Heard | None = None
+        result: WindowResult | None = None
         whole = self._whole(blocks, overview)
         for window in segments(whole, hop_s=HOP_S, config=self._config, with_samples=True):
             self._spectra.take(window)
-            heard = self._listener.hear(window)
-            yield from self._take(window, heard)
-            yield Progress(done_s=heard.end_s, total_s=total_s)
+            result = self._tracker.update(window)
+            yield from self._take(window, result)
+            yield Progress(done_s=result.end_s, total_s=total_s)
         # What has just begun at the end is recognised from what there is of it.
-        while heard is not None and window is not None and not heard.settled:
-            heard = self._listener.hear(window)
-            yield from self._take(window, heard)
+        while result is not None and window is not None and not result.settled:
+            result = self._tracker.update(window)
+            yield from self._take(window, result)
         duration_s = self._samples / self._config.rate_hz
         yield from self._close(duration_s)
         yield from self._release()
         yield Progress(done_s=duration_s, total_s=duration_s)
         yield FileEvents(
-            source=source, model=model, seed=seed, sensitivity=self._listener.sensitivity,
+            source=source, model=model, seed=seed, sensitivity=self._tracker.sensitivity,
             overview=overview.finish(duration_s), events=self._events,
             warnings=_without_folders(blocks),
         )  # fmt: skip
@@ -272,7 +279,7 @@ class _Finder:
     def _whole(
         self, blocks: Iterator[NDArray[np.float32]], overview: OverviewMaker
     ) -> Iterator[NDArray[np.float32]]:
-        """Count the samples; silence completes the last quarter of a second, or it is not heard."""
+        """Count the samples; silence completes the last quarter of a second."""
         for block in blocks:
             self._samples += len(block)
             overview.push(block)
@@ -282,14 +289,14 @@ class _Finder:
             overview.push(np.zeros(missing, np.float32))
             yield np.zeros(missing, np.float32)
 
-    def _take(self, window: Segment, heard: Heard) -> Iterator[FileEvent]:
+    def _take(self, window: Segment, result: WindowResult) -> Iterator[FileEvent]:
         """Take a window; yield the events that are over with it."""
-        if heard.state is State.QUIET:
+        if result.state is State.QUIET:
             self._was_quiet = True
             # The next onset is too late for an event to go on.
-            if self._open is not None and heard.end_s - self._open.heard_s > self._pause_s:
-                yield from self._close(heard.end_s)
-            if self._open is None and heard.end_s - self._waiting_s > self._pause_s:
+            if self._open is not None and result.end_s - self._open.heard_s > self._pause_s:
+                yield from self._close(result.end_s)
+            if self._open is None and result.end_s - self._waiting_s > self._pause_s:
                 yield from self._release()
             return
         loud = self._loud_quarters(window)
@@ -298,7 +305,7 @@ class _Finder:
         if self._was_quiet:
             self._begin(window, loud)
         self._until_s = max(self._until_s, self._loud_until_s(window, loud))
-        event = heard.event
+        event = result.event
         if event is None:
             return
         goes_on = self._open is not None and event.number == self._open.number
@@ -314,14 +321,14 @@ class _Finder:
             self._open = _OpenEvent(event, began_s, max(self._until_s, began_s + _FRAME_S))
         assert self._open is not None
         self._go_on(self._open, event)
-        full = window.start_s >= self._open.spans[-1][0] and ended_s >= heard.end_s
-        self._open.take(window, heard, full=full)
+        full = window.start_s >= self._open.spans[-1][0] and ended_s >= result.end_s
+        self._open.take(window, result, full=full)
         began_s, until_s = self._open.spans[-1]
         if until_s - began_s > self._pause_s and not self._may_join(self._open.kind):
             yield from self._release()
 
     def _boundary_s(self, near_s: float) -> float:
-        """Where one sound has taken over from another, near where the listener noticed it."""
+        """Where one sound has taken over from another, near where the tracker noticed it."""
         after_s = self._onset_s if self._open is None else self._open.spans[-1][0]
         return max(after_s + _FRAME_S, self._spectra.boundary(near_s, after_s + HOP_S))
 
@@ -340,14 +347,14 @@ class _Finder:
     def _loud_quarters(self, window: Segment) -> list[int]:
         """Which quarters of a window are loud enough by themselves."""
         quarters = np.split(window.samples, _QUARTERS)
-        quiet_dbfs = self._listener.quiet_dbfs
+        quiet_dbfs = self._tracker.quiet_dbfs
         return [i for i, quarter in enumerate(quarters) if rms_dbfs(quarter) >= quiet_dbfs]
 
     def _loud_frames(self, window: Segment) -> NDArray[np.bool_]:
         """Which frames (10 ms) of a window are loud enough by themselves."""
         frames = window.samples.reshape(self._config.segment_frames, -1)
         power = np.square(frames, dtype=np.float64).mean(axis=1)
-        loud: NDArray[np.bool_] = power >= 10 ** (self._listener.quiet_dbfs / 10)
+        loud: NDArray[np.bool_] = power >= 10 ** (self._tracker.quiet_dbfs / 10)
         return loud
 
     def _loud_until_s(self, window: Segment, loud: list[int]) -> float:
@@ -374,7 +381,7 @@ class _Finder:
             begin -= 1
         self._onset_s = window.start_s + begin * _FRAME_S
         self._until_s = self._onset_s + _FRAME_S
-        # Where the listener takes it to have begun.
+        # Where the tracker takes it to have begun.
         self._counted_s = window.start_s + units.SEGMENT_S - HOP_S if window.start_s else 0.0
 
     def _is_left(self, window: Segment, ended_s: float) -> bool:
@@ -386,7 +393,7 @@ class _Finder:
         """End the event that is open, at ``by_s`` at the latest; it waits for one to join it."""
         if self._open is None:
             return
-        event = self._open.close(by_s, self._listener, self._names)
+        event = self._open.close(by_s, self._tracker, self._labels)
         self._open = None
         # Two sounds of no known kind are one only where there is no quiet between them.
         near = event.began_s - self._waiting_s <= (self._pause_s if event.name else 0.0)
@@ -414,7 +421,7 @@ class _Finder:
 
 def _without_folders(blocks: object) -> tuple[str, ...]:
     """The warnings about a sound; results are passed on, and name no folders."""
-    warnings = warnings_of(blocks)
+    warnings = tuple(getattr(blocks, "warnings", ()))
     if isinstance(blocks, SoundStream):
         name = Path(blocks.name).name
         return tuple(warning.replace(blocks.name, name, 1) for warning in warnings)

@@ -30,7 +30,7 @@ FORMAT = "soundsight-labels"
 FORMAT_VERSION = 1
 
 SECOND_SHARE = 0.5
-"""A second guess is told where it is at least this many times as probable as the first."""
+"""There is a second guess where it is at least this many times as probable as the first."""
 
 _MOST_LABELS = 1000
 _LONGEST_LABEL = 60
@@ -79,7 +79,7 @@ class LabelHead:
         weights: float32 [K, E], or [K + 1, E] with ``other``.
         bias: float32 [K], or [K + 1].
         other: whether the last row stands for a sound that is none of the subjects.
-        alerts: those of ``labels`` that are told and never drawn.
+        alerts: those of ``labels`` that are named and never drawn.
     """
 
     labels: tuple[str, ...]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from soundsight.core.state import State
 from soundsight.media.segments import rms_dbfs
-from soundsight.runtime.events import Heard, take_surer
+from soundsight.runtime.events import WindowResult, take_surer
 from soundsight.views.live_view import LiveEvent, LiveView, Look
 
 STOPPED_S = 1.5
@@ -32,7 +32,7 @@ YOUNG_S = 2.5
 """After so long it is for the windows to say whether something sounds."""
 
 ZEROS_S = 3.0
-"""A microphone whose samples are all exactly 0 for so long hears nothing: no room is so still."""
+"""A microphone whose samples are all exactly 0 for so long is muted: no room is so still."""
 
 MUTED_WORDS = "The microphone sends nothing: is it muted or covered?"
 
@@ -59,7 +59,7 @@ class LiveState:
 
     Args:
         source: what is listened to, in words.
-        quiet_dbfs: level under which it is quiet, as ``Listener.quiet_dbfs``.
+        quiet_dbfs: level under which it is quiet, as ``EventTracker.quiet_dbfs``.
         microphone: whether it is one: its samples are never all 0 for long, while a file, a tab
             or a stream may pause.
         clock: seconds, evenly.
@@ -87,7 +87,7 @@ class LiveState:
         self._sounding, self._sounding_at, self._loud_at = False, -math.inf, -math.inf
         self._zeros_from: float | None = None
         self._zeros_wall = self._sample_wall
-        self._window: Heard | None = None
+        self._window: WindowResult | None = None
         self._present: _Entry | None = None  # the event of the last window with sound
         self._known_at = -math.inf
         self._history: deque[_Entry] = deque(maxlen=MOST_HISTORY)  # the newest first
@@ -125,7 +125,7 @@ class LiveState:
         elif self._level_dbfs >= self._quiet_dbfs + _BAND_DB / 2:
             self._sounding, self._sounding_at = True, now
 
-    def take_window(self, window: Heard) -> None:
+    def take_window(self, window: WindowResult) -> None:
         """Take the newest window."""
         now, wall = self._clock(), self._wall()
         if window.settled or window.state is State.QUIET or self._window is None:
@@ -140,7 +140,7 @@ class LiveState:
         # What is no longer recognised does not come back as the past.
         self._known_at = now if window.state.is_known else -math.inf
 
-    def _entry_of(self, window: Heard, wall: datetime) -> _Entry:
+    def _entry_of(self, window: WindowResult, wall: datetime) -> _Entry:
         """The entry of the history that a window with an event belongs to."""
         event, entry, known = window.event, self._present, window.state.is_known
         assert event is not None

@@ -7,9 +7,8 @@ damaged or foreign folder is refused with one line instead of drawing rubbish.
 from __future__ import annotations
 
 import json
-import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +104,11 @@ def bundled() -> Path:
     return folder
 
 
-def read(folder: str | Path, *, verify: bool = True) -> ModelInfo:
+def read(folder: str | Path) -> ModelInfo:
     """Read and check a model folder. Keys of ``model.json`` that are not known are let pass.
 
     Args:
-        folder: a folder with ``model.json``.
-        verify: compare every file's SHA-256 as well as its size.
+        folder: a folder with ``model.json``; the size and SHA-256 of every file are compared.
 
     Raises:
         ModelError: when the folder is missing, is no model, is damaged or is of another version.
@@ -121,7 +119,7 @@ def read(folder: str | Path, *, verify: bool = True) -> ModelInfo:
     values = _load(folder)
     info = _parse(folder, values)
     for name, entry in info.files.items():
-        _check_file(folder / name, entry, verify=verify)
+        _check_file(folder / name, entry)
     return info
 
 
@@ -138,7 +136,7 @@ def _load(folder: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ModelError(f'{folder} is not a soundsight model: its format is not "{FORMAT}"')
     version: Any = values.get("format_version")
-    if not _is_int(version) or version < 1:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ModelError(f"{path}: format_version must be a whole number from 1 on")
     if version > FORMAT_VERSION:
         raise ModelError(
@@ -155,26 +153,41 @@ def _load(folder: Path) -> dict[str, Any]:
 
 def _parse(folder: Path, values: dict[str, Any]) -> ModelInfo:
     where = folder / MODEL_JSON
+    entries = values.get("files")
+    if not isinstance(entries, dict):
+        raise ModelError(f"{where}: files is missing, or no table")
+    given = {
+        **_known(ModelInfo, values),
+        **{key: str(values[key]) for key in ("version", "licence", "created") if values.get(key)},
+        "thresholds": _known(Thresholds, values.get("thresholds")),
+        "files": {},
+        "folder": folder,
+    }
+    if not isinstance(values.get("figures"), dict):
+        given.pop("figures", None)
     try:
-        mel = from_dict(MelConfig, _get(where, values, "mel", dict), "mel.")
+        info = from_dict(ModelInfo, given)
+        for name, entry in entries.items():
+            # Names that lead out of the folder would make a foreign file part of the model.
+            if not isinstance(entry, dict) or Path(name).name != name or name in {"", ".", ".."}:
+                raise ModelError(f"{where}: files has a bad entry {name!r}")
+            known = _known(FileEntry, entry)
+            info.files[name] = from_dict(FileEntry, known, f"files.{name}.")
     except (ConfigError, OverflowError) as error:
         raise ModelError(f"{where}: {error}") from error
-    thresholds = _get(where, values, "thresholds", dict)
-    files: dict[str, FileEntry] = {}
-    for name, entry in _get(where, values, "files", dict).items():
-        # Names that lead out of the folder would make a foreign file part of the model.
-        if not isinstance(entry, dict) or Path(name).name != name or name in {"", ".", ".."}:
-            raise ModelError(f"{where}: files has a bad entry {name!r}")
-        files[name] = FileEntry(
-            sha256=_get(where, entry, "sha256", str).lower(), bytes=_whole(where, entry, "bytes")
-        )
     for name in (ENCODER, GENERATOR):
-        if name not in files:
+        if name not in info.files:
             raise ModelError(f"{where}: {name} is not among its files")
-    segment_s = values.get("segment_s", units.SEGMENT_S)
-    if segment_s != units.SEGMENT_S:
+    for key in ("image_px", "embedding_size", "feature_size", "noise_size", "dropout_size"):
+        size, least = getattr(info, key), 0 if key in ("noise_size", "dropout_size") else 1
+        if not least <= size <= _MOST_NUMBERS:
+            raise ModelError(
+                f"{where}: {key} must be a whole number, at least {least}, at most {_MOST_NUMBERS}"
+            )
+    mel = info.mel
+    if info.segment_s != units.SEGMENT_S:
         raise ModelError(
-            f"{where}: segment_s is {segment_s}, this soundsight hears {units.SEGMENT_S:g} s"
+            f"{where}: segment_s is {info.segment_s:g}, this soundsight hears {units.SEGMENT_S:g} s"
         )
     if (mel.n_mels, mel.segment_frames) != (units.N_MELS, units.FRAMES_PER_SEGMENT):
         raise ModelError(
@@ -186,31 +199,18 @@ def _parse(folder: Path, values: dict[str, Any]) -> ModelInfo:
             f"{where}: its log-mel is made at {mel.rate_hz} Hz, this soundsight hears at "
             f"{units.RATE_HZ} Hz"
         )
-    figures = values.get("figures")
-    return ModelInfo(
-        folder=folder,
-        name=_get(where, values, "name", str),
-        version=str(_get(where, values, "version", object)),
-        mel=mel,
-        image_px=_whole(where, values, "image_px", least=1),
-        embedding_size=_whole(where, values, "embedding_size", least=1, most=_MOST_NUMBERS),
-        feature_size=_whole(where, values, "feature_size", least=1, most=_MOST_NUMBERS),
-        noise_size=_whole(where, values, "noise_size", most=_MOST_NUMBERS),
-        dropout_size=_whole(where, values, "dropout_size", most=_MOST_NUMBERS),
-        thresholds=Thresholds(
-            quiet_dbfs=_number(where, thresholds, "quiet_dbfs"),
-            ood_score=_number(where, {"ood_score": 1.0, **thresholds}, "ood_score"),
-            confidence=_number(where, {"confidence": 0.5, **thresholds}, "confidence"),
-        ),
-        files=files,
-        licence=str(values.get("licence") or ""),
-        created=str(values.get("created") or ""),
-        figures=figures if isinstance(figures, dict) else {},
-        trained_on=values.get("trained_on"),
-    )
+    return info
 
 
-def _check_file(path: Path, entry: FileEntry, *, verify: bool) -> None:
+def _known(kind: type, values: Any) -> Any:
+    """The values of keys that a dataclass has; others, and what is null, are let pass."""
+    if not isinstance(values, dict):
+        return values
+    names = {field.name for field in fields(kind)}
+    return {key: value for key, value in values.items() if key in names and value is not None}
+
+
+def _check_file(path: Path, entry: FileEntry) -> None:
     try:
         if not path.is_file():
             raise ModelError(
@@ -221,42 +221,7 @@ def _check_file(path: Path, entry: FileEntry, *, verify: bool) -> None:
             raise ModelError(
                 f"{path} is damaged: it has {size} bytes, {MODEL_JSON} says {entry.bytes}"
             )
-        if verify and sha256_of(path) != entry.sha256:
+        if sha256_of(path) != entry.sha256.lower():
             raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {MODEL_JSON}")
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _get(where: Path, values: dict[str, Any], key: str, kind: type) -> Any:
-    if key not in values:
-        raise ModelError(f"{where}: the key {key} is missing")
-    if not isinstance(values[key], kind):
-        raise ModelError(f"{where}: {key} has a value of the wrong kind")
-    return values[key]
-
-
-def _is_int(value: object) -> bool:
-    # In Python true is a whole number, in a model folder it is a mistake.
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _whole(
-    where: Path, values: dict[str, Any], key: str, *, least: int = 0, most: int | None = None
-) -> int:
-    value = _get(where, values, key, object)
-    if not _is_int(value) or value < least:
-        raise ModelError(f"{where}: {key} must be a whole number, at least {least}")
-    if most is not None and value > most:
-        raise ModelError(f"{where}: {key} must be a whole number, at most {most}")
-    return int(value)
-
-
-def _number(where: Path, values: dict[str, Any], key: str) -> float:
-    value = _get(where, values, key, object)
-    try:
-        number = math.nan if isinstance(value, bool | str) else float(value)
-    except (TypeError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ModelError(f"{where}: {key} must be a number")
-    return number

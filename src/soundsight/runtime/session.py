@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: log-mel -> embedding and features; embedding -> picture.
+"""A loaded model: log-mel -> encoder -> ood score -> label head -> generator, on the CPU.
 
 Shapes: n sounds, E the embedding, F the features, Z the noise, M the dropout, px the side of a
 picture.
@@ -6,6 +6,8 @@ picture.
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,11 @@ from numpy.typing import NDArray
 
 from soundsight.core import units
 from soundsight.core.cpus import usable_cpus
+from soundsight.core.draws import generator_draws
 from soundsight.core.errors import ConfigError, ModelError, first_line
-from soundsight.runtime.model_folder import ENCODER, GENERATOR, ModelInfo
+from soundsight.runtime.labels import Guess, LabelHead
+from soundsight.runtime.model_folder import ENCODER, GENERATOR, OOD, ModelInfo
+from soundsight.runtime.surest import Second
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -23,10 +28,41 @@ if TYPE_CHECKING:
 MAX_THREADS = 4
 """More threads than this make one small picture no faster."""
 
+MAX_SEED = 2**64 - 1
+
 
 def default_threads() -> int:
     """Return how many threads a session takes: the CPUs this process may use, at most 4."""
     return min(usable_cpus(), MAX_THREADS)
+
+
+def checked_whole(name: str, value: object, least: int, most: int, shown: str = "") -> int:
+    """Return an option that must be a whole number.
+
+    Args:
+        shown: ``most`` in words.
+
+    Raises:
+        ConfigError: when it is none, or out of range.
+    """
+    number = None
+    if not isinstance(value, (bool, np.bool_)) and hasattr(value, "__index__"):
+        number = operator.index(value)
+    if number is None or not least <= number <= most:
+        most_words = shown or str(most)
+        raise ConfigError(
+            f"{name} must be a whole number from {least} to {most_words}, not {value!r}"
+        )
+    return number
+
+
+def checked_seed(seed: int) -> int:
+    """Return a seed.
+
+    Raises:
+        ConfigError: when it is no whole number from 0 to 2**64 - 1.
+    """
+    return checked_whole("seed", seed, 0, MAX_SEED, "2**64 - 1")
 
 
 def open_onnx(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
@@ -66,30 +102,37 @@ class Network:
     A batch is never handed to the network as a batch: its matrix products would be cut up
     differently for each batch size, and the last bits of a picture would depend on its
     neighbours. One by one, a sound gives the same bits alone and among thousands.
+
+    Args:
+        path: the file.
+        inputs: the names that its inputs must have.
+        outputs: the names of the outputs that are used.
+        threads: threads of one run; None takes the CPUs of the process, at most 4.
+
+    Raises:
+        ModelError: when it cannot be opened, or has other inputs or outputs.
     """
 
-    def __init__(self, path: Path, outputs: tuple[str, ...], threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        threads: int | None = None,
+    ) -> None:
         self._session = open_onnx(path, threads)
         self._outputs = list(outputs)
         self._path = path
-        self.inputs: frozenset[str] = frozenset(i.name for i in self._session.get_inputs())
-        there = {o.name for o in self._session.get_outputs()}
-        for output in outputs:
-            if output not in there:
-                raise ModelError(
-                    f"{path} is not the network that is expected: no output {output!r}"
-                )
-
-    def require(self, needed: set[str]) -> None:
-        """Check the names of the inputs.
-
-        Raises:
-            ModelError: when they are others than ``needed``.
-        """
-        if self.inputs != needed:
+        given = {i.name for i in self._session.get_inputs()}
+        if given != set(inputs):
             raise ModelError(
-                f"{self._path} is not the network that is expected: its inputs are "
-                f"{', '.join(sorted(self.inputs))}, not {', '.join(sorted(needed))}"
+                f"{path} is not the network that is expected: its inputs are "
+                f"{', '.join(sorted(given))}, not {', '.join(sorted(inputs))}"
+            )
+        missing = set(outputs) - {o.name for o in self._session.get_outputs()}
+        if missing:
+            raise ModelError(
+                f"{path} is not the network that is expected: no output {min(missing)!r}"
             )
 
     def run(
@@ -128,48 +171,82 @@ class Network:
         return results
 
 
-class ImagineSession:
-    """The encoder and the generator of a model folder.
+class Session:
+    """The networks of a model folder, and what is made of a second of sound with them.
 
     Args:
         info: a folder that ``model_folder.read`` has checked.
         threads: threads of one run; None takes the CPUs of the process, at most 4.
 
     Raises:
-        ModelError: when a network cannot be opened or has other inputs and outputs.
+        ModelError: when a network cannot be opened or has other inputs and outputs, or the label
+            head is damaged.
     """
 
     def __init__(self, info: ModelInfo, threads: int | None = None) -> None:
         self.info = info
-        self._encoder = Network(info.folder / ENCODER, ("embedding", "features"), threads)
-        self._generator = Network(info.folder / GENERATOR, ("image",), threads)
-        self._encoder.require({"mel"})
-        sizes = {"embedding": 1, "noise": info.noise_size, "dropout": info.dropout_size}
+        folder = info.folder
+        self._encoder = Network(folder / ENCODER, ["mel"], ["embedding", "features"], threads)
         # An input of size 0 is left out of the graph.
-        self._generator.require({name for name, size in sizes.items() if size})
+        sizes = {"embedding": 1, "noise": info.noise_size, "dropout": info.dropout_size}
+        inputs = [name for name, size in sizes.items() if size]
+        self._generator = Network(folder / GENERATOR, inputs, ["image"], threads)
+        self._ood: Network | None = None
+        if OOD in info.files:
+            self._ood = Network(folder / OOD, ["features"], ["ood_score"], threads)
+        self.label_head = LabelHead.of(info)
 
     def embed(self, mels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Embed log-mels.
+        """Return embeddings [n, E], and the features [n, F] that they are made from.
 
         Args:
             mels: float32 [n, 1, 128, 100] in [-1, 1].
-
-        Returns:
-            Embeddings [n, E], and the features [n, F] that they are made from.
         """
-        info = self.info
-        embedding, features = self._encoder.run(
-            ((info.embedding_size,), (info.feature_size,)), mel=mels
-        )
+        shapes = ((self.info.embedding_size,), (self.info.feature_size,))
+        embedding, features = self._encoder.run(shapes, mel=mels)
         return embedding, features
 
-    def draw(
+    def score_features(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return ood scores in [0, 1] by features [n, F]: float32 [n]; NaN without a network."""
+        if self._ood is None:
+            return np.full(len(features), np.nan, np.float32)
+        (scores,) = self._ood.run(((),), features=features)
+        return scores
+
+    def ood_scores(self, mels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the ood scores of sounds: uint8 [n, 128, 100] -> float32 [n] in [0, 1], or NaN."""
+        return self.score_features(self.embed(units.to_unit(mels)[:, None])[1])
+
+    def recognise(self, mel: NDArray[np.uint8], of: Any = None) -> Second:
+        """Return embedding, label probabilities and ood score of a second, whatever its level.
+
+        Args:
+            mel: uint8 [128, 100].
+            of: what the result carries as ``of``.
+        """
+        embedding, features = self.embed(units.to_unit(mel[None])[:, None])
+        ood_score = self.score_features(features)
+        # Without labels there is one kind; the lower the ood score, the surer the second.
+        shares = 1.0 - np.nan_to_num(ood_score, nan=0.0)
+        if self.label_head is not None:
+            shares = self.label_head.probabilities(embedding)[0]
+        return Second(embedding=embedding[0], shares=shares, ood_score=float(ood_score[0]), of=of)
+
+    def guess(self, second: Second, kind: int | None = None) -> Guess:
+        """Name a second; without labels an empty guess.
+
+        Args:
+            kind: the number of the first guess; None takes the most probable label.
+        """
+        return Guess() if self.label_head is None else self.label_head.guess(second.shares, kind)
+
+    def generate(
         self,
         embedding: NDArray[np.float32],
         noise: NDArray[np.float32],
         dropout: NDArray[np.float32],
     ) -> NDArray[np.uint8]:
-        """Draw pictures.
+        """Run the generator.
 
         Args:
             embedding: float32 [n, E].
@@ -187,3 +264,23 @@ class ImagineSession:
         px = self.info.image_px
         (images,) = self._generator.run(((units.IMAGE_CHANNELS, px, px),), **feed)
         return np.ascontiguousarray(units.to_levels(images).transpose(0, 2, 3, 1))
+
+    def draw(
+        self, embedding: NDArray[np.float32], items: Sequence[int], seed: int
+    ) -> NDArray[np.uint8]:
+        """Draw pictures of one embedding.
+
+        Args:
+            embedding: float32 [E].
+            items: n numbers that the random numbers are drawn by.
+            seed: another seed imagines other pictures.
+
+        Returns:
+            uint8 [n, px, px, 3].
+        """
+        info, px = self.info, self.info.image_px
+        images = np.empty((len(items), px, px, units.IMAGE_CHANNELS), np.uint8)
+        for i, item in enumerate(items):
+            noise, dropout = generator_draws(seed, item, info.noise_size, info.dropout_size)
+            images[i] = self.generate(embedding[None], noise[None], dropout[None])[0]
+        return images

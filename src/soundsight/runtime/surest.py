@@ -17,11 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-DRAW_FROM_SUREST = True
-"""Whether a file, and an event, is drawn from its surest seconds; or else from its loudest second,
-and its surest window."""
+from numpy.typing import NDArray
 
 MOST_SECONDS = 8
 """Seconds that a picture is drawn from at most."""
@@ -29,13 +25,13 @@ MOST_SECONDS = 8
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Second:
-    """One second of a sound, as the networks hear it.
+    """One second of a sound, as the networks see it.
 
     Attributes:
         embedding: float32 [E].
-        shares: float32 [K], the probabilities of the names; [1] without names.
-        ood_score: in [0, 1]; NaN where the model cannot tell.
-        of: whatever it is a second of, for whoever asks.
+        shares: float32 [K], the probabilities of the labels; [1] without a label head.
+        ood_score: in [0, 1]; NaN where the model has none.
+        of: whatever it is a second of.
     """
 
     embedding: NDArray[np.float32]
@@ -64,11 +60,8 @@ class SurestSeconds:
             self._sums = np.zeros(len(shares))
             self._best = [[] for _ in range(len(shares))]
         for share, best in zip(shares.tolist(), self._best, strict=True):
-            entry = (share, self._count, second)
-            if len(best) < self._most:
-                heapq.heappush(best, entry)
-            else:
-                heapq.heappushpop(best, entry)
+            push = heapq.heappush if len(best) < self._most else heapq.heappushpop
+            push(best, (share, self._count, second))
         self._sums += shares
         self._count += 1
 
@@ -96,18 +89,3 @@ def mean_embedding(seconds: Sequence[Second]) -> NDArray[np.float32]:
     own = float(np.sqrt(np.square(mean).mean()))
     scaled: NDArray[np.float32] = (mean * (size / own if own > 0 else 1.0)).astype(np.float32)
     return scaled
-
-
-def surest_embedding(embeddings: ArrayLike, shares: ArrayLike) -> NDArray[np.float32]:
-    """Return what a sound is drawn from: embeddings [n, E], shares [n, K] -> float32 [E].
-
-    Raises:
-        ValueError: when there is no second.
-    """
-    surest = SurestSeconds()
-    pairs = zip(np.asarray(embeddings, np.float32), np.asarray(shares, np.float32), strict=True)
-    for embedding, share in pairs:
-        surest.take(Second(embedding=embedding, shares=share, ood_score=float("nan")))
-    if not len(surest):
-        raise ValueError("there is no second to draw from")
-    return mean_embedding(surest.of_kind(surest.kind))

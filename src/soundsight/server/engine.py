@@ -32,7 +32,7 @@ from soundsight.core.state import State
 from soundsight.core.units import SEGMENT_S
 from soundsight.media.mel import DEFAULT
 from soundsight.media.segments import LiveCutter, Segment
-from soundsight.runtime.events import Heard, Listener
+from soundsight.runtime.events import EventTracker, WindowResult
 from soundsight.runtime.translator import Translator
 from soundsight.server.metrics import Metrics
 from soundsight.views.pictograms import pictogram_of
@@ -66,7 +66,7 @@ class Feed:
     Args:
         engine: where it is served.
         cutter: cuts its windows.
-        listener: hears them.
+        tracker: finds the events in them.
         rate_hz: rate of its samples.
         hop_s: seconds between windows.
         answer: takes an answer, on the event loop.
@@ -77,7 +77,7 @@ class Feed:
         self,
         engine: Engine,
         cutter: LiveCutter,
-        listener: Listener,
+        tracker: EventTracker,
         *,
         rate_hz: int,
         hop_s: float,
@@ -86,7 +86,7 @@ class Feed:
     ) -> None:
         self._engine = engine
         self._cutter = cutter
-        self.listener = listener
+        self.tracker = tracker
         self._rate_hz = rate_hz
         # Of whole and quarter seconds: exact, whatever the rate.
         self._window, self._hop = SEGMENT_S * rate_hz, hop_s * rate_hz
@@ -197,7 +197,7 @@ class Feed:
             return None
         offset_s = self._cut_start / self._rate_hz
         newest = replace(segments[-1], start_s=segments[-1].start_s + offset_s)
-        heard = self.listener.hear(newest)
+        heard = self.tracker.update(newest)
         with self._lock:
             skipped, self._skipped = self._skipped + len(segments) - 1, 0
         # When the window's last sample came, to a frame.
@@ -205,7 +205,7 @@ class Feed:
         came = next((at for count, at in marks if count >= last), marks[-1][1] if marks else 0.0)
         return _answer(heard, self._jpegs(heard), skipped, 1000 * (time.monotonic() - came))
 
-    def _jpegs(self, heard: Heard) -> list[bytes]:
+    def _jpegs(self, heard: WindowResult) -> list[bytes]:
         """The pictures of a window: one drawing is shown in many of them."""
         if len(heard.images) and heard.drawing != self._written[0]:
             self._written = heard.drawing, [jpeg(image) for image in heard.images]
@@ -341,7 +341,7 @@ class Engine:
             return
 
 
-def _answer(heard: Heard, pictures: list[bytes], skipped: int, served_ms: float) -> Answer:
+def _answer(heard: WindowResult, pictures: list[bytes], skipped: int, served_ms: float) -> Answer:
     event = heard.event
     facts = WindowFacts(
         start_s=round(heard.start_s, 3),

@@ -22,7 +22,7 @@ from starlette.datastructures import QueryParams
 
 from soundsight import __version__
 from soundsight.core.state import State
-from soundsight.runtime.translator import Translation, Translator
+from soundsight.runtime.translator import Translator
 from soundsight.server.decoding import Decoded, Decoder
 from soundsight.server.errors import RefusedError
 from soundsight.server.jobs import Jobs
@@ -30,8 +30,8 @@ from soundsight.server.limits import Limits
 from soundsight.server.metrics import Metrics
 from soundsight.server.stream import Streams
 from soundsight.server.uploads import FIELD, Upload, receive
-from soundsight.views.drawing import PICTURE_PX
-from soundsight.views.sheet import ROWS_PER_PAGE, Row, contact_sheet, png_bytes
+from soundsight.views.sheet import ROWS_PER_PAGE, contact_sheet, png_bytes
+from soundsight.views.translation import Translation
 
 MAX_DRAWS = 64
 
@@ -417,19 +417,8 @@ def _drawn(results: list[Translation], name: str, here: Services) -> bytes:
     """One picture as it is, several as a contact sheet."""
     if len(results) == 1 and len(results[0]) == 1:
         return png_bytes(results[0].images[0], results[0].texts(0))
-    rows = [
-        Row(
-            name=name,
-            second=float(result.seconds[0]),
-            mel=result.mels[0],
-            waveform=result.waveforms[0],
-            images=[result.shown(i, PICTURE_PX) for i in range(len(result))],
-            notes=["" if state.is_known else state.words for state in result.state],
-            captions=[result.caption(i) for i in range(len(result))],
-        )
-        for result in results
-    ]
-    page = contact_sheet(rows, subtitle=f"model {here.translator.info.label}")[0]
+    rows = [result.row(name) for result in results]
+    page = contact_sheet(rows, subtitle=f"model {here.translator.info.label}")
     file = io.BytesIO()
     page.save(file, "PNG")
     return file.getvalue()

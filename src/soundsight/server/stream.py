@@ -19,7 +19,7 @@ from soundsight.core import protocol, units
 from soundsight.core.errors import SoundsightError
 from soundsight.core.protocol import Close, ProtocolError, SampleFormat
 from soundsight.media.segments import LiveCutter
-from soundsight.runtime.events import Listener
+from soundsight.runtime.events import EventTracker
 from soundsight.server.engine import Answer, Engine, Feed, words_of
 from soundsight.server.errors import HEADERS, told
 from soundsight.server.limits import Access, Bucket, Limits, Seats
@@ -141,7 +141,7 @@ class _Stream:
         translator = self._engine.translator
         info = translator.info
         try:
-            listener = Listener(
+            tracker = EventTracker(
                 translator, draws=hello.draws, seed=hello.seed, sensitivity=hello.sensitivity
             )
             cutter = LiveCutter(hello.rate_hz, info.mel, hello.hop_s)
@@ -150,7 +150,7 @@ class _Stream:
         feed = self._feed = Feed(
             self._engine,
             cutter,
-            listener,
+            tracker,
             rate_hz=hello.rate_hz,
             hop_s=hello.hop_s,
             answer=self._answered,
@@ -163,8 +163,8 @@ class _Stream:
                 image_px=info.image_px,
                 labels=list(translator.label_head.labels) if translator.label_head else [],
                 alerts=list(translator.label_head.alerts) if translator.label_head else [],
-                confidence_needed=round(listener.confidence_needed, 4),
-                quiet_dbfs=round(listener.quiet_dbfs, 1),
+                confidence_needed=round(tracker.confidence_needed, 4),
+                quiet_dbfs=round(tracker.quiet_dbfs, 1),
             ),
             limits=protocol.StreamLimits(
                 max_frame_bytes=protocol.max_frame_bytes(hello.rate_hz, sample_format),
@@ -264,9 +264,9 @@ class _Stream:
         if isinstance(said, protocol.Hello):
             raise ProtocolError("hello is said once", Close.MALFORMED)
         if said.draws is not None:
-            feed.listener.draws = said.draws
+            feed.tracker.draws = said.draws
         if said.sensitivity is not None:
-            feed.listener.sensitivity = said.sensitivity
+            feed.tracker.sensitivity = said.sensitivity
         return False
 
     # --- out ---------------------------------------------------------------------------------

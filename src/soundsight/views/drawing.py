@@ -143,6 +143,38 @@ def write_line(
     ink.text((x, y + size), words, font=font, fill=color, anchor="ls")
 
 
+def head(ink: ImageDraw.ImageDraw, words: str, room_px: int) -> None:
+    """Write the head of a sheet: the program's name, and words beside it."""
+    write_line(ink, (MARGIN_PX, 19), "soundsight", 20, TEXT, 140)
+    write_line(ink, (MARGIN_PX + 118, 23), words, 15, DIM, room_px)
+
+
+def centred(
+    ink: ImageDraw.ImageDraw, at: tuple[int, int], px: int, words: str, size: int, color: Color
+) -> None:
+    """Write words in the middle of a square of ``px``, a line each."""
+    middle, font = (at[0] + px // 2, at[1] + px // 2), default_font(size)
+    lines = words.replace(" ", "\n")
+    ink.multiline_text(middle, lines, font=font, fill=color, anchor="mm", align="center")
+
+
+def clock(seconds: float, *, tenths: bool | None = None) -> str:
+    """Write a time as people read it: ``0:03.2``, ``1:02:03``.
+
+    Args:
+        seconds: at least 0.
+        tenths: with tenths of a second, or without; cut off, not rounded, so that a running clock
+            never runs ahead. None rounds, and writes tenths only where there are any.
+    """
+    count = round(seconds * 10) if tenths is None else int(seconds * 10 + 1e-6)
+    whole, tenth = divmod(count, 10)
+    minutes, secs = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    begin = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
+    shown = tenth > 0 if tenths is None else tenths
+    return f"{begin}:{secs:02d}" + (f".{tenth}" if shown else "")
+
+
 def _shortened(words: str, keep: int) -> str:
     head = keep - keep // 2
     return words[:head] + "..." + (words[len(words) - keep // 2 :] if keep > 1 else "")

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from soundsight.core import units
 from soundsight.core.files import atomic_file
 from soundsight.core.state import State
+from soundsight.core.units import RATE_HZ
 from soundsight.media.container import quiet_av
 from soundsight.media.voice import VoiceTrack
 from soundsight.views.drawing import (
@@ -29,6 +29,8 @@ from soundsight.views.drawing import (
     MARGIN_PX,
     PAGE,
     TEXT,
+    centred,
+    clock,
     default_font,
     write_line,
 )
@@ -36,8 +38,6 @@ from soundsight.views.events import NOTHING_WORDS, FileEvent, FileEvents
 from soundsight.views.sheet import CAPTION
 from soundsight.views.timeline import (
     CLOCK_PX,
-    clock,
-    draw_head,
     height_px,
     span_words,
     timeline,
@@ -51,28 +51,21 @@ _PICTURE_PX = 320
 _PICTURE_AT = (MARGIN_PX, 54)
 _WORDS_X = MARGIN_PX + _PICTURE_PX + 32
 _CLOCK_AT = (_WORDS_X, 54)
-_CLOCK_SIZE = 34
 _WAVE_PX, _MEL_PX = 34, 46
 _LINE_W = WIDTH_PX - 2 * MARGIN_PX
 _LINE_Y = HEIGHT_PX - height_px(_WAVE_PX, _MEL_PX) - 6
 _AUDIO_BPS = 96_000
 
 
-def film(
-    found: FileEvents,
-    blocks: Iterable[NDArray[np.float32]],
-    path: Path,
-    rate_hz: int = units.RATE_HZ,
-) -> Generator[float]:
+def film(found: FileEvents, blocks: Iterable[NDArray[np.float32]], path: Path) -> Generator[float]:
     """Write the film (MP4: H.264 and AAC), in constant memory, while the iterator is drawn from.
 
     The file appears when the iterator ends; if it is closed before that, nothing is left behind.
 
     Args:
         found: what is shown.
-        blocks: the sound once more: float32 [t] each, mono, full scale 1.
+        blocks: the sound once more: float32 [t] each, mono at 44,100 Hz, full scale 1.
         path: an existing file is replaced once the film is whole.
-        rate_hz: rate of the blocks, in hertz.
 
     Yields:
         Seconds that are written, about once a second of sound.
@@ -93,22 +86,24 @@ def film(
         container.metadata["title"] = _clean(found.source or "storyboard")
         container.metadata["comment"] = f"soundsight: {CAPTION}; model {_clean(found.model)}"
         shown = _picture_track(av, container)
-        voice = VoiceTrack(container, rate_hz, _AUDIO_BPS)
+        voice = VoiceTrack(container, RATE_HZ, _AUDIO_BPS)
         drawn = 0
 
         def draw_until(count: int) -> None:
             nonlocal drawn
             while drawn < count:
-                container.mux(shown.encode(_frame(av, frames.at(drawn / FPS), drawn)))
+                frame = av.VideoFrame.from_ndarray(frames.at(drawn / FPS), format="rgb24")
+                frame.pts = drawn
+                container.mux(shown.encode(frame))
                 drawn += 1
 
         for block in blocks:
-            for first in range(0, len(block), rate_hz):
-                voice.push(block[first : first + rate_hz])
+            for first in range(0, len(block), RATE_HZ):
+                voice.push(block[first : first + RATE_HZ])
                 # Both tracks grow together: the muxer holds back the one that is ahead.
-                draw_until(voice.samples * FPS // rate_hz)
-                yield voice.samples / rate_hz
-        draw_until(max(1, math.ceil(voice.samples * FPS / rate_hz)))
+                draw_until(voice.samples * FPS // RATE_HZ)
+                yield voice.samples / RATE_HZ
+        draw_until(max(1, math.ceil(voice.samples * FPS / RATE_HZ)))
         container.mux(shown.encode(None))
         voice.close()
 
@@ -128,12 +123,6 @@ def _picture_track(av: Any, container: Any) -> Any:
     else:
         track.bit_rate = 1_500_000
     return track
-
-
-def _frame(av: Any, drawn: NDArray[np.uint8], number: int) -> Any:
-    frame = av.VideoFrame.from_ndarray(drawn, format="rgb24")
-    frame.pts = number
-    return frame
 
 
 def _clean(text: str) -> str:
@@ -157,12 +146,13 @@ class _Frames:
             self._still, self._of = self._draw(event), event
         made = self._still.copy()
         ink = ImageDraw.Draw(made)
-        now = clock(second)
-        write_line(ink, _CLOCK_AT, now, _CLOCK_SIZE, TEXT, 300)
+        write_line(ink, _CLOCK_AT, clock(second, tenths=True), 34, TEXT, 300)
+        # The play head: a line with a small triangle at its top.
         x = MARGIN_PX + x_of(self._found, second, _LINE_W)
-        draw_head(made, x, _LINE_Y + 2, _LINE_Y + self._line.height - CLOCK_PX - 1)
-        drawn: NDArray[np.uint8] = np.asarray(made)
-        return drawn
+        top, bottom = _LINE_Y + 2, _LINE_Y + self._line.height - CLOCK_PX - 1
+        ink.line((x, top, x, bottom), fill=AMBER, width=2)
+        ink.polygon([(x - 5, top - 7), (x + 6, top - 7), (x, top + 1)], fill=AMBER)
+        return np.asarray(made)
 
     def _draw(self, event: FileEvent | None) -> Image.Image:
         found = self._found
@@ -177,7 +167,7 @@ class _Frames:
         )
         made.paste(self._line, (MARGIN_PX, _LINE_Y))
         x = WIDTH_PX - MARGIN_PX
-        length = f"of {clock(found.duration_s)}"
+        length = f"of {clock(found.duration_s, tenths=True)}"
         write_line(ink, (x, _CLOCK_AT[1] + 16), length, 18, DIM, 200, right=True)
         self._draw_picture(made, ink, event)
         self._draw_words(ink, event)
@@ -197,27 +187,20 @@ class _Frames:
             write_line(ink, (x + 8, y + _PICTURE_PX - 23), label, 15, TEXT, room)
             return
         ink.rectangle((x, y, x + _PICTURE_PX - 1, y + _PICTURE_PX - 1), fill=CARD)
-        words = State.QUIET.words if event is None else NOTHING_WORDS.replace(" ", "\n")
-        middle = (x + _PICTURE_PX // 2, y + _PICTURE_PX // 2)
-        ink.multiline_text(
-            middle, words, font=default_font(24), fill=DIM, anchor="mm", align="center"
-        )
+        words = State.QUIET.words if event is None else NOTHING_WORDS
+        centred(ink, (x, y), _PICTURE_PX, words, 24, DIM)
 
     def _draw_words(self, ink: ImageDraw.ImageDraw, event: FileEvent | None) -> None:
         room = WIDTH_PX - MARGIN_PX - _WORDS_X
-        y = 140
         if event is None:
             return
-        known = event.is_known
-        write_line(ink, (_WORDS_X, y), event.title, 34, TEXT if known else DIM, room)
-        lines = [
-            event.sure,
-            f"{span_words(self._found, event.began_s, event.ended_s)}"
-            + (f", {event.repeats} times" if event.repeats > 1 else ""),
-            f"event {event.number} of {len(self._found.events)}",
-        ]
-        y += 56
-        for line, color in zip(lines, (AMBER, TEXT, DIM), strict=True):
+        color = TEXT if event.is_known else DIM
+        write_line(ink, (_WORDS_X, 140), event.title, 34, color, room)
+        times = f", {event.repeats} times" if event.repeats > 1 else ""
+        when = span_words(self._found, event.began_s, event.ended_s)
+        count = f"event {event.number} of {len(self._found.events)}"
+        y = 196
+        for line, color in ((event.sure, AMBER), (when + times, TEXT), (count, DIM)):
             if line:
                 write_line(ink, (_WORDS_X, y), line, 20, color, room)
                 y += 32

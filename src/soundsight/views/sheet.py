@@ -1,7 +1,8 @@
 """Pictures for people: PNG files that say what they are, and contact sheets of many sounds.
 
 A card of the sheet shows one second of one sound: its name and time, the waveform over the
-log-mel on one time axis, and beside them what was imagined from it.
+log-mel on one time axis, and beside them what was imagined from it. A sheet of pairs shows frames
+beside the log-mels of their seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from soundsight.views.drawing import (
     WAVE,
     WAVE_PX,
     WELL,
-    default_font,
+    centred,
+    clock,
+    head,
     heat,
     write_line,
 )
@@ -119,27 +122,6 @@ def _said(texts: Mapping[str, str]) -> PngImagePlugin.PngInfo:
     return info
 
 
-def contact_sheet(
-    rows: Sequence[Row], *, subtitle: str = "", rows_per_page: int = ROWS_PER_PAGE
-) -> list[Image.Image]:
-    """Draw the pages of a contact sheet.
-
-    Args:
-        rows: what to show, in order.
-        subtitle: small words at the right of every page's head, such as the model's name.
-        rows_per_page: cards on a page.
-
-    Returns:
-        RGB pages; none for no rows.
-    """
-    parts = [rows[i : i + rows_per_page] for i in range(0, len(rows), rows_per_page)]
-    numbers = range(1, len(parts) + 1) if len(parts) > 1 else [0]
-    return [
-        draw_page(part, subtitle=_numbered(subtitle, number))
-        for part, number in zip(parts, numbers, strict=False)
-    ]
-
-
 class SheetBook:
     """Writes a contact sheet as its rows come, holding one page of them at a time.
 
@@ -184,7 +166,8 @@ class SheetBook:
         return self.written
 
     def _write(self, number: int) -> None:
-        page = draw_page(self._waiting, subtitle=_numbered(self._subtitle, number))
+        parts = (self._subtitle, f"page {number}" if number else "")
+        page = contact_sheet(self._waiting, subtitle="   ".join(filter(None, parts)))
         path = self._folder / (f"sheet-{number}.png" if number else "sheet.png")
         sources = ", ".join(dict.fromkeys(row.name for row in self._waiting))
         save_png(page, path, {"source": sources, **self._texts})
@@ -192,13 +175,13 @@ class SheetBook:
         self._waiting = []
 
 
-def _numbered(subtitle: str, number: int) -> str:
-    parts = [subtitle, f"page {number}" if number else ""]
-    return "   ".join(part for part in parts if part)
+def contact_sheet(rows: Sequence[Row], *, subtitle: str = "") -> Image.Image:
+    """Draw one page: RGB, as wide and as high as its cards need.
 
-
-def draw_page(rows: Sequence[Row], *, subtitle: str = "") -> Image.Image:
-    """Draw one page: RGB, as wide and as high as its cards need."""
+    Args:
+        rows: what to show, in order.
+        subtitle: small words at the right of its head, such as the model's name.
+    """
     most = max((min(len(row.images), MAX_PICTURES) for row in rows), default=1)
     per_line = max(1, min(most, _PICTURES_PER_LINE))
     lines = max(1, -(-most // per_line))
@@ -210,8 +193,7 @@ def draw_page(rows: Sequence[Row], *, subtitle: str = "") -> Image.Image:
     height = HEADER_PX + down * (card_h + GAP_PX) - GAP_PX + MARGIN_PX
     page = Image.new("RGB", (width, height), PAGE)
     ink = ImageDraw.Draw(page)
-    write_line(ink, (MARGIN_PX, 19), "soundsight", 20, TEXT, 140)
-    write_line(ink, (MARGIN_PX + 118, 23), CAPTION, 15, DIM, 180)
+    head(ink, CAPTION, 180)
     room = width - 2 * MARGIN_PX - 280
     write_line(ink, (width - MARGIN_PX, 24), subtitle, 14, DIM, room, right=True)
     for index, row in enumerate(rows):
@@ -248,15 +230,7 @@ def _card(
         py = top + line * (PICTURE_PX + CAPTION_PX)
         page.paste(picture(image, PICTURE_PX), (px, py))
         if note:
-            middle = (px + PICTURE_PX // 2, py + PICTURE_PX // 2)
-            ink.multiline_text(
-                middle,
-                note.replace(" ", "\n"),
-                font=default_font(16),
-                fill=AMBER,
-                anchor="mm",
-                align="center",
-            )
+            centred(ink, (px, py), PICTURE_PX, note, 16, AMBER)
         else:
             caption = row.captions[index] if row.captions else CAPTION
             write_line(ink, (px, py + PICTURE_PX + 4), caption, 13, DIM, PICTURE_PX)
@@ -264,20 +238,6 @@ def _card(
     if more:
         at = (left, top + lines * (PICTURE_PX + CAPTION_PX) - CAPTION_PX + 4)
         write_line(ink, at, f"and {more} more pictures", 13, DIM, PANEL_PX)
-
-
-def clock(seconds: float) -> str:
-    """Write a time as people read it: ``0:03.2``, ``1:02:03`` (tenths only where there are any).
-
-    Args:
-        seconds: at least 0.
-    """
-    tenths = round(seconds * 10)
-    minutes, rest = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    whole, tenth = divmod(rest, 10)
-    head = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
-    return f"{head}:{whole:02d}" + (f".{tenth}" if tenth else "")
 
 
 def paste_heard(
@@ -320,3 +280,66 @@ def _waveform(
         b = (step + 1) * width * scale / steps - scale * 0.6
         ink.rectangle((a, middle - high * reach - 1, b, middle - low * reach + 1), fill=WAVE)
     page.paste(big.resize((width, height), Image.Resampling.BOX), (x, y))
+
+
+# --- sheets of pairs --------------------------------------------------------------------------
+
+_LINE_PX = 21
+_PAIR_WIDTH_PX = 2 * PAD_PX + PICTURE_PX + GAP_PX // 2 + PANEL_PX
+_SHEET_MIN_PX = 420
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairCard:
+    """A pair as a sheet shows it.
+
+    Attributes:
+        mel: log-mel, uint8 [bands, frames], row 0 the highest band, 255 loud.
+        image: frame, uint8 [px, px, 3].
+        caption: one line below: which video, and when.
+        note: a second line that stands out, such as why the pair was dropped; empty for none.
+    """
+
+    mel: NDArray[np.uint8]
+    image: NDArray[np.uint8]
+    caption: str
+    note: str = ""
+
+
+def pairs_sheet(cards: Sequence[PairCard], *, columns: int = 3, title: str = "") -> Image.Image:
+    """Draw one page of pairs, row by row.
+
+    Args:
+        cards: what to show, in order. Lines that are too long lose their middle.
+        columns: cards side by side, at least 1.
+        title: words at the head of the page.
+
+    Returns:
+        RGB, as wide and as high as its cards need.
+    """
+    columns = max(1, min(columns, len(cards)))
+    rows = -(-len(cards) // columns)
+    lines = 2 if any(card.note for card in cards) else 1
+    card_h = 2 * PAD_PX + PICTURE_PX + lines * _LINE_PX
+    width = 2 * MARGIN_PX + columns * (_PAIR_WIDTH_PX + GAP_PX) - GAP_PX
+    height = HEADER_PX + rows * (card_h + GAP_PX) - GAP_PX + MARGIN_PX
+    page = Image.new("RGB", (max(width, _SHEET_MIN_PX), height), PAGE)
+    ink = ImageDraw.Draw(page)
+    head(ink, title, page.width - 2 * MARGIN_PX - 118)
+    if not cards:
+        write_line(ink, (MARGIN_PX, HEADER_PX - 12), "no pairs", 15, DIM, 200)
+    for index, card in enumerate(cards):
+        row, column = divmod(index, columns)
+        x = MARGIN_PX + column * (_PAIR_WIDTH_PX + GAP_PX)
+        y = HEADER_PX + row * (card_h + GAP_PX)
+        ink.rounded_rectangle((x, y, x + _PAIR_WIDTH_PX - 1, y + card_h - 1), 12, fill=CARD)
+        left, top = x + PAD_PX, y + PAD_PX
+        page.paste(picture(card.image, PICTURE_PX), (left, top))
+        mel = Image.fromarray(heat()[card.mel])
+        mel = mel.resize((PANEL_PX, PICTURE_PX), Image.Resampling.BILINEAR)
+        page.paste(mel, (left + PICTURE_PX + GAP_PX // 2, top))
+        room = _PAIR_WIDTH_PX - 2 * PAD_PX
+        below = top + PICTURE_PX + 6
+        write_line(ink, (left, below), card.caption, 14, TEXT, room)
+        write_line(ink, (left, below + _LINE_PX), card.note, 14, AMBER, room)
+    return page

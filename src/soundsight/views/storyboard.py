@@ -1,12 +1,11 @@
 """The storyboard as one picture: a head, the time line, and a card for each event.
 
-The file's frames are not shown: what is seen was heard, and the pictures were imagined.
+The frames of a video are not shown: the pictures are imagined from its sound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from PIL import Image, ImageDraw
 
@@ -25,12 +24,15 @@ from soundsight.views.drawing import (
     PICTURE_PX,
     TEXT,
     WELL,
+    centred,
+    clock,
     default_font,
+    head,
     write_line,
 )
-from soundsight.views.events import FileEvent, FileEvents
-from soundsight.views.sheet import CAPTION, paste_heard, save_png
-from soundsight.views.timeline import clock, height_px, span_words, timeline
+from soundsight.views.events import NOTHING_WORDS, FileEvent, FileEvents
+from soundsight.views.sheet import CAPTION, paste_heard
+from soundsight.views.timeline import height_px, span_words, timeline
 
 MAX_CARDS = 60
 """Events with a card of their own; of more the surest are shown, and a line says so."""
@@ -72,16 +74,6 @@ def storyboard(found: FileEvents) -> Image.Image:
     return page
 
 
-def save_storyboard(found: FileEvents, path: Path) -> None:
-    """Write the sheet as a PNG that says that its pictures are imagined.
-
-    Raises:
-        OutputError: when the place cannot be written to.
-    """
-    texts = {"source": found.source, "model": found.model, "seed": str(found.seed)}
-    save_png(storyboard(found), path, texts)
-
-
 def shown_events(events: Sequence[FileEvent]) -> list[FileEvent]:
     """Choose the events that get a card, in order: of too many the recognised and surest."""
     if len(events) <= MAX_CARDS:
@@ -97,14 +89,13 @@ def shown_events(events: Sequence[FileEvent]) -> list[FileEvent]:
 
 
 def _head(ink: ImageDraw.ImageDraw, found: FileEvents) -> None:
-    write_line(ink, (MARGIN_PX, 19), "soundsight", 20, TEXT, 140)
-    write_line(ink, (MARGIN_PX + 118, 23), f"storyboard, {CAPTION}", 15, DIM, 300)
+    head(ink, f"storyboard, {CAPTION}", 300)
     right = _WIDTH_PX - MARGIN_PX
     words = f"model {found.model}   seed {found.seed}"
     write_line(ink, (right, 24), words, 14, DIM, 500, right=True)
-    told = f"{clock(found.duration_s)}   {found.words}"
+    length = f"{clock(found.duration_s, tenths=True)}   {found.words}"
     write_line(ink, (MARGIN_PX, HEADER_PX), found.source or "sound", 22, TEXT, 760)
-    write_line(ink, (right, HEADER_PX + 5), told, 16, TEXT, 500, right=True)
+    write_line(ink, (right, HEADER_PX + 5), length, 16, TEXT, 500, right=True)
 
 
 def _legend(found: FileEvents, shown: int) -> str:
@@ -139,7 +130,7 @@ def _card(
         write_line(ink, (right, y + PAD_PX // 2 + NAME_PX), times, 15, DIM, 150, right=True)
     top = y + PAD_PX // 2 + NAME_PX + 24
     paste_heard(page, event.waveform, event.mel, (left, top))
-    heard = f"what was heard at {clock(event.shown_s)}, 1 s"
+    heard = f"what was heard at {clock(event.shown_s, tenths=True)}, 1 s"
     write_line(ink, (left, top + PICTURE_PX + 4), heard, 13, DIM, PANEL_PX)
     px = left + PANEL_PX + GAP_PX
     shown = event.shown(PICTURE_PX)
@@ -148,8 +139,4 @@ def _card(
         write_line(ink, (px, top + PICTURE_PX + 4), event.caption, 13, DIM, PICTURE_PX)
         return
     ink.rectangle((px, top, px + PICTURE_PX - 1, top + PICTURE_PX - 1), fill=WELL)
-    middle = (px + PICTURE_PX // 2, top + PICTURE_PX // 2)
-    ink.multiline_text(
-        middle, "nothing\nrecognisable", font=default_font(16), fill=DIM, anchor="mm",
-        align="center",
-    )  # fmt: skip
+    centred(ink, (px, top), PICTURE_PX, NOTHING_WORDS, 16, DIM)

@@ -11,13 +11,13 @@ from PIL import Image, ImageDraw
 
 from soundsight.media.overview import Overview
 from soundsight.views.drawing import (
-    AMBER,
     CARD,
     DIM,
     TEXT,
     WAVE,
     WELL,
     Color,
+    clock,
     default_font,
     heat,
     write_line,
@@ -49,8 +49,10 @@ def timeline(found: FileEvents, width_px: int, wave_px: int, mel_px: int) -> Ima
     top = SPANS_PX + _GAP_PX
     made.paste(Image.fromarray(_wave(overview, width_px, wave_px)), (0, top))
     top += wave_px + _GAP_PX
-    mel = Image.fromarray(heat()[_columns(overview, width_px, mel_px)])
-    made.paste(mel.resize((width_px, mel_px), Image.Resampling.BOX), (0, top))
+    # Of several columns in a pixel their mean.
+    levels = Image.fromarray(np.ascontiguousarray(overview.mel[:, : _count(overview)]))
+    levels = levels.resize((width_px, mel_px), Image.Resampling.BOX)
+    made.paste(Image.fromarray(heat()[np.asarray(levels)]), (0, top))
     _draw_clock(ink, found.duration_s, width_px, top + mel_px)
     return made
 
@@ -59,21 +61,6 @@ def x_of(found: FileEvents, second: float, width_px: int) -> int:
     """Where a time in seconds lies on a time line, in pixels from its left edge."""
     share = second / found.duration_s if found.duration_s else 0.0
     return min(width_px - 1, max(0, int(share * width_px)))
-
-
-def clock(seconds: float, *, tenths: bool = True) -> str:
-    """Write a time as people read it: ``0:03.2``, ``1:02:03``.
-
-    Args:
-        seconds: at least 0; cut off, not rounded, so that a running clock never runs ahead.
-        tenths: with tenths of a second.
-    """
-    count = int(seconds * 10 + 1e-6)
-    whole, tenth = divmod(count, 10)
-    minutes, secs = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    head = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
-    return f"{head}:{secs:02d}" + (f".{tenth}" if tenths else "")
 
 
 def span_words(found: FileEvents, began_s: float, ended_s: float) -> str:
@@ -114,31 +101,19 @@ def _draw_clock(ink: ImageDraw.ImageDraw, duration_s: float, width_px: int, top:
         write_line(ink, (x + 4, top + 3), words, 13, DIM, _LABEL_PX)
 
 
-def _edges(columns: int, width_px: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The first column of each pixel, and the first that it does not show."""
-    at = np.arange(width_px + 1) * columns / width_px
-    low = np.floor(at[:-1] + 1e-9).astype(np.intp)
-    high = np.maximum(low + 1, np.ceil(at[1:] - 1e-9).astype(np.intp))
-    return low, np.minimum(high, columns)
-
-
-def _columns(overview: Overview, width_px: int, mel_px: int) -> NDArray[np.uint8]:
-    """Levels [mel_px or n_mels, width_px]; of several columns in a pixel their mean."""
-    mel = Image.fromarray(_shown(overview.mel.T, overview).T)
-    return np.asarray(mel.resize((width_px, mel_px), Image.Resampling.BOX))
-
-
-def _shown(columns: NDArray[np.uint8], overview: Overview) -> NDArray[np.uint8]:
-    """Columns [n, bands] up to the sound's end, where the last one may reach beyond it."""
-    count = max(1, min(len(columns), round(overview.duration_s / overview.step_s)))
-    return np.ascontiguousarray(columns[:count])
+def _count(overview: Overview) -> int:
+    """Columns up to the sound's end, where the last one may reach beyond it."""
+    count = round(overview.duration_s / overview.step_s)
+    return max(1, min(len(overview.waveform), count))
 
 
 def _wave(overview: Overview, width_px: int, height: int) -> NDArray[np.uint8]:
     """Draw the waveform, scaled to its loudest point: uint8 [height, width_px, 3]."""
-    waves = overview.waveform
-    count = max(1, min(len(waves), round(overview.duration_s / overview.step_s)))
-    low, high = _edges(count, width_px)
+    waves, count = overview.waveform, _count(overview)
+    # The first column of each pixel, and the first that it does not show.
+    at = np.arange(width_px + 1) * count / width_px
+    low = np.floor(at[:-1] + 1e-9).astype(np.intp)
+    high = np.minimum(np.maximum(low + 1, np.ceil(at[1:] - 1e-9).astype(np.intp)), count)
     bottom = np.array([waves[a:b, 0].min() for a, b in zip(low, high, strict=True)])
     top = np.array([waves[a:b, 1].max() for a, b in zip(low, high, strict=True)])
     peak = max(float(np.abs(waves).max()), 1e-3)
@@ -151,10 +126,3 @@ def _wave(overview: Overview, width_px: int, height: int) -> NDArray[np.uint8]:
     ground, paint = np.array(WELL, np.float32), np.array(WAVE, np.float32)
     drawn: NDArray[np.uint8] = np.rint(ground + cover * (paint - ground)).astype(np.uint8)
     return drawn
-
-
-def draw_head(made: Image.Image, x: int, top: int, bottom: int) -> None:
-    """Draw the play head: a line with a small triangle at its top, at ``x``."""
-    ink = ImageDraw.Draw(made)
-    ink.line((x, top, x, bottom), fill=AMBER, width=2)
-    ink.polygon([(x - 5, top - 7), (x + 6, top - 7), (x, top + 1)], fill=AMBER)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from soundsight.media import audio
+from soundsight.views.event_files import MAX_SOUND_S, events_page, save
 from soundsight.views.events import FileEvents
-from soundsight.views.page import MAX_SOUND_S, events_page, save_page
 
 RATE = 44_100
 EVIL = '<img src=x onerror=alert(1)></script><!--<script>@SCRIPT@&amp;".wav'
@@ -108,7 +108,7 @@ def blocks(seconds: float) -> Iterator[np.ndarray]:
 
 
 def test_the_sound_is_in_it(toy_events: FileEvents, tmp_path: Path) -> None:
-    done = list(save_page(toy_events, lambda: blocks(12.0), tmp_path / "a.html"))
+    done = list(save(toy_events, lambda: blocks(12.0), tmp_path / "a.html"))
     assert done[-1] == pytest.approx(12.0)
     page = Page((tmp_path / "a.html").read_text("utf-8"))
     sound = json.loads(page.raw["sound"])
@@ -126,12 +126,12 @@ def test_a_long_sound_is_left_out_and_said(
         raise AssertionError("the sound of a long file is not read")
 
     told = events_of([], duration_s=MAX_SOUND_S + 1)
-    assert list(save_page(told, never, tmp_path / "a.html")) == []
+    assert list(save(told, never, tmp_path / "a.html")) == []
     sound = json.loads(Page((tmp_path / "a.html").read_text("utf-8")).raw["sound"])
     assert sound["content"] == ""
     assert "longer than 30 minutes" in sound["why"]
 
 
 def test_names_that_are_no_text(events_of: Callable[..., FileEvents], tmp_path: Path) -> None:
-    list(save_page(events_of([], source="\udcff.wav"), lambda: blocks(1), tmp_path / "a.html"))
+    list(save(events_of([], source="\udcff.wav"), lambda: blocks(1), tmp_path / "a.html"))
     assert "?.wav" in (tmp_path / "a.html").read_text("utf-8")
