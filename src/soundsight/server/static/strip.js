@@ -42,7 +42,7 @@ export class Strip {
   /**
    * Takes what is known of an event, and returns the entry that says what it is now.
    *
-   * The one rule, as in soundsight.runtime.events.Surest: name, confidence and what is shown are
+   * The one rule, as in soundsight.runtime.events.take_surer: name, confidence and what is shown are
    * those of the event's surest moment. What is no longer recognised while it sounds on is an entry
    * of its own, until it is recognised again or turns out to have been the end of a sound.
    * @param {string} key the connection's number and the event's
