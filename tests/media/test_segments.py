@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from soundsight.core.errors import AudioError, ConfigError
 from soundsight.core.units import HOP_SAMPLES, RATE_HZ
 from soundsight.media import mel
+from soundsight.media.audio import from_array
 from soundsight.media.segments import (
     MAX_SEGMENT_S,
     Cutter,
+    LiveCutter,
     Segment,
     check_lengths,
     filled,
@@ -377,6 +379,32 @@ def test_rms() -> None:
     assert rms_dbfs(np.full(100, -1.0)) == 0
     assert rms_dbfs(np.zeros(100)) == -120
     assert rms_dbfs(np.zeros(0)) == -120
+
+
+# --- a live signal -------------------------------------------------------------------------------
+
+
+def test_a_live_signal_of_another_rate_is_converted_as_a_file_is() -> None:
+    samples = swelling(3.0)[: 3 * 44_000]
+    cutter = LiveCutter(48_000, mel.DEFAULT)
+    blocks = (samples[first : first + 1411] for first in range(0, len(samples), 1411))
+    found = [segment for block in blocks for segment in cutter.push(block)] + cutter.flush()
+    expected = live([from_array(samples, 48_000)], 0.25)
+    assert [s.start_s for s in found] == [s.start_s for s in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert not len(ours.samples)
+        # The resampler may round a sample the other way.
+        np.testing.assert_allclose(ours.mel.astype(int), theirs.mel.astype(int), atol=1)
+
+
+def test_a_number_of_channels_that_changes_loses_nothing() -> None:
+    cutter = LiveCutter(44_100, mel.DEFAULT, 1.0)
+    found = []
+    for number, first in enumerate(range(0, 4 * RATE_HZ, 1411)):
+        block = LONG[first : min(first + 1411, 4 * RATE_HZ)]
+        found += cutter.push(np.repeat(block[:, None], 2 + number % 2, axis=1))
+    found += cutter.flush()
+    assert [s.start_s for s in found] == [0, 1, 2, 3]
 
 
 # --- the loudest second --------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from soundsight.core.errors import AudioError, ConfigError
 from soundsight.media.audio import MonoConverter
 from soundsight.media.decoder import MAX_RATE_HZ, MIN_RATE_HZ
 from soundsight.media.mel import (
+    BLOCKS_PER_SEGMENT,
     DEFAULT,
     Framer,
     HeldSamples,
@@ -305,7 +306,7 @@ class Cutter:
         self._loud = _part(self._loud, self._computed, low, self._computed)
         # The mirror image at the end needs one window back.
         keep = needed * config.hop_samples - 2 * config.window_samples
-        if keep > self._held.origin + config.segment_samples:
+        if keep >= self._held.origin + config.segment_samples // BLOCKS_PER_SEGMENT:
             self._held.drop(keep)
 
 
