@@ -397,16 +397,6 @@ def test_a_live_signal_of_another_rate_is_converted_as_a_file_is() -> None:
         np.testing.assert_allclose(ours.mel.astype(int), theirs.mel.astype(int), atol=1)
 
 
-def test_a_number_of_channels_that_changes_loses_nothing() -> None:
-    cutter = LiveCutter(44_100, mel.DEFAULT, 1.0)
-    found = []
-    for number, first in enumerate(range(0, 4 * RATE_HZ, 1411)):
-        block = LONG[first : min(first + 1411, 4 * RATE_HZ)]
-        found += cutter.push(np.repeat(block[:, None], 2 + number % 2, axis=1))
-    found += cutter.flush()
-    assert [s.start_s for s in found] == [0, 1, 2, 3]
-
-
 # --- the loudest second --------------------------------------------------------------------------
 
 
