@@ -106,7 +106,7 @@ def test_the_features_are_those_that_the_embedding_is_made_from(folder: Path) ->
     encoder, _ = networks()
     mels = np.random.default_rng(2).integers(0, 256, (2, 128, 100), dtype=np.uint8)
     translator = Translator.load(folder)
-    embedding, features = translator.session.embed(to_unit(mels)[:, None])
+    embedding, features = translator.embed(to_unit(mels)[:, None])
     with torch.no_grad():
         mel = torch.from_numpy(to_unit(mels))[:, None]
         expected = encoder.features(mel)
@@ -115,7 +115,7 @@ def test_the_features_are_those_that_the_embedding_is_made_from(folder: Path) ->
         known = memory()(torch.from_numpy(features))
     np.testing.assert_allclose(translator.ood_scores(mels), known, atol=2e-3)
     for n in (1, 2, 7):
-        embedding, features = translator.session.embed(np.zeros((n, 1, 128, 100), np.float32))
+        embedding, features = translator.embed(np.zeros((n, 1, 128, 100), np.float32))
         assert (embedding.shape, len(features)) == ((n, 16), n)
     # The convolutions are run once for both.
     nodes = onnx.load(folder / "encoder.onnx").graph.node
