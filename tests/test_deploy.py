@@ -367,7 +367,7 @@ def test_queries_in_the_document_ask_for_metrics_that_are_there(answers: SimpleN
 
 def own_grace_s() -> float:
     """How long the server's own stop may take: streams, then requests."""
-    config = serve.server_of(SimpleNamespace(), [], None, "127.0.0.1", 1).config
+    config = serve.make_server(SimpleNamespace(), [], None, "127.0.0.1", 1).config
     assert config.timeout_graceful_shutdown is not None
     return 2 * streams._CLOSE_S + config.timeout_graceful_shutdown
 

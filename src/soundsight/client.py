@@ -16,6 +16,7 @@ import os
 import re
 import socket
 import ssl
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +33,12 @@ from soundsight.core.state import State
 
 if TYPE_CHECKING:
     import httpx
+    from websockets.sync.client import ClientConnection
 
-    from soundsight.core.protocol import WindowFacts
+    from soundsight.core.protocol import Hello, WindowFacts
 
+_FRAMES_PER_S = 32
+_STREAM_TIMEOUT_S = 30.0
 
 _OWN_NAMES = frozenset(
     (
@@ -42,7 +46,7 @@ _OWN_NAMES = frozenset(
         "localhost6.localdomain6", "ip6-localhost", "ip6-loopback",
     )
 )  # fmt: skip
-"""What the usual lists of hosts call loopback, besides ``*.localhost``."""
+"""Common names of the loopback address, besides ``*.localhost``."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,11 +83,11 @@ class Imagined:
 class Client:
     """A running ``soundsight serve``.
 
-    What is on this machine is asked directly, whatever proxies the environment names.
+    A server on this machine is reached directly, whatever proxies the environment names.
 
     Args:
         url: its address, as it prints it; a token behind ``#token=`` is taken from there.
-        token: what the server wants to be shown.
+        token: the token of the server, if it has one.
         timeout_s: seconds without an answer after which a request is given up.
         verify: False, or the path of a certificate, for a server with a certificate of its own.
 
@@ -115,11 +119,12 @@ class Client:
                 self._tls = ssl.create_default_context(cafile=verify)
             except (OSError, ssl.SSLError) as error:
                 raise ConfigError(f"{verify} is no certificate: {first_line(error)}") from None
+        self._is_here = is_this_machine(parts.hostname)
         headers = {} if self._token is None else {"authorization": f"Bearer {self._token}"}
         self._http = httpx.Client(
             base_url=self.url, headers=headers, timeout=timeout_s, verify=self._tls,
             # None takes the place of the proxies that the environment names.
-            mounts={f"{parts.scheme}://": None} if is_this_machine(parts.hostname) else None,
+            mounts={f"{parts.scheme}://": None} if self._is_here else None,
         )  # fmt: skip
 
     def __enter__(self) -> Self:
@@ -171,7 +176,7 @@ class Client:
         body, name = _body(sound, rate_hz)
         options: dict[str, Any] = {
             "each_second": each_second, "draws": draws, "seed": seed, "anyway": anyway,
-            "strict": strict, **_given(track=track),
+            "strict": strict, **({} if track is None else {"track": track}),
         }  # fmt: skip
         with body as file:
             answer = self._ask(
@@ -185,7 +190,7 @@ class Client:
             raise self._strange() from None
 
     def model(self) -> dict[str, Any]:
-        """Return what the server tells of its model.
+        """Facts about the model that the server has.
 
         Raises:
             ServerError: when the server cannot be reached or refuses.
@@ -213,12 +218,12 @@ class Client:
         track: int | None = None,
         strict: bool = False,
     ) -> Path:
-        """Tell what happened in a file, and write it whole or not at all.
+        """Find what happened in a file, and write it whole or not at all.
 
         Args:
             sound: a sound or video file.
             out: its suffix says what is made: .png, .mp4, .html or .json.
-            sensitivity: 0 (tells only what is loud and sure) to 1.
+            sensitivity: 0 (only what is loud and sure) to 1.
             seed: another seed imagines other pictures.
             track, strict: see ``translate``.
 
@@ -242,7 +247,7 @@ class Client:
         kind = suffix.removeprefix(".")
         options: dict[str, Any] = {
             "format": kind, "sensitivity": sensitivity, "seed": seed, "strict": strict,
-            **_given(track=track),
+            **({} if track is None else {"track": track}),
         }  # fmt: skip
         body, name = _body(os.fspath(sound), None)
         with body as file, atomic_file(path) as temporary:
@@ -305,7 +310,7 @@ class Client:
         sensitivity: float = 0.5,
         seed: int = 0,
     ) -> Iterator[tuple[WindowFacts, list[bytes]]]:
-        """Let the server listen to a live signal.
+        """Windows of a live signal, as the server answers them.
 
         Args:
             blocks: [t] each, int16 or floats of full scale 1, mono, as they come. A signal that
@@ -324,17 +329,123 @@ class Client:
             AudioError: when a block is no sound.
         """
         require_extra("soundsight.Client.stream", "serve", "websockets", "pydantic")
-        from soundsight.client_stream import stream
+        from pydantic import ValidationError
+        from websockets.exceptions import WebSocketException
+        from websockets.sync.client import connect
 
-        return stream(
-            self.url, self._token, self._tls, blocks, rate_hz,
-            hop_s=hop_s, draws=draws, sensitivity=sensitivity, seed=seed,
-            directly=is_this_machine(urlsplit(self.url).hostname or ""),
-        )  # fmt: skip
+        from soundsight.core import protocol
+
+        try:
+            hello = protocol.Hello(
+                rate_hz=rate_hz, hop_s=hop_s, draws=draws, sensitivity=sensitivity, seed=seed,
+                token=self._token, client="python",
+            )  # fmt: skip
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise ConfigError(f"{first['loc'][0]}: {first['msg']}") from None
+        tls = self._tls
+        if isinstance(tls, bool):
+            tls = ssl.create_default_context()
+            if not self._tls:
+                tls.check_hostname = False
+                tls.verify_mode = ssl.CERT_NONE
+        try:
+            socket = connect(
+                "ws" + self.url.removeprefix("http") + protocol.PATH,
+                subprotocols=[protocol.SUBPROTOCOL],  # type: ignore[list-item]
+                compression=None,
+                open_timeout=_STREAM_TIMEOUT_S,
+                # True takes the proxy of the environment.
+                proxy=None if self._is_here else True,
+                ssl=tls if self.url.startswith("https") else None,
+            )
+        except (OSError, WebSocketException, TimeoutError) as error:
+            raise ServerError(f"cannot open a stream at {self.url}: {first_line(error)}") from None
+        with socket:
+            yield from _windows(socket, hello, blocks)
+
+
+def _windows(
+    socket: ClientConnection, hello: Hello, blocks: Iterable[ArrayLike]
+) -> Iterator[tuple[WindowFacts, list[bytes]]]:
+    """Send the sound on a thread of its own, and give out the windows that come."""
+    from websockets.exceptions import ConnectionClosed
+
+    from soundsight.core import protocol
+
+    errors: list[str] = []
+    failures: list[Exception] = []
+
+    def send() -> None:
+        try:
+            _send_sound(socket, hello, blocks)
+        except ConnectionClosed:
+            pass  # the reader knows why
+        except Exception as error:  # the caller's own: its blocks may come from anywhere
+            failures.append(error)
+            socket.close()
+
+    try:
+        socket.send(hello.model_dump_json())
+        first = protocol.read_server_text(str(socket.recv(timeout=_STREAM_TIMEOUT_S)))
+        if isinstance(first, protocol.Error):
+            raise ServerError(first.message)
+        # The blocks may be a microphone that waits: windows are given out meanwhile.
+        threading.Thread(target=send, daemon=True).start()
+        for message in socket:
+            if isinstance(message, bytes):
+                yield protocol.read_window(message)
+                continue
+            text = protocol.read_server_text(message)
+            if isinstance(text, protocol.Error):
+                errors.append(text.message)
+    except ConnectionClosed:
+        pass
+    except (protocol.ProtocolError, TimeoutError) as error:
+        raise ServerError(f"the server is not understood: {first_line(error)}") from None
+    finally:
+        with contextlib.suppress(Exception):
+            socket.close()
+    if failures:
+        raise failures[0]
+    if errors:
+        raise ServerError(errors[-1])
+    if socket.close_code not in (None, protocol.Close.DONE):
+        reason = socket.close_reason or f"code {socket.close_code}"
+        raise ServerError(f"the stream has broken off: {reason}")
+
+
+def _send_sound(socket: ClientConnection, hello: Hello, blocks: Iterable[ArrayLike]) -> None:
+    """Cut the blocks into frames and send them, and the end."""
+    from soundsight.core import protocol
+
+    sequence = position = 0
+    step = max(1, hello.rate_hz // _FRAMES_PER_S)
+    for block in blocks:
+        samples = _int16(np.asarray(block))
+        for first in range(0, len(samples), step):
+            piece = samples[first : first + step]
+            frame = protocol.SoundFrame(sequence=sequence, position=position, samples=piece)
+            socket.send(frame.pack())
+            sequence, position = sequence + 1, position + len(piece)
+    socket.send(protocol.End().model_dump_json())
+
+
+def _int16(block: NDArray[Any]) -> NDArray[np.int16]:
+    if block.ndim != 1:
+        raise AudioError(f"a block has shape {list(block.shape)}: pass mono samples, [t]")
+    if block.dtype == np.int16:
+        return block
+    if block.dtype.kind != "f":
+        raise AudioError(f"a block holds {block.dtype}: pass floats or int16")
+    if not np.isfinite(block).all():
+        raise AudioError("a block holds a number that is not finite")
+    samples: NDArray[np.int16] = np.rint(np.clip(block, -1, 1) * 32767).astype(np.int16)
+    return samples
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host's name or address is one of this machine to itself: nothing else is asked."""
+    """Whether a host's name or address means this machine; no name server is asked."""
     name = host.lower().rstrip(".")
     if name in _OWN_NAMES or name.endswith(".localhost"):
         return True
@@ -380,11 +491,6 @@ def _refused(answer: httpx.Response) -> ServerError:
     except (ValueError, KeyError, TypeError):
         message = f"it answered {answer.status_code}: is it a soundsight server?"
     return ServerError(f"{answer.url.host}: {first_line(ValueError(message))}")
-
-
-def _given(**options: int | None) -> dict[str, int]:
-    """The options that are not left to the server."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _imagined(values: dict[str, Any], warnings: tuple[str, ...]) -> Imagined:

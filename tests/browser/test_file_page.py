@@ -24,7 +24,7 @@ expect.set_options(timeout=60_000)
 
 RATE = 44_100
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

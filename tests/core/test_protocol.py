@@ -214,16 +214,6 @@ def test_a_window_comes_back() -> None:
         protocol.read_window(b"\x01" + data[1:])
 
 
-# --- what others read ------------------------------------------------------------------------
-
-
-def test_the_page_reads_the_same_protocol() -> None:
-    static = Path(protocol.__file__).parents[1] / "server" / "static" / "protocol.json"
-    assert json.loads(static.read_text("utf-8")) == protocol.description(), (
-        "run: python -m soundsight.core.protocol > " + str(static)
-    )
-
-
 def test_every_close_code_is_documented() -> None:
     lines = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8").splitlines()
     for code in Close:

@@ -19,7 +19,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from soundsight.cli.serve import server_of
+from soundsight.cli.serve import make_server
 from soundsight.core import protocol
 from soundsight.runtime.translator import Translator
 from soundsight.server.app import ServerConfig, create_app
@@ -166,7 +166,9 @@ class Running:
         return [
             f"{record.name}: {record.getMessage()} {record.exc_info or ''}"
             for record in self.log.records
-            if record.exc_info or record.levelno >= logging.ERROR
+            if (record.exc_info or record.levelno >= logging.ERROR)
+            # uvicorn itself logs what a client may send.
+            and "Invalid UTF-8" not in record.getMessage()
         ]
 
 
@@ -198,7 +200,7 @@ def run_server(tiny_model: Path) -> Callable[..., contextlib.AbstractContextMana
         app = create_app(config)
         children = set(psutil.Process().children())
         bound = socket.create_server(("127.0.0.1", 0))
-        server = server_of(app, [], None, "127.0.0.1", 256)
+        server = make_server(app, [], None, "127.0.0.1", 256)
         for name in ("uvicorn.error", "soundsight.server", "asyncio"):
             logging.getLogger(name).addHandler(LOG)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})

@@ -160,15 +160,12 @@ def test_which_hosts_are_this_machine(host: str, own: bool) -> None:
 # --- requests --------------------------------------------------------------------------------
 
 
-def test_it_is_one_of_the_package_s_own_names() -> None:
-    assert soundsight.Client is Client
-
-
 def test_it_imagines_what_the_translator_imagines(
     client: Client, sound: Path, tiny_model: Path
 ) -> None:
     there = client.translate(sound, each_second=True, draws=2, seed=7)
     here = Translator.load(tiny_model).translate(sound, each_second=True, draws=2, seed=7)
+    assert soundsight.Client is Client
     assert len(there) == 6
     assert [(one.second, one.draw) for one in there] == [(s, d) for s in range(3) for d in (0, 1)]
     for one, image, state in zip(there, here.images, here.state, strict=True):
@@ -282,20 +279,16 @@ def test_a_server_that_does_not_answer_in_time() -> None:
         client.model()
 
 
-@pytest.mark.parametrize("status", [200, 404, 500])
-def test_a_server_that_is_another(status: int) -> None:
-    other = httpx.Response(status, text="<html>hello</html>")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, text="<html>hello</html>"), httpx.Response(404, text="<html>"),
+        httpx.Response(500), httpx.Response(200, json={"pictures": [{"png": "not base64"}]}),
+    ],
+)  # fmt: skip
+def test_a_server_that_is_another(answer: httpx.Response) -> None:
     with (
-        answering(lambda _: other) as client,
-        pytest.raises(ServerError, match="soundsight server"),
-    ):
-        client.translate(b"sound")
-
-
-def test_an_answer_of_another_form_is_told() -> None:
-    other = httpx.Response(200, json={"pictures": [{"png": "not base64"}]})
-    with (
-        answering(lambda _: other) as client,
+        answering(lambda _: answer) as client,
         pytest.raises(ServerError, match="soundsight server"),
     ):
         client.translate(b"sound")
@@ -337,11 +330,13 @@ def test_a_certificate_is_checked(tmp_path: Path) -> None:
 
 
 def test_a_stream_gives_windows_with_pictures(client: Client) -> None:
-    told = list(client.stream(paced(noise(3)), RATE))
+    told = list(client.stream(paced(noise(4)), RATE, draws=3, hop_s=1.0))
     windows = [facts for facts, _ in told]
     assert windows[-1].settled
     assert windows[-1].state == "picture"
+    assert all(facts.end_s % 1 == 0 for facts in windows)
     pictures = told[-1][1]
+    assert len(pictures) == 3
     with Image.open(io.BytesIO(pictures[0])) as image:
         assert (image.format, image.size) == ("JPEG", (96, 96))
     assert [facts.end_s for facts in windows] == sorted(facts.end_s for facts in windows)
@@ -352,12 +347,6 @@ def test_int16_and_floats_are_the_same_sound(client: Client) -> None:
     whole = np.rint(np.clip(floats, -1, 1) * 32767).astype(np.int16)
     (a, _), (b, _) = (list(client.stream(paced(samples), RATE))[-1] for samples in (floats, whole))
     assert (a.level_dbfs, a.state) == (b.level_dbfs, b.state)
-
-
-def test_draws_and_hop_are_asked_for(client: Client) -> None:
-    told = list(client.stream(paced(noise(4)), RATE, draws=3, hop_s=1.0))
-    assert len(told[-1][1]) == 3
-    assert all(facts.end_s % 1 == 0 for facts, _ in told)
 
 
 def test_windows_come_while_the_signal_waits(client: Client) -> None:

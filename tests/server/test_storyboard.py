@@ -24,7 +24,7 @@ from soundsight.media import audio
 from soundsight.runtime.translator import Translator
 from soundsight.server import storyboard as storyboards
 from soundsight.server.decoding import Decoder
-from soundsight.server.errors import STOPS
+from soundsight.server.errors import STOPPING
 from soundsight.server.limits import Limits
 from soundsight.server.uploads import Upload
 
@@ -105,6 +105,7 @@ def test_options_may_stand_in_the_form(server: httpx.Client) -> None:
     assert told[0]["name"] == "a.flac"
 
 
+@pytest.mark.slow
 def test_lines_come_while_it_works(server: httpx.Client) -> None:
     content = sound((20, 1), (10, 0), (600, 1))
     came: dict[str, float] = {}
@@ -214,6 +215,7 @@ def telling_takes_s(server: httpx.Client, content: bytes, seconds: float) -> flo
     return seconds * (ended - began) / (to_s - from_s)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["ndjson", "mp4"])
 def test_work_stops_when_the_client_goes_away(server: httpx.Client, format: str) -> None:
     content = sound((2400, 0.1), rate_hz=8000)
@@ -246,15 +248,15 @@ def test_a_server_that_stops_ends_the_lines_with_an_error(tiny_model: Path, tmp_
     # More than the pipe to the decoder holds.
     (tmp_path / "long.flac").write_bytes(sound((600, 0.1), rate_hz=8000))
     decoder = Decoder(Limits())
-    here: Any = SimpleNamespace(translator=Translator.load(tiny_model, 1), decoder=decoder)
-    wish = storyboards._Wish(sensitivity=0.5, seed=0, track=None, strict=False)
+    services: Any = SimpleNamespace(translator=Translator.load(tiny_model, 1), decoder=decoder)
+    options = storyboards.StoryboardOptions()
     with (tmp_path / "long.flac").open("rb") as file, contextlib.closing(decoder):
         upload = Upload(name="long.flac", handle=file.fileno(), size=1)
-        told = storyboards._lines(here, upload, wish)
+        told = storyboards._lines(services, upload, options)
         assert json.loads(next(told))["type"] == "begin"
         decoder.close()
         *_, last = [json.loads(line) for line in told]
-    assert last == {"type": "error", "message": STOPS}
+    assert last == {"type": "error", "message": STOPPING}
 
 
 # --- where files are made --------------------------------------------------------------------

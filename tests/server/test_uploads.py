@@ -16,7 +16,7 @@ import pytest
 from starlette.requests import Request
 
 from soundsight.server import uploads
-from soundsight.server.errors import RefusedError
+from soundsight.server.errors import ApiError
 from soundsight.server.limits import Limits
 from soundsight.server.uploads import clean_name, receive
 
@@ -72,8 +72,8 @@ def took(
     return asyncio.run(run())
 
 
-def refused(*args: Any, **options: Any) -> RefusedError:
-    with pytest.raises(RefusedError) as told:
+def refused(*args: Any, **options: Any) -> ApiError:
+    with pytest.raises(ApiError) as told:
         took(*args, **options)
     assert str(told.value).isprintable()
     return told.value

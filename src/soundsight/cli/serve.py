@@ -11,13 +11,13 @@ import socket
 import ssl
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 import typer
 
 from soundsight.cli.console import say
-from soundsight.cli.options import Model
+from soundsight.cli.options import Model, group
 from soundsight.core.cpus import usable_cpus
 from soundsight.core.errors import ConfigError, require_extra
 
@@ -25,18 +25,26 @@ if TYPE_CHECKING:
     from types import FrameType
 
     import uvicorn
+    from fastapi import FastAPI
 
     from soundsight.server.tls import Certificate
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 STREAMS_PER_CPU = 32
-_ADDRESS_STREAMS = 8
+_STREAMS_PER_ADDRESS = 8
 _CONNECTIONS = 256
 """Connections beside those of streams."""
 _BACKLOG = 1024
-_EVERYWHERE = ("0.0.0.0", "::")
-_LOOK_S = 0.1
-"""Seconds between two looks at whether a server that stops is to stop at once."""
+_ALL_ADDRESSES = ("0.0.0.0", "::")
+_MAX_HEAD_BYTES = 32 << 10
+_MAX_FRAME_BYTES = 1 << 20
+_POLL_S = 0.1
+"""Seconds between two checks whether a server that stops is to stop at once."""
+
+_address = group("Address")
+_security = group("Who may use it")
+_limits = group("Limits of a process")
+_proxy = group("Behind a proxy")
 
 
 def register(app: typer.Typer) -> None:
@@ -45,71 +53,71 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Where it listens: this machine alone.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     model: Model = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            envvar="SOUNDSIGHT_TOKEN", show_envvar=True, help="What clients have to show."
-        ),
-    ] = None,
-    origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="URL", help="A page of another origin that may use it; may be repeated."
-        ),
-    ] = None,
-    max_streams: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Streams at once. [dim](default: 32 a CPU)[/dim]"),
-    ] = None,
-    max_streams_per_address: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="... of one address. [dim](default: 8; of this machine alone: no limit)[/dim]",
-        ),
-    ] = None,
-    max_upload_mb: Annotated[
-        int, typer.Option("--max-upload", min=1, metavar="MB", help="Longest upload.")
-    ] = 1024,
-    max_duration_min: Annotated[
-        float,
-        typer.Option("--max-duration", min=0.1, metavar="MIN", help="Longest sound of an upload."),
-    ] = 240.0,
-    max_speed: Annotated[
-        float,
-        typer.Option(
-            min=1.0, metavar="X", help="Seconds of sound a second that a stream may send."
-        ),
-    ] = 2.0,
-    tls_cert: Annotated[
-        Path | None, typer.Option(metavar="PEM", help="Certificate chain; serves https.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its key.")] = None,
+    host: Annotated[
+        str, _address(metavar="ADDRESS", help="Where it listens: this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, _address(min=0, max=65535, metavar="N", help="0 takes a free one.")
+    ] = 8000,
     lan: Annotated[
         bool,
-        typer.Option(
+        _address(
             "--lan",
             help="For a phone on the same network: listens on all addresses, over https with a "
             "certificate of its own, and with a token.",
         ),
     ] = False,
+    tls_cert: Annotated[
+        Path | None, _address(metavar="PEM", help="Certificate chain; serves https.")
+    ] = None,
+    tls_key: Annotated[Path | None, _address(metavar="PEM", help="Its key.")] = None,
+    token: Annotated[
+        str | None,
+        _security(
+            envvar="SOUNDSIGHT_TOKEN",
+            show_envvar=True,
+            metavar="TEXT",
+            help="What clients have to show.",
+        ),
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        _security(metavar="URL", help="A page of another origin that may use it; may be repeated."),
+    ] = None,
+    max_streams: Annotated[
+        int | None,
+        _limits(min=1, metavar="N", help="Streams at once. [dim](default: 32 a CPU)[/dim]"),
+    ] = None,
+    max_streams_per_address: Annotated[
+        int | None,
+        _limits(
+            min=1,
+            metavar="N",
+            help="Streams at once of one address. [dim](default: 8; on this machine alone: no "
+            "limit)[/dim]",
+        ),
+    ] = None,
+    max_speed: Annotated[
+        float,
+        _limits(min=1.0, metavar="X", help="Seconds of sound a second that a stream may send."),
+    ] = 2.0,
+    max_upload_mb: Annotated[
+        int, _limits("--max-upload", min=1, metavar="MB", help="Longest upload.")
+    ] = 1024,
+    max_duration_min: Annotated[
+        float, _limits("--max-duration", min=0.1, metavar="MIN", help="Longest sound of an upload.")
+    ] = 240.0,
     root_path: Annotated[
         str,
-        typer.Option(
+        _proxy(
             metavar="PATH",
             show_default=False,
-            help="The path that it lies under at its proxy, such as /sound.",
+            help="The path under which it lies at its proxy, such as /sound.",
         ),
     ] = "",
     proxy: Annotated[
-        str,
-        typer.Option(metavar="ADDRESSES", help="Proxies whose X-Forwarded headers are believed."),
+        str, _proxy(metavar="ADDRESSES", help="Proxies whose X-Forwarded headers are believed.")
     ] = "127.0.0.1",
 ) -> None:
     """See it live: a page that listens and shows what is sounding.
@@ -136,51 +144,55 @@ def serve(
         raise ConfigError(f"--root-path is a path such as /sound, not {root_path!r}")
     if lan and host in LOOPBACK:
         host = "0.0.0.0"
-    # A token that was given is a secret, which no log is to keep; one that is made here nobody
-    # knows until it is told.
-    told = sys.stdout.isatty()
+    # A token that was given is a secret, which no log may keep. One that is made here has to be
+    # shown, or nobody would know it.
+    show_token = sys.stdout.isatty()
     if lan and token is None:
-        token, told = secrets.token_urlsafe(12), True
+        token, show_token = secrets.token_urlsafe(12), True
     cpus = usable_cpus()
     streams = max_streams or STREAMS_PER_CPU * cpus
-    alone = host in LOOPBACK
+    per_address = streams if host in LOOPBACK else _STREAMS_PER_ADDRESS
     limits = Limits(
         max_streams=streams,
-        max_streams_per_address=max_streams_per_address or (streams if alone else _ADDRESS_STREAMS),
+        max_streams_per_address=max_streams_per_address or per_address,
         max_speed=max_speed,
         max_jobs=cpus,
         max_upload_bytes=max_upload_mb << 20,
         max_duration_s=60 * max_duration_min,
         max_connections=_CONNECTIONS + 2 * streams,
     )
-    hosts = () if host in (*LOOPBACK, *_EVERYWHERE) else (host.lower(),)
+    hosts = () if host in (*LOOPBACK, *_ALL_ADDRESSES) else (host.lower(),)
     access = Access(token, origin, hosts)
-    bound = _bind(host, port)
     own: Certificate | None = None
-    secure: ssl.SSLContext | None = None
-    with bound:
+    tls: ssl.SSLContext | None = None
+    with _bind(host, port) as listening:
         if lan and tls_cert is None:
             from soundsight.server.tls import self_signed
 
             own = self_signed(_names())
             # Once they are loaded, neither the certificate nor its key stays on the disk.
             with own.folder:
-                secure = _secured(own.certificate, own.key)
+                tls = _load_certificate(own.certificate, own.key)
         elif tls_cert is not None and tls_key is not None:
-            secure = _secured(tls_cert, tls_key)
-        # A model that cannot be used is told before anything is served.
+            tls = _load_certificate(tls_cert, tls_key)
+        # A model that cannot be used fails here, before anything is served.
         translator = Translator.load(model, 1)
         config = ServerConfig(
             model=translator, access=access, limits=limits, workers=cpus, root_path=root_path
         )
         app = create_app(config)
-        address = _address(host, bound.getsockname()[1], secure is not None) + root_path[1:]
-        address += "/" if root_path else ""
-        # After the #, a token is not sent with requests.
-        after = f"#token={quote(token, safe='')}" if token and told else ""
-        welcome = [f"ready: {address}{after}   (Ctrl-C stops)"]
-        welcome += _notes(host, secure is not None, token, own)
-        _run(app, bound, welcome, secure, proxy, limits.max_connections)
+        url = f"{_url(host, listening.getsockname()[1], tls is not None)}{root_path}/"
+        # Browsers do not send what follows the #.
+        fragment = f"#token={quote(token, safe='')}" if token and show_token else ""
+        welcome = [f"ready: {url}{fragment}   (Ctrl-C stops)"]
+        welcome += _notes(host, tls is not None, token, own)
+        _allow_open_files(2 * limits.max_connections + 256)
+        server = make_server(app, welcome, tls, proxy, limits.max_connections)
+        server.run(sockets=[listening])
+        if server.force_exit:
+            raise KeyboardInterrupt
+        if not server.started:  # the log has said why
+            raise typer.Exit(1)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -209,7 +221,7 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _secured(certificate: Path, key: Path) -> ssl.SSLContext:
+def _load_certificate(certificate: Path, key: Path) -> ssl.SSLContext:
     """Load a certificate and its key.
 
     Raises:
@@ -218,16 +230,16 @@ def _secured(certificate: Path, key: Path) -> ssl.SSLContext:
     for path in (certificate, key):
         if not path.is_file():
             raise ConfigError(f"there is no file {path}: check --tls-cert and --tls-key")
-    secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    secure.set_alpn_protocols(["http/1.1"])
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.set_alpn_protocols(["http/1.1"])
     try:
         # A key with a pass phrase would ask for it on the terminal.
-        secure.load_cert_chain(certificate, key, lambda: "")
+        tls.load_cert_chain(certificate, key, lambda: "")
     except (OSError, ValueError) as error:  # SSLError is an OSError
         raise ConfigError(
             f"{certificate} and {key} are no certificate and its key (PEM, no pass phrase): {error}"
         ) from None
-    return secure
+    return tls
 
 
 def _names() -> list[str]:
@@ -238,16 +250,16 @@ def _names() -> list[str]:
     return list(dict.fromkeys(["localhost", own, f"{own}.local", "127.0.0.1", *addresses]))
 
 
-def _address(host: str, port: int, secure: bool) -> str:
+def _url(host: str, port: int, secure: bool) -> str:
     from soundsight.server.tls import lan_address
 
-    shown = (lan_address() or "127.0.0.1") if host in _EVERYWHERE else host
+    shown = (lan_address() or "127.0.0.1") if host in _ALL_ADDRESSES else host
     shown = f"[{shown}]" if ":" in shown else shown
-    return f"{'https' if secure else 'http'}://{shown}:{port}/"
+    return f"{'https' if secure else 'http'}://{shown}:{port}"
 
 
 def _notes(host: str, secure: bool, token: str | None, own: Certificate | None) -> list[str]:
-    """What else is to be known of the address."""
+    """Further lines about the address."""
     lines = []
     if own is not None:
         lines += [
@@ -264,46 +276,27 @@ def _notes(host: str, secure: bool, token: str | None, own: Certificate | None) 
     return lines
 
 
-def _run(
-    app: Any,
-    bound: socket.socket,
+def make_server(
+    app: FastAPI,
     welcome: list[str],
-    secure: ssl.SSLContext | None,
-    proxy: str,
-    connections: int,
-) -> None:
-    _allow_files(2 * connections + 256)
-    server = server_of(app, welcome, secure, proxy, connections)
-    server.run(sockets=[bound])
-    if server.force_exit:
-        raise KeyboardInterrupt
-    if not server.started:  # the log has said why
-        raise typer.Exit(1)
-
-
-def server_of(
-    app: Any,
-    welcome: list[str],
-    secure: ssl.SSLContext | None,
+    tls: ssl.SSLContext | None,
     proxy: str,
     connections: int,
 ) -> uvicorn.Server:
-    """The server of an application: it says ``welcome`` when it is ready, and stops in order.
+    """The server of an application, which stops in order.
 
-    ``force_exit`` tells afterwards that it was not let stop in order.
+    ``force_exit`` says afterwards that it was stopped at once instead.
 
     Args:
         app: made by ``create_app``.
-        welcome: lines for people.
-        secure: a certificate and its key; None speaks http.
+        welcome: lines that it prints when it is ready.
+        tls: a certificate and its key; None serves http.
         proxy: addresses whose X-Forwarded headers are believed.
         connections: at once.
     """
     import asyncio
 
     import uvicorn
-
-    from soundsight.server.connections import StreamConnection, http_connection
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -313,8 +306,7 @@ def server_of(
                     say(line)
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-            # uvicorn would send itself the signal again at its end: a server that was told to
-            # stop, and has stopped in order, has done what it was told.
+            # uvicorn would send itself the signal again at its end, and the exit code were no 0.
             self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
             self.should_exit = True
 
@@ -325,10 +317,10 @@ def server_of(
                 # uvicorn would close every stream without a word.
                 leaving = asyncio.create_task(app.state.services.streams.leave())
                 while not (leaving.done() or self.force_exit):
-                    await asyncio.wait([leaving], timeout=_LOOK_S)
+                    await asyncio.wait([leaving], timeout=_POLL_S)
             await super().shutdown(sockets)
             if self.force_exit:
-                # That work is cut off is no fault to tell of: it was asked for.
+                # The person wanted work to be cut off: uvicorn need not report it.
                 logging.getLogger("uvicorn.error").disabled = True
 
     config = uvicorn.Config(
@@ -336,23 +328,24 @@ def server_of(
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=True,
         forwarded_allow_ips=proxy,
-        http=http_connection(connections),
-        ws=StreamConnection,
-        ws_max_size=1 << 20,
+        http="h11",
+        h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
+        limit_concurrency=connections,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=20,
+        ws="websockets-sansio",
+        ws_max_size=_MAX_FRAME_BYTES,
         ws_ping_interval=20.0,
         ws_ping_timeout=20.0,
         ws_per_message_deflate=False,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=20,
-        ssl_context_factory=None if secure is None else lambda _config, _default: secure,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
     )
     return Server(config)
 
 
-def _allow_files(count: int) -> None:
-    """Let this process open so many files at once, as far as it may."""
+def _allow_open_files(count: int) -> None:
+    """Raise the limit of open files to so many, as far as this process may."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,9 +1,7 @@
-"""The stream's protocol, version 1: every message of both sides. ``docs/protocol.md`` tells it.
+"""The stream's protocol, version 1: every message of both sides (``docs/protocol.md``).
 
 Text frames are JSON objects with a ``type``; binary frames begin with a fixed little-endian head.
-``static/protocol.json``, which the page reads, is made from this file::
-
-    python -m soundsight.core.protocol > src/soundsight/server/static/protocol.json
+The server serves ``description()`` as ``/static/protocol.json``, which the page reads.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import json
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +47,7 @@ _WINDOW_KIND = 2
 
 
 class ProtocolError(Exception):
-    """The other side has sent something that the protocol does not know.
+    """The other side has sent what the protocol does not allow.
 
     Attributes:
         code: the WebSocket close code that answers it.
@@ -61,43 +59,32 @@ class ProtocolError(Exception):
 
 
 class Close(IntEnum):
-    """Why a stream is closed."""
+    """Why a stream is closed: the WebSocket's close code, and what it means."""
 
-    DONE = 1000
-    GOING_AWAY = 1001
-    WRONG_KIND = 1003
-    MALFORMED = 1007
-    REFUSED = 1008
-    TOO_BIG = 1009
-    FAULT = 1011
-    TRY_LATER = 1013
-    UNAUTHORISED = 4401
-    VERSION = 4406
-    TOO_SLOW = 4408
+    meaning: str
 
-    @property
-    def meaning(self) -> str:
-        """The code in words."""
-        return _MEANINGS[self]
+    def __new__(cls, code: int, meaning: str) -> Self:
+        """A code with its meaning in words."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
 
-
-_MEANINGS = {
-    Close.DONE: "the sound has ended, everything is answered",
-    Close.GOING_AWAY: "the server stops; connect again",
-    Close.WRONG_KIND: "a text frame where a binary one is due, or the reverse",
-    Close.MALFORMED: "a message that cannot be read",
-    Close.REFUSED: "a limit is exceeded, such as the rate",
-    Close.TOO_BIG: "a frame is too long",
-    Close.FAULT: "a fault of the server",
-    Close.TRY_LATER: "the server is full; try again later",
-    Close.UNAUTHORISED: "the token is missing or wrong",
-    Close.VERSION: "a version of the protocol that the server does not speak",
-    Close.TOO_SLOW: "no hello, or no sound, for too long",
-}
+    DONE = 1000, "the sound has ended, everything is answered"
+    GOING_AWAY = 1001, "the server stops; connect again"
+    WRONG_KIND = 1003, "a text frame where a binary one is due, or the reverse"
+    MALFORMED = 1007, "a message that cannot be read"
+    REFUSED = 1008, "a limit is exceeded, such as the rate"
+    TOO_BIG = 1009, "a frame is too long"
+    FAULT = 1011, "a fault of the server"
+    TRY_LATER = 1013, "the server is full; try again later"
+    UNAUTHORISED = 4401, "the token is missing or wrong"
+    VERSION = 4406, "a version of the protocol that the server does not speak"
+    TOO_SLOW = 4408, "no hello, or no sound, for too long"
 
 
 class SampleFormat(StrEnum):
-    """How samples are written."""
+    """The type of samples."""
 
     S16LE = "s16le"
     F32LE = "f32le"
@@ -133,7 +120,7 @@ class Hello(_Message):
 
 
 class Settings(_Message):
-    """The client changes what it may change while it streams."""
+    """The client changes its settings while it streams."""
 
     type: Literal["settings"] = "settings"
     draws: Draws | None = None
@@ -147,7 +134,7 @@ class End(_Message):
 
 
 class ModelFacts(_Message):
-    """What a client may know of the model."""
+    """Facts about the model."""
 
     name: str
     version: str
@@ -179,7 +166,7 @@ class Ready(_Message):
 
 
 class Notice(_Message):
-    """The server says something that changes nothing in the stream."""
+    """Information from the server; the stream goes on."""
 
     type: Literal["notice"] = "notice"
     code: Literal["load", "gap", "going_away"]
@@ -280,7 +267,7 @@ def _validated(adapter: TypeAdapter[_T], values: dict[str, Any]) -> _T:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or "the message"
         said = f"{where}: {first['msg']}"[:_LONGEST_COMPLAINT]
-        # Names of fields are the sender's: what is told stays one line.
+        # The names of fields are the sender's: the message must stay one line.
         line = "".join(c if c.isprintable() else "?" for c in said)
         raise ProtocolError(line, Close.MALFORMED) from None
 
@@ -388,9 +375,6 @@ def read_window(data: bytes) -> tuple[WindowFacts, list[bytes]]:
     return facts, pictures
 
 
-# --- what the page reads ---------------------------------------------------------------------
-
-
 def description() -> dict[str, Any]:
     """Everything that a client written in another language needs, as JSON."""
     return {
@@ -408,7 +392,3 @@ def description() -> dict[str, Any]:
         "server": _SERVER.json_schema(),
         "window_facts": WindowFacts.model_json_schema(),
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps(description(), indent=1))

@@ -1,8 +1,7 @@
-"""The application: routes, what every answer carries, start and stop.
+"""The application: routes, header fields, who is let in, start and stop.
 
-Import law of this folder: ``answers, limits, metrics, protocol, tls <- connections, engine,
-decoding, uploads <- streams, jobs <- rest, storyboards <- app``; the command ``cli/serve.py``
-runs it.
+Import law of this folder: ``errors, limits, metrics, tls <- engine, decoding, uploads <- stream,
+jobs <- rest <- storyboard <- app``; the command ``cli/serve.py`` runs it.
 """
 
 from __future__ import annotations
@@ -18,29 +17,31 @@ from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import MutableHeaders, State
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from soundsight import __version__
 from soundsight.core import protocol
-from soundsight.core.errors import ConfigError, SoundsightError
+from soundsight.core.errors import ConfigError
 from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
 from soundsight.runtime.translator import Translator
-from soundsight.server import rest
-from soundsight.server import storyboard as storyboards
+from soundsight.server import rest, storyboard
 from soundsight.server.decoding import Decoder
 from soundsight.server.engine import Engine
-from soundsight.server.errors import HEADERS, STOPS, RefusedError, told
+from soundsight.server.errors import (
+    HEADERS,
+    SERVER_FAULT,
+    STOPPING,
+    ApiError,
+    add_error_handlers,
+)
 from soundsight.server.jobs import Jobs
 from soundsight.server.limits import Access, Limits
 from soundsight.server.metrics import Metrics
-from soundsight.server.rest import Services
 from soundsight.server.stream import Streams
 
 _LOG = logging.getLogger("soundsight.server")
@@ -48,7 +49,7 @@ _LOG = logging.getLogger("soundsight.server")
 STATIC = Path(__file__).parent / "static"
 
 _OPEN = frozenset(("/", "/file", "/healthz", "/readyz", "/favicon.ico"))
-"""Paths that need no token: the page itself, which has to ask for one, and the probes."""
+"""Paths that need no token: the pages themselves, which have to ask for one, and the probes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,11 +59,11 @@ class ServerConfig:
     Attributes:
         model: a model folder, or a translator of one thread that has been loaded from one; None
             takes the bundled folder.
-        access: who may talk to it.
-        limits: how much is taken.
-        workers: threads that imagine; at most the CPUs of the process is sensible.
-        root_path: the path that it lies under at its proxy, such as ``/sound``; the proxy may take
-            it off or leave it there.
+        access: who may use it.
+        limits: how much it takes.
+        workers: threads that imagine; more than the process has CPUs are of no use.
+        root_path: the path under which it lies at its proxy, such as ``/sound``; the proxy may
+            strip it or leave it.
     """
 
     model: Path | Translator | None = None
@@ -76,25 +77,23 @@ def create_app(config: ServerConfig) -> FastAPI:
     """Make the application. The model is loaded and warmed up when it starts.
 
     Raises:
-        ConfigError: when the root path begins like one of the application's own paths: of a request
-            for that one nobody could say whether the proxy has taken the root path off.
+        ConfigError: when the root path begins like one of the application's own paths: for such a
+            request it could not be said whether the proxy has stripped the root path.
         ModelError: at its start, when the model folder is unusable.
     """
     metrics = Metrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        translator = (
-            config.model
-            if isinstance(config.model, Translator)
-            else await asyncio.to_thread(Translator.load, config.model, 1)
-        )
+        translator = config.model
+        if not isinstance(translator, Translator):
+            translator = await asyncio.to_thread(Translator.load, translator, 1)
         decoder = Decoder(config.limits)
         await asyncio.to_thread(decoder.warm_up)
         await asyncio.to_thread(_warm_up, translator)
         engine = Engine(translator, config.workers, metrics)
         streams = Streams(engine, config.access, config.limits, metrics)
-        app.state.services = Services(
+        app.state.services = rest.Services(
             translator=translator,
             decoder=decoder,
             jobs=Jobs(config.limits, metrics),
@@ -106,16 +105,15 @@ def create_app(config: ServerConfig) -> FastAPI:
             yield
         finally:
             await streams.leave()
-            # Uploads that are still worked on end with their decoders.
-            decoder.close()
+            decoder.close()  # uploads that are still worked on end with their decoders
             await asyncio.to_thread(engine.stop)
 
-    app = _Described(
+    app = _App(
         with_token=config.access.token is not None,
         title="soundsight",
         version=__version__,
         summary="Turns sound into sight: hears a second of sound and imagines the scene.",
-        # Their pages fetch scripts from elsewhere.
+        # Swagger's and Redoc's pages fetch scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
@@ -123,21 +121,16 @@ def create_app(config: ServerConfig) -> FastAPI:
     )
     app.state.services = None
     app.include_router(rest.router)
-    app.include_router(storyboards.router)
-    _pages(app)
-    _faults(app)
-
-    @app.websocket(protocol.PATH)
-    async def stream(socket: WebSocket) -> None:
-        found: Services = socket.app.state.services
-        await found.streams.handle(socket)
-
+    app.include_router(storyboard.router)
+    _add_pages(app)
+    add_error_handlers(app)
     first = config.root_path.split("/")[1:2]
     # FastAPI's newer versions do not list the routes of a router among those of its application.
-    routes = [*app.routes, *rest.router.routes, *storyboards.router.routes]
+    routes = [*app.routes, *rest.router.routes, *storyboard.router.routes]
     if first and any(getattr(route, "path", "").split("/")[1:2] == first for route in routes):
         raise ConfigError(f"--root-path: /{first[0]} is the server's own, choose another path")
-    app.add_middleware(_Gate, access=config.access, metrics=metrics, app_state=app.state)
+    # The middleware that is added last comes first.
+    app.add_middleware(_Gate, access=config.access, metrics=metrics, state=app.state)
     if config.access.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -146,144 +139,138 @@ def create_app(config: ServerConfig) -> FastAPI:
             allow_headers=["authorization", "content-type"],
             expose_headers=["content-disposition", "retry-after"],
         )
-    app.add_middleware(_Carrier)
+    app.add_middleware(_HeaderFields)
     return app
 
 
-class _Described(FastAPI):
-    """An application that says which paths want a token, and that may lie under a path."""
+class _App(FastAPI):
+    """An application that may lie under a path, and whose description says what needs a token."""
 
     def __init__(self, *, with_token: bool, lies_under: str, **settings: Any) -> None:
         super().__init__(**settings)
         self._with_token = with_token
-        self._under = lies_under
+        self._root = lies_under
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request. A proxy may have taken the root path off, or left it there."""
-        if self._under and scope["type"] != "lifespan":
+        """Serve a request; its path gets the root path that a proxy has stripped."""
+        if self._root and scope["type"] != "lifespan":
             path: str = scope["path"]
-            if not f"{path}/".startswith(f"{self._under}/"):
-                path = self._under + path
-            scope = {**scope, "root_path": self._under, "path": path}
+            if not f"{path}/".startswith(f"{self._root}/"):
+                path = self._root + path
+            scope = {**scope, "root_path": self._root, "path": path}
         await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """Describe the API."""
-        told = super().openapi()
+        """The description of the API."""
+        schema = super().openapi()
         if self._with_token:
-            told["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-            for path, methods in told["paths"].items():
+            token = {"token": {"type": "http", "scheme": "bearer"}}
+            schema["components"]["securitySchemes"] = token
+            for path, methods in schema["paths"].items():
                 for operation in methods.values():
                     operation["security"] = [] if path in _OPEN else [{"token": []}]
-        return told
+        return schema
 
 
-class _Carrier:
-    """What every answer carries, whoever gives it. Plain ASGI: a stream of lines passes through."""
+class _HeaderFields:
+    """Adds the header fields of every response, also of refusals."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # a WebSocket answers with frames
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path = _route_of(scope)
+        path = _path(scope)
+        is_api = path.startswith("/v1/") or path in ("/metrics", "/healthz", "/readyz")
 
-        async def carry(message: Message) -> None:
+        async def send_with_fields(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers[name] = value
-                headers.setdefault("cache-control", "no-store" if _is_api(path) else "no-cache")
+                headers.update(HEADERS)
+                headers.setdefault("cache-control", "no-store" if is_api else "no-cache")
             await send(message)
 
-        await self._app(scope, receive, carry)
+        await self._app(scope, receive, send_with_fields)
 
 
 class _Gate:
-    """Who comes in. Plain ASGI."""
+    """Refuses requests of strangers, counts all, and answers those that fail."""
 
-    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, app_state: State) -> None:
+    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, state: State) -> None:
         self._app = app
         self._access = access
         self._metrics = metrics
-        self._state = app_state
+        self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # a WebSocket has its own gate
+        if scope["type"] != "http":  # a stream checks by itself
             await self._app(scope, receive, send)
             return
         if scope["method"] == "HEAD":
             # Answered as GET is; the connection leaves the body out.
             scope = {**scope, "method": "GET"}
         began = time.perf_counter()
-        request = Request(scope)
         status = 0
 
-        async def counted(message: Message) -> None:
+        async def send_counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
+        error: ApiError | None = None
         try:
-            refusal = self._refusal(request)
-            if refusal is not None:
-                self._metrics.refusals.labels(refusal.code).inc()
-                answer = told(refusal.status, refusal.code, str(refusal))
-                await answer(scope, receive, counted)
+            error = self._refusal(Request(scope))
+            if error is None:
+                await self._app(scope, receive, send_counted)
             else:
-                await self._app(scope, receive, counted)
+                self._metrics.refusals.labels(error.code).inc()
         except asyncio.CancelledError:
-            # Only a server whose patience has ended cancels requests; it would log a traceback.
-            if not status:
-                await told(503, "not_ready", STOPS)(scope, receive, counted)
+            # Only a server that can wait no longer cancels requests; uvicorn would log a traceback.
+            error = ApiError(503, "not_ready", STOPPING)
         except Exception:
             _LOG.exception("a request has failed")
-            if not status:
-                await told(500, "fault", "a fault of the server")(scope, receive, counted)
-        finally:
-            known = getattr(scope.get("route"), "path", "other")
-            took_s = time.perf_counter() - began
-            self._metrics.requests.labels(known, str(status)).observe(took_s)
+            error = ApiError(500, "fault", SERVER_FAULT)
+        if error is not None and not status:
+            await error.response()(scope, receive, send_counted)
+        route = getattr(scope.get("route"), "path", "other")
+        took_s = time.perf_counter() - began
+        self._metrics.requests.labels(route, str(status)).observe(took_s)
 
-    def _refusal(self, request: Request) -> RefusedError | None:
+    def _refusal(self, request: Request) -> ApiError | None:
         host, access = request.headers.get("host", ""), self._access
-        if not access.host(host):
-            return RefusedError(
+        if not access.allows_host(host):
+            return ApiError(
                 403, "host", "the server is not known by this name: start it with --origin"
             )
-        if not access.origin(request.headers.get("origin"), host, request.url.scheme):
-            return RefusedError(403, "origin", "pages of this origin may not use the server")
-        path = _route_of(request.scope)
+        if not access.allows_origin(request.headers.get("origin"), host, request.url.scheme):
+            return ApiError(403, "origin", "pages of this origin may not use the server")
+        path = _path(request.scope)
         if path in _OPEN or path.startswith("/static/"):
             return None
-        if not access.bearer(request.headers):
-            return RefusedError(401, "token", "the token is missing or wrong")
+        if not access.knows_bearer(request.headers):
+            return ApiError(401, "token", "the token is missing or wrong")
         if self._state.services is None:
-            return RefusedError(503, "not_ready", "the server starts: try again")
+            return ApiError(503, "not_ready", "the server starts: try again")
         return None
 
 
-def _route_of(scope: Scope) -> str:
-    """The path of a request without the path that the server lies under."""
+def _path(scope: Scope) -> str:
+    """The path of a request without the path under which the server lies."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "")) or "/"
 
 
-def _is_api(path: str) -> bool:
-    return path.startswith("/v1/") or path in ("/metrics", "/healthz", "/readyz")
-
-
 def _warm_up(translator: Translator) -> None:
-    """Run every network once: the first picture is not to pay for the start."""
+    """Run every network once: the first picture must not wait for it."""
     mel = np.full((1, N_MELS, FRAMES_PER_SEGMENT), 128, np.uint8)
     translator.ood_scores(mel)
     translator.imagine(mel)
 
 
-def _pages(app: FastAPI) -> None:
+def _add_pages(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     async def live() -> FileResponse:
         return FileResponse(STATIC / "index.html")
@@ -292,26 +279,14 @@ def _pages(app: FastAPI) -> None:
     async def file() -> FileResponse:
         return FileResponse(STATIC / "file.html")
 
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    @app.get("/static/protocol.json", include_in_schema=False)
+    async def protocol_json() -> JSONResponse:
+        return JSONResponse(protocol.description())
 
+    @app.websocket(protocol.PATH)
+    async def stream(socket: WebSocket) -> None:
+        await socket.app.state.services.streams.handle(socket)
 
-def _faults(app: FastAPI) -> None:
-    @app.exception_handler(RefusedError)
-    async def refused(_request: Request, error: RefusedError) -> Response:
-        return told(error.status, error.code, str(error))
-
-    @app.exception_handler(SoundsightError)
-    async def mendable(_request: Request, error: SoundsightError) -> Response:
-        return told(400, "sound", str(error))
-
-    @app.exception_handler(RequestValidationError)
-    async def parameter(_request: Request, error: RequestValidationError) -> Response:
-        first: dict[str, Any] = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
-        return told(422, "parameter", f"{where}: {first['msg']}")
-
-    @app.exception_handler(HTTPException)
-    async def other(_request: Request, error: HTTPException) -> Response:
-        answer = told(error.status_code, "http", str(error.detail))
-        answer.headers.update(error.headers or {})
-        return answer
+    # The storyboard's script and style belong to the saved page, too.
+    files = StaticFiles(directory=STATIC, packages=[("soundsight", "assets/board")])
+    app.mount("/static", files, name="static")

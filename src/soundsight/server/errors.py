@@ -1,14 +1,21 @@
-"""What every answer carries, and how a fault is told: one form for programs and for people."""
+"""Errors of the REST API in one form, and the header fields of every response."""
 
 from __future__ import annotations
 
-from starlette.responses import JSONResponse
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from soundsight.core.errors import SoundsightError
 
 RETRY_S = 10
-"""What a refused client is told to wait."""
+"""What ``Retry-After`` says to a client that is refused for the moment."""
 
-STOPS = "the server stops: send it again"
-"""What a client is told whose request is not finished any more."""
+STOPPING = "the server stops: send it again"
+SERVER_FAULT = "a fault of the server"
 
 CSP = "; ".join(
     (
@@ -27,15 +34,16 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "microphone=(self), display-capture=(self), camera=(), geolocation=()",
 }
-"""Header fields of every answer, whatever its status."""
+"""Header fields of every response of the application, whatever its status."""
 
 
-class RefusedError(Exception):
-    """A request that is not done.
+class ApiError(Exception):
+    """A request that cannot be served.
 
-    Attributes:
+    Args:
         status: the HTTP status.
         code: a word for programs.
+        message: one line for people.
     """
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -43,20 +51,36 @@ class RefusedError(Exception):
         self.status = status
         self.code = code
 
+    def response(self) -> JSONResponse:
+        """The HTTP response that says so."""
+        headers = {}
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        if self.status == 503:
+            headers["retry-after"] = str(RETRY_S)
+        body = {"error": {"code": self.code, "message": str(self)}}
+        return JSONResponse(body, status_code=self.status, headers=headers)
 
-def told(status: int, code: str, message: str) -> JSONResponse:
-    """The answer to a request that is not done.
 
-    Args:
-        status: of HTTP.
-        code: a word for programs.
-        message: one line for people.
-    """
-    headers = {}
-    if status == 401:
-        headers["www-authenticate"] = "Bearer"
-    if status == 503:
-        headers["retry-after"] = str(RETRY_S)
-    return JSONResponse(
-        {"error": {"code": code, "message": message}}, status_code=status, headers=headers
-    )
+def add_error_handlers(app: FastAPI) -> None:
+    """Let the application answer its errors, and those of FastAPI, in the one form."""
+
+    @app.exception_handler(ApiError)
+    async def api(_request: Request, error: ApiError) -> Response:
+        return error.response()
+
+    @app.exception_handler(SoundsightError)
+    async def sound(_request: Request, error: SoundsightError) -> Response:
+        return ApiError(400, "sound", str(error)).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def parameter(_request: Request, error: RequestValidationError) -> Response:
+        first: dict[str, Any] = error.errors()[0]
+        where = [str(part) for part in first["loc"][1:]]
+        return ApiError(422, "parameter", ": ".join([*where, first["msg"]])).response()
+
+    @app.exception_handler(HTTPException)
+    async def http(_request: Request, error: HTTPException) -> Response:
+        response = ApiError(error.status_code, "http", str(error.detail)).response()
+        response.headers.update(error.headers or {})
+        return response

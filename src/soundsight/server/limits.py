@@ -1,4 +1,4 @@
-"""What a server accepts, and from whom: sizes, rates, tokens, origins, hosts, addresses."""
+"""How much a server takes, and from whom: sizes, rates, tokens, origins, hosts, addresses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from soundsight.core.errors import ConfigError
 
@@ -24,21 +24,21 @@ class Limits:
     Attributes:
         max_streams: streams at once.
         max_streams_per_address: streams at once of one address.
-        max_speed: a stream may send this many seconds of sound a second ...
-        burst_s: ... and so many seconds at once, as often as it has sent slower for as long.
-        frames_per_s: frames a second, and as many at once.
+        max_speed: seconds of sound a second that a stream may send.
+        burst_s: seconds of sound that it may send at once.
+        frames_per_s: messages that a stream may send a second, and at once.
         hello_s: seconds in which a stream must say hello.
         silent_s: seconds without sound after which a stream is closed.
         max_connections: connections at once, of all kinds.
         max_upload_bytes: longest body.
-        memory_bytes: a body up to this long is kept in memory, a longer one in a private file.
+        memory_bytes: a body up to this long is kept in memory, a longer one in an unnamed file.
         max_jobs: uploads that are worked on at once.
         max_waiting: further uploads that may wait for their turn.
         max_duration_s: longest sound of an upload.
         max_pictures: most pictures of one answer.
         body_idle_s: seconds without a byte after which an upload is given up.
         body_s: seconds in which a body must have come.
-        body_bytes_per_s: pace that a body must keep, after its first ``body_idle_s``.
+        body_bytes_per_s: mean rate that a body must keep after its first ``body_idle_s``.
         decode_idle_s: seconds that a decoder may take for one block.
         decode_memory_bytes: memory that a decoder may take on top of its libraries.
     """
@@ -65,23 +65,23 @@ class Limits:
 
 
 class Bucket:
-    """So much a second, and so much at once.
+    """A token bucket: so much a second, and so much at once.
 
     Args:
         per_s: what flows in.
-        most: what it holds; it is full at first.
+        capacity: what it holds; it is full at first.
     """
 
-    def __init__(self, per_s: float, most: float) -> None:
+    def __init__(self, per_s: float, capacity: float) -> None:
         self._per_s = per_s
-        self._most = most
-        self._left = most
+        self._capacity = capacity
+        self._left = capacity
         self._at = time.monotonic()
 
     def take(self, amount: float) -> bool:
-        """Take an amount; false where it is not there."""
+        """Take an amount; false where there is less."""
         now = time.monotonic()
-        self._left = min(self._most, self._left + (now - self._at) * self._per_s)
+        self._left = min(self._capacity, self._left + (now - self._at) * self._per_s)
         self._at = now
         if amount > self._left:
             return False
@@ -90,16 +90,15 @@ class Bucket:
 
 
 class Access:
-    """Who may talk to the server.
+    """Who may use the server.
 
     Args:
-        token: what a client must show; None lets everybody in who reaches the port.
+        token: what a client must show; None lets in everybody who reaches the port.
         origins: pages of other origins that may use the server, such as ``https://a.example``.
-        hosts: names under which the server may be addressed, beside literal addresses, localhost
-            and this machine's own name.
+        hosts: names of the server, beside literal addresses, localhost and this machine's name.
 
     Raises:
-        ConfigError: when an origin is none, or the token is empty or no plain text.
+        ConfigError: when an origin is none, or the token is empty, too long or no plain text.
     """
 
     def __init__(
@@ -108,35 +107,35 @@ class Access:
         origins: list[str] | None = None,
         hosts: tuple[str, ...] = (),
     ) -> None:
-        if token is not None and (not token.isascii() or not token.isprintable() or not token):
+        if token is not None and not (token and token.isascii() and token.isprintable()):
             raise ConfigError("the token must be plain printable ASCII text, at least one letter")
         if token is not None and len(token) > MAX_TOKEN:
             raise ConfigError(f"the token has {len(token)} letters: at most {MAX_TOKEN} are taken")
         self.token = token
-        self.origins = frozenset(_origin(text) for text in origins or [])
+        self.origins = frozenset(map(_checked_origin, origins or []))
         own = socket.gethostname().lower()
-        named = {urlsplit(origin).hostname or "" for origin in self.origins}
-        self._hosts = {"localhost", own, f"{own}.local", *hosts, *named}
+        of_origins = {urlsplit(origin).hostname or "" for origin in self.origins}
+        self._hosts = {"localhost", own, f"{own}.local", *hosts, *of_origins}
 
-    def knows(self, shown: str | None) -> bool:
-        """Compare a token in constant time."""
+    def knows(self, token: str | None) -> bool:
+        """Whether a token is right; compared in constant time."""
         if self.token is None:
             return True
-        return hmac.compare_digest((shown or "").encode("utf-8", "replace"), self.token.encode())
+        return hmac.compare_digest((token or "").encode("utf-8", "replace"), self.token.encode())
 
-    def bearer(self, headers: Mapping[str, str]) -> bool:
-        """Check the ``Authorization`` header of a request."""
-        scheme, _, shown = headers.get("authorization", "").partition(" ")
-        return self.token is None or (scheme.lower() == "bearer" and self.knows(shown.strip()))
+    def knows_bearer(self, headers: Mapping[str, str]) -> bool:
+        """Whether the ``Authorization`` header of a request shows the token."""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        return self.token is None or (scheme.lower() == "bearer" and self.knows(token.strip()))
 
-    def host(self, host: str) -> bool:
-        """Tell whether a ``Host`` header may be answered.
+    def allows_host(self, host: str) -> bool:
+        """Whether the server goes by the name in a ``Host`` header.
 
         A page of another site can point its own name at this machine (DNS rebinding) and would
-        then pass for a page of ours: names that are not ours are refused. A literal address cannot
-        be pointed elsewhere.
+        then pass for a page of this server. A literal address cannot be pointed elsewhere.
         """
-        name = (urlsplit(f"//{host}").hostname or "").lower() if _readable(host) else ""
+        parts = _split(f"//{host}")
+        name = (parts.hostname or "").lower() if parts else ""
         if name in self._hosts:
             return True
         try:
@@ -145,43 +144,42 @@ class Access:
             return False
         return True
 
-    def origin(self, origin: str | None, host: str, scheme: str) -> bool:
-        """Tell whether a page may open a stream or send a request.
+    def allows_origin(self, origin: str | None, host: str, scheme: str) -> bool:
+        """Whether a page may send a request or open a stream.
 
-        Programs that are no browser send no origin. ``null``, of a sandboxed page or a file, is
-        refused.
+        Programs other than browsers send no origin. ``null``, the origin of a sandboxed page or a
+        file, is refused.
         """
         if origin is None:
             return True
-        if not _readable(origin):
+        parts = _split(origin)
+        if parts is None:
             return False
-        parts = urlsplit(origin)
-        secure = {"ws": "http", "wss": "https"}.get(scheme, scheme)
-        # Behind a proxy that ends TLS the page's scheme is another than ours.
-        if parts.scheme in (secure, "https") and parts.netloc.lower() == host.lower():
+        own_scheme = {"ws": "http", "wss": "https"}.get(scheme, scheme)
+        # Behind a proxy that ends TLS the page says https and the server sees http.
+        if parts.scheme in (own_scheme, "https") and parts.netloc.lower() == host.lower():
             return True
         return origin.lower().rstrip("/") in self.origins
 
 
-def _readable(text: str) -> bool:
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL with a host; None where it is none."""
     try:
-        return bool(urlsplit(text if "//" in text else f"//{text}").netloc)
+        parts = urlsplit(url)
+        return parts if parts.netloc else None
     except ValueError:
-        return False
+        return None
 
 
-def _origin(text: str) -> str:
-    clean = text.strip().lower().rstrip("/")
-    parts = urlsplit(clean) if _readable(clean) else None
-    if (
-        parts is None
-        or parts.scheme not in ("http", "https")
-        or f"{parts.scheme}://{parts.netloc}" != clean
-    ):
+def _checked_origin(text: str) -> str:
+    origin = text.strip().lower().rstrip("/")
+    parts = _split(origin)
+    known = parts is not None and parts.scheme in ("http", "https")
+    if parts is None or not known or f"{parts.scheme}://{parts.netloc}" != origin:
         raise ConfigError(
             f"{text!r} is no origin: write it as a browser does, such as https://example.org:8443"
         )
-    return clean
+    return origin
 
 
 class Seats:
@@ -203,19 +201,15 @@ class Seats:
         Yields:
             empty, or in one line why there is none.
         """
+        per_address = self._limits.max_streams_per_address
         if self.taken >= self._limits.max_streams:
             yield f"the server is full ({self._limits.max_streams} streams): try again later"
-            return
-        if self._taken[address] >= self._limits.max_streams_per_address:
-            yield (
-                f"{self._limits.max_streams_per_address} streams are open from this address: "
-                "close one"
-            )
-            return
-        self._taken[address] += 1
-        try:
-            yield ""
-        finally:
-            self._taken[address] -= 1
-            if not self._taken[address]:
-                del self._taken[address]
+        elif self._taken[address] >= per_address:
+            yield f"{per_address} streams are open from this address: close one"
+        else:
+            self._taken[address] += 1
+            try:
+                yield ""
+            finally:
+                self._taken[address] -= 1
+                self._taken += Counter()  # forgets addresses without a stream

@@ -9,22 +9,21 @@ import io
 import math
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.dependencies.utils import request_params_to_args
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
-from starlette.datastructures import QueryParams
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from soundsight import __version__
 from soundsight.core.state import State
 from soundsight.runtime.translator import Translator
 from soundsight.server.decoding import Decoded, Decoder
-from soundsight.server.errors import RefusedError
+from soundsight.server.errors import ApiError
 from soundsight.server.jobs import Jobs
 from soundsight.server.limits import Limits
 from soundsight.server.metrics import Metrics
@@ -35,10 +34,10 @@ from soundsight.views.translation import Translation
 
 MAX_DRAWS = 64
 
-_LOOK_S = 0.25
-"""Seconds between two looks at whether the client is still there."""
+_POLL_S = 0.25
+"""Seconds between two checks whether the client is still there."""
 
-_LONGEST_SHOWN = 80
+_MAX_SHOWN = 80
 
 _T = TypeVar("_T")
 
@@ -51,7 +50,7 @@ class Services:
         translator: of one thread; many handlers use it at once.
         decoder: opens uploads.
         jobs: seats for uploads.
-        streams: the WebSocket's side.
+        streams: all WebSockets.
         limits: of this process.
         metrics: of this process.
     """
@@ -64,95 +63,89 @@ class Services:
     metrics: Metrics
 
 
-def services(request: Request) -> Services:
-    """The services of the application that a request has come to."""
-    found: Services = request.app.state.services
-    return found
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
 
 
-Here = Annotated[Services, Depends(services)]
+ServicesOf = Annotated[Services, Depends(_services)]
 
 
-def known_parameters(request: Request) -> None:
-    """Check that a request asks for nothing that is not there.
-
-    Raises:
-        RefusedError: 422, for the name of a parameter that is misspelled.
-    """
-    _check_known(request, request.query_params)
+# --- parameters ------------------------------------------------------------------------------
 
 
-def _check_known(request: Request, names: Iterable[str]) -> None:
-    known = {field.alias for field in request.scope["route"].dependant.query_params}
-    for name in names:
-        if name not in known:
-            shown = "".join(c for c in name[:_LONGEST_SHOWN] if c.isprintable())
-            raise RefusedError(
-                422,
-                "parameter",
-                f"{shown or '?'}: no such parameter, there are {', '.join(sorted(known))}",
-            )
+class Options(BaseModel):
+    """Parameters that every upload takes, in the query or in its form."""
 
+    seed: Annotated[
+        int, Field(ge=0, le=2**53 - 1, description="Another seed imagines another picture.")
+    ] = 0
+    track: Annotated[
+        int | None,
+        Field(
+            ge=1, le=100, description="Which sound track, from 1; the first that sounds without."
+        ),
+    ] = None
+    strict: Annotated[
+        bool, Field(description="Refuse what is damaged, instead of using what can be read.")
+    ] = False
 
-Track = Annotated[
-    int | None,
-    Query(ge=1, le=100, description="Which sound track, from 1; or else the first that sounds."),
-]
-Strict = Annotated[
-    bool, Query(description="Refuse what is damaged, instead of using what can be read.")
-]
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name in values:
+            if name not in cls.model_fields:
+                shown = "".join(c for c in name[:_MAX_SHOWN] if c.isprintable()) or "?"
+                names = ", ".join(sorted(cls.model_fields))
+                # A message is a template: braces in it would be taken for fields.
+                raise PydanticCustomError(
+                    "unknown", "{name}: no such parameter, there are {names}",
+                    {"name": shown, "names": names},
+                )  # fmt: skip
+        return values
 
+    def with_form(self, request: Request, upload: Upload) -> Self:
+        """These options and those in the form beside the file.
 
-def asked_in_form(request: Request, upload: Upload) -> dict[str, Any]:
-    """Read the options that stand in the form beside the file: the same as those of the query.
-
-    Returns:
-        The values of those that are there, by name.
-
-    Raises:
-        RefusedError: 422, for one that is not known, or that the query has, too.
-        RequestValidationError: for one that is out of range.
-    """
-    _check_known(request, upload.fields)
-    for name in upload.fields:
-        if name in request.query_params:
-            raise RefusedError(
-                422, "parameter", f"{name}: it stands in the query and in the form: say it once"
-            )
-    given = request.scope["route"].dependant.query_params
-    fields = [field for field in given if field.alias in upload.fields]
-    values, errors = request_params_to_args(fields, QueryParams(upload.fields))
-    if errors:
-        raise RequestValidationError(errors)
-    return values
-
-
-Seed = Annotated[
-    int, Query(ge=0, le=2**53 - 1, description="Another seed imagines another picture.")
-]
+        Raises:
+            ApiError: 422, for one that stands in the query, too.
+            RequestValidationError: for one that is unknown or out of range.
+        """
+        for name in upload.fields:
+            if name in request.query_params:
+                raise ApiError(
+                    422, "parameter", f"{name}: it stands in the query and in the form: say it once"
+                )
+        try:
+            return type(self).model_validate({**request.query_params, **upload.fields})
+        except ValidationError as error:
+            faults = error.errors(include_url=False)
+            raise RequestValidationError(
+                [{**fault, "loc": ("form", *fault["loc"])} for fault in faults]
+            ) from None
 
 
 class Format(StrEnum):
-    """What the answer is."""
+    """What the response is."""
 
     JSON = "json"
     PNG = "png"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Wish:
-    """What a request asks for; the parameters of ``translate``."""
+class TranslateOptions(Options):
+    """Parameters of ``/v1/translate``."""
 
-    each_second: bool
-    draws: int
-    seed: int
-    anyway: bool
-    format: Format
-    track: int | None
-    strict: bool
+    each_second: Annotated[
+        bool, Field(description="Every second, instead of the sound as a whole.")
+    ] = False
+    draws: Annotated[
+        int, Field(ge=1, le=MAX_DRAWS, description="Pictures of the sound, or of each second.")
+    ] = 1
+    anyway: Annotated[bool, Field(description="Draw sounds of no known kind, too.")] = False
+    format: Annotated[Format, Field(description="What the response is.")] = Format.JSON
 
 
-_MEDIA_TYPES = {Format.JSON: "application/json", Format.PNG: "image/png"}
+# --- responses -------------------------------------------------------------------------------
 
 
 class Picture(BaseModel):
@@ -180,8 +173,7 @@ class Translated(BaseModel):
     model: str
     seed: int
     warnings: list[str] = Field(
-        description="What is to be told of the file: that it is damaged or cut short, or holds "
-        "several sound tracks."
+        description="Lines about the file: it is damaged or cut short, or has several sound tracks."
     )
     pictures: list[Picture]
 
@@ -194,13 +186,13 @@ class Fault(BaseModel):
 
 
 class FaultAnswer(BaseModel):
-    """The answer to a request that is not done."""
+    """The response to a request that is not served."""
 
     error: Fault
 
 
 class ModelAnswer(BaseModel):
-    """What may be known of the model."""
+    """Facts about the model."""
 
     name: str
     version: str
@@ -209,7 +201,7 @@ class ModelAnswer(BaseModel):
     image_px: int
     segment_s: float
     labels: list[str]
-    alerts: list[str] = Field(description="Those of the labels that are named and never drawn.")
+    alerts: list[str] = Field(description="Those of the labels that are shown and never drawn.")
     thresholds: dict[str, float]
     figures: dict[str, Any]
     trained_on: str
@@ -221,19 +213,26 @@ class Health(BaseModel):
     status: str
 
 
-def faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI entry of answers that are no success."""
-    told = {
-        400: "The body is no sound, is damaged or too long, or the form is wrong.",
-        401: "The token is missing or wrong.",
-        403: "The page's origin, or the name the server is addressed by, is not allowed.",
-        408: "The body comes too slowly.",
-        413: "The body or the answer would be too long.",
-        422: "A parameter is out of range, or unknown.",
-        503: "The server is busy, starts or stops: try again.",
-    }
-    return {s: {"model": FaultAnswer, "description": told[s]} for s in statuses}
+_ERRORS = {
+    400: "The body is no sound, is damaged or too long, or the form is wrong.",
+    401: "The token is missing or wrong.",
+    403: "The page's origin, or the name the server is addressed by, is not allowed.",
+    408: "The body comes too slowly.",
+    413: "The body or the response would be too long.",
+    422: "A parameter is out of range, or unknown.",
+    503: "The server is busy, starts or stops: try again.",
+}
 
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entry of some error responses; without statuses, of all that an upload has."""
+    return {
+        status: {"model": FaultAnswer, "description": _ERRORS[status]}
+        for status in statuses or _ERRORS
+    }
+
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 UPLOAD: dict[str, Any] = {
     "requestBody": {
@@ -241,19 +240,17 @@ UPLOAD: dict[str, Any] = {
         "description": "A sound or video file of any usual format: raw, or in the field "
         f"'{FIELD}' of a form, whose other fields are the parameters of the query, if any.",
         "content": {
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": BINARY,
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
                     "required": [FIELD],
-                    "properties": {FIELD: {"type": "string", "format": "binary"}},
+                    "properties": {FIELD: BINARY["schema"]},
                 }
             },
         },
     }
 }
-
-router = APIRouter()
 
 _EXAMPLE = {
     "model": "everyday 1",
@@ -274,106 +271,99 @@ _EXAMPLE = {
     ],
 }
 
+router = APIRouter()
+
+
+# --- a sound in, pictures out ----------------------------------------------------------------
+
 
 @router.post(
     "/v1/translate",
     response_model=Translated,
     openapi_extra=UPLOAD,
-    dependencies=[Depends(known_parameters)],
     responses={
         200: {
             "description": "The pictures; with format=png one PNG, a contact sheet where there "
             "are several.",
-            "content": {
-                "application/json": {"example": _EXAMPLE},
-                "image/png": {"schema": {"type": "string", "format": "binary"}},
-            },
+            "content": {"application/json": {"example": _EXAMPLE}, "image/png": BINARY},
         },
-        **faults(400, 401, 403, 408, 413, 422, 503),
+        **errors(),
     },
 )
 async def translate(
-    request: Request,
-    here: Here,
-    each_second: Annotated[
-        bool, Query(description="Every second, instead of the sound as a whole.")
-    ] = False,
-    draws: Annotated[
-        int, Query(ge=1, le=MAX_DRAWS, description="Pictures of the sound, or of each second.")
-    ] = 1,
-    seed: Seed = 0,
-    anyway: Annotated[bool, Query(description="Draw sounds of no known kind, too.")] = False,
-    format: Annotated[Format, Query(description="What the answer is.")] = Format.JSON,
-    track: Track = None,
-    strict: Strict = False,
+    request: Request, services: ServicesOf, options: Annotated[TranslateOptions, Query()]
 ) -> Any:
     """Imagine a sound as a whole, or every second of it."""
-    wish = _Wish(
-        each_second=each_second, draws=draws, seed=seed, anyway=anyway,
-        format=format, track=track, strict=strict,
-    )  # fmt: skip
-    with here.jobs.admit():
-        async with receive(request, here.limits) as upload, _while_wanted(request) as unwanted:
-            wish = replace(wish, **asked_in_form(request, upload))
+    with services.jobs.admit():
+        async with receive(request, services.limits) as upload, client_gone(request) as gone:
+            options = options.with_form(request, upload)
 
             def work() -> bytes:
-                # Its turn may come when nobody waits any more.
-                _check_wanted(unwanted)
-                with here.decoder.open(
-                    upload.handle, upload.name, track=wish.track, strict=wish.strict
+                check_client(gone)  # it may have gone before its turn came
+                with services.decoder.open(
+                    upload.handle, upload.name, track=options.track, strict=options.strict
                 ) as sound:
-                    results = _imagined(here, upload, sound, wish, unwanted)
-                if wish.format is Format.PNG:
-                    return _drawn(results, upload.name, here)
-                return _told(results, wish.seed, sound.blocks.warnings, here)
+                    results = _imagine(services, upload, sound, options, gone)
+                if options.format is Format.PNG:
+                    return _sheet(results, upload.name, services)
+                body = Translated(
+                    model=services.translator.info.label,
+                    seed=options.seed,
+                    warnings=sound.warnings,
+                    pictures=[picture for result in results for picture in _pictures(result)],
+                )
+                return body.model_dump_json().encode()
 
-            body = await here.jobs.run(work, unwanted)
-    return Response(body, media_type=_MEDIA_TYPES[wish.format])
+            body = await services.jobs.run(work)
+    kind = "image/png" if options.format is Format.PNG else "application/json"
+    return Response(body, media_type=kind)
 
 
 @contextlib.asynccontextmanager
-async def _while_wanted(request: Request) -> AsyncIterator[threading.Event]:
-    """Watch the client of a request whose body has come: the event is set when it is gone."""
-    unwanted = threading.Event()
+async def client_gone(request: Request) -> AsyncIterator[threading.Event]:
+    """An event that is set when the client has gone, or the ``with`` block ends."""
+    gone = threading.Event()
 
     async def watch() -> None:
         while not await request.is_disconnected():
-            await asyncio.sleep(_LOOK_S)
-        unwanted.set()
+            await asyncio.sleep(_POLL_S)
+        gone.set()
 
     watcher = asyncio.create_task(watch())
     try:
-        yield unwanted
+        yield gone
     finally:
-        unwanted.set()
+        gone.set()
         watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
 
 
-def _check_wanted(unwanted: threading.Event) -> None:
-    if unwanted.is_set():
-        raise RefusedError(499, "gone", "the client has gone")
+def check_client(gone: threading.Event) -> None:
+    """Raise an ``ApiError`` when the client has gone: nobody wants the rest of the work."""
+    if gone.is_set():
+        raise ApiError(499, "gone", "the client has gone")
 
 
-def _imagined(
-    here: Services, upload: Upload, sound: Decoded, wish: _Wish, unwanted: threading.Event
+def _imagine(
+    services: Services,
+    upload: Upload,
+    sound: Decoded,
+    options: TranslateOptions,
+    gone: threading.Event,
 ) -> list[Translation]:
-    options: dict[str, Any] = {
-        "draws": wish.draws, "seed": wish.seed, "anyway": wish.anyway,
-    }  # fmt: skip
-    as_json = wish.format is Format.JSON
-    most = here.limits.max_pictures if as_json else ROWS_PER_PAGE * wish.draws
-
-    def wanted(items: Iterable[_T]) -> Iterator[_T]:
+    def checked(items: Iterable[_T]) -> Iterator[_T]:
         for item in items:
-            _check_wanted(unwanted)
+            check_client(gone)
             yield item
 
-    blocks = wanted(sound.blocks)
-    if not wish.each_second:
-        return [here.translator.translate(blocks, **options)]
-    seconds = most // wish.draws
-    too_many = RefusedError(
+    how: dict[str, Any] = {"draws": options.draws, "seed": options.seed, "anyway": options.anyway}
+    blocks = checked(sound)
+    if not options.each_second:
+        return [services.translator.translate(blocks, **how)]
+    as_json = options.format is Format.JSON
+    most = services.limits.max_pictures if as_json else ROWS_PER_PAGE * options.draws
+    seconds = most // options.draws
+    too_many = ApiError(
         413,
         "too_many",
         f"{upload.name} would give more than {most} pictures: ask for fewer draws, cut the "
@@ -381,21 +371,11 @@ def _imagined(
     )
     if seconds == 0 or (sound.duration_s or 0.0) > seconds + 0.5:
         raise too_many
-    every = wanted(here.translator.iter_translate(blocks, **options))
-    results = list(islice(every, seconds + 1))
-    if len(results) > seconds:
+    results = checked(services.translator.iter_translate(blocks, **how))
+    some = list(islice(results, seconds + 1))
+    if len(some) > seconds:
         raise too_many
-    return results
-
-
-def _told(results: list[Translation], seed: int, warnings: list[str], here: Services) -> bytes:
-    answer = Translated(
-        model=here.translator.info.label,
-        seed=seed,
-        warnings=warnings,
-        pictures=[picture for result in results for picture in _pictures(result)],
-    )
-    return answer.model_dump_json().encode()
+    return some
 
 
 def _pictures(result: Translation) -> Iterator[Picture]:
@@ -406,32 +386,35 @@ def _pictures(result: Translation) -> Iterator[Picture]:
             state=result.state[i],
             name=result.name[i],
             second_guess=result.second_guess[i],
-            confidence=_known(result.confidence[i]),
-            ood_score=_known(result.ood_score[i]),
+            confidence=_rounded(result.confidence[i]),
+            ood_score=_rounded(result.ood_score[i]),
             level_dbfs=round(float(result.rms_dbfs[i]), 1),
             png=base64.b64encode(png_bytes(image, result.texts(i))).decode(),
         )
 
 
-def _drawn(results: list[Translation], name: str, here: Services) -> bytes:
+def _sheet(results: list[Translation], name: str, services: Services) -> bytes:
     """One picture as it is, several as a contact sheet."""
     if len(results) == 1 and len(results[0]) == 1:
         return png_bytes(results[0].images[0], results[0].texts(0))
     rows = [result.row(name) for result in results]
-    page = contact_sheet(rows, subtitle=f"model {here.translator.info.label}")
+    page = contact_sheet(rows, subtitle=f"model {services.translator.info.label}")
     file = io.BytesIO()
     page.save(file, "PNG")
     return file.getvalue()
 
 
-def _known(score: Any) -> float | None:
+def _rounded(score: Any) -> float | None:
     return None if math.isnan(score) else round(float(score), 4)
 
 
-@router.get("/v1/model", responses=faults(401, 403, 503))
-async def model(here: Here) -> ModelAnswer:
+# --- the server itself -----------------------------------------------------------------------
+
+
+@router.get("/v1/model", responses=errors(401, 403, 503))
+async def model(services: ServicesOf) -> ModelAnswer:
     """Say which model answers, and how well it does."""
-    info, head = here.translator.info, here.translator.label_head
+    info, head = services.translator.info, services.translator.label_head
     return ModelAnswer(
         name=info.name,
         version=info.version,
@@ -451,26 +434,27 @@ async def model(here: Here) -> ModelAnswer:
     )
 
 
-@router.get("/healthz", responses=faults(403))
+@router.get("/healthz", responses=errors(403))
 async def healthz() -> Health:
     """Say that the process lives."""
     return Health(status="alive")
 
 
-@router.get("/readyz", responses=faults(403, 503))
+@router.get("/readyz", responses=errors(403, 503))
 async def readyz(request: Request) -> Health:
-    """Say whether new streams and requests are welcome: the model is warm, nothing stops."""
-    found: Services | None = getattr(request.app.state, "services", None)
-    if found is None or found.streams.leaving:
-        raise RefusedError(503, "not_ready", "the server starts or stops")
+    """Say whether the server takes new streams and requests."""
+    services: Services | None = request.app.state.services
+    if services is None or services.streams.leaving:
+        raise ApiError(503, "not_ready", "the server starts or stops")
     return Health(status="ready")
 
 
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}, **faults(401, 403, 503)},
+    responses={200: {"content": {"text/plain": {}}}, **errors(401, 403, 503)},
 )
-async def metrics(here: Here) -> Response:
+async def metrics(services: ServicesOf) -> Response:
     """Give the figures of this process, for Prometheus."""
-    return Response(here.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    kind = "text/plain; version=0.0.4; charset=utf-8"
+    return Response(services.metrics.text(), media_type=kind)

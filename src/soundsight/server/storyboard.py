@@ -1,4 +1,4 @@
-"""``POST /v1/storyboard``: what happened in an upload, told as it is found out, or as one file.
+"""``POST /v1/storyboard``: the events of an upload, as they are found or as one file.
 
 A storyboard of hours takes minutes: as ``ndjson`` each event is sent once it has ended. All work
 stops when the client goes away.
@@ -11,36 +11,34 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
-from dataclasses import dataclass, replace
 from enum import StrEnum
-from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import numpy as np
-from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import FileResponse, Response, StreamingResponse
-from numpy.typing import NDArray
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
 from soundsight.core.errors import SoundsightError
 from soundsight.runtime.file_events import Progress, find_events
 from soundsight.server.decoding import Decoded
-from soundsight.server.errors import RefusedError
+from soundsight.server.errors import ApiError
 from soundsight.server.limits import Limits
 from soundsight.server.rest import (
+    BINARY,
     UPLOAD,
-    Here,
-    Seed,
+    Options,
     Services,
-    Strict,
-    Track,
-    asked_in_form,
-    faults,
-    known_parameters,
+    ServicesOf,
+    check_client,
+    client_gone,
+    errors,
 )
 from soundsight.server.uploads import Upload, receive
 from soundsight.views.event_files import save
@@ -53,11 +51,11 @@ _CHUNK_BYTES = 1 << 16
 
 _IN_MEMORY = Path("/dev/shm")
 _ROOM = 16
-"""Times the longest upload in memory that have to be free where its film is made in memory."""
+"""Free room that a file in memory needs, in multiples of the longest upload in memory."""
 
 
 class Format(StrEnum):
-    """What the answer is."""
+    """What the response is."""
 
     NDJSON = "ndjson"
     JSON = "json"
@@ -75,14 +73,16 @@ _MEDIA_TYPES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Wish:
-    """What a request asks for."""
+class StoryboardOptions(Options):
+    """Parameters of ``/v1/storyboard``."""
 
-    sensitivity: float
-    seed: int
-    track: int | None
-    strict: bool
+    format: Annotated[Format, Field(description="What the response is.")] = Format.NDJSON
+    sensitivity: Annotated[
+        float, Field(ge=0, le=1, description="0 tells only what is loud and sure, 1 tells more.")
+    ] = 0.5
+    name: Annotated[
+        str, Field(max_length=1000, description="What the file is called, where it comes raw.")
+    ] = ""
 
 
 router = APIRouter()
@@ -92,7 +92,6 @@ router = APIRouter()
     "/v1/storyboard",
     response_class=Response,
     openapi_extra=UPLOAD,
-    dependencies=[Depends(known_parameters)],
     responses={
         200: {
             "description": "As ndjson one JSON object a line, each sent as soon as it is known: "
@@ -102,79 +101,61 @@ router = APIRouter()
                 "application/x-ndjson": {
                     "schema": {"type": "string"},
                     "example": '{"type": "begin", "name": "dog.mp4", "duration_s": 8.0, '
-                    '"model": "flagship 1"}\n',
+                    '"model": "everyday 1"}\n',
                 },
                 "application/json": {"schema": {"type": "object"}},
-                "image/png": {"schema": {"type": "string", "format": "binary"}},
-                "video/mp4": {"schema": {"type": "string", "format": "binary"}},
+                "image/png": BINARY,
+                "video/mp4": BINARY,
                 "text/html": {"schema": {"type": "string"}},
             },
         },
-        **faults(400, 401, 403, 408, 413, 422, 503),
+        **errors(),
     },
 )
 async def storyboard(
-    request: Request,
-    here: Here,
-    format: Annotated[Format, Query(description="What the answer is.")] = Format.NDJSON,
-    sensitivity: Annotated[
-        float, Query(ge=0, le=1, description="0 tells only what is loud and sure, 1 tells more.")
-    ] = 0.5,
-    seed: Seed = 0,
-    track: Track = None,
-    strict: Strict = False,
-    name: Annotated[
-        str, Query(max_length=1000, description="What the file is called, where it comes raw.")
-    ] = "",
+    request: Request, services: ServicesOf, options: Annotated[StoryboardOptions, Query()]
 ) -> Response:
-    """Tell what happened in a sound or video: a picture of each event, in time."""
-    wish = _Wish(sensitivity=sensitivity, seed=seed, track=track, strict=strict)
+    """Find the events of a sound or video: a picture of each, in time."""
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(here.jobs.admit())
-        upload = await stack.enter_async_context(receive(request, here.limits, name))
-        said = asked_in_form(request, upload)
-        said.pop("name", None)  # the upload has it
-        format = said.pop("format", format)
-        wish = replace(wish, **said)
-        if format is Format.NDJSON:
-            steps = here.jobs.iterate(_lines(here, upload, wish))
-            stack.push_async_callback(steps.aclose)
-            # What cannot be read at all is an answer of its own, not a line.
-            first = await anext(steps)
-            return _Held(
-                _with_first(first, steps),
-                media_type=_MEDIA_TYPES[format],
-                # A proxy that collects the answer would hide how far it is.
-                headers={"x-accel-buffering": "no"},
+        stack.enter_context(services.jobs.admit())
+        upload = await stack.enter_async_context(receive(request, services.limits, options.name))
+        options = options.with_form(request, upload)
+        if options.format is Format.NDJSON:
+            lines = services.jobs.iterate(_lines(services, upload, options))
+            stack.push_async_callback(lines.aclose)
+            # A file that cannot be read at all is an error response, not a line.
+            first = await anext(lines)
+            # A proxy that buffers the response would hide the progress.
+            headers = {"x-accel-buffering": "no"}
+            return _HeldResponse(
+                _with_first(first, lines),
+                media_type=_MEDIA_TYPES[options.format],
+                headers=headers,
                 held=stack.pop_all(),
             )
-        place = _place(upload, here.limits)
-        made = tempfile.TemporaryDirectory(prefix="soundsight-", dir=place)
-        folder = Path(stack.enter_context(made))
-        path = folder / f"storyboard.{format}"
-        writing = here.jobs.iterate(_file(here, upload, wish, path))
-        stack.push_async_callback(writing.aclose)
-        async for _ in writing:
-            if await request.is_disconnected():
-                return Response(status_code=499)
-        file = path.open("rb")
-        # From here on the file has no name: it is gone with its descriptor.
-        await stack.aclose()
-        held = contextlib.AsyncExitStack()
-        held.enter_context(file)
-        return _Held(
-            _chunks(file),
-            media_type=_MEDIA_TYPES[format],
-            headers={
-                "content-length": str(os.fstat(file.fileno()).st_size),
-                "content-disposition": _disposition(upload.name, format),
-            },
-            held=held,
+        gone = await stack.enter_async_context(client_gone(request))
+        folder = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="soundsight-", dir=_place(upload, services.limits))
         )
+        path = Path(folder) / f"storyboard.{options.format}"
+        await services.jobs.run(lambda: _write(services, upload, options, path, gone))
+        file = path.open("rb")
+    # The folder is gone; the file has no name any more and goes with its descriptor.
+    held = contextlib.AsyncExitStack()
+    held.enter_context(file)
+    return _HeldResponse(
+        iter(lambda: file.read(_CHUNK_BYTES), b""),
+        media_type=_MEDIA_TYPES[options.format],
+        headers={
+            "content-length": str(os.fstat(file.fileno()).st_size),
+            "content-disposition": _disposition(upload.name, options.format),
+        },
+        held=held,
+    )
 
 
-class _Held(StreamingResponse):
-    """A streamed answer that lets go of what it needs however it ends, begun or not."""
+class _HeldResponse(StreamingResponse):
+    """A streamed response that closes what it needs however it ends, begun or not."""
 
     def __init__(self, *args: Any, held: contextlib.AsyncExitStack, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -191,130 +172,95 @@ async def _with_first(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator
         yield line
 
 
-def _chunks(file: Any) -> Iterator[bytes]:
-    while chunk := file.read(_CHUNK_BYTES):
-        yield chunk
-
-
 def _disposition(name: str, format: Format) -> str:
     stem = f"{Path(name).stem}-storyboard.{format}"
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in stem)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(stem, safe='')}"
 
 
-# --- the work, on a thread --------------------------------------------------------------------
-
-
-def _opened(
-    here: Services, upload: Upload, wish: _Wish
-) -> contextlib.AbstractContextManager[Decoded]:
-    return here.decoder.open(upload.handle, upload.name, track=wish.track, strict=wish.strict)
-
-
-def _lines(here: Services, upload: Upload, wish: _Wish) -> Generator[bytes]:
-    """Send the events as lines of JSON, at least one each ``_PROGRESS_S`` of work."""
-    with _opened(here, upload, wish) as sound:
-        # The first block shows whether there is a sound at all.
-        blocks = _begun(sound.blocks)
-        yield _line(
-            type="begin",
-            name=upload.name,
-            duration_s=sound.duration_s,
-            model=here.translator.info.label,
-            seed=wish.seed,
-            sensitivity=wish.sensitivity,
-        )
-        told_at = 0.0
-        try:
-            for told in find_events(
-                here.translator,
-                blocks,
-                sensitivity=wish.sensitivity,
-                seed=wish.seed,
-                source=upload.name,
-                total_s=sound.duration_s,
-            ):
-                if isinstance(told, FileEvent):
-                    yield _line(type="event", **event_json(told))
-                elif isinstance(told, FileEvents):
-                    yield _line(type="overview", **overview_json(told.overview))
-                    yield _line(type="done", words=told.words, warnings=sound.blocks.warnings)
-                elif time.monotonic() - told_at >= _PROGRESS_S:
-                    told_at = time.monotonic()
-                    yield _line(type="progress", done_s=told.done_s, total_s=told.total_s)
-        except (SoundsightError, RefusedError) as error:  # the sound's end, or the server's
-            yield _line(type="error", message=str(error))
-
-
-def _file(here: Services, upload: Upload, wish: _Wish, path: Path) -> Generator[float]:
-    """Write the events to a file; yields now and then how many seconds are done."""
-    found: FileEvents | None = None
-    with _opened(here, upload, wish) as sound:
-        telling = find_events(
-            here.translator,
-            sound.blocks,
-            sensitivity=wish.sensitivity,
-            seed=wish.seed,
-            source=upload.name,
-            total_s=sound.duration_s,
-        )
-        told_at = time.monotonic()
-        for told in telling:
-            if isinstance(told, FileEvents):
-                found = told
-            elif isinstance(told, Progress) and time.monotonic() - told_at >= _PROGRESS_S:
-                told_at = time.monotonic()
-                yield told.done_s
-    assert found is not None, "all events are the last"
-    with contextlib.ExitStack() as stack:
-
-        def again() -> Iterator[NDArray[np.float32]]:
-            return stack.enter_context(_opened(here, upload, wish)).blocks
-
-        told_at = time.monotonic()
-        for done_s in save(found, again, path):
-            if time.monotonic() - told_at >= _PROGRESS_S:
-                told_at = time.monotonic()
-                yield done_s
-
-
 def _place(upload: Upload, limits: Limits) -> Path | None:
-    """Where a file is made: in memory for what has touched no disk; its film holds the sound."""
-    if upload.size > limits.memory_bytes:
-        return None
+    """The folder of a file that is made: in memory when its upload never touched a disk.
+
+    The film and the page hold the sound.
+    """
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(_IN_MEMORY).free
-        if os.access(_IN_MEMORY, os.W_OK | os.X_OK) and free > _ROOM * limits.memory_bytes:
+        writable = os.access(_IN_MEMORY, os.W_OK | os.X_OK)
+        if upload.size <= limits.memory_bytes and writable and free > _ROOM * limits.memory_bytes:
             return _IN_MEMORY
     return None
 
 
-def _begun(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    """Take the first block at once and give it out again."""
-    first = next(blocks, None)
+# --- the work, on a thread --------------------------------------------------------------------
 
-    def all_of_them() -> Iterator[NDArray[np.float32]]:
-        if first is not None:
-            yield first
-        yield from blocks
 
-    return all_of_them()
+def _open(
+    services: Services, upload: Upload, options: StoryboardOptions
+) -> contextlib.AbstractContextManager[Decoded]:
+    return services.decoder.open(
+        upload.handle, upload.name, track=options.track, strict=options.strict
+    )
+
+
+def _events(
+    services: Services, upload: Upload, options: StoryboardOptions, sound: Any, total_s: Any
+) -> Iterator[FileEvent | Progress | FileEvents]:
+    return find_events(
+        services.translator,
+        sound,
+        sensitivity=options.sensitivity,
+        seed=options.seed,
+        source=upload.name,
+        total_s=total_s,
+    )
+
+
+def _lines(services: Services, upload: Upload, options: StoryboardOptions) -> Generator[bytes]:
+    """The events as lines of JSON, at least one each ``_PROGRESS_S`` of work."""
+    with _open(services, upload, options) as sound:
+        # The first block shows whether there is a sound at all.
+        first = [block for block in [next(sound, None)] if block is not None]
+        yield _line(
+            type="begin",
+            name=upload.name,
+            duration_s=sound.duration_s,
+            model=services.translator.info.label,
+            seed=options.seed,
+            sensitivity=options.sensitivity,
+        )
+        progress_at = 0.0
+        blocks = chain(first, sound)
+        try:
+            for item in _events(services, upload, options, blocks, sound.duration_s):
+                if isinstance(item, FileEvent):
+                    yield _line(type="event", **event_json(item))
+                elif isinstance(item, FileEvents):
+                    yield _line(type="overview", **overview_json(item.overview))
+                    yield _line(type="done", words=item.words, warnings=sound.warnings)
+                elif time.monotonic() - progress_at >= _PROGRESS_S:
+                    progress_at = time.monotonic()
+                    yield _line(type="progress", done_s=item.done_s, total_s=item.total_s)
+        except (SoundsightError, ApiError) as error:
+            yield _line(type="error", message=str(error))
+
+
+def _write(
+    services: Services,
+    upload: Upload,
+    options: StoryboardOptions,
+    path: Path,
+    gone: threading.Event,
+) -> None:
+    """Write the storyboard to a file. A film reads the sound a second time."""
+    with _open(services, upload, options) as sound:
+        for item in _events(services, upload, options, sound, sound.duration_s):
+            check_client(gone)
+            found = item
+    assert isinstance(found, FileEvents), "the last item has all events"
+    with contextlib.ExitStack() as stack:
+        for _ in save(found, lambda: stack.enter_context(_open(services, upload, options)), path):
+            check_client(gone)
 
 
 def _line(**values: Any) -> bytes:
     return json.dumps(values, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
-
-
-# --- what the page shares with the saved page -------------------------------------------------
-
-
-@router.get("/static/board.js", include_in_schema=False)
-async def board_script() -> FileResponse:
-    """The storyboard's script."""
-    return FileResponse(str(files("soundsight") / "assets" / "board" / "board.js"))
-
-
-@router.get("/static/board.css", include_in_schema=False)
-async def board_style() -> FileResponse:
-    """The storyboard's style."""
-    return FileResponse(str(files("soundsight") / "assets" / "board" / "board.css"))

@@ -1,7 +1,8 @@
-"""The WebSocket: one stream from hello to close. The messages are in ``protocol``.
+"""The WebSocket: one stream from hello to close. The messages are in ``core.protocol``.
 
-Each stream is two tasks: one reads, one writes. The writer keeps only the newest window that has
-not been sent: a client that reads slowly misses windows and never lags behind.
+Each stream is two tasks. One reads messages. The other lets the engine work on the sound that has
+come, sends the window, and goes on: a client that reads slowly misses windows and never lags
+behind.
 """
 
 from __future__ import annotations
@@ -20,25 +21,40 @@ from soundsight.core.errors import SoundsightError
 from soundsight.core.protocol import Close, ProtocolError, SampleFormat
 from soundsight.media.segments import LiveCutter
 from soundsight.runtime.events import EventTracker
-from soundsight.server.engine import Answer, Engine, Feed, words_of
-from soundsight.server.errors import HEADERS, told
+from soundsight.server.engine import Engine, LiveSound
+from soundsight.server.errors import SERVER_FAULT
 from soundsight.server.limits import Access, Bucket, Limits, Seats
 from soundsight.server.metrics import Metrics
 
 _LOG = logging.getLogger("soundsight.server")
 
 _CLOSE_S = 5.0
-"""Seconds that a client has for the last message and the close."""
+"""Seconds that a client has to take the last message and the close."""
+
+_SEND_S = 30.0
+"""Seconds after which a client that reads nothing is given up."""
 
 _NOTICE_S = 10.0
 """Seconds between two notices of one kind."""
+
+
+class StreamError(ProtocolError):
+    """A stream that the server ends.
+
+    Attributes:
+        reason: a word for the metrics.
+    """
+
+    def __init__(self, message: str, code: Close, reason: str) -> None:
+        super().__init__(message, code)
+        self.reason = reason
 
 
 class Streams:
     """All streams of a server process.
 
     Args:
-        engine: serves them.
+        engine: works on their sound.
         access: who may open one.
         limits: how many, how fast.
         metrics: where they are counted.
@@ -50,322 +66,265 @@ class Streams:
         self._limits = limits
         self._metrics = metrics
         self._seats = Seats(limits)
-        self._open: set[_Stream] = set()
+        self._open: dict[_Stream, asyncio.Task[Any]] = {}
         self.leaving = False
 
     async def handle(self, socket: WebSocket) -> None:
         """Serve one WebSocket to its end."""
-        headers = socket.headers
-        host = headers.get("host", "")
-        if not self._access.host(host) or not self._access.origin(
-            headers.get("origin"), host, socket.url.scheme
-        ):
-            self._refused("origin")
-            answer = told(403, "origin", "pages of this origin may not open a stream")
-            answer.headers.update(HEADERS)
-            with contextlib.suppress(Exception):  # who is gone already need not be told
-                await socket.send_denial_response(answer)
-            return
-        wanted = headers.get("sec-websocket-protocol", "")
-        offered = [name.strip() for name in wanted.split(",")]
-        chosen = protocol.SUBPROTOCOL if protocol.SUBPROTOCOL in offered else None
+        host, origin = socket.headers.get("host", ""), socket.headers.get("origin")
+        offered = socket.headers.get("sec-websocket-protocol", "").split(",")
+        known = protocol.SUBPROTOCOL in [name.strip() for name in offered]
         try:
-            await socket.accept(subprotocol=chosen)
-        except (OSError, RuntimeError, WebSocketDisconnect):  # gone before it began
+            access = self._access
+            if not (
+                access.allows_host(host) and access.allows_origin(origin, host, socket.url.scheme)
+            ):
+                self._metrics.refusals.labels("origin").inc()
+                await socket.close()  # before it is accepted: HTTP 403
+                return
+            await socket.accept(subprotocol=protocol.SUBPROTOCOL if known else None)
+        except (OSError, RuntimeError, WebSocketDisconnect):  # the client has gone
             return
-        stream = _Stream(socket, self._engine, self._limits)
+        stream = _Stream(socket, self._engine, self._access, self._limits, self._metrics)
         try:
-            address = socket.client.host if socket.client else ""
-            with self._seats.take(address) as refusal:
+            with self._seats.take(socket.client.host if socket.client else "") as refusal:
                 self._metrics.streams.set(self._seats.taken)
                 if self.leaving:
                     refusal = "the server stops: connect again"
                 elif not refusal and self._engine.overloaded:
                     refusal = "the server has no time for a further stream: try again later"
                 if refusal:
-                    raise _RefusedError(refusal, Close.TRY_LATER, "full")
-                self._open.add(stream)
-                await stream.run(self._access)
-        except _RefusedError as refusal:
-            self._refused(refusal.reason)
-            await stream.say_and_close(refusal.code, str(refusal))
-        except ProtocolError as error:
-            self._refused("protocol")
-            await stream.say_and_close(error.code, str(error))
+                    raise StreamError(refusal, Close.TRY_LATER, "full")
+                task = asyncio.current_task()
+                assert task is not None, "an ASGI application runs in a task"
+                self._open[stream] = task
+                await stream.run()
         except WebSocketDisconnect:
             pass
-        except Exception:
-            _LOG.exception("a stream has failed")
-            await stream.say_and_close(Close.FAULT, "a fault of the server")
+        except Exception as error:
+            if isinstance(error, ProtocolError):
+                fault = error
+            elif isinstance(error, SoundsightError):
+                fault = StreamError(str(error), Close.FAULT, "fault")
+            else:
+                _LOG.exception("a stream has failed")
+                fault = StreamError(SERVER_FAULT, Close.FAULT, "fault")
+            self._metrics.refusals.labels(getattr(fault, "reason", "protocol")).inc()
+            await stream.send_error(fault.code, str(fault))
         finally:
-            self._open.discard(stream)
-            stream.close()
+            self._open.pop(stream, None)
             self._metrics.streams.set(self._seats.taken)
 
-    def _refused(self, reason: str) -> None:
-        self._metrics.refusals.labels(reason).inc()
-
     async def leave(self) -> None:
-        """Answer what has come, tell every stream that the server stops, and close it."""
+        """The server stops: answer what has come, tell every stream, and close it."""
         self.leaving = True
-        streams = list(self._open)
-        leaving = (asyncio.wait_for(stream.leave(), 2 * _CLOSE_S) for stream in streams)
-        await asyncio.gather(*leaving, return_exceptions=True)
-
-
-class _RefusedError(Exception):
-    def __init__(self, message: str, code: Close, reason: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.reason = reason
+        tasks = list(self._open.values())
+        await asyncio.gather(*(stream.leave() for stream in self._open))
+        if tasks:
+            await asyncio.wait(tasks, timeout=2 * _CLOSE_S)
 
 
 class _Stream:
-    def __init__(self, socket: WebSocket, engine: Engine, limits: Limits) -> None:
+    """One stream."""
+
+    def __init__(
+        self, socket: WebSocket, engine: Engine, access: Access, limits: Limits, metrics: Metrics
+    ) -> None:
         self._socket = socket
         self._engine = engine
+        self._access = access
         self._limits = limits
-        self._feed: Feed | None = None
-        self._newest: Answer | None = None
-        self._missed = 0
+        self._metrics = metrics
+        self._sound: LiveSound | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._end = Close.DONE
         self._notices: list[protocol.Notice] = []
-        self._said: dict[str, float] = {}
+        self._notice_times: dict[str, float] = {}
         self._changed = asyncio.Event()
-        self._fault: Exception | None = None
-        self._closing = False
-        self._sending = asyncio.Lock()
 
-    async def run(self, access: Access) -> None:
-        hello = await self._hello(access)
-        sample_format = SampleFormat(hello.format)
+    async def run(self) -> None:
+        """Serve the stream until the client's end, or the server's."""
+        hello = await self._hello()
         translator = self._engine.translator
-        info = translator.info
+        model, head = translator.info, translator.label_head
         try:
             tracker = EventTracker(
                 translator, draws=hello.draws, seed=hello.seed, sensitivity=hello.sensitivity
             )
-            cutter = LiveCutter(hello.rate_hz, info.mel, hello.hop_s)
+            cutter = LiveCutter(hello.rate_hz, model.mel, hello.hop_s)
         except SoundsightError as error:
             raise ProtocolError(str(error), Close.MALFORMED) from None
-        feed = self._feed = Feed(
-            self._engine,
-            cutter,
-            tracker,
-            rate_hz=hello.rate_hz,
-            hop_s=hello.hop_s,
-            answer=self._answered,
-            failed=self._failed,
-        )
         ready = protocol.Ready(
             model=protocol.ModelFacts(
-                name=info.name,
-                version=info.version,
-                image_px=info.image_px,
-                labels=list(translator.label_head.labels) if translator.label_head else [],
-                alerts=list(translator.label_head.alerts) if translator.label_head else [],
+                name=model.name,
+                version=model.version,
+                image_px=model.image_px,
+                labels=list(head.labels) if head else [],
+                alerts=list(head.alerts) if head else [],
                 confidence_needed=round(tracker.confidence_needed, 4),
                 quiet_dbfs=round(tracker.quiet_dbfs, 1),
             ),
             limits=protocol.StreamLimits(
-                max_frame_bytes=protocol.max_frame_bytes(hello.rate_hz, sample_format),
+                max_frame_bytes=protocol.max_frame_bytes(hello.rate_hz, SampleFormat(hello.format)),
                 max_speed=self._limits.max_speed,
                 silent_s=self._limits.silent_s,
             ),
             hop_s=hello.hop_s,
             segment_s=units.SEGMENT_S,
         )
-        await self._send(ready)
-        writer = asyncio.create_task(self._write())
-        reader = asyncio.create_task(self._read(feed, hello, sample_format))
+        await self._send(ready.model_dump_json())
+        self._sound = sound = LiveSound(cutter, tracker, rate_hz=hello.rate_hz, hop_s=hello.hop_s)
+        self._reader = asyncio.create_task(self._read(sound, hello))
+        tasks = {self._reader, asyncio.create_task(self._write(sound))}
         try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
-            if reader.done():
-                reader.result()  # raises what ended it
-                await self._finish(feed)
-            else:
-                writer.result()
-                if self._fault is not None:
-                    if not isinstance(self._fault, SoundsightError):
-                        _LOG.error("a stream has failed", exc_info=self._fault)
-                    raise _RefusedError(words_of(self._fault), Close.FAULT, "fault")
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                if not task.cancelled():
+                    task.result()  # raises what has ended the stream
         finally:
-            for task in (reader, writer):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._close(self._end, self._end.meaning)
 
     # --- in ----------------------------------------------------------------------------------
 
-    async def _hello(self, access: Access) -> protocol.Hello:
-        try:
-            message = await asyncio.wait_for(self._socket.receive(), self._limits.hello_s)
-        except TimeoutError:
-            raise _RefusedError(
-                f"no hello within {self._limits.hello_s:g} s", Close.TOO_SLOW, "slow"
-            ) from None
-        text = _text_of(message, "the first message must be a hello, in text")
-        hello = protocol.read_client_text(text)
+    async def _hello(self) -> protocol.Hello:
+        limit_s = self._limits.hello_s
+        async with _time_limit(limit_s, f"no hello within {limit_s:g} s"):
+            message = await self._receive()
+        if message.get("text") is None:
+            raise ProtocolError("the first message must be a hello, in text", Close.WRONG_KIND)
+        hello = protocol.read_client_text(message["text"])
         if not isinstance(hello, protocol.Hello):
             raise ProtocolError("the first message must be a hello", Close.MALFORMED)
-        if not access.knows(hello.token):
-            raise _RefusedError("the token is missing or wrong", Close.UNAUTHORISED, "token")
+        if not self._access.knows(hello.token):
+            raise StreamError("the token is missing or wrong", Close.UNAUTHORISED, "token")
         return hello
 
-    async def _read(self, feed: Feed, hello: protocol.Hello, kind: SampleFormat) -> None:
+    async def _receive(self) -> Any:
+        message = await self._socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005))
+        return message
+
+    async def _read(self, sound: LiveSound, hello: protocol.Hello) -> None:
+        """Take messages until the client's end."""
         limits, rate_hz = self._limits, hello.rate_hz
         frames = Bucket(limits.frames_per_s, limits.frames_per_s)
-        sound_s = Bucket(limits.max_speed, limits.burst_s)
+        speed = Bucket(limits.max_speed, limits.burst_s)
         expected = 0
         loop = asyncio.get_running_loop()
-        # One timer that is put off by each frame, not one a frame.
-        async with self._silence(limits.silent_s) as silence:
+        # One timer that each frame of sound puts off.
+        async with _time_limit(limits.silent_s, f"no sound for {limits.silent_s:g} s") as silence:
             while True:
-                message = await self._socket.receive()
-                if message["type"] == "websocket.disconnect":
-                    raise WebSocketDisconnect(message.get("code", 1005))
+                message = await self._receive()
                 if not frames.take(1):
-                    raise _RefusedError("too many frames a second", Close.REFUSED, "rate")
+                    raise StreamError("too many frames a second", Close.REFUSED, "rate")
                 if message.get("text") is not None:
-                    if self._told(feed, message["text"]):
+                    if self._take_text(sound, message["text"]):
+                        sound.end()
+                        self._changed.set()
                         return
                     continue
-                frame = protocol.read_sound(message["bytes"], kind, rate_hz)
+                frame = protocol.read_sound(message["bytes"], SampleFormat(hello.format), rate_hz)
                 silence.reschedule(loop.time() + limits.silent_s)
-                if not sound_s.take(len(frame.samples) / rate_hz):
-                    raise _RefusedError(
+                if not speed.take(len(frame.samples) / rate_hz):
+                    raise StreamError(
                         f"sound comes faster than {limits.max_speed:g} times real time",
                         Close.REFUSED,
                         "rate",
                     )
                 if frame.position < expected:
                     raise ProtocolError("the position goes backwards", Close.MALFORMED)
-                if frame.position > expected:
-                    feed.restart(frame.position)
-                    if expected:
-                        missing_s = (frame.position - expected) / rate_hz
-                        self._notice("gap", f"{missing_s:.2f} s of sound are missing")
+                if 0 < expected < frame.position:
+                    missing_s = (frame.position - expected) / rate_hz
+                    self._notice("gap", f"{missing_s:.2f} s of sound are missing")
+                sound.push(frame.position, frame.samples)
                 expected = frame.position + len(frame.samples)
-                feed.push(frame.samples)
+                self._changed.set()
 
-    @contextlib.asynccontextmanager
-    async def _silence(self, seconds: float) -> AsyncIterator[asyncio.Timeout]:
-        try:
-            async with asyncio.timeout(seconds) as silence:
-                yield silence
-        except TimeoutError:
-            raise _RefusedError(f"no sound for {seconds:g} s", Close.TOO_SLOW, "slow") from None
-
-    def _told(self, feed: Feed, text: str) -> bool:
-        """Take a text message of a stream that runs; true where it ends the sound."""
+    def _take_text(self, sound: LiveSound, text: str) -> bool:
+        """Take a text message after the hello; true where it ends the sound."""
         if not text.lstrip().startswith("{"):
             raise ProtocolError("sound is sent in binary frames, not in text", Close.WRONG_KIND)
-        said = protocol.read_client_text(text)
-        if isinstance(said, protocol.End):
-            return True
-        if isinstance(said, protocol.Hello):
+        message = protocol.read_client_text(text)
+        if isinstance(message, protocol.Hello):
             raise ProtocolError("hello is said once", Close.MALFORMED)
-        if said.draws is not None:
-            feed.tracker.draws = said.draws
-        if said.sensitivity is not None:
-            feed.tracker.sensitivity = said.sensitivity
-        return False
+        if isinstance(message, protocol.Settings):
+            if message.draws is not None:
+                sound.tracker.draws = message.draws
+            if message.sensitivity is not None:
+                sound.tracker.sensitivity = message.sensitivity
+        return isinstance(message, protocol.End)
 
     # --- out ---------------------------------------------------------------------------------
 
-    def _answered(self, answer: Answer) -> None:
-        if self._newest is not None:
-            self._missed += 1 + self._newest[0].skipped
-        if answer[0].skipped:
-            self._notice("load", "windows are left out: the server has much to do")
-        self._newest = answer
-        self._changed.set()
-
-    def _failed(self, fault: Exception) -> None:
-        self._fault = fault
-        self._changed.set()
+    async def _write(self, sound: LiveSound) -> None:
+        """Send windows and notices until the sound has ended and all of it is answered."""
+        while not sound.finished:
+            while not (sound.due or self._notices):
+                self._changed.clear()
+                await self._changed.wait()
+            window = await self._engine.run(sound.work) if sound.due else None
+            if window is not None:
+                facts, pictures = window
+                self._metrics.windows.labels(str(facts.state)).inc()
+                self._metrics.skipped.inc(facts.skipped)
+                self._metrics.latency.observe(facts.served_ms / 1000)
+                if facts.skipped:
+                    self._notice("load", "windows are left out: the server has much to do")
+            while self._notices:
+                await self._send(self._notices.pop(0).model_dump_json())
+            if window is not None:
+                await self._send(protocol.pack_window(facts, pictures))
 
     def _notice(self, code: Any, message: str) -> None:
         now = time.monotonic()
-        if now - self._said.get(code, -_NOTICE_S) >= _NOTICE_S:
-            self._said[code] = now
+        if now - self._notice_times.get(code, -_NOTICE_S) >= _NOTICE_S:
+            self._notice_times[code] = now
             self._notices.append(protocol.Notice(code=code, message=message))
             self._changed.set()
 
-    async def _write(self) -> None:
-        while self._fault is None:
-            await self._changed.wait()
-            self._changed.clear()
-            await self._flush()
-
-    async def _flush(self) -> None:
-        while self._notices:
-            await self._send(self._notices.pop(0))
-        if self._newest is not None:
-            (facts, data), missed = self._newest, self._missed
-            self._newest, self._missed = None, 0
-            if missed:
-                _, pictures = protocol.read_window(data)
-                changed = facts.model_copy(update={"skipped": facts.skipped + missed})
-                data = protocol.pack_window(changed, pictures)
-            await self._send(data)
-
-    async def _send(self, message: Any) -> None:
-        async with self._sending:
-            if self._closing:  # what comes after the close frame is no message
-                return
-            try:
+    async def _send(self, message: str | bytes) -> None:
+        try:
+            async with asyncio.timeout(_SEND_S):
                 if isinstance(message, bytes):
                     await self._socket.send_bytes(message)
                 else:
-                    await self._socket.send_text(message.model_dump_json())
-            except RuntimeError:  # the connection has been closed below us, for a broken frame
-                raise WebSocketDisconnect(1006) from None
-
-    async def _finish(self, feed: Feed, code: Close = Close.DONE) -> None:
-        """Answer what is left and close."""
-        feed.end()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(feed.idle.wait(), _CLOSE_S)
-        await self._flush()
-        await self._close(code, code.meaning)
+                    await self._socket.send_text(message)
+        except (RuntimeError, TimeoutError):  # closed below us, or the client reads nothing
+            raise WebSocketDisconnect(1006) from None
 
     async def leave(self) -> None:
         """The server stops: answer what has come, say so, close."""
-        if self._feed is not None:
-            self._notice("going_away", "the server stops: connect again")
-            await self._finish(self._feed, Close.GOING_AWAY)
-        else:
-            await self._close(Close.GOING_AWAY, Close.GOING_AWAY.meaning)
+        self._end = Close.GOING_AWAY
+        if self._sound is None or self._reader is None:
+            await self._close(self._end, self._end.meaning)
+            return
+        self._notice("going_away", "the server stops: connect again")
+        self._sound.end()
+        self._reader.cancel()
 
-    async def say_and_close(self, code: int, message: str) -> None:
-        """Say why, and close; a client that is gone already is no fault."""
+    async def send_error(self, code: int, message: str) -> None:
+        """Say why the stream ends, and close it; a client that has gone is no fault."""
+        error = protocol.Error(code=code, message=message)
         with contextlib.suppress(Exception):
-            error = protocol.Error(code=int(code), message=message)
-            await asyncio.wait_for(self._send(error), _CLOSE_S)
+            await asyncio.wait_for(self._send(error.model_dump_json()), _CLOSE_S)
         await self._close(code, message)
 
     async def _close(self, code: int, reason: str) -> None:
-        if self._closing or self._socket.application_state is not WebSocketState.CONNECTED:
-            return
-        self._closing = True
-        # The close frame has room for 123 bytes of reason.
-        short = reason.encode("utf-8")[:120].decode("utf-8", "ignore")
-
-        async def close() -> None:
-            async with self._sending:  # after what is being sent
-                await self._socket.close(int(code), short)
-
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(close(), _CLOSE_S)
-
-    def close(self) -> None:
-        if self._feed is not None:
-            self._feed.close()
+        if self._socket.application_state is WebSocketState.CONNECTED:
+            # The close frame has room for 123 bytes of reason.
+            short = reason.encode("utf-8")[:120].decode("utf-8", "ignore")
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(self._socket.close(int(code), short), _CLOSE_S)
 
 
-def _text_of(message: Any, complaint: str) -> str:
-    if message["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(message.get("code", 1005))
-    text = message.get("text")
-    if text is None:
-        raise ProtocolError(complaint, Close.WRONG_KIND)
-    return str(text)
+@contextlib.asynccontextmanager
+async def _time_limit(seconds: float, message: str) -> AsyncIterator[asyncio.Timeout]:
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield limit
+    except TimeoutError:
+        raise StreamError(message, Close.TOO_SLOW, "slow") from None

@@ -1,7 +1,7 @@
-"""Bodies of requests: taken in bounds, held in memory, or in a private file that has no name.
+"""Bodies of requests: bounded in length and time, and gone when the request ends.
 
-Up to ``Limits.memory_bytes`` an upload never touches a disk. A longer one goes to an unnamed
-temporary file, which is gone with its descriptor, however the process ends.
+Up to ``Limits.memory_bytes`` an upload never touches a disk. A longer one goes to a temporary file
+without a name, which is gone with its descriptor however the process ends.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import os
 import tempfile
 import time
 import unicodedata
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from soundsight.server.errors import RefusedError
+from soundsight.server.errors import ApiError
 from soundsight.server.limits import Limits
 
 FIELD = "sound"
-"""Name of the multipart field that holds the file."""
+"""Name of the form's field that holds the file."""
 
-_LONGEST_NAME = 120
+_MAX_NAME = 120
 
 _LOG = logging.getLogger("soundsight.server")
 # It warns of each damaged form, which is its sender's fault and is answered.
@@ -37,13 +37,13 @@ logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """A file that has come.
+    """A file that has been received.
 
     Attributes:
-        name: what the sender calls it, made fit for one line; ``the sound`` where it says nothing.
+        name: the sender's name for it as one printable line; ``the sound`` without one.
         handle: an open descriptor.
         size: its length in bytes.
-        fields: the other fields of the form that it came in.
+        fields: the other fields of its form.
     """
 
     name: str
@@ -54,13 +54,13 @@ class Upload:
 
 @contextlib.asynccontextmanager
 async def receive(request: Request, limits: Limits, name: str = "") -> AsyncIterator[Upload]:
-    """Take the body of a request; it is gone when the block ends.
+    """Receive the body of a request; it is gone when the ``with`` block ends.
 
     Args:
-        name: what the sender calls the file, where the body itself does not say.
+        name: the file's name where the body itself has none.
 
     Raises:
-        RefusedError: when it is too long, too slow, empty or no proper form, or there is no room
+        ApiError: when the body is too long, too slow, empty or no proper form, or there is no room
             for it.
     """
     declared = request.headers.get("content-length", "")
@@ -68,50 +68,49 @@ async def receive(request: Request, limits: Limits, name: str = "") -> AsyncIter
         raise _too_big(limits)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     fields: dict[str, str] = {}
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         try:
             if kind == "multipart/form-data":
-                file, own, fields = await _form(request, limits, held)
+                file, own, fields = await _read_form(request, limits, stack)
                 name = own or fields.get("name", name)
             else:
-                file = held.enter_context(_spool(limits))
+                file = stack.enter_context(_spool(limits))
                 async for chunk in _chunks(request, limits):
                     file.write(chunk)
-            size = _size_of(file)
+            size = file.seek(0, os.SEEK_END) or file.tell()
             if not size:
-                raise RefusedError(400, "empty", "the body is empty: send a sound or video file")
-            handle = _handle_of(file, held)
+                raise ApiError(400, "empty", "the body is empty: send a sound or video file")
+            handle = _descriptor(file, stack)
         except OSError as error:
             _LOG.error("no room for an upload: %s", error.strerror or type(error).__name__)
-            raise RefusedError(
+            raise ApiError(
                 503, "no_room", "the server has no room for the body: try again later"
             ) from None
         yield Upload(name=clean_name(name), handle=handle, size=size, fields=fields)
 
 
 def clean_name(name: str) -> str:
-    """The last part of a file's name as printable text of one line; ``the sound`` for none."""
+    """The last part of a file's name as one printable line; ``the sound`` for none."""
     last = PurePosixPath(name.replace("\\", "/")).name
     text = "".join(c if c.isprintable() else "?" for c in unicodedata.normalize("NFC", last))
     text = text.encode("utf-8", "replace").decode("utf-8").strip()
-    return text[:_LONGEST_NAME] or "the sound"
+    return text[:_MAX_NAME] or "the sound"
 
 
-def _too_big(limits: Limits) -> RefusedError:
-    return RefusedError(
+def _too_big(limits: Limits) -> ApiError:
+    return ApiError(
         413, "too_big", f"the body is longer than {limits.max_upload_bytes:,} bytes: cut the sound"
     )
 
 
-async def _chunks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
-    """The body as it comes: not too much of it, and not too slowly."""
+async def _chunks(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
+    """The body in parts, as they come; raises when it is too long or too slow."""
     total = 0
-    too_slow = RefusedError(408, "too_slow", "the body comes too slowly: send it again")
+    too_slow = ApiError(408, "too_slow", "the body comes too slowly: send it again")
     began = time.monotonic()
-    deadline = began + limits.body_s
     stream = request.stream().__aiter__()
     while True:
-        left_s = min(limits.body_idle_s, deadline - time.monotonic())
+        left_s = min(limits.body_idle_s, began + limits.body_s - time.monotonic())
         try:
             async with asyncio.timeout(max(0.0, left_s)):
                 chunk = await anext(stream)
@@ -120,12 +119,12 @@ async def _chunks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
         except TimeoutError:
             raise too_slow from None
         except ClientDisconnect:
-            raise RefusedError(400, "cut_short", "the body was cut short") from None
+            raise ApiError(400, "cut_short", "the body was cut short") from None
         total += len(chunk)
         if total > limits.max_upload_bytes:
             raise _too_big(limits)
-        spent_s = time.monotonic() - began
-        if total < limits.body_bytes_per_s * (spent_s - limits.body_idle_s):
+        counted_s = time.monotonic() - began - limits.body_idle_s
+        if total < limits.body_bytes_per_s * counted_s:
             raise too_slow
         yield chunk
 
@@ -134,57 +133,45 @@ def _spool(limits: Limits) -> Any:
     return tempfile.SpooledTemporaryFile(max_size=limits.memory_bytes)
 
 
-def _close_all(files: Iterable[IO[bytes]]) -> None:
+def _close_all(files: list[Any]) -> None:
     for file in files:
         file.close()
 
 
-async def _form(
-    request: Request, limits: Limits, held: contextlib.ExitStack
+async def _read_form(
+    request: Request, limits: Limits, stack: contextlib.ExitStack
 ) -> tuple[Any, str, dict[str, str]]:
-    """Read a multipart form: the file in its field ``sound``, its name, and the other fields."""
-
-    async def body() -> AsyncGenerator[bytes, None]:
-        async for chunk in _chunks(request, limits):
-            yield chunk
-
-    parser = MultiPartParser(request.headers, body(), max_files=1, max_fields=8)
+    """The file in the form's field ``sound``, its name, and the other fields."""
+    parser = MultiPartParser(request.headers, _chunks(request, limits), max_files=1, max_fields=8)
     parser.spool_max_size = limits.memory_bytes
-    # Those of a form that ends too early, too, which are in no field.
-    held.callback(_close_all, parser._files_to_close_on_error)
+    # Also closes the files of a form that ends too early.
+    stack.callback(_close_all, parser._files_to_close_on_error)
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError, UnicodeError) as error:
-        told = getattr(error, "message", "") or "the form is damaged"
-        raise RefusedError(400, "form", f"the form cannot be read: {told}".rstrip(".")) from None
-    found = form.get(FIELD)
-    if not isinstance(found, UploadFile):
-        raise RefusedError(400, "form", f"the form has no file in the field '{FIELD}'")
-    fields: dict[str, str] = {}
-    for name, value in form.multi_items():
-        if isinstance(value, str):
-            if name in fields or name == FIELD:
-                raise RefusedError(400, "form", "the form has a field twice: say it once")
-            fields[name] = value
-    return found.file, found.filename or "", fields
+        message = getattr(error, "message", "") or "the form is damaged"
+        raise ApiError(400, "form", f"the form cannot be read: {message}".rstrip(".")) from None
+    file = form.get(FIELD)
+    if not isinstance(file, UploadFile):
+        raise ApiError(400, "form", f"the form has no file in the field '{FIELD}'")
+    texts = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+    fields = dict(texts)
+    if FIELD in fields or len(fields) < len(texts):
+        raise ApiError(400, "form", "the form has a field twice: say it once")
+    return file.file, file.filename or "", fields
 
 
-def _size_of(file: Any) -> int:
-    file.seek(0, os.SEEK_END)
-    return int(file.tell())
-
-
-def _handle_of(file: Any, held: contextlib.ExitStack) -> int:
-    """A descriptor of a spooled file; one in memory is put into an unnamed memory file."""
+def _descriptor(file: Any, stack: contextlib.ExitStack) -> int:
+    """A descriptor of a spooled file; what is in memory is put into a memory file."""
     if file._rolled:
         file.flush()
         return int(file.fileno())
     data = file._file.getbuffer()
     handle = os.memfd_create("sound")
-    held.callback(os.close, handle)
+    stack.callback(os.close, handle)
     with data:
-        at = 0
-        while at < len(data):
-            at += os.write(handle, data[at:])
-    file.close()  # the body is there once
+        written = 0
+        while written < len(data):
+            written += os.write(handle, data[written:])
+    file.close()  # one copy is enough
     return handle

@@ -1,14 +1,13 @@
 /**
- * Where the sound comes from: a microphone or a tab, through the worklet, as frames with positions.
+ * The source of the sound: a microphone or a tab, through the worklet, as frames with positions.
  *
- * Browsers treat a microphone as a telephone: what they take for echo or noise is exactly what this
- * page listens for. They are asked not to, and read back.
+ * Browsers treat a microphone as a telephone: they remove as echo or noise what this page listens
+ * for. They are asked not to, and their settings are read back.
  */
 
 import { address } from "./place.js";
 
-export const RATE_HZ = 44100;
-
+const MAX_RATE_HZ = 192000; // what the server takes
 const ZEROS_MS = 3000; // a microphone that sends zeros for so long hears nothing
 const CLOCK_GAP_MS = 500; // frames further apart by so much: the audio clock stood still
 
@@ -31,7 +30,8 @@ export class Capture {
    */
   constructor(options) {
     this.options = options;
-    this.position = 0;
+    this.position = 0; // counts samples; goes on from start to start
+    this.rateHz = 0; // of the browser's audio; 0 before the first start
     this.lastAt = 0;
     this.wall = 0; // the last frame's own time, in ms
     this.note = "";
@@ -56,7 +56,11 @@ export class Capture {
     }
     if (!navigator.mediaDevices) throw new CaptureError(INSECURE);
     // Made while the click is fresh: later a browser may refuse to let it run.
-    const context = new AudioContext({ latencyHint: "interactive" });
+    let context = new AudioContext({ latencyHint: "interactive" });
+    if (context.sampleRate > MAX_RATE_HZ) {
+      context.close();
+      context = new AudioContext({ latencyHint: "interactive", sampleRate: 48000 });
+    }
     this.context = context;
     try {
       const stream = source === "tab" ? await tabSound() : await microphone();
@@ -83,6 +87,8 @@ export class Capture {
 
   #connect() {
     const { context, stream, track } = this;
+    const rateHz = Math.round(context.sampleRate);
+    this.rateHz = rateHz;
     this.lastAt = performance.now();
     this.wall = 0;
     const node = new AudioWorkletNode(context, "soundsight-frames", {
@@ -94,9 +100,9 @@ export class Capture {
       const at = performance.now();
       this.lastAt = at;
       // While the clock stood still there was sound, too: no window may span that.
-      const heldMs = (1000 * data.pcm.byteLength) / 2 / RATE_HZ;
+      const heldMs = (1000 * data.pcm.byteLength) / 2 / rateHz;
       const lostMs = this.wall ? data.wall - this.wall - heldMs : 0;
-      if (lostMs > CLOCK_GAP_MS) this.position += Math.round((lostMs * RATE_HZ) / 1000);
+      if (lostMs > CLOCK_GAP_MS) this.position += Math.round((lostMs * rateHz) / 1000);
       this.wall = data.wall;
       if (!data.zero) this.zeros = null;
       else this.zeros ??= { at, wall: Date.now() };

@@ -93,7 +93,7 @@ export function ask(file, query, { signal, onSent, onLine }) {
     let sent = false;
     let read = 0;
     let readAt = 0;
-    let told = null; // the error that a line has told
+    let failure = null; // the error in a line
     let ended = false;
     const cancelled = () => reject(new DOMException("cancelled", "AbortError"));
 
@@ -101,7 +101,7 @@ export function ask(file, query, { signal, onSent, onLine }) {
       const text = request.responseText;
       for (let end; (end = text.indexOf("\n", read)) >= 0; read = end + 1) {
         const line = JSON.parse(text.slice(read, end));
-        if (line.type === "error") told = new RequestError("sound", sentence(line.message, file));
+        if (line.type === "error") failure = new RequestError("sound", sentence(line.message, file));
         if (line.type === "done") ended = true;
         onLine(line);
       }
@@ -124,7 +124,7 @@ export function ask(file, query, { signal, onSent, onLine }) {
       if (request.status !== 200) return reject(await withAnswer(request, file));
       if (!onLine) return resolve(request.response);
       takeLines();
-      if (told) return reject(told);
+      if (failure) return reject(failure);
       if (!ended) return reject(new RequestError("cut", "The server broke off. Try it again."));
       return resolve(null);
     });

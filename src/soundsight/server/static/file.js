@@ -1,4 +1,4 @@
-/** The file page: files are sent, told event by event, played in time, and saved. */
+/** The file page: files are sent, shown event by event, played in time, and saved. */
 
 import { Board, clock } from "./board.js";
 import { RequestError, ask } from "./file-request.js";
@@ -74,7 +74,7 @@ class Job {
   async run() {
     this.waiting = false;
     this.gone = new AbortController();
-    this.#tell("sending");
+    this.#setState("sending");
     this.bar.hidden = false;
     let began = 0;
     try {
@@ -85,7 +85,7 @@ class Job {
           signal: this.gone.signal,
           onSent: (share) => {
             this.bar.value = share;
-            this.#tell(share < 1 ? `sending: ${Math.floor(share * 100)} %` : "sent, waits");
+            this.#setState(share < 1 ? `sending: ${Math.floor(share * 100)} %` : "sent, waits");
             if (share === 1) this.bar.removeAttribute("value");
           },
           onLine: (line) => {
@@ -131,7 +131,7 @@ class Job {
     this.board?.player.pause();
   }
 
-  #tell(text, isFault = false) {
+  #setState(text, isFault = false) {
     this.state.textContent = text;
     this.state.classList.toggle("is-fault", isFault);
   }
@@ -158,7 +158,7 @@ class Job {
     media.addEventListener("play", () => {
       for (const other of jobs) if (other !== this) other.pause();
     });
-    this.#tell("listening");
+    this.#setState("listening");
     say(`${this.file.name}: listening`);
   }
 
@@ -167,37 +167,37 @@ class Job {
     if (total) {
       this.bar.value = done / total;
       const rest = spentS > 1 && done > 0 ? ((total - done) / done) * spentS : NaN;
-      this.#tell(`listening: ${clock(done, false)} of ${clock(total, false)}${left(rest)}`);
+      this.#setState(`listening: ${clock(done, false)} of ${clock(total, false)}${left(rest)}`);
     } else {
       this.bar.removeAttribute("value");
-      this.#tell(`listening: ${clock(done, false)}`);
+      this.#setState(`listening: ${clock(done, false)}`);
     }
   }
 
   #done({ words, warnings }) {
-    this.#tell([`${clock(this.board.player.durationS)}, ${words}`, ...warnings].join(". "));
+    this.#setState([`${clock(this.board.player.durationS)}, ${words}`, ...warnings].join(". "));
     say(`${this.file.name} is done: ${words}`);
     this.saves.hidden = false;
   }
 
   #failed(error) {
     if (error.name === "AbortError") {
-      this.#tell("cancelled");
+      this.#setState("cancelled");
       say(`${this.file.name}: cancelled`);
       return;
     }
     if (error instanceof RequestError && error.code === "token") {
       this.waiting = true;
-      this.#tell("waits for the token");
+      this.#setState("waits for the token");
       say(error.message);
       find("token-words").textContent = error.message;
       find("token-form").hidden = false;
       find("token").focus();
       return;
     }
-    const told = error instanceof RequestError ? error.message : `The page has failed: ${error}`;
-    this.#tell(told, true);
-    say(`${this.file.name}: ${told}`);
+    const message = error instanceof RequestError ? error.message : `The page has failed: ${error}`;
+    this.#setState(message, true);
+    say(`${this.file.name}: ${message}`);
   }
 
   // --- files to keep ------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 /**
- * The line to the server: one WebSocket, which is opened again as often as it breaks.
+ * The connection to the server: one WebSocket, which is opened again whenever it breaks.
  *
- * The line never lags behind: what the network does not take is dropped, oldest first, while the
- * position goes on counting; the server sees from the position that sound is missing.
+ * It never lags behind: sound that the network does not take is dropped, oldest first, while the
+ * position goes on counting, so that the server sees that sound is missing.
  */
 
 import { address } from "./place.js";
@@ -19,7 +19,6 @@ export class Link {
   /**
    * @param {import("./protocol.js").Protocol} protocol
    * @param {object} options
-   * @param {number} options.rateHz
    * @param {() => object} options.hello fields of the hello, beside those that the link knows
    * @param {(ready: object) => void} options.onReady
    * @param {(facts: object, pictures: Uint8Array[]) => void} options.onWindow
@@ -30,7 +29,7 @@ export class Link {
   constructor(protocol, options) {
     this.protocol = protocol;
     this.options = options;
-    this.bytesPerS = 2 * options.rateHz;
+    this.rateHz = 0;
     this.wanted = false;
     this.state = "closed"; // closed, opening, ready
     this.readyAt = 0;
@@ -42,12 +41,17 @@ export class Link {
     this.sequence = 0;
     this.socket = null;
     this.timer = 0;
-    this.retry = () => this.#retryNow();
-    globalThis.addEventListener?.("online", this.retry);
+    addEventListener("online", () => {
+      if (this.wanted && this.state === "closed" && this.retryAt) this.#open();
+    });
   }
 
-  /** Opens the line and keeps it open. */
-  start() {
+  /**
+   * Opens the line and keeps it open.
+   * @param {number} rateHz of the sound
+   */
+  start(rateHz) {
+    this.rateHz = rateHz;
     this.wanted = true;
     this.tries = 0;
     this.fault = null;
@@ -63,12 +67,6 @@ export class Link {
     clearTimeout(this.timer);
     this.#leave(1000);
     this.#become("closed");
-  }
-
-  /** Ends the link itself: it listens to nothing any more. */
-  dispose() {
-    this.stop();
-    globalThis.removeEventListener?.("online", this.retry);
   }
 
   /** Breaks the line off and opens it anew: what is under way has become too old. */
@@ -93,7 +91,7 @@ export class Link {
     this.queue.push({ position, pcm });
     this.queued += pcm.byteLength;
     this.#drain();
-    const most = (this.state === "ready" ? QUEUE_S : WAITING_S) * this.bytesPerS;
+    const most = (this.state === "ready" ? QUEUE_S : WAITING_S) * 2 * this.rateHz;
     let dropped = 0;
     while (this.queued > most) {
       const { pcm: oldest } = this.queue.shift();
@@ -104,9 +102,9 @@ export class Link {
   }
 
   #drain() {
-    // A line that is being closed stays "ready" until its end has been told.
+    // A line that is being closed stays "ready" until the browser reports its end.
     if (this.state !== "ready" || this.socket.readyState !== WebSocket.OPEN) return;
-    while (this.queue.length && this.socket.bufferedAmount < BUFFERED_S * this.bytesPerS) {
+    while (this.queue.length && this.socket.bufferedAmount < BUFFERED_S * 2 * this.rateHz) {
       const { position, pcm } = this.queue.shift();
       this.queued -= pcm.byteLength;
       this.socket.send(this.protocol.packSound(this.sequence, position, pcm));
@@ -129,11 +127,11 @@ export class Link {
     }
     this.socket = socket;
     socket.binaryType = "arraybuffer";
-    let said = ""; // the server's own words, which come before its close
+    let said = ""; // the server's message, which comes before its close
     socket.onopen = () => {
       const hello = { type: "hello", version: VERSION, format: "s16le" };
       socket.send(
-        JSON.stringify({ ...hello, rate_hz: this.options.rateHz, ...this.options.hello() }),
+        JSON.stringify({ ...hello, rate_hz: this.rateHz, ...this.options.hello() }),
       );
     };
     socket.onmessage = ({ data }) => {
@@ -195,10 +193,6 @@ export class Link {
       this.timer = setTimeout(() => this.#open(), waitMs);
     }
     this.#become("closed");
-  }
-
-  #retryNow() {
-    if (this.wanted && this.state === "closed" && this.retryAt) this.#open();
   }
 
   #leave(code) {

@@ -1,21 +1,21 @@
 /**
- * The live page: capture -> line -> what is shown. One present state at any moment, decided in one
- * place (`#decide`), from what is known of the sound, the line and the last answer.
+ * The live page: capture -> connection -> what is shown. There is one state at any moment, decided
+ * in one place (`#decide`) from the sound, the connection and the last answer.
  */
 
-import { Capture, RATE_HZ } from "./capture.js";
+import { Capture } from "./capture.js";
 import { quietLevel, SoundMark } from "./level.js";
 import { Link } from "./link.js";
-import { OodDetector } from "./memory.js";
+import { SoundMemory } from "./memory.js";
 import { prefer, preferences } from "./preferences.js";
 import { Protocol } from "./protocol.js";
 import { Stage } from "./stage.js";
 import { Strip } from "./strip.js";
 import { remember, token } from "./token.js";
-import { clock, DEAF, DETAILS, HEADLINES, howSure, isKnown, length, nameOf } from "./words.js";
+import { clock, FAULTS, DETAILS, HEADLINES, howSure, isKnown, length, nameOf } from "./words.js";
 
 const TICK_MS = 200;
-const ANSWER_MS = 1500; // no answer for so long: nobody listens
+const ANSWER_MS = 1500; // no answer for so long: the page is not listening
 const FIRST_ANSWER_MS = 2800; // the first window has to fill
 const STALE_S = 1.5; // an older answer is not the present
 const LATE_MS = 4000; // only old answers for so long: begin anew
@@ -40,7 +40,7 @@ function find(id) {
   return document.getElementById(id);
 }
 
-function tell(kind, facts) {
+function notify(kind, facts) {
   const detail = { kind, at: performance.now(), ...facts };
   window.dispatchEvent(new CustomEvent("soundsight", { detail }));
 }
@@ -50,14 +50,13 @@ class Live {
     this.protocol = protocol;
     this.stage = new Stage();
     this.strip = new Strip((entry) => this.replay(entry));
-    this.memory = new OodDetector(MEMORY_S, RATE_HZ);
+    this.memory = null; // made when the rate is known
     this.mark = new SoundMark(-60);
     this.capture = new Capture({
       onFrame: (frame) => this.#frame(frame),
       onLost: () => this.#decide(),
     });
     this.link = new Link(protocol, {
-      rateHz: RATE_HZ,
       hello: () => this.#hello(),
       onReady: (ready) => this.#ready(ready),
       onWindow: (facts, pictures) => this.#window(facts, pictures),
@@ -123,11 +122,14 @@ class Live {
     }
     if (ticket !== this.ticket) return;
     this.startedAt = performance.now();
+    // Sound of another rate does not fit: positions go on, and what was before is not kept.
+    const { rateHz } = this.capture;
+    if (this.memory?.rateHz !== rateHz) this.memory = new SoundMemory(MEMORY_S, rateHz);
     this.#fills();
     this.keepScreen();
     this.stage.note(this.capture.note);
     this.noteUntil = Infinity;
-    this.link.start();
+    this.link.start(rateHz);
     this.#decide();
   }
 
@@ -158,10 +160,10 @@ class Live {
     this.startedAt = performance.now();
     this.mark.reset();
     this.#fills();
-    this.link.start();
+    this.link.start(this.capture.rateHz);
   }
 
-  /** From now on there is sound for the server again: until its first window nothing is known. */
+  /** Sound goes to the server again: nothing is known until its first window is full. */
   #fills() {
     this.answerAt = 0;
     this.fillsFrom = performance.now();
@@ -205,12 +207,12 @@ class Live {
     }
     this.frameWall = wall;
     if (this.paused || this.replaying?.sounding) return;
-    this.memory.push(frame.position, frame.pcm);
+    this.memory?.push(frame.position, frame.pcm);
     this.stage.level(frame.level);
-    if (this.mark.push(frame.level, (1000 * frame.position) / RATE_HZ)) {
+    if (this.mark.push(frame.level, (1000 * frame.position) / this.capture.rateHz)) {
       this.stage.mark(this.mark.on);
       if (this.mark.on) this.markAt = frame.at;
-      tell("sound", { on: this.mark.on, received: frame.at });
+      notify("sound", { on: this.mark.on, received: frame.at });
       this.#decide();
     }
     this.link.push(frame.position, frame.pcm);
@@ -240,7 +242,7 @@ class Live {
     this.lineDownAt = 0;
     find("token-form").hidden = true;
     this.#threshold();
-    tell("ready", {});
+    notify("ready", {});
   }
 
   #threshold() {
@@ -253,10 +255,11 @@ class Live {
 
   #window(facts, pictures) {
     const now = performance.now();
-    const end = Math.round(facts.end_s * RATE_HZ);
-    if ((this.capture.position - end) / RATE_HZ > STALE_S) {
+    const { rateHz } = this.capture;
+    const end = Math.round(facts.end_s * rateHz);
+    if ((this.capture.position - end) / rateHz > STALE_S) {
       this.lateAt = now;
-      if (now - this.freshAt > LATE_MS) this.link.renew(DEAF.late);
+      if (now - this.freshAt > LATE_MS) this.link.renew(FAULTS.late);
       return;
     }
     this.answerAt = now;
@@ -272,9 +275,9 @@ class Live {
     if (facts.event) {
       const key = `${this.connection}.${facts.event.number}`;
       const entry = this.strip.event(key, {
-        from: Math.round(facts.event.began_s * RATE_HZ),
+        from: Math.round(facts.event.began_s * rateHz),
         to: end,
-        at: this.#date(Math.round(facts.event.began_s * RATE_HZ)),
+        at: this.#date(Math.round(facts.event.began_s * rateHz)),
         until: this.#date(end),
         repeats: facts.event.repeats,
         pictured,
@@ -303,7 +306,7 @@ class Live {
     this.shown = { key, pictures, at: now };
     if (this.replaying) return;
     if (await this.stage.show(pictures)) {
-      tell("picture", {
+      notify("picture", {
         event: key,
         isNew,
         position: end,
@@ -317,7 +320,7 @@ class Live {
   /** The clock time of a position, by the newest frame's. */
   #date(position) {
     const [end, at] = this.arrived[this.arrived.length - 1] ?? [position, performance.now()];
-    const ago = performance.now() - at + (1000 * (end - position)) / RATE_HZ;
+    const ago = performance.now() - at + (1000 * (end - position)) / this.capture.rateHz;
     return new Date(Date.now() - ago);
   }
 
@@ -356,34 +359,34 @@ class Live {
     const { replaying } = this;
     if (!replaying || replaying.sounding || !this.running || this.paused) return false;
     if (now - replaying.endedAt > LOOK_MS) return true;
-    return !replaying.deaf && this.#deaf(now) !== "";
+    return !replaying.lost && this.#whyNotListening(now) !== "";
   }
 
-  /** Why nobody listens, in words; empty while somebody does. */
-  #deaf(now) {
+  /** Why the page does not listen, in words; empty while it does. */
+  #whyNotListening(now) {
     const lost = this.capture.fault(now);
-    if (lost === "ended" && preferences.source === "tab") return DEAF.tab;
-    if (lost) return DEAF[lost];
+    if (lost === "ended" && preferences.source === "tab") return FAULTS.tab;
+    if (lost) return FAULTS[lost];
     const { link } = this;
     if (link.state !== "ready") {
       const { close } = this.protocol;
-      if (link.fault?.code === close.unauthorised) return DEAF.token;
-      if (link.fault?.code === close.version) return DEAF.version;
+      if (link.fault?.code === close.unauthorised) return FAULTS.token;
+      if (link.fault?.code === close.version) return FAULTS.version;
       if (!this.lineDownAt) this.lineDownAt = now;
       // A line that is only being opened for the first time is no fault yet.
       const first = !link.fault && now - this.startedAt < OPENING_MS;
       if (first) return "";
       const wait = link.retryAt ? Math.max(0, Math.ceil((link.retryAt - now) / 1000)) : 0;
-      let why = DEAF.gone;
-      if (link.fault?.code === close.try_later) why = DEAF.full;
-      else if (link.fault?.code === close.malformed) why = DEAF.malformed;
+      let why = FAULTS.gone;
+      if (link.fault?.code === close.try_later) why = FAULTS.full;
+      else if (link.fault?.code === close.malformed) why = FAULTS.malformed;
       else if (link.fault?.message && link.fault.code !== close.going_away) why = said(link.fault);
       return `${why} ${wait ? `Trying again in ${wait} s.` : "Trying again now."}`;
     }
     this.lineDownAt = 0;
     const patience = this.answerAt ? ANSWER_MS : FIRST_ANSWER_MS;
     if (now - Math.max(this.answerAt, link.readyAt, this.fillsFrom) <= patience) return "";
-    return now - this.lateAt < ANSWER_MS ? DEAF.late : DEAF.silent;
+    return now - this.lateAt < ANSWER_MS ? FAULTS.late : FAULTS.silent;
   }
 
   #decide() {
@@ -414,9 +417,9 @@ class Live {
     if (state !== this.state) {
       const was = this.state;
       this.state = state;
-      tell("state", { state, was });
+      notify("state", { state, was });
       if ((state === "not_listening") !== (was === "not_listening")) {
-        tell("listening", { listening: state !== "not_listening", reason: facts.detail });
+        notify("listening", { listening: state !== "not_listening", reason: facts.detail });
       }
     }
   }
@@ -437,8 +440,8 @@ class Live {
     }
     if (this.paused) return { state: "paused" };
     if (!this.capture.track) return { state: "starting" };
-    const deaf = this.#deaf(now);
-    if (deaf) return { state: "not_listening", detail: deaf };
+    const lost = this.#whyNotListening(now);
+    if (lost) return { state: "not_listening", detail: lost };
     const young = this.mark.on && now - this.markAt < YOUNG_MS;
     if (this.link.state !== "ready") return { state: "starting" };
     if (!this.present && !young && !this.answerAt) {
@@ -459,11 +462,11 @@ class Live {
     return young ? { state: "sound" } : { state: "quiet" };
   }
 
-  /** The present in a few words, for one who looks at the past. */
+  /** The present in a few words, shown beside an entry of the past. */
   #briefly(now) {
     if (!this.running) return this.problem ? HEADLINES.not_listening : "stopped";
     if (this.paused) return SPOKEN.paused;
-    if (!this.capture.track || this.#deaf(now)) return HEADLINES.not_listening;
+    if (!this.capture.track || this.#whyNotListening(now)) return HEADLINES.not_listening;
     if (!this.present) return this.mark.on ? "something sounds" : "listening";
     const { state, entry } = this.present;
     return state === "known" ? nameOf(entry) : SPOKEN[state];
@@ -512,22 +515,24 @@ class Live {
 
   async replay(entry) {
     this.#silence();
-    const deaf = this.state === "not_listening" || Boolean(this.replaying?.deaf);
-    const around = Math.round(REPLAY_AROUND_S * RATE_HZ);
-    const from = Math.max(0, entry.from - around);
-    const to = Math.min(this.memory.end, from + REPLAY_MOST_S * RATE_HZ, entry.to + around);
-    const kept = this.memory.has(from, to) && to > from;
+    const lost = this.state === "not_listening" || Boolean(this.replaying?.lost);
+    const { memory } = this;
+    const { rateHz } = memory;
+    const around = Math.round(REPLAY_AROUND_S * rateHz);
+    const from = Math.max(memory.start, entry.from - around);
+    const to = Math.min(memory.end, from + REPLAY_MOST_S * rateHz, entry.to + around);
+    const kept = entry.from >= memory.start && memory.has(from, to) && to > from;
     const playing = this.replaying?.sounding ? this.replaying.began : null;
     if (!kept) this.#unheard();
     const began = this.running && kept ? (playing ?? new Date()) : null;
-    this.replaying = { entry, kept, deaf, began, sounding: kept, endedAt: performance.now() };
+    this.replaying = { entry, kept, lost, began, sounding: kept, endedAt: performance.now() };
     this.strip.choose(entry);
     if (entry.pictured) this.stage.show(entry.pictures);
     else this.stage.clear();
     if (kept) {
       const context = new AudioContext();
-      const buffer = context.createBuffer(1, to - from, RATE_HZ);
-      buffer.copyToChannel(this.memory.cut(from, to), 0);
+      const buffer = context.createBuffer(1, to - from, rateHz);
+      buffer.copyToChannel(memory.cut(from, to), 0);
       const player = context.createBufferSource();
       player.buffer = buffer;
       player.connect(context.destination);
@@ -561,8 +566,8 @@ class Live {
     this.player = null;
   }
 
-  /** While a sound was played nobody listened. It is told once it is over: nothing moves under a
-   * pointer that has just chosen. */
+  /** While a sound is played the page does not listen. The gap is added when the sound is over:
+   * nothing may move under a pointer that has just chosen. */
   #unheard() {
     const { began, sounding } = this.replaying ?? {};
     if (!began || !sounding) return;
@@ -585,7 +590,7 @@ class Live {
   clear() {
     this.live();
     this.strip.clear();
-    this.memory.clear();
+    this.memory?.clear();
     this.present = null;
     this.#decide();
   }
@@ -657,7 +662,7 @@ function wire(live) {
     remember(find("token").value);
     find("token").value = "";
     live.link.stop();
-    live.link.start();
+    live.link.start(live.capture.rateHz);
   });
   const sizes = ["small", "medium", "large"];
   const step = (by) => {

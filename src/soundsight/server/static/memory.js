@@ -1,6 +1,6 @@
 /** The sound of the last minutes, for replay: in this page's memory and nowhere else. */
 
-export class OodDetector {
+export class SoundMemory {
   /**
    * @param {number} seconds how much is kept; what is older is overwritten
    * @param {number} rateHz
@@ -8,12 +8,17 @@ export class OodDetector {
   constructor(seconds, rateHz) {
     this.rateHz = rateHz;
     this.samples = new Int16Array(seconds * rateHz);
+    this.start = 0; // the position of the first sample that was kept
     this.end = 0; // the position after the newest sample
   }
 
   /** @param {number} position of the first sample; @param {ArrayBuffer} pcm */
   push(position, pcm) {
     const piece = new Int16Array(pcm);
+    if (!this.end) {
+      this.start = position;
+      this.end = position;
+    }
     const { samples } = this;
     // What was missed between is silence, not what was there five minutes ago.
     for (let at = this.end; at < position && at - this.end < samples.length; at += 1) {
@@ -28,7 +33,7 @@ export class OodDetector {
 
   /** Whether all of a stretch is still there. */
   has(from, to) {
-    return from >= Math.max(0, this.end - this.samples.length) && to <= this.end;
+    return from >= Math.max(this.start, this.end - this.samples.length) && to <= this.end;
   }
 
   /** @returns {Float32Array} of full scale 1 */

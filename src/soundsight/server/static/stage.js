@@ -5,7 +5,7 @@ import { DETAILS, HEADLINES, howSure, isKnown, nameOf } from "./words.js";
 const SHAPES = {
   start: "start",
   starting: "start",
-  not_listening: "deaf",
+  not_listening: "fault",
   paused: "paused",
   sound: "sound",
   picture: "picture",

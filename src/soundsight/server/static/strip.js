@@ -12,7 +12,7 @@ const NOTHING = {
   pictured: false, named: false, name: "", secondGuess: "", pictogram: "", confidence: 0,
   drawing: 0, pictures: [],
 };
-const GAPS = { "not listening": "deaf", paused: "paused", stopped: "paused", replaying: "replay" };
+const GAPS = { "not listening": "fault", paused: "paused", stopped: "paused", replaying: "replay" };
 
 function element(tag, className = "", words = "") {
   const made = document.createElement(tag);
@@ -130,7 +130,7 @@ export class Strip {
   clear() {
     this.entries = [];
     this.list.replaceChildren();
-    this.#tell();
+    this.#showButtons();
   }
 
   forget() {
@@ -141,7 +141,7 @@ export class Strip {
         this.#remove(entry);
       }
     }
-    this.#tell();
+    this.#showButtons();
   }
 
   #remove(entry) {
@@ -176,7 +176,7 @@ export class Strip {
     this.list.prepend(entry.item);
     this.entries.unshift(entry);
     this.#words(entry);
-    this.#tell();
+    this.#showButtons();
   }
 
   async #picture(entry) {
@@ -225,7 +225,7 @@ export class Strip {
     }
   }
 
-  #tell() {
+  #showButtons() {
     document.getElementById("empty").hidden = this.entries.length > 0;
     document.getElementById("clear").hidden = this.entries.length === 0;
   }

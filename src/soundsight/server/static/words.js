@@ -62,7 +62,7 @@ export const DETAILS = {
   quiet: "Listening. Nothing loud enough sounds.",
 };
 
-export const DEAF = {
+export const FAULTS = {
   ended: "The microphone has gone. Plug it in, or choose another, and start again.",
   tab: "The shared tab no longer gives sound. Start again to share it anew.",
   muted: "The microphone is muted, by a switch or by the system. Unmute it.",

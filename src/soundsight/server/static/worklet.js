@@ -1,18 +1,13 @@
 /**
- * The microphone's end, on the browser's audio thread: all channels -> mono -> 44,100 Hz -> frames
- * of 20 ms, 16-bit, each with its level. Nothing is kept here.
+ * The microphone's end, on the browser's audio thread: all channels -> mono -> frames of 20 ms at
+ * the browser's own rate, 16-bit, each with its level. The server resamples. Nothing is kept here.
  */
 
-import { Resampler } from "./resampler.js";
-
-const RATE_HZ = 44100;
-const FRAME = 882; // 20 ms
+const FRAME = Math.round(sampleRate / 50); // 20 ms
 
 class Frames extends AudioWorkletProcessor {
   constructor() {
     super();
-    this.resampler = new Resampler(Math.round(sampleRate), RATE_HZ);
-    this.mono = new Float32Array(128);
     this.frame = new Int16Array(FRAME);
     this.filled = 0;
     this.power = 0;
@@ -27,19 +22,18 @@ class Frames extends AudioWorkletProcessor {
     const channels = inputs[0];
     // Without a connected source there are no channels: that is silence, and time goes on.
     const length = channels.length ? channels[0].length : 128;
-    if (this.mono.length !== length) this.mono = new Float32Array(length);
-    this.mono.fill(0);
-    for (const channel of channels) {
-      for (let i = 0; i < length; i += 1) this.mono[i] += channel[i] / channels.length;
+    for (let i = 0; i < length; i += 1) {
+      let sample = 0;
+      for (const channel of channels) sample += channel[i] / channels.length;
+      this.take(sample);
     }
-    for (const sample of this.resampler.push(this.mono)) this.take(sample);
     return true;
   }
 
   take(sample) {
     const clipped = sample > 1 ? 1 : sample < -1 ? -1 : sample || 0; // NaN is silence
     this.power += clipped * clipped;
-    this.frame[this.filled] = Math.max(-32768, Math.min(32767, Math.round(clipped * 32768)));
+    this.frame[this.filled] = Math.min(32767, Math.round(clipped * 32768));
     this.filled += 1;
     if (this.filled < FRAME) return;
     const pcm = this.frame.buffer;
