@@ -39,7 +39,7 @@ Data = Annotated[str, typer.Argument(metavar="DATA", help="A dataset's folder, o
 
 _CLASSES, _VIDEOS = "classes.json", "videos.csv"
 _CODE = re.compile(r"c(\d{3})")
-_CLIP = re.compile(r"c\d{3}_s(\d{5})")
+_CLIP = re.compile(r"(c\d{3})_s(\d{5})")
 
 
 def register(app: typer.Typer) -> None:
@@ -177,6 +177,7 @@ def export(
     """
     local_output(out)
     from soundsight.core.config import choose
+    from soundsight.data.records import EMBEDDING
     from soundsight.data.vegas.batches import PREFIXES, Kind, write_batches
 
     wanted = choose("kind", kind, {str(k): k for k in Kind})
@@ -184,10 +185,9 @@ def export(
     from soundsight.core.files import atomic_folder, write_json
 
     _check_sizes(folder)
-    embed: Embedder | None = None
-    stored = wanted is Kind.EMBEDDING and model is None and _has_embeddings(folder)
-    if wanted is Kind.EMBEDDING:
-        embed = _stored_embedding if stored else _embedder(model)
+    embeds = wanted is Kind.EMBEDDING
+    stored = embeds and model is None and EMBEDDING in folder.about["files"]
+    embed = _embedder(model, stored=stored) if embeds else None
     folder.require_pairs(mel=not stored, image=wanted is not Kind.AUDIO)
     total = 2 * len(folder)
     with (
@@ -206,7 +206,8 @@ def export(
 
         for split in folder.splits:
             write_batches(made, wanted, records(split), PREFIXES[split], per_file)
-        write_json(made / _CLASSES, numbers.classes())
+        classes = {f"c{code:03d}": label for label, code in numbers.codes.items()}
+        write_json(made / _CLASSES, dict(sorted(classes.items())))
         _write_videos(made / _VIDEOS, numbers)
     say(f"written: {out} ({count:,} records, {_CLASSES}, {_VIDEOS})")
 
@@ -252,37 +253,12 @@ class _Unit:
     thousand: int
 
 
+@dataclass(frozen=True)
 class _Numbers:
-    """Numbers of classes and videos.
+    """Numbers in the batches: label -> class, where None is class 0; (label, unit) -> video."""
 
-    Args:
-        units: label -> what of it gets a number. A label of None is class 0, "without a label".
-    """
-
-    def __init__(self, units: Mapping[str | None, set[_Unit]]) -> None:
-        names = sorted(label for label in units if label is not None)
-        kept = all(_CODE.fullmatch(name) for name in names) and None not in units
-        self.codes: dict[str | None, int] = {None: 0} if None in units else {}
-        for number, name in enumerate(names, start=1):
-            self.codes[name] = int(name[1:]) if kept else number
-        self.videos: dict[tuple[str | None, _Unit], int] = {}
-        for label, found in units.items():
-            ordered = sorted(found, key=lambda unit: (unit.group, unit.clip, unit.thousand))
-            told = [_CLIP.fullmatch(unit.clip) for unit in ordered]
-            ours = kept and all(
-                match and unit.clip[:4] == label and not unit.thousand
-                for match, unit in zip(told, ordered, strict=True)
-            )
-            for number, (unit, match) in enumerate(zip(ordered, told, strict=True)):
-                self.videos[label, unit] = int(match[1]) if ours and match else number
-
-    def classes(self) -> dict[str, str | None]:
-        """Return code -> label."""
-        return {f"c{code:03d}": label for label, code in sorted(self.codes.items(), key=_second)}
-
-
-def _second(pair: tuple[Any, Any]) -> Any:
-    return pair[1]
+    codes: dict[str | None, int]
+    videos: dict[tuple[str | None, _Unit], int]
 
 
 def _check_sizes(folder: PairFolder) -> None:
@@ -308,6 +284,11 @@ def _place(sidecar: Mapping[str, Any]) -> tuple[str | None, _Unit, int]:
 
 
 def _number(folder: PairFolder, advance: Callable[[int], None]) -> _Numbers:
+    """Return numbers in the order of names; labels and clips of the published form keep theirs.
+
+    Raises:
+        DataError: when there are more than a batch can number.
+    """
     from soundsight.data.records import SIDECAR
     from soundsight.data.vegas.batches import MOST_CLASSES, MOST_VIDEOS
 
@@ -327,7 +308,21 @@ def _number(folder: PairFolder, advance: Callable[[int], None]) -> _Numbers:
                 f"{folder.where} has {len(found)} videos of the label {label}; a batch knows "
                 f"{MOST_VIDEOS} a class"
             )
-    return _Numbers(units)
+    names = sorted(label for label in units if label is not None)
+    kept = None not in units and all(_CODE.fullmatch(name) for name in names)
+    codes: dict[str | None, int] = {None: 0} if None in units else {}
+    codes |= {name: int(name[1:]) if kept else n for n, name in enumerate(names, start=1)}
+    videos: dict[tuple[str | None, _Unit], int] = {}
+    for label, found in units.items():
+        ordered = sorted(found, key=lambda unit: (unit.group, unit.clip, unit.thousand))
+        matches = [_CLIP.fullmatch(unit.clip) for unit in ordered]
+        published = kept and all(
+            match and match[1] == label and not unit.thousand
+            for match, unit in zip(matches, ordered, strict=True)
+        )
+        for number, (unit, match) in enumerate(zip(ordered, matches, strict=True)):
+            videos[label, unit] = int(match[2]) if published and match else number
+    return _Numbers(codes, videos)
 
 
 def _batch_records(
@@ -352,38 +347,26 @@ def _batch_records(
         )
 
 
-def _has_embeddings(folder: PairFolder) -> bool:
-    from soundsight.data.records import EMBEDDING
-
-    return EMBEDDING in folder.about["files"]
-
-
-def _stored_embedding(record: Record) -> NDArray[np.float32]:
+def _embedder(model: Path | None, *, stored: bool) -> Embedder:
+    """Return what gives a record's embedding, float32 [E]: as stored, or of a model's encoder."""
     import io
 
     import numpy as np
 
-    from soundsight.data.records import EMBEDDING
-
-    embedding: NDArray[np.float32] = np.load(io.BytesIO(record.files[EMBEDDING]))
-    return embedding
-
-
-def _embedder(model: Path | None) -> Embedder:
-    """Return what embeds a record's log-mel with a model's encoder: float32 [E]."""
     from soundsight.core.units import to_unit
-    from soundsight.data.records import MEL
+    from soundsight.data.records import EMBEDDING, MEL
     from soundsight.data.store.shards import decode_mel
     from soundsight.runtime import model_folder
     from soundsight.runtime.session import Network
 
+    if stored:
+        return lambda record: np.load(io.BytesIO(record.files[EMBEDDING]))
     info = model_folder.read(model or model_folder.bundled())
-    size = info.embedding_size
     encoder = Network(info.folder / model_folder.ENCODER, ["mel"], ["embedding"])
 
     def embed(record: Record) -> NDArray[np.float32]:
         mel = to_unit(decode_mel(record.files[MEL]))[None, None]
-        (embedding,) = encoder.run(((size,),), mel=mel)
+        (embedding,) = encoder.run(((info.embedding_size,),), mel=mel)
         first: NDArray[np.float32] = embedding[0]
         return first
 
