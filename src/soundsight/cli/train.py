@@ -32,6 +32,7 @@ from soundsight.cli.train_options import (
     Seed,
     Steps,
     command,
+    preset_option,
 )
 from soundsight.core.config import choose
 from soundsight.core.errors import ConfigError
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from soundsight.training.flow_data import FlowPairs
     from soundsight.training.trainer import Task
 
+_PRESETS = "everyday, paper, flagship, compact, small or tiny"
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
@@ -58,15 +61,7 @@ def register(app: typer.Typer) -> None:
 def encoder(
     options: RunOptions,
     kind: Annotated[str, option("KIND", "contrastive or autoencoder.")] = "contrastive",
-    preset: Annotated[
-        str | None,
-        option(
-            "PRESET",
-            "everyday, paper, flagship, compact, small or tiny. [dim](default: compact, or "
-            "that of --init)[/dim]",
-            show_default=False,
-        ),
-    ] = None,
+    preset: Annotated[str | None, preset_option(_PRESETS, "compact, or that of --init")] = None,
     teacher: Annotated[
         Path | None,
         option("ONNX|ZIP", "YAMNet, which the ears of --preset everyday imitate as well."),
@@ -155,12 +150,7 @@ def _train_ears(
 def decoder(
     options: RunOptions,
     preset: Annotated[
-        str | None,
-        option(
-            "PRESET",
-            "everyday or everyday-tiny. [dim](default: everyday, or that of --init)[/dim]",
-            show_default=False,
-        ),
+        str | None, preset_option("everyday or everyday-tiny", "everyday, or that of --init")
     ] = None,
     init: Init = None,
 ) -> None:
@@ -212,11 +202,8 @@ def translator(
     ] = None,
     preset: Annotated[
         str | None,
-        option(
-            "PRESET",
-            "everyday, paper, flagship, compact, small or tiny. [dim](default: that of "
-            "--init; of --encoder, where there is a --decoder; else compact)[/dim]",
-            show_default=False,
+        preset_option(
+            _PRESETS, "that of --init; of --encoder, where there is a --decoder; else compact"
         ),
     ] = None,
     decoder: Annotated[

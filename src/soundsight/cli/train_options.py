@@ -58,6 +58,12 @@ Seed = Annotated[int, _OfSettings("N", "Seed of weights, order and every random 
 Steps = Annotated[int | None, _OfSettings("N", "Optimiser steps.", min=1)]
 
 
+def preset_option(names: str, default: str) -> Any:
+    """Return the option ``--preset`` of a command."""
+    text = f"Sizes of the networks: {names}. [dim](default: {default})[/dim]"
+    return option("PRESET", text, show_default=False)
+
+
 @dataclass(kw_only=True)
 class FitOptions:
     """Options of every command."""
