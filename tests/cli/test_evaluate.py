@@ -32,8 +32,8 @@ from soundsight.evaluation import everyday as on_everyday
 from soundsight.evaluation.bench import EvaluationConfig
 from soundsight.evaluation.everyday import EverydayConfig
 from soundsight.judges.everyday import PhotoJudge
+from soundsight.judges.fit import ViewerConfig
 from soundsight.judges.retrieval_space import SpaceConfig
-from soundsight.judges.second_judge import ViewerConfig
 from soundsight.judges.train import JudgesConfig, ViewersConfig, train
 from soundsight.models.picture_classifier import PictureClassifierConfig
 from soundsight.runtime.translator import Translator

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,20 @@ from PIL import Image
 from soundsight.core.errors import ConfigError, DataError, ModelError, OutputError
 from soundsight.data.vegas.bench import SUBJECTS, Bench
 from soundsight.evaluation import blind
-from soundsight.evaluation.bench import EvaluationConfig, evaluate
+from soundsight.evaluation.bench import (
+    EvaluationConfig,
+    ValInformativity,
+    control_pictures,
+    evaluate,
+    every_judge,
+    photo_controls,
+    white_noise_mels,
+)
+from soundsight.evaluation.metrics import MEAN
 from soundsight.evaluation.segments import read
 from soundsight.judges.apply import Judges
-from soundsight.judges.negatives import EarlyPictures
+from soundsight.judges.negatives import EarlyPictures, early_part
+from soundsight.training.translator import TranslatorTask
 
 CONFIG = EvaluationConfig(floor_per_kind=5, sheet_per_class=2)
 
@@ -86,7 +96,7 @@ def painter(colours: dict[str, tuple[int, int, int]]) -> Painter:
     return Painter(colours)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def full_judges(toy_judges: Judges, colours: dict[str, tuple[int, int, int]]) -> Judges:
     """The toy judges with all that may stand beside them; the second one never accepts rail."""
 
@@ -160,15 +170,6 @@ def test_one_picture_for_every_sound_is_no_better_than_shuffled(
     assert rows["white noise: accepted"]["water"]["share"] == 1
 
 
-def test_intervals_hold_the_share_of_a_lucky_translator(
-    toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
-) -> None:
-    rows = evaluate(Painter(colours, 0.5), toy_judges, toy_bench, tmp_path / "out", CONFIG)["rows"]
-    mean = rows["informativity"]["mean"]
-    assert mean["low"] < 0.5 * 11 / 12 < mean["high"]
-    assert 0.05 < mean["high"] - mean["low"] < 0.5
-
-
 def test_refused_sounds_and_inaudible_seconds_count_as_misses(
     painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
 ) -> None:
@@ -206,10 +207,18 @@ def test_what_is_hidden_of_noise_counts_among_all_of_it(
     assert rows["silence: shown and accepted"]["dog"]["share"] == 0
 
 
-def test_everything_that_judges_can_bring_is_measured(
-    painter: Painter, full_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    report = evaluate(painter, full_judges, toy_bench, tmp_path / "out", CONFIG)
+@pytest.fixture(scope="module")
+def full(
+    full_judges: Judges, toy_bench: Bench, colours: dict, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict]:
+    """A report with all that judges can bring and a blind sheet, and its JSON."""
+    out = tmp_path_factory.mktemp("full") / "out"
+    config = EvaluationConfig(floor_per_kind=5, sheet_per_class=2, blind_sheet=True)
+    return out, evaluate(Painter(colours), full_judges, toy_bench, out, config, command="x")
+
+
+def test_everything_that_judges_can_bring_is_measured(full: tuple[Path, dict]) -> None:
+    out, report = full
     rows = report["rows"]
     assert rows["second judge: informativity"]["rail"]["share"] == 0
     assert rows["second judge: informativity"]["dog"]["share"] == pytest.approx(11 / 12)
@@ -230,16 +239,15 @@ def test_everything_that_judges_can_bring_is_measured(
     assert report["fidelity"]["pictures"]["generated"] > 0
     assert 0 <= report["fidelity"]["copying"]["closer"] <= 1
     assert [line.split(":")[0] for line in report["left_out"]] == [
-        "The floor of early-generator pictures",
-        "A sheet for blind viewing",
+        "The floor of early-generator pictures"
     ]
-    page = (tmp_path / "out" / "report.html").read_text()
+    page = (out / "report.html").read_text()
     for words in ("Confusion, seconds", "Retrieval", "Cohen&#39;s kappa", "Frechet", "seen: water"):
         assert words in page
     assert page.count("data:image/svg+xml;base64,") == 2
-    assert page.count("data:image/jpeg;base64,") == 2
+    assert page.count("data:image/jpeg;base64,") == 3
     # Figures of this run: a toy class has twelve pictures, of four videos.
-    text = (tmp_path / "out" / "report.md").read_text()
+    text = (out / "report.md").read_text()
     assert "as 12 candidates are of one subject" in text
     unseen = next(line for line in text.splitlines() if line.startswith("| unseen photos |"))
     closer = report["fidelity"]["copying"]["unseen_closer"]
@@ -255,16 +263,15 @@ def test_what_judges_lack_is_left_out_and_said(
     for key in ("confusion", "retrieval", "fidelity"):
         assert key not in report
     assert not any(name.startswith(("second", "class", "retrieval")) for name in report["rows"])
+    assert report["left_out"][-1].startswith("A sheet for blind viewing")
     page = (tmp_path / "out" / "report.md").read_text()
     for words in ("A second judge", "Class accuracy", "Retrieval", "nearest photos"):
         assert re.search(rf"^\* .*{words}.*judges|^\* .*{words}.*network", page, re.MULTILINE)
 
 
-def test_every_second_is_kept(
-    painter: Painter, full_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    report = evaluate(painter, full_judges, toy_bench, tmp_path / "out", CONFIG)
-    table = read(tmp_path / "out" / "seconds.csv")
+def test_every_second_is_kept(full: tuple[Path, dict], toy_bench: Bench) -> None:
+    out, report = full
+    table = read(out / "seconds.csv")
     pairs = toy_bench.pairs("devtest")
     assert list(table.names) == [pair.spectrogram for pair in pairs]
     assert list(table.videos) == [pair.video for pair in pairs]
@@ -284,6 +291,10 @@ def test_a_baseline_stands_beside(
     first = evaluate(weak, toy_judges, toy_bench, base, CONFIG, model={"name": "weak"})
     rows = evaluate(painter, toy_judges, toy_bench, out, CONFIG, baseline=base)["rows"]
     assert rows["baseline: informativity"] == first["rows"]["informativity"]
+    # The interval holds the share that was drawn from.
+    mean = first["rows"]["informativity"]["mean"]
+    assert mean["low"] < 0.3 * 11 / 12 < mean["high"]
+    assert 0.05 < mean["high"] - mean["low"] < 0.5
     gap = rows["informativity, minus baseline"]["mean"]
     wanted = 11 / 12 - first["rows"]["informativity"]["mean"]["share"]
     assert gap["share"] == pytest.approx(wanted)
@@ -291,29 +302,21 @@ def test_a_baseline_stands_beside(
     assert json.loads((out / "report.json").read_text())["baseline"]["model"] == {"name": "weak"}
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"seed": 1}, r"differ in seed \(0, 1\)"),
-        ({"split": "val"}, r"differ in split \(devtest, val\)"),
-        ({"limit": 4}, r"differ in limit \(None, 4\)"),
-    ],
-)
 def test_a_baseline_measured_otherwise_is_refused_before_the_drawing(
-    toy_judges: Judges,
-    toy_bench: Bench,
-    painter: Painter,
-    tmp_path: Path,
-    change: dict,
-    words: str,
+    toy_judges: Judges, toy_bench: Bench, painter: Painter, tmp_path: Path
 ) -> None:
     base = tmp_path / "base"
     evaluate(painter, toy_judges, toy_bench, base, CONFIG)
-    config = EvaluationConfig(**{"floor_per_kind": 5, "sheet_per_class": 2} | change)
     drawn = painter.seeds.copy()
-    with pytest.raises(ConfigError, match=words):
-        evaluate(painter, toy_judges, toy_bench, tmp_path / "out", config, baseline=base)
-    assert painter.seeds == drawn
+    for change, words in (
+        ({"seed": 1}, r"differ in seed \(0, 1\)"),
+        ({"split": "val"}, r"differ in split \(devtest, val\)"),
+        ({"limit": 4}, r"differ in limit \(None, 4\)"),
+    ):
+        config = replace(CONFIG, **change)
+        with pytest.raises(ConfigError, match=words):
+            evaluate(painter, toy_judges, toy_bench, tmp_path / "out", config, baseline=base)
+        assert painter.seeds == drawn
     others = Judges(
         {s: lambda images: np.ones(len(images), np.float32) for s in SUBJECTS},
         dict.fromkeys(SUBJECTS, 0.5),
@@ -326,27 +329,31 @@ def test_a_baseline_measured_otherwise_is_refused_before_the_drawing(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_same_command_writes_the_same_files(
-    painter: Painter, full_judges: Judges, toy_bench: Bench, tmp_path: Path
+def test_the_same_command_writes_the_same_files_but_never_over_answers_of_a_person(
+    full: tuple[Path, dict], full_judges: Judges, painter: Painter, toy_bench: Bench, tmp_path: Path
 ) -> None:
-    config = EvaluationConfig(floor_per_kind=5, sheet_per_class=1, blind_sheet=True)
-    for name in "ab":
-        evaluate(painter, full_judges, toy_bench, tmp_path / name, config, command="x")
-    written = files_of(tmp_path / "a")
-    assert written == files_of(tmp_path / "b")
+    out, written = tmp_path / "out", files_of(full[0])
+    config = EvaluationConfig(floor_per_kind=5, sheet_per_class=2, blind_sheet=True)
+    evaluate(painter, full_judges, toy_bench, out, config, command="x")
+    assert files_of(out) == written
     assert set(written) == {
         "report.json", "report.md", "report.html", "seconds.csv", "pictures.npz", "sheet.png",
         "nearest.png", "curves.svg", "curves-second.svg", "blind/sheet.png", "blind/answers.csv",
         blind.KEY,
     }  # fmt: skip
+    # A report nobody has answered is replaced by the next.
+    config = EvaluationConfig(floor_per_kind=1, sheet_per_class=2, blind_sheet=True)
+    evaluate(painter, full_judges, toy_bench, out, config)
+    form = out / blind.FOLDER / blind.ANSWERS
+    form.write_text(form.read_text().replace("\n1,\n", "\n1,dog\n"))
+    before = files_of(out)
+    with pytest.raises(OutputError, match="holds answers to a blind sheet"):
+        evaluate(painter, full_judges, toy_bench, out, config)
+    assert files_of(out) == before
 
 
-def test_the_blind_sheet_gives_nothing_away(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    config = EvaluationConfig(floor_per_kind=2, sheet_per_class=2, blind_sheet=True)
-    evaluate(painter, toy_judges, toy_bench, out, config)
+def test_the_blind_sheet_gives_nothing_away(full: tuple[Path, dict]) -> None:
+    out, _ = full
     key = json.loads((out / blind.KEY).read_text())["answers"]
     classes = [line["class"] for line in key]
     assert {classes.count(s) for s in SUBJECTS} == {10}
@@ -360,22 +367,6 @@ def test_the_blind_sheet_gives_nothing_away(
         text = (out / name).read_text()
         assert not any(line["spectrogram"] in text for line in key)
         assert '"number"' not in text
-
-
-def test_answers_of_a_person_are_never_replaced(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    config = EvaluationConfig(floor_per_kind=2, sheet_per_class=2, blind_sheet=True)
-    evaluate(painter, toy_judges, toy_bench, out, config)
-    # A report nobody has answered is replaced by the next.
-    evaluate(painter, toy_judges, toy_bench, out, config)
-    form = out / blind.FOLDER / blind.ANSWERS
-    form.write_text(form.read_text().replace("\n1,\n", "\n1,dog\n"))
-    before = files_of(out)
-    with pytest.raises(OutputError, match="holds answers to a blind sheet"):
-        evaluate(painter, toy_judges, toy_bench, out, config)
-    assert files_of(out) == before
 
 
 def test_a_failure_leaves_nothing_behind(
@@ -501,4 +492,124 @@ def test_early_pictures_are_one_more_floor(
     report = evaluate(painter, toy_judges, toy_bench, tmp_path / "out", CONFIG, early=early)
     assert report["rows"]["floor: early"]["mean"]["share"] == 0
     assert not any("early" in line for line in report["left_out"])
-    shutil.rmtree(tmp_path / "out")
+
+
+# --- controls
+
+
+def test_photos_set_the_ceiling_and_what_shows_nothing_the_floor(
+    toy_bench: Bench, toy_judges: Judges
+) -> None:
+    pictures = control_pictures(toy_bench, "devtest", per_kind=20)
+    rows, scores = photo_controls(toy_judges, pictures)
+    assert rows["real photos"][MEAN].share == 1
+    assert rows["real photos"]["dog"].count == 10
+    assert rows["photos of other classes"][MEAN].share == 0
+    assert rows["photos of other classes"]["dog"].count == 40
+    # Once in a while the random right half of a toy photo has the colour too.
+    assert rows["floor: patches"][MEAN].share < 0.05
+    assert rows["floor: noise"][MEAN].share < 0.05
+    assert rows["floor: average"]["dog"].count == 20
+    assert "floor: early" not in rows
+    assert scores.photos["dog"].shape == (10,)
+    assert scores.photos["dog"].min() > 0.9
+    # Four kinds, twenty each, in the judge's own class.
+    assert scores.uninformative["dog"].shape == (80,)
+    passed = np.mean([scores.uninformative[s] >= 0.85 for s in SUBJECTS])
+    floors = [
+        rows[f"floor: {kind}"][MEAN].share for kind in ("average", "blur", "patches", "noise")
+    ]
+    assert passed == pytest.approx(np.mean(floors))
+
+
+def test_a_jury_that_accepts_everything_has_a_floor_of_one(toy_bench: Bench) -> None:
+    generous = Judges(
+        {s: lambda images: np.ones(len(images), np.float32) for s in SUBJECTS},
+        dict.fromkeys(SUBJECTS, 0.5),
+    )
+    rows, _ = photo_controls(generous, control_pictures(toy_bench, "devtest", per_kind=2))
+    assert len(rows) == 6
+    assert {row[MEAN].share for row in rows.values()} == {1.0}
+
+
+def test_only_early_pictures_kept_for_val_are_judged(
+    toy_bench: Bench, toy_judges: Judges, colours: dict[str, tuple[int, int, int]]
+) -> None:
+    images = np.broadcast_to(np.array(colours["rail"], np.uint8), (200, 96, 96, 3)).copy()
+    early = EarlyPictures(images=images, sounds=np.arange(200), runs=np.zeros(200, np.int64))
+    pictures = control_pictures(toy_bench, "val", per_kind=2, early=early)
+    assert len(pictures.early) == len(early_part(early, 0, "val"))
+    row = photo_controls(toy_judges, pictures)[0]["floor: early"]
+    assert row["rail"].share == 1
+    assert row["dog"].share == 0
+    assert 5 < row["rail"].count < 40
+
+
+def test_a_class_without_photos_is_named(
+    bench_root: Path, write_tar: Callable[[Path, list[tuple[str, bytes]]], None]
+) -> None:
+    with tarfile.open(bench_root / "photos" / "val.tar") as tar:
+        kept = [
+            (member.name, tar.extractfile(member).read())
+            for member in tar
+            if not member.name.startswith("rail/")
+        ]
+    write_tar(bench_root / "photos" / "val.tar", kept)
+    with pytest.raises(DataError, match="fewer than two photos of rail in val") as caught:
+        control_pictures(Bench(bench_root), "val", per_kind=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_verdicts_follow_scores_and_thresholds(toy_judges: Judges) -> None:
+    scores = np.full((2, 5), np.float32(0.85))
+    scores[1, 3] = np.nextafter(np.float32(0.85), np.float32(0))
+    assert toy_judges.decide(scores).tolist() == [[True] * 5, [True, True, True, False, True]]
+
+
+def test_every_judge_is_asked_about_silence(
+    toy_judges: Judges, colours: dict[str, tuple[int, int, int]]
+) -> None:
+    pictures = np.zeros((4, 96, 96, 3), np.uint8)
+    pictures[0] = colours["water"]
+    row = every_judge(toy_judges, pictures)
+    assert row["water"].share == 0.25
+    assert row["baby"].share == 0
+    assert row[MEAN].share == pytest.approx(0.05)
+
+
+def test_white_noise_is_loud_everywhere() -> None:
+    mels = white_noise_mels(3, 0)
+    assert mels.shape == (3, 128, 100)
+    assert mels.dtype == np.uint8
+    assert mels.mean() > 100
+    assert (mels[0] != mels[1]).any()
+    np.testing.assert_array_equal(mels, white_noise_mels(3, 0))
+
+
+# --- a look while training
+
+
+class GreyTask(TranslatorTask):
+    """Draws each second in its mean level of grey."""
+
+    def __init__(self) -> None:
+        pass
+
+    def draw(self, mels: np.ndarray) -> np.ndarray:
+        assert mels.shape[1:] == (128, 100)
+        level = mels.mean(axis=(1, 2)).astype(np.uint8)
+        return np.broadcast_to(level[:, None, None, None], (len(mels), 96, 96, 3)).copy()
+
+
+def test_shares_are_those_of_each_class_and_their_mean(toy_bench: Bench) -> None:
+    """Of twelve seconds a class one cannot be heard; the toy levels rise from class to class."""
+
+    def bright(images: np.ndarray) -> np.ndarray:
+        return images[:, 0, 0, 0].astype(np.float32) / 255
+
+    thresholds = dict.fromkeys(SUBJECTS, 1 / 255) | {SUBJECTS[0]: 1.0}
+    look = ValInformativity(Judges(dict.fromkeys(SUBJECTS, bright), thresholds), toy_bench)
+    figures = look(GreyTask(), 7)
+    assert figures.pop("val_informativity") == pytest.approx((0 + 4 * 11 / 12) / 5)
+    expected = {f"val_{s}": 11 / 12 for s in SUBJECTS} | {f"val_{SUBJECTS[0]}": 0.0}
+    assert figures == pytest.approx(expected)

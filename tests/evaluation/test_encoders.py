@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from rich.console import Console
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError, OutputError
+from soundsight.core.files import write_json
+from soundsight.data.everyday.folder import Everyday
 from soundsight.data.store.dataset import PairDataset
 from soundsight.data.vegas.bench import SUBJECTS, Bench
 from soundsight.evaluation.encoders import (
@@ -22,14 +22,15 @@ from soundsight.evaluation.encoders import (
     fit_probe,
     neighbour_votes,
     reconstruct,
+    report_ears,
 )
-from soundsight.evaluation.figures import draw_map, reconstruction_sheet
+from soundsight.models.ears import Ears, ears_preset
 from soundsight.models.presets import preset
 from soundsight.models.published.autoencoder import Autoencoder
+from soundsight.training.checkpoints import save_weights
 from soundsight.training.configs import LoopConfig, default_encoder_config
 from soundsight.training.encoder import EncoderTask
 from soundsight.training.trainer import fit
-from soundsight.views.drawing import heat
 
 
 @pytest.fixture(autouse=True)
@@ -120,20 +121,6 @@ def test_what_hardly_moves_is_no_obstacle() -> None:
 # --- pictures -----------------------------------------------------------------------------------
 
 
-def test_the_map_is_the_same_png_twice_whatever_the_settings() -> None:
-    import matplotlib
-
-    places = np.random.default_rng(0).normal(size=(40, 2))
-    subjects = [SUBJECTS[i % 5] for i in range(40)]
-    first = draw_map(places, subjects, ("one", "two"))
-    with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 30}):
-        assert draw_map(places, subjects, ("one", "two")) == first
-    picture = Image.open(io.BytesIO(first))
-    assert picture.format == "PNG"
-    assert not picture.text  # type: ignore[attr-defined]
-    assert draw_map(places + 1, subjects[::-1], ("one", "two")) != first
-
-
 def test_reconstruction_errors_are_those_of_the_network() -> None:
     torch.manual_seed(0)
     network = Autoencoder(preset("tiny").autoencoder).eval()
@@ -144,19 +131,6 @@ def test_reconstruction_errors_are_those_of_the_network() -> None:
         made = network(torch.from_numpy(unit[:, None]).float())[0][:, 0].numpy()
     assert np.allclose(errors, np.square(made - unit).mean(axis=(1, 2)), rtol=1e-5)
     assert np.abs(drawn - (made[[3, 1]] + 1) * 127.5).max() <= 0.51
-
-
-def test_the_sheet_holds_every_mel_above_what_is_drawn_of_it() -> None:
-    heard = np.zeros((3, 128, 100), dtype=np.uint8)
-    drawn = np.full((3, 128, 100), 255, dtype=np.uint8)
-    page = reconstruction_sheet(heard, drawn, ["baby", "water", "baby"], np.array([0.1, 0.2, 0.3]))
-    light = (page == heat()[255]).all(axis=2)
-    assert light.sum() == 3 * 128 * 100
-    # Light is what is drawn, and it lies in the lower half of the first row.
-    assert not light[: light.shape[0] // 5].any()
-    top = reconstruction_sheet(drawn, heard, ["baby", "water", "baby"], np.zeros(3))
-    assert top.shape == page.shape
-    assert not np.array_equal(top, page)
 
 
 # --- the report ---------------------------------------------------------------------------------
@@ -237,3 +211,47 @@ def test_what_cannot_be_measured_is_refused_and_leaves_nothing(
 
 def _mels(bench: Bench, split: str) -> list[np.ndarray]:
     return [bench.spectrogram(pair.spectrogram).astype(float) for pair in bench.pairs(split)]
+
+
+# --- ears
+
+
+def test_a_balanced_probe_does_not_drown_the_small_class() -> None:
+    rng = np.random.default_rng(0)
+    classes = np.repeat([0, 1], [950, 50])
+    known = rng.normal(size=(1000, 2)) + 1.0 * classes[:, None]
+    asked, of = rng.normal(size=(400, 2)), np.repeat([0, 1], 200)
+    asked += 1.0 * of[:, None]
+    right = {}
+    for balanced in (False, True):
+        probe = fit_probe(known, classes, known, classes, count=2, balanced=balanced)
+        found = probe.probabilities(asked)
+        assert found.shape == (400, 2)
+        right[balanced] = (found.argmax(axis=1) == of)[of == 1].mean()
+    assert right[True] > right[False] + 0.3
+
+
+def test_the_report_says_every_reading_and_is_the_same_again(
+    toy_everyday: Everyday, toy_bench: Bench, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = Ears(ears_preset("everyday-tiny")).eval()
+    run = tmp_path / "run"
+    write_json(run / "run.json", {"kind": "ears", "config": {}})
+    with pytest.raises(DataError, match="not finished"):
+        report_ears(run, toy_everyday, toy_bench, tmp_path / "out")
+    about = {"kind": "ears", "network": to_dict(network.config)}
+    save_weights(run / "encoder.safetensors", network, about)
+    words = report_ears(run, toy_everyday, toy_bench, tmp_path / "out", command="the command")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert len(words.splitlines()) == 12
+    assert "the command" in (tmp_path / "out" / "report.md").read_text()
+    for name in ("22 subjects", "28 kinds", "bench's five"):
+        for band in ("whole band", "8 kHz"):
+            kinds = set(report[name][band]["seconds"])
+            assert ("knock" in kinds) == (name == "28 kinds")
+            assert ("cat" in kinds) == (name != "bench's five")
+            assert {"baby", "water", "mean", "bench"} <= kinds
+    assert report_ears(run, toy_everyday, toy_bench, tmp_path / "out") == words
+    with pytest.raises(ConfigError, match="devtest"):
+        report_ears(run, toy_everyday, toy_bench, tmp_path / "out", split="train")

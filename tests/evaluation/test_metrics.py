@@ -1,25 +1,20 @@
-"""Shares, intervals over videos, and the controls."""
+"""Shares and intervals over videos, class accuracy, retrieval, against plain loops."""
 
 from __future__ import annotations
-
-import tarfile
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from soundsight.core.errors import DataError
-from soundsight.data.vegas.bench import SUBJECTS, Bench
-from soundsight.evaluation.bench import (
-    control_pictures,
-    every_judge,
-    photo_controls,
-    white_noise_mels,
+from soundsight.data.vegas.bench import SUBJECTS
+from soundsight.evaluation.metrics import (
+    MEAN,
+    _candidates,
+    classify,
+    retrieve,
+    shares,
+    shuffled,
 )
-from soundsight.evaluation.metrics import MEAN, shares, shuffled
-from soundsight.judges.apply import Judges
-from soundsight.judges.negatives import EarlyPictures, early_part
 
 
 def sounds(seed: int = 0) -> tuple[np.ndarray, list[str], list[str]]:
@@ -149,90 +144,159 @@ def test_a_class_of_more_than_half_cannot_be_shuffled() -> None:
     assert shuffled([], 0) is None
 
 
-def test_photos_set_the_ceiling_and_what_shows_nothing_the_floor(
-    toy_bench: Bench, toy_judges: Judges
-) -> None:
-    pictures = control_pictures(toy_bench, "devtest", per_kind=20)
-    rows, scores = photo_controls(toy_judges, pictures)
-    assert rows["real photos"][MEAN].share == 1
-    assert rows["real photos"]["dog"].count == 10
-    assert rows["photos of other classes"][MEAN].share == 0
-    assert rows["photos of other classes"]["dog"].count == 40
-    # Once in a while the random right half of a toy photo has the colour too.
-    assert rows["floor: patches"][MEAN].share < 0.05
-    assert rows["floor: noise"][MEAN].share < 0.05
-    assert rows["floor: average"]["dog"].count == 20
-    assert "floor: early" not in rows
-    assert scores.photos["dog"].shape == (10,)
-    assert scores.photos["dog"].min() > 0.9
-    # Four kinds, twenty each, in the judge's own class.
-    assert scores.uninformative["dog"].shape == (80,)
-    passed = np.mean([scores.uninformative[s] >= 0.85 for s in SUBJECTS])
-    floors = [
-        rows[f"floor: {kind}"][MEAN].share for kind in ("average", "blur", "patches", "noise")
-    ]
-    assert passed == pytest.approx(np.mean(floors))
+# --- class accuracy
 
 
-def test_a_jury_that_accepts_everything_has_a_floor_of_one(toy_bench: Bench) -> None:
-    generous = Judges(
-        {s: lambda images: np.ones(len(images), np.float32) for s in SUBJECTS},
-        dict.fromkeys(SUBJECTS, 0.5),
-    )
-    rows, _ = photo_controls(generous, control_pictures(toy_bench, "devtest", per_kind=2))
-    assert len(rows) == 6
-    assert {row[MEAN].share for row in rows.values()} == {1.0}
-
-
-def test_only_early_pictures_kept_for_val_are_judged(
-    toy_bench: Bench, toy_judges: Judges, colours: dict[str, tuple[int, int, int]]
-) -> None:
-    images = np.broadcast_to(np.array(colours["rail"], np.uint8), (200, 96, 96, 3)).copy()
-    early = EarlyPictures(images=images, sounds=np.arange(200), runs=np.zeros(200, np.int64))
-    pictures = control_pictures(toy_bench, "val", per_kind=2, early=early)
-    assert len(pictures.early) == len(early_part(early, 0, "val"))
-    row = photo_controls(toy_judges, pictures)[0]["floor: early"]
-    assert row["rail"].share == 1
-    assert row["dog"].share == 0
-    assert 5 < row["rail"].count < 40
-
-
-def test_a_class_without_photos_is_named(
-    bench_root: Path, write_tar: Callable[[Path, list[tuple[str, bytes]]], None]
-) -> None:
-    with tarfile.open(bench_root / "photos" / "val.tar") as tar:
-        kept = [
-            (member.name, tar.extractfile(member).read())
-            for member in tar
-            if not member.name.startswith("rail/")
+def test_seconds_and_videos_are_counted_as_by_hand() -> None:
+    # Two videos of babies and one of a dog; the first video's seconds disagree.
+    probabilities = np.array(
+        [
+            [0.9, 0.1, 0.0, 0.0, 0.0],
+            [0.4, 0.6, 0.0, 0.0, 0.0],
+            [0.1, 0.0, 0.9, 0.0, 0.0],
+            [0.0, 0.0, 0.0, 0.0, 1.0],
         ]
-    write_tar(bench_root / "photos" / "val.tar", kept)
-    with pytest.raises(DataError, match="fewer than two photos of rail in val") as caught:
-        control_pictures(Bench(bench_root), "val", per_kind=2)
-    assert "\n" not in str(caught.value)
+    )
+    subjects, videos = ["baby", "baby", "baby", "dog"], ["a", "a", "b", "c"]
+    found = classify(probabilities, subjects, videos)
+    assert found.right.tolist() == [True, False, False, False]
+    assert found.seconds["baby"].share == pytest.approx(1 / 3)
+    assert found.seconds["mean"].share == pytest.approx(1 / 6)
+    # The mean over video a is .65 to .35 for baby.
+    assert found.videos["baby"].share == pytest.approx(1 / 2)
+    assert found.videos["baby"].count == 2
+    assert found.videos["dog"].share == 0
+    wanted = np.zeros((5, 5), int)
+    wanted[0, :3] = 1
+    wanted[1, 4] = 1
+    assert np.array_equal(found.confusion, wanted)
+    wanted[0] = [1, 0, 1, 0, 0]
+    assert np.array_equal(found.video_confusion, wanted)
 
 
-def test_verdicts_follow_scores_and_thresholds(toy_judges: Judges) -> None:
-    scores = np.full((2, 5), np.float32(0.85))
-    scores[1, 3] = np.nextafter(np.float32(0.85), np.float32(0))
-    assert toy_judges.decide(scores).tolist() == [[True] * 5, [True, True, True, False, True]]
+def test_a_tie_goes_to_the_first_class_and_the_interval_follows_the_seed() -> None:
+    rng = np.random.default_rng(0)
+    subjects = ["baby", "dog"] * 40
+    videos = [f"{subject}{i * i // 99}" for i, subject in enumerate(subjects)]
+    assert (
+        classify(np.full((80, 5), 0.2), subjects, videos).confusion[:, 0].tolist()[:2] == [40] * 2
+    )
+    probabilities = rng.dirichlet(np.ones(5), 80)
+    one, same, other = (classify(probabilities, subjects, videos, seed=s) for s in (1, 1, 2))
+    assert one.seconds == same.seconds
+    assert one.seconds["mean"].share == other.seconds["mean"].share
+    assert one.seconds != other.seconds
 
 
-def test_every_judge_is_asked_about_silence(
-    toy_judges: Judges, colours: dict[str, tuple[int, int, int]]
-) -> None:
-    pictures = np.zeros((4, 96, 96, 3), np.uint8)
-    pictures[0] = colours["water"]
-    row = every_judge(toy_judges, pictures)
-    assert row["water"].share == 0.25
-    assert row["baby"].share == 0
-    assert row[MEAN].share == pytest.approx(0.05)
+@pytest.mark.parametrize(
+    ("probabilities", "message"),
+    [
+        (np.ones((3, 5)), "2 sounds"),
+        (np.ones((2, 4)), "2 sounds"),
+        (np.full((2, 5), np.nan), "not finite"),
+    ],
+)
+def test_probabilities_that_do_not_fit_are_refused(probabilities: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        classify(probabilities, ["baby", "dog"], ["a", "b"])
 
 
-def test_white_noise_is_loud_everywhere() -> None:
-    mels = white_noise_mels(3, 0)
-    assert mels.shape == (3, 128, 100)
-    assert mels.dtype == np.uint8
-    assert mels.mean() > 100
-    assert (mels[0] != mels[1]).any()
-    np.testing.assert_array_equal(mels, white_noise_mels(3, 0))
+def test_an_unknown_class_is_refused() -> None:
+    with pytest.raises(DataError, match="cat"):
+        classify(np.ones((1, 5)), ["cat"], ["a"])
+
+
+# --- retrieval
+
+
+def sounds_of(per_class: int) -> tuple[list[str], list[str]]:
+    """Return classes and videos of two seconds each."""
+    subjects = [subject for subject in SUBJECTS for _ in range(per_class)]
+    return subjects, [f"v{i // 2}" for i in range(len(subjects))]
+
+
+def test_candidates_are_balanced_distinct_and_hold_the_own_picture() -> None:
+    classes = np.repeat(np.arange(5), 30)
+    chosen = _candidates(classes, 20, np.random.default_rng(0))
+    assert chosen.shape == (150, 100)
+    for number, row in enumerate(chosen):
+        assert number in row
+        assert len(set(row)) == 100
+        assert np.bincount(classes[row]).tolist() == [20] * 5
+    # Others are drawn by lot: hardly two sounds choose among the same.
+    assert len({tuple(row) for row in chosen}) == 150
+
+
+def test_ranking_is_that_of_a_plain_loop() -> None:
+    subjects, videos = sounds_of(25)
+    classes = np.repeat(np.arange(5), 25)
+    rng = np.random.default_rng(1)
+    pictures = rng.normal(size=(125, 6))
+    sounds = pictures + rng.normal(size=(125, 6))
+    found = retrieve(sounds, pictures, subjects, videos, seed=7)
+    chosen = _candidates(classes, 20, np.random.default_rng((7, 125)))
+    for i in range(125):
+        cosine = [
+            float(np.dot(sounds[i], pictures[j]))
+            / np.linalg.norm(sounds[i])
+            / np.linalg.norm(pictures[j])
+            for j in chosen[i]
+        ]
+        ranked = [chosen[i][place] for place in np.argsort(cosine)[::-1]]
+        assert found.hits["precision@1"][i] == (classes[ranked[0]] == classes[i])
+        share = np.mean([classes[j] == classes[i] for j in ranked[:5]])
+        assert found.hits["precision@5"][i] == pytest.approx(share)
+        for k in (1, 5, 10):
+            assert found.hits[f"R@{k}"][i] == (i in ranked[:k])
+    assert found.candidates == 100
+    assert found.rows["R@5"]["mean"].share == pytest.approx(found.hits["R@5"].mean())
+    assert found.chance["precision@5"] == pytest.approx(0.2)
+    assert found.chance["R@10"] == pytest.approx(0.1)
+
+
+def test_a_space_that_knows_all_finds_all_and_one_that_knows_classes_finds_those() -> None:
+    subjects, videos = sounds_of(20)
+    exact = np.random.default_rng(0).normal(size=(100, 30))
+    found = retrieve(exact, exact, subjects, videos)
+    assert found.rows["R@1"]["mean"].share == 1.0
+    by_class = np.repeat(np.eye(5), 20, axis=0)
+    found = retrieve(by_class, by_class, subjects, videos)
+    assert found.rows["precision@5"]["mean"].share == 1.0
+    # All twenty of a class are equal, and the lot favours none of them.
+    assert found.rows["R@10"]["mean"].share == pytest.approx(0.5, abs=0.2)
+
+
+def test_equal_pictures_give_chance() -> None:
+    subjects, videos = sounds_of(100)
+    pictures = np.ones((500, 4)) * np.random.default_rng(0).uniform(0.5, 2, size=(500, 1))
+    found = retrieve(np.ones((500, 4)), pictures, subjects, videos)
+    assert found.rows["precision@5"]["mean"].share == pytest.approx(0.2, abs=0.05)
+    assert found.rows["R@10"]["mean"].share == pytest.approx(0.1, abs=0.05)
+
+
+def test_the_seed_decides_and_few_pictures_do() -> None:
+    subjects, videos = sounds_of(40)
+    rng = np.random.default_rng(2)
+    sounds, pictures = rng.normal(size=(2, 200, 8))
+    one, same, other = (retrieve(sounds, pictures, subjects, videos, seed=s) for s in (3, 3, 4))
+    assert all(np.array_equal(one.hits[name], same.hits[name]) for name in one.hits)
+    assert any(not np.array_equal(one.hits[name], other.hits[name]) for name in one.hits)
+    few = retrieve(sounds[:3], pictures[:3], ["baby", "dog", "dog"], ["a", "b", "c"])
+    assert few.candidates == 2
+    assert set(few.hits) == {"precision@1", "R@1"}
+    assert few.chance["precision@1"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("spoilt", [0.0, np.nan])
+def test_no_direction_no_cosine(spoilt: float) -> None:
+    sounds = np.ones((2, 3))
+    sounds[1] = spoilt
+    with pytest.raises(DataError, match="zero or not finite"):
+        retrieve(sounds, np.ones((2, 3)), ["baby", "dog"], ["a", "b"])
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(DataError, match="2 sounds"):
+        retrieve(np.ones((2, 3)), np.ones((2, 4)), ["baby", "dog"], ["a", "b"])
+    with pytest.raises(DataError, match="0 sounds"):
+        retrieve(np.ones((0, 3)), np.ones((0, 3)), [], [])

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from soundsight.core.errors import DataError
-from soundsight.data.vegas.bench import SUBJECTS
-from soundsight.evaluation.figures import THRESHOLDS, accepted_at, curves_of, draw_curves
 from soundsight.evaluation.segments import (
     SegmentTable,
     average,
@@ -124,30 +122,3 @@ def test_another_table_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(DataError, match="is no table of seconds"):
         read(tmp_path / "a.csv")
-
-
-def test_curves_are_shares_at_or_over_the_threshold() -> None:
-    scores = np.array([0.0, 0.25, 0.5, 0.5, 1.0])
-    line = accepted_at(scores)
-    assert len(line) == len(THRESHOLDS)
-    wanted = [(scores >= threshold).mean() for threshold in THRESHOLDS]
-    assert line == pytest.approx(wanted)
-    assert line[0] == 1
-    assert accepted_at(np.empty(0)) == []
-
-
-def test_curves_are_drawn_the_same_each_time() -> None:
-    rng = np.random.default_rng(0)
-    scores = {
-        kind: {subject: rng.random(9) for subject in SUBJECTS}
-        for kind in ("real photos", "generated")
-    }
-    scores["shuffled sounds"] = {"dog": np.empty(0)}
-    curves = curves_of(scores)
-    assert list(curves["dog"]) == ["real photos", "generated"]
-    first, again = (draw_curves(curves, dict.fromkeys(SUBJECTS, 0.5), "Title") for _ in "ab")
-    assert first == again
-    assert first.startswith(b"<?xml")
-    assert b"dc:date" not in first
-    moved = draw_curves(curves, dict.fromkeys(SUBJECTS, 0.6), "Title")
-    assert moved != first

@@ -8,30 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from rich.console import Console
 
 from soundsight.core.errors import DataError, ModelError
-from soundsight.data.vegas.bench import SUBJECTS, Bench
+from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.judges import files as judge_files
 from soundsight.judges.apply import Judges, agreement, columns_of
-from soundsight.judges.retrieval_space import SpaceConfig, embed_pictures
-from soundsight.judges.second_judge import ViewerConfig, head_scores
-from soundsight.judges.train import JudgesConfig, ViewersConfig, train
-from soundsight.models.picture_classifier import PictureClassifierConfig
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, toy_bench: Bench) -> Path:
-    """Judges after three batches: no good, yet real."""
-    torch.set_num_threads(1)
-    viewer = ViewerConfig(passes=0.4, photos=5, network=PictureClassifierConfig(maps=(4, 6)))
-    viewers = ViewersConfig(
-        second=viewer, classifier=viewer, space=SpaceConfig(passes=1, batch_size=8)
-    )
-    config = JudgesConfig(steps=3, batch=8, val_per_kind=2, viewers=viewers)
-    out = tmp_path_factory.mktemp("trained") / "judges"
-    return train(config, toy_bench, out, console=Console(quiet=True))
+from soundsight.judges.fit import head_scores
+from soundsight.judges.retrieval_space import embed_pictures
+from soundsight.judges.train import JudgesConfig
 
 
 def test_loaded_judges_decide_as_their_thresholds_say(folder: Path) -> None:
@@ -54,7 +38,7 @@ def test_the_second_judge_decides_by_its_own_thresholds(folder: Path) -> None:
     assert second is not None
     assert second.second is None
     images = np.random.default_rng(1).integers(256, size=(20, 96, 96, 3), dtype=np.uint8)
-    _, record = judge_files.read(folder, "judges")
+    _, record = judge_files.read(folder)
     networks = judge_files.read_viewers(folder, record)
     assert networks is not None
     np.testing.assert_array_equal(second.scores(images), head_scores(networks[0], images))
@@ -69,7 +53,9 @@ def test_the_second_judge_decides_by_its_own_thresholds(folder: Path) -> None:
     assert found.count == 20
 
 
-def test_the_classifier_and_the_space_look_at_pictures_and_sounds(folder: Path) -> None:
+def test_the_classifier_and_the_space_look_at_pictures_and_sounds(
+    folder: Path, tiny: JudgesConfig
+) -> None:
     judges = Judges.load(folder)
     assert judges.classifier is not None
     assert judges.space is not None
@@ -81,12 +67,12 @@ def test_the_classifier_and_the_space_look_at_pictures_and_sounds(folder: Path) 
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     assert judges.classifier.features(images).shape == (6, 6)
     pictures, sounds = judges.space.pictures(images), judges.space.sounds(mels)
-    assert pictures.shape == sounds.shape == (6, 64)
+    assert pictures.shape == sounds.shape == (6, 4)
     for vectors in (pictures, sounds):
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-    networks = judge_files.read_viewers(folder, judge_files.read(folder, "judges")[1])
+    networks = judge_files.read_viewers(folder, judge_files.read(folder)[1])
     assert networks is not None
-    np.testing.assert_array_equal(pictures, embed_pictures(networks[2], SpaceConfig(), images))
+    np.testing.assert_array_equal(pictures, embed_pictures(networks[2], tiny.viewers.space, images))
     for look in (
         judges.classifier.probabilities,
         judges.classifier.features,
@@ -96,10 +82,6 @@ def test_the_classifier_and_the_space_look_at_pictures_and_sounds(folder: Path) 
             look(images[:, :64])
     with pytest.raises(DataError, match=r"log-mels must be uint8 \[n, 128, 100\], not float64"):
         judges.space.sounds(mels / 255)
-
-
-def test_judges_without_more_have_nothing_beside_them(toy_judges: Judges) -> None:
-    assert (toy_judges.second, toy_judges.classifier, toy_judges.space) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -133,16 +115,43 @@ def test_no_picture_gives_no_verdict(folder: Path) -> None:
     assert Judges.load(folder).scores(np.empty((0, 96, 96, 3), np.uint8)).shape == (0, 5)
 
 
-def test_a_wrong_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_wrong_folder_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"nowhere holds no judges: there is no judges\.json"):
         Judges.load(tmp_path / "nowhere")
     damaged = tmp_path / "damaged"
     shutil.copytree(folder, damaged)
-    weights = bytearray((damaged / "dog.safetensors").read_bytes())
-    weights[-9] ^= 1
-    (damaged / "dog.safetensors").write_bytes(weights)
-    with pytest.raises(ModelError, match=r"dog\.safetensors is damaged"):
-        Judges.load(damaged)
+    for name in ("dog", "second"):
+        path = damaged / f"{name}.safetensors"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(ModelError, match=rf"{name}\.safetensors is damaged: its SHA-256"):
+            Judges.load(damaged)
+        path.unlink()
+        with pytest.raises(ModelError, match=rf"is incomplete: {name}\.safetensors is missing"):
+            Judges.load(damaged)
+        path.write_bytes(whole)
+    text = (damaged / "judges.json").read_text()
+    for old, new, words in (
+        ('"format_version": 2', '"format_version": 3', "has format version 3"),
+        ('"soundsight-judges"', '"other"', "is not of the format"),
+        ('"thresholds"', '"limits"', "is damaged"),
+        ("{", "", "is damaged"),
+    ):
+        (damaged / "judges.json").write_text(text.replace(old, new, 1))
+        with pytest.raises(ModelError, match=words) as caught:
+            Judges.load(damaged)
+        assert "\n" not in str(caught.value)
+
+
+def test_judges_of_version_1_have_nothing_beside_them(folder: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    record = json.loads((old / "judges.json").read_text())
+    record |= {"format_version": 1, "names": list(SUBJECTS)}
+    (old / "judges.json").write_text(json.dumps(record))
+    judges = Judges.load(old)
+    assert (judges.second, judges.classifier, judges.space) == (None, None, None)
+    assert judges.thresholds == Judges.load(folder).thresholds
 
 
 def test_pictures_and_subjects_must_fit(toy_judges: Judges) -> None:

@@ -34,11 +34,6 @@ SMALL = SpaceConfig(
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def test_only_pairs_of_the_fold_are_read(toy_bench: Bench) -> None:
     wanted = [pair for pair in toy_bench.pairs("train") if fold_of(pair.photo) == 0]
     pairs = FoldPairs(toy_bench, "train", 0)
@@ -76,6 +71,7 @@ class Kinds:
         return self.mels[indices], self.images[indices]
 
 
+@pytest.mark.slow
 def test_it_learns_which_sounds_and_photos_go_together(toy_bench: Bench) -> None:
     pairs, steps = Kinds(0), []
     network = fit_space(SMALL, pairs, 1, bfloat16=False, stepped=lambda: steps.append(1))  # type: ignore[arg-type]

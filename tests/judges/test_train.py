@@ -23,49 +23,12 @@ from soundsight.data.vegas.bench import SUBJECTS, Bench, find_bench, fold_of
 from soundsight.judges import files as judge_files
 from soundsight.judges import fit as judge_fit
 from soundsight.judges import train as judges
+from soundsight.judges.files import VIEWERS, accepting
+from soundsight.judges.fit import head_scores
 from soundsight.judges.negatives import early_part, load_early
 from soundsight.judges.pictures import Pictures, augment
-from soundsight.judges.retrieval_space import SpaceConfig
-from soundsight.judges.second_judge import ViewerConfig, head_scores
-from soundsight.judges.tables import VIEWERS, accepting
-from soundsight.judges.train import (
-    JudgesConfig,
-    ViewersConfig,
-    score,
-    train,
-)
-from soundsight.models.contrastive import ContrastiveConfig
-from soundsight.models.picture_classifier import PictureClassifierConfig
+from soundsight.judges.train import JudgesConfig, score, train
 from soundsight.models.published.informativity import InformativityClassifier
-
-_TINY_VIEWER = ViewerConfig(passes=0.4, photos=5, network=PictureClassifierConfig(maps=(4, 6)))
-TINY = JudgesConfig(
-    steps=4,
-    batch=8,
-    val_per_kind=4,
-    viewers=ViewersConfig(
-        second=_TINY_VIEWER,
-        classifier=_TINY_VIEWER,
-        space=SpaceConfig(
-            passes=1,
-            batch_size=8,
-            network=ContrastiveConfig(
-                embedding_size=4, sound_maps=(4, 4, 4, 4, 4), picture_maps=(4, 4)
-            ),
-        ),
-    ),
-)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def quiet() -> Console:
-    """A console that shows nothing."""
-    return Console(quiet=True)
 
 
 @pytest.fixture
@@ -77,93 +40,73 @@ def early_file(tmp_path: Path) -> Path:
     return path
 
 
+def photos_of_rail(bench: Bench) -> np.ndarray:
+    """The val photos by which the judge of rail sets its threshold."""
+    mine = [m for m in bench.photos("val") if m.startswith("rail/") and fold_of(m) == 0]
+    return np.stack([bench.photo(member) for member in mine])
+
+
 def weights(folder: Path) -> dict[str, bytes]:
     """Read every weight file."""
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
 
 
 def test_the_folder_holds_judges_thresholds_hashes_and_a_card(
-    toy_bench: Bench, tmp_path: Path, quiet: Console
+    folder: Path, toy_bench: Bench
 ) -> None:
-    out = train(TINY, toy_bench, tmp_path / "judges", console=quiet)
-    names = {"CARD.md", "judges.json", "tensorboard"}
+    names = {"CARD.md", "judges.json", "training"}
     names |= {f"{name}.safetensors" for name in (*SUBJECTS, *VIEWERS)}
-    assert {path.name for path in out.iterdir()} == names
-    models, record = judge_files.read(out, "judges")
+    assert {path.name for path in folder.iterdir()} == names
+    models, record = judge_files.read(folder)
     assert list(models) == list(SUBJECTS)
     assert record["fold"] == 0
     assert record["settings"]["config"]["steps"] == 4
     for name, entry in record["files"].items():
-        assert entry == {"sha256": sha256_of(out / name), "bytes": (out / name).stat().st_size}
+        path = folder / name
+        assert entry == {"sha256": sha256_of(path), "bytes": path.stat().st_size}
     # The threshold is the one that the stored weights need for the val photos of the class.
-    mine = [m for m in toy_bench.photos("val") if m.startswith("rail/") and fold_of(m) == 0]
-    scores = score(models["rail"], np.stack([toy_bench.photo(member) for member in mine]))
+    photos = photos_of_rail(toy_bench)
+    scores = score(models["rail"], photos)
     assert record["thresholds"]["rail"] == pytest.approx(accepting(scores, 0.85), abs=1e-6)
     done = record["done"]["rail"]
-    assert done["photos"] == len(mine)
+    assert done["photos"] == len(photos)
     assert set(done["passed"]) == {
         *(f"photos of {s}" for s in SUBJECTS if s != "rail"),
         *("average", "blur", "patches", "noise"),
     }
-    card = (out / "CARD.md").read_text()
+    card = (folder / "CARD.md").read_text()
     assert "No early-generator pictures" in card
     assert f"| rail | {done['threshold']:.4f} |" in card
 
 
 def test_the_folder_holds_a_second_judge_a_classifier_and_a_space(
-    toy_bench: Bench, tmp_path: Path, quiet: Console
+    folder: Path, toy_bench: Bench
 ) -> None:
-    out = train(TINY, toy_bench, tmp_path / "judges", console=quiet)
-    _, record = judge_files.read(out, "judges")
-    networks = judge_files.read_viewers(out, record)
+    _, record = judge_files.read(folder)
+    networks = judge_files.read_viewers(folder, record)
     assert networks is not None
     second = record["done"]["second"]
-    mine = [m for m in toy_bench.photos("val") if m.startswith("rail/") and fold_of(m) == 0]
-    photos = np.stack([toy_bench.photo(member) for member in mine])
+    photos = photos_of_rail(toy_bench)
     scores = head_scores(networks[0], photos)[:, SUBJECTS.index("rail")]
     table = second["tables"]["rail"]
     assert table["threshold"] == pytest.approx(accepting(scores, 0.85), abs=1e-6)
     # Both were measured on the same pictures, and so was their agreement.
     assert table["counts"] == record["done"]["rail"]["counts"]
-    assert second["agreement"]["rail"]["count"] == len(mine) + sum(table["counts"].values())
-    card = (out / "CARD.md").read_text()
+    assert second["agreement"]["rail"]["count"] == len(photos) + sum(table["counts"].values())
+    card = (folder / "CARD.md").read_text()
     assert f"| rail | {table['threshold']:.4f} |" in card
     assert f"| rail | {second['agreement']['rail']['share']:.1%} |" in card
     assert f"{record['done']['classifier']['accuracy']['mean']:.1%}" in card
     # Only pairs whose photo is in the judges' fold were learned from.
     train_pairs = [pair for pair in toy_bench.pairs("train") if fold_of(pair.photo) == 0]
     assert record["done"]["space"]["pairs"] == len(train_pairs)
-    path = out / "second.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
-    with pytest.raises(ModelError, match=r"second\.safetensors is damaged: its SHA-256"):
-        judge_files.read(out, "judges")
-
-
-def test_judges_of_version_1_are_read_without_what_stands_beside(
-    toy_bench: Bench, tmp_path: Path, quiet: Console
-) -> None:
-    out = train(TINY, toy_bench, tmp_path / "judges", console=quiet)
-    record = json.loads((out / "judges.json").read_text())
-    record |= {"format_version": 1, "names": list(SUBJECTS)}
-    (out / "judges.json").write_text(json.dumps(record))
-    models, read = judge_files.read(out, "judges")
-    assert list(models) == list(SUBJECTS)
-    assert judge_files.read_viewers(out, read) is None
-
-
-def test_the_same_training_writes_the_same_bytes(
-    toy_bench: Bench, tmp_path: Path, quiet: Console
-) -> None:
-    folders = [train(TINY, toy_bench, tmp_path / name, console=quiet) for name in ("a", "b")]
-    a, b = ({p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} for out in folders)
-    assert a == b
 
 
 def test_a_stopped_training_goes_on_to_the_same_judges(
-    toy_bench: Bench, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = train(TINY, toy_bench, tmp_path / "whole", console=quiet)
-    monkeypatch.setattr(judge_fit, "_SAVE_EVERY_S", 0.0)
+    folder: Path, tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, quiet: Console,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(judge_fit, "_CHECKPOINT_EVERY", 1)
     made, made_batches = judges._batch, []
 
     def until_ctrl_c(*arguments):
@@ -174,66 +117,76 @@ def test_a_stopped_training_goes_on_to_the_same_judges(
 
     monkeypatch.setattr(judges, "_batch", until_ctrl_c)
     parts = tmp_path / "parts"
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
     with pytest.raises(KeyboardInterrupt):
-        train(TINY, toy_bench, parts, console=quiet)
+        train(tiny, toy_bench, parts, console=quiet)
     with pytest.raises(ModelError, match="its training has not finished"):
-        judge_files.read(parts, "judges")
+        judge_files.read(parts)
     first = (parts / "baby.safetensors").stat().st_mtime_ns
     made_batches.clear()
     made_batches.append(None)
     monkeypatch.setattr(judges, "_batch", lambda *a: made_batches.append(a[2:4]) or made(*a))
-    train(TINY, toy_bench, parts, console=quiet)
+    train(tiny, toy_bench, parts, console=quiet)
+    # The global randomness is left alone.
+    torch.testing.assert_close(torch.rand(3), wanted)
     # The finished judge is left alone, the second goes on with its third batch.
     assert (parts / "baby.safetensors").stat().st_mtime_ns == first
     assert made_batches[1] == (1, 2)
     assert len(made_batches) == 1 + 2 + 3 * 4
-    assert weights(parts) == weights(whole)
+    # The same training writes the same bytes.
+    for path in folder.iterdir():
+        if path.is_file():
+            assert (parts / path.name).read_bytes() == path.read_bytes(), path.name
     assert not (parts / "progress.json").exists()
     # A finished folder is not touched again.
     made_batches.clear()
-    train(TINY, toy_bench, parts, console=quiet)
+    train(tiny, toy_bench, parts, console=quiet)
     assert not made_batches
 
 
-def test_another_seed_or_other_pictures_need_another_folder(
-    toy_bench: Bench, tmp_path: Path, quiet: Console, early_file: Path
-) -> None:
-    tiny = replace(TINY, steps=1)
-    out = train(tiny, toy_bench, tmp_path / "c", console=quiet)
-    with pytest.raises(ConfigError, match=r"begun with another config\.seed: give the same"):
-        train(replace(tiny, seed=1), toy_bench, out)
-    with pytest.raises(ConfigError, match=r"begun with another early\.count"):
-        train(tiny, toy_bench, out, early=[early_file])
-
-
-def test_seeds_differ_and_leave_the_global_randomness_alone(
-    toy_bench: Bench, tmp_path: Path, quiet: Console
-) -> None:
-    tiny = replace(TINY, steps=2)
-    torch.manual_seed(5)
-    wanted = torch.rand(3)
-    torch.manual_seed(5)
-    a = train(tiny, toy_bench, tmp_path / "a", console=quiet)
-    torch.testing.assert_close(torch.rand(3), wanted)
-    b = train(tiny, toy_bench, tmp_path / "b", console=quiet)
-    c = train(replace(tiny, seed=1), toy_bench, tmp_path / "c", console=quiet)
-    assert weights(a) == weights(b) != weights(c)
-
-
-def test_judges_see_the_photos_of_their_fold_alone(
-    toy_bench: Bench, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_seed_gives_other_judges_and_the_photos_are_of_one_fold(
+    folder: Path, tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, quiet: Console,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     seen: list[str] = []
     read = Bench.photo
     monkeypatch.setattr(Bench, "photo", lambda self, m: seen.append(m) or read(self, m))
-    train(replace(TINY, steps=1), toy_bench, tmp_path / "j", console=quiet)
+    other = train(replace(tiny, seed=1), toy_bench, tmp_path / "j", console=quiet)
+    assert weights(other) != weights(folder)
     everything = {*toy_bench.photos("train"), *toy_bench.photos("val")}
     assert set(seen) == {member for member in everything if fold_of(member) == 0}
     assert 0 < len(set(seen)) < len(everything)
 
 
-def test_judges_learn_their_class(toy_bench: Bench, tmp_path: Path, quiet: Console) -> None:
-    config = replace(TINY, steps=40, batch=16, learning_rate=1e-2, val_per_kind=20)
+def test_what_a_folder_was_begun_with_is_asked_for_again_naming_all_that_differs(
+    folder: Path, tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, quiet: Console,
+    early_file: Path, bench_root: Path,
+) -> None:  # fmt: skip
+    with pytest.raises(ConfigError, match=r"another config\.seed, config\.steps: give the same"):
+        train(replace(tiny, steps=5, seed=1), toy_bench, folder, console=quiet)
+    with pytest.raises(ConfigError, match=r"begun with another early\.count"):
+        train(tiny, toy_bench, folder, early=[early_file], console=quiet)
+    table = bench_root / "pairs.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join([lines[0], *lines[2:]]))
+    with pytest.raises(ConfigError, match=r"begun with another data\.pairs"):
+        train(tiny, Bench(bench_root), folder, console=quiet)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "CARD.md").write_text("notes")
+    with pytest.raises(OutputError, match="exists and is no folder of judges"):
+        train(tiny, toy_bench, mine, console=quiet)
+    assert [path.name for path in mine.iterdir()] == ["CARD.md"]
+    assert (mine / "CARD.md").read_text() == "notes"
+
+
+@pytest.mark.slow
+def test_judges_learn_their_class(
+    tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, quiet: Console
+) -> None:
+    config = replace(tiny, steps=40, batch=16, learning_rate=1e-2, val_per_kind=20)
     out = train(config, toy_bench, tmp_path / "judges", console=quiet)
     done = json.loads((out / "judges.json").read_text())["done"]
     passed = {subject: done[subject] for subject in SUBJECTS}
@@ -290,11 +243,10 @@ def test_the_uninformative_pictures_that_the_judge_likes_best_are_kept(
 
 
 def test_early_pictures_are_a_kind_of_their_own(
-    toy_bench: Bench, tmp_path: Path, quiet: Console, early_file: Path
+    tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, quiet: Console, early_file: Path
 ) -> None:
-    out = train(
-        replace(TINY, steps=1), toy_bench, tmp_path / "j", early=[early_file], console=quiet
-    )
+    small = replace(tiny, steps=1)
+    out = train(small, toy_bench, tmp_path / "j", early=[early_file], console=quiet)
     record = json.loads((out / "judges.json").read_text())
     kept = early_part(load_early([early_file]), 0, "val")
     assert record["done"]["dog"]["counts"]["early"] == len(kept)
@@ -302,23 +254,19 @@ def test_early_pictures_are_a_kind_of_their_own(
     assert "200 early-generator pictures" in (out / "CARD.md").read_text()
 
 
-def test_too_few_early_pictures_are_refused(
-    toy_bench: Bench, tmp_path: Path, quiet: Console
+def test_too_few_pictures_are_refused(
+    tiny: JudgesConfig, bench_root: Path, tmp_path: Path, quiet: Console, write_tar, jpeg
 ) -> None:
     np.savez(tmp_path / "few.npz", images=np.zeros((2, 96, 96, 3), np.uint8))
+    early = [tmp_path / "few.npz"]
     with pytest.raises(DataError, match="2 early pictures are too few"):
-        train(TINY, toy_bench, tmp_path / "j", early=[tmp_path / "few.npz"], console=quiet)
-
-
-def test_too_few_photos_are_refused(
-    bench_root: Path, tmp_path: Path, quiet: Console, write_tar, jpeg
-) -> None:
+        train(tiny, Bench(bench_root), tmp_path / "j", early=early, console=quiet)
     picture = jpeg(np.zeros((96, 96, 3), np.uint8))
     path = bench_root / "photos" / "val.tar"
     kept = [m for m in find_bench(bench_root).photos("val") if not m.startswith("dog/")]
     write_tar(path, [(member, picture) for member in kept])
     with pytest.raises(DataError, match=r"photos/val\.tar has too few photos of dog"):
-        train(TINY, Bench(bench_root), tmp_path / "j", console=quiet)
+        train(tiny, Bench(bench_root), tmp_path / "k", console=quiet)
 
 
 @pytest.mark.parametrize(
@@ -330,74 +278,24 @@ def test_too_few_photos_are_refused(
     ],
 )
 def test_missing_sounds_are_named_before_anything_is_trained(
-    bench_root: Path, tmp_path: Path, quiet: Console, gone: str, words: str
+    tiny: JudgesConfig, bench_root: Path, tmp_path: Path, quiet: Console, gone: str, words: str
 ) -> None:
     table = bench_root / "pairs.csv"
     lines = table.read_text().splitlines(keepends=True)
     table.write_text("".join(line for line in lines if not line.startswith(f"{gone},")))
     with pytest.raises(DataError, match=words):
-        train(TINY, Bench(bench_root), tmp_path / "j", console=quiet)
+        train(tiny, Bench(bench_root), tmp_path / "j", console=quiet)
     assert not (tmp_path / "j").exists()
 
 
-def test_a_folder_begun_with_other_pairs_or_settings_is_refused_naming_all(
-    bench_root: Path, tmp_path: Path, quiet: Console
-) -> None:
-    out = train(TINY, Bench(bench_root), tmp_path / "j", console=quiet)
-    with pytest.raises(ConfigError, match=r"another config\.seed, config\.steps: give"):
-        train(replace(TINY, steps=5, seed=1), Bench(bench_root), out, console=quiet)
-    table = bench_root / "pairs.csv"
-    lines = table.read_text().splitlines(keepends=True)
-    table.write_text("".join([lines[0], *lines[2:]]))
-    with pytest.raises(ConfigError, match=r"begun with another data\.pairs"):
-        train(TINY, Bench(bench_root), out, console=quiet)
-
-
-def test_files_of_others_are_left_alone(toy_bench: Bench, tmp_path: Path, quiet: Console) -> None:
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "CARD.md").write_text("notes")
-    with pytest.raises(OutputError, match="exists and is no folder of judges"):
-        train(TINY, toy_bench, mine, console=quiet)
-    assert [path.name for path in mine.iterdir()] == ["CARD.md"]
-    assert (mine / "CARD.md").read_text() == "notes"
-
-
 def test_weights_that_are_no_numbers_are_not_kept(
-    toy_bench: Bench, tmp_path: Path, quiet: Console
+    tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, quiet: Console
 ) -> None:
-    wild = replace(TINY, steps=2, learning_rate=1e30)
-    with pytest.raises(SoundsightError, match="try a lower learning_rate, in another folder"):
+    wild = replace(tiny, steps=2, learning_rate=1e30)
+    with pytest.raises(SoundsightError, match="try a lower learning"):
         train(wild, toy_bench, tmp_path / "j", console=quiet)
     assert not list((tmp_path / "j").glob("*.safetensors"))
     assert not (tmp_path / "j" / "judges.json").exists()
-
-
-def test_a_damaged_folder_is_refused_in_one_line(
-    toy_bench: Bench, tmp_path: Path, quiet: Console
-) -> None:
-    with pytest.raises(ModelError, match=r"holds no judges: there is no judges\.json"):
-        judge_files.read(tmp_path, "judges")
-    out = train(replace(TINY, steps=1), toy_bench, tmp_path / "c", console=quiet)
-    path, whole = out / "baby.safetensors", (out / "baby.safetensors").read_bytes()
-    path.write_bytes(whole[:-1] + b"\x07")
-    with pytest.raises(ModelError, match=r"baby\.safetensors is damaged: its SHA-256"):
-        judge_files.read(out, "judges")
-    path.unlink()
-    with pytest.raises(ModelError, match=r"is incomplete: baby\.safetensors is missing"):
-        judge_files.read(out, "judges")
-    path.write_bytes(whole)
-    text = (out / "judges.json").read_text()
-    for old, new, words in (
-        ('"format_version": 2', '"format_version": 3', "has format version 3"),
-        ('"soundsight-judges"', '"other"', "is not of the format"),
-        ('"thresholds"', '"limits"', "is damaged"),
-        ("{", "", "is damaged"),
-    ):
-        (out / "judges.json").write_text(text.replace(old, new, 1))
-        with pytest.raises(ModelError, match=words) as caught:
-            judge_files.read(out, "judges")
-        assert "\n" not in str(caught.value)
 
 
 def test_augmenting_keeps_range_and_shape_and_follows_the_seed() -> None:

@@ -69,7 +69,6 @@ from soundsight.evaluation.report import (
     check_comparable,
     is_report,
     load_report,
-    percent,
     save_figure,
     share_table,
     share_tiles,
@@ -92,9 +91,9 @@ from soundsight.evaluation.segments import (
     shown_seconds,
 )
 from soundsight.judges.apply import Judges, PhotoClassifier, agreement, columns_of
+from soundsight.judges.files import FLOOR
 from soundsight.judges.negatives import EARLY, KINDS, EarlyPictures, in_early_part, load_early
 from soundsight.judges.negatives import make_many as uninformative_pictures
-from soundsight.judges.tables import FLOOR
 from soundsight.media.mel import log_mel
 from soundsight.training.published import TranslatorTask
 from soundsight.training.trainer import Task
@@ -751,7 +750,6 @@ def _tables(report: dict[str, Any]) -> dict[str, Any]:
             for group, (name, prefix) in whose.items()
             if group in groups
         ],
-        "judges": _judge_tables(report),
     }
     if "confusion" in report:
         tables["accuracy"] = [
@@ -760,48 +758,7 @@ def _tables(report: dict[str, Any]) -> dict[str, Any]:
         ]
     if "retrieval" in report:
         tables["retrieval"] = share_table("Retrieval, %", groups["retrieval"])
-    if "fidelity" in report:
-        tables["fidelity"] = _fidelity_tables(report["fidelity"])
     return tables
-
-
-def _judge_tables(report: dict[str, Any]) -> list[Table]:
-    tables = []
-    for whose, of_class in report["judges"]["val"].items():
-        kinds = list(dict.fromkeys(kind for t in of_class.values() for kind in t["passed"]))
-        tables.append(
-            Table(
-                caption=f"Thresholds of the {whose}, and what passes them on val, %",
-                head=["", "threshold", "val photos", *kinds],
-                rows=[
-                    [
-                        subject,
-                        f"{t['threshold']:.3f}",
-                        f"{percent(t['accepted'])} of {t['photos']}",
-                        *(percent(t["passed"].get(kind)) for kind in kinds),
-                    ]
-                    for subject, t in of_class.items()
-                ],
-            )
-        )
-    if report["agreement"]:
-        tables.append(
-            Table(
-                caption="How far both judges say the same of the pictures",
-                head=["", "agree, %", "Cohen's kappa", "pictures"],
-                rows=[
-                    [name, percent(a["share"]), f"{a['kappa']:z.2f}", str(a["count"])]
-                    for name, a in report["agreement"].items()
-                ],
-            )
-        )
-    of_class = report["judges"]["thresholds"].items()
-    plain = Table(
-        caption="Thresholds",
-        head=["", "threshold"],
-        rows=[[subject, f"{threshold:.3f}"] for subject, threshold in of_class],
-    )
-    return tables or [plain]
 
 
 def _confusion(counts: list[list[int]], unit: str) -> Table:
@@ -816,56 +773,6 @@ def _confusion(counts: list[list[int]], unit: str) -> Table:
         ],
         shades=[[n / total for n in line] for line, total in zip(counts, totals, strict=True)],
     )
-
-
-def _fidelity_tables(found: dict[str, Any]) -> list[Table]:
-    tables = []
-    if "pictures" in found:
-        both = {name: found[name] for name in ("pictures", "training photos")}
-        tables.append(
-            Table(
-                caption="Beside the photos of the split, all classes together",
-                head=["", "KID x 1000", "Frechet", "precision, %", "recall, %", "compared"],
-                rows=[
-                    [
-                        name,
-                        f"{1000 * v['kid']:.2f} (spread {1000 * v['kid_spread']:.2f})",
-                        f"{v['frechet']:.2f}",
-                        percent(v["precision"]),
-                        percent(v["recall"]),
-                        f"{v['generated']} and {v['real']}",
-                    ]
-                    for name, v in both.items()
-                ],
-                strong=["pictures"],
-            )
-        )
-    if found["variety"]:
-        tables.append(
-            Table(
-                caption="Variety: how far apart two pictures of a class are, as a share of how far "
-                "apart two of its photos are",
-                head=["", *found["variety"]],
-                rows=[["pictures", *(f"{share:.2f}" for share in found["variety"].values())]],
-            )
-        )
-    copies = found["copying"]
-    keys = {
-        "pictures": ("generated", "closer", "near_duplicates"),
-        "unseen photos": ("real", "unseen_closer", "unseen_near_duplicates"),
-    }
-    tables.append(
-        Table(
-            caption="Distance to the nearest training photo",
-            head=["", "median", f"nearer than {copies['near']:.3f}, %", "near-duplicates, %"],
-            rows=[
-                [name, f"{copies[median]:.3f}", *(percent(copies[key]) for key in others)]
-                for name, (median, *others) in keys.items()
-            ],
-            strong=["pictures"],
-        )
-    )
-    return tables
 
 
 # --- a look while training ------------------------------------------------------------------------

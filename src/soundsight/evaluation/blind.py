@@ -116,12 +116,12 @@ def score(answers: Path, key: Path) -> dict[str, Any]:
     """
     behind, classes = _read_key(key)
     given = _read_answers(answers, len(behind), (*classes, NOTHING))
-    named = np.array([a == h.subject for a, h in zip(given, behind, strict=True)])
-    shown = np.array([h.shown for h in behind])
+    of_class = np.array([item.subject for item in behind])
+    shown = np.array([item.shown for item in behind])
+    named = np.array(given) == of_class
     confusion = {s: dict.fromkeys((*classes, NOTHING), 0) for s in classes}
-    for answer, item in zip(given, behind, strict=True):
-        confusion[item.subject][answer] += 1
-    of_class = np.array([h.subject for h in behind])
+    for answer, subject in zip(given, of_class.tolist(), strict=True):
+        confusion[subject][answer] += 1
     return {
         "count": len(behind),
         "right": wilson(int((named & shown).sum()), len(behind)),
@@ -175,33 +175,32 @@ def _read_answers(path: Path, count: int, choices: Sequence[str]) -> list[str]:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeError) as error:
         raise DataError(f"{path} cannot be read as a form of answers") from error
-    first = text.partition("\n")[0]
-    rows = csv.reader(text.splitlines(), delimiter=";" if ";" in first else ",")
+    rows = csv.reader(text.splitlines(), delimiter=";" if ";" in text.partition("\n")[0] else ",")
     try:
-        lines = [(rows.line_num, cells) for cells in rows]
+        lines = [(rows.line_num, [cell.strip() for cell in cells]) for cells in rows]
     except csv.Error as error:
         raise DataError(f"{path}, line {rows.line_num}: {error}") from error
-    head = tuple(cell.strip().lower() for cell in (lines[0][1] if lines else []))
-    if head[:2] != _COLUMNS:
+    if not lines or tuple(cell.lower() for cell in lines[0][1][:2]) != _COLUMNS:
         raise DataError(f"{path}: the first line must be {','.join(_COLUMNS)}")
-    given: dict[int, str] = {}
-    longest = len(str(count))
-    for place, line in lines[1:]:
-        where = f"{path}, line {place}"
-        cells = [cell.strip() for cell in line]
+    given: dict[str, str] = {}
+    numbers = [str(number) for number in range(1, count + 1)]
+    for place, cells in lines[1:]:
         if not any(cells):
             continue
-        numeric = cells[0].isdecimal() and len(cells[0].lstrip("0")) <= longest
-        if not numeric or not 1 <= int(cells[0]) <= count:
-            raise DataError(f"{where}: {cells[0][:20]!r} is no number from 1 to {count}")
-        number, answer = int(cells[0]), (cells[1].lower() if len(cells) > 1 else "")
-        if number in given:
-            raise DataError(f"{where}: number {number} is answered twice")
-        if answer not in choices:
+        number, answer = (*cells, "")[:2]
+        number, answer = number.lstrip("0"), answer.lower()
+        problem = ""
+        if number not in numbers:
+            problem = f"{cells[0][:20]!r} is no number from 1 to {count}"
+        elif number in given:
+            problem = f"number {number} is answered twice"
+        elif answer not in choices:
             what = f"unknown answer {answer!r}" if answer else "no answer"
-            raise DataError(f"{where}: {what}; write one of {', '.join(choices)}")
+            problem = f"{what}; write one of {', '.join(choices)}"
+        if problem:
+            raise DataError(f"{path}, line {place}: {problem}")
         given[number] = answer
-    for number in range(1, count + 1):
+    for number in numbers:
         if number not in given:
             raise DataError(f"{path}: number {number} has no answer")
-    return [given[number] for number in range(1, count + 1)]
+    return [given[number] for number in numbers]

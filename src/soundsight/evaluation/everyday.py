@@ -721,8 +721,6 @@ def _key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _tables(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the tables of the page by their names in the template."""
-    head = ["accepted", "said to be nothing", "shown", "shown and accepted"]
-    columns = ["of one sound", "of the kind", "recall"]
     tables: dict[str, Any] = {
         "right": kind_table("Right pictures, per cent", report["rows"], SUBJECTS),
         "confusion": Table(
@@ -734,14 +732,6 @@ def _tables(report: Mapping[str, Any]) -> dict[str, Any]:
             ],
             shades=report["confusion"],
         ),
-        "controls": Table(
-            caption="Per cent accepted as any subject: what shows nothing must not be",
-            head=["", *head],
-            rows=[
-                [name, *(percent(found.get(key)) for key in head)]
-                for name, found in report["controls"].items()
-            ],
-        ),
         "names": {
             what: kind_table(
                 f"{what} labelled right among 28, per cent",
@@ -750,16 +740,6 @@ def _tables(report: Mapping[str, Any]) -> dict[str, Any]:
             )
             for what, found in report.get("labels", {}).items()
         },
-        "variety": Table(
-            caption="Distances of two draws of one sound, and of two pictures of a subject, as "
-            "shares of that of two photos; share of photos among the pictures (recall)",
-            head=["", *columns],
-            rows=[
-                [kind, *(f"{found[key]:.2f}" if key in found else "" for key in columns)]
-                for kind, found in report["variety"].items()
-            ],
-            strong=[MEAN],
-        ),
     }
     for what in (FULL_BAND, NARROW_BAND) if "refusal" in report else ():
         rows = report["refusal"][what]

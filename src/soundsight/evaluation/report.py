@@ -250,6 +250,9 @@ def _environment(html: bool) -> Environment:
     environment.filters |= {
         "percent": percent,
         "facts": lambda facts: ", ".join(f"{key} {value}" for key, value in facts.items()),
+        "percents": lambda row, keys: [percent(row.get(key)) for key in keys],
+        "decimals": lambda row, keys: [f"{row[key]:.2f}" if key in row else "" for key in keys],
+        "kinds_passed": lambda of: list(dict.fromkeys(k for t in of.values() for k in t["passed"])),
         # For words that are Markdown themselves.
         "marked": escape if html else str,
     }

@@ -21,10 +21,9 @@ from soundsight.core.files import sha256_of
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_CHANNELS, IMAGE_PX, N_MELS
 from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.judges import files as judge_files
-from soundsight.judges.files import PACKAGED_JUDGES
+from soundsight.judges.files import PACKAGED_JUDGES, SECOND, SPACE, Agreement, agreement
+from soundsight.judges.fit import class_probabilities, head_scores, photo_features
 from soundsight.judges.retrieval_space import SpaceConfig, embed_pictures, embed_sounds
-from soundsight.judges.second_judge import class_probabilities, head_scores, photo_features
-from soundsight.judges.tables import SECOND, SPACE, Agreement, agreement
 from soundsight.judges.train import score
 from soundsight.models.contrastive import ContrastivePair
 from soundsight.models.picture_classifier import PictureClassifier
@@ -48,7 +47,7 @@ class Judges:
     """One binary judge a class, each with the threshold that was set on val.
 
     Args:
-        scorers: a scorer for each of the five subjects.
+        scorers: a scorer for each of the five subjects; or one that returns all five, [n, 5].
         thresholds: a picture is accepted when its score reaches the class's threshold.
         name: what the report calls them.
         sha256: hash of what they are made of, empty when there is no file.
@@ -62,7 +61,7 @@ class Judges:
 
     def __init__(
         self,
-        scorers: Mapping[str, Scorer],
+        scorers: Mapping[str, Scorer] | Scorer,
         thresholds: Mapping[str, float],
         *,
         name: str = "judges",
@@ -71,10 +70,11 @@ class Judges:
         classifier: PhotoClassifier | None = None,
         space: AudioVisualSpace | None = None,
     ) -> None:
+        known = SUBJECTS if callable(scorers) else scorers
         for subject in SUBJECTS:
-            if subject not in scorers or subject not in thresholds:
+            if subject not in known or subject not in thresholds:
                 raise ModelError(f"{name}: there is no judge of {subject}")
-        self._scorers = [scorers[subject] for subject in SUBJECTS]
+        self._scorers = scorers
         self._thresholds = np.array([thresholds[s] for s in SUBJECTS], dtype=np.float32)
         self.name = name
         self.sha256 = sha256
@@ -90,7 +90,7 @@ class Judges:
             ModelError: when the folder is missing, unfinished, foreign or damaged.
         """
         folder = PACKAGED_JUDGES if folder is None else folder
-        models, record = judge_files.read(folder, "judges")
+        models, record = judge_files.read(folder)
         scorers = {name: partial(score, model) for name, model in models.items()}
         # judges.json holds the hash of every weight file, so its own hash names them all.
         digest = sha256_of(folder / "judges.json")
@@ -115,7 +115,9 @@ class Judges:
             DataError: when the pictures have another size or type.
         """
         _check(images)
-        return np.stack([scorer(images) for scorer in self._scorers], axis=1)
+        if callable(self._scorers):
+            return self._scorers(images)
+        return np.stack([self._scorers[subject](images) for subject in SUBJECTS], axis=1)
 
     def verdicts(self, images: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return bool [n, 5]: which judges accept each picture uint8 [n, 96, 96, 3]."""
@@ -140,40 +142,8 @@ class Judges:
         """
         if len(subjects) != len(images):
             raise DataError(f"{len(images)} pictures but {len(subjects)} subjects")
-        _check(images)
-        columns = columns_of(subjects)
-        accepted = np.zeros(len(images), dtype=np.bool_)
-        for column, (scorer, threshold) in enumerate(
-            zip(self._scorers, self._thresholds, strict=True)
-        ):
-            mine = columns == column
-            if mine.any():
-                accepted[mine] = scorer(images[mine]) >= threshold
-        return accepted
-
-
-class _SharedTrunk(Judges):
-    """Judges that are heads of one network, which need not look once for each."""
-
-    def __init__(
-        self,
-        every_score: Scorer,
-        thresholds: Mapping[str, float],
-        *,
-        name: str,
-        sha256: str,
-    ) -> None:
-        def of(column: int) -> Scorer:
-            return lambda images: every_score(images)[:, column]
-
-        scorers = {subject: of(column) for column, subject in enumerate(SUBJECTS)}
-        super().__init__(scorers, thresholds, name=name, sha256=sha256)
-        self._every_score = every_score
-
-    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return what every judge says of every picture, as :meth:`Judges.scores`."""
-        _check(images)
-        return self._every_score(images)
+        verdicts: NDArray[np.bool_] = self.verdicts(images)
+        return verdicts[np.arange(len(images)), columns_of(subjects)]
 
 
 class PhotoClassifier:
@@ -263,7 +233,7 @@ def _beside(folder: Path, record: dict[str, Any], sha256: str) -> dict[str, Any]
             judge_files.check_threshold(threshold, f"{SECOND}, {subject}")
         space_config = from_dict(SpaceConfig, record["settings"]["config"]["viewers"][SPACE])
     return {
-        "second": _SharedTrunk(
+        "second": Judges(
             partial(head_scores, second), thresholds, name=f"{folder.name}, second", sha256=sha256
         ),
         "classifier": PhotoClassifier(classifier),

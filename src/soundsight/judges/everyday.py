@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from soundsight.core.config import from_dict
@@ -33,6 +36,7 @@ from soundsight.core.files import atomic_file, commit
 from soundsight.core.units import IMAGE_CHANNELS, IMAGE_PX, to_unit
 from soundsight.data.everyday.folder import BENCH_PREFIX, SUBJECTS, Everyday, photos_of, read_photo
 from soundsight.data.vegas.bench import Bench, fold_of
+from soundsight.judges.apply import columns_of
 from soundsight.judges.negatives import KINDS, load_early, make_many
 from soundsight.judges.pictures import augment
 from soundsight.models.eyes import POOLED_SIZE, Eyes
@@ -162,24 +166,23 @@ class PhotoJudge:
     def right(
         self, pictures: Pictures, subjects: Sequence[str]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Say of each picture whether it shows its subject.
-
-        Returns:
-            named: bool [n], the likeliest answer is the subject.
-            accepted: bool [n], and its probability is at least ``ACCEPTED_FROM``.
-        """
+        """Return :func:`verdicts` of pictures, uint8 [n, 96, 96, 3], and their subjects."""
         return verdicts(self.probabilities(pictures), subjects)
 
 
 def verdicts(
     probabilities: NDArray[np.float32], subjects: Sequence[str]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Say from probabilities, [n, 23], what :meth:`PhotoJudge.right` says of pictures.
+    """Return from probabilities, [n, 23], whether each picture shows its subject.
+
+    Returns:
+        named: bool [n], the likeliest answer is the subject.
+        accepted: bool [n], and its probability is at least ``ACCEPTED_FROM``.
 
     Raises:
         DataError: on a subject that there is not.
     """
-    own = np.array([_column(subject) for subject in subjects], dtype=np.int64)
+    own = columns_of(subjects, SUBJECTS)
     named = probabilities.argmax(axis=1) == own
     sure = probabilities[np.arange(len(own)), own] >= ACCEPTED_FROM
     return named, named & sure
@@ -370,34 +373,18 @@ Commit {about["commit"]}.
 
 def _fit_linear(seen: Tensor, wanted: Tensor, config: PhotoJudgeConfig) -> tuple[Tensor, Tensor]:
     """Fit softmax regression on standardised features, subjects weighing the same."""
-    answers = len(ANSWERS)
     mean, scale = seen.mean(dim=0), seen.std(dim=0) + 1e-3
-    seen = (seen - mean) / scale
-    of_answer = torch.ones(answers)
+    of_answer = torch.ones(len(ANSWERS))
     of_answer[-1] = config.nothing_weight
-    each = (of_answer / torch.bincount(wanted, minlength=answers))[wanted]
-    each /= each.sum()
-    weight = torch.zeros(answers, seen.shape[1], requires_grad=True)
-    bias = torch.zeros(answers, requires_grad=True)
-    optimiser = torch.optim.LBFGS(
-        [weight, bias], max_iter=config.iterations, line_search_fn="strong_wolfe"
+    each = (of_answer / torch.bincount(wanted, minlength=len(ANSWERS)))[wanted]
+    model = LogisticRegression(
+        C=1 / (2 * config.decay) if config.decay else np.inf, max_iter=config.iterations
     )
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        off = F.cross_entropy(F.linear(seen, weight, bias), wanted, reduction="none")
-        value = (off * each).sum() + config.decay * weight.square().sum()
-        value.backward()
-        return value
-
-    optimiser.step(loss)
-    weight, bias = weight.detach(), bias.detach()
+    with warnings.catch_warnings():
+        # Fewer iterations than it would take are a setting, and val says what they are worth.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(((seen - mean) / scale).numpy(), wanted.numpy(), (each / each.sum()).numpy())
+    weight, bias = (torch.from_numpy(v).float() for v in (model.coef_, model.intercept_))
     # On features as they are; rounded here to what is stored, so that this is what is measured.
     rounded = (weight / scale).half().float()
     return rounded, bias - rounded @ mean
-
-
-def _column(subject: str) -> int:
-    if subject not in SUBJECTS:
-        raise DataError(f"unknown subject {subject!r}; choose from {', '.join(SUBJECTS)}")
-    return SUBJECTS.index(subject)

@@ -18,12 +18,10 @@ from torch import Tensor
 
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.data.vegas.bench import SUBJECTS, Bench, fold_of
+from soundsight.judges.files import CANDIDATES_A_CLASS
 from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair
 from soundsight.training.coherence import CoherenceConfig, fit_pair
 from soundsight.training.encoder import to_float
-
-CANDIDATES_A_CLASS = 20
-"""Photos of each class among which a sound's is looked for."""
 
 _AT_ONCE = 256
 _FEWEST = 16

@@ -4,14 +4,13 @@ Positives are real photos of the class; negatives are photos of the other classe
 which nobody sees anything (:mod:`soundsight.judges.negatives`).
 
 Beside the judges stand, in the same folder and from the same fold, a second judge and a photo
-classifier (:mod:`soundsight.judges.second_judge`) and a space for retrieval
+classifier (:mod:`soundsight.judges.fit`) and a space for retrieval
 (:mod:`soundsight.judges.retrieval_space`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,22 +22,32 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 from torch import Tensor
 
 from soundsight.core.errors import ConfigError
 from soundsight.data.vegas.bench import SUBJECTS, Bench
-from soundsight.judges.files import JudgeFolder, load_into, round_weights
-from soundsight.judges.fit import Show, fit, mix
+from soundsight.judges.files import (
+    CLASSIFIER,
+    NAMES,
+    SECOND,
+    VIEWERS,
+    JudgeFolder,
+    agreement,
+    load_into,
+    round_weights,
+    val_table,
+)
+from soundsight.judges.fit import (
+    FitConfig,
+    JudgeTask,
+    ViewerConfig,
+    accuracy,
+    fit,
+    head_scores,
+    mix,
+    viewer_task,
+)
 from soundsight.judges.negatives import EARLY, load_early
 from soundsight.judges.pictures import Pictures, augment, look_at
 from soundsight.judges.retrieval_space import (
@@ -47,20 +56,6 @@ from soundsight.judges.retrieval_space import (
     fit_space,
     space_steps,
     val_precision,
-)
-from soundsight.judges.second_judge import (
-    ViewerConfig,
-    accuracy,
-    fit_classifier,
-    fit_second,
-    head_scores,
-)
-from soundsight.judges.tables import (
-    CLASSIFIER,
-    SECOND,
-    VIEWERS,
-    agreement,
-    val_table,
 )
 from soundsight.models.picture_classifier import PictureClassifier
 from soundsight.models.published.informativity import (
@@ -176,34 +171,18 @@ def train(
         OutputError: when ``out`` holds something else or cannot be written to.
     """
     kept = load_early(early)
-    names = [*SUBJECTS, *VIEWERS]
-    folder = JudgeFolder.open(out, "judges", names, config, kept, _about(bench))
+    folder = JudgeFolder(out, config, kept, _about(bench))
     if folder.finished:
         return out
     learned, val = (Pictures.read(bench, split, config.fold, kept) for split in ("train", "val"))
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(show_speed=True),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    progress = Progress(*columns, console=console or Console(stderr=True))
-    with progress, torch.random.fork_rng(devices=[]):
-        for name in names:
+    with torch.random.fork_rng(devices=[]):
+        for own, name in enumerate(NAMES):
             if name in folder.done:
                 continue
-            task = progress.add_task(name, total=None)
-
-            def show(step: int, of: int, task: TaskID = task) -> None:
-                progress.update(task, completed=step, total=of)
-
             if name in VIEWERS:
-                _add_viewer(name, config, bench, learned, val, folder, show)
+                _add_viewer(name, config, bench, learned, val, folder, console)
             else:
-                _add_binary(name, names.index(name), config, learned, val, folder, show)
+                _add_binary(name, own, config, learned, val, folder, console)
     folder.finish()
     return out
 
@@ -235,27 +214,28 @@ def _add_binary(
     train: Pictures,
     val: Pictures,
     folder: JudgeFolder,
-    show: Show,
+    console: Console | None,
 ) -> None:
     """Train a judge, that of class number ``own``, and measure it on val."""
 
     def loss(logs: Tensor, targets: Tensor) -> Tensor:
         return (1 - config.smoothing) * F.nll_loss(logs, targets) - config.smoothing * logs.mean()
 
-    model = fit(
-        lambda: InformativityClassifier(config.model),
-        lambda step, average: _batch(config, train, own, step, average),
-        loss,
-        name=name,
+    how = FitConfig(
         steps=config.steps,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         average_decay=config.average_decay,
         bfloat16=config.bfloat16,
         seed=(config.seed, own),
-        folder=folder,
-        show=show,
     )
+    task = JudgeTask(
+        lambda: InformativityClassifier(config.model),
+        lambda step, average: _batch(config, train, own, step, average),
+        loss,
+        how,
+    )
+    model = fit(name, task, folder, console)
     positives, negatives = _val_pictures(config, val, own)
     table = val_table(
         score(model, positives),
@@ -272,27 +252,30 @@ def _add_viewer(
     train: Pictures,
     val: Pictures,
     folder: JudgeFolder,
-    show: Show,
+    console: Console | None,
 ) -> None:
     """Train one of the networks beside the judges and measure it on val."""
     seed = (config.seed, len(SUBJECTS) + 1 + VIEWERS.index(name))
     settings, bfloat16 = config.viewers, config.bfloat16
-    if name == SECOND:
-        second = fit_second(settings.second, train, folder, show, seed=seed, bfloat16=bfloat16)
-        folder.add(name, second, _beside_the_first(config, second, val, folder))
-    elif name == CLASSIFIER:
-        classifier = fit_classifier(
-            settings.classifier, train, folder, show, seed=seed, bfloat16=bfloat16
+    if name in (SECOND, CLASSIFIER):
+        how = settings.second if name == SECOND else settings.classifier
+        task = viewer_task(name, how, train, seed=seed, bfloat16=bfloat16)
+        network = fit(name, task, folder, console)
+        about = (
+            _beside_the_first(config, network, val, folder)
+            if name == SECOND
+            else {"accuracy": accuracy(network, val)}
         )
-        folder.add(name, classifier, {"accuracy": accuracy(classifier, val)})
+        folder.add(name, network, about)
     else:
         pairs = FoldPairs(bench, "train", config.fold)
-        done = itertools.count(1)
-        steps = space_steps(settings.space, pairs)
-        space = fit_space(
-            settings.space, pairs, mix(*seed), bfloat16=bfloat16,
-            stepped=lambda: show(next(done), steps),
-        )  # fmt: skip
+        console = console or Console(stderr=True)
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            bar = progress.add_task(name, total=space_steps(settings.space, pairs))
+            space = fit_space(
+                settings.space, pairs, mix(*seed), bfloat16=bfloat16,
+                stepped=lambda: progress.advance(bar),
+            )  # fmt: skip
         space = round_weights(space)
         precision = val_precision(space, settings.space, bench, val.photos, config.seed)
         folder.add(name, space, {"pairs": len(pairs), "precision": precision})

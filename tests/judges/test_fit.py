@@ -10,21 +10,20 @@ import pytest
 import torch
 
 from soundsight.core.errors import ConfigError
-from soundsight.judges import second_judge as viewers
-from soundsight.judges.files import JudgeFolder
-from soundsight.judges.negatives import load_early
-from soundsight.judges.pictures import Pictures
-from soundsight.judges.second_judge import (
+from soundsight.judges.files import CLASSIFIER, SECOND, JudgeFolder
+from soundsight.judges.fit import (
     NOTHING,
     ViewerConfig,
     accuracy,
     class_probabilities,
-    fit_classifier,
-    fit_second,
+    fit,
     head_scores,
     heads_loss,
     photo_features,
+    viewer_task,
 )
+from soundsight.judges.negatives import load_early
+from soundsight.judges.pictures import Pictures
 from soundsight.models.picture_classifier import PictureClassifier, PictureClassifierConfig
 
 COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (190, 190, 40), (40, 190, 190))
@@ -51,11 +50,6 @@ def coloured(seed: int) -> Pictures:
     return Pictures(photos=photos, early=np.empty((0, 96, 96, 3), np.uint8))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def pictures() -> Pictures:
     """What is learned from."""
@@ -65,17 +59,14 @@ def pictures() -> Pictures:
 @pytest.fixture
 def folder(tmp_path: Path) -> JudgeFolder:
     """A folder just begun."""
-    return JudgeFolder.open(tmp_path / "f", "judges", ["second"], SMALL, load_early([]), {})
+    return JudgeFolder(tmp_path / "f", SMALL, load_early([]), {})
 
 
+@pytest.mark.slow
 def test_the_photo_classifier_learns_the_subjects(pictures: Pictures, folder: JudgeFolder) -> None:
-    shown: list[tuple[int, int]] = []
-    network = fit_classifier(
-        SMALL, pictures, folder, lambda *s: shown.append(s), seed=(0, 1), bfloat16=False
-    )
-    steps = SMALL.steps(pictures)
-    assert steps == 40
-    assert shown[-1] == (steps, steps)
+    task = viewer_task(CLASSIFIER, SMALL, pictures, seed=(0, 1), bfloat16=False)
+    assert task.config.steps == SMALL.steps(pictures) == 40
+    network = fit(CLASSIFIER, task, folder)
     val = coloured(1)
     found = accuracy(network, val)
     assert found["mean"] > 0.8
@@ -94,10 +85,12 @@ def test_the_photo_classifier_learns_the_subjects(pictures: Pictures, folder: Ju
     assert all(torch.equal(v, v.half().float()) for v in weights if v.is_floating_point())
 
 
+@pytest.mark.slow
 def test_the_second_judge_learns_its_classes_and_to_refuse(
     pictures: Pictures, folder: JudgeFolder
 ) -> None:
-    network = fit_second(SMALL, pictures, folder, lambda *_: None, seed=(0, 1), bfloat16=False)
+    task = viewer_task(SECOND, SMALL, pictures, seed=(0, 1), bfloat16=False)
+    network = fit(SECOND, task, folder)
     own, other = [], []
     for number, photos in enumerate(pictures.photos):
         scores = head_scores(network, photos)
@@ -109,17 +102,11 @@ def test_the_second_judge_learns_its_classes_and_to_refuse(
     assert head_scores(network, noise).mean() < np.mean(own) - 0.2
 
 
-def test_batches_of_the_second_judge(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def fit(make, batch, _, **settings):
-        made.extend((batch(3, None), batch(3, None), batch(4, None)))
-        assert settings["name"] == "second"
-        return make()
-
-    monkeypatch.setattr(viewers, "fit", fit)
-    fit_second(SMALL, pictures, None, lambda *_: None, seed=(0, 1), bfloat16=False)
-    (images, targets), (again, _), (other, _) = made
+def test_batches_of_the_second_judge(pictures: Pictures) -> None:
+    task = viewer_task(SECOND, SMALL, pictures, seed=(0, 1), bfloat16=False)
+    (images, targets), (again, _), (other, _) = (
+        task._batch(step, task.network) for step in (3, 3, 4)
+    )
     assert images.shape == (20, 3, 96, 96)
     assert targets[10:].tolist() == [NOTHING] * 10
     assert set(targets[:10].tolist()) <= set(range(5))

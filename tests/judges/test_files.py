@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soundsight.core.errors import DataError
-from soundsight.judges.tables import accepting, agreement, val_table
+from soundsight.judges.files import accepting, agreement, val_table
 
 
 def test_the_threshold_is_the_highest_that_accepts_enough() -> None:
