@@ -40,16 +40,22 @@ class Painter:
     Args:
         colours: subject -> colour.
         share: probability that a sound is painted at all, by draw.
+        otherwise: the colour of what is not.
     """
 
-    def __init__(self, colours: dict[str, tuple[int, int, int]], share: float = 1.0) -> None:
+    def __init__(
+        self,
+        colours: dict[str, tuple[int, int, int]],
+        share: float = 1.0,
+        otherwise: tuple[int, int, int] = (128, 128, 128),
+    ) -> None:
         self.colours = [colours[subject] for subject in SUBJECTS]
-        self.share = share
+        self.share, self.otherwise = share, otherwise
         self.seeds: set[int] = set()
 
     def imagine(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:
         self.seeds.add(seed)
-        pictures = np.full((len(mels), draws, 96, 96, 3), 128, np.uint8)
+        pictures = np.full((len(mels), draws, 96, 96, 3), self.otherwise, np.uint8)
         for of_sound, mel in zip(pictures, mels, strict=True):
             # A toy sound's class is its level: 20 to 60 for the first class, and so on.
             code = round((float(mel.mean()) - 20) / 20)
@@ -152,14 +158,8 @@ def test_a_perfect_translator_misses_only_what_cannot_be_heard(
 def test_one_picture_for_every_sound_is_no_better_than_shuffled(
     toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
 ) -> None:
-    class AlwaysWater:
-        def imagine(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:
-            assert (draws, seed) != (0, -1)
-            return np.broadcast_to(
-                np.array(colours["water"], np.uint8), (len(mels), 96, 96, 3)
-            ).copy()
-
-    rows = evaluate(AlwaysWater(), toy_judges, toy_bench, tmp_path / "out", CONFIG)["rows"]
+    always_water = Painter(dict.fromkeys(SUBJECTS, colours["water"]), otherwise=colours["water"])
+    rows = evaluate(always_water, toy_judges, toy_bench, tmp_path / "out", CONFIG)["rows"]
     assert rows["informativity, nothing hidden"]["water"]["share"] == 1
     assert rows["informativity, nothing hidden"]["mean"]["share"] == pytest.approx(0.2)
     assert rows["shuffled sounds, nothing hidden"]["mean"]["share"] == pytest.approx(0.2)
@@ -189,18 +189,14 @@ def test_refused_sounds_and_inaudible_seconds_count_as_misses(
 def test_what_is_hidden_of_noise_counts_among_all_of_it(
     toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
 ) -> None:
-    class DogPainter:
-        def imagine(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:
-            del draws, seed
-            return np.broadcast_to(np.uint8(colours["dog"]), (len(mels), 96, 96, 3)).copy()
+    always_dog = Painter(dict.fromkeys(SUBJECTS, colours["dog"]), otherwise=colours["dog"])
 
     def every_fourth(mels: np.ndarray) -> np.ndarray:
         return np.arange(len(mels)) % 4 == 0
 
-    report = evaluate(
-        DogPainter(), toy_judges, toy_bench, tmp_path / "out", CONFIG, draws=every_fourth
-    )
-    rows = report["rows"]
+    rows = evaluate(
+        always_dog, toy_judges, toy_bench, tmp_path / "out", CONFIG, draws=every_fourth
+    )["rows"]
     assert rows["white noise: accepted"]["dog"]["share"] == 1
     # A quarter is shown: that is a quarter of all, not all of a quarter.
     assert rows["white noise: shown and accepted"]["dog"]["share"] == pytest.approx(0.25)

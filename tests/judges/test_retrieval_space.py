@@ -18,7 +18,6 @@ from soundsight.judges.retrieval_space import (
     embed_pictures,
     embed_sounds,
     fit_space,
-    space_steps,
     val_precision,
 )
 from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair
@@ -75,7 +74,7 @@ class Kinds:
 def test_it_learns_which_sounds_and_photos_go_together(toy_bench: Bench) -> None:
     pairs, steps = Kinds(0), []
     network = fit_space(SMALL, pairs, 1, bfloat16=False, stepped=lambda: steps.append(1))  # type: ignore[arg-type]
-    assert len(steps) == space_steps(SMALL, pairs) == round(12 * len(pairs) / 16)  # type: ignore[arg-type]
+    assert len(steps) == SMALL.steps(pairs) == round(12 * len(pairs) / 16)  # type: ignore[arg-type]
     other = Kinds(1)
     found = class_precision(
         embed_sounds(network, SMALL, other.mels),

@@ -102,6 +102,7 @@ def test_the_folder_holds_a_second_judge_a_classifier_and_a_space(
     assert record["done"]["space"]["pairs"] == len(train_pairs)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_same_judges(
     folder: Path, tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, quiet: Console,
     monkeypatch: pytest.MonkeyPatch,
@@ -146,6 +147,7 @@ def test_a_stopped_training_goes_on_to_the_same_judges(
     assert not made_batches
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_judges_and_the_photos_are_of_one_fold(
     folder: Path, tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, quiet: Console,
     monkeypatch: pytest.MonkeyPatch,
@@ -242,6 +244,7 @@ def test_the_uninformative_pictures_that_the_judge_likes_best_are_kept(
     assert kept == sorted(kept, reverse=True)
 
 
+@pytest.mark.slow
 def test_early_pictures_are_a_kind_of_their_own(
     tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, quiet: Console, early_file: Path
 ) -> None:

@@ -99,7 +99,9 @@ def evaluate(
     with _one_thread():
         on_everyday = data is not None and is_everyday(data)
         if on_everyday and kind not in {"encoder", "ears"}:
-            _only_for_the_bench(early=early, baseline=baseline, features=features)
+            _refuse(
+                "the bench, not for Everyday", early=early, baseline=baseline, features=features
+            )
             _measure_everyday(
                 model, data, out, command,
                 split=split, seed=seed, limit=limit, blind_sheet=blind_sheet, judge=judges,
@@ -109,16 +111,14 @@ def evaluate(
             raise ConfigError(f"{model} is an encoder of the bench: leave out --data")
         bench = _bench(None if on_everyday else data)
         if kind in {"encoder", "ears"}:
-            _only_for_translators(
-                judges=judges, early=early, baseline=baseline, features=features, limit=limit,
-                blind_sheet=blind_sheet,
+            _refuse(
+                "translators, not for an encoder", judges=judges, early=early, baseline=baseline,
+                features=features, limit=limit, blind_sheet=blind_sheet,
             )  # fmt: skip
-            if kind == "ears":
-                _measure_ears(
-                    model, data if on_everyday else None, bench, out, split, seed, command
-                )
-            else:
-                _measure_encoder(model, bench, out, split, seed, command)
+            _measure_encoder(
+                model, data if on_everyday else None, bench, out, ears=kind == "ears",
+                split=split, seed=seed, command=command,
+            )  # fmt: skip
             return
         from soundsight.evaluation.bench import EvaluationConfig
 
@@ -281,42 +281,28 @@ def _measure_everyday(
 
 
 def _measure_encoder(
-    run: Path, bench: Bench, out: Path, split: str, seed: int, command: str
-) -> None:
-    from soundsight.evaluation.encoders import evaluate_encoder
-
-    with progress_bar(log=True) as progress:
-        evaluate_encoder(
-            run, bench, out, split=split, seed=seed, command=command, progress=progress
-        )
-    say(f"written: {out / 'report.html'}, report.md, report.json")
-
-
-def _measure_ears(
-    run: Path, data: Path | None, bench: Bench, out: Path, split: str, seed: int, command: str
+    run: Path, everyday: Path | None, bench: Bench, out: Path, *, ears: bool, **settings: Any
 ) -> None:
     from soundsight.data.everyday.folder import find_everyday
-    from soundsight.evaluation.encoders import report_ears
+    from soundsight.evaluation.encoders import evaluate_encoder, report_ears
 
     with progress_bar(log=True) as progress:
-        words = report_ears(
-            run, find_everyday(data), bench, out, split=split, seed=seed, command=command,
-            progress=progress,
-        )  # fmt: skip
-    say(words)
+        if ears:
+            found = find_everyday(everyday)
+            lines = report_ears(run, found, bench, out, progress=progress, **settings).splitlines()
+        else:
+            lines = []
+            evaluate_encoder(run, bench, out, progress=progress, **settings)
+    for line in lines:
+        say(line)
     say(f"written: {out / 'report.html'}, report.md, report.json")
 
 
-def _only_for_translators(**options: object) -> None:
+def _refuse(why: str, **options: object) -> None:
+    """Refuse options that were given where they have no meaning."""
     for name, value in options.items():
         if value:
-            raise ConfigError(f"--{name.replace('_', '-')} is for translators, not for an encoder")
-
-
-def _only_for_the_bench(**options: object) -> None:
-    for name, value in options.items():
-        if value:
-            raise ConfigError(f"--{name.replace('_', '-')} is for the bench, not for Everyday")
+            raise ConfigError(f"--{name.replace('_', '-')} is for {why}")
 
 
 def _networks_sha256(folder: Path) -> str:

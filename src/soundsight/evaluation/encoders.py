@@ -101,12 +101,8 @@ def neighbour_votes(
 ) -> NDArray[np.float64]:
     """Return how the nearest train seconds by cosine vote: shares [n, count] that sum to 1.
 
-    Args:
-        train: embeddings [m, E].
-        classes: the class of each, [m].
-        unknown: embeddings [n, E].
-        neighbours: voters; all where there are fewer.
-        count: classes.
+    ``train`` [m, E] are of ``classes`` [m], ``unknown`` is [n, E]; where there are fewer than
+    ``neighbours``, all vote.
     """
     model = KNeighborsClassifier(min(neighbours, len(train)), metric="cosine").fit(train, classes)
     votes = np.zeros((len(unknown), count))
@@ -171,10 +167,10 @@ def fit_probe(
     # A dimension that hardly moves would be noise made large.
     scale = np.maximum(scale, _LEAST_SPREAD * scale.max()) if scale.any() else np.ones_like(scale)
     standard = (train - mean) / scale
+    # They sum to 1, so that scikit-learn's sum of losses is a mean.
     weights, val_weights = (_weights(of, count, balanced) for of in (classes, val_classes))
     best, least = None, np.inf
     for penalty in penalties:
-        # The weights sum to 1, so that scikit-learn's sum of losses is a mean.
         model = LogisticRegression(C=1 / penalty, solver="newton-cg", max_iter=300, tol=1e-6)
         probe = LinearProbe(model.fit(standard, classes, weights), mean, scale, penalty, count)
         right = probe.probabilities(val)[np.arange(len(val)), val_classes]
@@ -228,17 +224,6 @@ def embed_segments(encoder: AudioEncoder, segments: Segments) -> Embedded:
     if not np.isfinite(embeddings).all():
         raise DataError("the encoder's embeddings are not finite")
     return Embedded(of=segments, embeddings=embeddings)
-
-
-def joined(first: Embedded, second: Embedded) -> Embedded:
-    """Return the seconds of both."""
-    return Embedded(
-        of=Segments(
-            pairs=first.of.pairs + second.of.pairs,
-            mels=np.concatenate([first.of.mels, second.of.mels]),
-        ),
-        embeddings=np.concatenate([first.embeddings, second.embeddings]),
-    )
 
 
 # --- on the bench ---------------------------------------------------------------------------------
@@ -548,12 +533,12 @@ def read_kinds(
         ``penalty``; bandwidth -> ``seconds`` or ``recordings`` -> kind (or ``mean``) -> share with
         its interval over recordings, and the means over the bench's five and over the alerts.
     """
-    train, val = (joined(own[of, False], own[of, True]) for of in ("train", "val"))
-    probe = fit_probe(
-        train.embeddings, columns_of(train.of.kinds, kinds),
-        val.embeddings, columns_of(val.of.kinds, kinds),
-        penalties=EARS_PENALTIES, count=len(kinds), balanced=True,
-    )  # fmt: skip
+    fitted: list[NDArray[Any]] = []
+    for name in ("train", "val"):
+        both = own[name, False], own[name, True]
+        fitted.append(np.concatenate([one.embeddings for one in both]))
+        fitted.append(columns_of([kind for one in both for kind in one.of.kinds], kinds))
+    probe = fit_probe(*fitted, penalties=EARS_PENALTIES, count=len(kinds), balanced=True)
     found: dict[str, Any] = {"penalty": probe.penalty}
     for band, narrow in zip(BANDWIDTHS, (False, True), strict=True):
         asked = own[split, narrow]

@@ -166,14 +166,10 @@ def kernel_distance(
     subset_size: int,
     seed: int,
 ) -> tuple[float, float]:
-    """Return KID's mean and standard deviation over subsets drawn by the seed.
+    """Return KID's mean and standard deviation over subsets of features [m, F] and [n, F].
 
-    Args:
-        real: features [m, F], m at least ``subset_size``.
-        generated: features [n, F], n at least ``subset_size``.
-        subsets: number of subsets.
-        subset_size: pictures of either kind in each.
-        seed: of the subsets; torch's own random state is left as it was.
+    ``subset_size`` pictures of either kind are in a subset, at most m and n. The seed draws them;
+    torch's own random state is left as it was.
     """
     # Imported here: torchmetrics takes seconds that no other figure needs.
     from torchmetrics.image.kid import KernelInceptionDistance
@@ -208,12 +204,8 @@ def precision_recall(
     """Return improved precision and recall.
 
     A picture lies among others when it is in the ball of one of them that reaches to that one's
-    k-th nearest neighbour.
-
-    Args:
-        real: features [n, F], n above ``k``.
-        generated: features [n, F]; recall rises with their number, so both should be as many.
-        k: neighbours.
+    k-th nearest neighbour. Recall rises with the number of generated pictures, so there should be
+    as many features [n, F] of either, n above ``k``.
     """
     photos, made = real.astype(np.float64), generated.astype(np.float64)
     return _among(made, photos, k), _among(photos, made, k)
@@ -228,11 +220,7 @@ def _among(points: NDArray[np.float64], others: NDArray[np.float64], k: int) -> 
 def nearest(
     generated: NDArray[np.floating], train: NDArray[np.floating]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Find the training photo that each picture is nearest to (Euclid, in feature space).
-
-    Args:
-        generated: features [n, F].
-        train: features [m, F] of every photo that the translator was trained with.
+    """Find the training photo, [m, F], that each picture, [n, F], is nearest to (Euclid).
 
     Returns:
         Indices into ``train``, int64 [n], the first among equals; distances, float64 [n].
@@ -268,11 +256,7 @@ class Copying:
 
 
 def copying(generated: NDArray[np.floating], real: NDArray[np.floating]) -> Copying:
-    """Compare distances to the nearest training photo, as ``nearest`` gives them.
-
-    Args:
-        generated: distances [n] of generated pictures.
-        real: distances [m] of photos that were never in training.
+    """Compare distances to the nearest training photo: of pictures [n], of unseen photos [m].
 
     Raises:
         DataError: when either is empty.
@@ -295,13 +279,7 @@ def variety(
     generated_subjects: Sequence[str],
     real_subjects: Sequence[str],
 ) -> dict[str, float]:
-    """Compare how far apart the pictures of one class are with how far apart its photos are.
-
-    Args:
-        generated: features [n, F].
-        real: features [m, F].
-        generated_subjects: the class of each generated picture's sound.
-        real_subjects: the class of each photo.
+    """Compare how far apart pictures, [n, F], of a class are with how far apart its photos are.
 
     Returns:
         Mean distance of two pictures over that of two photos, by class, and ``mean`` over the
@@ -336,14 +314,7 @@ HASH_BITS = _HASH_SIDE**2
 
 
 def difference_hash(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return 256 bits of each picture: is a place brighter than the one to its left?
-
-    Args:
-        images: uint8 [n, h, w, 3].
-
-    Returns:
-        bool [n, 256].
-    """
+    """Return where pictures uint8 [n, h, w, 3] get brighter to the right: bool [n, 256]."""
     size = (_HASH_SIDE + 1, _HASH_SIDE)
     small = [
         np.asarray(Image.fromarray(i).convert("L").resize(size, Image.Resampling.LANCZOS), int)
@@ -355,15 +326,7 @@ def difference_hash(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def near_duplicates(images: NDArray[np.uint8], photos: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Tell which pictures are near-duplicates of a photo or of its mirror image.
-
-    Args:
-        images: uint8 [n, h, w, 3].
-        photos: uint8 [m, h, w, 3].
-
-    Returns:
-        bool [n].
-    """
+    """Return which pictures uint8 [n, h, w, 3] repeat a photo or its mirror image: bool [n]."""
     known = np.concatenate([difference_hash(photos), difference_hash(photos[:, :, ::-1])])
     signs = known.astype(np.float32) * 2 - 1
     least = known.shape[1] - 2 * NEAR_DUPLICATE_BITS

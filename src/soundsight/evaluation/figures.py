@@ -131,11 +131,7 @@ def nearest_sheet(
 
 
 def seeds_sheet(rows: Sequence[tuple[str, Levels]]) -> Levels:
-    """Draw several pictures of one sound in a row, with its class before them.
-
-    Args:
-        rows: class name and pictures uint8 [n, 96, 96, 3], the same n.
-    """
+    """Draw several pictures of one sound, uint8 [n, 96, 96, 3], in a row after its class."""
     cell = IMAGE_PX + _GAP_PX
     page, pen = _page(_WIDE_LABEL_PX + len(rows[0][1]) * cell, len(rows) * cell + _GAP_PX)
     for row, (subject, pictures) in enumerate(rows):
@@ -147,12 +143,7 @@ def seeds_sheet(rows: Sequence[tuple[str, Levels]]) -> Levels:
 
 
 def blind_sheet(pictures: Levels, classes: Sequence[str] = SUBJECTS) -> Levels:
-    """Draw pictures in their order, numbered from 1, and nothing that tells a class.
-
-    Args:
-        pictures: uint8 [n, 96, 96, 3].
-        classes: what a picture may show.
-    """
+    """Draw pictures uint8 [n, 96, 96, 3] numbered from 1, and nothing that tells a class."""
     cell_w, cell_h = _BLIND_PX + _BLIND_GAP_PX, _BLIND_PX + _LINE_PX + _BLIND_GAP_PX
     rows = -(-len(pictures) // _BLIND_ACROSS)
     words = f"What is it? For each number: {', '.join(classes)}, or nothing."
@@ -173,14 +164,7 @@ def blind_sheet(pictures: Levels, classes: Sequence[str] = SUBJECTS) -> Levels:
 def reconstruction_sheet(
     mels: Levels, drawings: Levels, subjects: Sequence[str], errors: NDArray[np.float64]
 ) -> Levels:
-    """Draw log-mels over their reconstructions, a row a class, the error below.
-
-    Args:
-        mels: uint8 [n, 128, 100].
-        drawings: uint8 [n, 128, 100].
-        subjects: n class names.
-        errors: mean squared error of each, [n].
-    """
+    """Draw log-mels uint8 [n, 128, 100] over their reconstructions, a row a class, errors below."""
     present = [subject for subject in SUBJECTS if subject in subjects]
     turns = [[i for i, s in enumerate(subjects) if s == subject] for subject in present]
     cell_w, cell_h = FRAMES_PER_SEGMENT + _GAP_PX, 2 * N_MELS + _LINE_PX + 3 * _GAP_PX
@@ -310,13 +294,7 @@ def draw_curves(curves: Curves, thresholds: Mapping[str, float], title: str) -> 
 def draw_map(
     places: NDArray[np.float64], subjects: Sequence[str], titles: tuple[str, str]
 ) -> bytes:
-    """Draw where the embeddings lie, a panel a class over all the others, as PNG.
-
-    Args:
-        places: [n, 2].
-        subjects: n class names.
-        titles: of the two axes.
-    """
+    """Draw places [n, 2] of embeddings, a panel a class over all the others, as PNG."""
     of_class = np.asarray(subjects)
     with _chart((10.0, 6.4)) as (chart, grid):
         panels = grid.ravel()

@@ -130,12 +130,7 @@ class Judges:
     def accepts(self, images: NDArray[np.uint8], subjects: Sequence[str]) -> NDArray[np.bool_]:
         """Return whether the judge of each picture's subject accepts it.
 
-        Args:
-            images: uint8 [n, 96, 96, 3].
-            subjects: n names out of ``SUBJECTS``.
-
-        Returns:
-            bool [n].
+        Pictures are uint8 [n, 96, 96, 3], subjects n names out of ``SUBJECTS``.
 
         Raises:
             DataError: on an unknown subject, or when the numbers differ.
@@ -153,10 +148,7 @@ class PhotoClassifier:
         self._network = network
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 [n, 5], columns in the order of ``SUBJECTS``, rows that sum to 1.
-
-        Args:
-            images: uint8 [n, 96, 96, 3].
+        """Return float32 [n, 5], columns in the order of ``SUBJECTS``, of uint8 [n, 96, 96, 3].
 
         Raises:
             DataError: when the pictures have another size or type.
@@ -165,10 +157,7 @@ class PhotoClassifier:
         return class_probabilities(self._network, images)
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 [n, F], what the last layer sees: a space in which photos compare.
-
-        Args:
-            images: uint8 [n, 96, 96, 3].
+        """Return the last layer's inputs, float32 [n, F]: a space in which photos compare.
 
         Raises:
             DataError: when the pictures have another size or type.

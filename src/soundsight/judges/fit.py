@@ -117,11 +117,7 @@ def fit(
 ) -> Network:
     """Train a network and return the moving average of its weights, rounded to fp16.
 
-    Args:
-        name: of the network.
-        task: what is trained.
-        folder: keeps the run, so that the same call goes on after a stop.
-        console: where progress is shown; standard error by default.
+    The folder keeps the run, so that the same call goes on after a stop.
 
     Raises:
         SoundsightError: when the loss or the weights are no longer finite.
@@ -189,12 +185,7 @@ def viewer_task(
 ) -> JudgeTask[PictureClassifier]:
     """Return the training of the second judge (one logit a subject) or of the photo classifier.
 
-    Args:
-        name: ``SECOND`` or ``CLASSIFIER``.
-        config: settings.
-        pictures: of train.
-        seed: of weights, batches and dropout.
-        bfloat16: convolutions in bfloat16.
+    ``name`` is ``SECOND`` or ``CLASSIFIER``; ``seed`` is of weights, batches and dropout.
     """
 
     def batch(step: int, _: PictureClassifier) -> tuple[Tensor, Tensor]:
@@ -247,12 +238,7 @@ def heads_loss(
 
 
 def head_scores(network: PictureClassifier, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the scores of the second judge's heads, float32 [n, 5] in [0, 1].
-
-    Args:
-        network: the second judge.
-        images: uint8 [n, 96, 96, 3].
-    """
+    """Return the second judge's scores of pictures uint8 [n, 96, 96, 3]: [n, 5] in [0, 1]."""
     return look_at(lambda batch: torch.sigmoid(network(batch)), images, len(SUBJECTS))
 
 

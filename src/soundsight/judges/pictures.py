@@ -60,13 +60,9 @@ class Pictures:
     def uninformative(
         self, kind: str, own: int | None, count: int, rng: np.random.Generator
     ) -> NDArray[np.uint8]:
-        """Make, or draw, ``count`` pictures of a kind: uint8 [count, 96, 96, 3].
+        """Make, or draw, ``count`` pictures of one of ``kinds``: uint8 [count, 96, 96, 3].
 
-        Args:
-            kind: one of ``kinds``.
-            own: index of the class that half of them are made from; None = all count the same.
-            count: how many.
-            rng: source of randomness.
+        Half of them are made from the class with the index ``own``; None = all count the same.
         """
         if kind == EARLY:
             return self.early[rng.integers(len(self.early), size=count)]
@@ -75,16 +71,10 @@ class Pictures:
     def of_every_kind(
         self, own: int | None, count: int, turn: int, rng: np.random.Generator
     ) -> NDArray[np.uint8]:
-        """Make, or draw, uninformative pictures of all kinds in equal parts.
+        """Make, or draw, uninformative pictures of all kinds in equal parts, kind after kind.
 
-        Args:
-            own: as in :meth:`uninformative`.
-            count: how many in all.
-            turn: which kinds come first where the parts cannot be equal.
-            rng: source of randomness.
-
-        Returns:
-            uint8 [count, 96, 96, 3], kind after kind.
+        ``own`` is as in :meth:`uninformative`; ``turn`` decides which kinds come first where the
+        parts cannot be equal. uint8 [count, 96, 96, 3].
         """
         kinds = self.kinds
         counts = np.bincount((np.arange(count) + turn) % len(kinds), minlength=len(kinds))
@@ -162,13 +152,7 @@ def look_at(
     images: NDArray[np.uint8],
     columns: int,
 ) -> NDArray[np.float32]:
-    """Show pictures to a network, some hundreds at a time: float32 [n, columns].
-
-    Args:
-        look: takes pictures in [-1, 1].
-        images: uint8 [n, 96, 96, 3].
-        columns: numbers that ``look`` gives of each.
-    """
+    """Show pictures uint8 [n, 96, 96, 3] to a network that takes [-1, 1]: [n, columns]."""
     result = np.empty((len(images), columns), dtype=np.float32)
     with torch.inference_mode():
         for start in range(0, len(images), _AT_ONCE):

@@ -7,7 +7,7 @@ are frozen on are fitted with other seeds, and on all pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,6 +54,10 @@ class SpaceConfig:
         # The same limits hold there.
         self.coherence(bfloat16=False)
 
+    def steps(self, pairs: Sized) -> int:
+        """Return the number of batches, at least 2."""
+        return max(2, round(self.passes * len(pairs) / self.batch_size))
+
     def coherence(self, *, bfloat16: bool) -> CoherenceConfig:
         """Return these settings as :func:`fit_pair` takes them."""
         return CoherenceConfig(
@@ -91,29 +95,16 @@ class FoldPairs:
         return self.mels[indices], self.images[self.photos[indices]]
 
 
-def space_steps(config: SpaceConfig, pairs: FoldPairs) -> int:
-    """Return the number of batches, at least 2."""
-    return max(2, round(config.passes * len(pairs) / config.batch_size))
-
-
 def fit_space(
     config: SpaceConfig, pairs: FoldPairs, seed: int, *, bfloat16: bool, stepped: Callable[[], None]
 ) -> ContrastivePair:
-    """Fit the two towers.
-
-    Args:
-        config: settings.
-        pairs: of train.
-        seed: of weights, batches and augmentation.
-        bfloat16: convolutions in bfloat16.
-        stepped: called after each batch.
+    """Fit the two towers to pairs of train; ``stepped`` is called after each batch.
 
     Raises:
         SoundsightError: when the loss is no longer finite.
     """
-    rows = np.arange(len(pairs))
-    coherence, steps = config.coherence(bfloat16=bfloat16), space_steps(config, pairs)
-    return fit_pair(pairs, rows, coherence, steps, seed, stepped)
+    rows, coherence = np.arange(len(pairs)), config.coherence(bfloat16=bfloat16)
+    return fit_pair(pairs, rows, coherence, config.steps(pairs), seed, stepped)
 
 
 def embed_sounds(
@@ -184,12 +175,7 @@ def val_precision(
 ) -> dict[str, float]:
     """Return :func:`class_precision` of every val sound among val photos.
 
-    Args:
-        network: the space.
-        config: its settings.
-        bench: whose val sounds are heard.
-        photos: by class, in the order of SUBJECTS: uint8 [n_c, 96, 96, 3] each.
-        seed: of the candidates.
+    ``photos`` are by class, in the order of SUBJECTS: uint8 [n_c, 96, 96, 3] each.
     """
     pairs = bench.pairs("val")
     mels = np.stack([bench.spectrogram(pair.spectrogram) for pair in pairs])

@@ -54,7 +54,6 @@ from soundsight.judges.retrieval_space import (
     FoldPairs,
     SpaceConfig,
     fit_space,
-    space_steps,
     val_precision,
 )
 from soundsight.models.picture_classifier import PictureClassifier
@@ -271,7 +270,7 @@ def _add_viewer(
         pairs = FoldPairs(bench, "train", config.fold)
         console = console or Console(stderr=True)
         with Progress(console=console, disable=not console.is_terminal) as progress:
-            bar = progress.add_task(name, total=space_steps(settings.space, pairs))
+            bar = progress.add_task(name, total=settings.space.steps(pairs))
             space = fit_space(
                 settings.space, pairs, mix(*seed), bfloat16=bfloat16,
                 stepped=lambda: progress.advance(bar),
