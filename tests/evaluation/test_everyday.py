@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.errors import ConfigError
 from soundsight.data.everyday.folder import ALERTS, KINDS, SUBJECTS, Everyday
 from soundsight.data.vegas.bench import Bench, Pair
 from soundsight.evaluation import everyday as figures_of
@@ -20,7 +20,6 @@ from soundsight.evaluation.everyday import (
     EverydayConfig,
     copies,
     evaluate_everyday,
-    redrawn,
     refusal_rows,
     right_rows,
     threshold_that_keeps,
@@ -247,16 +246,6 @@ def test_copies_are_nearer_to_a_photo_than_photos_are_to_each_other() -> None:
     assert copied.tolist() == [True] * 3 + [False] * 5
     assert places[:3].tolist() == [0, 1, 2]
     np.testing.assert_allclose(distances[:3], 0.04, atol=1e-3)
-
-
-def test_redrawn_photos_are_judged_beside_the_photos(every_kind: Everyday) -> None:
-    same = redrawn(LevelJudge(), lambda photos: photos, every_kind)
-    assert same == {"named": 1.0, "right": 1.0, "photos: named": 1.0, "photos: right": 1.0}
-    grey = redrawn(LevelJudge(), lambda photos: np.full_like(photos, 250), every_kind)
-    assert grey["right"] == 0
-    assert grey["photos: right"] == 1
-    with pytest.raises(DataError, match="redrawn photos are"):
-        redrawn(LevelJudge(), lambda photos: photos[:, :48], every_kind)
 
 
 def test_what_is_measured_must_be_unknown() -> None:

@@ -25,6 +25,8 @@ from soundsight.core.units import (
     SEGMENT_SAMPLES,
 )
 from soundsight.data.vegas.bench import SUBJECTS, Bench, Pair, photo_subject
+from soundsight.evaluation import figures as charts
+from soundsight.evaluation import report as pages
 from soundsight.evaluation import segments
 from soundsight.evaluation.blind import PER_CLASS
 from soundsight.evaluation.fidelity import (
@@ -36,19 +38,6 @@ from soundsight.evaluation.fidelity import (
     nearest,
     variety,
 )
-from soundsight.evaluation.figures import (
-    GENERATED,
-    MARKS,
-    OF_SHUFFLED,
-    REAL,
-    THRESHOLDS,
-    UNINFORMATIVE,
-    Curves,
-    curves_of,
-    draw_curves,
-    nearest_sheet,
-    sheet,
-)
 from soundsight.evaluation.metrics import (
     CONFIDENCE,
     RESAMPLES,
@@ -59,21 +48,7 @@ from soundsight.evaluation.metrics import (
     shares,
     shuffled,
 )
-from soundsight.evaluation.report import (
-    BASELINE,
-    REPORT_VERSION,
-    Figure,
-    StoredReport,
-    Table,
-    blind_figure,
-    check_comparable,
-    is_report,
-    load_report,
-    save_figure,
-    share_table,
-    share_tiles,
-    write_report,
-)
+from soundsight.evaluation.report import BASELINE
 from soundsight.evaluation.segments import (
     DIFFERENCE,
     HIDDEN,
@@ -193,7 +168,7 @@ def evaluate(
     seed = config.seed
     tell = progress or (lambda _what, _done, _of: None)
     report: dict[str, Any] = {
-        "report_version": REPORT_VERSION,
+        "report_version": pages.REPORT_VERSION,
         "model": model or {},
         "judges": {
             "name": judges.name,
@@ -220,12 +195,12 @@ def evaluate(
     )
     other = None
     if baseline is not None:
-        other = load_report(baseline)
-        check_comparable(other.values, report, str(baseline), "this measurement")
+        other = pages.load_report(baseline)
+        pages.check_comparable(other.values, report, str(baseline), "this measurement")
         if list(other.segments.names) != [pair.spectrogram for pair in heard.pairs]:
             raise ConfigError(f"{baseline} was not measured on the seconds of {bench.root}")
-    with atomic_folder(out, overwrite=True, ours=is_report) as place:
-        figures: dict[str, Figure] = {}
+    with atomic_folder(out, overwrite=True, ours=pages.is_report) as place:
+        figures: dict[str, pages.Figure] = {}
         pictures = draw_pictures(translator, heard.mels, seed, tell)
         shown = heard.audible if draws is None else heard.audible & draws(heard.mels)
         order = shuffled(heard.kinds, seed)
@@ -239,7 +214,7 @@ def evaluate(
         if order is not None:
             columns["shuffled_shown"] = shown[order].astype(float)
         rows: dict[str, Shares] = {}
-        report["curves"] = {"thresholds": THRESHOLDS[::_STORED_EVERY].tolist()}
+        report["curves"] = {"thresholds": charts.THRESHOLDS[::_STORED_EVERY].tolist()}
         for prefix, jury in (("", judges), (SECOND, judges.second)):
             if jury is None:
                 continue
@@ -284,17 +259,17 @@ def evaluate(
         segments.write(place / segments.FILE, table)
         figures["sheet.png"] = _sheet(place, heard, pictures, columns, on_sheet)
         if config.blind_sheet:
-            figures["blind"] = blind_figure(place, pictures, heard.pairs, shown, hidden)
+            figures["blind"] = pages.blind_figure(place, pictures, heard.pairs, shown, hidden)
         names = (INFORMATIVITY, SHUFFLED, REAL_PHOTOS, SECOND + INFORMATIVITY, RIGHT)
         json_rows = report["rows"]
-        write_report(
+        pages.write_report(
             place,
             "bench",
             f"Report on {report['model'].get('name', 'the translator')}",
             report,
             figures,
             command,
-            key_figures=share_tiles({n: json_rows[n] for n in names if n in json_rows}),
+            key_figures=pages.share_tiles({n: json_rows[n] for n in names if n in json_rows}),
             tables=_tables(report),
             inaudible_level=f"{INAUDIBLE_LEVEL:g}",
             floor=FLOOR,
@@ -536,7 +511,7 @@ def _judge(
     order: NDArray[np.int64] | None,
     controls: ControlPictures,
     seed: int,
-) -> tuple[dict[str, NDArray[np.float64]], dict[str, Shares], Curves]:
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, Shares], charts.Curves]:
     """Return what a set of judges says of everything: columns of seconds, control rows, curves.
 
     ``order`` [n] is whose picture each sound is shown with when sounds are shuffled, or None.
@@ -547,13 +522,13 @@ def _judge(
     verdicts = judges.decide(scores)
     columns = {"score": scores[own].astype(float), "accepted": verdicts[own].astype(float)}
     rows, of_controls = photo_controls(judges, controls, seed=seed)
-    lines: dict[str, Mapping[str, NDArray[Any]]] = {REAL: of_controls.photos}
-    lines[GENERATED] = {s: scores[own][classes == s] for s in SUBJECTS}
+    lines: dict[str, Mapping[str, NDArray[Any]]] = {charts.REAL: of_controls.photos}
+    lines[charts.GENERATED] = {s: scores[own][classes == s] for s in SUBJECTS}
     if order is not None:
         columns["shuffled"] = verdicts[order][own].astype(float)
-        lines[OF_SHUFFLED] = {s: scores[order][own][classes == s] for s in SUBJECTS}
-    lines[UNINFORMATIVE] = of_controls.uninformative
-    return columns, rows, curves_of(lines)
+        lines[charts.OF_SHUFFLED] = {s: scores[order][own][classes == s] for s in SUBJECTS}
+    lines[charts.UNINFORMATIVE] = of_controls.uninformative
+    return columns, rows, charts.curves_of(lines)
 
 
 def _agreement(
@@ -610,7 +585,7 @@ def _fidelity(
     beside: tuple[Bench, ControlPictures],
     seed: int,
     path: Path,
-) -> tuple[NDArray[np.float64], Figure]:
+) -> tuple[NDArray[np.float64], pages.Figure]:
     """Compare pictures with photos; return distances to the nearest training photo, and a sheet."""
     bench, controls = beside
     made, real = features.features(pictures), features.features(controls.photos)
@@ -638,16 +613,16 @@ def _fidelity(
     }
     about["variety"] = variety(made, real, heard.kinds, controls.subjects)
     report["fidelity"] = about
-    return distances, save_figure(
+    return distances, pages.save_figure(
         path,
-        nearest_sheet(pictures, photos, places, distances, seed),
+        charts.nearest_sheet(pictures, photos, places, distances, seed),
         "Pairs of pictures: left a generated one, right the training photo that is nearest to it, "
         "with their distance",
         f"Left what was drawn, right the nearest training photo in the features of {named[0]}.",
     )
 
 
-def _against(other: StoredReport, mine: SegmentTable, seed: int) -> dict[str, Shares]:
+def _against(other: pages.StoredReport, mine: SegmentTable, seed: int) -> dict[str, Shares]:
     """Return the baseline's rows and, paired by second, this report's minus the baseline's."""
     rows: dict[str, Shares] = {}
     gaps = segments.differences_of(other.segments, mine, seed)
@@ -665,27 +640,28 @@ def _sheet(
     pictures: Levels,
     columns: dict[str, NDArray[np.float64]],
     chosen: list[int],
-) -> Figure:
+) -> pages.Figure:
     """Write the sheet, and its log-mels and pictures without a date, which ``compare`` reads."""
     mels, drawn = heard.mels[chosen], pictures[chosen]
     names = [heard.pairs[i].spectrogram for i in chosen]
     with atomic_file(place / PICTURES) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, names=np.array(names), mels=mels, pictures=drawn)
     judged = drawn, columns["accepted"][chosen] > 0, columns["shown"][chosen] > 0
-    return save_figure(
+    return pages.save_figure(
         place / "sheet.png",
-        sheet(mels, {"": judged}, [heard.kinds[i] for i in chosen]),
+        charts.sheet(mels, {"": judged}, [heard.kinds[i] for i in chosen]),
         "Sounds as log-mels and the pictures drawn of them, a row a class, ticked in green "
         "where the judge accepts",
-        "Log-mel and first picture of seconds chosen by the seed, never by the score. " + MARKS,
+        "Log-mel and first picture of seconds chosen by the seed, never by the score. "
+        + charts.MARKS,
     )
 
 
-def _curves_figure(path: Path, curves: Curves, judges: Judges, prefix: str) -> Figure:
+def _curves_figure(path: Path, curves: charts.Curves, judges: Judges, prefix: str) -> pages.Figure:
     whose = prefix.removesuffix(": ") or "published judge"
-    return save_figure(
+    return pages.save_figure(
         path,
-        draw_curves(curves, judges.thresholds, f"Accepted by the {whose}"),
+        charts.draw_curves(curves, judges.thresholds, f"Accepted by the {whose}"),
         f"Share of pictures accepted by the {whose} of each class as its threshold rises: "
         "real photos, generated pictures, those of shuffled sounds, uninformative pictures",
         "Nothing is hidden here. The further apart real photos and uninformative pictures "
@@ -740,9 +716,9 @@ def _tables(report: dict[str, Any]) -> dict[str, Any]:
     }
     strong = [INFORMATIVITY, SECOND + INFORMATIVITY]
     tables: dict[str, Any] = {
-        "informativity": share_table("Informativity, %", groups["informativity"], strong),
+        "informativity": pages.share_table("Informativity, %", groups["informativity"], strong),
         "controls": [
-            share_table(
+            pages.share_table(
                 f"Controls as judged by {name}, %",
                 groups[group],
                 [prefix + SHUFFLED, prefix + REAL_PHOTOS],
@@ -753,17 +729,17 @@ def _tables(report: dict[str, Any]) -> dict[str, Any]:
     }
     if "confusion" in report:
         tables["accuracy"] = [
-            share_table("Class accuracy, %", groups["accuracy"], [RIGHT]),
+            pages.share_table("Class accuracy, %", groups["accuracy"], [RIGHT]),
             *(_confusion(report["confusion"][unit], unit) for unit in ("seconds", "videos")),
         ]
     if "retrieval" in report:
-        tables["retrieval"] = share_table("Retrieval, %", groups["retrieval"])
+        tables["retrieval"] = pages.share_table("Retrieval, %", groups["retrieval"])
     return tables
 
 
-def _confusion(counts: list[list[int]], unit: str) -> Table:
+def _confusion(counts: list[list[int]], unit: str) -> pages.Table:
     totals = [max(1, sum(line)) for line in counts]
-    return Table(
+    return pages.Table(
         caption=f"Confusion, {unit}: each sound's class and the class seen in its picture, counts "
         "and shares of the row",
         head=["", *(f"seen: {subject}" for subject in SUBJECTS)],

@@ -17,22 +17,11 @@ import numpy as np
 from soundsight import __version__
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import atomic_folder, write_json
+from soundsight.evaluation import report as pages
 from soundsight.evaluation.bench import PICTURES
 from soundsight.evaluation.figures import MARKS, sheet
 from soundsight.evaluation.metrics import MEAN, as_json
-from soundsight.evaluation.report import (
-    BASELINE,
-    Figure,
-    StoredReport,
-    Table,
-    check_comparable,
-    load_report,
-    per_cent,
-    percent,
-    save_figure,
-    share_table,
-    write_pages,
-)
+from soundsight.evaluation.report import BASELINE
 from soundsight.evaluation.segments import INFORMATIVITY, differences_of
 
 COMPARISON = "compare.json"
@@ -65,11 +54,11 @@ def compare(
     """
     if not 2 <= len(folders) <= MOST:
         raise ConfigError(f"compare takes 2 to {MOST} reports, not {len(folders)}")
-    reports = [load_report(folder) for folder in folders]
+    reports = [pages.load_report(folder) for folder in folders]
     first = reports[0]
     for folder, other in zip(folders[1:], reports[1:], strict=True):
         names = str(folders[0]), str(folder)
-        check_comparable(first.values, other.values, *names)
+        pages.check_comparable(first.values, other.values, *names)
         if list(first.segments.names) != list(other.segments.names):
             raise ConfigError(f"{names[0]} and {names[1]} were not measured on the same seconds")
         features = {_features(report) for report in (first, other)} - {None}
@@ -106,31 +95,33 @@ def compare(
             write_json(place / COMPARISON, result)
             sheets = _sheet(place / "sheet.png", folders, reports, letters)
             figures = {} if sheets is None else {"sheet.png": sheets}
-            write_pages(
+            pages.write_pages(
                 place / "compare", "compare", "Runs side by side", figures,
                 report=result, tables=_tables(result),
             )  # fmt: skip
     return result
 
 
-def _features(report: StoredReport) -> str | None:
+def _features(report: pages.StoredReport) -> str | None:
     """Return the SHA-256 of the network whose features KID and the other distances are of."""
     found: str | None = report.values.get("fidelity", {}).get("features", {}).get("sha256")
     return found
 
 
-def overview(result: dict[str, Any]) -> Table:
+def overview(result: dict[str, Any]) -> pages.Table:
     """Make the table of means: every run's figures and their differences from the first's."""
     letters = [run["letter"] for run in result["runs"]]
     first = letters[0]
     rows = []
     for name, by_run in result["rows"].items():
-        cells = [per_cent(by_run[letter][MEAN]) if letter in by_run else "" for letter in letters]
+        cells = [
+            pages.per_cent(by_run[letter][MEAN]) if letter in by_run else "" for letter in letters
+        ]
         for letter in letters[1:]:
             gap = result["differences"][letter].get(name)
-            cells.append(per_cent(gap[MEAN]) if gap else "")
+            cells.append(pages.per_cent(gap[MEAN]) if gap else "")
         rows.append([name, *cells])
-    return Table(
+    return pages.Table(
         caption="Means over classes, %, and differences paired by second, in points",
         head=["", *letters, *[f"{letter} - {first}" for letter in letters[1:]]],
         rows=rows,
@@ -145,10 +136,10 @@ def _tables(result: dict[str, Any]) -> dict[str, Any]:
     return {
         "overview": overview(result),
         "differences": {
-            letter: share_table(caption, rows, [INFORMATIVITY])
+            letter: pages.share_table(caption, rows, [INFORMATIVITY])
             for letter, rows in result["differences"].items()
         },
-        "numbers": Table(
+        "numbers": pages.Table(
             caption="Figures without an interval",
             head=["", *letters],
             rows=[
@@ -169,24 +160,26 @@ def numbers_of(report: dict[str, Any]) -> dict[str, str]:
             spread = f"{1000 * v['kid_spread']:.2f}"
             found[f"KID x 1000, {kind}"] = f"{1000 * v['kid']:.2f} (spread {spread})"
             found[f"Frechet distance, {kind}"] = f"{v['frechet']:.2f}"
-            found[f"precision, {kind}"] = percent(v["precision"])
-            found[f"recall, {kind}"] = percent(v["recall"])
+            found[f"precision, {kind}"] = pages.percent(v["precision"])
+            found[f"recall, {kind}"] = pages.percent(v["recall"])
     if "copying" in about:
         v = about["copying"]
         found["nearest training photo, median distance"] = f"{v['generated']:.3f}"
         found["the same of unseen photos"] = f"{v['real']:.3f}"
-        found["nearer than 19 of 20 unseen photos"] = percent(v["closer"])
+        found["nearer than 19 of 20 unseen photos"] = pages.percent(v["closer"])
         if "near_duplicates" in v:
-            found["near-duplicates of training photos"] = percent(v["near_duplicates"])
+            found["near-duplicates of training photos"] = pages.percent(v["near_duplicates"])
     if about.get("variety"):
         found["variety as a share of the photos'"] = f"{about['variety']['mean']:.2f}"
     if report.get("agreement"):
         both = report["agreement"]["all"]
-        found["agreement of the judges"] = f"{percent(both['share'])} (kappa {both['kappa']:z.2f})"
+        found["agreement of the judges"] = (
+            f"{pages.percent(both['share'])} (kappa {both['kappa']:z.2f})"
+        )
     return found
 
 
-def _own_rows(report: StoredReport) -> dict[str, Any]:
+def _own_rows(report: pages.StoredReport) -> dict[str, Any]:
     """Leave out the rows of a baseline: they are another run's."""
     return {name: row for name, row in report.values["rows"].items() if BASELINE not in name}
 
@@ -202,8 +195,11 @@ def _side_by_side(parts: Sequence[dict[str, Any]], letters: Sequence[str]) -> di
 
 
 def _sheet(
-    path: Path, folders: Sequence[Path], reports: Sequence[StoredReport], letters: Sequence[str]
-) -> Figure | None:
+    path: Path,
+    folders: Sequence[Path],
+    reports: Sequence[pages.StoredReport],
+    letters: Sequence[str],
+) -> pages.Figure | None:
     """Draw what every run drew of the seconds that all sheets show; None when there is none."""
     stored = [_read_pictures(folder / PICTURES) for folder in folders]
     names = [sheet_of["names"].tolist() for sheet_of in stored]
@@ -225,7 +221,7 @@ def _sheet(
         )
         for letter, sheet_of, place, report in zip(letters, stored, places, reports, strict=True)
     }
-    return save_figure(
+    return pages.save_figure(
         path,
         sheet(stored[0]["mels"][places[0]], runs, [table.subjects[index] for index in rows]),
         "Sounds as log-mels, each with the picture of every run beside it, ticked in green where "

@@ -35,6 +35,7 @@ from soundsight.data.everyday.folder import (
     SUBJECTS as EVERYDAY_SUBJECTS,
 )
 from soundsight.data.vegas.bench import SUBJECTS, Bench
+from soundsight.evaluation import report as pages
 from soundsight.evaluation.figures import draw_map, reconstruction_sheet
 from soundsight.evaluation.metrics import (
     CONFIDENCE,
@@ -44,15 +45,6 @@ from soundsight.evaluation.metrics import (
     Shares,
     as_json,
     classify,
-)
-from soundsight.evaluation.report import (
-    Figure,
-    Table,
-    is_report,
-    per_cent,
-    save_figure,
-    share_table,
-    write_report,
 )
 from soundsight.evaluation.segments import Segments, bench_segments, known_segments, shown_seconds
 from soundsight.judges.apply import columns_of
@@ -267,7 +259,7 @@ def evaluate_encoder(
     tell = progress or (lambda _what, _done, _of: None)
     about, encoder = read_run(run), load_encoder(run)
     pairs = {name: bench.pairs_of_every_class(name, "evaluation") for name in names}
-    with atomic_folder(out, overwrite=True, ours=is_report) as place:
+    with atomic_folder(out, overwrite=True, ours=pages.is_report) as place:
         heard: dict[str, Embedded] = {}
         for done, name in enumerate(names):
             tell("splits heard", done, len(names))
@@ -313,7 +305,7 @@ def evaluate_encoder(
             "errors": as_json(errors),
         }
         title = f"The encoder {report['model']['name']}"
-        write_report(
+        pages.write_report(
             place, "encoder", title, report, figures, command, tables=_encoder_tables(report)
         )
     return report
@@ -395,7 +387,7 @@ def _error_rows(
     return rows
 
 
-def _map_figure(path: Path, train: Embedded, unknown: Embedded) -> Figure:
+def _map_figure(path: Path, train: Embedded, unknown: Embedded) -> pages.Figure:
     """Write the map of the unknown seconds along the axes of the train seconds."""
     axes = PCA(2, svd_solver="full").fit(train.embeddings)
     first, second = (
@@ -403,7 +395,7 @@ def _map_figure(path: Path, train: Embedded, unknown: Embedded) -> Figure:
         for i, part in enumerate(axes.explained_variance_ratio_, start=1)
     )
     places = axes.transform(unknown.embeddings)
-    return save_figure(
+    return pages.save_figure(
         path,
         draw_map(places, unknown.of.kinds, (first, second)),
         "Scatter plots of the embeddings, a panel a class",
@@ -418,29 +410,29 @@ def _sheet_figure(
     shown: Sequence[int],
     drawn: NDArray[np.uint8],
     errors: NDArray[np.float64],
-) -> Figure:
+) -> pages.Figure:
     """Write the sheet of log-mels and what the autoencoder makes of them."""
     kinds = [unknown.kinds[index] for index in shown]
     page = reconstruction_sheet(unknown.mels[shown], drawn, kinds, errors[shown])
     words = "Above the log-mel of each second, below what the autoencoder draws of it."
-    return save_figure(path, page, words, f"{words} Chosen by the seed; with each its error.")
+    return pages.save_figure(path, page, words, f"{words} Chosen by the seed; with each its error.")
 
 
-def _encoder_tables(report: dict[str, Any]) -> dict[str, Table]:
+def _encoder_tables(report: dict[str, Any]) -> dict[str, pages.Table]:
     """Return the tables of the page by their names in the template."""
     intervals = f"with {100 * CONFIDENCE:.0f} % intervals over videos"
     keys = [MEAN, *SUBJECTS]
     return {
-        "accuracy": share_table(
+        "accuracy": pages.share_table(
             f"Right classes in per cent, {intervals}", report["rows"], [PROBE, f"{PROBE}, by video"]
         ),
-        "confusion": Table(
+        "confusion": pages.Table(
             caption="Seconds of each class (rows) that the linear probe names so (columns)",
             head=["", *SUBJECTS],
             rows=[[s, *map(str, n)] for s, n in zip(SUBJECTS, report["confusion"], strict=True)],
             shades=[[n / max(1, sum(line)) for n in line] for line in report["confusion"]],
         ),
-        "errors": Table(
+        "errors": pages.Table(
             caption=f"Mean squared error in [-1, 1], {intervals}",
             head=["", *keys],
             rows=[
@@ -487,7 +479,7 @@ def report_ears(
         OutputError: when ``out`` cannot be written to or holds something else.
     """
     names, encoder = _splits(split), load_encoder(run)
-    with atomic_folder(out, overwrite=True, ours=is_report) as place:
+    with atomic_folder(out, overwrite=True, ours=pages.is_report) as place:
         heard: dict[tuple[str, bool], Embedded] = {}
         for name in names:
             for narrow in (False, True):
@@ -507,7 +499,9 @@ def report_ears(
             own = {key: one.among(kinds, bench=of_bench) for key, one in heard.items()}
             report[name] = read_kinds(own, kinds, split, seed)
         title = f"Ears: {run.resolve().name}, {split}"
-        write_report(place, "ears", title, report, {}, command, tables={"means": _means(report)})
+        pages.write_report(
+            place, "ears", title, report, {}, command, tables={"means": _means(report)}
+        )
     return "\n".join(
         f"{name}, {band}, {unit}: {_means_of(found)}"
         for name in READINGS
@@ -559,15 +553,15 @@ def _means_of(row: dict[str, Any]) -> str:
     return f"{mean['share']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}]{groups}"
 
 
-def _means(report: dict[str, Any]) -> Table:
+def _means(report: dict[str, Any]) -> pages.Table:
     groups = ("bench", "alerts")
-    return Table(
+    return pages.Table(
         caption="Labelled right, per cent: the mean over kinds, and over two groups of them",
         head=["", MEAN, "the bench's five", "alerts"],
         rows=[
             [
                 f"{name}, {band}, {unit}",
-                per_cent(row[MEAN]),
+                pages.per_cent(row[MEAN]),
                 *(f"{100 * row[group]:.1f}" if group in row else "" for group in groups),
             ]
             for name in READINGS

@@ -34,6 +34,7 @@ from soundsight.data.everyday.folder import (
 )
 from soundsight.data.everyday.sounds import audible
 from soundsight.data.vegas.bench import Bench
+from soundsight.evaluation import report as pages
 from soundsight.evaluation.bench import control_mels, draw_pictures, draw_with_seeds
 from soundsight.evaluation.fidelity import fidelity, mean_distance, nearest, precision_recall
 from soundsight.evaluation.figures import nearest_sheet, seeds_sheet, sheet
@@ -46,18 +47,6 @@ from soundsight.evaluation.metrics import (
     classify,
     shares,
     shuffled,
-)
-from soundsight.evaluation.report import (
-    Figure,
-    Table,
-    blind_figure,
-    is_report,
-    kind_table,
-    per_cent,
-    percent,
-    save_figure,
-    share_tiles,
-    write_report,
 )
 from soundsight.evaluation.segments import (
     REAL_PHOTOS,
@@ -73,7 +62,6 @@ from soundsight.judges.everyday import (
     ACCEPTED_FROM,
     ANSWERS,
     PhotoJudge,
-    mean_of_kinds,
     uninformative,
     verdicts,
 )
@@ -217,7 +205,7 @@ class _Work:
     photo_names: list[str]
     place: Path
     report: dict[str, Any]
-    figures: dict[str, Figure]
+    figures: dict[str, pages.Figure]
 
     @property
     def photo_kinds(self) -> list[str]:
@@ -274,7 +262,7 @@ def evaluate_everyday(
         "sounds": {kind: heard.kinds.count(kind) for kind in KINDS},
         "left_out": [],
     }
-    with atomic_folder(out, overwrite=True, ours=is_report) as place:
+    with atomic_folder(out, overwrite=True, ours=pages.is_report) as place:
         work = _Work(
             model=model, judge=judge, everyday=everyday, bench=bench, config=config, tell=tell,
             heard=heard, subjects=subjects, photo_names=names,
@@ -287,7 +275,7 @@ def evaluate_everyday(
         _refusal(work)
         _variety_and_copies(work)
         title = f"Report on {report['model'].get('name', 'the model')}: everyday sounds"
-        write_report(
+        pages.write_report(
             place, "everyday", title, report, work.figures, command,
             key_figures=_key_figures(report), tables=_tables(report),
         )  # fmt: skip
@@ -321,7 +309,7 @@ def _right_pictures(work: _Work) -> None:
     some = shown_seconds(subjects.pairs, _SHOWN_A_KIND, seed, SUBJECTS)
     kinds = [subjects.kinds[i] for i in some]
     judged = pictures[some], verdicts(found[some], kinds)[1], shown[some]
-    work.figures["kinds"] = save_figure(
+    work.figures["kinds"] = pages.save_figure(
         work.place / "kinds.png",
         sheet(subjects.mels[some], {"": judged}, kinds, SUBJECTS),
         "Sounds as log-mels and the first picture drawn of each, a row a subject",
@@ -333,14 +321,14 @@ def _right_pictures(work: _Work) -> None:
         (kind, np.concatenate([model.imagine(first[kind], seed=seed + i) for i in range(_SEEDS)]))
         for kind in SUBJECTS
     ]
-    work.figures["seeds"] = save_figure(
+    work.figures["seeds"] = pages.save_figure(
         work.place / "seeds.png", seeds_sheet(lines),
         "Eight pictures of one sound of each subject, a row a subject",
         "One sound a row, drawn with eight seeds.",
     )  # fmt: skip
     if work.config.blind_sheet:
         hidden = blind_seconds(subjects.pairs, _BLIND_A_KIND, seed, some, SUBJECTS)
-        work.figures["blind"] = blind_figure(
+        work.figures["blind"] = pages.blind_figure(
             work.place, pictures, subjects.pairs, shown, hidden, SUBJECTS
         )
 
@@ -567,7 +555,7 @@ def _variety_and_copies(work: _Work) -> None:
         "median distance": float(np.median(distances)),
         "median distance of unseen photos": float(np.median(unseen_distances)),
     }
-    work.figures["nearest"] = save_figure(
+    work.figures["nearest"] = pages.save_figure(
         work.place / "nearest.png", nearest_sheet(drawn, known, places, distances, config.seed),
         "Pairs of pictures: left a generated one, right the training photo nearest to it",
         "Left what was drawn, right the nearest training photo in the eyes' features.",
@@ -668,40 +656,6 @@ def copies(
     return distances < alone[which], places, distances
 
 
-def redrawn(
-    judge: PhotoJudge,
-    redraw: Callable[[Levels], Levels],
-    everyday: Everyday,
-    split: str = "val",
-) -> dict[str, float]:
-    """Let a decoder redraw a split's photos and measure what can still be seen.
-
-    Args:
-        judge: says what a picture shows.
-        redraw: photos uint8 [n, 96, 96, 3] -> what the decoder makes of them, the same shape.
-        everyday: its photos.
-        split: ``val`` or ``devtest``.
-
-    Returns:
-        Mean over subjects: ``named`` (the likeliest answer is right) and ``right`` (and at least
-        as likely as not), of the redrawn photos and, under ``photos:``, of the photos.
-    """
-    names = everyday.photos(split)
-    photos = np.stack([everyday.photo(name) for name in names])
-    kinds = [name.split("/")[0] for name in names]
-    made = np.concatenate(
-        [redraw(photos[i : i + _AT_ONCE]) for i in range(0, len(photos), _AT_ONCE)]
-    )
-    if made.shape != photos.shape:
-        raise DataError(f"redrawn photos are {list(made.shape)}, not {list(photos.shape)}")
-    figures = {}
-    for prefix, pictures in (("", made), ("photos: ", photos)):
-        named, right = judge.right(pictures, kinds)
-        figures[f"{prefix}named"] = mean_of_kinds(named, kinds)
-        figures[f"{prefix}right"] = mean_of_kinds(right, kinds)
-    return figures
-
-
 # --- the page -------------------------------------------------------------------------------------
 
 
@@ -713,27 +667,27 @@ def _key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             main[f"{UNKNOWN_DRAWN}, {what}"] = report["refusal"][what][UNKNOWN_DRAWN]
     differ = f"{report['variety'][MEAN]['of one sound']:.2f}"
     return [
-        *share_tiles(main),
+        *pages.share_tiles(main),
         ("two draws of one sound differ", differ, "of two photos' distance"),
-        ("copies", f"{percent(copied['share'])} %", f"of {copied['count']}"),
+        ("copies", f"{pages.percent(copied['share'])} %", f"of {copied['count']}"),
     ]
 
 
 def _tables(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the tables of the page by their names in the template."""
     tables: dict[str, Any] = {
-        "right": kind_table("Right pictures, per cent", report["rows"], SUBJECTS),
-        "confusion": Table(
+        "right": pages.kind_table("Right pictures, per cent", report["rows"], SUBJECTS),
+        "confusion": pages.Table(
             caption="Per cent of a subject's seconds (rows) that the judge takes for each answer",
             head=["", *ANSWERS, "refused"],
             rows=[
-                [kind, *(percent(share, 0) if share >= 0.005 else "" for share in row)]
+                [kind, *(pages.percent(share, 0) if share >= 0.005 else "" for share in row)]
                 for kind, row in zip(SUBJECTS, report["confusion"], strict=True)
             ],
             shades=report["confusion"],
         ),
         "names": {
-            what: kind_table(
+            what: pages.kind_table(
                 f"{what} labelled right among 28, per cent",
                 found,
                 [kind for kind in KINDS if kind in found["seconds"]],
@@ -743,8 +697,8 @@ def _tables(report: Mapping[str, Any]) -> dict[str, Any]:
     }
     for what in (FULL_BAND, NARROW_BAND) if "refusal" in report else ():
         rows = report["refusal"][what]
-        kept = per_cent(rows["known kept"][MEAN])
-        table = kind_table(
+        kept = pages.per_cent(rows["known kept"][MEAN])
+        table = pages.kind_table(
             f"Unknown kinds at {what}, per cent; of the known {kept} are kept",
             {name: row for name, row in rows.items() if name != "known kept"},
             [kind for kind in rows[UNKNOWN_DRAWN] if kind != MEAN],
