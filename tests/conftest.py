@@ -119,6 +119,28 @@ def toy_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return find_bench(write_bench(tmp_path_factory.mktemp("toy") / "bench"))
 
 
+@pytest.fixture(scope="session")
+def toy_judges(colours: dict[str, tuple[int, int, int]]):
+    """Five judges; a score is 1 at the class's colour and falls with the distance from it."""
+    from soundsight.judges.apply import Judges
+
+    def judge(colour: tuple[int, int, int]) -> Callable[[np.ndarray], np.ndarray]:
+        def scorer(images: np.ndarray) -> np.ndarray:
+            left = images[:, 8:88, 4:44].astype(np.float32)
+            # Colour as it should be, everywhere: a patch or a blur of it does not do.
+            away = np.abs(left - np.array(colour, np.float32)).max(axis=(1, 2, 3))
+            return (1 - away / 255).astype(np.float32)
+
+        return scorer
+
+    return Judges(
+        {subject: judge(colours[subject]) for subject in SUBJECTS},
+        dict.fromkeys(SUBJECTS, 0.85),
+        name="toy",
+        sha256="0" * 64,
+    )
+
+
 # --- toy data of everyday kinds -----------------------------------------------------------------
 
 EVERYDAY_PHOTOS = 5
