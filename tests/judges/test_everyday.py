@@ -46,6 +46,7 @@ def noise_pictures(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(256, size=(count, 96, 96, 3), dtype=np.uint8)
 
 
+@pytest.mark.slow
 def test_what_is_read_again_says_the_same(fitted: PhotoJudge, tmp_path: Path) -> None:
     save_judge(fitted, tmp_path / "judge")
     again = PhotoJudge.load(tmp_path / "judge")
@@ -60,6 +61,7 @@ def test_what_is_read_again_says_the_same(fitted: PhotoJudge, tmp_path: Path) ->
     assert "On val" in card
 
 
+@pytest.mark.slow
 def test_a_judge_that_does_not_fit_is_refused(fitted: PhotoJudge, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no judge at"):
         PhotoJudge.load(tmp_path / "nowhere")
@@ -78,6 +80,7 @@ def test_a_judge_that_does_not_fit_is_refused(fitted: PhotoJudge, tmp_path: Path
         PhotoJudge.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_pictures_of_another_size_are_refused(fitted: PhotoJudge) -> None:
     with pytest.raises(DataError, match=r"uint8 \[n, 96, 96, 3\]"):
         fitted.probabilities(np.zeros((1, 64, 64, 3), np.uint8))
@@ -115,6 +118,7 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
         PhotoJudgeConfig(**wrong)
 
 
+@pytest.mark.slow
 def test_the_packaged_judge_knows_real_photos() -> None:
     root = os.environ.get(EVERYDAY_VARIABLE, "../shared/everyday")
     if not os.path.isdir(root):

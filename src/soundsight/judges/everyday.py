@@ -384,7 +384,9 @@ def _fit_linear(seen: Tensor, wanted: Tensor, config: PhotoJudgeConfig) -> tuple
         # Fewer iterations than it would take are a setting, and val says what they are worth.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(((seen - mean) / scale).numpy(), wanted.numpy(), (each / each.sum()).numpy())
-    weight, bias = (torch.from_numpy(v).float() for v in (model.coef_, model.intercept_))
+    weight, bias = (
+        torch.from_numpy(np.ascontiguousarray(v)).float() for v in (model.coef_, model.intercept_)
+    )
     # On features as they are; rounded here to what is stored, so that this is what is measured.
     rounded = (weight / scale).half().float()
     return rounded, bias - rounded @ mean
