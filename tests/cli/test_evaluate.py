@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 import typer
-from rich.console import Console
 from typer.testing import CliRunner
 
 from soundsight.cli import evaluate as command
@@ -49,7 +48,7 @@ def judges(tmp_path_factory: pytest.TempPathFactory, toy_bench: Bench) -> Path:
     )
     config = JudgesConfig(steps=2, batch=8, val_per_kind=2, viewers=viewers)
     out = tmp_path_factory.mktemp("trained") / "judges"
-    return train(config, toy_bench, out, console=Console(quiet=True))
+    return train(config, toy_bench, out)
 
 
 class Grey:
@@ -205,11 +204,7 @@ def test_an_encoder_run_is_measured_as_an_encoder(
     def evaluate_encoder(run: Path, bench: Bench, out: Path, **options: object) -> None:
         asked.append((run, bench.root, out, options["split"], options["seed"]))
 
-    monkeypatch.setitem(
-        sys.modules,
-        "soundsight.evaluation.encoders",
-        SimpleNamespace(evaluate_encoder=evaluate_encoder),
-    )
+    monkeypatch.setattr("soundsight.evaluation.encoders.evaluate_encoder", evaluate_encoder)
     common = encoder, "--data", toy_bench.root, "-o", tmp_path / "out"
     assert run(app, *common, "--seed", 3, "--split", "val").exit_code == 0
     assert asked == [(encoder, toy_bench.root, tmp_path / "out", "val", 3)]

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError, OutputError
@@ -43,7 +42,7 @@ def train_encoder(kind: str, bench: Bench, run: Path) -> Path:
         default_encoder_config(kind, "tiny", "modern"), loop=LoopConfig(steps=2, batch_size=4)
     )
     task = EncoderTask(config, PairDataset(bench, "train"))
-    assert fit(task, run, config.loop, to_dict(config), console=Console(quiet=True))
+    assert fit(task, run, config.loop, to_dict(config))
     return run
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from soundsight.data.vegas.bench import Bench
 from soundsight.judges.fit import ViewerConfig
@@ -32,15 +31,7 @@ def tiny() -> JudgesConfig:
 
 
 @pytest.fixture(scope="session")
-def quiet() -> Console:
-    """A console that shows nothing."""
-    return Console(quiet=True)
-
-
-@pytest.fixture(scope="session")
-def folder(
-    tmp_path_factory: pytest.TempPathFactory, toy_bench: Bench, tiny: JudgesConfig, quiet: Console
-) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, toy_bench: Bench, tiny: JudgesConfig) -> Path:
     """A finished folder of judges; tests change copies of it."""
     torch.set_num_threads(1)
-    return train(tiny, toy_bench, tmp_path_factory.mktemp("trained") / "judges", console=quiet)
+    return train(tiny, toy_bench, tmp_path_factory.mktemp("trained") / "judges")

@@ -105,7 +105,7 @@ def test_the_second_judge_learns_its_classes_and_to_refuse(
 def test_batches_of_the_second_judge(pictures: Pictures) -> None:
     task = viewer_task(SECOND, SMALL, pictures, seed=(0, 1), bfloat16=False)
     (images, targets), (again, _), (other, _) = (
-        task._batch(step, task.network) for step in (3, 3, 4)
+        task.batch(step, task.network) for step in (3, 3, 4)
     )
     assert images.shape == (20, 3, 96, 96)
     assert targets[10:].tolist() == [NOTHING] * 10

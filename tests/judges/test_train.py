@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from soundsight.core.errors import (
     ConfigError,
@@ -104,7 +103,7 @@ def test_the_folder_holds_a_second_judge_a_classifier_and_a_space(
 
 @pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_same_judges(
-    folder: Path, tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, quiet: Console,
+    folder: Path, tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(judge_fit, "_CHECKPOINT_EVERY", 1)
@@ -122,14 +121,14 @@ def test_a_stopped_training_goes_on_to_the_same_judges(
     wanted = torch.rand(3)
     torch.manual_seed(5)
     with pytest.raises(KeyboardInterrupt):
-        train(tiny, toy_bench, parts, console=quiet)
+        train(tiny, toy_bench, parts)
     with pytest.raises(ModelError, match="its training has not finished"):
         judge_files.read(parts)
     first = (parts / "baby.safetensors").stat().st_mtime_ns
     made_batches.clear()
     made_batches.append(None)
     monkeypatch.setattr(judges, "_batch", lambda *a: made_batches.append(a[2:4]) or made(*a))
-    train(tiny, toy_bench, parts, console=quiet)
+    train(tiny, toy_bench, parts)
     # The global randomness is left alone.
     torch.testing.assert_close(torch.rand(3), wanted)
     # The finished judge is left alone, the second goes on with its third batch.
@@ -143,19 +142,19 @@ def test_a_stopped_training_goes_on_to_the_same_judges(
     assert not (parts / "progress.json").exists()
     # A finished folder is not touched again.
     made_batches.clear()
-    train(tiny, toy_bench, parts, console=quiet)
+    train(tiny, toy_bench, parts)
     assert not made_batches
 
 
 @pytest.mark.slow
 def test_another_seed_gives_other_judges_and_the_photos_are_of_one_fold(
-    folder: Path, tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, quiet: Console,
+    folder: Path, tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     seen: list[str] = []
     read = Bench.photo
     monkeypatch.setattr(Bench, "photo", lambda self, m: seen.append(m) or read(self, m))
-    other = train(replace(tiny, seed=1), toy_bench, tmp_path / "j", console=quiet)
+    other = train(replace(tiny, seed=1), toy_bench, tmp_path / "j")
     assert weights(other) != weights(folder)
     everything = {*toy_bench.photos("train"), *toy_bench.photos("val")}
     assert set(seen) == {member for member in everything if fold_of(member) == 0}
@@ -163,33 +162,31 @@ def test_another_seed_gives_other_judges_and_the_photos_are_of_one_fold(
 
 
 def test_what_a_folder_was_begun_with_is_asked_for_again_naming_all_that_differs(
-    folder: Path, tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, quiet: Console,
+    folder: Path, tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path,
     early_file: Path, bench_root: Path,
 ) -> None:  # fmt: skip
     with pytest.raises(ConfigError, match=r"another config\.seed, config\.steps: give the same"):
-        train(replace(tiny, steps=5, seed=1), toy_bench, folder, console=quiet)
+        train(replace(tiny, steps=5, seed=1), toy_bench, folder)
     with pytest.raises(ConfigError, match=r"begun with another early\.count"):
-        train(tiny, toy_bench, folder, early=[early_file], console=quiet)
+        train(tiny, toy_bench, folder, early=[early_file])
     table = bench_root / "pairs.csv"
     lines = table.read_text().splitlines(keepends=True)
     table.write_text("".join([lines[0], *lines[2:]]))
     with pytest.raises(ConfigError, match=r"begun with another data\.pairs"):
-        train(tiny, Bench(bench_root), folder, console=quiet)
+        train(tiny, Bench(bench_root), folder)
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "CARD.md").write_text("notes")
     with pytest.raises(OutputError, match="exists and is no folder of judges"):
-        train(tiny, toy_bench, mine, console=quiet)
+        train(tiny, toy_bench, mine)
     assert [path.name for path in mine.iterdir()] == ["CARD.md"]
     assert (mine / "CARD.md").read_text() == "notes"
 
 
 @pytest.mark.slow
-def test_judges_learn_their_class(
-    tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, quiet: Console
-) -> None:
+def test_judges_learn_their_class(tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path) -> None:
     config = replace(tiny, steps=40, batch=16, learning_rate=1e-2, val_per_kind=20)
-    out = train(config, toy_bench, tmp_path / "judges", console=quiet)
+    out = train(config, toy_bench, tmp_path / "judges")
     done = json.loads((out / "judges.json").read_text())["done"]
     passed = {subject: done[subject] for subject in SUBJECTS}
     strangers = [
@@ -246,10 +243,10 @@ def test_the_uninformative_pictures_that_the_judge_likes_best_are_kept(
 
 @pytest.mark.slow
 def test_early_pictures_are_a_kind_of_their_own(
-    tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, quiet: Console, early_file: Path
+    tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, early_file: Path
 ) -> None:
     small = replace(tiny, steps=1)
-    out = train(small, toy_bench, tmp_path / "j", early=[early_file], console=quiet)
+    out = train(small, toy_bench, tmp_path / "j", early=[early_file])
     record = json.loads((out / "judges.json").read_text())
     kept = early_part(load_early([early_file]), 0, "val")
     assert record["done"]["dog"]["counts"]["early"] == len(kept)
@@ -258,18 +255,18 @@ def test_early_pictures_are_a_kind_of_their_own(
 
 
 def test_too_few_pictures_are_refused(
-    tiny: JudgesConfig, bench_root: Path, tmp_path: Path, quiet: Console, write_tar, jpeg
+    tiny: JudgesConfig, bench_root: Path, tmp_path: Path, write_tar, jpeg
 ) -> None:
     np.savez(tmp_path / "few.npz", images=np.zeros((2, 96, 96, 3), np.uint8))
     early = [tmp_path / "few.npz"]
     with pytest.raises(DataError, match="2 early pictures are too few"):
-        train(tiny, Bench(bench_root), tmp_path / "j", early=early, console=quiet)
+        train(tiny, Bench(bench_root), tmp_path / "j", early=early)
     picture = jpeg(np.zeros((96, 96, 3), np.uint8))
     path = bench_root / "photos" / "val.tar"
     kept = [m for m in find_bench(bench_root).photos("val") if not m.startswith("dog/")]
     write_tar(path, [(member, picture) for member in kept])
     with pytest.raises(DataError, match=r"photos/val\.tar has too few photos of dog"):
-        train(tiny, Bench(bench_root), tmp_path / "k", console=quiet)
+        train(tiny, Bench(bench_root), tmp_path / "k")
 
 
 @pytest.mark.parametrize(
@@ -281,22 +278,22 @@ def test_too_few_pictures_are_refused(
     ],
 )
 def test_missing_sounds_are_named_before_anything_is_trained(
-    tiny: JudgesConfig, bench_root: Path, tmp_path: Path, quiet: Console, gone: str, words: str
+    tiny: JudgesConfig, bench_root: Path, tmp_path: Path, gone: str, words: str
 ) -> None:
     table = bench_root / "pairs.csv"
     lines = table.read_text().splitlines(keepends=True)
     table.write_text("".join(line for line in lines if not line.startswith(f"{gone},")))
     with pytest.raises(DataError, match=words):
-        train(tiny, Bench(bench_root), tmp_path / "j", console=quiet)
+        train(tiny, Bench(bench_root), tmp_path / "j")
     assert not (tmp_path / "j").exists()
 
 
 def test_weights_that_are_no_numbers_are_not_kept(
-    tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path, quiet: Console
+    tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path
 ) -> None:
     wild = replace(tiny, steps=2, learning_rate=1e30)
     with pytest.raises(SoundsightError, match="try a lower learning"):
-        train(wild, toy_bench, tmp_path / "j", console=quiet)
+        train(wild, toy_bench, tmp_path / "j")
     assert not list((tmp_path / "j").glob("*.safetensors"))
     assert not (tmp_path / "j" / "judges.json").exists()
 

@@ -284,15 +284,17 @@ def _measure_encoder(
     run: Path, everyday: Path | None, bench: Bench, out: Path, *, ears: bool, **settings: Any
 ) -> None:
     from soundsight.data.everyday.folder import find_everyday
-    from soundsight.evaluation.encoders import evaluate_encoder, report_ears
+    from soundsight.evaluation import encoders
 
     with progress_bar(log=True) as progress:
         if ears:
             found = find_everyday(everyday)
-            lines = report_ears(run, found, bench, out, progress=progress, **settings).splitlines()
+            lines = encoders.report_ears(
+                run, found, bench, out, progress=progress, **settings
+            ).splitlines()
         else:
             lines = []
-            evaluate_encoder(run, bench, out, progress=progress, **settings)
+            encoders.evaluate_encoder(run, bench, out, progress=progress, **settings)
     for line in lines:
         say(line)
     say(f"written: {out / 'report.html'}, report.md, report.json")

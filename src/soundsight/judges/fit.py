@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor, nn
 
 from soundsight.core.errors import ConfigError, SoundsightError
@@ -28,8 +26,7 @@ from soundsight.judges.files import CLASSIFIER, SECOND, JudgeFolder, round_weigh
 from soundsight.judges.pictures import Pictures, augment, look_at
 from soundsight.models.picture_classifier import PictureClassifier, PictureClassifierConfig
 from soundsight.training.configs import LoopConfig
-from soundsight.training.ema import Ema
-from soundsight.training.trainer import Scalars, Task, channels_last, one_cycle
+from soundsight.training.trainer import LossTask
 from soundsight.training.trainer import fit as train
 
 NOTHING = -1
@@ -61,7 +58,7 @@ class FitConfig:
     """Of the weights and of dropout."""
 
 
-class JudgeTask(Task, Generic[Network]):
+class JudgeTask(LossTask[Network]):
     """One network of the judges' folder.
 
     Args:
@@ -71,50 +68,34 @@ class JudgeTask(Task, Generic[Network]):
         config: how.
     """
 
-    kind: ClassVar[str] = "judge"
-
     def __init__(
         self, make: Callable[[], Network], batch: Batch[Network], loss: Loss, config: FitConfig
     ) -> None:
+        self.config, self.batch = config, batch
+
+        def loss_of(step: int, rng: torch.Generator) -> Tensor:
+            del rng  # the judges' batches have always been a function of (seed, step) of their own
+            images, targets = batch(step, self.kept)
+            torch.manual_seed(mix(*config.seed, step + 1))
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+                output = self.network(images)
+            return loss(output.float(), targets)
+
         torch.manual_seed(mix(*config.seed, 0))
-        self.network = channels_last(make())
-        self.average = Ema(self.network, config.average_decay)
-        self.config = config
-        self._batch, self._loss = batch, loss
-        self._optimizer = torch.optim.AdamW(
+        loop = LoopConfig(
+            steps=config.steps, batch_size=2, log_every=25, checkpoint_every=_CHECKPOINT_EVERY
+        )
+        super().__init__(
+            "judge", make(), loss_of, loop, learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay, warm_up=_WARM_UP, average_decay=config.average_decay,
+        )  # fmt: skip
+        # All weights decay, those of normalisations as well, as in the packaged judges.
+        self.optimizer = torch.optim.AdamW(
             self.network.parameters(), weight_decay=config.weight_decay
         )
 
-    def networks(self) -> dict[str, nn.Module]:
-        return {"network": self.network, "average": self.average.average}
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"network": self._optimizer}
-
-    def step(self, step: int, rng: torch.Generator) -> Scalars:
-        del rng  # the judges' batches have always been a function of (seed, step) of their own
-        config = self.config
-        self.network.train()
-        images, targets = self._batch(step, self.average.average)
-        torch.manual_seed(mix(*config.seed, step + 1))
-        for group in self._optimizer.param_groups:
-            group["lr"] = config.learning_rate * one_cycle(step, config.steps, _WARM_UP)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-            output = self.network(images)
-        loss = self._loss(output.float(), targets)
-        self._optimizer.zero_grad()
-        loss.backward()
-        self._optimizer.step()
-        self.average.update(self.network, step)
-        return {"loss": loss.detach()}
-
-    def finish(self, run: Path) -> None:
-        """Nothing is left to write: the judges' folder keeps the average."""
-
-
-def fit(
-    name: str, task: JudgeTask[Network], folder: JudgeFolder, console: Console | None = None
-) -> Network:
+def fit(name: str, task: JudgeTask[Network], folder: JudgeFolder) -> Network:
     """Train a network and return the moving average of its weights, rounded to fp16.
 
     The folder keeps the run, so that the same call goes on after a stop.
@@ -124,11 +105,8 @@ def fit(
         KeyboardInterrupt: after the state was saved.
     """
     config: dict[str, Any] = asdict(task.config) | {"seed": list(task.config.seed)}
-    loop = LoopConfig(
-        steps=task.config.steps, batch_size=2, log_every=25, checkpoint_every=_CHECKPOINT_EVERY
-    )
-    train(task, folder.run(name), loop, config, console=console)
-    kept = round_weights(task.average.average).eval()
+    train(task, folder.run(name), task.loop, config)
+    kept = round_weights(task.kept).eval()
     if not all(bool(torch.isfinite(value.float()).all()) for value in kept.state_dict().values()):
         raise SoundsightError(
             f"weights of {name} are no finite numbers: try a lower learning_rate, in another folder"

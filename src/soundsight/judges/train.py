@@ -11,6 +11,7 @@ classifier (:mod:`soundsight.judges.fit`) and a space for retrieval
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,11 +22,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from soundsight.core.errors import ConfigError
+from soundsight.core.progress import progress_bar
 from soundsight.data.vegas.bench import SUBJECTS, Bench
 from soundsight.judges.files import (
     CLASSIFIER,
@@ -147,7 +147,6 @@ def train(
     out: Path,
     *,
     early: Sequence[Path] = (),
-    console: Console | None = None,
 ) -> Path:
     """Train one judge a class, and the networks beside them, into the folder ``out``.
 
@@ -159,7 +158,6 @@ def train(
         out: gets ``<name>.safetensors`` (fp16), ``judges.json`` and ``CARD.md``.
         early: ``.npz`` files, or folders of them, with ``images`` uint8 [n, 96, 96, 3]: pictures
             of early generators. Without any this kind of negative is left out.
-        console: where progress is shown; standard error by default.
 
     Returns:
         ``out``.
@@ -179,9 +177,9 @@ def train(
             if name in folder.done:
                 continue
             if name in VIEWERS:
-                _add_viewer(name, config, bench, learned, val, folder, console)
+                _add_viewer(name, config, bench, learned, val, folder)
             else:
-                _add_binary(name, own, config, learned, val, folder, console)
+                _add_binary(name, own, config, learned, val, folder)
     folder.finish()
     return out
 
@@ -213,7 +211,6 @@ def _add_binary(
     train: Pictures,
     val: Pictures,
     folder: JudgeFolder,
-    console: Console | None,
 ) -> None:
     """Train a judge, that of class number ``own``, and measure it on val."""
 
@@ -234,7 +231,7 @@ def _add_binary(
         loss,
         how,
     )
-    model = fit(name, task, folder, console)
+    model = fit(name, task, folder)
     positives, negatives = _val_pictures(config, val, own)
     table = val_table(
         score(model, positives),
@@ -251,7 +248,6 @@ def _add_viewer(
     train: Pictures,
     val: Pictures,
     folder: JudgeFolder,
-    console: Console | None,
 ) -> None:
     """Train one of the networks beside the judges and measure it on val."""
     seed = (config.seed, len(SUBJECTS) + 1 + VIEWERS.index(name))
@@ -259,7 +255,7 @@ def _add_viewer(
     if name in (SECOND, CLASSIFIER):
         how = settings.second if name == SECOND else settings.classifier
         task = viewer_task(name, how, train, seed=seed, bfloat16=bfloat16)
-        network = fit(name, task, folder, console)
+        network = fit(name, task, folder)
         about = (
             _beside_the_first(config, network, val, folder)
             if name == SECOND
@@ -268,12 +264,11 @@ def _add_viewer(
         folder.add(name, network, about)
     else:
         pairs = FoldPairs(bench, "train", config.fold)
-        console = console or Console(stderr=True)
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            bar = progress.add_task(name, total=settings.space.steps(pairs))
+        done, steps = itertools.count(1), settings.space.steps(pairs)
+        with progress_bar() as show:
             space = fit_space(
                 settings.space, pairs, mix(*seed), bfloat16=bfloat16,
-                stepped=lambda: progress.advance(bar),
+                stepped=lambda: show(name, next(done), steps),
             )  # fmt: skip
         space = round_weights(space)
         precision = val_precision(space, settings.space, bench, val.photos, config.seed)
