@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from soundsight.training.translator import TranslatorTask
 
 from soundsight.core.errors import ConfigError, DataError, ModelError, OutputError
 from soundsight.data.vegas.bench import SUBJECTS, Bench
@@ -30,6 +29,7 @@ from soundsight.evaluation.metrics import MEAN
 from soundsight.evaluation.segments import read
 from soundsight.judges.apply import Judges
 from soundsight.judges.negatives import EarlyPictures, early_part
+from soundsight.training.published import TranslatorTask
 
 CONFIG = EvaluationConfig(floor_per_kind=5, sheet_per_class=2)
 
