@@ -39,7 +39,10 @@ def compare(
     """
     if out is not None:
         local_output(out)
-    require_extra("soundsight compare", "train", "torch", "safetensors", "jaxtyping")
+    require_extra(
+        "soundsight compare", "train", "torch", "safetensors", "jaxtyping", "matplotlib",
+        "sklearn", "jinja2",
+    )  # fmt: skip
     from rich.console import Console
     from rich.table import Table
 

@@ -91,7 +91,7 @@ def evaluate(
     exporting = ("onnx", "onnxscript") if kind == "translator" else ()
     require_extra(
         "soundsight evaluate", "train", "torch", "safetensors", "jaxtyping", "matplotlib",
-        "torchmetrics", "threadpoolctl", *exporting,
+        "sklearn", "jinja2", "torchmetrics", "threadpoolctl", *exporting,
     )  # fmt: skip
     command = shlex.join(["soundsight", *sys.argv[1:]])
     from soundsight.data.everyday.folder import is_everyday
@@ -180,7 +180,10 @@ def score_blind(
     ] = None,
 ) -> None:
     """Compare a person's answers to a blind sheet with its key."""
-    require_extra("soundsight score-blind", "train", "torch", "safetensors", "jaxtyping")
+    require_extra(
+        "soundsight score-blind", "train", "torch", "safetensors", "jaxtyping", "matplotlib",
+        "sklearn", "jinja2",
+    )  # fmt: skip
     from soundsight.core.files import write_json
     from soundsight.evaluation.blind import score
     from soundsight.evaluation.report import per_cent

@@ -60,7 +60,8 @@ def export(
     alone.
     """
     local_output(out)
-    require_extra("soundsight export", "train", "torch", "onnx", "onnxscript", "safetensors")
+    require_extra("soundsight export", "train", "torch", "onnx", "onnxscript", "safetensors",
+                  "matplotlib", "sklearn", "jinja2")  # fmt: skip
     from soundsight.export.card import figures_of
     from soundsight.export.onnx import ExportConfig, export_run
 
