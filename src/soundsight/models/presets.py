@@ -30,24 +30,15 @@ from soundsight.models.published.generator import DenseGeneratorConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """One size of every network; the embedding sizes agree.
+    """One size of every network; the embedding sizes agree."""
 
-    Attributes:
-        name: the preset's name.
-        autoencoder: the published audio encoder.
-        contrastive: the contrastive audio encoder.
-        generator: the dense generator.
-        rc_discriminator: the published discriminator.
-        projection_discriminator: ours.
-        picture_posterior: ours; its noise size is the generator's.
-    """
-
-    name: str
-    autoencoder: AutoencoderConfig
-    contrastive: ContrastiveConfig
-    generator: DenseGeneratorConfig
-    rc_discriminator: RCDiscriminatorConfig
-    projection_discriminator: ProjectionDiscriminatorConfig
+    name: str  #: the preset's name
+    autoencoder: AutoencoderConfig  #: the published audio encoder
+    contrastive: ContrastiveConfig  #: the contrastive audio encoder
+    generator: DenseGeneratorConfig  #: the dense generator
+    rc_discriminator: RCDiscriminatorConfig  #: the published discriminator
+    projection_discriminator: ProjectionDiscriminatorConfig  #: ours
+    #: ours; its noise size is the generator's
     picture_posterior: PicturePosteriorConfig = field(default_factory=PicturePosteriorConfig)
 
 

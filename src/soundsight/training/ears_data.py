@@ -36,35 +36,25 @@ PAIRS_TABLE = "pairs.csv"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EarsData:
-    """Seconds, photos and pairs, all by number.
+    """Seconds, photos and pairs, all by number."""
 
-    Attributes:
-        bank: the waveforms' seconds, in copies: seconds 0 .. B - 1; None where there are none.
-        spectrograms: those of bench and datasets, uint8 [m, 128, 100]: seconds B .. B + m - 1.
-        photos: features of the photos in several views, float16 [views, p, 1280].
-        pair_second: second of each pair, int64 [r].
-        pair_photo: photo of each pair, int64 [r].
-        pair_recording: recording of each pair, int64 [r].
-        photos_of: photos of each recording, a list of int64 arrays.
-        alone: seconds of each recording that has no photos, a list of int64 arrays.
-        alone_recording: number of each such recording, int64.
-        targets: the teacher's features of the waveforms' seconds and of mixtures; or None.
-        eyes: hash of the network that saw the photos.
-        digest: a hash of the pairs and of the bank's settings.
-    """
-
+    #: the waveforms' seconds, in copies: seconds 0 .. B - 1; None where there are none.
     bank: SoundBank | None
+    #: those of bench and datasets, uint8 [m, 128, 100]: seconds B .. B + m - 1.
     spectrograms: NDArray[np.uint8]
+    #: features of the photos in several views, float16 [views, p, 1280]
     photos: NDArray[np.float16]
-    pair_second: NDArray[np.int64]
-    pair_photo: NDArray[np.int64]
-    pair_recording: NDArray[np.int64]
-    photos_of: list[NDArray[np.int64]]
+    pair_second: NDArray[np.int64]  #: second of each pair, int64 [r]
+    pair_photo: NDArray[np.int64]  #: photo of each pair, int64 [r]
+    pair_recording: NDArray[np.int64]  #: recording of each pair, int64 [r]
+    photos_of: list[NDArray[np.int64]]  #: photos of each recording, a list of int64 arrays
+    #: seconds of each recording that has no photos, a list of int64 arrays
     alone: list[NDArray[np.int64]]
-    alone_recording: NDArray[np.int64]
+    alone_recording: NDArray[np.int64]  #: number of each such recording, int64
+    #: the teacher's features of the waveforms' seconds and of mixtures; or None
     targets: TeacherTargets | None
-    eyes: str
-    digest: str
+    eyes: str  #: hash of the network that saw the photos
+    digest: str  #: a hash of the pairs and of the bank's settings
 
     @property
     def waveforms(self) -> int:
@@ -100,7 +90,6 @@ def open_ears_data(
         config: of the bank; its seed deals the photos too.
         teacher: its ONNX file, or None.
         mixtures: what else the teacher hears; None for nothing.
-        tell: called with (what, how many done, how many in all).
 
     Raises:
         DataError: when data are missing or damaged.
@@ -168,7 +157,6 @@ def prepared_ears_data(
         folder: where the photos' features are kept.
         pairs: the pairs; one that is there several times counts as often.
         digest: a hash that says which pairs these are.
-        tell: called with (what, how many done, how many in all).
 
     Raises:
         ConfigError: when the eyes are not installed.

@@ -38,13 +38,9 @@ TRAINABLE = (
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights to start from.
+    """Weights to start from."""
 
-    Attributes:
-        folder: a finished run, or a model folder with weights to train.
-    """
-
-    folder: Path
+    folder: Path  #: a finished run, or a model folder with weights to train
 
     def has(self, name: str) -> bool:
         """Whether the weights of this network are there."""

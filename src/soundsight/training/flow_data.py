@@ -42,19 +42,14 @@ Mels = Callable[[NDArray[np.int64], int, torch.Generator], Float[Tensor, "n 1 12
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FlowPairs:
-    """Embedded sounds, encoded photos, and which go together.
+    """Embedded sounds, encoded photos, and which go together."""
 
-    Attributes:
-        embeddings: of every second in several copies, [copies, seconds, E].
-        latents: of every photo in several cuts, [cuts, photos, L, 6, 6].
-        rows: the pairs: numbers of second and photo, [pairs, 2].
-        digest: a hash of what they were made of.
-    """
-
+    #: of every second in several copies, [copies, seconds, E]
     embeddings: Float[Tensor, "copies seconds e"]
+    #: of every photo in several cuts, [cuts, photos, L, 6, 6]
     latents: Float[Tensor, "cuts photos l 6 6"]
-    rows: Int64[Tensor, "pairs 2"]
-    digest: str = ""
+    rows: Int64[Tensor, "pairs 2"]  #: the pairs: numbers of second and photo, [pairs, 2]
+    digest: str = ""  #: a hash of what they were made of
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -123,7 +118,6 @@ def flow_pairs_of(
         decoder_run: a finished run with the encoder of latent pictures.
         photos: reads those of ``data``, in its order: uint8 [p, 3, 96, 96].
         seed: of copies and cuts.
-        tell: called with (what, how many done, how many in all).
 
     Raises:
         DataError: when a run is not finished, or was trained through other eyes.

@@ -49,23 +49,14 @@ _AT_ONCE = 256
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KindSeconds:
-    """n seconds that have been heard.
+    """n seconds that have been heard."""
 
-    Attributes:
-        embeddings: float32 [n, E].
-        features: float16 [n, F].
-        kinds: kind of each.
-        recordings: recording of each.
-        known: bool [n], whether the kind is one that the model knows.
-        bands: sample rate at which each was heard, int64 [n]; 0 for its own.
-    """
-
-    embeddings: NDArray[np.float32]
-    features: NDArray[np.float16]
-    kinds: NDArray[np.str_]
-    recordings: NDArray[np.str_]
-    known: NDArray[np.bool_]
-    bands: NDArray[np.int64]
+    embeddings: NDArray[np.float32]  #: float32 [n, E]
+    features: NDArray[np.float16]  #: float16 [n, F]
+    kinds: NDArray[np.str_]  #: kind of each
+    recordings: NDArray[np.str_]  #: recording of each
+    known: NDArray[np.bool_]  #: bool [n], whether the kind is one that the model knows
+    bands: NDArray[np.int64]  #: sample rate at which each was heard, int64 [n]; 0 for its own
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -92,7 +83,6 @@ def hear_kinds(
         everyday: Everyday's folder.
         bench: the bench beside it.
         split: ``train`` (every half second), ``val`` or ``devtest`` (every second).
-        tell: called with (what, how many done, how many in all).
 
     Raises:
         DataError: when a sound is missing or damaged.
@@ -161,7 +151,6 @@ def hear_others(
     Args:
         ears: finished.
         files: the files.
-        tell: called with (what, how many done, how many in all).
         unread: called with a line for each file that cannot be read; it is left out.
     """
     # An empty part: there may be no file, or none that can be read.

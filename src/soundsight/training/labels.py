@@ -85,15 +85,10 @@ class LabelHeadFigures:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedLabelHead:
-    """A label head and what it does on val.
+    """A label head and what it does on val."""
 
-    Attributes:
-        head: what the runtime reads.
-        figures: what they do on val.
-    """
-
-    head: LabelHead
-    figures: LabelHeadFigures
+    head: LabelHead  #: what the runtime reads
+    figures: LabelHeadFigures  #: what they do on val
 
 
 Seconds = tuple[NDArray[np.float64], list[str]]

@@ -53,7 +53,6 @@ def photo_features(
         names: of the photos.
         read: name -> uint8 [96, 96, 3].
         eyes_name: whose eyes.
-        tell: called with (what, how many done, how many in all).
 
     Returns:
         float16 [2, n, 1280]; the first view is the photo itself.

@@ -84,7 +84,6 @@ def open_bank(
         folder: where it is.
         everyday: the sounds: those of the kinds, and the others, of train.
         config: what it holds.
-        tell: called with (what, how many done, how many in all).
 
     Raises:
         DataError: when a sound is damaged, or the bank is.

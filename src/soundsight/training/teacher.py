@@ -223,7 +223,6 @@ def open_clips(
         copy: what a copy is made of.
         about: what else they depend on.
         seed: of every draw.
-        tell: called with (what, how many done, how many in all).
 
     Raises:
         ConfigError: when the folder holds clips of other settings.
@@ -379,7 +378,6 @@ def open_targets(
         config: of the bank; copies of the clips are made like its copies.
         path: the teacher's file.
         clips: what else the teacher hears; None for nothing.
-        tell: called with (what, how many done, how many in all).
     """
     sha256 = sha256_of(path)
 
