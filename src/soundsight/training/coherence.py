@@ -87,8 +87,8 @@ class CoherenceConfig:
 
     def __post_init__(self) -> None:
         check_values(self, at_least_1="members frames_pooled")
-        if self.candidates < 16:
-            raise ConfigError("candidates must be at least 16")
+        if self.candidates < 16 or self.frames_pooled > 4:
+            raise ConfigError("candidates must be at least 16, frames_pooled at most 4")
         _check_fit(self)
 
 
