@@ -48,12 +48,11 @@ from soundsight.training.configs import (
 )
 from soundsight.training.decoder import SIZES, DecoderTask
 from soundsight.training.devices import DeviceConfig, Devices, start_devices
-from soundsight.training.distil import DistilTask
 from soundsight.training.ears import EarsTask
 from soundsight.training.ears_data import open_ears_data
 from soundsight.training.encoder import EncoderTask, load_encoder
 from soundsight.training.flow import SIZES as FLOW_SIZES
-from soundsight.training.flow import FlowTask
+from soundsight.training.flow import DistilTask, FlowTask
 from soundsight.training.flow_data import FlowPairs
 from soundsight.training.published import TranslatorTask
 from soundsight.training.trainer import Scalars, Task, fit, step_rng

@@ -35,7 +35,6 @@ from soundsight.training.configs import (
     LoopConfig,
 )
 from soundsight.training.decoder import DecoderTask, load_latent_decoder, load_latent_encoder
-from soundsight.training.distil import DistilTask
 from soundsight.training.ears import EarsTask
 from soundsight.training.ears_data import EarsData, joined, open_ears_data, prepared_ears_data
 from soundsight.training.fine_tuning import (
@@ -46,7 +45,7 @@ from soundsight.training.fine_tuning import (
     TAUGHT_BY,
     Pretrained,
 )
-from soundsight.training.flow import FlowTask, load_flow, load_flow_generator
+from soundsight.training.flow import DistilTask, FlowTask, load_flow, load_flow_generator
 from soundsight.training.flow_data import FlowPairs, encode_cuts, flow_pairs_of, open_flow_pairs
 from soundsight.training.trainer import Task, fit, step_rng
 

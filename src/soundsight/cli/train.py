@@ -362,7 +362,7 @@ def distil(
     """Teach a copy of the everyday translator's flow to draw in few steps, guidance folded in."""
     options.resolve(configs.DistilConfig())
     options.begin("distil")
-    from soundsight.training.distil import DistilTask
+    from soundsight.training.flow import DistilTask
     from soundsight.training.flow import load_flow
 
     flow, about = load_flow(translator)

@@ -38,10 +38,9 @@ from soundsight.models.published.autoencoder import EMBEDDING_LAYER
 from soundsight.runtime import model_folder
 from soundsight.training.align import AlignTask
 from soundsight.training.checkpoints import read_tensors, save_tensors
-from soundsight.training.distil import DistilTask
 from soundsight.training.encoder import AudioEncoder, condition, load_encoder
 from soundsight.training.fine_tuning import TRAINABLE, Pretrained
-from soundsight.training.flow import FlowTask, load_flow_generator
+from soundsight.training.flow import DistilTask, FlowTask, load_flow_generator
 from soundsight.training.labels import FittedLabelHead, load_label_head
 from soundsight.training.ood import LIMIT, load_ood
 from soundsight.training.published import load_generator
