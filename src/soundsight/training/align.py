@@ -71,10 +71,8 @@ class AlignTask(DrawingTask):
     """Fits the few-step flow and its decoder on the pictures that they make.
 
     Args:
-        config: what to do.
         pairs: whose embeddings are drawn for, and which photos go with them.
         photos: the photos by number, uint8 [p, 3, 96, 96].
-        eyes: the frozen photo features.
         run: a finished run of ``distil``, with its decoder and the ears' photo projection.
 
     Raises:

@@ -1,7 +1,7 @@
 """Augmentation of log-mels and of pictures, on tensors, differentiable where a GAN needs it.
 
-Every function draws from the ``torch.Generator`` it is given, so that a step's randomness is a
-function of (seed, step).
+Every function draws from the ``torch.Generator`` it is given (on the CPU), so that a step's
+randomness is a function of (seed, rank, step).
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ def augment_mel(
 
     Args:
         mel: in [-1, 1].
-        rng: source of randomness (on the CPU).
         shift_frames: largest shift either way, 10 ms each; what leaves one end enters the other.
         gain: largest level change, as a share of the whole range.
         masks: masks along each axis; a masked point is quiet (-1).
@@ -71,7 +70,6 @@ def add_background(
 
     Args:
         mel: in [-1, 1], -1 for ``range_db`` below full scale and less.
-        rng: source of randomness (on the CPU).
         range_db: what [-1, 1] spans, in dB.
         sounds: share of the sounds that get another one behind them.
         noise: share of the sounds that get noise behind them.
@@ -115,7 +113,6 @@ def narrow_band(
 
     Args:
         mel: in [-1, 1].
-        rng: source of randomness (on the CPU).
         share: of the sounds that lose bands.
         rows: fewest and most bands that are lost, counted from the top.
     """
@@ -143,7 +140,6 @@ def augment_image(
 
     Args:
         image: in [-1, 1].
-        rng: source of randomness (on the CPU).
         flip: mirror left and right half of the time.
         zoom: pictures are enlarged by up to this share.
         shift: largest shift either way, as a share of the side; edges are mirrored in.
@@ -192,7 +188,6 @@ def diff_augment(
 
     Args:
         image: in [-1, 1].
-        rng: source of randomness (on the CPU).
         shift: largest shift either way, as a share of the side.
         colour: strength of the colour changes.
     """

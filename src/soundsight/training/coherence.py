@@ -154,10 +154,8 @@ def contrastive_scores(
 
     Args:
         pairs: at least ``FEWEST_PAIRS``; read in batches, never all at once.
-        config: settings; the defaults when None.
         work: folder in which the scores of each finished fold are kept; the same call goes on
             after a stop. Other settings or other pairs make its content void.
-        progress: called after every step.
 
     Returns:
         float32 [n], finite, higher = agrees better.
@@ -199,9 +197,7 @@ def classifier_scores(
     Args:
         pairs: as for :func:`contrastive_scores`; sounds play no part.
         labels: class of each pair, [n]; at least two classes. For cleaning only.
-        config: settings; the defaults when None.
         work: as for :func:`contrastive_scores`.
-        progress: called after every step.
 
     Returns:
         float32 [n] in [0, 1]: the probability of the pair's own class where every class is as
@@ -295,12 +291,7 @@ def fit_pair(
     """Fit two towers on the pairs at ``rows`` and return them in eval mode.
 
     Args:
-        pairs: where they are.
         rows: int64, which to learn from.
-        config: settings.
-        steps: batches.
-        seed: of the network, the batches and the augmentation.
-        stepped: called after each batch.
 
     Raises:
         SoundsightError: when the loss is no longer finite.

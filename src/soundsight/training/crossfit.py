@@ -116,8 +116,6 @@ def read_batch(
     """Read pairs and bring them to the networks' sizes, in [-1, 1].
 
     Args:
-        pairs: where they are.
-        rows: which.
         pooled: neighbouring frames of the log-mel that are averaged into one.
         px: side of the pictures, which are stretched to squares where they are none.
 
@@ -189,7 +187,6 @@ def cross_fit(
     """Score every fold that is not on disk yet and put the scores in the pairs' order.
 
     Args:
-        pairs: what is scored.
         fold: of each pair, [n].
         score: (fold) -> the scores of its pairs.
         settings: what the scores depend on beside the pairs; ``scorer`` names the files.

@@ -64,11 +64,8 @@ class DecoderTask(DrawingTask):
     """Fits encoder and decoder of latent pictures on photos.
 
     Args:
-        config: what to do.
         photos: uint8 [n, 3, 96, 96].
-        eyes: the frozen photo features.
         shown: photos for the grid, which need not be among those; uint8 [m, 3, 96, 96].
-        start: weights to start from; None for random ones.
 
     Raises:
         DataError: when ``start`` has other eyes or other sizes.

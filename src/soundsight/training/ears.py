@@ -70,8 +70,6 @@ def in_other_rooms(
     Args:
         mel: in [-1, 1].
         narrows: which of them have no copies.
-        config: how often and how much.
-        rng: source of randomness (on the CPU).
     """
     mel = add_background(
         mel, rng, range_db=DEFAULT.range_db, sounds=config.other_sounds, noise=config.noise,
@@ -87,9 +85,7 @@ class EarsTask(Task):
     A batch is pairs, then pairs of two seconds (or two copies of one) of recordings without photos.
 
     Args:
-        config: what to do.
         data: the seconds, photos and pairs; with the teacher's scores where ``config.teacher``.
-        start: weights to start from; None for random ones.
 
     Raises:
         DataError: when ``start`` has no ears, or ears of other sizes or beside other eyes.

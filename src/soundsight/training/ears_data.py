@@ -84,9 +84,6 @@ def open_ears_data(
     """Open what ears are trained on, and make what is not there yet.
 
     Args:
-        folder: where it is kept.
-        everyday: Everyday's folder.
-        bench: the bench beside it.
         config: of the bank; its seed deals the photos too.
         teacher: its ONNX file, or None.
         mixtures: what else the teacher hears; None for nothing.

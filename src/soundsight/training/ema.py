@@ -18,7 +18,6 @@ class Ema(Generic[Network]):
     weights do not linger.
 
     Args:
-        network: the network that is trained.
         decay: share of the average that is kept at each update.
     """
 

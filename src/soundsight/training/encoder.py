@@ -69,11 +69,6 @@ def to_levels(unit: Tensor) -> Tensor:
 class EncoderTask(Task):
     """Fits one audio encoder on a split's pairs (the autoencoder looks at the sounds only).
 
-    Args:
-        config: what to do.
-        data: the pairs.
-        start: weights to start from; None for random ones.
-
     Raises:
         DataError: when ``start`` is of another kind or of other sizes.
     """

@@ -62,7 +62,6 @@ class FlowTask(Task):
     """Fits the flow on embedded sounds and encoded photos.
 
     Args:
-        config: what to do.
         pairs: what to learn from.
         runs: of encoder and decoder, whose weights ``finish`` writes into the run, so that it is
             whole by itself.
@@ -166,7 +165,6 @@ class DistilTask(Task):
     the copy's own points, in place of those of the data, as in Ross et al. 2011 (DAgger).
 
     Args:
-        config: what to do.
         pairs: whose embeddings are drawn for.
         flow: the finished flow; stays as it is.
         run: whose; its encoder and decoder are written into the copy's run.
@@ -301,7 +299,6 @@ def load_flow_generator(
     """Load what draws pictures of a finished run of the flow, or of its few-step copy.
 
     Args:
-        run: the run folder.
         times: of the steps; by default those of a few-step copy, or 16 even ones.
         guidance: by default none for a few-step copy, into which it is folded, or 4.
 

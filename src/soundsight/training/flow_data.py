@@ -67,7 +67,6 @@ def open_flow_pairs(
     """Return the pairs that are kept in ``folder``, or make them.
 
     Args:
-        folder: where they are kept.
         sounds: hashes of what the embeddings are made of; others than those that are kept make
             them anew.
         pictures: likewise of the latent pictures.
@@ -112,12 +111,10 @@ def flow_pairs_of(
     """Return what the flow learns from of the data that ears are trained on.
 
     Args:
-        folder: where it is kept.
         data: seconds, photos and pairs.
         encoder_run: a finished run with the ears.
         decoder_run: a finished run with the encoder of latent pictures.
         photos: reads those of ``data``, in its order: uint8 [p, 3, 96, 96].
-        seed: of copies and cuts.
 
     Raises:
         DataError: when a run is not finished, or was trained through other eyes.

@@ -31,7 +31,6 @@ def kept_arrays(
     """Return the arrays of a ``.npz`` file, made anew where they were made of something else.
 
     Args:
-        path: the file.
         made_of: what they depend on, as JSON holds it.
         make: -> the arrays by name.
         repair: make the arrays of a damaged file anew, too.

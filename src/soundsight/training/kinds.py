@@ -79,9 +79,6 @@ def hear_kinds(
     """Hear the audible seconds of a split: of all kinds, and of the others that are none of them.
 
     Args:
-        ears: finished.
-        everyday: Everyday's folder.
-        bench: the bench beside it.
         split: ``train`` (every half second), ``val`` or ``devtest`` (every second).
 
     Raises:
@@ -149,8 +146,6 @@ def hear_others(
     Of each file the first ``OTHERS_S`` seconds are heard, a second every half second.
 
     Args:
-        ears: finished.
-        files: the files.
         unread: called with a line for each file that cannot be read; it is left out.
     """
     # An empty part: there may be no file, or none that can be read.

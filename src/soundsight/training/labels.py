@@ -141,8 +141,6 @@ def fit_label_head(
 
     Args:
         train: embeddings and names, of ``named_seconds``.
-        val: likewise.
-        config: how.
         others: of ``other_seconds``; None, or empty ones, for names that take every sound.
 
     Raises:

@@ -101,7 +101,6 @@ def fit_ood_classifier(
         train: seconds of train; those that are not known teach "none".
         val: seconds of val, with others.
         ears: whose embeddings these are.
-        config: how.
         folder: embeddings [n, E] of sounds of a folder that are of none of the kinds.
         made: likewise of made sounds.
 

@@ -49,7 +49,6 @@ def photo_features(
     """Return the pooled features of photos in several views, from ``folder`` or made now.
 
     Args:
-        folder: where they are kept.
         names: of the photos.
         read: name -> uint8 [96, 96, 3].
         eyes_name: whose eyes.

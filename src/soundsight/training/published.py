@@ -145,7 +145,6 @@ class MovingAverageAdversary(nn.Module):
 
     Args:
         discriminator: the live discriminator, called with (images, embeddings).
-        config: the reading.
     """
 
     def __init__(self, discriminator: nn.Module, config: MovingAverageConfig) -> None:
@@ -234,9 +233,6 @@ class TranslatorTask(Task):
     """Fits generator and discriminator on a split's pairs; the encoder stays as it is.
 
     Args:
-        config: what to do.
-        encoder: the frozen encoder.
-        data: the pairs.
         encoder_run: where the encoder's weights came from; ``finish`` writes them into the run,
             so that the run is whole by itself.
         start: weights to start from; None for random ones. Of a discriminator and a posterior

@@ -29,8 +29,6 @@ def copy_of(
     Args:
         samples: float32 [t] mono at 44.1 kHz.
         behind: another recording, which may sound behind it.
-        rng: source of every draw.
-        config: how often it gets what.
 
     Returns:
         float32, about as long.

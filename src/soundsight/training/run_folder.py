@@ -151,7 +151,6 @@ class RunLog:
     What was logged after the checkpoint is done again, so those lines are removed first.
 
     Args:
-        run: the run folder.
         step: the step from which the run goes on.
 
     Raises:

@@ -81,9 +81,7 @@ def open_bank(
     Interrupted, the same call goes on with the copy that it was at.
 
     Args:
-        folder: where it is.
         everyday: the sounds: those of the kinds, and the others, of train.
-        config: what it holds.
 
     Raises:
         DataError: when a sound is damaged, or the bank is.

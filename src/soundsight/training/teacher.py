@@ -168,7 +168,6 @@ class TeacherClips:
     """Finished clips; :func:`open_clips` makes them.
 
     Args:
-        folder: where they are.
         clips: how many.
 
     Raises:
@@ -215,14 +214,10 @@ def open_clips(
     """Open the clips that are made of some sounds, and make what is not there yet.
 
     Args:
-        folder: where they are kept.
-        everyday: where the sounds lie.
         sounds: which are mixed.
         teacher: loads the teacher, where there is something to make.
-        config: what they are made of.
         copy: what a copy is made of.
         about: what else they depend on.
-        seed: of every draw.
 
     Raises:
         ConfigError: when the folder holds clips of other settings.
@@ -372,8 +367,6 @@ def open_targets(
     """Return the teacher's features of a bank's clean seconds and of clips; make what is missing.
 
     Args:
-        folder: where they are kept.
-        everyday: where the sounds lie.
         bank: the seconds.
         config: of the bank; copies of the clips are made like its copies.
         path: the teacher's file.

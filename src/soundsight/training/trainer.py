@@ -247,7 +247,6 @@ def fit(
     Called by every process of a run; all stop at the same step, whichever was asked to.
 
     Args:
-        task: what is trained.
         run: the run folder; made when it is not there, gone on with when it is. Every process
             must see it. None to train in memory alone: nothing is written and nothing resumed.
         loop: how long and how often.
