@@ -362,8 +362,7 @@ def distil(
     """Teach a copy of the everyday translator's flow to draw in few steps, guidance folded in."""
     options.resolve(configs.DistilConfig())
     options.begin("distil")
-    from soundsight.training.flow import DistilTask
-    from soundsight.training.flow import load_flow
+    from soundsight.training.flow import DistilTask, load_flow
 
     flow, about = load_flow(translator)
     config = options.resolve(configs.DistilConfig(flow=about["sha256"]))
