@@ -1,7 +1,4 @@
-"""Decoder, flow and few-step copy: each learns, resumes, leaves its files, and is fine-tuned.
-
-On toy numbers, and with ears on pairs of a second with its own frame.
-"""
+"""Decoder, flow and few-step copy: each learns, resumes, and leaves its files."""
 
 from __future__ import annotations
 
@@ -17,36 +14,21 @@ from torch import Tensor
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.data.everyday.folder import Everyday
-from soundsight.data.store.dataset import PairDataset
-from soundsight.data.vegas.bench import Bench
 from soundsight.models.ears import EarsConfig, PictureProjection, ears_preset
 from soundsight.models.eyes import POOLED_SIZE, Eyes
-from soundsight.training import decoder, ears, flow
 from soundsight.training.align import AlignTask
-from soundsight.training.checkpoints import load_weights, network_config, read_tensors, save_weights
+from soundsight.training.checkpoints import network_config, read_tensors, save_weights
 from soundsight.training.configs import (
     AlignConfig,
-    BankConfig,
     DecoderConfig,
     DistilConfig,
-    EarsTrainingConfig,
     FlowTrainingConfig,
     LoopConfig,
 )
 from soundsight.training.decoder import DecoderTask, load_latent_decoder, load_latent_encoder
-from soundsight.training.ears import EarsTask
-from soundsight.training.ears_data import EarsData, joined, open_ears_data, prepared_ears_data
-from soundsight.training.fine_tuning import (
-    FLOW,
-    LATENT_DECODER,
-    LATENT_ENCODER,
-    PICTURE_ENCODER,
-    TAUGHT_BY,
-    Pretrained,
-)
+from soundsight.training.fine_tuning import LATENT_DECODER, LATENT_ENCODER, PICTURE_ENCODER
 from soundsight.training.flow import DistilTask, FlowTask, load_flow, load_flow_generator
-from soundsight.training.flow_data import FlowPairs, encode_cuts, flow_pairs_of, open_flow_pairs
+from soundsight.training.flow_data import FlowPairs, encode_cuts, open_flow_pairs
 from soundsight.training.trainer import Task, fit, step_rng
 
 
@@ -73,11 +55,11 @@ def decoder_config(steps: int = 6, **changes: Any) -> DecoderConfig:
     return DecoderConfig(eyes=Eyes.load("lite0").sha256, loop=loop(steps), **values)
 
 
-def flow_pairs(embedding_size: int = 16) -> FlowPairs:
+def flow_pairs() -> FlowPairs:
     """Two kinds of sounds, each with photos whose latent pictures lie elsewhere."""
     rng = torch.Generator().manual_seed(2)
     sign = torch.tensor([1.0, -1.0]).repeat_interleave(6)
-    embeddings = torch.randn(2, 12, embedding_size, generator=rng) * 0.1 + sign[None, :, None]
+    embeddings = torch.randn(2, 12, 16, generator=rng) * 0.1 + sign[None, :, None]
     latents = torch.randn(2, 12, 4, 6, 6, generator=rng) * 0.1 + sign[None, :, None, None, None]
     rows = torch.stack([torch.arange(12), torch.arange(12)], dim=1)
     return FlowPairs(embeddings=embeddings.half(), latents=latents.half(), rows=rows, digest="d")
@@ -87,15 +69,15 @@ def flow_config(steps: int = 4, **changes: Any) -> FlowTrainingConfig:
     return FlowTrainingConfig(preset="tiny", warm_up=1, loop=loop(steps, 6), **changes)
 
 
-def trained(task: Task, run: Path, config: Any) -> Path:
-    assert fit(task, run, config.loop, to_dict(config))
-    return run
+def trained(run: Path, task: Task, loop_config: LoopConfig, config: Any) -> None:
+    assert fit(task, run, loop_config, to_dict(config))
 
 
 @pytest.fixture
 def decoder_run(tmp_path: Path, eyes: Eyes) -> Path:
     config = decoder_config()
-    return trained(DecoderTask(config, photos(), eyes), tmp_path / "decoder", config)
+    trained(tmp_path / "decoder", DecoderTask(config, photos(), eyes), config.loop, config)
+    return tmp_path / "decoder"
 
 
 def test_a_decoder_redraws_better_than_it_did(eyes: Eyes) -> None:
@@ -120,11 +102,14 @@ def test_the_discriminator_speaks_and_the_encoder_stays_when_they_should(eyes: E
         assert ("adversarial" in scalars) == (step >= config.sharpen_from)
 
 
-def resumed(tmp_path: Path, make: Callable[[], Task], config: Any) -> None:
+def resumed(tmp_path: Path, make: Callable[[int], tuple[Task, LoopConfig, Any]]) -> None:
     """Two runs of the same steps, one of them stopped half-way, end in the same weights."""
-    trained(make(), tmp_path / "whole", config)
-    assert not fit(make(), tmp_path / "parts", config.loop, to_dict(config), max_time_s=0.0)
-    trained(make(), tmp_path / "parts", config)
+    task, loops, config = make(0)
+    trained(tmp_path / "whole", task, loops, config)
+    stopped, loops, config = make(0)
+    assert not fit(stopped, tmp_path / "parts", loops, to_dict(config), max_time_s=0.0)
+    again, _, _ = make(0)
+    trained(tmp_path / "parts", again, loops, config)
     for path in (tmp_path / "whole").glob("*.safetensors"):
         if path.stem == "checkpoint":
             continue
@@ -135,7 +120,7 @@ def resumed(tmp_path: Path, make: Callable[[], Task], config: Any) -> None:
 
 def test_a_stopped_decoder_goes_on_to_the_same_weights(tmp_path: Path, eyes: Eyes) -> None:
     config = decoder_config()
-    resumed(tmp_path, lambda: DecoderTask(config, photos(), eyes), config)
+    resumed(tmp_path, lambda _: (DecoderTask(config, photos(), eyes), config.loop, config))
 
 
 def test_a_finished_decoder_leaves_both_networks(decoder_run: Path, eyes: Eyes) -> None:
@@ -184,11 +169,11 @@ def test_a_flow_learns_which_latent_pictures_go_with_a_sound(tmp_path: Path) -> 
     losses = [float(task.step(step, step_rng(0, step))["loss"]) for step in range(250)]
     assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
     rng = torch.Generator().manual_seed(5)
-    embedding = torch.tensor([1.0, -1.0]).repeat_interleave(8)[:, None].expand(-1, 16)
+    told = torch.tensor([1.0, -1.0]).repeat_interleave(8)[:, None].expand(-1, 16)
     noise = torch.randn(16, task.flow.noise_size, generator=rng)
     times = tuple(i / 8 for i in range(9))
     with torch.no_grad():
-        drawn = task.ema.average.draw(embedding, noise, times=times).mean(dim=(1, 2, 3))
+        drawn = task.ema.average.draw(told, noise, times=times).mean(dim=(1, 2, 3))
     assert drawn[:8].mean() > 0.5
     assert drawn[8:].mean() < -0.5
 
@@ -196,14 +181,14 @@ def test_a_flow_learns_which_latent_pictures_go_with_a_sound(tmp_path: Path) -> 
 def test_a_stopped_flow_goes_on_to_the_same_weights(tmp_path: Path, decoder_run: Path) -> None:
     config, ears = flow_config(), encoder_run(tmp_path)
     runs = (ears, decoder_run)
-    resumed(tmp_path, lambda: FlowTask(config, flow_pairs(), runs=runs), config)
+    resumed(tmp_path, lambda _: (FlowTask(config, flow_pairs(), runs=runs), config.loop, config))
 
 
 def test_a_copy_in_few_steps_goes_where_guidance_goes(tmp_path: Path, decoder_run: Path) -> None:
     ears = encoder_run(tmp_path)
     config = flow_config(steps=60, rate=3e-3)
     run = tmp_path / "flow"
-    trained(FlowTask(config, flow_pairs(), runs=(ears, decoder_run)), run, config)
+    trained(run, FlowTask(config, flow_pairs(), runs=(ears, decoder_run)), config.loop, config)
     flow, about = load_flow(run)
     few = DistilConfig(
         flow=about["sha256"], steps=2, substeps=4, guidance=3.0, rate=2e-3, ema_decay=0.9,
@@ -216,9 +201,9 @@ def test_a_copy_in_few_steps_goes_where_guidance_goes(tmp_path: Path, decoder_ru
     with torch.no_grad():
         wanted = flow.draw(embedding, noise, times=fine, guidance=3.0)
         before = flow.draw(embedding, noise, times=few.times)
-    trained(DistilTask(few, flow_pairs(), flow, run=run), tmp_path / "few", few)
-    copy, about = load_flow(tmp_path / "few")
-    assert tuple(about["times"]) == few.times
+    trained(tmp_path / "few", DistilTask(few, flow_pairs(), flow, run=run), few.loop, few)
+    copy, told = load_flow(tmp_path / "few")
+    assert tuple(told["times"]) == few.times
     with torch.no_grad():
         after = copy.draw(embedding, noise, times=few.times)
     assert (after - wanted).square().mean() < 0.5 * (before - wanted).square().mean()
@@ -299,7 +284,8 @@ def flow_run(tmp_path: Path, decoder_run: Path) -> Path:
     """A flow with many steps."""
     config = flow_config()
     task = FlowTask(config, flow_pairs(), runs=(encoder_run(tmp_path), decoder_run))
-    return trained(task, tmp_path / "flow", config)
+    trained(tmp_path / "flow", task, config.loop, config)
+    return tmp_path / "flow"
 
 
 @pytest.fixture
@@ -308,7 +294,8 @@ def few_steps_run(flow_run: Path, tmp_path: Path, eyes: Eyes) -> Path:
     picture_projection(flow_run, eyes)
     config = DistilConfig(steps=2, substeps=1, loop=loop(1, 6))
     task = DistilTask(config, flow_pairs(), load_flow(flow_run)[0], run=flow_run)
-    return trained(task, tmp_path / "few", config)
+    trained(tmp_path / "few", task, config.loop, config)
+    return tmp_path / "few"
 
 
 def align_config(steps: int = 4, **changes: Any) -> AlignConfig:
@@ -374,14 +361,14 @@ def test_a_stopped_alignment_goes_on_to_the_same_weights(
     tmp_path: Path, few_steps_run: Path, eyes: Eyes
 ) -> None:
     config = align_config()
-    resumed(tmp_path, lambda: aligner(config, eyes, few_steps_run), config)
+    resumed(tmp_path, lambda _: (aligner(config, eyes, few_steps_run), config.loop, config))
 
 
 def test_an_aligned_run_is_whole_and_draws_in_the_same_steps(
     tmp_path: Path, few_steps_run: Path, eyes: Eyes
 ) -> None:
     config = align_config()
-    trained(aligner(config, eyes, few_steps_run), tmp_path / "aligned", config)
+    trained(tmp_path / "aligned", aligner(config, eyes, few_steps_run), config.loop, config)
     generator = load_flow_generator(tmp_path / "aligned")
     assert generator.times == load_flow_generator(few_steps_run).times
     assert generator.guidance == 1.0
@@ -402,211 +389,3 @@ def test_only_a_few_step_flow_of_the_same_eyes_is_aligned(
     save_weights(path, network, {**about, "eyes": "0" * 64})
     with pytest.raises(DataError, match="other eyes"):
         aligner(align_config(), eyes, few_steps_run)
-
-
-# --- pairs of a second with its own frame, and fine-tuning --------------------------------------
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where features are kept."""
-    return tmp_path_factory.mktemp("own")
-
-
-@pytest.fixture
-def own(folder: Path, toy_bench: Bench) -> EarsData:
-    return prepared_ears_data(folder / "own", PairDataset(toy_bench, "train"), "own")
-
-
-def ears_config(**changes: Any) -> EarsTrainingConfig:
-    return replace(EarsTrainingConfig(preset="everyday-tiny", loop=loop(2, 8)), **changes)
-
-
-def test_a_second_has_its_own_frame_and_a_video_has_many(own: EarsData, toy_bench: Bench) -> None:
-    pairs = PairDataset(toy_bench, "train")
-    photos = pairs.photos()
-    for row in range(len(pairs)):
-        second = own.pair_second[[row]]
-        assert np.array_equal(own.mels(second, np.array([3]))[0], pairs.mel(row))
-        assert np.array_equal(photos[own.pair_photo[row]], pairs.image(row).transpose(2, 0, 1))
-        same = own.pair_photo[own.pair_recording == own.pair_recording[row]]
-        assert set(own.photos_of[own.pair_recording[row]]) == set(same)
-    assert own.photos.shape == (2, len(photos), 1280)
-    assert own.waveforms == 0
-    assert len(set(own.pair_recording)) == len(set(pairs.numbers()[:, 1]))
-
-
-def test_pairs_named_twice_count_twice_and_are_seen_once(
-    own: EarsData, folder: Path, toy_bench: Bench
-) -> None:
-    twice = prepared_ears_data(folder / "own", PairDataset([toy_bench] * 2, "train"), "own")
-    assert len(twice.pair_second) == 2 * len(own.pair_second)
-    assert np.array_equal(twice.spectrograms, own.spectrograms)
-    assert np.array_equal(np.unique(twice.pair_photo), np.unique(own.pair_photo))
-
-
-def test_two_sets_are_numbered_one_after_the_other(
-    own: EarsData, folder: Path, toy_everyday: Everyday, toy_bench: Bench
-) -> None:
-    everyday = open_ears_data(folder / "bank", toy_everyday, toy_bench, BankConfig(copies=1))
-    both = joined(everyday, own)
-    pairs, first = len(everyday.pair_second), np.zeros(1, np.int64)
-    for row in (0, pairs - 1):
-        seconds = both.pair_second[[row]]
-        assert np.array_equal(both.mels(seconds, first), everyday.mels(seconds, first))
-    for row in (0, len(own.pair_second) - 1):
-        mine = both.mels(both.pair_second[[pairs + row]], first)
-        assert np.array_equal(mine, own.mels(own.pair_second[[row]], first))
-        photo = both.pair_photo[pairs + row]
-        assert np.array_equal(both.photos[:, photo], own.photos[:, own.pair_photo[row]])
-        assert photo in both.photos_of[both.pair_recording[pairs + row]]
-    assert not set(both.pair_recording[pairs:]) & {*both.pair_recording[:pairs]}
-    assert not set(both.pair_recording[pairs:]) & {*both.alone_recording}
-    task = EarsTask(ears_config(alone=0.25, bank=BankConfig(copies=1)), both)
-    assert "alone" in task.step(0, step_rng(0, 0))
-
-
-def test_ears_learn_from_prepared_pairs(own: EarsData) -> None:
-    config = ears_config(
-        learning_rate=1e-2, mixed=0.0, average=0.5, last_layer=0.0,
-        loop=loop(60, 16),
-    )  # fmt: skip
-    task = EarsTask(config, own)
-    losses = [float(task.step(step, step_rng(0, step))["loss"]) for step in range(60)]
-    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.2
-
-
-def test_a_flow_is_fed_from_prepared_pairs(
-    own: EarsData, tmp_path: Path, eyes: Eyes, toy_bench: Bench
-) -> None:
-    photos = PairDataset(toy_bench, "train").photos()
-    ears_run = trained(EarsTask(ears_config(), own), tmp_path / "ears", ears_config())
-    config = decoder_config(steps=2)
-    drawn = trained(
-        DecoderTask(config, torch.from_numpy(photos), eyes), tmp_path / "decoder", config
-    )
-    pairs = flow_pairs_of(tmp_path, own, ears_run, drawn, lambda: photos, seed=0)
-    assert pairs.embeddings.shape[1:] == (len(own.spectrograms), 16)
-    assert pairs.latents.shape[1:] == (len(photos), 4, 6, 6)
-    assert pairs.rows.tolist() == np.stack([own.pair_second, own.pair_photo], axis=1).tolist()
-    # Copies of a spectrogram differ: other backgrounds, fewer bands.
-    assert not torch.equal(pairs.embeddings[0], pairs.embeddings[1])
-    FlowTask(flow_config(), pairs, runs=(ears_run, drawn)).step(0, step_rng(0, 0))
-
-
-def same(task: torch.nn.Module, path: Path) -> None:
-    """A network has the very weights of a file, where these are rounded to fp16 and where not."""
-    for name, tensor in read_tensors(path)[0].items():
-        assert torch.equal(task.state_dict()[name], tensor.to(task.state_dict()[name].dtype))
-
-
-def test_all_three_start_from_finished_weights(
-    own: EarsData, tmp_path: Path, eyes: Eyes, toy_bench: Bench
-) -> None:
-    photos = torch.from_numpy(PairDataset(toy_bench, "train").photos())
-    run = trained(EarsTask(ears_config(), own), tmp_path / "ears", ears_config())
-    again = EarsTask(ears.fine_tuning_config(ears_config(), "x"), own, start=Pretrained(run))
-    same(again.network.ears, run / "encoder.safetensors")
-    same(again.network.picture, run / "picture_encoder.safetensors")
-    assert again.config.learning_rate < ears_config().learning_rate
-
-    config = decoder_config(steps=2)
-    run = trained(DecoderTask(config, photos, eyes), tmp_path / "decoder", config)
-    tuned = replace(decoder.fine_tuning_config(config, "x"), loop=loop(2))
-    second = DecoderTask(tuned, photos, eyes, start=Pretrained(run))
-    same(second.encoder, run / "latent_encoder.safetensors")
-    same(second.decoder, run / "latent_decoder.safetensors")
-    same(second.ema.average, run / "latent_decoder.safetensors")
-    # The encoder stays what flows know, and the discriminator speaks at once.
-    assert "adversarial" in second.step(0, step_rng(0, 0))
-    same(second.encoder, run / "latent_encoder.safetensors")
-
-    first = FlowTask(flow_config(), flow_pairs(), runs=(tmp_path, tmp_path))
-    run = trained(first, tmp_path / "flow", flow_config())
-    third = FlowTask(
-        flow.fine_tuning_config(flow_config(), "x"), flow_pairs(), runs=(tmp_path, tmp_path),
-        start=Pretrained(run),
-    )  # fmt: skip
-    same(third.flow, run / "flow.safetensors")
-
-
-def test_training_goes_on_from_what_taught_a_copy_in_few_steps(tmp_path: Path) -> None:
-    first = FlowTask(flow_config(), flow_pairs(), runs=(tmp_path, tmp_path))
-    run = trained(first, tmp_path / "flow", flow_config())
-    network, about = load_flow(run)
-    save_weights(tmp_path / "few" / f"{FLOW}.safetensors", network, {**about, "times": [0.0, 1.0]})
-    few = Pretrained(tmp_path / "few")
-
-    def started() -> FlowTask:
-        return FlowTask(flow_config(), flow_pairs(), runs=(tmp_path, tmp_path), start=few)
-
-    with pytest.raises(DataError, match="copy in few steps"):
-        started()
-    save_weights(tmp_path / "few" / f"{TAUGHT_BY}.safetensors", network, about)
-    same(started().flow, run / "flow.safetensors")
-
-
-def other_eyes(path: Path, network: torch.nn.Module) -> None:
-    about = load_weights(path, network)
-    save_weights(path, network, {**about, "eyes": "0" * 64})
-
-
-def test_features_of_other_eyes_are_refused(
-    own: EarsData, tmp_path: Path, eyes: Eyes, toy_bench: Bench
-) -> None:
-    photos = torch.from_numpy(PairDataset(toy_bench, "train").photos())
-    task = EarsTask(ears_config(), own)
-    run = trained(task, tmp_path / "ears", ears_config())
-    other_eyes(run / "picture_encoder.safetensors", task.network.picture)
-    with pytest.raises(DataError, match="other eyes"):
-        EarsTask(ears_config(), own, start=Pretrained(run))
-    config = decoder_config(steps=2)
-    redrawing = DecoderTask(config, photos, eyes)
-    run = trained(redrawing, tmp_path / "decoder", config)
-    other_eyes(run / f"{LATENT_ENCODER}.safetensors", redrawing.encoder)
-    with pytest.raises(DataError, match="other eyes"):
-        DecoderTask(config, photos, eyes, start=Pretrained(run))
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: flow_pairs(12), "takes embeddings of 16 numbers .* gives 12"),
-        (lambda: replace(flow_pairs(), latents=torch.zeros(1, 12, 6, 6, 6)), "decoder 6"),
-    ],
-)
-def test_sizes_that_do_not_fit_are_one_line(
-    tmp_path: Path, make: Callable[[], FlowPairs], words: str
-) -> None:
-    with pytest.raises(DataError, match=words) as error:
-        FlowTask(flow_config(), make(), runs=(tmp_path, tmp_path))
-    assert "\n" not in str(error.value)
-
-
-def test_weights_of_other_sizes_are_refused(own: EarsData, tmp_path: Path) -> None:
-    run = trained(EarsTask(ears_config(), own), tmp_path / "ears", ears_config())
-    with pytest.raises(DataError, match="other sizes"):
-        EarsTask(ears_config(preset="everyday"), own, start=Pretrained(run))
-
-
-def test_micro_batches_get_their_own_sounds() -> None:
-    """In one piece or in two: of two micro-batches each leaves out its own embeddings."""
-
-    def first_loss(accumulate: int) -> Tensor:
-        halved = replace(loop(2, 8), accumulate=accumulate)
-        config = replace(flow_config(left_out=0.5), loop=halved)
-        task = FlowTask(config, flow_pairs(), runs=(Path(), Path()))
-        seen: list[Tensor] = []
-        inner = task.flow.forward
-
-        def forward(way: Tensor, time: Tensor, embedding: Tensor, known: Tensor) -> Tensor:
-            seen.append(known)
-            return inner(way, time, embedding, known)
-
-        task.flow.forward = forward  # type: ignore[method-assign, assignment]
-        task.step(0, step_rng(0, 0))
-        return torch.stack(seen)
-
-    halves = first_loss(2)
-    assert halves.shape == (2, 4)
-    assert not torch.equal(halves[0], halves[1])
