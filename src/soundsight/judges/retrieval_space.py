@@ -51,6 +51,8 @@ class SpaceConfig:
     def __post_init__(self) -> None:
         if self.passes <= 0:
             raise ConfigError("passes must be above 0")
+        if not 1 <= self.frames_pooled <= 4:
+            raise ConfigError("frames_pooled must lie in 1 .. 4")
         # The same limits hold there.
         self.coherence(bfloat16=False)
 
