@@ -89,3 +89,11 @@ def test_make_targets_in_the_documents_exist() -> None:
 def test_no_figure_is_still_to_be_filled_in() -> None:
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         assert "@@" not in document.read_text("utf-8"), document.name
+
+
+def test_the_page_of_the_house_names_every_module() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    named = set(re.findall(r"`([a-z_]+)(?:\.py)?`", page))
+    package = ROOT / "src" / "soundsight"
+    modules = {path.stem for path in package.rglob("*.py") if not path.stem.startswith("__")}
+    assert not modules - named
