@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MEL = "mel.png"
 """Name of a record's log-mel: lossless grey PNG, 128 high, row 0 the highest band."""
@@ -60,12 +60,14 @@ class Record:
             ``key.name``.
         reasons: cleaning steps that drop it; empty for a pair that is kept.
         sums: of the levels and of their squares: of the log-mel, of red, of green, of blue.
+        stretch: its bytes in a tar, headers and padding included, where it was read from a part.
     """
 
     key: str
     files: Mapping[str, bytes]
     reasons: tuple[str, ...] = ()
     sums: tuple[int, ...] = ()
+    stretch: bytes = field(default=b"", compare=False, repr=False)
 
 
 def rank_of(clip: Clip) -> int:

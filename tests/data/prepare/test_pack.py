@@ -561,7 +561,7 @@ def test_a_disk_that_fills_up_stops_cleanly_and_the_run_can_go_on(
     fresh.pack(MANY, draw=draw)
     with monkeypatch.context() as patch:
         if where == "shard":
-            patch.setattr("tarfile.TarInfo.tobuf", full)
+            patch.setattr("soundsight.data.store.shards._stretch", full)
         elif where == "note":
             patch.setattr(os, "fsync", full)
         elif where == "move":

@@ -51,6 +51,11 @@ def test_a_part_gives_back_what_was_put_in(tmp_path: Path) -> None:
     write_shard(tmp_path / "shard.tar", [part.record(entry) for entry in part.entries])
     assert b"silence" not in (tmp_path / "shard.index.json").read_bytes()
     assert (tmp_path / "shard.tar").read_bytes() == path.read_bytes()
+    whole = bytearray(path.read_bytes())
+    whole[600] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match="is damaged: remove it and run the same command again"):
+        part.record(part.entries[0])
 
 
 @pytest.mark.parametrize("name", ["one.tar", "one.index.json"])

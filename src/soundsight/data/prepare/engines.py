@@ -3,9 +3,8 @@
 Both run ``ingest.ingest`` and give the same bytes. An engine is a generator: it yields the outcome
 of each clip as it comes, in any order; closing it stops the workers.
 
-Here each clip has a process of its own, forked from a server that has imported what is needed, so
-that one that crashes, hangs or is killed takes with it its own clip and no other, and what a
-decoder leaks is given back.
+Here workers are processes that share nothing, forked from a server that has imported what is
+needed: one that crashes, hangs or is killed takes with it the clip that it was doing and no other.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing import connection, forkserver, get_context, parent_process, resource_tracker
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +34,17 @@ from soundsight.data.store.shards import index_name
 TIMEOUT_S = 3600.0
 """How long one clip may take, by default."""
 
-_KNOCK_S = 10.0
+CLIPS_PER_WORKER = 500
+"""A worker is replaced after so many clips, so that what a decoder leaks is given back."""
+
+_CONNECT_S = 10.0
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_PRELOADED = [
+    "__main__", "soundsight.data.prepare.ingest", "av", "soxr", "imagehash", "scipy.fftpack",
+    *(f"PIL.{kind}ImagePlugin" for kind in ("Bmp", "Gif", "Jpeg", "Png", "Ppm", "WebP")),
+]  # fmt: skip
+"""What a clip needs that is imported when it is first used: the server has it ready."""
+
 _SERVER_DIED = 255
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, _SERVER_DIED)
 _CRASHED = "makes the decoder crash: repair or remove it"
@@ -60,22 +67,13 @@ class Job:
     part: Path
 
 
-@dataclass(kw_only=True)
-class _Run:
-    """A process at work on a job."""
-
-    job: Job
-    process: ForkServerProcess
-    ends_s: float
-
-
 def run_local(
     jobs: Sequence[Job], config: IngestConfig, workers: int, timeout_s: float = TIMEOUT_S
 ) -> Iterator[Outcome]:
     """Do the jobs in processes on this machine.
 
-    A clip whose process dies (a decoder that crashes) or takes longer than ``timeout_s`` is
-    recorded as failed, and the others go on. One whose process is killed from outside, by a system
+    A clip whose worker dies (a decoder that crashes) or that takes longer than ``timeout_s`` is
+    recorded as failed, and the others go on. One whose worker is killed from outside, by a system
     that is short of memory say, is done once more.
 
     Raises:
@@ -83,57 +81,102 @@ def run_local(
         OutputError: when a part cannot be written, the disk is full, say.
     """
     todo, killed = deque(jobs), set[str]()
-    busy: dict[connection.Connection[Any, Any], _Run] = {}
+    busy: list[_Worker] = []
+    idle: list[_Worker] = []
     try:
         while todo or busy:
             while todo and len(busy) < workers:
                 try:
-                    answer, run = _start(todo[0], config, timeout_s)
+                    worker = idle.pop() if idle else _Worker()
                 except (OSError, EOFError) as error:
                     if busy:
                         break  # there can be no more than are at work
                     raise _no_workers(error) from None
-                busy[answer] = run
-                todo.popleft()
-            left_s = min(run.ends_s for run in busy.values()) - time.monotonic()
-            ready = connection.wait(list(busy), max(0.0, left_s))
-            for answer, run in list(busy.items()):
-                if answer not in ready and time.monotonic() < run.ends_s:
-                    continue
-                job = busy.pop(answer).job
-                outcome = _outcome_of(run, answer if answer in ready else None, timeout_s)
-                answer.close()
+                worker.begin(todo.popleft(), config, timeout_s)
+                busy.append(worker)
+            for worker in _Worker.wait(busy):
+                busy.remove(worker)
+                outcome = worker.outcome(timeout_s)
+                if worker.process.exitcode is None and worker.clips < CLIPS_PER_WORKER:
+                    idle.append(worker)
+                else:
+                    worker.stop()
                 if outcome is not None:
                     yield outcome
-                elif run.process.exitcode not in _FROM_OUTSIDE:
-                    yield _given_up(job, _CRASHED)
-                elif job.clip.id in killed:
-                    yield _given_up(job, _KILLED)
+                elif worker.process.exitcode not in _FROM_OUTSIDE:
+                    yield _given_up(worker.job, _CRASHED)
+                elif worker.job.clip.id in killed:
+                    yield _given_up(worker.job, _KILLED)
                 else:
-                    killed.add(job.clip.id)
-                    todo.append(job)
+                    killed.add(worker.job.clip.id)
+                    todo.append(worker.job)
     finally:
         # Nobody waits for their answers any more.
-        for answer, run in busy.items():
-            _stop(run.process)
-            answer.close()
+        for worker in (*busy, *idle):
+            worker.stop()
 
 
-def _start(
-    job: Job, config: IngestConfig, timeout_s: float
-) -> tuple[connection.Connection[Any, Any], _Run]:
-    context = get_context("forkserver")
-    _start_server()
-    answer, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, ingest, job, config), daemon=True)
-    try:
-        process.start()
-    except BaseException:
-        answer.close()
-        raise
-    finally:
-        theirs.close()
-    return answer, _Run(job=job, process=process, ends_s=time.monotonic() + timeout_s)
+class _Worker:
+    """A process that does one job after another."""
+
+    job: Job
+    ends_s: float
+
+    def __init__(self) -> None:
+        _start_server()
+        self.clips = 0
+        context = get_context("forkserver")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, ingest), daemon=True)
+        try:
+            self.process.start()
+        except BaseException:
+            self.pipe.close()
+            raise
+        finally:
+            theirs.close()
+
+    def begin(self, job: Job, config: IngestConfig, timeout_s: float) -> None:
+        """Let it do a job; it must be waiting for one."""
+        self.job, self.clips = job, self.clips + 1
+        self.ends_s = time.monotonic() + timeout_s
+        # Where it has ended meanwhile, the outcome says so.
+        with contextlib.suppress(OSError):
+            self.pipe.send((job, config))
+
+    def outcome(self, timeout_s: float) -> Outcome | None:
+        """What became of its job, which is done or out of time; None when the process died.
+
+        Raises:
+            OutputError: when its part could not be written.
+        """
+        if not self.pipe.poll():
+            self.stop()
+            reason = f"takes longer than {timeout_s:g} s: raise --timeout or remove it"
+            return _given_up(self.job, reason)
+        try:
+            found: Outcome | OutputError = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return None
+        if isinstance(found, OutputError):
+            self.stop()
+            raise found
+        return found
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+    @staticmethod
+    def wait(workers: Sequence[_Worker]) -> list[_Worker]:
+        """Those of some workers whose job is done or out of time; waits until there is one."""
+        left_s = min(worker.ends_s for worker in workers) - time.monotonic()
+        ready = connection.wait([worker.pipe for worker in workers], max(0.0, left_s))
+        now_s = time.monotonic()
+        return [worker for worker in workers if worker.pipe in ready or worker.ends_s <= now_s]
 
 
 def _start_server() -> None:
@@ -148,7 +191,7 @@ def _start_server() -> None:
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         os.environ.update(dict.fromkeys(_THREADS, "1"))
-        forkserver.set_forkserver_preload(["__main__", ingest.__module__])
+        forkserver.set_forkserver_preload(_PRELOADED)
         forkserver.ensure_running()
     finally:
         for name, value in before.items():
@@ -156,17 +199,16 @@ def _start_server() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-def _work(
-    answer: connection.Connection[Any, Any],
-    function: Callable[..., Outcome],
-    job: Job,
-    config: IngestConfig,
-) -> None:
+def _serve(pipe: connection.Connection[Any, Any], function: Callable[..., Outcome]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        answer.send(function(job.clip, config, job.part))
-    except OutputError as error:
-        answer.send(error)
+    # The other end is closed when no more is asked of it.
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            job, config = pipe.recv()
+            try:
+                pipe.send(function(job.clip, config, job.part))
+            except OutputError as error:
+                pipe.send(error)
 
 
 def _end_with_parent() -> None:
@@ -175,33 +217,6 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def _outcome_of(
-    run: _Run, answer: connection.Connection[Any, Any] | None, timeout_s: float
-) -> Outcome | None:
-    """What became of a job, whose answer is None when its time is up; None when its process died.
-
-    Raises:
-        OutputError: when its part could not be written.
-    """
-    if answer is None:
-        _stop(run.process)
-        reason = f"takes longer than {timeout_s:g} s: raise --timeout or remove it"
-        return _given_up(run.job, reason)
-    try:
-        found: Outcome | OutputError | None = answer.recv()
-    except (EOFError, OSError):
-        found = None
-    run.process.join()
-    if isinstance(found, OutputError):
-        raise found
-    return found
-
-
-def _stop(process: ForkServerProcess) -> None:
-    process.kill()
-    process.join()
 
 
 def _given_up(job: Job, reason: str) -> Outcome:
@@ -334,6 +349,6 @@ def _check_address(address: str | None) -> None:
     if not host or not port.isdigit():
         return
     try:
-        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
     except (OSError, OverflowError) as error:
         raise DataError(f"cannot reach the Ray cluster at {address}: {first_line(error)}") from None

@@ -23,7 +23,9 @@ import io
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +97,17 @@ class Part:
         return [entry for entry in self.entries if not entry.reasons]
 
     def record(self, entry: Entry) -> Record:
-        """Read one pair."""
+        """Read one pair.
+
+        Raises:
+            DataError: when it is damaged.
+        """
         with self.path.open("rb") as file:
             file.seek(entry.start)
-            return entry.cut(file.read(entry.size))
+            stretch = file.read(entry.size)
+        if zlib.crc32(stretch) != entry.crc32:
+            raise DataError(f"{self.path} is damaged: remove it and run the same command again")
+        return replace(entry.cut(stretch), stretch=stretch)
 
 
 class Stage:

@@ -230,13 +230,15 @@ def _stretch(record: Record, place: int) -> tuple[bytes, dict[str, tuple[int, in
     places: dict[str, tuple[int, int]] = {}
     for name in sorted(record.files):
         data = record.files[name]
-        header = tarfile.TarInfo(f"{record.key}.{name}")
-        header.size = len(data)
-        header.mode = 0o644
-        parts += [header.tobuf(tarfile.USTAR_FORMAT), data, bytes(_padded(len(data)) - len(data))]
+        if not record.stretch:
+            header = tarfile.TarInfo(f"{record.key}.{name}")
+            header.size = len(data)
+            header.mode = 0o644
+            padding = bytes(_padded(len(data)) - len(data))
+            parts += [header.tobuf(tarfile.USTAR_FORMAT), data, padding]
         places[name] = (place + TAR_BLOCK, len(data))
         place += TAR_BLOCK + _padded(len(data))
-    return b"".join(parts), places
+    return record.stretch or b"".join(parts), places
 
 
 # --- reading ---------------------------------------------------------------------------------
