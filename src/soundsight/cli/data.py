@@ -284,11 +284,7 @@ def _place(sidecar: Mapping[str, Any]) -> tuple[str | None, _Unit, int]:
 
 
 def _number(folder: PairFolder, advance: Callable[[int], None]) -> _Numbers:
-    """Return numbers in the order of names; labels and clips of the published form keep theirs.
-
-    Raises:
-        DataError: when there are more than a batch can number.
-    """
+    """Return numbers in the order of names; labels and clips of the published form keep theirs."""
     from soundsight.data.records import SIDECAR
     from soundsight.data.vegas.batches import MOST_CLASSES, MOST_VIDEOS
 

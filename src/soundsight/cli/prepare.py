@@ -292,12 +292,7 @@ def _cut(
     *,
     retry_failures: bool,
 ) -> None:
-    """Turn every clip into a part.
-
-    Raises:
-        DataError: when more videos have failed than ``max_failures``.
-        KeyboardInterrupt: saying how far it came.
-    """
+    """Turn every clip into a part."""
     from soundsight.data.prepare.engines import Job
 
     tally = Counter(failed=len(found.skipped))
@@ -424,11 +419,7 @@ def _stage(out: Path, about: dict[str, Any], *, overwrite: bool) -> Iterator[Sta
 
 
 def _is_there(out: Path, about: dict[str, Any], *, overwrite: bool, quiet: bool = False) -> bool:
-    """Return whether this very dataset lies there finished.
-
-    Raises:
-        OutputError: when something else does.
-    """
+    """Return whether this very dataset lies there finished."""
     from soundsight.data.store.shards import WORK
 
     if not os.path.lexists(out) or (os.path.isdir(out) and not os.listdir(out)):

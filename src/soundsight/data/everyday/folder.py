@@ -84,9 +84,6 @@ class Everyday:
 
     Args:
         root: the folder that holds ``sounds.csv``, ``others.csv`` and the photos.
-
-    Raises:
-        DataError: when the folder or a part of it is missing.
     """
 
     def __init__(self, root: Path) -> None:
@@ -101,27 +98,15 @@ class Everyday:
                 raise DataError(f"the Everyday data at {self.root} lack {part}")
 
     def photos(self, split: str) -> list[str]:
-        """Return the names of every photo of ``split``, sorted.
-
-        Raises:
-            DataError: on an unknown split, a damaged tar or a photo of no subject.
-        """
+        """Return the names of every photo of ``split``, sorted."""
         return self._photos.names(split)
 
     def photo(self, name: str) -> NDArray[np.uint8]:
-        """Read one photo: uint8 [96, 96, 3], RGB.
-
-        Raises:
-            DataError: when there is no such photo, or it is no picture of that size.
-        """
+        """Read one photo: uint8 [96, 96, 3], RGB."""
         return self._photos.read(name, f"the Everyday data at {self.root}", "among the photos")
 
     def sounds(self, split: str) -> list[Sound]:
-        """Return the sounds of the subjects and the alert kinds, in the table's order.
-
-        Raises:
-            DataError: on an unknown split or a damaged table.
-        """
+        """Return the sounds of the subjects and the alert kinds, in the table's order."""
         return [s for s in self._sounds if s.split == known_split(split)]
 
     def others(self, split: str) -> list[Sound]:
@@ -133,11 +118,7 @@ class Everyday:
         return self.root / sound.file
 
     def check(self) -> None:
-        """See that every file that the tables name is there, and index the photos.
-
-        Raises:
-            DataError: naming the first file that is missing or damaged.
-        """
+        """See that every file that the tables name is there, and index the photos."""
         for sound in (*self._sounds, *self._others):
             if not self.path(sound).is_file():
                 raise DataError(f"the Everyday data at {self.root} lack {sound.file}")
@@ -198,11 +179,7 @@ BENCH_PREFIX = "bench:"
 
 
 def read_photo(everyday: Everyday, bench: Bench, name: str) -> NDArray[np.uint8]:
-    """Read a photo of either set by its name in a table: uint8 [96, 96, 3].
-
-    Raises:
-        DataError: when there is no such photo, or it is damaged.
-    """
+    """Read a photo of either set by its name in a table: uint8 [96, 96, 3]."""
     if name.startswith(BENCH_PREFIX):
         return bench.photo(name.removeprefix(BENCH_PREFIX))
     return everyday.photo(name)
@@ -218,9 +195,6 @@ def read_photos(
 
     Returns:
         Their names, and uint8 [n, 3, 96, 96].
-
-    Raises:
-        DataError: when one is damaged.
     """
     names = sorted(n for of in photos_of(everyday, bench, split).values() for n in of)[::every]
     levels = np.stack([read_photo(everyday, bench, name) for name in names])

@@ -47,9 +47,6 @@ class EverydayPairs:
         everyday: Everyday's folder.
         bench: the bench that stands beside it.
         table: a file that :func:`write_pairs` wrote.
-
-    Raises:
-        DataError: when the table is damaged, or names photos or sounds that are not there.
     """
 
     def __init__(self, everyday: Everyday, bench: Bench, table: Path) -> None:
@@ -63,11 +60,7 @@ class EverydayPairs:
         return [pair for pair in self._pairs if pair.split == split]
 
     def mel(self, name: str) -> NDArray[np.uint8]:
-        """Read the log-mel of a second by its name in the table: uint8 [128, 100].
-
-        Raises:
-            DataError: when there is no such second, or its file is damaged.
-        """
+        """Read the log-mel of a second by its name in the table: uint8 [128, 100]."""
         if name.startswith(BENCH_PREFIX):
             return self.bench.spectrogram(name.removeprefix(BENCH_PREFIX))
         file, _, half = name.rpartition("@")
@@ -78,11 +71,7 @@ class EverydayPairs:
         return levels[:, first : first + FRAMES_PER_SEGMENT].copy()
 
     def photo(self, name: str) -> NDArray[np.uint8]:
-        """Read a photo by its name in the table: uint8 [96, 96, 3], RGB.
-
-        Raises:
-            DataError: when there is no such photo, or it is damaged.
-        """
+        """Read a photo by its name in the table: uint8 [96, 96, 3], RGB."""
         return read_photo(self.everyday, self.bench, name)
 
     def _whole(self, file: str) -> NDArray[np.uint8]:
@@ -125,9 +114,6 @@ def make_pairs(
         split: which.
         seed: of what is dealt to whom.
         rows_each: rows for each subject; more where a subject has more photos.
-
-    Raises:
-        DataError: when a subject has sounds and no photos.
     """
     audible_ones = audible(seconds.mels)
     recordings: dict[str, dict[str, list[tuple[int, str]]]] = {name: {} for name in SUBJECTS}
@@ -181,11 +167,7 @@ def _pairs_of(
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
-    """Write a table of pairs, with the columns of the bench's ``pairs.csv``.
-
-    Raises:
-        OutputError: when it cannot be written.
-    """
+    """Write a table of pairs, with the columns of the bench's ``pairs.csv``."""
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(PAIR_COLUMNS)

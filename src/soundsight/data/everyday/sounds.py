@@ -61,9 +61,6 @@ def read_sound(
         path: the file.
         narrow_hz: resample it to this rate first, in hertz, as if it had been recorded so.
         longest_s: no more than so many seconds of its beginning.
-
-    Raises:
-        DataError: when it is missing or damaged.
     """
     try:
         if longest_s is None:
@@ -91,9 +88,6 @@ def seconds_of_file(
 
     Returns:
         The seconds, uint8 [n, 128, 100], and their first frames, [n].
-
-    Raises:
-        DataError: when it is missing or damaged.
     """
     samples = read_sound(path, narrow_hz=narrow_hz, longest_s=longest_s)
     mels = slices(log_mel(samples), hop).copy()
@@ -116,9 +110,6 @@ def read_seconds(
         hop: frames between the beginnings of two seconds.
         narrow_hz: as in :func:`read_sound`.
         progress: called with (sounds read, sounds in all).
-
-    Raises:
-        DataError: when a sound is missing or damaged.
     """
     mels = [np.zeros((0, N_MELS, FRAMES_PER_SEGMENT), np.uint8)]
     sound: list[int] = []

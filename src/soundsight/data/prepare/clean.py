@@ -54,9 +54,6 @@ class CleanConfig:
         sharpness: blurred is a sharpness under this; see ``measure_picture``.
         text_score: text is a score of at least this, 0..1.
         cut_score: a cut is a score of at least this, 0..1.
-
-    Raises:
-        ConfigError: on an unknown or repeated step, or a threshold that is negative or no number.
     """
 
     steps: tuple[str, ...] = STEPS

@@ -99,11 +99,7 @@ class VideoPrint:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> VideoPrint:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            DataError: when it is something else.
-        """
+        """Read what ``to_json`` wrote."""
         try:
             arrays = {
                 name: np.frombuffer(base64.b64decode(values[name], validate=True), kind)
@@ -143,9 +139,6 @@ class Printer:
             start_s: where it starts, in seconds.
             mel: uint8 [128, frames], row 0 the highest band.
             image: uint8 [px, px, 3], RGB.
-
-        Raises:
-            MissingExtraError: when the extra ``prepare`` is not installed.
         """
         joined, from_s = mel, start_s
         if self._before is not None and abs(self._before[0] - start_s) < _FRAME_S / 2:
@@ -183,9 +176,6 @@ def picture_bits(image: NDArray[np.uint8]) -> int | None:
 
     Args:
         image: uint8 [px, px, 3], RGB.
-
-    Raises:
-        MissingExtraError: when the extra ``prepare`` is not installed.
     """
     try:
         import imagehash
@@ -280,11 +270,7 @@ class Duplicates:
 
 
 def find_duplicates(prints: Sequence[VideoPrint]) -> Duplicates:
-    """Compare all videos, one print each; neither their order nor the machine changes the result.
-
-    Raises:
-        DataError: when two prints have one key.
-    """
+    """Compare all videos, one print each; their order changes nothing."""
     ordered = sorted(prints, key=lambda p: p.key)
     for before, after in itertools.pairwise(ordered):
         if before.key == after.key:

@@ -75,10 +75,6 @@ def run_local(
     A clip whose worker dies (a decoder that crashes) or that takes longer than ``timeout_s`` is
     recorded as failed, and the others go on. One whose worker is killed from outside, by a system
     that is short of memory say, is done once more.
-
-    Raises:
-        DataError: when no process can be started.
-        OutputError: when a part cannot be written, the disk is full, say.
     """
     todo, killed = deque(jobs), set[str]()
     busy: list[_Worker] = []
@@ -145,11 +141,7 @@ class _Worker:
             self.pipe.send((job, config))
 
     def outcome(self, timeout_s: float) -> Outcome | None:
-        """What became of its job, which is done or out of time; None when the process died.
-
-        Raises:
-            OutputError: when its part could not be written.
-        """
+        """What became of its job, which is done or out of time; None when the process died."""
         if not self.pipe.poll():
             self.stop()
             reason = f"takes longer than {timeout_s:g} s: raise --timeout or remove it"
@@ -252,10 +244,6 @@ def run_ray(
         address: of the cluster (``host:port``, ``ray://host:port`` or ``auto``).
         workers: clips done at once at most; None for as many as the cluster has cores.
         timeout_s: how long one clip may take.
-
-    Raises:
-        DataError: when the cluster cannot be reached, or gives up.
-        OutputError: when a part cannot be written.
     """
     if not jobs:
         return

@@ -137,9 +137,6 @@ def ingest(clip: Clip, config: IngestConfig, part: Path) -> Outcome:
     """Cut a clip into pairs and write them, or why there are none, as a part.
 
     A clip that cannot be used is no error: its part says why.
-
-    Raises:
-        OutputError: when the part cannot be written.
     """
     about: dict[str, Any] = {}
     found: list[bool] = []
@@ -166,11 +163,7 @@ def ingest(clip: Clip, config: IngestConfig, part: Path) -> Outcome:
 
 
 def give_up(clip: Clip, part: Path, reason: str) -> Outcome:
-    """Record that a clip cannot be used, as its part: in one line, without the path of a machine.
-
-    Raises:
-        OutputError: when the part cannot be written.
-    """
+    """Record as its part why a clip cannot be used: in one line, without the path of a machine."""
     reason = _without_path(clip, reason)
     with writing(part):
         write_shard(part, (), {**_about(clip), "failure": reason})

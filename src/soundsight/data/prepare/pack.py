@@ -165,10 +165,6 @@ def pack(
 
     Returns:
         The content of dataset.json.
-
-    Raises:
-        DataError: when no pair is left.
-        OutputError: when the dataset cannot be written.
     """
     with writing(stage.data):
         packer = _Packer(stage, clips, config, progress or (lambda _what, _done, _of: None))
@@ -444,13 +440,7 @@ class _Packer:
 
 
 def _statistics(pairs: int, sums: NDArray[Any], counts: Sequence[int]) -> dict[str, Any]:
-    """Mean and standard deviation of the levels (0 .. 255) of the train split.
-
-    Args:
-        pairs: how many it has.
-        sums: of levels and of their squares, of the log-mels, of red, of green and of blue.
-        counts: levels that one pair has of each of these.
-    """
+    """Mean and standard deviation of the levels (0 .. 255) of the train split."""
     if not pairs:
         return {}
     means, deviations = [], []

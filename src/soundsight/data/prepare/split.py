@@ -16,11 +16,7 @@ SPLITS = ("train", "val", "test")
 
 
 def parse_shares(text: str) -> tuple[float, float, float]:
-    """Read shares such as ``0.8,0.1,0.1`` (train, val, test; the last may be left out).
-
-    Raises:
-        ConfigError: when they are no three numbers from 0 to 1 that sum to 1.
-    """
+    """Read shares such as ``0.8,0.1,0.1`` (train, val, test; the last may be left out)."""
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:

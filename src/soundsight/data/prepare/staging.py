@@ -49,12 +49,7 @@ class NoSpaceError(OutputError):
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses inside the block into one clear error.
-
-    Raises:
-        NoSpaceError: when the disk is full.
-        OutputError: when something else cannot be written.
-    """
+    """Turn what the operating system refuses inside the block into one clear error."""
     try:
         yield
     except (OSError, OutputError) as error:
@@ -75,9 +70,6 @@ class Part:
     Attributes:
         about: what is known of the clip (JSON).
         entries: its pairs in order, dropped ones included.
-
-    Raises:
-        DataError: when it is not whole.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,11 +89,7 @@ class Part:
         return [entry for entry in self.entries if not entry.reasons]
 
     def record(self, entry: Entry) -> Record:
-        """Read one pair.
-
-        Raises:
-            DataError: when it is damaged.
-        """
+        """Read one pair."""
         with self.path.open("rb") as file:
             file.seek(entry.start)
             stretch = file.read(entry.size)
@@ -117,10 +105,6 @@ class Stage:
         data: the output folder; made where it is missing.
         settings: all that the result depends on, apart from the clips.
         restart: throw away unfinished work that was begun with other settings.
-
-    Raises:
-        OutputError: when another preparation is at work there, when the folder holds something
-            else, or when it cannot be written to.
     """
 
     def __init__(self, data: Path, settings: Mapping[str, Any], *, restart: bool = False) -> None:
@@ -187,11 +171,7 @@ class Stage:
         return self.work / _PARTS / clip_id[:2] / f"{clip_id}.tar"
 
     def part(self, clip_id: str) -> Part:
-        """Open the part of a clip.
-
-        Raises:
-            DataError: when it is not there or not whole.
-        """
+        """Open the part of a clip."""
         return Part(self.part_path(clip_id))
 
     def done(self) -> set[str]:
@@ -220,9 +200,6 @@ class Stage:
         """Write failures.csv for a run that ends without a dataset; return where it lies.
 
         Beside an older dataset, which is kept as it is, that is the workplace.
-
-        Raises:
-            OutputError: when it cannot be written.
         """
         path = (self.work if (self.data / ABOUT).is_file() else self.data) / FAILURES
         with writing(self.data):
@@ -246,9 +223,6 @@ class Stage:
         """Move the finished dataset out of the workplace, dataset.json last; remove the workplace.
 
         A dataset that lies there is replaced. A run that was killed while moving goes on here.
-
-        Raises:
-            OutputError: when it cannot be moved.
         """
         with writing(self.data):
             self._move()
@@ -292,11 +266,7 @@ def _remove(path: Path) -> None:
 
 
 def write_failures(path: Path, failures: Sequence[tuple[str, str]]) -> None:
-    """Write path and reason of clips that gave nothing, or not all that they have, sorted.
-
-    Raises:
-        OutputError: when it cannot be written.
-    """
+    """Write path and reason of clips that gave nothing, or not all that they have, sorted."""
     text = io.StringIO()
     plain = csv.writer(text, lineterminator="\n")
     quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)

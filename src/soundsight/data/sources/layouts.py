@@ -95,11 +95,7 @@ class Reading:
 
 
 def detect(tree: Tree) -> str:
-    """Return the name of the layout whose sign the tree bears, else ``folder``.
-
-    Raises:
-        DataError: when it bears the signs of several.
-    """
+    """Return the name of the layout whose sign the tree bears, else ``folder``."""
     names = [name for name, shows in _SIGNS.items() if shows(tree)]
     if len(names) > 1:
         raise DataError(

@@ -84,9 +84,6 @@ def walk(
         barred: says of a real path that it must not become input.
         suffixes: those that count as a video's.
         depth: how many folders deep, 1 for the root's own files; None for all.
-
-    Raises:
-        DataError: when the root cannot be listed.
     """
     listing = Listing()
     seen: set[str] = set()

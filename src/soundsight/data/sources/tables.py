@@ -36,11 +36,7 @@ COLUMNS = Row._fields
 
 
 def read_list(data: bytes, name: str) -> list[Row]:
-    """Read a list file: one path a line; blank lines and lines that start with ``#`` are left out.
-
-    Raises:
-        DataError: with the line number, when it is no text.
-    """
+    """Read a list file: a path a line; blank lines and those that start with ``#`` are left out."""
     # Not splitlines(): a file's name may hold any of the other characters it breaks at.
     lines = text_of(data, name, errors="surrogateescape").split("\n")
     return [
@@ -49,12 +45,7 @@ def read_list(data: bytes, name: str) -> list[Row]:
 
 
 def read_manifest(data: bytes, name: str) -> list[Row]:
-    """Read a CSV manifest, or a Parquet one where ``name`` ends so; see ``COLUMNS``.
-
-    Raises:
-        DataError: with the line or row number, on the first mistake.
-        MissingExtraError: on Parquet without pyarrow.
-    """
+    """Read a CSV manifest, or a Parquet one where ``name`` ends so; see ``COLUMNS``."""
     parquet = name.lower().endswith((".parquet", ".pq"))
     found: dict[tuple[str, float, float | None], str] = {}
     checked = []
@@ -142,11 +133,7 @@ def _checked(where: str, record: dict[str, Any]) -> Row:
 
 
 def text_of(data: bytes, name: str, *, errors: str = "strict") -> str:
-    """Decode a UTF-8 table; a byte order mark is dropped, line ends are left as they are.
-
-    Raises:
-        DataError: with the line number, when it is no UTF-8 text.
-    """
+    """Decode a UTF-8 table; a byte order mark is dropped, line ends are left as they are."""
     end = data.find(b"\0")
     if end < 0:
         try:
@@ -170,9 +157,6 @@ def csv_rows(
         comments: leave out rows whose first field starts with ``#``; spaces after a comma are no
             part of a field, as in AudioSet's tables.
         fields: names of the fields that each row must have, with commas; empty for any.
-
-    Raises:
-        DataError: with the line number, on a broken row.
     """
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=comments, strict=True)
     line = 1
@@ -194,11 +178,7 @@ def _fields(row: list[str], count: int, name: str, line: int, names: str = "") -
 
 
 def seconds(text: str, where: str, column: str) -> float:
-    """Read a time in seconds: a finite number that is not negative.
-
-    Raises:
-        DataError: starting with ``where``, on anything else.
-    """
+    """Read a time in seconds: a finite number that is not negative."""
     try:
         value = float(text)
     except ValueError:

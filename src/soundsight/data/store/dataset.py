@@ -177,9 +177,6 @@ class PairDataset:
             epoch: its number, from 0.
             rank: number of this process among the ``world`` that share the epoch, pair by pair.
             world: how many they are.
-
-        Raises:
-            ConfigError: when a number is out of range.
         """
         if min(seed, epoch) < 0 or not 0 <= rank < world:
             raise ConfigError("seed and epoch must be at least 0, and rank from 0 to below world")
@@ -227,11 +224,7 @@ class PairDataset:
         return self._pair(row)[1]
 
     def read(self, rows: Rows) -> tuple[Levels, Levels]:
-        """Return log-mels, uint8 [n, 128, 100], and frames, uint8 [n, 96, 96, 3].
-
-        Raises:
-            DataError: when a pair cannot be read or is damaged.
-        """
+        """Return log-mels, uint8 [n, 128, 100], and frames, uint8 [n, 96, 96, 3]."""
         found = [self._pair(int(row)) for row in rows]
         return np.stack([mel for mel, _ in found]), np.stack([image for _, image in found])
 

@@ -184,9 +184,6 @@ def write_dataset(folder: Path, about: Mapping[str, Any]) -> None:
         folder: holds all other files.
         about: becomes dataset.json. Hashes of shards and indexes are taken from it; other files
             are read.
-
-    Raises:
-        OutputError: when the place cannot be written to.
     """
     # Names of files may hold what is no UTF-8; escaped it is valid JSON all the same.
     text = json.dumps(about, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
@@ -311,11 +308,7 @@ class PairFolder:
         return sum(self.count(split) for split in self.splits)
 
     def shards(self, split: str) -> tuple[ShardInfo, ...]:
-        """Return the shards of a split, in order.
-
-        Raises:
-            DataError: when there is no such split; so do the methods below.
-        """
+        """Return the shards of a split, in order."""
         if split not in self._shards:
             raise DataError(
                 f"{self.where} has no split {split!r}; choose from {', '.join(self.splits)}"
@@ -323,11 +316,7 @@ class PairFolder:
         return self._shards[split]
 
     def require_pairs(self, *, mel: bool = True, image: bool = True) -> None:
-        """See that there are log-mels and pictures, where they are asked for.
-
-        Raises:
-            DataError: naming what is missing.
-        """
+        """See that there are log-mels and pictures, where they are asked for."""
         if mel and MEL not in self.about["files"]:
             raise DataError(f"{self.where} holds no log-mels")
         if image and self.image_name is None:
@@ -338,11 +327,7 @@ class PairFolder:
         return sum(shard.pairs for shard in self.shards(split))
 
     def entry(self, shard: ShardInfo, number: int) -> Entry:
-        """Return where pair ``number`` of a shard lies.
-
-        Raises:
-            DataError: when the index is missing or damaged.
-        """
+        """Return where pair ``number`` of a shard lies."""
         return parse_entry(json.loads(self._index(shard)[number]))
 
     def records(self, split: str) -> Iterator[Record]:
@@ -385,11 +370,7 @@ class PairFolder:
     def decode(
         self, record: Record, *, with_image: bool = True
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Decode a record's log-mel, uint8 [bands, frames], and picture, uint8 [px, px, 3].
-
-        Raises:
-            DataError: when one is missing, no picture, or of another size than dataset.json says.
-        """
+        """Decode a record's log-mel, uint8 [bands, frames], and picture, uint8 [px, px, 3]."""
         image: NDArray[np.uint8] | None = None
         try:
             mel = decode_mel(record.files[MEL])
@@ -445,20 +426,12 @@ def parse_entry(values: Mapping[str, Any]) -> Entry:
 
 
 def decode_mel(data: bytes) -> NDArray[np.uint8]:
-    """Decode a log-mel: PNG -> uint8 [bands, frames], row 0 the highest band.
-
-    Raises:
-        DataError: when it is no grey PNG.
-    """
+    """Decode a log-mel: PNG -> uint8 [bands, frames], row 0 the highest band."""
     return _decode(data, ("PNG",), "L", MEL)
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Decode a picture: JPEG or WebP -> uint8 [px, px, 3], RGB.
-
-    Raises:
-        DataError: when it is no colour picture of those kinds.
-    """
+    """Decode a picture: JPEG or WebP -> uint8 [px, px, 3], RGB."""
     return _decode(data, ("JPEG", "WEBP"), "RGB", "picture")
 
 
@@ -480,11 +453,7 @@ def _decode(data: bytes, formats: tuple[str, ...], mode: str, what: str) -> NDAr
 
 
 def about_bytes(store: Store) -> bytes:
-    """Read dataset.json.
-
-    Raises:
-        DataError: when there is none, saying what is there instead.
-    """
+    """Read dataset.json."""
     if store.has(ABOUT):
         return store.read(ABOUT)
     if store.has(WORK):
@@ -495,11 +464,7 @@ def about_bytes(store: Store) -> bytes:
 
 
 def read_about(data: bytes, where: str) -> dict[str, Any]:
-    """Read and check a dataset.json.
-
-    Raises:
-        DataError: when it is damaged, or of another format or version.
-    """
+    """Read and check a dataset.json."""
     try:
         about = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -525,11 +490,7 @@ def read_about(data: bytes, where: str) -> dict[str, Any]:
 
 
 def shard_infos(part: Mapping[str, Any]) -> tuple[ShardInfo, ...]:
-    """Read the shards of a split as dataset.json lists them.
-
-    Raises:
-        KeyError, TypeError, ValueError: when they are not listed as they should be.
-    """
+    """Read the shards of a split as dataset.json lists them."""
     kinds = {"name": str, "pairs": int, "bytes": int, "sha256": str, "index_sha256": str}
     infos = []
     for shard in part["shards"]:

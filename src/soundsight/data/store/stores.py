@@ -142,11 +142,7 @@ class _UrlStore(Store):
 
 
 def store_at(where: str | Path, storage_options: Mapping[str, Any] | None = None) -> Store:
-    """Return the files at a path or URL; nothing is looked at yet for a path.
-
-    Raises:
-        DataError: when the URL's file system is unknown or cannot be reached.
-    """
+    """Return the files at a path or URL; nothing is looked at yet for a path."""
     if "://" in str(where) or "::" in str(where):
         return _UrlStore(str(where), storage_options)
     return Store(str(where))

@@ -1,7 +1,7 @@
 """Finds every byte of a dataset that is not as it was written, and names the pairs it hurts.
 
-Each file has a SHA-256 in SHA256SUMS; shards and indexes have a second one in dataset.json. Where
-two differ, the third shows which is damaged. SHA256SUMS itself must be, byte for
+Each file has a SHA-256 in SHA256SUMS; shards and indexes have a second one in dataset.json, so
+that a damaged checksum can be told from a damaged shard. SHA256SUMS itself must be, byte for
 byte, what its own lines give when they are written again.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,20 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from soundsight.core.errors import DataError
-from soundsight.data.records import SIDECAR
 from soundsight.data.store.shards import (
     ABOUT,
     END_BYTES,
     SUMS,
-    TAR_BLOCK,
     WORK,
-    Entry,
     about_bytes,
     index_lines,
     index_name,
     parse_entry,
     read_about,
-    record_bytes,
     recorded_sums,
     shard_infos,
     sums_text,
@@ -39,9 +34,6 @@ from soundsight.data.store.shards import (
 from soundsight.data.store.stores import Store, store_at
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f]+)")
-_NEAR_DIGITS = 16
-"""Two hashes that differ in fewer of their 64 digits are one hash, damaged: those of different
-contents differ in 60 or so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,18 +103,17 @@ class _Check:
         self._shard_bytes: dict[str, int] = {}
 
     def problems(self) -> Iterator[Problem]:
-        sums_are_whole = True
-        for problem in self._read_sums():
-            sums_are_whole = False
-            yield problem
+        wrong = list(self._read_sums())
+        yield from wrong
         yield from self._read_about()
         for name in sorted({*self._sizes, *self._sums, *self._recorded} - {SUMS}):
             for problem in self._file(name):
                 # Of damaged checksums it is said once.
-                if problem.file != SUMS or sums_are_whole:
+                if problem.file != SUMS or not wrong:
                     yield problem
-                sums_are_whole &= problem.file != SUMS
-        if sums_are_whole and sums_text(self._sums) != self._store.read(SUMS):
+                if problem.file == SUMS:
+                    wrong.append(problem)
+        if not wrong and sums_text(self._sums) != self._store.read(SUMS):
             yield Problem(file=SUMS, what="is not as it was written")
 
     def _is_read(self, name: str) -> bool:
@@ -134,8 +125,7 @@ class _Check:
             return
         text = self._store.read(SUMS).decode("utf-8", "surrogateescape")
         for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
-            match = _LINE.fullmatch(line)
-            if match:
+            if match := _LINE.fullmatch(line):
                 self._sums[match[2]] = match[1]
             else:
                 yield Problem(file=SUMS, what=f"line {number} is damaged")
@@ -182,14 +172,14 @@ class _Check:
         except DataError as error:
             yield Problem(file=name, what=str(error))
             return
-        wrong = [record for record, seen in wanted.items() if seen != digest]
-        damaged = [w for w in wrong if len(wrong) < len(wanted) or _near(wanted[w], digest)]
-        for record in damaged:
-            yield Problem(file=record, what=f"its checksum of {name} is damaged")
-        if wrong and not damaged:
+        if digest not in wanted.values():
             pairs = self._damaged_pairs(name) if name.endswith(".tar") else iter(())
             yield next(pairs, Problem(file=name, what="is damaged"))
             yield from pairs
+            return
+        for record, seen in wanted.items():
+            if seen != digest:
+                yield Problem(file=record, what=f"its checksum of {name} is damaged")
 
     def _sha256(self, name: str) -> str:
         digest = hashlib.sha256()
@@ -201,10 +191,13 @@ class _Check:
         return digest.hexdigest()
 
     def _damaged_pairs(self, name: str) -> Iterator[Problem]:
-        entries = self._entries(name)
-        if entries is None:
-            yield from self._damaged_without_index(name)
+        """Name the damaged pairs of a shard by its index; none where that is damaged, too."""
+        index = index_name(name)
+        data = self._store.read(index) if index in self._sizes else b""
+        digest = hashlib.sha256(data).hexdigest()
+        if digest not in (self._sums.get(index), self._recorded.get(index)):
             return
+        entries = [parse_entry(json.loads(line)) for line in index_lines(data)]
         size = self._sizes[name]
         whole = END_BYTES + sum(entry.size for entry in entries)
         found = False
@@ -217,60 +210,8 @@ class _Check:
             stretch = self._store.stretch(name, entry.start, entry.size)
             if zlib.crc32(stretch) != entry.crc32:
                 found = True
-                yield _pair_problem(name, entry.key, entry.cut(stretch).files)
+                yield Problem(file=name, what=f"the pair {entry.key} is damaged", key=entry.key)
         if size != whole:
             yield Problem(file=name, what=f"has {size} bytes, not {whole}; its pairs are all there")
         elif not found:
             yield Problem(file=name, what="is damaged after its last pair")
-
-    def _entries(self, name: str) -> list[Entry] | None:
-        index = index_name(name)
-        if index not in self._sizes:
-            return None
-        data = self._store.read(index)
-        digest = hashlib.sha256(data).hexdigest()
-        if digest not in (self._sums.get(index), self._recorded.get(index)):
-            return None
-        return [parse_entry(json.loads(line)) for line in index_lines(data)]
-
-    def _damaged_without_index(self, name: str) -> Iterator[Problem]:
-        """Find the pairs by their headers, and compare them with what their sidecars say."""
-        found: dict[str, dict[str, bytes]] = {}
-        place = 0
-        while place + TAR_BLOCK <= self._sizes[name]:
-            block = self._store.stretch(name, place, TAR_BLOCK)
-            try:
-                header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            except tarfile.HeaderError:
-                place += TAR_BLOCK  # a damaged header, or data: look for the next one
-                continue
-            key, _, kind = header.name.partition(".")
-            data = self._store.stretch(name, place + TAR_BLOCK, header.size)
-            found.setdefault(key, {})[kind] = data
-            place += record_bytes([header.size])
-        for key, files in found.items():
-            if _damaged(files):
-                yield _pair_problem(name, key, files)
-
-
-def _pair_problem(name: str, key: str, files: Mapping[str, bytes]) -> Problem:
-    parts = ", ".join(_damaged(files)) or "a header or padding"
-    return Problem(file=name, what=f"the pair {key} is damaged: {parts}", key=key)
-
-
-def _damaged(files: Mapping[str, bytes]) -> list[str]:
-    """Name the files of a pair that are not what its sidecar says; none are where all are well."""
-    try:
-        known: dict[str, str] = dict(json.loads(files[SIDECAR])["sha256"])
-    except (KeyError, TypeError, ValueError):
-        return [SIDECAR]
-    names = []
-    for name in sorted({*known, *files} - {SIDECAR}):
-        seen = hashlib.sha256(files.get(name, b"")).hexdigest()
-        if known.get(name) != seen:
-            names.append(SIDECAR if _near(str(known.get(name)), seen) else name)
-    return names
-
-
-def _near(a: str, b: str) -> bool:
-    return len(a) == len(b) and sum(x != y for x, y in zip(a, b, strict=True)) < _NEAR_DIGITS

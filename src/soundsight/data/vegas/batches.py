@@ -115,9 +115,6 @@ def batch_files(path: Path) -> list[tuple[str, Path]]:
     """Return the batch files of a folder, or the one file, each with its split.
 
     A file of another name than the published ones belongs to ``train``.
-
-    Raises:
-        DataError: when there is none.
     """
     path = Path(path)
     splits = {prefix: split for split, prefix in PREFIXES.items()}
@@ -158,9 +155,6 @@ def batch_records(path: Path) -> Iterator[tuple[str, Record]]:
     Nothing is lost: the log-mel is a PNG, the picture a lossless WebP. A clip is named
     ``cCCC_sSSSSS``, its label is ``cCCC``. The records of an audio batch do not say from which
     video they are: each counts as a clip of its own, ``cCCC_aNNNNNN`` below its split.
-
-    Raises:
-        DataError: as :func:`read_batches` does, and when a window comes twice.
     """
     seen: set[tuple[int, int, int]] = set()
     counts = dict.fromkeys(PREFIXES, 0)

@@ -72,9 +72,6 @@ class Bench:
 
     Args:
         root: the folder that holds ``pairs.csv``, ``vegas-audio`` and ``photos``.
-
-    Raises:
-        DataError: when the folder or one of its three parts is missing.
     """
 
     def __init__(self, root: Path) -> None:
@@ -88,11 +85,7 @@ class Bench:
                 raise DataError(f"the bench at {self.root} is incomplete: {part} is missing")
 
     def check(self) -> None:
-        """Scan every tar and see that each file named in ``pairs.csv`` is there.
-
-        Raises:
-            DataError: naming the first file that is missing or damaged.
-        """
+        """Scan every tar and see that each file named in ``pairs.csv`` is there."""
         for split in SPLITS:
             for pair in self.pairs(split):
                 if pair.spectrogram not in self._spectrograms:
@@ -101,19 +94,11 @@ class Bench:
                     raise self._missing(pair.photo, f"photos/{split}.tar")
 
     def pairs(self, split: str) -> list[Pair]:
-        """Return the pairs of ``split`` in the order of ``pairs.csv``.
-
-        Raises:
-            DataError: on an unknown split or a damaged table.
-        """
+        """Return the pairs of ``split`` in the order of ``pairs.csv``."""
         return list(self._pairs[known_split(split)])
 
     def pairs_of_every_class(self, split: str, who: str) -> list[Pair]:
-        """Return the pairs of ``split`` for one who needs all classes ("evaluation", "judges").
-
-        Raises:
-            DataError: when there are none, or none of some class; on an unknown split.
-        """
+        """Return the pairs of ``split`` for one who needs all classes ("evaluation", "judges")."""
         pairs = self.pairs(split)
         if not pairs:
             raise DataError(f"the bench at {self.root} holds no sounds of {split}")
@@ -126,30 +111,18 @@ class Bench:
         return pairs
 
     def photos(self, split: str) -> list[str]:
-        """Return the names of every photo of ``split``, sorted.
-
-        Raises:
-            DataError: on an unknown split or a damaged tar.
-        """
+        """Return the names of every photo of ``split``, sorted."""
         return self._photos.names(split)
 
     def spectrogram(self, name: str) -> NDArray[np.uint8]:
-        """Read one log-mel: uint8 [128, 100], row 0 = highest band, 0 quiet .. 255 loud.
-
-        Raises:
-            DataError: when there is no such member, or it is no grey picture of that size.
-        """
+        """Read one log-mel: uint8 [128, 100], row 0 = highest band, 0 quiet .. 255 loud."""
         place = self._spectrograms.get(name)
         if place is None:
             raise self._missing(name, "vegas-audio")
         return decode_picture(place, name, "L", (N_MELS, FRAMES_PER_SEGMENT))
 
     def photo(self, member: str) -> NDArray[np.uint8]:
-        """Read one photo: uint8 [96, 96, 3], RGB.
-
-        Raises:
-            DataError: when there is no such member, or it is no picture of that size.
-        """
+        """Read one photo: uint8 [96, 96, 3], RGB."""
         return self._photos.read(member, f"the bench at {self.root}", "in photos")
 
     @cached_property
@@ -186,9 +159,6 @@ class Photos:
     Args:
         tars: split -> tar.
         subjects: names of the folders.
-
-    Raises:
-        DataError: when a tar is missing or damaged, or holds a photo of no subject.
     """
 
     def __init__(self, tars: Mapping[str, Path], subjects: Sequence[str]) -> None:
@@ -214,11 +184,7 @@ class Photos:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (where, column -> field) of every row of a table that has exactly these columns.
-
-    Raises:
-        DataError: in one line, when it is missing or damaged.
-    """
+    """Yield (where, column -> field) of every row of a table that has exactly these columns."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
@@ -234,11 +200,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
 
 
 def read_pairs(path: Path, subjects: Sequence[str]) -> Iterator[Pair]:
-    """Yield the pairs of a table such as ``pairs.csv``.
-
-    Raises:
-        DataError: in one line, when it is missing, damaged, or names another subject.
-    """
+    """Yield the pairs of a table such as ``pairs.csv``."""
     for where, row in read_table(path, PAIR_COLUMNS):
         if row["split"] not in SPLITS or row["class"] not in subjects:
             raise DataError(f"{where}: unknown split or class")
@@ -263,11 +225,7 @@ def find_bench(path: str | Path | None = None) -> Bench:
 
 
 def photo_subject(member: str) -> str:
-    """Return the subject of a photo by its folder.
-
-    Raises:
-        DataError: when the folder is not a subject's.
-    """
+    """Return the subject of a photo by its folder."""
     subject = member.split("/")[0]
     if subject not in SUBJECTS:
         raise DataError(f"{member}: its folder is none of {', '.join(SUBJECTS)}")
@@ -284,22 +242,14 @@ def fold_of(name: str, folds: int = 2) -> int:
 
 
 def known_split(split: str) -> str:
-    """Return ``split``.
-
-    Raises:
-        DataError: when there is no such split.
-    """
+    """Return ``split``."""
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
     return split
 
 
 def index_tar(path: Path) -> dict[str, Place]:
-    """Walk the headers of a tar and return where each regular file lies.
-
-    Raises:
-        DataError: when it is missing, truncated or damaged.
-    """
+    """Walk the headers of a tar and return where each regular file lies."""
     places: dict[str, Place] = {}
     try:
         size = path.stat().st_size
@@ -322,11 +272,7 @@ def index_tar(path: Path) -> dict[str, Place]:
 
 
 def decode_picture(place: Place, name: str, mode: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Read a picture out of a tar, in the mode and of the shape that are expected of it.
-
-    Raises:
-        DataError: when it is no picture, or of another size.
-    """
+    """Read a picture out of a tar, in the mode and of the shape that are expected of it."""
     try:
         handle = os.open(place.tar, os.O_RDONLY)
         try:

@@ -41,10 +41,6 @@ def repack(
 
     Returns:
         The content of dataset.json.
-
-    Raises:
-        DataError: on a truncated or foreign file, with the byte where it goes wrong.
-        OutputError: when the dataset cannot be written.
     """
     with writing(stage.data):
         shutil.rmtree(stage.out, ignore_errors=True)
