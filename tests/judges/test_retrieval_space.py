@@ -21,7 +21,7 @@ from soundsight.judges.retrieval_space import (
     val_precision,
 )
 from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair
-from soundsight.training.crossfit import read_batch
+from soundsight.training.coherence import read_batch
 
 MAPS = (6, 6, 6, 8, 8)
 COLOURS = [(200, 60, 60), (60, 200, 60), (60, 60, 200), (190, 190, 190), (60, 60, 60)]

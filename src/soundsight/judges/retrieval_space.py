@@ -74,7 +74,7 @@ class SpaceConfig:
 
 
 class FoldPairs:
-    """The pairs of a split whose photo is in one fold, in memory; a ``crossfit.Pairs``.
+    """The pairs of a split whose photo is in one fold, in memory; a ``coherence.Pairs``.
 
     Raises:
         DataError: when there are too few.

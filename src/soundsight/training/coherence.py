@@ -1,9 +1,8 @@
 """Do the sound and the picture of a pair agree? Scores for dropping the pairs that agree least.
 
 Two scorers, both cross-fitted: pairs that share a video or a photo, directly or through others,
-stand in one fold, and a fold is scored by networks that were fitted on the other folds. A network
-that has seen a wrong pair may have learned it by heart and find nothing odd about it. (With the
-defaults, on the bench, it had not: ``docs/cleaning.md``. More folds leave more to learn from.)
+stand in one fold, and a fold is scored by networks that were fitted on the other folds, since a
+network may have learned a wrong pair by heart.
 
 * :func:`contrastive_scores` uses no label: two towers learn by contrast which sounds and pictures
   go together, on the very pairs that are to be cleaned.
@@ -15,22 +14,26 @@ defaults, on the bench, it had not: ``docs/cleaning.md``. More folds leave more 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from soundsight.core.config import check_values, to_dict
-from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.units import IMAGE_PX
+from soundsight.core.errors import ConfigError, DataError, SoundsightError
+from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
 from soundsight.data.store.dataset import batch_indices
 from soundsight.models.contrastive import (
     ContrastiveConfig,
@@ -41,32 +44,54 @@ from soundsight.models.contrastive import (
 from soundsight.models.published.informativity import InformativityClassifier, InformativityConfig
 from soundsight.training.augment import augment_image, augment_mel
 from soundsight.training.configs import LoopConfig
-from soundsight.training.crossfit import (
-    Count,
-    Pairs,
-    Progress,
-    cross_fit,
-    folds_of,
-    read_batch,
-)
+from soundsight.training.encoder import to_float
+from soundsight.training.kept import kept_arrays
 from soundsight.training.losses import info_nce
 from soundsight.training.trainer import LossTask, fit
 
 Network = TypeVar("Network", bound=nn.Module)
 
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all), over every fold and network of a call."""
+
 CLASSIFIER_KINDS = ("binary", "multiclass")
+FEWEST_PAIRS = 200
+FEWEST_GROUPS = 40
+"""With fewer pairs, or fewer separate groups of videos, a held-out score is noise."""
+
+_FEWEST_FRAMES = 32
 _SCORED_AT_ONCE = 256
 
 
+class Pairs(Protocol):
+    """What is scored: n pairs.
+
+    Attributes:
+        videos: int64 [n], equal where the sound is of one video.
+        photos: int64 [n], equal where the picture is one (bench) or of one video.
+    """
+
+    @property
+    def videos(self) -> NDArray[np.int64]: ...
+
+    @property
+    def photos(self) -> NDArray[np.int64]: ...
+
+    def __len__(self) -> int: ...
+
+    def gather(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return log-mels uint8 [k, 128, frames] and pictures uint8 [k, h, w, 3]."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
-class CoherenceConfig:
-    """How the label-free scorer is fitted."""
+class _FitConfig:
+    """How the networks of a scorer are fitted."""
 
     #: parts of the data, each scored by networks fitted on the rest; at least 2. More leave more to
     #: learn from and take as much longer.
     folds: int = 3
-    members: int = 1  #: networks a fold, of different seeds; their scores are averaged
-    #: times a network sees each pair it learns from, within ``min_steps``, ``max_steps``
+    #: times a network sees each pair (or photo) it learns from, within ``min_steps``, ``max_steps``
     passes: float = 20.0
     min_steps: int = 300  #: fewest batches a network
     max_steps: int = 20_000  #: most batches a network: the time for millions of pairs is bounded
@@ -74,66 +99,69 @@ class CoherenceConfig:
     #: AdamW's peak: a line up over a tenth of the steps, then a cosine to 0
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2  #: AdamW's, on matrices and filters
-    #: random pairs of the held-out fold that stand for "any sound, any picture"
-    candidates: int = 2000
-    frames_pooled: int = 2  #: neighbouring 10-ms frames averaged into one before the sound tower
     picture_px: int = 64  #: side to which pictures are shrunk before the picture tower
-    #: convolutions in bfloat16: twice as fast on a processor that has it (AVX512-BF16, AMX), slower
-    #: on one that has not
-    bfloat16: bool = False
     seed: int = 0  #: of folds, networks, batches and candidates
-    #: sizes of the two towers
+    #: sizes of the towers
     network: ContrastiveConfig = field(default_factory=ContrastiveConfig)
 
     def __post_init__(self) -> None:
-        check_values(self, at_least_1="members frames_pooled")
-        if self.candidates < 16 or self.frames_pooled > 4:
-            raise ConfigError("candidates must be at least 16, frames_pooled at most 4")
-        _check_fit(self)
+        check_values(
+            self, above_0="passes learning_rate", at_least_0="weight_decay", at_least_1="min_steps"
+        )
+        if self.folds < 2 or self.min_steps > self.max_steps:
+            raise ConfigError("folds must be at least 2, and min_steps at most max_steps")
+        if self.batch_size < 8 or not 0 <= self.seed < 2**32:
+            raise ConfigError("batch_size must be at least 8, and seed lie in [0, 2^32)")
+        if not 32 <= self.picture_px <= 256:
+            raise ConfigError("picture_px must lie in 32 .. 256")
+
+    def steps(self, items: int) -> int:
+        """Return the number of batches of a network that learns from so many items."""
+        wanted = round(self.passes * items / self.batch_size)
+        return min(max(wanted, self.min_steps), self.max_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig:
-    """How the photo classifiers are fitted."""
+class CoherenceConfig(_FitConfig):
+    """How the label-free scorer is fitted."""
 
-    #: ``binary``, one published classifier a class, or ``multiclass``, one network for all
+    members: int = 1  #: networks a fold, of different seeds; their scores are averaged
+    #: random pairs of the held-out fold that stand for "any sound, any picture"
+    candidates: int = 2000
+    frames_pooled: int = 2  #: neighbouring 10-ms frames averaged into one before the sound tower
+    #: convolutions in bfloat16: twice as fast on a processor that has it (AVX512-BF16, AMX), slower
+    #: on one that has not
+    bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_values(self, at_least_1="members frames_pooled")
+        if self.candidates < 16 or self.frames_pooled > 4:
+            raise ConfigError("candidates must be at least 16, frames_pooled at most 4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(_FitConfig):
+    """How the photo classifiers are fitted; of a batch every class is as likely as another."""
+
+    #: ``binary``, one published classifier of 96 px a class (half a batch are its own), or
+    #: ``multiclass``, one network for all
     kind: str = "multiclass"
-    folds: int = 3  #: as in :class:`CoherenceConfig`
-    passes: float = 30.0  #: times a network sees each photo it learns from
-    min_steps: int = 200  #: fewest batches a network
-    max_steps: int = 20_000  #: most batches a network
-    #: pictures a batch, every class as likely as another (binary: half are the class's own)
-    batch_size: int = 128
-    learning_rate: float = 3e-3  #: AdamW's peak
-    weight_decay: float = 2e-2  #: AdamW's
+    passes: float = 30.0
+    min_steps: int = 200
+    learning_rate: float = 3e-3
+    weight_decay: float = 2e-2
     smoothing: float = 0.1  #: label smoothing of ``multiclass``
-    #: side to which ``multiclass`` shrinks pictures; ``binary`` is bound to 96
-    picture_px: int = 64
-    seed: int = 0  #: of folds, networks and batches
     #: the published classifier
     binary: InformativityConfig = field(
         default_factory=lambda: InformativityConfig(
             spatial_dropout=(0.0, 0.0, 0.05, 0.1, 0.1), dropout=0.2
         )
     )
-    #: sizes of the picture tower of ``multiclass``
-    network: ContrastiveConfig = field(default_factory=ContrastiveConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_values(self, kind=CLASSIFIER_KINDS, below_1="smoothing")
-        _check_fit(self)
-
-
-def _check_fit(config: CoherenceConfig | ClassifierConfig) -> None:
-    check_values(
-        config, above_0="passes learning_rate", at_least_0="weight_decay", at_least_1="min_steps"
-    )
-    if config.folds < 2 or config.min_steps > config.max_steps:
-        raise ConfigError("folds must be at least 2, and min_steps at most max_steps")
-    if config.batch_size < 8 or not 0 <= config.seed < 2**32:
-        raise ConfigError("batch_size must be at least 8, and seed lie in [0, 2^32)")
-    if not 32 <= config.picture_px <= 256:
-        raise ConfigError("picture_px must lie in 32 .. 256")
 
 
 def contrastive_scores(
@@ -149,8 +177,7 @@ def contrastive_scores(
     picture is with this sound than any picture of the fold, averaged with the same from picture to
     sound (van den Oord et al. 2018 show that InfoNCE's optimum is this ratio). Above 0 a pair fits
     better than chance. Where even the mean over all pairs is not above 0 hardly anything was
-    learned, and dropping by these scores is little better than dropping at random; that is so with
-    a thousand pairs of the bench (``docs/cleaning.md``).
+    learned, as with a thousand pairs of the bench (``docs/cleaning.md``).
 
     Args:
         pairs: at least ``FEWEST_PAIRS``; read in batches, never all at once.
@@ -168,20 +195,20 @@ def contrastive_scores(
     """
     config = config or CoherenceConfig()
     fold = folds_of(pairs.videos, pairs.photos, config.folds, config.seed)
-    steps = [_steps(config, int((fold != k).sum())) for k in range(config.folds)]
-    count = Count(progress, config.members * sum(steps))
+    steps = [config.steps(int((fold != k).sum())) for k in range(config.folds)]
 
-    def score(k: int) -> NDArray[np.float32]:
+    def score(k: int, stepped: Callable[[], None]) -> NDArray[np.float32]:
         learned, held_out = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         total = np.zeros(len(held_out), dtype=np.float64)
         for member in range(config.members):
             seed = _seed(config.seed, k, member)
-            network = fit_pair(pairs, learned, config, steps[k], seed, count.step)
+            network = fit_pair(pairs, learned, config, steps[k], seed, stepped)
             total += agreement(network, pairs, held_out, config)
         return (total / config.members).astype(np.float32)
 
     settings = {"scorer": "contrastive", **to_dict(config)}
-    return cross_fit(pairs, fold, score, settings, work, count, [config.members * s for s in steps])
+    in_all = [config.members * n for n in steps]
+    return _cross_fit(pairs, fold, score, settings, work, progress, in_all)
 
 
 def classifier_scores(
@@ -216,7 +243,8 @@ def classifier_scores(
     label = label.astype(np.int64)
     if len(names) < 2:
         raise DataError("all pairs are of one class: photo classifiers need at least two")
-    fold = folds_of(pairs.videos, pairs.photos, config.folds, config.seed)
+    photos = pairs.photos
+    fold = folds_of(pairs.videos, photos, config.folds, config.seed)
     for k in range(config.folds):
         lacking = sorted(set(range(len(names))) - set(label[fold != k].tolist()))
         if lacking:
@@ -224,46 +252,41 @@ def classifier_scores(
                 f"class {names[lacking[0]]} hangs together by its videos and photos and cannot be "
                 "divided into folds: leave it out or give it more videos"
             )
-    photos = pairs.photos
-    per_fold = [_steps(config, len(np.unique(photos[fold != k]))) for k in range(config.folds)]
-    networks = len(names) if config.kind == "binary" else 1
-    count = Count(progress, networks * sum(per_fold))
+    steps = [config.steps(len(np.unique(photos[fold != k]))) for k in range(config.folds)]
+    # One network for all classes, or one for each.
+    networks: list[int | None] = [*range(len(names))] if config.kind == "binary" else [None]
 
-    def score(k: int) -> NDArray[np.float32]:
+    def score(k: int, stepped: Callable[[], None]) -> NDArray[np.float32]:
         learned, held_out = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         draw = _ByClass(photos[learned], label[learned], len(names))
         result = np.empty(len(held_out), dtype=np.float32)
-        if config.kind == "multiclass":
-            seed = _seed(config.seed, k, 0)
-            network = _fit_classes(
-                pairs, learned, draw, config, per_fold[k], seed, count.step, None
-            )
-            own = torch.from_numpy(label[held_out])
-            logs = _class_log_probabilities(network, pairs, held_out, config)
-            return logs.gather(1, own[:, None])[:, 0].exp().numpy()
-        for c in range(len(names)):
-            seed = _seed(config.seed, k, c)
-            network = _fit_classes(pairs, learned, draw, config, per_fold[k], seed, count.step, c)
-            mine = np.flatnonzero(label[held_out] == c)
-            logs = _class_log_probabilities(network, pairs, held_out[mine], config)
-            result[mine] = logs[:, 1].exp().numpy()
+        for own in networks:
+            seed = _seed(config.seed, k, own or 0)
+            network = _fit_classes(pairs, learned, draw, config, steps[k], seed, stepped, own)
+            rows = np.flatnonzero((label[held_out] == own) | (own is None))
+            for start in range(0, len(rows), _SCORED_AT_ONCE):
+                part = rows[start : start + _SCORED_AT_ONCE]
+                column = label[held_out[part]] if own is None else np.ones(len(part), np.int64)
+                _, image = read_batch(pairs, held_out[part], px=_side(config))
+                with torch.no_grad():
+                    logs = network(_last(image))
+                own_logs = logs.gather(1, torch.from_numpy(column)[:, None])[:, 0]
+                result[part] = own_logs.exp().numpy()
         return result
 
     text = hashlib.sha256(json.dumps([str(name) for name in names]).encode() + label.tobytes())
     settings = {"scorer": "classifier", **to_dict(config), "labels": text.hexdigest()}
-    return cross_fit(pairs, fold, score, settings, work, count, [networks * s for s in per_fold])
+    in_all = [len(networks) * n for n in steps]
+    return _cross_fit(pairs, fold, score, settings, work, progress, in_all)
 
 
 def keep_share(scores: NDArray[np.floating], drop_share: float) -> NDArray[np.bool_]:
-    """Say which pairs stay when the worst share is dropped.
+    """Return which pairs stay, bool [n], when the worst share is dropped.
 
     Args:
         scores: [n], higher is better, finite.
         drop_share: in [0, 1); ``round(drop_share * n)`` pairs are dropped. Of equal scores the
             later ones are dropped first.
-
-    Returns:
-        bool [n], True where the pair stays.
 
     Raises:
         ConfigError: when ``drop_share`` is out of range.
@@ -280,6 +303,50 @@ def keep_share(scores: NDArray[np.floating], drop_share: float) -> NDArray[np.bo
     return keep
 
 
+def folds_of(
+    videos: NDArray[np.int64], photos: NDArray[np.int64], folds: int, seed: int
+) -> NDArray[np.int64]:
+    """Return the fold of each pair, int64 [n]; folds share neither a video nor a photo.
+
+    Pairs linked by a video or a photo, directly or through others, stay together; the largest such
+    groups are placed first, each into the emptiest fold. ``seed`` decides between groups of one
+    size.
+
+    Raises:
+        DataError: on too few pairs or groups, or when one group is larger than a fold.
+    """
+    n = len(videos)
+    if n < FEWEST_PAIRS:
+        raise DataError(
+            f"{n} pairs are too few to learn which sounds and pictures agree: at least "
+            f"{FEWEST_PAIRS} are needed, or leave the coherence filter out"
+        )
+    # Connected components of the links between videos and photos.
+    _, v = np.unique(videos, return_inverse=True)
+    _, p = np.unique(photos, return_inverse=True)
+    size = int(v.max()) + int(p.max()) + 2
+    links = coo_array((np.ones(n), (v, p + int(v.max()) + 1)), shape=(size, size))
+    component = connected_components(links, directed=False)[1]
+    _, group, sizes = np.unique(component[v], return_inverse=True, return_counts=True)
+    if len(sizes) < max(FEWEST_GROUPS, folds):
+        raise DataError(
+            f"the pairs come from {len(sizes)} separate groups of videos: at least "
+            f"{max(FEWEST_GROUPS, folds)} are needed to judge each by the others"
+        )
+    if sizes.max() > n / folds:
+        raise DataError(
+            f"{sizes.max()} of {n} pairs hang together by their videos and photos: "
+            "no fair division into folds, leave the coherence filter out"
+        )
+    chance = np.random.default_rng((seed, 1)).random(len(sizes))
+    load = np.zeros(folds, dtype=np.int64)
+    place = np.empty(len(sizes), dtype=np.int64)
+    for g in np.lexsort((chance, -sizes)):
+        place[g] = int(load.argmin())
+        load[place[g]] += sizes[g]
+    return place[group]
+
+
 def fit_pair(
     pairs: Pairs,
     rows: NDArray[np.int64],
@@ -288,10 +355,7 @@ def fit_pair(
     seed: int,
     stepped: Callable[[], None] = lambda: None,
 ) -> ContrastivePair:
-    """Fit two towers on the pairs at ``rows`` and return them in eval mode.
-
-    Args:
-        rows: int64, which to learn from.
+    """Return two towers fitted on the pairs at ``rows``, in eval mode.
 
     Raises:
         SoundsightError: when the loss is no longer finite.
@@ -313,27 +377,6 @@ def fit_pair(
         return info_nce(sound.float(), picture.float(), video, photo, network.log_scale)
 
     return _fit(lambda: ContrastivePair(config.network), loss, config, steps, seed, stepped)
-
-
-def _fit(
-    make: Callable[[], Network],
-    loss: Callable[[Network, int, torch.Generator], Tensor],
-    config: CoherenceConfig | ClassifierConfig,
-    steps: int,
-    seed: int,
-    stepped: Callable[[], None],
-) -> Network:
-    """Fit one network in memory and return it in eval mode; torch's own randomness stays."""
-    loop = LoopConfig(steps=steps, batch_size=config.batch_size, seed=seed, log_every=25)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = make()
-        task = LossTask(
-            "coherence filter", network, lambda step, rng: loss(network, step, rng), loop,
-            learning_rate=config.learning_rate, weight_decay=config.weight_decay,
-        )  # fmt: skip
-        fit(task, None, loop, progress=lambda _step, _steps: stepped())
-    return network.eval()
 
 
 @torch.no_grad()
@@ -365,6 +408,117 @@ def agreement(
         # With nothing to compare with, a pair is as good as chance.
         result[here] = torch.where(other.any(dim=1), above, 0.0).double().numpy()
     return result
+
+
+def read_batch(
+    pairs: Pairs, rows: NDArray[np.int64], *, pooled: int = 1, px: int = IMAGE_PX
+) -> tuple[Float[Tensor, "n 1 128 t"], Float[Tensor, "n 3 px px"]]:
+    """Return log-mels and pictures of some pairs at the networks' sizes, in [-1, 1].
+
+    Args:
+        pooled: neighbouring frames of the log-mel that are averaged into one.
+        px: side of the pictures, which are stretched to squares where they are none.
+
+    Raises:
+        DataError: on log-mels or pictures of a shape that cannot be judged.
+    """
+    mel, image = pairs.gather(rows)
+    if mel.ndim != 3 or mel.shape[1] != N_MELS or mel.dtype != np.uint8:
+        raise DataError(
+            f"log-mels of shape {mel.shape[1:]} ({mel.dtype}) cannot be judged: "
+            f"{N_MELS} bands of 8-bit levels are expected"
+        )
+    if mel.shape[2] < _FEWEST_FRAMES:
+        raise DataError(
+            f"log-mels of {mel.shape[2]} frames are too short to be judged: "
+            f"at least {_FEWEST_FRAMES} are needed"
+        )
+    if image.ndim != 4 or image.shape[3] != 3 or image.dtype != np.uint8:
+        raise DataError(
+            f"pictures of shape {image.shape[1:]} ({image.dtype}) cannot be judged: "
+            "8-bit RGB is expected"
+        )
+    spare = max(0, mel.shape[2] - FRAMES_PER_SEGMENT) // 2
+    mel = mel[:, :, spare : spare + FRAMES_PER_SEGMENT]
+    # Copies, as what was read may be read-only.
+    sound = to_float(torch.from_numpy(np.array(mel)))[:, None]
+    if pooled > 1:
+        sound = F.avg_pool2d(sound, (1, pooled))
+    picture = to_float(torch.from_numpy(np.array(image))).permute(0, 3, 1, 2)
+    if picture.shape[2:] != (px, px):
+        picture = F.interpolate(picture, size=(px, px), mode="bilinear", antialias=True)
+    return sound, picture
+
+
+def _cross_fit(
+    pairs: Pairs,
+    fold: NDArray[np.int64],
+    score: Callable[[int, Callable[[], None]], NDArray[np.float32]],
+    settings: dict[str, Any],
+    work: Path | None,
+    progress: Progress | None,
+    steps: Sequence[int],
+) -> NDArray[np.float32]:
+    """Score every fold that is not in ``work`` yet; return the scores in the pairs' order.
+
+    ``score`` takes a fold and what to call after each of its ``steps``; ``settings`` are what the
+    scores depend on beside the pairs.
+    """
+
+    report = progress or (lambda _done, _of: None)
+    total, fitted = sum(steps), set()
+
+    def make(k: int) -> dict[str, NDArray[np.float32]]:
+        fitted.add(k)
+        done = itertools.count(sum(steps[:k]) + 1)
+        scores = score(k, lambda: report(next(done), total))
+        if not np.isfinite(scores).all():
+            raise SoundsightError("a coherence score is not finite: try a lower learning_rate")
+        return {"scores": scores}
+
+    made_of = "" if work is None else _digest(pairs, settings)
+    result = np.empty(len(pairs), dtype=np.float32)
+    for k in range(len(steps)):
+        if work is None:
+            kept = make(k)
+        else:
+            path = work / f"{settings['scorer']}-{k:02d}.npz"
+            kept = kept_arrays(path, made_of, partial(make, k), repair=True)
+        if k not in fitted:
+            report(sum(steps[: k + 1]), total)
+        result[fold == k] = kept["scores"]
+    return result
+
+
+def _digest(pairs: Pairs, settings: dict[str, Any]) -> str:
+    """Hash settings and pairs: kept scores are void when either is not the same."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    # Ids may stay while the pictures change: a few pairs stand for all.
+    some = np.linspace(0, len(pairs) - 1, 16).astype(np.int64)
+    for values in (pairs.videos, pairs.photos, *pairs.gather(some)):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _fit(
+    make: Callable[[], Network],
+    loss: Callable[[Network, int, torch.Generator], Tensor],
+    config: _FitConfig,
+    steps: int,
+    seed: int,
+    stepped: Callable[[], None],
+) -> Network:
+    """Fit one network in memory and return it in eval mode; torch's own randomness stays."""
+    loop = LoopConfig(steps=steps, batch_size=config.batch_size, seed=seed, log_every=25)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = make()
+        task = LossTask(
+            "coherence filter", network, lambda step, rng: loss(network, step, rng), loop,
+            learning_rate=config.learning_rate, weight_decay=config.weight_decay,
+        )  # fmt: skip
+        fit(task, None, loop, progress=lambda _step, _steps: stepped())
+    return network.eval()
 
 
 def _log_mean_exp(values: Float[Tensor, "n k"], valid: Tensor) -> Float[Tensor, " n"]:
@@ -421,6 +575,8 @@ def _fit_classes(
     stepped: Callable[[], None],
     own: int | None,
 ) -> nn.Module:
+    """Return a classifier of all classes, or of the class ``own`` against the others."""
+
     def make() -> nn.Module:
         if own is None:
             return _PictureClassifier(config.network, draw.classes)
@@ -437,17 +593,6 @@ def _fit_classes(
     return _fit(make, loss, config, steps, seed, stepped)
 
 
-@torch.no_grad()
-def _class_log_probabilities(
-    network: nn.Module, pairs: Pairs, rows: NDArray[np.int64], config: ClassifierConfig
-) -> Float[Tensor, "n c"]:
-    parts = []
-    for start in range(0, len(rows), _SCORED_AT_ONCE):
-        _, image = read_batch(pairs, rows[start : start + _SCORED_AT_ONCE], px=_side(config))
-        parts.append(network(_last(image)))
-    return torch.cat(parts) if parts else torch.empty(0, 2)
-
-
 def _side(config: ClassifierConfig) -> int:
     return config.picture_px if config.kind == "multiclass" else IMAGE_PX
 
@@ -458,11 +603,6 @@ def _read(pairs: Pairs, rows: NDArray[np.int64], config: CoherenceConfig) -> tup
 
 def _last(values: Tensor) -> Tensor:
     return values.contiguous(memory_format=torch.channels_last)
-
-
-def _steps(config: CoherenceConfig | ClassifierConfig, items: int) -> int:
-    wanted = round(config.passes * items / config.batch_size)
-    return min(max(wanted, config.min_steps), config.max_steps)
 
 
 def _seed(*words: int) -> int:
