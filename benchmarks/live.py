@@ -27,7 +27,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from soundsight.core.units import RATE_HZ
-from soundsight.media import audio, synth
+from soundsight.media import audio
+
+sys.path.append(str(Path(__file__).parents[1]))
+from recipes import synth
 
 SILENCE_S = 7.3
 """Longer than the pause that an event goes on after, and no multiple of the hop."""

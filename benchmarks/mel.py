@@ -12,14 +12,19 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import librosa
 import numpy as np
 from numpy.typing import NDArray
 
-from soundsight.media import mel, synth
+from soundsight.media import mel
+
+sys.path.append(str(Path(__file__).parents[1]))
+from recipes import synth
 
 CONFIG = mel.DEFAULT
 

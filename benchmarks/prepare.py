@@ -42,8 +42,10 @@ os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "threads;1")
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from soundsight.media import synth  # noqa: E402
 from soundsight.media.container import quiet_av  # noqa: E402
+
+sys.path.append(str(Path(__file__).parents[1]))
+from recipes import synth  # noqa: E402
 
 SECONDS, FPS, WIDTH, HEIGHT = 10, 30, 1280, 720
 

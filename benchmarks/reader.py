@@ -18,6 +18,7 @@ import io
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -31,7 +32,10 @@ from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
 from soundsight.data.records import Clip, Record
 from soundsight.data.store.dataset import PairDataset
 from soundsight.data.store.shards import encode_mel, write_dataset, write_shard
-from soundsight.media import mel, synth
+from soundsight.media import mel
+
+sys.path.append(str(Path(__file__).parents[1]))
+from recipes import synth
 
 PAIRS_PER_VIDEO = 10
 SHARDS = 100

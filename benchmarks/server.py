@@ -32,7 +32,10 @@ from numpy.typing import NDArray
 
 from soundsight.core import protocol
 from soundsight.core.units import RATE_HZ
-from soundsight.media import audio, synth
+from soundsight.media import audio
+
+sys.path.append(str(Path(__file__).parents[1]))
+from recipes import synth
 
 FRAME = 1_323
 """Samples of a frame: 30 ms."""

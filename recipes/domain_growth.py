@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+import synth
 from soundsight.core.files import atomic_file
 from soundsight.core.units import IMAGE_PX, RATE_HZ
 from soundsight.data.vegas.bench import find_bench, photo_subject
 from soundsight.judges.apply import Judges
-from soundsight.media import audio, synth
+from soundsight.media import audio
 from soundsight.media.segments import segments
 from soundsight.runtime.model_folder import bundled
 from soundsight.runtime.translator import Translator

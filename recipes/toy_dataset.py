@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from soundsight.media import synth
+import synth
 
 PROGRAM = "from soundsight.cli.main import main; main()"
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import typer
 
+from recipes import synth
 from soundsight.cli.main import build_app
-from soundsight.media import synth
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from recipes import synth
+
 HEAVY = ("torch", "lightning_fabric", "onnx", "onnxscript", "safetensors", "tensorboard")
 
 REPORT = f"""
@@ -83,14 +85,14 @@ session.open_onnx = open_onnx
 def test_prepare_and_data_load_no_torch(tmp_path: Path) -> None:
     """Preparing pairs takes no torch, in the command as in its workers (which ingest in here)."""
     pytest.importorskip("imagehash")
+    video = tmp_path / "videos" / "a.mp4"
+    synth.write_video(video, "dog", 2.0, 0, fps=5, size_px=64)
     code = f"""
 import sys
 from pathlib import Path
-from soundsight.media import synth
 from soundsight.data.prepare.ingest import IngestConfig, ingest
 from soundsight.data.records import Clip
-folder = Path({str(tmp_path)!r})
-video = synth.write_video(folder / "videos" / "a.mp4", "dog", 2.0, 0, fps=5, size_px=64)
+folder, video = Path({str(tmp_path)!r}), Path({str(video)!r})
 clip = Clip(path=str(video), key="a.mp4", group="a")
 assert ingest(clip, IngestConfig(), folder / "part").failure is None
 from soundsight.cli.main import main

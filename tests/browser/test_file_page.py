@@ -203,7 +203,7 @@ def test_pictures_are_in_time_with_the_sound(page: Any, dog: Path) -> None:
 
 
 def test_a_video_is_shown_beside(page: Any, tmp_path: Path) -> None:
-    from soundsight.media.synth import write_video
+    from recipes.synth import write_video
 
     path = write_video(tmp_path / "fire.mp4", "fireworks", 3.0, 0, size_px=192)
     choose(page, path)

@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from recipes import synth
 from soundsight.cli.main import build_app
 from soundsight.data.prepare import engines
 from soundsight.data.prepare.engines import Job
@@ -31,7 +32,6 @@ from soundsight.data.prepare.ingest import ingest as real_ingest
 from soundsight.data.prepare.staging import Stage
 from soundsight.data.store.shards import open_dataset
 from soundsight.data.store.verify import verify
-from soundsight.media import synth
 
 COMMAND = [sys.executable, "-m", "soundsight", "prepare"]
 RAW = ["--clean", "none"]

@@ -90,7 +90,7 @@ def test_default_output(run: Callable[..., Result], dog: Path, tmp_path: Path) -
 
 
 def test_the_sound_of_a_video(run: Callable[..., Result], tmp_path: Path) -> None:
-    from soundsight.media.synth import write_video
+    from recipes.synth import write_video
 
     write_video("fire.mp4", "fireworks", 3.0, 0)
     result = run("fire.mp4", "-o", "x.json")

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from recipes import synth
 from soundsight.cli.main import build_app
 from soundsight.core.files import sha256_of
 from soundsight.data.store.shards import open_dataset
-from soundsight.media import synth
 from soundsight.media.frames import frame_at
 
 STEPS = ["--set", "loop.log_every=1", "--set", "loop.checkpoint_every=2"]

@@ -20,11 +20,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from recipes import synth
 from soundsight.cli.main import build_app
 from soundsight.data.everyday.folder import EVERYDAY_VARIABLE
 from soundsight.data.store.shards import open_dataset
 from soundsight.data.vegas.bench import BENCH_VARIABLE
-from soundsight.media import synth
 from soundsight.runtime import model_folder
 from soundsight.training.checkpoints import read_tensors
 

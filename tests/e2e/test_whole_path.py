@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from recipes import synth
 from soundsight import Client, Translator
 from soundsight.cli.main import build_app
 from soundsight.data.vegas.bench import Bench
-from soundsight.media import synth
 
 STEPS = ["--set", "loop.log_every=1", "--set", "loop.checkpoint_every=2"]
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import soundsight
+from recipes import synth
 from soundsight.core.errors import ConfigError, OutputError
-from soundsight.media import audio, mel, synth
+from soundsight.media import audio, mel
 from soundsight.media.frames import frame_at
 
 EXAMPLES = Path(soundsight.__file__).parent / "assets" / "examples"
@@ -122,7 +123,7 @@ def test_the_door(tmp_path: Path) -> None:
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "soundsight.media.synth", *arguments],
+            [sys.executable, synth.__file__, *arguments],
             capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "error"},
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from recipes import synth
 from soundsight.core.config import from_dict, to_dict
 from soundsight.core.errors import ConfigError
 from soundsight.data.prepare.clean import (
@@ -26,7 +27,7 @@ from soundsight.data.prepare.clean import (
     text_score,
 )
 from soundsight.data.vegas.bench import BENCH_VARIABLE, DEFAULT_BENCH, find_bench
-from soundsight.media import mel, synth
+from soundsight.media import mel
 from soundsight.media.frames import frame_at
 
 RATE_HZ = 44_100

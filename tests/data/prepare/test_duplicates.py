@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from recipes import synth
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.data.prepare import duplicates
 from soundsight.data.prepare.duplicates import (
@@ -23,7 +24,7 @@ from soundsight.data.prepare.duplicates import (
     sound_bits,
 )
 from soundsight.data.vegas.bench import BENCH_VARIABLE, DEFAULT_BENCH
-from soundsight.media import audio, mel, synth
+from soundsight.media import audio, mel
 
 pytest.importorskip("imagehash", reason="the extra 'prepare' is not installed")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes import synth
 from soundsight.core.errors import DataError, OutputError
 from soundsight.data.prepare import engines
 from soundsight.data.prepare.clean import CleanConfig
@@ -23,7 +24,6 @@ from soundsight.data.prepare.engines import Job, run_local
 from soundsight.data.prepare.ingest import IngestConfig, Outcome
 from soundsight.data.prepare.staging import NoSpaceError, Part
 from soundsight.data.records import Clip
-from soundsight.media import synth
 
 RAW = IngestConfig(clean=CleanConfig(steps=()), duplicates=False)
 

@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from recipes import synth
 from soundsight.core.errors import OutputError
 from soundsight.data.prepare import ingest as room
 from soundsight.data.prepare.clean import STEPS, CleanConfig
@@ -24,7 +25,6 @@ from soundsight.data.prepare.ingest import IngestConfig, ingest, is_current
 from soundsight.data.prepare.staging import NoSpaceError, Part
 from soundsight.data.records import Clip, Record
 from soundsight.data.store.shards import decode_image, decode_mel
-from soundsight.media import synth
 from soundsight.media.container import quiet_av
 from soundsight.media.frames import frame_at
 from soundsight.media.mel import log_mel

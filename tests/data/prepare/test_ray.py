@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from soundsight.media import synth
+from recipes import synth
 
 pytestmark = [
     pytest.mark.slow,

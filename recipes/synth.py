@@ -1,10 +1,11 @@
-"""Toy sounds and toy scenes: synthesised, not recorded, for tests and for the bundled examples.
+"""Toy sounds and toy scenes: synthesised, not recorded, for tests, benchmarks and the bundled
+examples.
 
 Each subject has a plausible acoustic shape (harmonic cries, short noisy barks, a rhythmic clatter
 over a rumble, whistles and bangs, modulated band noise) and a simple drawn scene that moves with
 its sound. Everything is a function of ``(subject, seed)``.
 
-``python -m soundsight.media.synth FOLDER`` writes the example sounds.
+``python recipes/synth.py FOLDER`` writes the example sounds.
 """
 
 from __future__ import annotations
@@ -461,7 +462,7 @@ def write_examples(folder: str | os.PathLike[str]) -> list[Path]:
 def main(arguments: list[str]) -> int:
     """Write the example sounds to the folder named on the command line."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m soundsight.media.synth FOLDER", file=sys.stderr)
+        print("usage: python recipes/synth.py FOLDER", file=sys.stderr)
         return 2
     try:
         for path in write_examples(arguments[0]):
