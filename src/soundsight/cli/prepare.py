@@ -292,14 +292,33 @@ def _cut(
     *,
     retry_failures: bool,
 ) -> None:
-    """Turn every clip into a part."""
+    """Turn every clip into a part; what has one already, of the same file, is taken over."""
     from soundsight.data.prepare.engines import Job
+    from soundsight.data.prepare.ingest import Outcome, is_current
 
     tally = Counter(failed=len(found.skipped))
-    jobs = [
-        Job(clip=clip, part=stage.part_path(clip.id))
-        for clip in _left(stage, found.clips, tally, retry_failures=retry_failures)
-    ]
+
+    def count(outcome: Outcome) -> None:
+        tally.update(
+            videos=1, pairs=outcome.pairs, dropped=outcome.dropped,
+            failed=outcome.failure is not None, damaged=outcome.damage is not None,
+        )  # fmt: skip
+
+    jobs = []
+    done = stage.done()
+    for clip in found.clips:
+        part = _part(stage, clip) if clip.id in done else None
+        failure = None if part is None else part.about.get("failure")
+        if part is None or not is_current(part.about, clip) or (failure and retry_failures):
+            jobs.append(Job(clip=clip, part=stage.part_path(clip.id)))
+        else:
+            kept = len(part.kept)
+            count(
+                Outcome(
+                    clip=clip.id, pairs=kept, dropped=len(part.entries) - kept, failure=failure,
+                    damage=part.about.get("damage"),
+                )
+            )  # fmt: skip
     clips = len(found.clips)
     if tally["videos"]:
         say(f"taken over from before: {tally['videos']} of {clips} videos", err=True)
@@ -309,11 +328,13 @@ def _cut(
     try:
         with progress_bar(log=True) as show, closing(outcomes):  # type: ignore[type-var]
             while max_failures is None or tally["failed"] <= max_failures:
-                show("videos", tally["videos"], clips, _words(tally))
+                names = ("pairs", "dropped", "failed", *(["damaged"] if tally["damaged"] else []))
+                words = ", ".join(f"{tally[name]} {name}" for name in names)
+                show("videos", tally["videos"], clips, words)
                 outcome = next(outcomes, None)
                 if outcome is None:
                     return
-                _count(tally, outcome)
+                count(outcome)
     except KeyboardInterrupt:
         _leave_failures(stage, found)
         raise KeyboardInterrupt(
@@ -327,40 +348,6 @@ def _cut(
         f"{tally['failed']} videos have failed, more than --max-failures {max_failures}: "
         f"see {path}; what is done is kept"
     )
-
-
-def _count(tally: Counter[str], outcome: Outcome) -> None:
-    tally["videos"] += 1
-    tally["pairs"] += outcome.pairs
-    tally["dropped"] += outcome.dropped
-    tally["failed"] += outcome.failure is not None
-    tally["damaged"] += outcome.damage is not None
-
-
-def _words(tally: Counter[str]) -> str:
-    names = ("pairs", "dropped", "failed", *(["damaged"] if tally["damaged"] else []))
-    return ", ".join(f"{tally[name]} {name}" for name in names)
-
-
-def _left(
-    stage: Stage, clips: Sequence[Clip], tally: Counter[str], *, retry_failures: bool
-) -> Iterator[Clip]:
-    """Yield the clips that have no part yet, or were changed since; count the others."""
-    from soundsight.data.prepare.ingest import Outcome, is_current
-
-    done = stage.done()
-    for clip in clips:
-        part = _part(stage, clip) if clip.id in done else None
-        failure = None if part is None else part.about.get("failure")
-        if part is None or not is_current(part.about, clip) or (failure and retry_failures):
-            yield clip
-            continue
-        kept = len(part.kept)
-        outcome = Outcome(
-            clip=clip.id, pairs=kept, dropped=len(part.entries) - kept, failure=failure,
-            damage=part.about.get("damage"),
-        )  # fmt: skip
-        _count(tally, outcome)
 
 
 def _part(stage: Stage, clip: Clip) -> Part | None:

@@ -213,7 +213,7 @@ def measure_picture(frames: Sequence[Frame], centre: int) -> dict[str, float]:
         of 8 x 8 px that changes most; the second lowest of the intervals of five frames, because
         a key frame repaints a still picture) and ``cut`` (see ``cut_score``).
     """
-    shown = [_reduced(frame) for frame in frames]
+    shown = [resized(f, IMAGE_PX) if len(f) > IMAGE_PX else f for f in frames]
     kept = shown[centre]
     luma = kept.astype(np.float32) @ LUMA
     measures = {
@@ -230,10 +230,9 @@ def measure_picture(frames: Sequence[Frame], centre: int) -> dict[str, float]:
     return measures
 
 
-def _reduced(frame: Frame) -> Frame:
-    if frame.shape[0] <= IMAGE_PX:
-        return frame
-    small = Image.fromarray(frame).resize((IMAGE_PX, IMAGE_PX), Image.Resampling.LANCZOS)
+def resized(frame: Frame, size_px: int) -> Frame:
+    """Return a square picture at another size: uint8 [size_px, size_px, 3]."""
+    small = Image.fromarray(frame).resize((size_px, size_px), Image.Resampling.LANCZOS)
     return np.asarray(small, dtype=np.uint8)
 
 

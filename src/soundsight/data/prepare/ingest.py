@@ -43,6 +43,7 @@ from soundsight.data.prepare.clean import (
     laplacian,
     measure_picture,
     measure_sound,
+    resized,
 )
 from soundsight.data.prepare.clean import reasons as reasons_to_drop
 from soundsight.data.prepare.duplicates import Printer
@@ -144,7 +145,7 @@ def ingest(clip: Clip, config: IngestConfig, part: Path) -> Outcome:
         with writing(part):
             # A new index beside an old tar would be no part.
             part.unlink(missing_ok=True)
-            write_shard(part, _readable(_records(clip, config, about, found)), about)
+            write_shard(part, _records(clip, config, about, found), about)
     except OutputError:
         raise
     except SoundsightError as error:
@@ -184,32 +185,19 @@ def is_current(about: Mapping[str, Any], clip: Clip) -> bool:
     return all(about.get(name) == value for name, value in _about(clip).items())
 
 
-def _stamp(clip: Clip) -> list[int] | None:
-    """What tells whether a local file was changed: its size and time; None for a URL."""
-    try:
-        status = Path(clip.path).stat()
-    except (OSError, ValueError):
-        return None
-    return [status.st_size, status.st_mtime_ns]
-
-
 def _about(clip: Clip) -> dict[str, Any]:
+    stamp = None  # as of a URL
+    with contextlib.suppress(OSError, ValueError):
+        status = Path(clip.path).stat()
+        stamp = [status.st_size, status.st_mtime_ns]
     return {
         "clip": clip.key,
         "group": clip.group,
         "label": clip.label,
         "licence": clip.licence,
         "split": clip.split,
-        "stamp": _stamp(clip),
+        "stamp": stamp,
     }
-
-
-def _readable(records: Iterator[Record]) -> Iterator[Record]:
-    """Yield records; what the system refuses in making them is no error of the part's place."""
-    try:
-        yield from records
-    except OSError as error:
-        raise VideoError(f"unexpected {type(error).__name__}: {first_line(error)}") from error
 
 
 def _records(
@@ -222,9 +210,9 @@ def _records(
     printer = Printer() if config.duplicates else None
     unseen = 0
     content = hashlib.blake2b(digest_size=16)
+    damages: list[str] = []
     # Before the file is read: changed meanwhile, it is done again.
     about.update(_about(clip))
-    damages: list[str] = []
     with _local(clip) as path:
         for segment in _segments(path, clip, config, damages):
             chosen = _choose(segment.pictures, config)
@@ -282,12 +270,14 @@ def _segments(
 
     What of it cannot be read comes into ``damages``.
     """
-    places = _places(config)
+    places = {0.5, *frames_needed(config.clean)}
+    if config.frame == "sharpest":
+        places |= set(_SHARPEST)
     with (
         open_frames(path, strict=False) as picture,
         soundtrack(path, clip.start_s, clip.end_s) as sound,
     ):
-        seen = _pictures(picture, sound.start_s, places, config)
+        seen = _pictures(picture, sound.start_s, sorted(places), config)
         samples = 0
         ended = False
 
@@ -316,28 +306,6 @@ def _damages(sound: SoundStream, picture: FrameReader) -> list[str]:
     return [*sound.damages, *picture.warnings]
 
 
-def _places(config: IngestConfig) -> tuple[float, ...]:
-    """The moments of a segment that are looked at, as shares of its length, in order."""
-    places = {0.5, *frames_needed(config.clean)}
-    if config.frame == "sharpest":
-        places |= set(_SHARPEST)
-    return tuple(sorted(places))
-
-
-def _schedule(
-    start_s: float, places: Sequence[float], config: IngestConfig
-) -> Iterator[tuple[float, int, float]]:
-    """(time, segment, place) of every frame to look at, in the order of time, without end."""
-    # The same product as the segment's start, so that no time is off by a rounding.
-
-    def row(place: float) -> Iterator[tuple[float, int, float]]:
-        for number in itertools.count():
-            start = start_s + round(number * config.hop_s, 6)
-            yield start + place * config.segment_s, number, place
-
-    return heapq.merge(*map(row, places))
-
-
 def _pictures(
     reader: FrameReader, start_s: float, places: Sequence[float], config: IngestConfig
 ) -> Iterator[dict[float, _Seen]]:
@@ -345,14 +313,21 @@ def _pictures(
 
     Segments that overlap want later frames before earlier segments are done: what has come waits.
     """
+
+    def row(place: float) -> Iterator[tuple[float, int, float]]:
+        for number in itertools.count():
+            # The same product as the segment's start, so that no time is off by a rounding.
+            start = start_s + round(number * config.hop_s, 6)
+            yield start + place * config.segment_s, number, place
+
+    # (time, segment, place) of every frame to look at, in the order of time, without end.
+    schedule, ahead = itertools.tee(heapq.merge(*map(row, places)))
     size_px = config.size_px * (2 if config.frame == "sharpest" else 1)
     waiting: dict[int, dict[float, _Seen]] = {}
     last_frame: Any = None
     last_image: NDArray[np.uint8] | None = None
-    wanted = (at_s for at_s, _, _ in _schedule(start_s, places, config))
-    for (_, number, place), shown in zip(
-        _schedule(start_s, places, config), reader.at(wanted), strict=False
-    ):
+    shows = reader.at(at_s for at_s, _, _ in ahead)
+    for (_, number, place), shown in zip(schedule, shows, strict=False):
         segment = waiting.setdefault(number, {})
         if shown.frame is not None:
             if shown.frame is not last_frame or last_image is None:
@@ -375,7 +350,7 @@ def _choose(
     # Of equals the one nearest to the middle.
     kept = max(choices, key=lambda p: (round(_sharpness(pictures[p].image), 3), -abs(p - 0.5)))
     return kept, {
-        place: seen._replace(image=_halved(seen.image, config.size_px))
+        place: seen._replace(image=resized(seen.image, config.size_px))
         for place, seen in pictures.items()
     }
 
@@ -383,11 +358,6 @@ def _choose(
 def _sharpness(image: NDArray[np.uint8]) -> float:
     """Variance of the Laplacian of the luma."""
     return float(laplacian(image.astype(np.float32) @ LUMA).var())
-
-
-def _halved(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
-    small = Image.fromarray(image).resize((size_px, size_px), Image.Resampling.LANCZOS)
-    return np.asarray(small, dtype=np.uint8)
 
 
 # --- records -----------------------------------------------------------------------------------
@@ -429,7 +399,11 @@ def _record(
     # Names of files may hold bytes that are no text: escaped, they survive.
     files[SIDECAR] = json.dumps(about, sort_keys=True, ensure_ascii=True).encode() + b"\n"
     reasons = reasons_to_drop(measures, config.clean)
-    return Record(key=key, files=files, reasons=reasons, sums=_sums(window.mel, shown.image))
+    # Sums of levels and of their squares, exact: of the log-mel, then of red, green and blue.
+    planes = [window.mel.reshape(-1), *shown.image.reshape(-1, 3).T]
+    levels = [plane.astype(np.int64) for plane in planes]
+    sums = tuple(int(total) for plane in levels for total in (plane.sum(), plane @ plane))
+    return Record(key=key, files=files, reasons=reasons, sums=sums)
 
 
 def _picture_bytes(image: NDArray[np.uint8], config: IngestConfig) -> bytes:
@@ -441,32 +415,28 @@ def _picture_bytes(image: NDArray[np.uint8], config: IngestConfig) -> bytes:
     return file.getvalue()
 
 
-def _sums(mel: NDArray[np.uint8], image: NDArray[np.uint8]) -> tuple[int, ...]:
-    """Sums of levels and of their squares, exact: of the log-mel, then of red, green and blue."""
-    planes = [mel.reshape(-1), *image.reshape(-1, 3).T]
-    levels = [plane.astype(np.int64) for plane in planes]
-    return tuple(int(s) for plane in levels for s in (plane.sum(), plane @ plane))
-
-
 # --- files from elsewhere ----------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def _local(clip: Clip) -> Iterator[Path]:
     """The clip as a local file: itself, or a copy of what its URL names."""
-    if not is_url(clip.path):
-        if not os.path.isfile(clip.path) and os.path.exists(clip.path):
-            raise VideoError(f"{clip.path} is no regular file: pass a video file")
-        yield Path(clip.path)
-        return
-    with tempfile.TemporaryDirectory(prefix="soundsight-") as folder:
-        suffix = Path(clip.key.partition("#")[0]).suffix[:10]
-        copy = Path(folder) / f"clip{suffix}"
-        _fetch(clip.path, copy)
-        try:
-            yield copy
-        except SoundsightError as error:
-            raise type(error)(str(error).replace(str(copy), clip.path)) from None
+    try:
+        if not is_url(clip.path):
+            if not os.path.isfile(clip.path) and os.path.exists(clip.path):
+                raise VideoError(f"{clip.path} is no regular file: pass a video file")
+            yield Path(clip.path)
+            return
+        with tempfile.TemporaryDirectory(prefix="soundsight-") as folder:
+            copy = Path(folder) / f"clip{Path(clip.key.partition('#')[0]).suffix[:10]}"
+            _fetch(clip.path, copy)
+            try:
+                yield copy
+            except SoundsightError as error:
+                raise type(error)(str(error).replace(str(copy), clip.path)) from None
+    except OSError as error:
+        # Inside ``writing`` it would be taken for an error of the part's place.
+        raise VideoError(f"unexpected {type(error).__name__}: {first_line(error)}") from error
 
 
 def _fetch(url: str, copy: Path) -> None:
