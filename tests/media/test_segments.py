@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -22,9 +23,9 @@ from soundsight.media.segments import (
     Segment,
     check_lengths,
     filled,
-    loudest_segment,
     pad_to_seconds,
     rms_dbfs,
+    seconds_and_loudest,
     segments,
     slices,
     whole_frames,
@@ -59,6 +60,11 @@ def reused(clip: np.ndarray, cuts: Iterable[int]) -> Iterator[np.ndarray]:
         buffer[: high - low] = clip[low:high]
         yield buffer[: high - low]
         buffer[:] = np.nan
+
+
+def loudest(blocks: Iterable[np.ndarray]) -> Segment:
+    (segment,) = deque(seconds_and_loudest(blocks), maxlen=1)
+    return segment
 
 
 def live(blocks: Iterable[np.ndarray], hop_s: float = 1.0) -> list[Segment]:
@@ -163,7 +169,7 @@ def test_blocks_do_not_matter(length: int, cuts: list[int], step: tuple[float, f
     clip = LONG[:length]
     all_same(cut(reused(clip, cuts), *step), cut([clip], *step))
     all_same(live(reused(clip, cuts)), live([clip]))
-    same(loudest_segment(reused(clip, cuts)), loudest_segment([clip]))
+    same(loudest(reused(clip, cuts)), loudest([clip]))
 
 
 @pytest.mark.parametrize("block", [1, 441, 1600])
@@ -232,7 +238,7 @@ def test_a_short_clip_is_followed_by_silence() -> None:
     (segment,) = segments([noise(0.5)])
     assert segment.mel[:, :47].mean() > 150
     assert segment.mel[:, 53:].max() == 0
-    same(loudest_segment([noise(0.5)]), segment)
+    same(loudest([noise(0.5)]), segment)
     # It fades in and out over 20 ms.
     assert segment.rms_dbfs == pytest.approx(-20 - 3.27, abs=0.1)
 
@@ -313,7 +319,7 @@ def test_memory_does_not_grow() -> None:
         assert long < 1.05 * short
         assert long < 12e6
     assert peak(live_signal()) < 12e6
-    assert peak(loudest_segment(blocks(seconds)) for seconds in (40,)) < 25e6
+    assert peak(loudest(blocks(seconds)) for seconds in (40,)) < 25e6
 
 
 def test_when_segments_come() -> None:
@@ -341,8 +347,8 @@ def test_what_is_no_sound() -> None:
     for call in (
         lambda: list(segments([])),
         lambda: list(segments([empty])),
-        lambda: loudest_segment([]),
-        lambda: loudest_segment([empty]),
+        lambda: loudest([]),
+        lambda: loudest([empty]),
     ):
         with pytest.raises(AudioError, match="there is no sound"):
             call()
@@ -406,7 +412,7 @@ def test_the_loudest_second_is_found(seconds: float, at: float) -> None:
     clip = noise(seconds, 0.01)
     start = 441 * round(at * (len(clip) - RATE_HZ) / 441 - 0.5 * (at > 0))
     clip[start : start + RATE_HZ] *= 30
-    segment = loudest_segment([clip])
+    segment = loudest([clip])
     assert segment.start_s == pytest.approx(start / RATE_HZ, abs=1e-6)
     np.testing.assert_array_equal(
         segment.waveform, waveform_of(clip[start : start + RATE_HZ], RATE_HZ)
@@ -417,11 +423,11 @@ def test_the_loudest_second_is_found(seconds: float, at: float) -> None:
     np.testing.assert_array_equal(
         segment.mel, mel.to_levels(db[:, first : first + 100], float(scale.max()))
     )
-    same(segment, loudest_segment(reused(clip, range(0, len(clip), 30_011))))
+    same(segment, loudest(reused(clip, range(0, len(clip), 30_011))))
 
 
 def test_a_rising_sound_has_its_loudest_second_at_the_end() -> None:
     clip = noise(24.0) * np.linspace(0, 1, 24 * RATE_HZ, dtype=np.float32) ** 2
-    segment = loudest_segment(reused(clip, range(0, len(clip), 4410)))
+    segment = loudest(reused(clip, range(0, len(clip), 4410)))
     assert 22.5 < segment.start_s <= 23
-    same(segment, loudest_segment([clip]))
+    same(segment, loudest([clip]))

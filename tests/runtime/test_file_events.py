@@ -248,9 +248,9 @@ def naming(tiny_model: Path) -> Translator:
 
 def _unit(translator: Translator, hz: float) -> np.ndarray:
     from soundsight.core import units
-    from soundsight.media.segments import loudest_segment
+    from soundsight.media.segments import segments
 
-    segment = loudest_segment([tone(1, hz)], translator.info.mel)
+    (segment,) = segments([tone(1, hz)], config=translator.info.mel)
     return units.to_unit(segment.mel[None])[:, None]
 
 

@@ -102,11 +102,7 @@ def storyboard(
 
 
 def _check(sound: Path, outs: Sequence[Path], overwrite: bool) -> None:
-    """Check the outputs before any work is done.
-
-    Raises:
-        OutputError: naming the first one that will not do.
-    """
+    """Check the outputs before any work is done."""
     from soundsight.views.event_files import SUFFIXES
 
     seen: set[str] = set()

@@ -52,10 +52,7 @@ def listen(
     seed: int = 0,
     seconds: float | None = None,
 ) -> None:
-    """Listen until the source ends, the time is over or Ctrl-C is pressed.
-
-    Args:
-        seconds: how long; None has no end.
+    """Listen until the source ends, ``seconds`` are over or Ctrl-C is pressed.
 
     Raises:
         SoundsightError: when a display cannot be written to, or the sound cannot be read further.

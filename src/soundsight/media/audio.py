@@ -70,8 +70,6 @@ _SEARCH_S = 600.0
 class SoundStream(Iterator[NDArray[np.float32]]):
     """The sound of a file in blocks, mono. It closes the file at its end, or as a context.
 
-    Made by :func:`stream` and :func:`soundtrack`.
-
     Attributes:
         rate_hz: rate of the blocks, in hertz.
         name: what the file is called: its path, or what an open file says of itself.
@@ -125,13 +123,7 @@ class SoundStream(Iterator[NDArray[np.float32]]):
 def decode(
     sound: SoundFile, rate_hz: int = RATE_HZ, *, track: int | None = None, strict: bool = False
 ) -> NDArray[np.float32]:
-    """Read the whole sound of a file.
-
-    Arguments and errors are those of ``stream``.
-
-    Returns:
-        float32 [t], mono, full scale 1 (it may be exceeded).
-    """
+    """Read the whole sound of a file as float32 [t], mono, full scale 1; see ``stream``."""
     return np.concatenate(list(stream(sound, rate_hz, track=track, strict=strict)))
 
 
@@ -180,17 +172,11 @@ def soundtrack(
     *,
     strict: bool = False,
 ) -> SoundStream:
-    """Read the sound of a video, or of a part of it, along the clock of its picture.
+    """Read the sound of a video from ``start_s`` to ``end_s`` of the clock of its picture.
 
-    The blocks begin at ``SoundStream.start_s``, which is not where the part begins where the sound
-    starts late, and come as they are decoded, at 44,100 Hz. Where another recording, with a clock
-    of its own, is joined to the first, the sound ends, which counts as damage.
-
-    Args:
-        path: a file that FFmpeg's libraries read.
-        start_s: where the part starts, in seconds of the file's clock; None for the beginning.
-        end_s: where it ends; None for the end of the sound.
-        strict: raise instead of leaving out what is damaged.
+    The blocks begin at ``SoundStream.start_s`` (later than the part where the sound starts late)
+    and come as they are decoded, at 44,100 Hz. Where another recording, with a clock of its own, is
+    joined to the first, the sound ends, which counts as damage.
 
     Raises:
         AudioError: see ``stream``; also where there is no sound in the part.
@@ -240,10 +226,7 @@ iterator of blocks [t], mono float32 at 44,100 Hz, as ``stream`` gives them."""
 
 
 def blocks_of(sound: Sound, rate_hz: int | None) -> Iterator[NDArray[np.float32]]:
-    """Open a sound as blocks [t] of at most 10 s, mono at 44,100 Hz.
-
-    Args:
-        rate_hz: rate of samples in memory, in hertz; not for a file.
+    """Open a sound as blocks [t] of at most 10 s, mono at 44,100 Hz; ``rate_hz`` is for arrays.
 
     Raises:
         AudioError: see ``stream``.
@@ -403,9 +386,6 @@ class MonoConverter:
 
     Where their rate or their number of channels changes, mixing and resampling begin anew. The
     result does not depend on how the samples are cut into blocks.
-
-    Args:
-        to_hz: rate of the result, in hertz.
     """
 
     def __init__(self, to_hz: int) -> None:
@@ -416,11 +396,7 @@ class MonoConverter:
         self._taken = self._given = 0
 
     def push(self, samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
-        """Take the next samples [t, channels], full scale 1, and return those that they make [t'].
-
-        Args:
-            rate_hz: rate of these samples, in hertz.
-        """
+        """Take the next samples [t, channels], and return those that they make [t']."""
         form = rate_hz, samples.shape[1]
         before = []
         if form != self._form:

@@ -129,10 +129,7 @@ def _is_pipe(path: Path) -> bool:
 
 
 def _is_on_disk(file: IO[bytes]) -> bool:
-    """Whether an open file's descriptor is a whole file with the very bytes that it gives.
-
-    An open compressed file has the descriptor of what it reads, which is something else.
-    """
+    """Whether an open file's descriptor has the bytes that it gives (a gzip file's has not)."""
     wrapped = getattr(file, "file", file)  # of tempfile
     raw = getattr(wrapped, "raw", wrapped)
     if not isinstance(raw, io.FileIO) or isinstance(wrapped, io.TextIOBase) or not raw.readable():
@@ -185,10 +182,7 @@ def opened(path: Path) -> av.container.InputContainer:
 def open_container(
     path: Path, error: type[Exception], where: str = ""
 ) -> Iterator[av.container.InputContainer]:
-    """Open a file with FFmpeg's libraries.
-
-    Args:
-        where: what the file is called in messages; its path where this is empty.
+    """Open a file with FFmpeg's libraries; messages call it ``where``, or by its path.
 
     Raises:
         error: with one clear line, when it is no sound or video that they read.

@@ -94,10 +94,7 @@ def check_channels(channels: int, where: str) -> None:
 def full_scale(
     samples: NDArray[Any], first_s: float, rate_hz: int, where: str
 ) -> NDArray[np.float32]:
-    """Bring samples [t, channels] of any type to float32 of full scale 1.
-
-    Args:
-        first_s: when the first sample sounds, in seconds, for the message.
+    """Bring samples [t, channels] of any type, the first at ``first_s``, to float32, full scale 1.
 
     Raises:
         AudioError: when one is not a finite number.
@@ -121,14 +118,9 @@ def full_scale(
 
 
 class Faults:
-    """What is wrong with a file that can be used all the same.
+    """What is wrong with a file that can be used all the same, and notes on it, a line each.
 
-    Args:
-        where: what the file is called.
-        strict: raise ``AudioError`` at the first fault.
-
-    Attributes:
-        notes: what else is worth knowing, a line each.
+    ``where`` is what the file is called; where ``strict``, the first fault is an ``AudioError``.
     """
 
     def __init__(self, where: str, strict: bool = False) -> None:
@@ -183,14 +175,8 @@ class Faults:
 class _Clock:
     """Where the runs of a track belong on the file's clock, whatever their time stamps say.
 
-    Args:
-        faults: takes what is wrong with the time stamps.
-        gapless: whether a hole in them is damage, as the format knows no pauses.
-        joins: go on where another recording, with a clock of its own, is joined to the first; or
-            else end there, as the picture of a video goes by the first clock.
-
-    Attributes:
-        rate_hz: of the samples now.
+    ``gapless``: a hole in them is damage, as the format knows no pauses. ``joins``: go on where
+    another recording is joined to the first; or else end there, as a video's picture does.
     """
 
     def __init__(self, faults: Faults, *, joins: bool, gapless: bool = False) -> None:
@@ -217,11 +203,9 @@ class _Clock:
         self._samples += samples
 
     def step(self, at_s: float) -> float | None:
-        """What lies between now and a run that is stamped ``at_s``.
+        """Seconds of silence before a run that is stamped ``at_s``.
 
-        Returns:
-            Seconds of silence before it; below 0, seconds at its beginning that have been given
-            out already; None where the sound ends, as the run is of another clock.
+        Below 0: what of it has been given out already; None: the run is of another clock, the end.
         """
         if self._begin_s is None:
             self._begin_s = at_s
@@ -249,17 +233,9 @@ class _Clock:
 
 
 class TrackDecoder:
-    """Decodes a sound track, or a part of it, in constant memory.
+    """Decodes a sound track, or its part from ``start_s`` to ``end_s``, in constant memory.
 
-    Args:
-        container: open.
-        track: one of its sound tracks, with a codec that is known.
-        path: the file.
-        faults: takes what is wrong with it.
-        start_s: where the part starts, in seconds of the file's clock; None for the beginning.
-        end_s: where it ends; None for the end of the sound.
-        joins: whether to go on where another recording, with a clock of its own, is joined to the
-            first.
+    Where ``joins``, it goes on with a recording, with a clock of its own, joined to the first.
 
     Attributes:
         first_s: when the first sample sounds, in seconds of the file's clock; known once the
@@ -341,10 +317,7 @@ class TrackDecoder:
             clock.pass_by(len(samples))
 
     def _runs(self) -> Iterator[tuple[float, Chunk]]:
-        """Yield (its stamp, samples) of frames that follow one another without a break.
-
-        Mixing them at once is five times cheaper.
-        """
+        """Yield (its stamp, samples) of frames without a break: they are mixed at once."""
         # A FLAC without its header has stamps that are of no use.
         headless = self._format == "flac" and self._track.duration is None
         stamped = self._format not in _UNSTAMPED and not headless

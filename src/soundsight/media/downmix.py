@@ -28,12 +28,7 @@ _FRAMES = 11
 
 
 class Downmix:
-    """Mixes one sound that comes in blocks; the result does not depend on how it is cut.
-
-    Args:
-        rate_hz: its rate, in hertz.
-        channels: 1 or more.
-    """
+    """Mixes one sound that comes in blocks; the result does not depend on how it is cut."""
 
     def __init__(self, rate_hz: int, channels: int) -> None:
         self._channels = channels
@@ -96,14 +91,8 @@ class Downmix:
     def _chosen(
         self, spectra: NDArray[np.complexfloating], differ: NDArray[np.bool_]
     ) -> NDArray[np.complexfloating]:
-        """Choose a channel for each frequency of each frame.
-
-        Args:
-            spectra: [channels, count, bins], of the frames that differ between channels.
-            differ: [frames], which ones these are.
-
-        Returns:
-            [count, bins].
+        """Choose a channel for each frequency: [channels, count, bins] of the frames that differ
+        -> [count, bins].
         """
         power = np.square(spectra.real) + np.square(spectra.imag)
         chosen = np.empty(spectra.shape[1:], spectra.dtype)

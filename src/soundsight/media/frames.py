@@ -452,14 +452,9 @@ class _Plan:
 
 
 def _is_clean(data: bytes, header: bytes) -> bool:
-    """Whether an H.264 key frame shows its whole picture at once.
+    """Whether an H.264 key frame (a packet and its track's extradata) shows all at once.
 
-    Containers also mark the points from which a picture only builds up over the frames to come
-    (gradual refresh): after such a point nothing is shown for a while.
-
-    Args:
-        data: a packet.
-        header: the track's extradata; it says how units are separated (ISO/IEC 14496-15).
+    Containers also mark points from which a picture only builds up (gradual refresh).
     """
     for unit in _units(data, header):
         kind = unit[0] & 31
@@ -510,17 +505,9 @@ def _recovers_at_once(unit: bytes) -> bool | None:
 def frame_at(
     path: str | os.PathLike[str], t_s: float, size_px: int = IMAGE_PX, crop: str = "center"
 ) -> NDArray[np.uint8]:
-    """Read the frame that is shown at a time, as a square picture.
+    """Read the frame shown ``t_s`` after the picture's start: RGB, uint8 [size_px, size_px, 3].
 
-    Args:
-        path: a video file.
-        t_s: time from the start of the picture, in seconds. A frame is shown from its time stamp
-            to the next one's; the last frame stays to the end.
-        size_px: side of the square, in pixels.
-        crop: ``center`` (the central square) or ``letterbox`` (the whole frame, black bars).
-
-    Returns:
-        uint8 [size_px, size_px, 3], RGB, turned as a player would turn it.
+    ``crop`` is one of ``framing.CROPS``.
 
     Raises:
         VideoError: when the file is missing, cannot be read, has no picture track, or has no
@@ -538,11 +525,7 @@ def frame_at(
 
 @contextlib.contextmanager
 def open_frames(path: str | os.PathLike[str], *, strict: bool = True) -> Iterator[FrameReader]:
-    """Open the picture of a video.
-
-    Args:
-        path: the file.
-        strict: raise where the picture is found to be damaged, instead of noting it.
+    """Open the picture of a video; where ``strict``, damage raises instead of being noted.
 
     Raises:
         VideoError: when the file is missing, cannot be read, is encrypted or has no picture track.

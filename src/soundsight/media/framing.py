@@ -22,10 +22,7 @@ _HD_LINES = 720
 
 
 def _as_shown(picture: NDArray[np.uint8], frame: Any) -> NDArray[np.uint8]:
-    """Turn and mirror a picture as the display matrix of its frame says.
-
-    The matrix (ISO 14496-12) sends the place (x, y) to (a x + c y, b x + d y).
-    """
+    """Turn a picture by its display matrix (ISO 14496-12): (x, y) to (a x + c y, b x + d y)."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return picture
@@ -39,16 +36,9 @@ def _as_shown(picture: NDArray[np.uint8], frame: Any) -> NDArray[np.uint8]:
 
 
 def square(frame: Any, size_px: int, crop: str = "center", aspect: Any = None) -> NDArray[np.uint8]:
-    """Make the square picture of a decoded frame.
+    """Make the square picture of a PyAV frame: RGB, uint8 [size_px, size_px, 3].
 
-    Args:
-        frame: a frame of PyAV.
-        size_px: side of the square, in pixels.
-        crop: one of ``CROPS``.
-        aspect: width of a pixel over its height (sample aspect ratio), or None for 1.
-
-    Returns:
-        uint8 [size_px, size_px, 3], RGB.
+    ``crop`` is one of ``CROPS``; ``aspect`` the width of a pixel over its height, or None for 1.
 
     Raises:
         ConfigError: on an unknown crop.

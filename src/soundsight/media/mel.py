@@ -160,10 +160,9 @@ def reference_power(config: MelConfig = DEFAULT) -> float:
 
 @dataclass(frozen=True)
 class _Bank:
-    """What a block needs: the window, and the band weights cut into dense groups.
+    """The window, and the band weights in dense groups of neighbouring bands.
 
-    A triangle touches few bins. Groups of neighbouring bands, each with only the bins that they
-    touch, need a quarter of the products of the whole matrix.
+    A triangle touches few bins: the groups need a quarter of the products of the whole matrix.
     """
 
     window: NDArray[np.float32]
@@ -245,11 +244,7 @@ class Framer:
         self._parts = self._spectrum.view(np.float32)
 
     def block(self, held: HeldSamples, index: int, out: NDArray[np.float32]) -> None:
-        """Write block ``index`` (frames ``index * block_frames`` and on) to ``out``.
-
-        Args:
-            out: float32 [block_frames, n_mels], in decibels, column 0 the highest band.
-        """
+        """Write block ``index``, in decibels, to ``out``: float32 [block_frames, n_mels]."""
         config = self._config
         window, hop = config.window_samples, config.hop_samples
         low = index * self._frames * hop - window // 2

@@ -47,11 +47,7 @@ class Overview:
 
 
 class OverviewMaker:
-    """Makes the overview of a sound that arrives in blocks.
-
-    Args:
-        config: settings of the log-mel.
-    """
+    """Makes the overview of a sound that arrives in blocks."""
 
     def __init__(self, config: MelConfig = DEFAULT) -> None:
         self._config = config
@@ -76,10 +72,7 @@ class OverviewMaker:
             self._take(max(0, seen // config.block_frames))
 
     def finish(self, duration_s: float) -> Overview:
-        """End the sound: return the overview of all that was taken.
-
-        Args:
-            duration_s: length of the sound, in seconds; columns after it are left out.
+        """End the sound: return its overview; columns after ``duration_s`` are left out.
 
         Raises:
             AudioError: when there is no sample at all.

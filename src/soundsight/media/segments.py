@@ -104,13 +104,7 @@ def check_lengths(segment_s: float, hop_s: float, config: MelConfig = DEFAULT) -
 def slices(mel: NDArray[np.uint8], hop: int) -> NDArray[np.uint8]:
     """Seconds of the log-mel of a whole clip, one every ``hop`` frames.
 
-    Training takes them at many places of one log-mel, which is scaled once, as a whole.
-
-    Args:
-        mel: uint8 [n_mels, frames].
-
-    Returns:
-        uint8 [n, n_mels, 100], a view that cannot be written to; slice i starts at frame i * hop.
+    uint8 [n_mels, frames] -> [n, n_mels, 100], a view that cannot be written to.
     """
     windows = np.lib.stride_tricks.sliding_window_view(mel, units.FRAMES_PER_SEGMENT, axis=1)
     return windows[:, ::hop].swapaxes(0, 1)
@@ -137,13 +131,7 @@ def filled(samples: NDArray[np.float32], missing: int, *, short: bool) -> NDArra
     A sound that is shorter than a segment is followed by silence, and fades in and out over 20 ms
     (at most a quarter of it): where it was cut off there would be clicks, and a beep would be a
     bark. In the last part of a longer sound its mirror image stands for what would follow, as it
-    does in the last frame's window.
-
-    Args:
-        short: whether the whole sound is shorter than a segment.
-
-    Returns:
-        float32 [t + missing].
+    does in the last frame's window. ``short``: the whole sound is shorter than a segment.
     """
     if missing <= 0:
         return samples
@@ -160,11 +148,7 @@ def filled(samples: NDArray[np.float32], missing: int, *, short: bool) -> NDArra
 
 
 def _missing(samples: int, length: int, hop: int) -> int:
-    """Samples that the last segment of a sound lacks; 0 where what is left makes no segment.
-
-    What is left makes one where no segment has shown it yet and it is at least half of one. A
-    sound shorter than a segment makes one, too.
-    """
+    """Samples that the last segment of a sound lacks; 0 where what is left makes no segment."""
     whole = max(0, (samples - length) // hop + 1)
     end = whole * hop + length
     unseen = samples - max(whole * hop, end - hop)
@@ -263,11 +247,7 @@ class Cutter:
         return done
 
     def _cut(self, end: int | None = None, *, as_whole: bool = False) -> list[Segment]:
-        """Make the segments that are wholly there; ``as_whole``: all of one scale.
-
-        Args:
-            end: the number of samples of the sound, once it is known.
-        """
+        """Make the segments that are there; ``end``: the sound's; ``as_whole``: one scale."""
         config, held = self._config, self._held
         frames = held.end // config.hop_samples
         if held.total is None:
@@ -324,11 +304,7 @@ def segments(
     *,
     with_samples: bool = False,
 ) -> Iterator[Segment]:
-    """Cut a sound into segments, see ``Cutter``.
-
-    Args:
-        blocks: float32 [t] each, mono at ``config.rate_hz``, one after the other.
-        segment_s, hop_s, config, with_samples: see ``Cutter``.
+    """Cut a sound, blocks of float32 [t] at ``config.rate_hz``, into segments; see ``Cutter``.
 
     Raises:
         AudioError: when there is no sample at all.
@@ -413,9 +389,6 @@ class LoudestSecond:
 
     The search steps by one frame (10 ms); of equals the first wins. Only energies are computed on
     the way, and the log-mel of a second once all that its frames see has come.
-
-    Args:
-        config: settings of the log-mel.
     """
 
     def __init__(self, config: MelConfig = DEFAULT) -> None:
@@ -471,21 +444,6 @@ class LoudestSecond:
         return found
 
 
-def loudest_segment(blocks: Iterable[NDArray[np.floating]], config: MelConfig = DEFAULT) -> Segment:
-    """Find the second with the highest energy, in constant memory, see ``LoudestSecond``.
-
-    Args:
-        blocks: [t] each, one after the other, mono at ``config.rate_hz``.
-
-    Raises:
-        AudioError: when there is no sample at all.
-    """
-    search = LoudestSecond(config)
-    for block in blocks:
-        search.push(block)
-    return search.finish()
-
-
 def seconds_and_loudest(
     blocks: Iterable[NDArray[np.floating]], config: MelConfig = DEFAULT
 ) -> Iterator[Segment]:
@@ -528,11 +486,7 @@ def _segment(
     config: MelConfig,
     end: int | None,
 ) -> Segment:
-    """The segment of which ``db`` are the frames, from frame ``start`` on.
-
-    Args:
-        end: the number of samples of the sound, once it is known.
-    """
+    """The segment of frames ``db`` from ``start`` on; ``end``: samples of the sound, if known."""
     peak_db = max(peak_db, config.floor_db)
     hop = config.hop_samples
     samples = held.span(start * hop, (start + len(db)) * hop).copy()

@@ -16,13 +16,7 @@ _FRAME_SAMPLES = 1024  # of AAC
 
 
 class VoiceTrack:
-    """Adds a track of sound to a container that PyAV has opened for writing.
-
-    Args:
-        container: the open container.
-        rate_hz: rate of the samples, in hertz.
-        bit_rate_bps: bits a second; None leaves it to FFmpeg.
-    """
+    """Adds a track of sound to a container that PyAV has opened for writing."""
 
     def __init__(self, container: Any, rate_hz: int, bit_rate_bps: int | None = None) -> None:
         self._av = quiet_av()
@@ -61,13 +55,9 @@ class VoiceTrack:
 def write_samples(
     file: IO[bytes] | str, samples: NDArray[np.float32], rate_hz: int, format: str = "flac"
 ) -> None:
-    """Write a sound in memory without loss.
+    """Write float32 [t], mono, as ``flac`` (16 bits, clipped beyond full scale) or ``wav``.
 
-    Args:
-        file: open for writing, seekable; or a path.
-        samples: float32 [t], mono, full scale 1.
-        rate_hz: their rate, in hertz.
-        format: ``flac`` (16 bits, beyond full scale clipped) or ``wav`` (floats).
+    ``file`` is a path, or open for writing and seekable.
     """
     if format == "flac":
         codec, kind = "flac", "s16"
@@ -93,20 +83,7 @@ def m4a(
     rate_hz: int = units.RATE_HZ,
     bit_rate_bps: int = 64_000,
 ) -> Generator[float]:
-    """Write a sound as M4A, 8 kB a second at 64 kbit/s, while the iterator is drawn from.
-
-    Args:
-        file: open for writing, seekable.
-        blocks: float32 [t] each, mono, full scale 1.
-        rate_hz: their rate, in hertz.
-        bit_rate_bps: bits a second.
-
-    Yields:
-        Seconds that are written, after each block.
-
-    Raises:
-        AudioError: from the blocks.
-    """
+    """Write blocks [t], mono, full scale 1, as M4A; yield seconds that are written, after each."""
     with quiet_av().open(file, "w", format="mp4") as container:
         track = VoiceTrack(container, rate_hz, bit_rate_bps)
         for block in blocks:

@@ -63,9 +63,6 @@ class SteadyConfig:
         lead: by how much another kind must be ahead in probability.
         alike: cosine between two embeddings above which they are of one kind, without labels.
         pause_s: an event goes on after a pause of at most this long.
-
-    Raises:
-        ConfigError: when a number is out of its range.
     """
 
     level_band_db: float = 3.0
@@ -76,16 +73,6 @@ class SteadyConfig:
     lead: float = 0.3
     alike: float = 0.6
     pause_s: float = 5.0
-
-    def __post_init__(self) -> None:
-        if self.settle < 1 or self.windows < 1:
-            raise ConfigError("settle and windows must be at least 1")
-        if not 0 < self.newest <= 1:
-            raise ConfigError("newest must be above 0 and at most 1")
-        if not all(0 <= v < math.inf for v in (self.level_band_db, self.lead, self.pause_s)):
-            raise ConfigError("level_band_db, lead and pause_s must be at least 0")
-        if not (0 <= self.confidence_band <= 1 and -1 <= self.alike <= 1):
-            raise ConfigError("confidence_band must be from 0 to 1, alike from -1 to 1")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,9 +133,7 @@ def is_surer(confidence: float, than: float) -> bool:
 def take_surer(shown: Recognition, window: WindowResult) -> bool:
     """Let an event be shown as what its surest window says; true where that is this window.
 
-    The one rule of the terminal, the storyboard and the page (``static/strip.js``): state, name,
-    picture and confidence are of one window, and a later one takes its place only where it is
-    surer.
+    The one rule of the terminal, the storyboard and the page (``static/strip.js``).
     """
     if not window.state.is_known:
         return False
@@ -403,16 +388,7 @@ class EventTracker:
         return images
 
     def draw(self, seconds: Sequence[Second], event: int, draws: int) -> NDArray[np.uint8]:
-        """Draw an event from its surest windows.
-
-        Args:
-            seconds: the surest first, at least one.
-            event: its number.
-            draws: how many pictures.
-
-        Returns:
-            uint8 [draws, px, px, 3].
-        """
+        """Draw event ``event`` from its surest windows: uint8 [draws, px, px, 3]."""
         items = [event * 2**16 + number for number in range(draws)]
         return self._model.draw(mean_embedding(seconds), items, self._seed)
 

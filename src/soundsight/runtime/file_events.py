@@ -66,12 +66,7 @@ _BESIDE_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How much of a sound has been listened to.
-
-    Attributes:
-        done_s: seconds of the sound that are done.
-        total_s: its length in seconds, as far as that is known beforehand.
-    """
+    """How much of a sound has been listened to, and its length if that is known beforehand."""
 
     done_s: float
     total_s: float | None
@@ -200,8 +195,7 @@ class _Spectra:
     def boundary(self, near_s: float, after_s: float) -> float:
         """Return where the spectrum changes most near ``near_s``, and not before ``after_s``.
 
-        Of all ways to cut the frames in two, that in which the means of the two parts differ most,
-        in squares over both parts (the one change of a mean under Gaussian noise).
+        The cut in two whose means differ most (the one change of a mean under Gaussian noise).
         """
         began_s, _, _ = self._steps[0]
         db = np.concatenate([step for _, step, _ in self._steps])

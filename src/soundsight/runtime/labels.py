@@ -57,12 +57,7 @@ class Guess:
 def confidence_of(ood_score: float, share: float) -> float:
     """Return how sure a name is: the geometric mean of (1 - ood score) and the name's probability.
 
-    Args:
-        ood_score: in [0, 1]; NaN where the model cannot tell, which counts as 0.
-        share: probability of the name, in [0, 1]; NaN without names, which counts as 1.
-
-    Returns:
-        In [0, 1]; NaN where both are.
+    NaN, not known, counts as an ood score of 0 or a probability of 1; NaN where both are.
     """
     if math.isnan(ood_score) and math.isnan(share):
         return math.nan
@@ -112,11 +107,7 @@ class LabelHead:
         return shares[:, : len(self.labels)]
 
     def guess(self, shares: NDArray[np.float32], first: int | None = None) -> Guess:
-        """Name a sound by its probabilities [K].
-
-        Args:
-            first: the number of the first guess; None takes the most probable name.
-        """
+        """Name a sound by its probabilities [K]; ``first`` is the label to put first, if given."""
         best = int(shares.argmax()) if first is None else first
         others = shares.copy()
         others[best] = -1.0
@@ -151,10 +142,6 @@ class LabelHead:
 
 def read_label_head(path: Path, embedding_size: int) -> LabelHead:
     """Read and check ``labels.json``; keys that are not known are let pass.
-
-    Args:
-        path: the file.
-        embedding_size: length of the embeddings that it is to read.
 
     Raises:
         ModelError: when it is damaged or does not fit the embeddings.

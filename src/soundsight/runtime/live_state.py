@@ -60,10 +60,7 @@ class LiveState:
     Args:
         source: what is listened to, in words.
         quiet_dbfs: level under which it is quiet, as ``EventTracker.quiet_dbfs``.
-        microphone: whether it is one: its samples are never all 0 for long, while a file, a tab
-            or a stream may pause.
-        clock: seconds, evenly.
-        wall: what time it is.
+        microphone: whether it is one: its samples are never all 0 for long.
     """
 
     def __init__(

@@ -33,12 +33,7 @@ _MOST_NUMBERS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """What ``model.json`` says of one file.
-
-    Attributes:
-        sha256: 64 lower-case hex digits.
-        bytes: its size.
-    """
+    """What ``model.json`` says of one file: 64 hex digits, and its size in bytes."""
 
     sha256: str
     bytes: int
@@ -105,10 +100,9 @@ def bundled() -> Path:
 
 
 def read(folder: str | Path) -> ModelInfo:
-    """Read and check a model folder. Keys of ``model.json`` that are not known are let pass.
+    """Read and check a model folder, the size and SHA-256 of every file included.
 
-    Args:
-        folder: a folder with ``model.json``; the size and SHA-256 of every file are compared.
+    Keys of ``model.json`` that are not known are let pass.
 
     Raises:
         ModelError: when the folder is missing, is no model, is damaged or is of another version.
@@ -116,8 +110,7 @@ def read(folder: str | Path) -> ModelInfo:
     folder = Path(folder)
     if not os.path.isdir(folder):
         raise ModelError(f"there is no model folder {folder}")
-    values = _load(folder)
-    info = _parse(folder, values)
+    info = _parse(folder, _load(folder))
     for name, entry in info.files.items():
         _check_file(folder / name, entry)
     return info

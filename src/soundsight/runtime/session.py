@@ -37,10 +37,7 @@ def default_threads() -> int:
 
 
 def checked_whole(name: str, value: object, least: int, most: int, shown: str = "") -> int:
-    """Return an option that must be a whole number.
-
-    Args:
-        shown: ``most`` in words.
+    """Return an option that must be a whole number; ``shown`` is ``most`` in words.
 
     Raises:
         ConfigError: when it is none, or out of range.
@@ -66,10 +63,7 @@ def checked_seed(seed: int) -> int:
 
 
 def open_onnx(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Open an ONNX file on the CPU, quietly.
-
-    Args:
-        threads: threads of one run; None takes ``default_threads()``.
+    """Open an ONNX file on the CPU; ``threads`` of one run, None takes ``default_threads()``.
 
     Raises:
         ModelError: when the file is no ONNX network.
@@ -103,12 +97,6 @@ class Network:
     differently for each batch size, and the last bits of a picture would depend on its
     neighbours. One by one, a sound gives the same bits alone and among thousands.
 
-    Args:
-        path: the file.
-        inputs: the names that its inputs must have.
-        outputs: the names of the outputs that are used.
-        threads: threads of one run; None takes the CPUs of the process, at most 4.
-
     Raises:
         ModelError: when it cannot be opened, or has other inputs or outputs.
     """
@@ -138,14 +126,7 @@ class Network:
     def run(
         self, shapes: tuple[tuple[int, ...], ...], **inputs: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], ...]:
-        """Run the network on each item.
-
-        Args:
-            shapes: of one item's outputs, one each.
-            inputs: float32 [n, ...] each.
-
-        Returns:
-            float32 [n, *shape] for each of ``shapes``.
+        """Run the network on each item of float32 [n, ...]: [n, *shape] for each of ``shapes``.
 
         Raises:
             ModelError: when the network fails, or gives another shape or numbers that are not
@@ -218,12 +199,7 @@ class Session:
         return self.score_features(self.embed(units.to_unit(mels)[:, None])[1])
 
     def recognise(self, mel: NDArray[np.uint8], of: Any = None) -> Second:
-        """Return embedding, label probabilities and ood score of a second, whatever its level.
-
-        Args:
-            mel: uint8 [128, 100].
-            of: what the result carries as ``of``.
-        """
+        """Return what a second, uint8 [128, 100], is recognised as, whatever its level."""
         embedding, features = self.embed(units.to_unit(mel[None])[:, None])
         ood_score = self.score_features(features)
         # Without labels there is one kind; the lower the ood score, the surer the second.
@@ -233,11 +209,7 @@ class Session:
         return Second(embedding=embedding[0], shares=shares, ood_score=float(ood_score[0]), of=of)
 
     def guess(self, second: Second, kind: int | None = None) -> Guess:
-        """Name a second; without labels an empty guess.
-
-        Args:
-            kind: the number of the first guess; None takes the most probable label.
-        """
+        """Name a second, ``kind`` first where it is given; without labels an empty guess."""
         return Guess() if self.label_head is None else self.label_head.guess(second.shares, kind)
 
     def generate(
@@ -246,15 +218,9 @@ class Session:
         noise: NDArray[np.float32],
         dropout: NDArray[np.float32],
     ) -> NDArray[np.uint8]:
-        """Run the generator.
+        """Run the generator: uint8 [n, px, px, 3].
 
-        Args:
-            embedding: float32 [n, E].
-            noise: float32 [n, Z], standard normal.
-            dropout: float32 [n, M], uniform in [0, 1).
-
-        Returns:
-            uint8 [n, px, px, 3].
+        Takes float32 [n, E]; noise [n, Z], standard normal; dropout [n, M], uniform in [0, 1).
         """
         feed: dict[str, Any] = {"embedding": embedding}
         if self.info.noise_size:
@@ -268,15 +234,8 @@ class Session:
     def draw(
         self, embedding: NDArray[np.float32], items: Sequence[int], seed: int
     ) -> NDArray[np.uint8]:
-        """Draw pictures of one embedding.
-
-        Args:
-            embedding: float32 [E].
-            items: n numbers that the random numbers are drawn by.
-            seed: another seed imagines other pictures.
-
-        Returns:
-            uint8 [n, px, px, 3].
+        """Draw pictures of one embedding [E], one for each of the ``items`` that seed the random
+        numbers: uint8 [n, px, px, 3].
         """
         info, px = self.info, self.info.image_px
         images = np.empty((len(items), px, px, units.IMAGE_CHANNELS), np.uint8)

@@ -161,10 +161,8 @@ def centred(
 def clock(seconds: float, *, tenths: bool | None = None) -> str:
     """Write a time as people read it: ``0:03.2``, ``1:02:03``.
 
-    Args:
-        seconds: at least 0.
-        tenths: with tenths of a second, or without; cut off, not rounded, so that a running clock
-            never runs ahead. None rounds, and writes tenths only where there are any.
+    ``tenths`` are cut off, not rounded, so that a running clock never runs ahead. None rounds, and
+    writes tenths only where there are any.
     """
     count = round(seconds * 10) if tenths is None else int(seconds * 10 + 1e-6)
     whole, tenth = divmod(count, 10)

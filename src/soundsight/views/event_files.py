@@ -79,11 +79,7 @@ def save(
 
 
 def events_page(found: FileEvents, sound: bytes | None) -> str:
-    """Return the page.
-
-    Args:
-        sound: the file's sound as M4A; None for a page that is silent and says so.
-    """
+    """Return the page, with the sound as M4A; None for a page that is silent and says so."""
     style = _asset("board.css") + _asset("page.css")
     script = _asset("board.js") + _asset("page.js")
     audio = {

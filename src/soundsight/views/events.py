@@ -64,11 +64,7 @@ class Recognition:
         return self.state.is_known
 
     def shown(self, px: int, *, word: bool = True) -> Image.Image | None:
-        """Its picture or its pictogram with sides of ``px``; None where it has neither.
-
-        Args:
-            word: write a pictogram's name into it.
-        """
+        """Its picture, or its pictogram (with its name: ``word``), px wide; None without either."""
         if self.picture is not None:
             return picture(self.picture, px)
         if self.state is State.NAMED:

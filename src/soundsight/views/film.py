@@ -61,11 +61,7 @@ def film(found: FileEvents, blocks: Iterable[NDArray[np.float32]], path: Path) -
     """Write the film (MP4: H.264 and AAC), in constant memory, while the iterator is drawn from.
 
     The file appears when the iterator ends; if it is closed before that, nothing is left behind.
-
-    Args:
-        found: what is shown.
-        blocks: the sound once more: float32 [t] each, mono at 44,100 Hz, full scale 1.
-        path: an existing file is replaced once the film is whole.
+    ``blocks`` are the sound once more: float32 [t] each, mono at 44,100 Hz.
 
     Yields:
         Seconds that are written, about once a second of sound.

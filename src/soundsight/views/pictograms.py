@@ -127,16 +127,7 @@ def pictogram_of(name: str) -> str:
 
 
 def alert_picture(name: str, px: int, *, word: bool = True) -> NDArray[np.uint8]:
-    """Draw an alert: its pictogram and, below it, its name.
-
-    Args:
-        name: of the alert, in the model's words.
-        px: side of the picture, at least 1.
-        word: leave the name out where it stands beside the picture.
-
-    Returns:
-        uint8 [px, px, 3].
-    """
+    """Draw an alert, its pictogram and (``word``) its name below it: uint8 [px, px, 3]."""
     side = min(px, _LARGEST_PX)
     made = Image.new("RGB", (side, side), CARD)
     room = 0.6 if word else 0.76

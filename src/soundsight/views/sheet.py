@@ -90,10 +90,7 @@ def picture(image: NDArray[np.uint8], size_px: int | None = None) -> Image.Image
 
 
 def save_png(image: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
-    """Write a PNG that says that it is imagined, whole or not at all.
-
-    Args:
-        texts: further text chunks (name -> value); "soundsight" is always written.
+    """Write a PNG with text chunks, that it is imagined always among them, whole or not at all.
 
     Raises:
         OutputError: when the place cannot be written to.
@@ -125,13 +122,8 @@ def _said(texts: Mapping[str, str]) -> PngImagePlugin.PngInfo:
 class SheetBook:
     """Writes a contact sheet as its rows come, holding one page of them at a time.
 
-    One page is ``sheet.png``, several are ``sheet-1.png``, ``sheet-2.png`` and so on.
-
-    Args:
-        folder: where the pages go.
-        subtitle: small words at the right of every page's head, such as the model's name.
-        texts: text chunks of the pages' PNGs.
-        rows_per_page: cards on a page.
+    One page is ``sheet.png``, several are ``sheet-1.png``, ``sheet-2.png`` and so on. ``subtitle``
+    stands at the right of every page's head; ``texts`` are the text chunks of the PNGs.
     """
 
     def __init__(
@@ -176,12 +168,7 @@ class SheetBook:
 
 
 def contact_sheet(rows: Sequence[Row], *, subtitle: str = "") -> Image.Image:
-    """Draw one page: RGB, as wide and as high as its cards need.
-
-    Args:
-        rows: what to show, in order.
-        subtitle: small words at the right of its head, such as the model's name.
-    """
+    """Draw one page: RGB, as wide and as high as its cards need."""
     most = max((min(len(row.images), MAX_PICTURES) for row in rows), default=1)
     per_line = max(1, min(most, _PICTURES_PER_LINE))
     lines = max(1, -(-most // per_line))
@@ -246,13 +233,7 @@ def paste_heard(
     mel: NDArray[np.uint8],
     at: tuple[int, int],
 ) -> None:
-    """Draw a second of sound: its waveform over its log-mel, ``PANEL_PX`` by ``PICTURE_PX``.
-
-    Args:
-        waveform: float32 [k, 2], lowest and highest sample of k equal steps.
-        mel: uint8 [bands, frames], row 0 the highest band.
-        at: the upper left corner.
-    """
+    """Draw a second of sound: its waveform over its log-mel, ``PANEL_PX`` by ``PICTURE_PX``."""
     left, top = at
     _waveform(page, waveform, (left, top, PANEL_PX, WAVE_PX))
     size = (PANEL_PX, PICTURE_PX - WAVE_PX - 2)
@@ -307,16 +288,7 @@ class PairCard:
 
 
 def pairs_sheet(cards: Sequence[PairCard], *, columns: int = 3, title: str = "") -> Image.Image:
-    """Draw one page of pairs, row by row.
-
-    Args:
-        cards: what to show, in order. Lines that are too long lose their middle.
-        columns: cards side by side, at least 1.
-        title: words at the head of the page.
-
-    Returns:
-        RGB, as wide and as high as its cards need.
-    """
+    """Draw one page of pairs, row by row: RGB, as wide and as high as its cards need."""
     columns = max(1, min(columns, len(cards)))
     rows = -(-len(cards) // columns)
     lines = 2 if any(card.note for card in cards) else 1

@@ -37,14 +37,9 @@ _LOOKS = {
 
 
 def half_blocks(image: NDArray[np.uint8]) -> list[Text]:
-    """Write a picture as characters, two pixels in each.
+    """Write a picture, uint8 [h, w, 3], as ``ceil(h / 2)`` lines of ``w`` characters.
 
-    Args:
-        image: uint8 [h, w, 3]; an odd last row stands over black.
-
-    Returns:
-        ``ceil(h / 2)`` lines of ``w`` cells, the upper pixel in the text's colour, the lower one
-        behind it.
+    The upper pixel is in the text's colour, the lower one behind it, black after an odd row.
     """
     if len(image) % 2:
         image = np.concatenate([image, np.zeros_like(image[:1])])

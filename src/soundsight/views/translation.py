@@ -81,12 +81,8 @@ class Translation:
         ood_score: float = np.nan,
         **about: Any,
     ) -> Translation:
-        """Put together what was imagined from one segment.
-
-        Args:
-            images: uint8 [draws, px, px, 3]; None for the pictogram of an alert, or the calm
-                picture.
-            about: ``source``, ``seed``, ``model`` and ``warnings``.
+        """Put together what was imagined from one segment; without images the pictogram of an
+        alert, or the calm picture.
         """
         if images is None:
             named = state is State.NAMED
@@ -181,12 +177,7 @@ class Translation:
         return {**texts, "name": self.name[index]} if self.name[index] else texts
 
     def row(self, name: str, *, anyway: bool = False) -> Row:
-        """Return the card of one second on a contact sheet.
-
-        Args:
-            name: what the sound is called.
-            anyway: whether sounds of no known kind were drawn, too.
-        """
+        """Return the card of one second on a contact sheet; see ``anyway`` of ``translate``."""
         shown = range(min(len(self), MAX_PICTURES))
         notes = [
             "" if s.is_known or (anyway and s is not State.QUIET) else s.words for s in self.state
