@@ -275,9 +275,7 @@ class TrackDecoder:
         """Yield what the part holds, in time and without a hole, in pieces of about half a second.
 
         Raises:
-            AudioError: when the track is encrypted, has a rate or a number of channels that are
-                not understood, holds samples that are not finite, or is mostly damaged; in strict
-                mode at any fault.
+            AudioError: see ``audio.stream``.
         """
         start_s, end_s = self._start_s, self._end_s
         for at_s, (samples, rate_hz) in self._placed():

@@ -275,11 +275,7 @@ class Framer:
 
 
 def one_channel(samples: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Samples [t] as float32 in one piece of memory.
-
-    Raises:
-        AudioError: when they are not one-dimensional.
-    """
+    """Samples [t] as float32 in one piece of memory; ``AudioError`` for another shape."""
     block = np.ascontiguousarray(samples, dtype=np.float32)
     if block.ndim != 1:
         raise AudioError(f"one channel of samples is expected, not an array of shape {block.shape}")

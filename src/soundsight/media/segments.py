@@ -76,11 +76,7 @@ def rms_dbfs(samples: NDArray[np.floating]) -> float:
 
 
 def whole_frames(seconds: float, name: str, config: MelConfig = DEFAULT) -> int:
-    """How many frames a length is.
-
-    Raises:
-        ConfigError: when it is no whole number of frames, or fewer than one.
-    """
+    """How many frames a length is; ``ConfigError`` where it is no whole number from 1 on."""
     frames = seconds * config.segment_frames / units.SEGMENT_S
     if not (math.isfinite(frames) and frames >= 1 and abs(frames - round(frames)) < 1e-6):
         raise ConfigError(f"{name} is a multiple of {units.HOP_S:g} s, not {seconds:g}")
@@ -88,11 +84,7 @@ def whole_frames(seconds: float, name: str, config: MelConfig = DEFAULT) -> int:
 
 
 def check_lengths(segment_s: float, hop_s: float, config: MelConfig = DEFAULT) -> None:
-    """Check the length of segments and the step between them.
-
-    Raises:
-        ConfigError: when one is out of range or no whole number of frames.
-    """
+    """Raise ``ConfigError`` where a length or step is out of range or no whole number of frames."""
     if not MIN_SEGMENT_S <= segment_s <= MAX_SEGMENT_S:
         raise ConfigError(
             f"segment_s is from {MIN_SEGMENT_S:g} to {MAX_SEGMENT_S:g} s, not {segment_s:g}"
@@ -321,15 +313,9 @@ def segments(
 
 
 class LiveCutter:
-    """Segments of 1 s of one live signal that comes in blocks of any size and at any rate.
+    """Segments of 1 s, every ``hop_s`` (0.25, 0.5, 0.75 or 1), of a live signal.
 
-    The resampler keeps its state from block to block: one that forgets drifts by half a second a
-    minute and clicks at every seam.
-
-    Args:
-        rate_hz: rate of the signal, in hertz.
-        config: settings of the log-mel.
-        hop_s: seconds between the starts of segments: 0.25, 0.5, 0.75 or 1.
+    The resampler keeps its state from block to block: one that forgets drifts and clicks.
 
     Raises:
         ConfigError: when ``rate_hz`` or ``hop_s`` is wrong.

@@ -85,11 +85,7 @@ class LabelHead:
 
     @classmethod
     def of(cls, info: ModelInfo) -> LabelHead | None:
-        """Read the names of a model folder; None where it carries none.
-
-        Raises:
-            ModelError: when they are damaged or do not fit the model.
-        """
+        """Read the names of a model folder; None where it carries none."""
         if LABELS not in info.files:
             return None
         return read_label_head(info.folder / LABELS, info.embedding_size)
@@ -121,11 +117,7 @@ class LabelHead:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The content of ``labels.json``.
-
-        Raises:
-            ValueError: when a weight is not finite.
-        """
+        """The content of ``labels.json``; ``ValueError`` where a weight is not finite."""
         numbers = [*self.weights.ravel().tolist(), *self.bias.tolist()]
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError("a weight is not finite")

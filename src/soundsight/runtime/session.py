@@ -54,11 +54,7 @@ def checked_whole(name: str, value: object, least: int, most: int, shown: str = 
 
 
 def checked_seed(seed: int) -> int:
-    """Return a seed.
-
-    Raises:
-        ConfigError: when it is no whole number from 0 to 2**64 - 1.
-    """
+    """Return a seed; ``ConfigError`` where it is no whole number from 0 to 2**64 - 1."""
     return checked_whole("seed", seed, 0, MAX_SEED, "2**64 - 1")
 
 
@@ -154,10 +150,6 @@ class Network:
 
 class Session:
     """The networks of a model folder, and what is made of a second of sound with them.
-
-    Args:
-        info: a folder that ``model_folder.read`` has checked.
-        threads: threads of one run; None takes the CPUs of the process, at most 4.
 
     Raises:
         ModelError: when a network cannot be opened or has other inputs and outputs, or the label
