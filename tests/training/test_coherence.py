@@ -193,22 +193,6 @@ def test_scores_hang_on_the_seed_alone_and_leave_the_callers_random_state() -> N
     assert (torch.rand(3) == drawn).all()
 
 
-def test_members_are_different_networks_and_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
-    judge, single = coherence.agreement, []
-
-    def watch(network: object, pairs: ToyPairs, rows: np.ndarray, config: object) -> np.ndarray:
-        scores = judge(network, pairs, rows, config)  # type: ignore[arg-type]
-        single.append((rows, scores))
-        return scores
-
-    monkeypatch.setattr(coherence, "agreement", watch)
-    scores = contrastive_scores(ToyPairs(), replace(TINY, members=2))
-    assert len(single) == 4
-    for (rows, first), (_, second) in (single[:2], single[2:]):
-        assert (first != second).any()
-        np.testing.assert_allclose(scores[rows], (first + second) / 2, rtol=1e-5)
-
-
 def test_a_stopped_call_goes_on_with_the_next_fold(tmp_path: Path) -> None:
     whole = contrastive_scores(ToyPairs(), TINY, work=tmp_path / "whole")
     calls: list[tuple[int, int]] = []
@@ -323,7 +307,6 @@ def test_labels_must_fit_the_pairs() -> None:
     ("kind", "changes"),
     [
         (CoherenceConfig, {"folds": 1}),
-        (CoherenceConfig, {"members": 0}),
         (CoherenceConfig, {"passes": 0.0}),
         (CoherenceConfig, {"min_steps": 9, "max_steps": 8}),
         (CoherenceConfig, {"learning_rate": 0.0}),

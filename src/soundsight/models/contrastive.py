@@ -34,11 +34,7 @@ FIRST_TEMPERATURE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig:
-    """Sizes of the two towers.
-
-    Raises:
-        ConfigError: when either is out of range.
-    """
+    """Sizes of the two towers."""
 
     embedding_size: int = 128  #: E, length of both embeddings
     #: feature maps of the sound tower's five stages
@@ -76,8 +72,7 @@ def unit_rms(x: Tensor) -> Tensor:
 def limit_temperature(log_scale: Tensor) -> None:
     """Keep the temperature at .02 or above: lower only sharpens what is already memorised.
 
-    Args:
-        log_scale: natural logarithm of one over the temperature; changed in place.
+    ``log_scale`` is the natural logarithm of one over the temperature, changed in place.
     """
     log_scale.clamp_(max=math.log(50.0))
 

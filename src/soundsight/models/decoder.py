@@ -120,11 +120,9 @@ class LatentEncoder(nn.Module):
     def forward(
         self, image: Float[Tensor, "n 3 96 96"], seen: tuple[Tensor, Tensor, Tensor, Tensor]
     ) -> tuple[Float[Tensor, "n l 6 6"], Float[Tensor, "n l 6 6"]]:
-        """Return mean and log variance of the latent picture.
+        """Return mean and log variance of the latent picture of photos in [-1, 1].
 
-        Args:
-            image: photos in [-1, 1].
-            seen: their features through the eyes, at strides 4, 8, 16 and 32.
+        ``seen`` are their features through the eyes, at strides 4, 8, 16 and 32.
         """
         small = F.interpolate(image, size=(_COLOUR_PX, _COLOUR_PX), mode="area")
         deep = F.interpolate(self.stride32(seen[3]), scale_factor=2.0, mode="nearest")

@@ -23,7 +23,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from soundsight.core.errors import ConfigError
 from soundsight.models.eyes import MAPS
 
 _SLOPE = 0.2
@@ -37,10 +36,6 @@ class EyesDiscriminatorConfig:
 
     maps: int = 64  #: m, mixed maps at every scale
     head_maps: int = 64  #: maps inside the heads
-
-    def __post_init__(self) -> None:
-        if min(self.maps, self.head_maps) < 1:
-            raise ConfigError("maps and head_maps must be at least 1")
 
 
 class _Head(nn.Sequential):
@@ -72,8 +67,7 @@ class EyesDiscriminator(nn.Module):
     def forward(self, seen: Sequence[Float[Tensor, "n c h w"]]) -> list[Float[Tensor, " m"]]:
         """Return the scores of each scale, flat: of every place of every picture.
 
-        Args:
-            seen: features at strides 4, 8, 16 and 32, each divided by its usual size.
+        ``seen`` are features at strides 4, 8, 16 and 32, each divided by its usual size.
         """
         scores: list[Tensor] = []
         deeper: Tensor | None = None

@@ -40,11 +40,7 @@ from soundsight.models.eyes import POOLED_SIZE
 
 @dataclass(frozen=True, kw_only=True)
 class EarsConfig:
-    """Sizes of the ears.
-
-    Raises:
-        ConfigError: when a size is out of range.
-    """
+    """Sizes of the ears."""
 
     embedding_size: int = 256  #: E
     #: feature maps after the first convolution and after each of the four stages
@@ -132,10 +128,7 @@ class Ears(nn.Module):
 
 
 class PictureProjection(nn.Module):
-    """A photo's pooled features -> its embedding, in the sounds' space.
-
-    Archives are searched by picture through it.
-    """
+    """A photo's pooled features -> its embedding, in the sounds' space."""
 
     mean: Tensor
     scale: Tensor
@@ -169,9 +162,7 @@ class EarsAndMore(nn.Module):
 
 PRESETS = {
     "everyday": EarsConfig(),
-    "everyday-tiny": EarsConfig(
-        embedding_size=16, maps=(4, 8, 8, 12, 16), blocks=(0, 0, 0, 1), picture_size=POOLED_SIZE
-    ),
+    "everyday-tiny": EarsConfig(embedding_size=16, maps=(4, 8, 8, 12, 16), blocks=(0, 0, 0, 1)),
 }
 """``everyday`` is the bundled model's; ``everyday-tiny`` is for tests."""
 

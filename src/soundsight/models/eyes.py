@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -149,19 +148,12 @@ class Eyes(nn.Module):
         eyes.requires_grad_(False).eval()
         return eyes.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """Hash of the file of weights: what was trained through these eyes needs them again."""
         return self.config.sha256
 
-    def forward(
-        self, image: Float[Tensor, "n 3 s s"]
-    ) -> tuple[
-        Float[Tensor, "n 24 s/4 s/4"],
-        Float[Tensor, "n 40 s/8 s/8"],
-        Float[Tensor, "n 112 s/16 s/16"],
-        Float[Tensor, "n 320 s/32 s/32"],
-    ]:
+    def forward(self, image: Float[Tensor, "n 3 s s"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the features at strides 4, 8, 16 and 32 of pictures in [-1, 1]."""
         # The network was trained on (level - 127) / 128.
         x = F.relu6(self.stem(image * (127.5 / 128.0) + 0.5 / 128.0))

@@ -139,12 +139,7 @@ class Flow(nn.Module):
     def condition(
         self, embedding: Float[Tensor, "n e"], known: Float[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n w"]:
-        """Return the condition of the blocks for some sounds.
-
-        Args:
-            embedding: of the sounds.
-            known: 1 for the sound's condition, 0 for that of no sound; None for all sounds'.
-        """
+        """Return the condition of the blocks for some sounds; that of no sound where known = 0."""
         condition = self.sound(embedding)
         if known is None:
             return condition
@@ -189,7 +184,6 @@ class Flow(nn.Module):
         """Follow the velocity from noise to latent pictures by Euler's steps.
 
         Args:
-            embedding: of the sounds.
             noise: standard normal, z = 36 L.
             times: from 0 to 1, ascending: one evaluation (two with guidance) for each interval.
             guidance: 1 for the distribution as it is learned.
@@ -230,14 +224,7 @@ def _waves(time: Float[Tensor, " n"]) -> Float[Tensor, "n 2*waves"]:
 
 
 class FlowGenerator(nn.Module):
-    """Embedding and noise -> picture: the flow's steps, one after another, and the decoder.
-
-    Args:
-        flow: drawn from.
-        decoder: of its latent pictures.
-        times: as in :meth:`Flow.draw`.
-        guidance: likewise.
-    """
+    """Embedding and noise -> picture: the steps of :meth:`Flow.draw`, and the decoder."""
 
     dropout_size = 0
 

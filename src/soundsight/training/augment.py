@@ -24,7 +24,6 @@ def augment_mel(
     shift_frames: int = 20,
     gain: float = 0.15,
     masks: int = 2,
-    mask_bands: int = 16,
     mask_frames: int = 15,
 ) -> Float[Tensor, "n 1 128 100"]:
     """Time shift, gain and SpecAugment masks (Park et al. 2019).
@@ -34,8 +33,7 @@ def augment_mel(
         shift_frames: largest shift either way, 10 ms each; what leaves one end enters the other.
         gain: largest level change, as a share of the whole range.
         masks: masks along each axis; a masked point is quiet (-1).
-        mask_bands: most bands a mask covers.
-        mask_frames: most frames a mask covers.
+        mask_frames: most frames a mask covers; it covers 16 bands at most.
     """
     n, _, bands, frames = mel.shape
     shift = torch.randint(-shift_frames, shift_frames + 1, (n, 1), generator=rng).to(mel.device)
@@ -43,7 +41,7 @@ def augment_mel(
     mel = mel.gather(3, columns[:, None, None, :].expand(n, 1, bands, frames))
     # Quiet stays quiet: only what is above the floor is scaled, as a change of dB range would.
     mel = ((mel + 1.0) * (1.0 + _uniform(n, -gain, gain, mel, rng))[:, None, None, None]) - 1.0
-    for axis, size, most in ((2, bands, mask_bands), (3, frames, mask_frames)):
+    for axis, size, most in ((2, bands, 16), (3, frames, mask_frames)):
         for _ in range(masks):
             width = torch.rand(n, generator=rng) * most
             start = torch.rand(n, generator=rng) * (size - width)
@@ -108,13 +106,8 @@ def narrow_band(
 ) -> Float[Tensor, "n 1 128 100"]:
     """Darken the highest bands of a share of the sounds, as a lower sample rate would.
 
-    What is left is scaled up by some of what it lacks to full scale: the loudest point may have
-    lain in what is gone.
-
-    Args:
-        mel: in [-1, 1].
-        share: of the sounds that lose bands.
-        rows: fewest and most bands that are lost, counted from the top.
+    ``rows`` are the fewest and most bands that are lost, from the top. What is left is scaled up by
+    some of what it lacks to full scale: the loudest point may have lain in what is gone.
     """
     n, _, bands, _ = mel.shape
     lost = torch.randint(rows[0], rows[1] + 1, (n,), generator=rng)
@@ -168,33 +161,25 @@ def augment_colour(
     """Change brightness, saturation and contrast; differentiable, not clipped."""
     n = len(image)
     image = image + _uniform(n, -colour, colour, image, rng)[:, None, None, None]
-    mean = image.mean(dim=1, keepdim=True)
-    image = (
-        mean + (image - mean) * _uniform(n, 1 - colour, 1 + colour, image, rng)[:, None, None, None]
-    )
-    mean = image.mean(dim=(1, 2, 3), keepdim=True)
-    return (
-        mean + (image - mean) * _uniform(n, 1 - colour, 1 + colour, image, rng)[:, None, None, None]
-    )
+    for axes in (1, (1, 2, 3)):
+        mean = image.mean(dim=axes, keepdim=True)
+        factor = _uniform(n, 1 - colour, 1 + colour, image, rng)[:, None, None, None]
+        image = mean + (image - mean) * factor
+    return image
 
 
 def diff_augment(
-    image: Float[Tensor, "n 3 h w"], rng: Generator, *, shift: float = 0.125, colour: float = 0.3
+    image: Float[Tensor, "n 3 h w"], rng: Generator, *, colour: float = 0.3
 ) -> Float[Tensor, "n 3 h w"]:
-    """Whole-pixel shift (zeros come in) and colour; the light policy for GAN steps.
+    """Whole-pixel shift (an eighth at most; zeros come in) and colour, the light policy of GANs.
 
     Real and generated pictures go through the same policy, in the steps of both networks
     (DiffAugment, Zhao et al. 2020).
-
-    Args:
-        image: in [-1, 1].
-        shift: largest shift either way, as a share of the side.
-        colour: strength of the colour changes.
     """
     n, channels, height, width = image.shape
     image = augment_colour(image, rng, colour)
-    dy = torch.randint(-int(height * shift), int(height * shift) + 1, (n, 1), generator=rng)
-    dx = torch.randint(-int(width * shift), int(width * shift) + 1, (n, 1), generator=rng)
+    dy = torch.randint(-(height // 8), height // 8 + 1, (n, 1), generator=rng)
+    dx = torch.randint(-(width // 8), width // 8 + 1, (n, 1), generator=rng)
     # One row and column of zeros all round; anything further out is clamped to them.
     padded = F.pad(image, (1, 1, 1, 1))
     rows = (torch.arange(height)[None] + dy + 1).clamp(0, height + 1).to(image.device)

@@ -29,21 +29,13 @@ _ADVICE = "put another one in its place, or train into another folder"
 
 
 def save_weights(path: Path, network: nn.Module, about: dict[str, Any] | None = None) -> None:
-    """Write one network's weights to ``path`` (.safetensors) with its SHA-256 in a .json beside it.
-
-    Raises:
-        OutputError: when the place cannot be written to.
-    """
+    """Write one network's weights to ``path`` (.safetensors) and their SHA-256 to a .json."""
     tensors = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
     save_tensors(path, tensors, about)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] | None) -> None:
-    """Write named tensors as :func:`save_weights` writes those of a network.
-
-    Raises:
-        OutputError: when the place cannot be written to.
-    """
+    """Write named tensors as :func:`save_weights` writes those of a network."""
     with atomic_file(path) as temporary:
         temporary.write_bytes(save(tensors))
     write_json(path.with_suffix(".json"), {**(about or {}), "sha256": sha256_of(path)})
@@ -87,10 +79,7 @@ def load_network(
 ) -> tuple[Network, dict[str, Any]]:
     """Return a network with the weights at ``path``, frozen and in eval mode; and the JSON beside.
 
-    Args:
-        path: of :func:`save_weights`.
-        kind: makes the network of its config.
-        sizes: the config's class; its values stand in the JSON.
+    ``kind`` makes the network of its config, whose class is ``sizes``.
 
     Raises:
         DataError: when the file is missing, damaged, or of a network of other sizes.
@@ -105,7 +94,7 @@ def load_weights(path: Path, network: nn.Module) -> dict[str, Any]:
     """Load weights that :func:`save_weights` wrote into ``network``; return the JSON beside them.
 
     Raises:
-        DataError: when the file is missing, damaged, or of a network of other sizes.
+        DataError: as :func:`load_network`.
     """
     tensors, about = read_tensors(path)
     load_state(network, tensors, str(path))
@@ -139,11 +128,7 @@ def save_checkpoint(
     networks: dict[str, nn.Module],
     optimizers: dict[str, torch.optim.Optimizer],
 ) -> None:
-    """Write everything that training step ``step`` starts from.
-
-    Raises:
-        OutputError: when the place cannot be written to.
-    """
+    """Write everything that training step ``step`` starts from."""
     tensors: dict[str, Tensor] = {}
     for key, network in networks.items():
         for name, value in network.state_dict().items():
@@ -203,23 +188,21 @@ def load_checkpoint(
         DataError: when it is missing, damaged or of other networks.
     """
     tensors, about = read_checkpoint(path)
+
+    def of(prefix: str) -> dict[str, Tensor]:
+        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
     for key, network in networks.items():
-        prefix = f"network.{key}."
-        load_state(
-            network,
-            {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)},
-            str(path),
-        )
+        load_state(network, of(f"network.{key}."), str(path))
     for key, optimizer in optimizers.items():
         state: dict[int, dict[str, Any]] = {}
-        prefix = f"optimizer.{key}."
-        for full, tensor in tensors.items():
-            if full.startswith(prefix):
-                index, name = full.removeprefix(prefix).split(".", 1)
-                state.setdefault(int(index), {})[name] = tensor
-        for full, value in about["scalars"].items():
-            owner, index, name = full.split(".", 2)
-            if owner == key:
-                state.setdefault(int(index), {})[name] = value
+        scalars = {
+            n.removeprefix(f"{key}."): v
+            for n, v in about["scalars"].items()
+            if n.startswith(f"{key}.")
+        }
+        for full, value in {**of(f"optimizer.{key}."), **scalars}.items():
+            index, name = full.split(".", 1)
+            state.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": about["groups"][key]})
     return int(about["step"])

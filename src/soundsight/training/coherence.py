@@ -125,7 +125,6 @@ class _FitConfig:
 class CoherenceConfig(_FitConfig):
     """How the label-free scorer is fitted."""
 
-    members: int = 1  #: networks a fold, of different seeds; their scores are averaged
     #: random pairs of the held-out fold that stand for "any sound, any picture"
     candidates: int = 2000
     frames_pooled: int = 2  #: neighbouring 10-ms frames averaged into one before the sound tower
@@ -135,7 +134,7 @@ class CoherenceConfig(_FitConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_values(self, at_least_1="members frames_pooled")
+        check_values(self, at_least_1="frames_pooled")
         if self.candidates < 16 or self.frames_pooled > 4:
             raise ConfigError("candidates must be at least 16, frames_pooled at most 4")
 
@@ -199,16 +198,12 @@ def contrastive_scores(
 
     def score(k: int, stepped: Callable[[], None]) -> NDArray[np.float32]:
         learned, held_out = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        total = np.zeros(len(held_out), dtype=np.float64)
-        for member in range(config.members):
-            seed = _seed(config.seed, k, member)
-            network = fit_pair(pairs, learned, config, steps[k], seed, stepped)
-            total += agreement(network, pairs, held_out, config)
-        return (total / config.members).astype(np.float32)
+        seed = _seed(config.seed, k, 0)
+        network = fit_pair(pairs, learned, config, steps[k], seed, stepped)
+        return agreement(network, pairs, held_out, config).astype(np.float32)
 
     settings = {"scorer": "contrastive", **to_dict(config)}
-    in_all = [config.members * n for n in steps]
-    return _cross_fit(pairs, fold, score, settings, work, progress, in_all)
+    return _cross_fit(pairs, fold, score, settings, work, progress, steps)
 
 
 def classifier_scores(

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 ACCELERATORS = ("auto", "cpu", "cuda")
 
-
 T = TypeVar("T")
 
 
@@ -69,10 +68,8 @@ class DeviceConfig:
 class Devices:
     """One process of a run, its device, and its way to the other processes.
 
-    Without arguments it is this process alone, on the CPU, in float32.
-
     Args:
-        fabric: launched; None for this process alone.
+        fabric: launched; None for this process alone, on the CPU, in float32.
         compiled: run the networks through ``torch.compile``.
 
     Attributes:
@@ -190,7 +187,6 @@ def start_devices(config: DeviceConfig, precision: str = "32-true") -> Devices:
     keeps float32's range and 10 bits of its mantissa.
 
     Args:
-        config: on what to run.
         precision: ``32-true``, or ``bf16-mixed``: networks in bfloat16, weights and losses in
             float32.
 
@@ -225,7 +221,8 @@ def start_devices(config: DeviceConfig, precision: str = "32-true") -> Devices:
         fabric.launch()
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"the processes of the run did not start: {error}") from error
-    atexit.register(_leave)
+    # A thread that still listens to the other processes would abort the program at its end.
+    atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
     if config.threads:
         torch.set_num_threads(config.threads)
     if accelerator == "cuda":
@@ -236,11 +233,7 @@ def start_devices(config: DeviceConfig, precision: str = "32-true") -> Devices:
 
 @contextlib.contextmanager
 def enough_memory() -> Iterator[None]:
-    """Turn an allocation that fails inside into one line on what to make smaller.
-
-    Raises:
-        ConfigError: in place of PyTorch's or NumPy's error.
-    """
+    """Turn an allocation that fails inside into a ConfigError on what to make smaller."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -273,12 +266,6 @@ def _launched(config: DeviceConfig) -> tuple[int, int]:
         if asked is not None and asked != value:
             raise ConfigError(f"{name} is {asked} but the launcher started {value}: leave it out")
     return found["devices"], found["nodes"]
-
-
-def _leave() -> None:
-    """Leave the other processes in order; a thread that still listens would abort the program."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def _need_compiler() -> None:

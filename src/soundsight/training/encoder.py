@@ -67,11 +67,7 @@ def to_levels(unit: Tensor) -> Tensor:
 
 
 class EncoderTask(Task):
-    """Fits one audio encoder on a split's pairs (the autoencoder looks at the sounds only).
-
-    Raises:
-        DataError: when ``start`` is of another kind or of other sizes.
-    """
+    """Fits one audio encoder on a split's pairs (the autoencoder looks at the sounds only)."""
 
     kind = "encoder"
 
@@ -91,7 +87,13 @@ class EncoderTask(Task):
         if start is not None:
             self._start_from(start)
         channels_last(self.network)
-        self.optimizer = self._make_optimizer()
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(
+                self.network.parameters(), lr=config.learning_rate, momentum=config.momentum
+            )
+            if config.schedule == "published"
+            else adamw(self.network, config.learning_rate, config.weight_decay)
+        )
 
     def _start_from(self, start: Pretrained) -> None:
         network = self.network
@@ -105,14 +107,6 @@ class EncoderTask(Task):
         about = start.load(PICTURE_ENCODER, network.picture)
         with torch.no_grad():
             network.log_scale.fill_(-math.log(about.get("temperature", FIRST_TEMPERATURE)))
-
-    def _make_optimizer(self) -> torch.optim.Optimizer:
-        config = self.config
-        if config.schedule == "published":
-            return torch.optim.SGD(
-                self.network.parameters(), lr=config.learning_rate, momentum=config.momentum
-            )
-        return adamw(self.network, config.learning_rate, config.weight_decay)
 
     def networks(self) -> dict[str, nn.Module]:
         return {"encoder": self.network}
@@ -185,19 +179,15 @@ class EncoderTask(Task):
 
     def finish(self, run: Path) -> None:
         """Write ``encoder.safetensors``: the sound tower, or the whole autoencoder."""
-        network = self.network
-        size = network.config
+        network, sizes = self.network, to_dict(self.network.config)
         kept = network.sound if isinstance(network, ContrastivePair) else network
-        save_weights(
-            run / "encoder.safetensors",
-            kept,
-            {"kind": self.config.kind, "preset": self.config.preset, "network": to_dict(size)},
-        )
+        about = {"kind": self.config.kind, "preset": self.config.preset, "network": sizes}
+        save_weights(run / "encoder.safetensors", kept, about)
         if isinstance(network, ContrastivePair):
             temperature = float((-network.log_scale.detach()).exp())
             save_weights(
                 run / "picture_encoder.safetensors", network.picture,
-                {"network": to_dict(size), "temperature": temperature},
+                {"network": sizes, "temperature": temperature},
             )  # fmt: skip
 
 
@@ -223,12 +213,9 @@ def load_encoder(folder: Path) -> AudioEncoder:
 def condition(
     encoder: AudioEncoder, mel: Tensor, source: int = EMBEDDING_LAYER
 ) -> Float[Tensor, "n c"]:
-    """Return a generator's condition of each log-mel: its embedding, and tokens if asked for.
+    """Return a generator's condition of each log-mel [n, 1, 128, 100], in [-1, 1].
 
-    Args:
-        encoder: any; only an autoencoder has an earlier ``source`` than the embedding.
-        mel: [n, 1, 128, 100] in [-1, 1].
-        source: as in ``Autoencoder.condition``.
+    Only an autoencoder has an earlier ``source`` than the embedding (``Autoencoder.condition``).
     """
     if isinstance(encoder, Autoencoder):
         return encoder.condition(mel, source)

@@ -1,8 +1,7 @@
-"""Where training starts when it does not start from nothing: a finished run, or a model folder.
+"""Weights to start training from: those of a finished run, or of a model folder.
 
-A run leaves its weights behind; a model folder carries them where it was exported with them
-(``soundsight export --trainable``). Both hold the same files, so one can be gone on from as the
-other can.
+A run leaves its weights behind; a model folder carries the same files where it was exported with
+them (``soundsight export --trainable``).
 """
 
 from __future__ import annotations
@@ -72,22 +71,14 @@ class Pretrained:
         return load_weights(self.file(name), network)
 
     def sha256(self, *names: str) -> str:
-        """Return one hash for the weights of several networks.
-
-        Raises:
-            DataError: when the first is missing, or one is damaged.
-        """
+        """Return one hash for those networks' weights that are there; the first must be."""
         self._need(names[0])
         present = [name for name in names if self.has(name)]
         hashes = "".join(str(self.about(name)["sha256"]) for name in present)
         return hashlib.sha256(hashes.encode()).hexdigest()
 
     def preset(self, name: str = ENCODER) -> str:
-        """Return the name of the sizes that a network has.
-
-        Raises:
-            DataError: when there is no such network, or it does not say.
-        """
+        """Return the name of the sizes that a network has."""
         try:
             return str(self.about(name)["preset"])
         except KeyError as error:

@@ -57,10 +57,6 @@ def feature_loss(generated: Sequence[Tensor], target: Sequence[Tensor]) -> Float
     """Mean over layers of the L1 between maps, as a share of the target's mean absolute value.
 
     Source: Larsen et al. 2016 (likeness in a discriminator's features), with L1.
-
-    Args:
-        generated: maps of each layer.
-        target: the maps that they ought to be.
     """
     shares = [
         F.l1_loss(g.float(), t.float()) / (t.float().abs().mean() + 1e-6)
@@ -88,12 +84,8 @@ def relativistic_loss(
     """Softplus of how far ``worse`` scores above ``better``, paired item by item.
 
     The discriminator is given (real, generated), the generator (generated, real). Source:
-    Jolicoeur-Martineau 2018; in this paired form, Huang et al. 2024 (R3GAN).
-
-    Args:
-        better: scores that ought to be higher.
-        worse: scores that ought to be lower.
-        valid: pairs that count; all when None.
+    Jolicoeur-Martineau 2018; in this paired form, Huang et al. 2024 (R3GAN). Only ``valid`` pairs
+    count; all when None.
     """
     loss = F.softplus(worse.float() - better.float())
     if valid is None:
@@ -123,14 +115,8 @@ def info_nce(
     """Symmetric InfoNCE between n sounds and their n pictures.
 
     A negative that shares its video or its photo with the positive is no negative and is left out.
-    Source: van den Oord et al. 2018; symmetric as in Radford et al. 2021.
-
-    Args:
-        sound: sound embeddings (any length; they are normalised here).
-        picture: picture embeddings, row i belongs to sound i.
-        video: id of the source video.
-        photo: id of the frame.
-        log_scale: natural logarithm of one over the temperature.
+    Embeddings may have any length; ``log_scale`` is the natural logarithm of one over the
+    temperature. Source: van den Oord et al. 2018; symmetric as in Radford et al. 2021.
     """
     logits = F.normalize(sound, dim=1) @ F.normalize(picture, dim=1).T * log_scale.exp()
     same = (video[:, None] == video[None]) | (photo[:, None] == photo[None])
@@ -162,7 +148,7 @@ def pictures_nce(
         photo: id of each picture.
         partner: which sound is mixed into each.
         share: how much of each mixture is the sound itself, in [0, 1].
-        log_scale: natural logarithm of one over the temperature.
+        log_scale: as in :func:`info_nce`.
     """
     n, k = photo.shape
     logits = F.normalize(sound, dim=1) @ F.normalize(picture.flatten(0, 1), dim=1).T
@@ -191,12 +177,8 @@ def alone_nce(
 ) -> Float[Tensor, ""]:
     """InfoNCE between two sounds of each of n recordings, against all others of the batch.
 
-    Source: Chen et al. 2020 (NT-Xent).
-
-    Args:
-        two: embeddings of two sounds of each recording (any length).
-        others: embeddings of sounds of other recordings.
-        log_scale: natural logarithm of one over the temperature.
+    Embeddings may have any length; ``log_scale`` as in :func:`info_nce`. Source: Chen et al. 2020
+    (NT-Xent).
     """
     n = len(two)
     own = F.normalize(two.transpose(0, 1).flatten(0, 1), dim=1)

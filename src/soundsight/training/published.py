@@ -1,4 +1,4 @@
-"""The translator: a frozen audio encoder, a dense generator, and a discriminator to argue with.
+"""The GAN translator: a frozen audio encoder, a dense generator and a discriminator.
 
 Two objectives, both without a label:
 
@@ -11,17 +11,16 @@ Two objectives, both without a label:
     Paired softplus loss, R1 + R2 gradient penalties, differentiable augmentation, and a
     matching-aware negative: a real picture with the sound of another video must score below the
     same picture with its own (Reed et al. 2016). Beside it, with ``contrast_weight`` and
-    ``coherence_weight``, a symmetric InfoNCE in the discriminator's features: it learns which sound
-    of the batch goes with which real picture, and the generator's pictures must be found by their
-    sounds there (Kang & Park 2020, ContraGAN, with sounds in the place of labels). With
-    ``variational_weight`` every other picture of a batch is drawn from noise that a *picture
-    posterior* read off its photo, and is asked to be that photo again: in pixels, in the
-    discriminator's maps, and at the price of the KL divergence of that noise from the standard
-    normal one (Larsen et al. 2016; Zhu et al. 2017).
+    ``coherence_weight``, a symmetric InfoNCE between sounds and the discriminator's features of
+    real pictures, and of generated ones for the generator (Kang & Park 2020, ContraGAN, with sounds
+    in the place of labels). With ``variational_weight`` every other picture of a batch is drawn
+    from noise that a *picture posterior* read off its photo, and must be that photo again: in
+    pixels, in the discriminator's maps, and at the price of the KL divergence of that noise from
+    the standard normal one (Larsen et al. 2016; Zhu et al. 2017).
 
 Not known from the paper, and chosen here: r = +1 / -1, L1 as pixel loss with weight 1 for ``rc``
-(a frame is compared as a viewer sees it, not squared) and 0 for ``relativistic`` (the bench pairs a
-sound with one of many photos that would fit), Adam with beta1 = 0 or .5, learning rates.
+and 0 for ``relativistic`` (the bench pairs a sound with one of many photos that would fit), Adam
+with beta1 = 0 or .5, learning rates.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ import copy
 import math
 import shutil
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -103,13 +102,11 @@ def generator_config(config: TranslatorConfig, encoder: AudioEncoder) -> DenseGe
     return replace(sizes, embedding_size=encoder.embedding_size, **changes)
 
 
-def _make_discriminator(config: TranslatorConfig, embedding_size: int) -> nn.Module:
-    sizes = preset(config.preset)
+def _make_discriminator(config: TranslatorConfig, encoder: AudioEncoder) -> nn.Module:
+    sizes, size = preset(config.preset), encoder.embedding_size
     if config.objective == "rc":
-        return RCDiscriminator(replace(sizes.rc_discriminator, embedding_size=embedding_size))
-    return ProjectionDiscriminator(
-        replace(sizes.projection_discriminator, embedding_size=embedding_size)
-    )
+        return RCDiscriminator(replace(sizes.rc_discriminator, embedding_size=size))
+    return ProjectionDiscriminator(replace(sizes.projection_discriminator, embedding_size=size))
 
 
 def _make_posterior(config: TranslatorConfig, generator: DenseGenerator) -> PicturePosterior | None:
@@ -142,9 +139,6 @@ class MovingAverageAdversary(nn.Module):
     discriminator does: the RC-score ends in a one-channel BatchNorm.
 
     The state (the kept discriminators and how many of them there are) belongs to a checkpoint.
-
-    Args:
-        discriminator: the live discriminator, called with (images, embeddings).
     """
 
     def __init__(self, discriminator: nn.Module, config: MovingAverageConfig) -> None:
@@ -178,11 +172,7 @@ class MovingAverageAdversary(nn.Module):
     ) -> Float[Tensor, ""]:
         """Return the mean over the adversaries of ``|r_real - r^|`` of the generated pictures.
 
-        Args:
-            discriminator: the live one.
-            real: real pictures, in [-1, 1]; they share the batch, and get no gradient.
-            generated: pictures of the same sounds, in [-1, 1].
-            embedding: the sounds.
+        Real pictures share the batch and get no gradient; pictures lie in [-1, 1].
         """
         both = torch.cat([real, generated])
         sounds = torch.cat([embedding, embedding])
@@ -207,26 +197,18 @@ class MovingAverageAdversary(nn.Module):
 
 @dataclass(kw_only=True)
 class _Part:
-    """This process's pairs of one micro-batch, and what is drawn and found out about them.
-
-    ``condition`` is what the generator gets of the sound, ``embedding`` the sound's embedding
-    alone, without the tokens that attention listens to. ``mismatched`` is the embedding of the next
-    pair, ``other`` whether it is another video's. ``posterior`` is what the picture posterior gives
-    for every other photo.
-    """
+    """This process's pairs of one micro-batch, and what is drawn and found out about them."""
 
     image: Tensor
-    condition: Tensor
+    condition: Tensor  #: of the generator: the embedding, and tokens that attention listens to
     embedding: Tensor
     noise: Tensor
     dropout: Tensor
-    mismatched: Tensor
-    other: Tensor
     video: Tensor
     photo: Tensor
     generated: Tensor | None = None
     real_score: Tensor | None = None
-    posterior: tuple[Tensor, Tensor] | None = None
+    posterior: tuple[Tensor, Tensor] | None = None  #: mean and log variance, of every other photo
 
 
 class TranslatorTask(Task):
@@ -244,6 +226,7 @@ class TranslatorTask(Task):
     """
 
     kind = "translator"
+    embeddings: Tensor  #: of each pair, float32 [len(data), E], on the encoder's device
 
     def __init__(
         self,
@@ -266,7 +249,8 @@ class TranslatorTask(Task):
         self._encoder_about = {key: about[key] for key in ("kind", "preset", "network")}
         torch.manual_seed(config.loop.seed)
         self.generator = channels_last(DenseGenerator(generator_config(config, encoder)))
-        self.discriminator = channels_last(_make_discriminator(config, encoder.embedding_size))
+        # A ProjectionDiscriminator where the objective is relativistic.
+        self.discriminator: Any = channels_last(_make_discriminator(config, encoder))
         self.posterior = _make_posterior(config, self.generator)
         if start is not None:
             start.load(GENERATOR, self.generator)
@@ -310,21 +294,13 @@ class TranslatorTask(Task):
             # Gradient penalties differentiate twice, which compiled networks cannot.
             devices.compile(self.discriminator)
 
-    @cached_property
-    def embeddings(self) -> Tensor:
-        """The embedding of each pair, float32 [len(data), E], on the encoder's device."""
-        return embed(self._encoder, self.data)
-
     @torch.no_grad()
     def conditions(self, rows: NDArray[np.int64], mel: Tensor | None = None) -> Tensor:
         """Return the generator's condition of some pairs, float32 [n, c].
 
         The embeddings of all pairs are kept. The maps of an earlier layer are a hundred times as
-        large (6 GiB for the bench at ``paper``, layer 5) and are made anew.
-
-        Args:
-            rows: which pairs, [n].
-            mel: their log-mels, uint8 [n, 1, 128, 100], where they are at hand.
+        large (6 GiB for the bench at ``paper``, layer 5) and are made anew, from ``mel`` (uint8)
+        where that is at hand.
         """
         if self.config.audio_source == EMBEDDING_LAYER:
             return self.embeddings[torch.from_numpy(rows).to(self.embeddings.device)]
@@ -342,10 +318,25 @@ class TranslatorTask(Task):
         if self.posterior is not None:
             self.posterior.train()
         parts = [self._part(own, rng) for own in self.devices.parts_of(rows, loop.accumulate)]
-        do = self._step_rc if self.config.objective == "rc" else self._step_relativistic
-        scalars = do(step, parts, rng)
+        rc, judge = self.config.objective == "rc", self.discriminator
+        penalised = step % self.config.penalty_every == 0
+        of_discriminator = (
+            self._rc_discriminator
+            if rc
+            else partial(self._relativistic_discriminator, rng=rng, penalised=penalised)
+        )
+        of_generator = self._rc_generator if rc else partial(self._relativistic_generator, rng=rng)
+        d_scalars = self.descend("d_gradient", self.d_optimizer, parts, of_discriminator)
+        judge.requires_grad_(False)
+        g_scalars = self.descend("g_gradient", self.g_optimizer, parts, of_generator)
+        judge.requires_grad_(True)
         self.ema.update(self.generator, step)
-        return scalars
+        if rc:
+            self.adversary.update(judge, step)
+            return {**d_scalars, **g_scalars}
+        # The last penalties stand in every log line: most steps have none of their own.
+        self._penalties |= {key: d_scalars[key] for key in ("r1", "r2") if key in d_scalars}
+        return {**g_scalars, **d_scalars, **self._penalties}
 
     def _part(self, rows: NDArray[np.int64], rng: torch.Generator) -> _Part:
         """Gather pairs and draw all that the generator needs for them."""
@@ -364,20 +355,14 @@ class TranslatorTask(Task):
             given = torch.cat([noisy, given[:, size:]], dim=1)
         noise = torch.randn(n, self.generator.noise_size, generator=rng)
         dropout = torch.rand(n, self.generator.dropout_size, generator=rng)
-        embedding = given[:, : self._encoder.embedding_size]
-        video = batch.video.to(devices.device)
-        photo = batch.photo.to(devices.device)
-        other = (video != video.roll(1)) & (photo != photo.roll(1))
         return _Part(
             image=image,
             condition=given,
-            embedding=embedding,
+            embedding=given[:, : self._encoder.embedding_size],
             noise=noise.to(devices.device),
             dropout=dropout.to(devices.device),
-            mismatched=embedding.roll(1, dims=0),
-            other=other,
-            video=video,
-            photo=photo,
+            video=batch.video.to(devices.device),
+            photo=batch.photo.to(devices.device),
         )
 
     def _draw(self, part: _Part) -> Tensor:
@@ -407,16 +392,6 @@ class TranslatorTask(Task):
         assert part.generated is not None  # the discriminator's turn comes first
         return part.generated if part.generated.requires_grad else self._draw(part)
 
-    def _step_rc(self, step: int, parts: list[_Part], rng: torch.Generator) -> Scalars:
-        del rng
-        judge = self.discriminator
-        scalars = self.descend("d_gradient", self.d_optimizer, parts, self._rc_discriminator)
-        judge.requires_grad_(False)
-        scalars |= self.descend("g_gradient", self.g_optimizer, parts, self._rc_generator)
-        judge.requires_grad_(True)
-        self.adversary.update(judge, step)
-        return scalars
-
     def _rc_discriminator(self, part: _Part) -> tuple[Tensor, Scalars]:
         n, embedding = len(part.image), part.embedding
         both = torch.cat([part.image, self._shown(part)])
@@ -439,27 +414,11 @@ class TranslatorTask(Task):
             "variety": generated.detach().std(dim=0).mean(),
         }
 
-    def _step_relativistic(self, step: int, parts: list[_Part], rng: torch.Generator) -> Scalars:
-        penalised = step % self.config.penalty_every == 0
-        scalars = self.descend(
-            "d_gradient", self.d_optimizer, parts,
-            partial(self._relativistic_discriminator, rng=rng, penalised=penalised),
-        )  # fmt: skip
-        self.discriminator.requires_grad_(False)
-        g_scalars = self.descend(
-            "g_gradient", self.g_optimizer, parts, partial(self._relativistic_generator, rng=rng)
-        )
-        self.discriminator.requires_grad_(True)
-        # The last ones stand in every log line: most steps have none of their own.
-        self._penalties |= {key: scalars[key] for key in ("r1", "r2") if key in scalars}
-        return {**g_scalars, **scalars, **self._penalties}
-
     def _relativistic_discriminator(
         self, part: _Part, *, rng: torch.Generator, penalised: bool
     ) -> tuple[Tensor, Scalars]:
         """The real picture above the generated one, and above itself with another video's sound."""
         config, judge = self.config, self.discriminator
-        assert isinstance(judge, ProjectionDiscriminator)  # made so for this objective
         generated = self._shown(part)
         real, fake = diff_augment(part.image, rng), diff_augment(generated, rng)
         if penalised:
@@ -469,10 +428,11 @@ class TranslatorTask(Task):
             seen = judge.features(real)
             real_score = judge.score(seen, part.embedding)
             fake_score = judge(fake, part.embedding)
-            wrong_score = judge.score(seen, part.mismatched)
+            wrong_score = judge.score(seen, part.embedding.roll(1, dims=0))
         part.real_score = real_score.detach()
         d_loss = relativistic_loss(real_score, fake_score)
-        wrong = relativistic_loss(real_score, wrong_score, part.other)
+        other = (part.video != part.video.roll(1)) & (part.photo != part.photo.roll(1))
+        wrong = relativistic_loss(real_score, wrong_score, other)
         total = d_loss + config.wrong_sound_weight * wrong
         scalars = {"d_loss": d_loss.detach(), "wrong_sound": wrong.detach()}
         if config.contrast_weight:
@@ -488,15 +448,11 @@ class TranslatorTask(Task):
     def _relativistic_generator(
         self, part: _Part, *, rng: torch.Generator
     ) -> tuple[Tensor, Scalars]:
-        """The generated picture above the real one.
-
-        The real one's score of a moment ago only weighs the gradient; it is not computed again.
-        """
+        """The generated picture above the real one, whose score of a moment ago is a constant."""
         assert part.real_score is not None  # the discriminator's turn comes first
         generated = self._drawn(part)
         shown = diff_augment(generated, rng)
         judge = self.discriminator
-        assert isinstance(judge, ProjectionDiscriminator)
         with self.devices.autocast():
             seen = judge.features(shown)
             fake_score = judge.score(seen, part.embedding)
@@ -521,7 +477,6 @@ class TranslatorTask(Task):
     ) -> tuple[Tensor, Scalars]:
         """How far pictures are from the photos whose noise they were drawn from."""
         judge = self.discriminator
-        assert isinstance(judge, ProjectionDiscriminator)
         with self.devices.autocast():
             made = judge.maps(generated)[1:]
             with torch.no_grad():
@@ -536,22 +491,16 @@ class TranslatorTask(Task):
 
     def _contrast(self, part: _Part, seen: Tensor) -> Tensor:
         """InfoNCE between these pictures' features and the sounds."""
-        judge, devices = self.discriminator, self.devices
-        assert isinstance(judge, ProjectionDiscriminator)
-        with devices.autocast():
-            embedding = judge.projected(part.embedding)
+        with self.devices.autocast():
+            embedding = self.discriminator.projected(part.embedding)
         scale = torch.tensor(-math.log(self.config.temperature), device=seen.device)
-        return info_nce(
-            embedding.float(), seen.float(), part.video, part.photo, scale,
-        )  # fmt: skip
+        return info_nce(embedding.float(), seen.float(), part.video, part.photo, scale)
 
     @torch.no_grad()
     def _imagine(self, network: DenseGenerator, conditions: Tensor, seed: int) -> Tensor:
         """uint8 pictures, one a condition, drawn as the runtime draws them."""
-        n = len(conditions)
-        draws = [
-            generator_draws(seed, i, network.noise_size, network.dropout_size) for i in range(n)
-        ]
+        sizes = network.noise_size, network.dropout_size
+        draws = [generator_draws(seed, i, *sizes) for i in range(len(conditions))]
         noise, dropout = (
             torch.from_numpy(np.stack(of_each)).to(self.devices.device)
             for of_each in zip(*draws, strict=True)
@@ -587,12 +536,8 @@ class TranslatorTask(Task):
         if step not in self._steps_to_sample:
             return
         conditions = self.conditions(np.arange(len(self.data))[:_EARLY_PICTURES])
-        images = torch.cat(
-            [
-                self._imagine(network, conditions, seed=step)
-                for network in (self.generator, self.ema.average)
-            ]
-        )
+        networks = self.generator, self.ema.average
+        images = torch.cat([self._imagine(network, conditions, seed=step) for network in networks])
         with atomic_file(run / "early" / f"step-{step:07d}.npz") as temporary:
             np.savez_compressed(temporary, images=images.permute(0, 2, 3, 1).cpu().numpy())
 

@@ -47,11 +47,7 @@ State = tuple[dict[str, nn.Module], dict[str, torch.optim.Optimizer]]
 
 
 class RunFolder:
-    """The folder of one run.
-
-    Args:
-        path: made by :meth:`begin` when it is not there.
-    """
+    """The folder of one run, made by :meth:`begin` when it is not there."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -66,12 +62,8 @@ class RunFolder:
     ) -> None:
         """Write ``run.json``; where it stands already, check that it says the same.
 
-        Args:
-            kind: of the run.
-            config: the whole resolved config.
-            sizes: of the networks. A preset is a name for sizes, and what it names may change
-                from version to version.
-            data: what the pairs are.
+        The networks' sizes stand in it, too: what a preset names may change from version to
+        version.
 
         Raises:
             ConfigError: when the run was begun with something else, naming the keys.
@@ -136,22 +128,15 @@ class RunFolder:
         for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
             old.unlink()
 
-    def save_failed(self, state: State, step: int) -> None:
-        """Write the state in which a loss was no longer finite."""
-        save_checkpoint(self.path / FAILED, step, *state)
-
     def finish(self, step: int) -> None:
         """Write that the last step is over."""
         write_json(self.path / "done.json", {"steps": step, "ended": datetime.now(UTC).isoformat()})
 
 
 class RunLog:
-    """Writes scalars and pictures to ``log.jsonl``, ``pictures/`` and TensorBoard.
+    """Writes scalars and pictures to ``log.jsonl``, ``pictures/`` and TensorBoard, from a step on.
 
     What was logged after the checkpoint is done again, so those lines are removed first.
-
-    Args:
-        step: the step from which the run goes on.
 
     Raises:
         OutputError: when the folder cannot be written to; also from every method.
@@ -232,7 +217,7 @@ def read_run(run: Path, kind: str | None = None) -> dict[str, Any]:
 
 
 def _step_of(line: str) -> float:
-    """Return a log line's step; infinity for a line that was cut off."""
+    """The step of a log line; infinity for a line that was cut off."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

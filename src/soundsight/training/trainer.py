@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import is_dataclass
 from functools import partial
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from soundsight.core.config import to_dict
 from soundsight.core.errors import OutputError, SoundsightError
 from soundsight.core.progress import progress_bar
+from soundsight.training.checkpoints import save_checkpoint
 from soundsight.training.configs import LoopConfig
 from soundsight.training.devices import Devices
 from soundsight.training.ema import Ema
@@ -47,15 +48,10 @@ _SAME_REQUEST_S = 1.0
 
 
 class Task(ABC):
-    """What is trained. Networks are made in ``__init__``, on the CPU, from the run's seed.
+    """What is trained. Networks are made in ``__init__``, on the CPU, from the run's seed."""
 
-    Attributes:
-        kind: what messages and the record of the run call it.
-        devices: where it is trained; this process alone until :meth:`place`.
-    """
-
-    kind: str
-    devices: Devices = Devices()
+    kind: str  #: what messages and the record of the run call it
+    devices: Devices = Devices()  #: where it is trained; this process alone until :meth:`place`
 
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
@@ -93,14 +89,8 @@ class Task(ABC):
     ) -> Scalars:
         """Do one optimiser step down the mean loss of the micro-batches of all processes.
 
-        Args:
-            name: under which the norm of the gradient is logged.
-            optimizer: its parameters are those that move.
-            parts: this process's part of each micro-batch.
-            loss_of: (part) -> its mean loss, and what is to be logged of it.
-
-        Returns:
-            The means of what ``loss_of`` gave, and the gradient's norm.
+        ``loss_of`` gives the mean loss of one of this process's ``parts``, and what is to be logged
+        of it. The means of these come back, with the norm of the gradient under ``name``.
         """
         optimizer.zero_grad(set_to_none=True)
         seen: list[Scalars] = []
@@ -130,10 +120,7 @@ class LossTask(Task, Generic[Network]):
     """One network that descends one loss by AdamW, its rate one cycle over the run.
 
     Args:
-        kind: what messages and the record of the run call it.
-        network: what learns; made by the caller from the run's seed.
         loss: (step, rng) -> a scalar loss.
-        loop: how long.
         learning_rate: AdamW's peak.
         weight_decay: AdamW's, on matrices and filters.
         warm_up: share of the steps in which the rate rises.
@@ -163,16 +150,13 @@ class LossTask(Task, Generic[Network]):
         return self.network if self._ema is None else self._ema.average
 
     def networks(self) -> dict[str, nn.Module]:
-        """Return the network and, where there is one, its moving average."""
         average = {} if self._ema is None else {"average": self._ema.average}
         return {"network": self.network, **average}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Return the one optimiser."""
         return {"network": self.optimizer}
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
-        """Descend once."""
         set_rate(self.optimizer, self._rate * one_cycle(step, self.loop.steps, self._warm_up))
         self.network.train()
 
@@ -247,9 +231,7 @@ def fit(
     Called by every process of a run; all stop at the same step, whichever was asked to.
 
     Args:
-        run: the run folder; made when it is not there, gone on with when it is. Every process
-            must see it. None to train in memory alone: nothing is written and nothing resumed.
-        loop: how long and how often.
+        run: the run folder, which every process must see. None to train in memory alone.
         config: the whole resolved config, saved before step 0.
         devices: what it runs on; by default this process alone, on the CPU, in float32.
         data: what the pairs are, saved beside the config.
@@ -288,7 +270,7 @@ def fit(
         task.place(devices)
 
     hidden = folder is None or progress is not None or not devices.first
-    finite = _Finite()
+    not_finite: Scalars = {}  # on the device until somebody looks
     asked = late = False
     started, first = time.monotonic(), step
     with (
@@ -298,9 +280,13 @@ def fit(
     ):
         while step < loop.steps and not (asked or late):
             scalars = task.step(step, step_rng(loop.seed, step, devices.rank))
-            devices.average(_statistics(task))
+            # BatchNorm's running statistics: each process has seen its own part of the batch.
+            buffers = (b for network in task.networks().values() for b in network.buffers())
+            devices.average([b for b in buffers if b.is_floating_point()])
             step += 1
-            finite.note(scalars)
+            for name, value in scalars.items():
+                before = not_finite.get(name, torch.zeros_like(value))
+                not_finite[name] = torch.where(value.isfinite(), before, value)
             last = step == loop.steps
             logs = last or step % loop.log_every == 0
             draws = folder is not None and (last or step % loop.picture_every == 0)
@@ -308,9 +294,11 @@ def fit(
             evaluates = evaluate is not None and (last or step % loop.evaluate_every == 0)
             # A GPU is left to run ahead where nobody looks: to ask it is to wait for it.
             if logs or saves or devices.device.type == "cpu":
-                bad, spent = finite.bad(), time.monotonic() - started
+                seen = zip(not_finite, torch.stack([*not_finite.values()]).tolist(), strict=True)
+                bad = {name: value for name, value in seen if not math.isfinite(value)}
+                spent = time.monotonic() - started
                 out_of_time = max_time_s is not None and spent > max_time_s
-                asked, late, failed = devices.any(stop.asked, out_of_time, bool(bad))
+                asked, late, failed = devices.any(stop.asked_at is not None, out_of_time, bool(bad))
                 if failed:
                     devices.on_first(partial(_fail, task, folder, step, bad))
             if folder is not None and devices.first:
@@ -339,40 +327,14 @@ def fit(
             raise KeyboardInterrupt
         return False
     if folder is not None:
-        devices.on_first(partial(_finish, task, folder, step))
+        devices.on_first(partial(task.finish, folder.path))
+        devices.on_first(partial(folder.finish, step))
     return True
 
 
 def _say(devices: Devices, message: str) -> None:
     if devices.first:
         print(message, file=sys.stderr)
-
-
-def _statistics(task: Task) -> Iterator[Tensor]:
-    """Yield the running statistics (of BatchNorm) of all networks.
-
-    They are averaged over the processes after each step, as each has seen its own part.
-    """
-    for network in task.networks().values():
-        yield from (buffer for buffer in network.buffers() if buffer.is_floating_point())
-
-
-class _Finite:
-    """Remembers what was not finite, on the device until somebody looks."""
-
-    def __init__(self) -> None:
-        self._seen: Scalars = {}
-
-    def note(self, scalars: Scalars) -> None:
-        """Add a step's scalars."""
-        for name, value in scalars.items():
-            before = self._seen.get(name, torch.zeros_like(value))
-            self._seen[name] = torch.where(value.isfinite(), before, value)
-
-    def bad(self) -> dict[str, float]:
-        """Return what was not finite at some step, by name."""
-        values = torch.stack(list(self._seen.values())).tolist()
-        return {n: v for n, v in zip(self._seen, values, strict=True) if not math.isfinite(v)}
 
 
 class StopRequest:
@@ -383,13 +345,8 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self._asked_at: float | None = None
+        self.asked_at: float | None = None
         self._before: dict[int, Any] = {}
-
-    @property
-    def asked(self) -> bool:
-        """Whether the run is to stop."""
-        return self._asked_at is not None
 
     def __enter__(self) -> StopRequest:
         # Signals belong to the main thread; and a job that was started to ignore Ctrl-C, as shells
@@ -407,9 +364,9 @@ class StopRequest:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         now = time.monotonic()
-        if self._asked_at is None:
-            self._asked_at = now
-        elif now - self._asked_at > _SAME_REQUEST_S:
+        if self.asked_at is None:
+            self.asked_at = now
+        elif now - self.asked_at > _SAME_REQUEST_S:
             raise KeyboardInterrupt
 
 
@@ -425,13 +382,8 @@ def _fail(task: Task, folder: RunFolder | None, step: int, bad: dict[str, float]
     stops = f"{name} is {value} at step {step}"
     if folder is None:
         raise SoundsightError(f"{task.kind}: {stops}: try a lower learning rate")
-    folder.save_failed(task.state(), step)
+    save_checkpoint(folder.path / FAILED, step, *task.state())
     raise SoundsightError(
         f"{stops}: the run stops and {folder.path} keeps its last checkpoint, and this state as "
         f"{FAILED}; try a lower learning rate"
     )
-
-
-def _finish(task: Task, folder: RunFolder, step: int) -> None:
-    task.finish(folder.path)
-    folder.finish(step)

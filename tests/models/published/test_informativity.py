@@ -28,13 +28,10 @@ def images(n: int = 4) -> torch.Tensor:
     return torch.rand(n, 3, 96, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def test_it_has_the_published_number_of_parameters() -> None:
+def test_the_layers_have_the_published_names_and_shapes() -> None:
     sizes = {name: value.numel() for name, value in seeded().named_parameters()}
     assert sum(sizes.values()) == 34_730
     assert sum(size for name, size in sizes.items() if name.startswith("fc1")) == 1_120
-
-
-def test_the_layers_have_the_published_names_and_shapes() -> None:
     shapes = {name: tuple(value.shape) for name, value in seeded().state_dict().items()}
     assert shapes["conv1.weight"] == (12, 3, 5, 5)
     assert shapes["conv2.weight"] == (32, 12, 3, 3)
@@ -48,26 +45,18 @@ def test_the_layers_have_the_published_names_and_shapes() -> None:
     }
 
 
-def test_the_picture_is_reduced_to_one_place() -> None:
+def test_the_output_is_a_distribution_and_the_score_its_second_column() -> None:
     model, sizes = seeded().eval(), []
     for k in range(1, 6):
         layer = getattr(model, f"conv{k}")
         layer.register_forward_hook(lambda _m, _i, out: sizes.append(tuple(out.shape[1:])))
-    model(images())
+    logs = model(images())
     assert sizes == [(12, 46, 46), (32, 22, 22), (32, 10, 10), (32, 4, 4), (32, 1, 1)]
-
-
-def test_the_output_is_a_distribution_and_the_score_its_second_column() -> None:
-    model = seeded().eval()
-    logs, scores = model(images()), model.informativity(images())
+    scores = model.informativity(images())
     torch.testing.assert_close(logs.exp().sum(1), torch.ones(4))
     torch.testing.assert_close(scores, logs[:, INFORMATIVE].exp())
     assert scores.shape == (4,)
-
-
-def test_a_picture_is_judged_alike_in_any_batch() -> None:
-    model = seeded().eval()
-    torch.testing.assert_close(model(images(4))[2:3], model(images(4)[2:3]))
+    torch.testing.assert_close(logs[2:3], model(images()[2:3]))  # alike in any batch
 
 
 def test_every_used_parameter_gets_a_gradient() -> None:

@@ -65,10 +65,7 @@ def sinusoids(places: int, width: int) -> Float[Tensor, "t d"]:
 class Attention(nn.Module):
     """Multi-head attention: softmax(q k^T / sqrt(d / heads)) v, projected.
 
-    Args:
-        width: d.
-        heads: attention heads, a divisor of ``width``.
-        one_token: the memory is always a single token; see the head of this file.
+    ``one_token``: the memory is always a single token; see the head of this file.
     """
 
     def __init__(self, width: int, heads: int, *, one_token: bool = False) -> None:

@@ -54,11 +54,7 @@ layer 12, 1 x 1 for layer 13."""
 
 
 def check_source(source: int) -> None:
-    """Check the number of an encoder's layer.
-
-    Raises:
-        ConfigError: when there is no such layer.
-    """
+    """Raise a ConfigError when an encoder has no layer of this number."""
     if not 1 <= source <= EMBEDDING_LAYER:
         raise ConfigError(
             f"audio_source {source}: the encoder has layers 1 to {EMBEDDING_LAYER}, "
@@ -109,10 +105,8 @@ class Autoencoder(nn.Module):
     ) -> Float[Tensor, "n c"]:
         """Return a generator's condition of each segment.
 
-        Args:
-            mel: log-mels in [-1, 1].
-            source: the layer, 1 to 13, that the generator's attention listens to
-                (``DenseGeneratorConfig.audio_source``).
+        ``source`` is the layer, 1 to 13, that its attention listens to
+        (``DenseGeneratorConfig.audio_source``).
 
         Returns:
             The embedding (E numbers in [-1, 1]) and, for an earlier layer than 13, its maps after

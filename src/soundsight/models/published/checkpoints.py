@@ -145,19 +145,15 @@ def _read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _names(kind: str) -> list[str]:
-    """Return the names of a network's tensors, which are the same at every size."""
-    with torch.device("meta"):
-        state = _PLAIN[kind]().state_dict()
-    return [name for name in state if not name.endswith(_COUNTER)]
-
-
 def _check_names(tensors: Mapping[str, Tensor], kind: str, where: str) -> None:
-    expected = _names(kind)
-    if set(tensors) == set(expected):
-        return
-    for other in _BUILD:
-        if set(tensors) == set(_names(other)):
+    with torch.device("meta"):  # names are the same at every size
+        states = {kind: make().state_dict() for kind, make in _PLAIN.items()}
+    names = {kind: [n for n in s if not n.endswith(_COUNTER)] for kind, s in states.items()}
+    expected = names[kind]
+    for other in names:
+        if set(tensors) == set(names[other]):
+            if other == kind:
+                return
             raise DataError(f"{where} is a checkpoint of the {other}, not of the {kind}")
     found = sum(name in tensors for name in expected)
     if not found:
@@ -215,17 +211,11 @@ def _discriminator(tensors: Mapping[str, Tensor], where: str, _: int | None) -> 
     return RCDiscriminator(RCDiscriminatorConfig(embedding_size=4 * quarter, maps=tuple(maps)))
 
 
-def _informativity(
-    _tensors: Mapping[str, Tensor], _where: str, _size: int | None
-) -> InformativityClassifier:
-    return InformativityClassifier()
-
-
 _BUILD: dict[str, Callable[[Mapping[str, Tensor], str, int | None], Any]] = {
     "generator": _generator,
     "autoencoder": _autoencoder,
     "discriminator": _discriminator,
-    "informativity": _informativity,
+    "informativity": lambda _tensors, _where, _size: InformativityClassifier(),
 }
 _PLAIN: dict[str, Callable[[], nn.Module]] = {
     "generator": lambda: DenseGenerator(DenseGeneratorConfig()),

@@ -44,10 +44,7 @@ from torch import Tensor, nn
 
 from soundsight.core.errors import ConfigError
 from soundsight.core.units import IMAGE_CHANNELS
-from soundsight.models.published.attention import (
-    AttentionConfig,
-    AttentionStack,
-)
+from soundsight.models.published.attention import AttentionConfig, AttentionStack
 from soundsight.models.published.autoencoder import EMBEDDING_LAYER, LAYER_SIZES, check_source
 
 # kernel, stride, padding of transitions 0..6: sides 1 -> 2 -> 4 -> 6 -> 12 -> 24 -> 48 -> 96.
@@ -61,11 +58,7 @@ Block = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class DenseGeneratorConfig:
-    """Sizes and noise of the dense generator.
-
-    Raises:
-        ConfigError: when attention cannot be so.
-    """
+    """Sizes and noise of the dense generator."""
 
     embedding_size: int = 512  #: E, length of the audio embedding it is given
     #: maps of layers a, b, c in each of the six dense blocks
@@ -180,13 +173,6 @@ class _Style(nn.Module):
         style: Tensor = self.map(condition)
         return style
 
-    def of_transition(
-        self, k: int, style: Float[Tensor, "n s"]
-    ) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
-        """Return gamma and beta of the maps after transition k."""
-        gamma, beta = self.speak[k](style).chunk(2, dim=1)
-        return gamma, beta
-
 
 class DenseGenerator(nn.Module):
     """The published generator at any width. Layers are named as in its checkpoints."""
@@ -213,8 +199,18 @@ class DenseGenerator(nn.Module):
         # Last, so that with one seed the layers above are those of the plain generator.
         if config.modulation:
             self.style = _Style(config.embedding_size + self.noise_size, config)
-        for k, sizes in _attention_sizes(config).items():
-            setattr(self, f"attention{k}", AttentionStack(sizes))
+        for k, blocks in enumerate(config.attention):
+            if blocks:
+                sizes = AttentionConfig(
+                    maps=config.transitions[k],
+                    places=_SIDES[k] ** 2,
+                    blocks=blocks,
+                    width=config.attention_width,
+                    heads=config.attention_heads,
+                    audio_maps=config.source_maps or config.embedding_size,
+                    audio_tokens=config.source_tokens,
+                )
+                setattr(self, f"attention{k}", AttentionStack(sizes))
 
     def _layer(self, name: str, x: Tensor) -> Tensor:
         return torch.relu(getattr(self, f"{name}_bn")(getattr(self, name)(x)))
@@ -223,7 +219,7 @@ class DenseGenerator(nn.Module):
         """Transition k < 6 and its modulation: [n, maps, s, s] -> [n, transition, s', s']."""
         x = getattr(self, f"transition{k}_bn")(getattr(self, f"transition{k}")(x))
         if style is not None:
-            gamma, beta = self.style.of_transition(k, style)
+            gamma, beta = self.style.speak[k](style).chunk(2, dim=1)
             x = x * (1.0 + gamma[:, :, None, None]) + beta[:, :, None, None]
         return torch.relu(x)
 
@@ -284,20 +280,3 @@ class DenseGenerator(nn.Module):
         last = len(self.config.transitions)
         x = getattr(self, f"transition{last}_bn")(getattr(self, f"transition{last}")(x))
         return torch.tanh(x)
-
-
-def _attention_sizes(config: DenseGeneratorConfig) -> dict[int, AttentionConfig]:
-    """Sizes of the attention blocks, by the number of the transition that they follow."""
-    return {
-        k: AttentionConfig(
-            maps=config.transitions[k],
-            places=_SIDES[k] ** 2,
-            blocks=blocks,
-            width=config.attention_width,
-            heads=config.attention_heads,
-            audio_maps=config.source_maps or config.embedding_size,
-            audio_tokens=config.source_tokens,
-        )
-        for k, blocks in enumerate(config.attention)
-        if blocks
-    }

@@ -50,16 +50,12 @@ class InformativityClassifier(nn.Module):
         super().__init__()
         self.config = config or InformativityConfig()
         # Five convolutions without padding: 5x5 then four 3x3, all stride 2.
-        self.conv1 = nn.Conv2d(3, _MAPS[0], kernel_size=5, stride=2)
-        self.conv1_bn = nn.BatchNorm2d(_MAPS[0])
-        self.conv2 = nn.Conv2d(_MAPS[0], _MAPS[1], kernel_size=3, stride=2)
-        self.conv2_bn = nn.BatchNorm2d(_MAPS[1])
-        self.conv3 = nn.Conv2d(_MAPS[1], _MAPS[2], kernel_size=3, stride=2)
-        self.conv3_bn = nn.BatchNorm2d(_MAPS[2])
-        self.conv4 = nn.Conv2d(_MAPS[2], _MAPS[3], kernel_size=3, stride=2)
-        self.conv4_bn = nn.BatchNorm2d(_MAPS[3])
-        self.conv5 = nn.Conv2d(_MAPS[3], _MAPS[4], kernel_size=3, stride=2)
-        self.conv5_bn = nn.BatchNorm2d(_MAPS[4])
+        before = 3
+        for i, maps in enumerate(_MAPS, 1):
+            kernel = 5 if i == 1 else 3
+            setattr(self, f"conv{i}", nn.Conv2d(before, maps, kernel_size=kernel, stride=2))
+            setattr(self, f"conv{i}_bn", nn.BatchNorm2d(maps))
+            before = maps
         self.fc1 = nn.Linear(_MAPS[4], _FEATURES)
         self.fc1_bn = nn.BatchNorm1d(_FEATURES)
         self.fc2 = nn.Linear(_MAPS[4], _FEATURES)
@@ -67,11 +63,7 @@ class InformativityClassifier(nn.Module):
         self.fc3 = nn.Linear(_FEATURES, 2)
 
     def forward(self, images: Float[Tensor, "n 3 96 96"]) -> Float[Tensor, "n 2"]:
-        """Return log-probabilities: column 0 not informative, column 1 informative.
-
-        Args:
-            images: pictures in [-1, 1].
-        """
+        """Return log-probabilities of pictures in [-1, 1]: not informative, informative."""
         x = images
         for index, rate in enumerate(self.config.spatial_dropout, start=1):
             x = getattr(self, f"conv{index}_bn")(getattr(self, f"conv{index}")(x))
