@@ -5,14 +5,10 @@ Shapes (E = ``embedding_size``)::
     sound tower     mel   [n, 1, 128, 100] in [-1, 1] -> [n, E], root mean square 1
     picture tower   image [n, 3, 96, 96]   in [-1, 1] -> [n, E], root mean square 1
 
-Both towers may look at something smaller: ``frames_pooled`` neighbouring frames are averaged into
-one first, and pictures are shrunk to ``picture_px``. Each stage halves both sides: 3x3 stride-2
-convolution (5x5 at the first), BatchNorm, ReLU. The sound tower keeps the frequency axis to the end
-(a band is a place, not a texture) and pools over time by mean and by maximum (a bark lasts a tenth
-of the second). Trained by the symmetric InfoNCE of ``training.losses`` on unlabelled pairs; only
-the sound tower goes into a model folder.
-
-Source: ours; the loss is that of audio-visual instance discrimination (van den Oord et al. 2018).
+Each stage halves both sides: 3x3 stride-2 convolution (5x5 at first), BatchNorm, ReLU. The sound
+tower keeps the frequency axis to the end (a band is a place, not a texture) and pools over time by
+mean and by maximum (a bark lasts a tenth of the second). Trained by symmetric InfoNCE on unlabelled
+pairs (van den Oord et al. 2018); only the sound tower goes into a model folder.
 """
 
 from __future__ import annotations

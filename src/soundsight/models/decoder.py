@@ -18,8 +18,8 @@ Shapes of the ``everyday`` sizes (L = ``latent_maps``)::
     -> dense block, 3x3, tanh                        [n, 3, 96, 96] in [-1, 1]
 
 A dense block is the paper's (arXiv 2106.01266): three 3x3 layers a, b, c; b sees a, c sees a + b
-(concatenated), what follows sees a + b + c. Pictures are enlarged by repeating pixels before a 3x3
-convolution, without transposed convolutions, which leave a checkerboard (Odena et al. 2016).
+(concatenated), what follows sees a + b + c. Pictures are enlarged by repeating pixels: transposed
+convolutions leave a checkerboard (Odena et al. 2016).
 
 Sources: a variational autoencoder (Kingma & Welling 2014) with a loss in features and an adversary
 (Esser et al. 2021, VQ-GAN; Rombach et al. 2022, latent diffusion).

@@ -11,12 +11,9 @@ Shapes of the ``everyday`` preset (E = ``embedding_size``)::
     -> mean and maximum over time, the 4 rows side by side: features
     -> linear -> [n, E], root mean square 1
 
-A block is two 3x3 convolutions, each with BatchNorm, added to what came in (He et al. 2016). The
-frequency axis is kept to the end (a band is a place, not a texture), and time is pooled by mean and
-by maximum (a bark lasts a tenth of the second).
-
-In training the embedding meets a linear projection of the paired photo's pooled features as seen by
-frozen eyes (``models.eyes``), and, where there is a teacher, says its features by a linear reading.
+A block is two 3x3 convolutions, each with BatchNorm, added to what came in (He et al. 2016). In
+training the embedding meets a linear projection of the paired photo's pooled features as seen by
+frozen eyes (``models.eyes``), and, where there is a teacher, predicts its features linearly.
 
 Source: ours; the loss is that of contrastive predictive coding (van den Oord et al. 2018).
 """

@@ -1,8 +1,7 @@
 """How far a sound is from what a model was trained on: its out-of-distribution (ood) score.
 
-Both networks take the encoder's features, not its embedding: an embedding that was trained to tell
-subjects apart forgets what else a sound is, and takes white noise for water. A score near 0 means
-a known kind of sound, near 1 an unknown one; from .5 a sound counts as unknown.
+Both networks take the encoder's features, not its embedding, which forgets what does not tell
+subjects apart. Near 0 a kind of sound is known, near 1 unknown; from .5 it counts as unknown.
 
 Shapes (F = features of the encoder, E = embedding, P = principal axes, m = sounds of training,
 H = hidden units, K = known kinds)::

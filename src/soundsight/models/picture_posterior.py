@@ -6,12 +6,9 @@ Shapes (Z = the generator's ``noise_size``)::
         each + BatchNorm + LeakyReLU
     -> mean [n, Z], log variance [n, Z] of a normal distribution
 
-A sound leaves open which of many scenes it comes from. Given noise that was read off a photo, the
-generator can be asked to draw that photo again, and learns to say with its noise what the sound
-leaves open; given noise drawn at random, it imagines.
-
-Sources: Larsen et al. 2016 (an autoencoder joined to a GAN); Zhu et al. 2017, BicycleGAN (the same
-under a condition).
+Given noise that was read off a photo the generator can be asked to draw that photo again, and
+learns to say with its noise what the sound leaves open. Sources: Larsen et al. 2016 (an autoencoder
+joined to a GAN); Zhu et al. 2017, BicycleGAN (the same under a condition).
 """
 
 from __future__ import annotations

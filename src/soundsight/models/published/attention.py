@@ -10,21 +10,15 @@ Shapes (t = h*w places of the maps, m = audio tokens, d = ``width``)::
     back      1x1 projection -> [n, C, h, w], added to the maps that came in
 
 Source: Appl. Sci. 16(6):2942 (2026), as far as it is known: decoder blocks (Vaswani et al. 2017)
-with self-attention, cross-attention to the audio embedding, a feed-forward part of four times the
-width, norms after the residual sums, sinusoidal positions, width 320, 8 heads, tokens that are
-places.
+with norms after the residual sums, width 320, 8 heads, tokens that are places. Not known, and
+chosen here:
 
-Not known, and chosen here:
-
-* Positions count the flattened places (row by row from the top left), as in the original
-  transformer; audio tokens have theirs too, or their order would be lost.
+* Positions count the flattened places (row by row from the top left); audio tokens have theirs too.
 * No dropout inside: the variety of pictures comes from the generator's own, which is an input.
 * The whole is a residual around the maps, and its projection back starts at zero: a generator with
-  attention begins as the plain one (with the same seed, to the last bit), and adds what helps. In
-  the first step only that projection has a gradient, from the second on every parameter.
+  attention begins as the plain one (with the same seed, to the last bit).
 * With a single audio token (the published source) a softmax over one number is 1 whatever query
-  and key say: each place is told the same, and query and key could never learn. They are left out
-  then; the outputs are the same.
+  and key say. They are left out then; the outputs are the same.
 """
 
 from __future__ import annotations

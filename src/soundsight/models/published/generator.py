@@ -22,10 +22,8 @@ and shift of every map after transitions 0 to 5 come from it::
 
     x = ReLU(BatchNorm(transition_k(x)) * (1 + gamma_k(style)) + beta_k(style))
 
-so that sound and noise speak at every scale, and not at 1x1 alone.
-
-Attention blocks (:mod:`soundsight.models.published.attention`) may follow transitions 0 to 5 and
-their dropout. What they listen to comes with the embedding, in one vector: the *condition*.
+Attention blocks (``models.published.attention``) may follow transitions 0 to 5 and their dropout.
+What they listen to comes with the embedding, in one vector: the *condition*.
 
 Sources: arXiv 2106.01266, the dense generator, 38.64 M parameters and 4.46 GFLOP at E = 512;
 Appl. Sci. 16(6):2942, the attention variant (18 blocks after transition 1); Perez et al. 2018
