@@ -29,7 +29,6 @@ def augment_mel(
     """Time shift, gain and SpecAugment masks (Park et al. 2019).
 
     Args:
-        mel: in [-1, 1].
         shift_frames: largest shift either way, 10 ms each; what leaves one end enters the other.
         gain: largest level change, as a share of the whole range.
         masks: masks along each axis; a masked point is quiet (-1).
@@ -132,7 +131,6 @@ def augment_image(
     """Flip, zoom, shift, brightness, saturation and contrast; differentiable (Zhao et al. 2020).
 
     Args:
-        image: in [-1, 1].
         flip: mirror left and right half of the time.
         zoom: pictures are enlarged by up to this share.
         shift: largest shift either way, as a share of the side; edges are mirrored in.

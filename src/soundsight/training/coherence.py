@@ -174,9 +174,8 @@ def contrastive_scores(
 
     The score is an estimate of the pointwise mutual information in nats: how much likelier the
     picture is with this sound than any picture of the fold, averaged with the same from picture to
-    sound (van den Oord et al. 2018 show that InfoNCE's optimum is this ratio). Above 0 a pair fits
-    better than chance. Where even the mean over all pairs is not above 0 hardly anything was
-    learned, as with a thousand pairs of the bench (``docs/cleaning.md``).
+    sound (van den Oord et al. 2018). Above 0 a pair fits better than chance; where even the mean
+    is not above 0 hardly anything was learned (``docs/cleaning.md``).
 
     Args:
         pairs: at least ``FEWEST_PAIRS``; read in batches, never all at once.
@@ -214,22 +213,16 @@ def classifier_scores(
     work: Path | None = None,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
-    """Score how much each pair's picture looks like its own class.
+    """Return the probability, float32 [n], that each pair's picture is of its own class.
+
+    Every class counts as likely as another; sounds play no part. ``pairs``, ``work`` and errors are
+    those of :func:`contrastive_scores`.
 
     Args:
-        pairs: as for :func:`contrastive_scores`; sounds play no part.
         labels: class of each pair, [n]; at least two classes. For cleaning only.
-        work: as for :func:`contrastive_scores`.
-
-    Returns:
-        float32 [n] in [0, 1]: the probability of the pair's own class where every class is as
-        likely as another.
 
     Raises:
-        DataError: as :func:`contrastive_scores`, and when a class is missing from a fold's
-            training part, or labels are not one a pair.
-        SoundsightError: when the loss is no longer finite.
-        OutputError: when ``work`` cannot be written to.
+        DataError: also when a class is missing from a fold's training part.
     """
     config = config or ClassifierConfig()
     if len(labels) != len(pairs):
@@ -276,15 +269,12 @@ def classifier_scores(
 
 
 def keep_share(scores: NDArray[np.floating], drop_share: float) -> NDArray[np.bool_]:
-    """Return which pairs stay, bool [n], when the worst share is dropped.
+    """Return which pairs stay, bool [n], when the share with the lowest scores is dropped.
 
-    Args:
-        scores: [n], higher is better, finite.
-        drop_share: in [0, 1); ``round(drop_share * n)`` pairs are dropped. Of equal scores the
-            later ones are dropped first.
+    ``round(drop_share * n)`` pairs go; of equal scores the later ones go first.
 
     Raises:
-        ConfigError: when ``drop_share`` is out of range.
+        ConfigError: when ``drop_share`` does not lie in [0, 1).
         DataError: when a score is not finite.
     """
     if not 0 <= drop_share < 1:
@@ -410,9 +400,7 @@ def read_batch(
 ) -> tuple[Float[Tensor, "n 1 128 t"], Float[Tensor, "n 3 px px"]]:
     """Return log-mels and pictures of some pairs at the networks' sizes, in [-1, 1].
 
-    Args:
-        pooled: neighbouring frames of the log-mel that are averaged into one.
-        px: side of the pictures, which are stretched to squares where they are none.
+    ``pooled`` neighbouring frames are averaged into one; pictures become squares of ``px``.
 
     Raises:
         DataError: on log-mels or pictures of a shape that cannot be judged.

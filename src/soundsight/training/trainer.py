@@ -232,11 +232,10 @@ def fit(
 
     Args:
         run: the run folder, which every process must see. None to train in memory alone.
-        config: the whole resolved config, saved before step 0.
+        config: the whole resolved config, saved before step 0, beside ``data``: what the pairs are.
         devices: what it runs on; by default this process alone, on the CPU, in float32.
-        data: what the pairs are, saved beside the config.
         evaluate: called by the first process every ``loop.evaluate_every`` steps and at the end.
-        max_time_s: stop (with a checkpoint) after this long; None for no limit.
+        max_time_s: stop (with a checkpoint) after this long.
         progress: called after each step, in place of the progress bar.
 
     Returns:
