@@ -27,7 +27,7 @@ from soundsight import Client
 from soundsight.cli import serve
 from soundsight.cli.main import build_app
 from soundsight.server import stream as streams
-from soundsight.server.app import ServerConfig, create_app
+from soundsight.server.app import create_app
 from soundsight.server.limits import Access, Limits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,7 +98,7 @@ def in_pod() -> dict[str, Any]:
 def answers(tiny_model: Path) -> SimpleNamespace:
     """What a server with a token has: its paths, its metrics, and what it answers who has none."""
     access = Access("secret", ["https://soundsight.example.org"])
-    app = create_app(ServerConfig(model=tiny_model, access=access, limits=Limits(), workers=1))
+    app = create_app(access, Limits(), model=tiny_model, workers=1)
     probed = ("/healthz", "/readyz", "/metrics", "/v1/model")
 
     async def ask() -> tuple[dict[str, int], str]:

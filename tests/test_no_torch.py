@@ -124,12 +124,10 @@ from pathlib import Path
 import httpx, numpy as np, uvicorn
 from websockets.sync.client import connect
 from soundsight.core import protocol
-from soundsight.server.app import ServerConfig, create_app
+from soundsight.server.app import create_app
 from soundsight.server.limits import Access, Limits
-config = ServerConfig(
-    model=Path({str(tiny_model)!r}), access=Access(), limits=Limits(), workers=1
-)
-server = uvicorn.Server(uvicorn.Config(create_app(config), port=0, log_level="error"))
+app = create_app(Access(), Limits(), model=Path({str(tiny_model)!r}), workers=1)
+server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
 thread = threading.Thread(target=server.run, daemon=True)
 thread.start()
 while not server.started:

@@ -20,7 +20,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -130,19 +129,12 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
-
-    # --- requests ----------------------------------------------------------------------------
 
     def translate(
         self,
@@ -297,8 +289,6 @@ class Client:
         return ServerError(
             f"cannot reach {self.url} ({first_line(error)}): is  soundsight serve  running there?"
         )
-
-    # --- the stream --------------------------------------------------------------------------
 
     def stream(
         self,

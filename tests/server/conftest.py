@@ -22,7 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 from soundsight.cli.serve import make_server
 from soundsight.core import protocol
 from soundsight.runtime.translator import Translator
-from soundsight.server.app import ServerConfig, create_app
+from soundsight.server.app import create_app
 from soundsight.server.limits import Access, Limits
 
 PATIENCE_S = 60
@@ -191,13 +191,9 @@ def run_server(tiny_model: Path) -> Callable[..., contextlib.AbstractContextMana
         model: Path | Translator | None = None,
         workers: int = 1,
     ) -> Iterator[Running]:
-        config = ServerConfig(
-            model=model or tiny_model,
-            access=Access(token, origins),
-            limits=limits or Limits(),
-            workers=workers,
+        app = create_app(
+            Access(token, origins), limits or Limits(), model=model or tiny_model, workers=workers
         )
-        app = create_app(config)
         children = set(psutil.Process().children())
         bound = socket.create_server(("127.0.0.1", 0))
         server = make_server(app, [], None, "127.0.0.1", 256)

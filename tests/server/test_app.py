@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from soundsight.core.errors import ConfigError
-from soundsight.server.app import ServerConfig, create_app
+from soundsight.server.app import create_app
 from soundsight.server.limits import Access, Limits
 
 PATIENCE_S = 60
@@ -21,9 +21,7 @@ def test_a_server_whose_patience_has_ended(path: str, tiny_model: Path) -> None:
     """A request that is cancelled gets an answer, and its seat is free."""
 
     async def play() -> None:
-        app = create_app(
-            ServerConfig(model=tiny_model, access=Access(), limits=Limits(), workers=1)
-        )
+        app = create_app(Access(), Limits(), model=tiny_model, workers=1)
         sent: list[Any] = []
         waiting = asyncio.Event()
 
@@ -61,7 +59,7 @@ def test_a_root_path_that_begins_like_a_path_of_the_server(path: str) -> None:
     """Of ``/file`` nobody could say whether the proxy has taken off a ``/file`` before it."""
 
     def create(root_path: str) -> None:
-        create_app(ServerConfig(access=Access(), limits=Limits(), root_path=root_path))
+        create_app(Access(), Limits(), root_path=root_path)
 
     with pytest.raises(ConfigError, match="is the server's own, choose another path"):
         create(path)

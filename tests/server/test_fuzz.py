@@ -16,7 +16,7 @@ import schemathesis
 import soundfile
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from soundsight.server.app import ServerConfig, create_app
+from soundsight.server.app import create_app
 from soundsight.server.limits import Access, Limits
 
 
@@ -49,8 +49,7 @@ def guarded(run_server: Callable[..., Any]) -> Iterator[Any]:
 
 def described(token: str | None = None) -> Any:
     """What a server serves as ``/openapi.json``."""
-    config = ServerConfig(access=Access(token), limits=Limits())
-    return schemathesis.openapi.from_dict(create_app(config).openapi())
+    return schemathesis.openapi.from_dict(create_app(Access(token), Limits()).openapi())
 
 
 schema, schema_with_token = described(), described(TOKEN)

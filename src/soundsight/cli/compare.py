@@ -10,13 +10,9 @@ from typing import Annotated
 import typer
 
 from soundsight.cli.console import say
+from soundsight.cli.options import option
 from soundsight.core.errors import require_extra
 from soundsight.core.files import local_output
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(compare)
 
 
 def compare(
@@ -30,7 +26,7 @@ def compare(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder for compare.html, .md, .json and a sheet."),
+        option("OUT", "Folder for compare.html, .md, .json and a sheet.", "--out", "-o"),
     ] = None,
 ) -> None:
     """Put runs side by side, with differences paired by second.

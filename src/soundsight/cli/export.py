@@ -8,14 +8,9 @@ from typing import Annotated
 import typer
 
 from soundsight.cli.console import say_written
-from soundsight.cli.options import option
+from soundsight.cli.options import Overwrite, option
 from soundsight.core.errors import require_extra
 from soundsight.core.files import local_output
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(export)
 
 
 def export(
@@ -52,7 +47,7 @@ def export(
             "--trainable",
         ),
     ] = False,
-    overwrite: Annotated[bool, option("", "Replace MODEL.", "--overwrite")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a run's networks as ONNX, with model.json and a card.
 

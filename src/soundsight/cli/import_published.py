@@ -5,17 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from soundsight.cli.console import say_written
-from soundsight.cli.options import option
+from soundsight.cli.options import Overwrite, option
 from soundsight.core.errors import DataError, require_extra
 from soundsight.core.files import local_output, sha256_of
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(import_published)
 
 
 def import_published(
@@ -38,7 +31,7 @@ def import_published(
         ),
     ] = 0.0,
     licence: Annotated[str, option("TEXT", "Licence of the weights (default: not known).")] = "",
-    overwrite: Annotated[bool, option("", "Replace MODEL.", "--overwrite")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make a model folder of checkpoints that the authors' code has saved.
 

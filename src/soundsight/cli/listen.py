@@ -6,10 +6,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from soundsight.cli.console import say, warn
-from soundsight.cli.options import Model, Seed, sound_path
+from soundsight.cli.options import Model, Seed, Sensitivity, option, sound_path
 from soundsight.core.errors import ConfigError, OutputError
 from soundsight.core.files import local_output
 
@@ -18,54 +16,31 @@ if TYPE_CHECKING:
     from soundsight.live.microphone import Source
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(listen)
-
-
 def listen(
     device: Annotated[
         str | None,
-        typer.Option(
-            metavar="N|NAME",
-            show_default=False,
-            help="Which microphone: a number of --list-devices, or a part of a name. "
+        option(
+            "N|NAME",
+            "Which microphone: a number of --list-devices, or a part of a name. "
             "[dim](default: the system's choice)[/dim]",
         ),
     ] = None,
     list_devices: Annotated[
-        bool, typer.Option("--list-devices", help="Show the microphones, and end.")
+        bool, option("", "Show the microphones, and end.", "--list-devices")
     ] = False,
     play: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="Hears a sound or video file at its own pace, instead of a microphone.",
-        ),
+        option("FILE", "Hears a sound or video file at its own pace, instead of a microphone."),
     ] = None,
     png: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="Keeps a PNG of the present there, written anew at every change.",
-        ),
+        option("FILE", "Keeps a PNG of the present there, written anew at every change."),
     ] = None,
-    sensitivity: Annotated[
-        float,
-        typer.Option(
-            min=0.0, max=1.0, metavar="X", help="0 shows only what is loud and sure, 1 shows more."
-        ),
-    ] = 0.5,
+    sensitivity: Sensitivity = 0.5,
     seed: Seed = 0,
-    seconds: Annotated[
-        float | None,
-        typer.Option(min=0.1, metavar="S", show_default=False, help="Ends by itself after these."),
-    ] = None,
+    seconds: Annotated[float | None, option("S", "Ends by itself after these.", min=0.1)] = None,
     json_lines: Annotated[
-        bool,
-        typer.Option("--json", help="Writes a line of JSON for every window, four a second."),
+        bool, option("", "Writes a line of JSON for every window, four a second.", "--json")
     ] = False,
     model: Model = None,
 ) -> None:

@@ -1,7 +1,8 @@
 """The ``soundsight`` command.
 
 Nothing heavy is imported here: ``--help`` answers at once, and ``translate`` loads what a picture
-takes and no more. The other commands live in files of their own, each with a ``register(app)``.
+takes and no more. A command is the function of the name of its file in this folder; a file with
+several commands has ``register(app)``.
 """
 
 from __future__ import annotations
@@ -38,7 +39,12 @@ def build_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
     )
     app.callback()(_options)
     for name in commands:
-        import_module(f"soundsight.cli.{name.replace('-', '_')}").register(app)
+        stem = name.replace("-", "_")
+        module = import_module(f"soundsight.cli.{stem}")
+        if hasattr(module, "register"):
+            module.register(app)
+        else:
+            app.command()(getattr(module, stem))
     return app
 
 

@@ -20,11 +20,6 @@ def panel(title: str) -> Callable[..., Any]:
     return functools.partial(option, rich_help_panel=title)
 
 
-def group(title: str) -> Callable[..., Any]:
-    """Return ``typer.Option`` for options that stand under a title of their own in the help."""
-    return functools.partial(typer.Option, rich_help_panel=title)
-
-
 Model = Annotated[
     Path | None, option("FOLDER", "A model folder. [dim](default: the bundled one)[/dim]")
 ]
@@ -40,7 +35,10 @@ Strict = Annotated[
                  "--strict"),
 ]  # fmt: skip
 Seed = Annotated[int, option("N", "Another seed imagines other pictures.", min=0)]
-Overwrite = Annotated[bool, option("", "Replace what is there.", "--overwrite")]
+Overwrite = Annotated[bool, option("", "Replace what is there already.", "--overwrite")]
+Sensitivity = Annotated[
+    float, option("X", "0 shows only what is loud and sure, 1 shows more.", min=0.0, max=1.0)
+]
 
 STDIN = Path("/dev/stdin")
 

@@ -51,11 +51,6 @@ _OfCleaning = panel("Cleaning and splits")
 _OfRun = panel("Run")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(prepare)
-
-
 def prepare(
     sources: Annotated[
         list[str],

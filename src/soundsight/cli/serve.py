@@ -17,7 +17,7 @@ from urllib.parse import quote
 import typer
 
 from soundsight.cli.console import say
-from soundsight.cli.options import Model, group
+from soundsight.cli.options import Model, panel
 from soundsight.core.cpus import usable_cpus
 from soundsight.core.errors import ConfigError, require_extra
 
@@ -41,83 +41,68 @@ _MAX_FRAME_BYTES = 1 << 20
 _POLL_S = 0.1
 """Seconds between two checks whether a server that stops is to stop at once."""
 
-_address = group("Address")
-_security = group("Who may use it")
-_limits = group("Limits of a process")
-_proxy = group("Behind a proxy")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(serve)
+_address = panel("Address")
+_security = panel("Who may use it")
+_limits = panel("Limits of a process")
+_proxy = panel("Behind a proxy")
 
 
 def serve(
     model: Model = None,
-    host: Annotated[
-        str, _address(metavar="ADDRESS", help="Where it listens: this machine alone.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, _address(min=0, max=65535, metavar="N", help="0 takes a free one.")
-    ] = 8000,
+    host: Annotated[str, _address("ADDRESS", "Where it listens: this machine alone.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, _address("N", "0 takes a free one.", min=0, max=65535)] = 8000,
     lan: Annotated[
         bool,
         _address(
-            "--lan",
-            help="For a phone on the same network: listens on all addresses, over https with a "
+            "",
+            "For a phone on the same network: listens on all addresses, over https with a "
             "certificate of its own, and with a token.",
+            "--lan",
         ),
     ] = False,
-    tls_cert: Annotated[
-        Path | None, _address(metavar="PEM", help="Certificate chain; serves https.")
-    ] = None,
-    tls_key: Annotated[Path | None, _address(metavar="PEM", help="Its key.")] = None,
+    tls_cert: Annotated[Path | None, _address("PEM", "Certificate chain; serves https.")] = None,
+    tls_key: Annotated[Path | None, _address("PEM", "Its key.")] = None,
     token: Annotated[
         str | None,
         _security(
-            envvar="SOUNDSIGHT_TOKEN",
-            show_envvar=True,
-            metavar="TEXT",
-            help="What clients have to show.",
+            "TEXT", "What clients have to show.", envvar="SOUNDSIGHT_TOKEN", show_envvar=True
         ),
     ] = None,
     origin: Annotated[
         list[str] | None,
-        _security(metavar="URL", help="A page of another origin that may use it; may be repeated."),
+        _security("URL", "A page of another origin that may use it; may be repeated."),
     ] = None,
     max_streams: Annotated[
-        int | None,
-        _limits(min=1, metavar="N", help="Streams at once. [dim](default: 32 a CPU)[/dim]"),
+        int | None, _limits("N", "Streams at once. [dim](default: 32 a CPU)[/dim]", min=1)
     ] = None,
     max_streams_per_address: Annotated[
         int | None,
         _limits(
-            min=1,
-            metavar="N",
-            help="Streams at once of one address. [dim](default: 8; on this machine alone: no "
+            "N",
+            "Streams at once of one address. [dim](default: 8; on this machine alone: no "
             "limit)[/dim]",
+            min=1,
         ),
     ] = None,
     max_speed: Annotated[
-        float,
-        _limits(min=1.0, metavar="X", help="Seconds of sound a second that a stream may send."),
+        float, _limits("X", "Seconds of sound a second that a stream may send.", min=1.0)
     ] = 2.0,
-    max_upload_mb: Annotated[
-        int, _limits("--max-upload", min=1, metavar="MB", help="Longest upload.")
-    ] = 1024,
+    max_upload_mb: Annotated[int, _limits("MB", "Longest upload.", "--max-upload", min=1)] = 1024,
     max_duration_min: Annotated[
-        float, _limits("--max-duration", min=0.1, metavar="MIN", help="Longest sound of an upload.")
+        float, _limits("MIN", "Longest sound of an upload.", "--max-duration", min=0.1)
     ] = 240.0,
     root_path: Annotated[
         str,
         _proxy(
-            metavar="PATH",
+            "PATH",
+            "The path under which it lies at its proxy, such as /sound.",
             show_default=False,
-            help="The path under which it lies at its proxy, such as /sound.",
         ),
     ] = "",
     proxy: Annotated[
-        str, _proxy(metavar="ADDRESSES", help="Proxies whose X-Forwarded headers are believed.")
+        str, _proxy("ADDRESSES", "Proxies whose X-Forwarded headers are believed.")
     ] = "127.0.0.1",
 ) -> None:
     """See it live: a page that listens and shows what is sounding.
@@ -131,7 +116,7 @@ def serve(
         "prometheus_client", "cryptography",
     )  # fmt: skip
     from soundsight.runtime.translator import Translator
-    from soundsight.server.app import ServerConfig, create_app
+    from soundsight.server.app import create_app
     from soundsight.server.limits import Access, Limits
 
     if (tls_cert is None) != (tls_key is None):
@@ -177,10 +162,7 @@ def serve(
             tls = _load_certificate(tls_cert, tls_key)
         # A model that cannot be used fails here, before anything is served.
         translator = Translator.load(model, 1)
-        config = ServerConfig(
-            model=translator, access=access, limits=limits, workers=cpus, root_path=root_path
-        )
-        app = create_app(config)
+        app = create_app(access, limits, model=translator, workers=cpus, root_path=root_path)
         url = f"{_url(host, listening.getsockname()[1], tls is not None)}{root_path}/"
         # Browsers do not send what follows the #.
         fragment = f"#token={quote(token, safe='')}" if token and show_token else ""
@@ -196,11 +178,7 @@ def serve(
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Take the port before the model is loaded.
-
-    Raises:
-        ConfigError: when the address is none of this machine's, or the port is taken.
-    """
+    """Take the port before the model is loaded."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         bound = socket.socket(family, socket.SOCK_STREAM)
@@ -222,11 +200,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _load_certificate(certificate: Path, key: Path) -> ssl.SSLContext:
-    """Load a certificate and its key.
-
-    Raises:
-        ConfigError: when one is missing or they do not fit.
-    """
+    """Load a certificate and its key."""
     for path in (certificate, key):
         if not path.is_file():
             raise ConfigError(f"there is no file {path}: check --tls-cert and --tls-key")

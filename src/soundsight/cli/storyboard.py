@@ -11,15 +11,19 @@ from typing import Annotated
 import typer
 
 from soundsight.cli.console import say, warn
-from soundsight.cli.options import Model, Seed, Strict, Track, sound_path
+from soundsight.cli.options import (
+    Model,
+    Overwrite,
+    Seed,
+    Sensitivity,
+    Strict,
+    Track,
+    option,
+    sound_path,
+)
 from soundsight.core.errors import OutputError
 from soundsight.core.files import local_output, usable_folder
 from soundsight.core.progress import progress_bar
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(storyboard)
 
 
 def storyboard(
@@ -33,28 +37,21 @@ def storyboard(
     ],
     out: Annotated[
         list[Path],
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="OUT",
-            show_default=False,
-            help="Where it goes; the suffix says as what: .png (a sheet), .mp4 (a film with the "
+        option(
+            "OUT",
+            "Where it goes; the suffix says as what: .png (a sheet), .mp4 (a film with the "
             "sound), .html (a page that plays) or .json. May be given several times. "
             "[dim](default: storyboard.png)[/dim]",
+            "-o",
+            "--out",
+            show_default=False,
         ),
     ] = [],  # noqa: B006 - typer copies it
-    sensitivity: Annotated[
-        float,
-        typer.Option(
-            min=0.0, max=1.0, metavar="X", help="0 shows only what is loud and sure, 1 shows more."
-        ),
-    ] = 0.5,
+    sensitivity: Sensitivity = 0.5,
     seed: Seed = 0,
     track: Track = None,
     strict: Strict = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is there already.")
-    ] = False,
+    overwrite: Overwrite = False,
     model: Model = None,
 ) -> None:
     """Show what happened in a sound: a picture of each event, in time.

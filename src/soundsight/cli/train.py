@@ -569,11 +569,7 @@ def _part_sizes(preset: str) -> str:
 
 
 def _is_everyday(network: Any, data: list[Path] | None, others: Path | None) -> bool:
-    """Return whether Everyday's kinds are fitted: for ears, where its folder is read.
-
-    Raises:
-        ConfigError: when they are not, and there is a folder of other sounds.
-    """
+    """Return whether Everyday's kinds are fitted: for ears, where its folder is read."""
     from soundsight.data.everyday.folder import is_everyday
     from soundsight.models.ears import Ears
 

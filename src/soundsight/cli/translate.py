@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soundsight.cli.console import complain, say, warn
-from soundsight.cli.options import Model, Seed, Strict, Track, sound_path
+from soundsight.cli.options import Model, Overwrite, Seed, Strict, Track, option, sound_path
 from soundsight.core.errors import AudioError, OutputError, SoundsightError
 from soundsight.core.files import sync, usable_folder
 from soundsight.core.progress import progress_bar
+from soundsight.core.state import known
 
 if TYPE_CHECKING:
     from soundsight.runtime.translator import Translator
@@ -35,19 +36,9 @@ _LARGE_BYTES = 20_000_000
 _SUFFIXES_SHOWN = 4
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(translate)
-
-
 @dataclass(frozen=True)
 class _Job:
-    """One sound to translate.
-
-    Attributes:
-        source: the file.
-        stem: where its pictures go, relative to the output folder, without ``_s000_d0.png``.
-    """
+    """One sound to translate."""
 
     source: Path
     stem: Path
@@ -77,14 +68,7 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Second:
-    """What is shown of one second, or of a whole sound, once its pictures are in place.
-
-    Attributes:
-        paths: its pictures.
-        states: the state of each.
-        lines: what JSON says of each, where it is wanted.
-        row: its card on the contact sheet, where one is wanted.
-    """
+    """What is shown of one second, or of a whole sound, once its pictures are in place."""
 
     paths: list[Path]
     states: list[str]
@@ -102,40 +86,24 @@ def translate(
             show_default=False,
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option("-o", "--out", metavar="DIR", help="Where the pictures go."),
-    ] = Path("imagined"),
+    out: Annotated[Path, option("DIR", "Where the pictures go.", "-o", "--out")] = Path("imagined"),
     each_second: Annotated[
-        bool,
-        typer.Option("--each-second", help="Imagine every second, not the sound as a whole."),
+        bool, option("", "Imagine every second, not the sound as a whole.", "--each-second")
     ] = False,
-    draws: Annotated[
-        int, typer.Option(min=1, max=1000, metavar="N", help="Pictures of each sound, or second.")
-    ] = 1,
-    anyway: Annotated[
-        bool,
-        typer.Option("--anyway", help="Draw sounds of no known kind, too."),
-    ] = False,
+    draws: Annotated[int, option("N", "Pictures of each sound, or second.", min=1, max=1000)] = 1,
+    anyway: Annotated[bool, option("", "Draw sounds of no known kind, too.", "--anyway")] = False,
     seed: Seed = 0,
-    size: Annotated[
-        int, typer.Option(min=16, max=4096, metavar="PX", help="Side of the pictures, in pixels.")
-    ] = 96,
+    size: Annotated[int, option("PX", "Side of the pictures, in pixels.", min=16, max=4096)] = 96,
     sheet: Annotated[
         bool,
-        typer.Option(
-            "--sheet/--no-sheet", help="Also draw a contact sheet of everything: sheet.png."
-        ),
+        option("", "Also draw a contact sheet of everything: sheet.png.", "--sheet/--no-sheet"),
     ] = False,
     json_lines: Annotated[
-        bool,
-        typer.Option("--json", help="Write a line of JSON for each picture to standard output."),
+        bool, option("", "Write a line of JSON for each picture to standard output.", "--json")
     ] = False,
     track: Track = None,
     strict: Strict = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace pictures that are there already.")
-    ] = False,
+    overwrite: Overwrite = False,
     model: Model = None,
 ) -> None:
     """Draw what the sounds look like: a PNG for every sound.
@@ -205,15 +173,6 @@ def _translated(
 
     They wait in a hidden folder beside their destination, with what is to be shown of them, so that
     a long sound takes no more memory than a short one. Each is on the disk before it gets its name.
-
-    Args:
-        warnings: gets the warnings about the sound.
-
-    Yields:
-        (None, the share that is done) while it draws, then every second, its pictures in place.
-
-    Raises:
-        SoundsightError: when the sound is damaged or the place cannot be written to.
     """
     from soundsight.media import audio
 
@@ -261,11 +220,7 @@ def _translated(
 
 @contextmanager
 def _hidden_folder(beside: Path) -> Iterator[Path]:
-    """Make a hidden folder in ``beside``; it goes with what it still holds, whatever happens.
-
-    Raises:
-        OutputError: when ``beside`` cannot be written to.
-    """
+    """Make a hidden folder in ``beside``; it goes with what it still holds, whatever happens."""
     with _writing(beside):
         beside.mkdir(parents=True, exist_ok=True)
         # A folder that somebody else looks into or removes is no reason to fail at the end.
@@ -285,11 +240,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _draw(result: Translation, job: _Job, options: _Options, hidden: Path) -> _Second:
-    """Write the pictures of one second into the hidden folder.
-
-    Raises:
-        OutputError: naming the picture's destination.
-    """
+    """Write the pictures of one second into the hidden folder."""
     from soundsight.views.sheet import png_bytes
 
     paths: list[Path] = []
@@ -310,8 +261,8 @@ def _draw(result: Translation, job: _Job, options: _Options, hidden: Path) -> _S
                     "state": str(result.state[i]),
                     "name": result.name[i],
                     "second_guess": result.second_guess[i],
-                    "confidence": _number(result.confidence[i]),
-                    "ood_score": _number(result.ood_score[i]),
+                    "confidence": known(result.confidence[i]),
+                    "ood_score": known(result.ood_score[i]),
                     "seed": options.seed,
                     "draw": draw,
                 }
@@ -322,11 +273,6 @@ def _draw(result: Translation, job: _Job, options: _Options, hidden: Path) -> _S
         name = (job.stem.parent / job.source.name).as_posix() if in_a_folder else job.source.name
         row = result.row(name, anyway=options.anyway)
     return _Second(paths, [str(state) for state in result.state], lines, row)
-
-
-def _number(value: float) -> float | None:
-    """JSON knows no NaN: what is not known is null."""
-    return None if math.isnan(value) else round(float(value), 4)
 
 
 # --- inputs and outputs ------------------------------------------------------------------------
@@ -430,11 +376,7 @@ def _plan(found: dict[Path, Path]) -> list[_Job]:
 
 
 def _refuse_existing(jobs: Sequence[_Job], options: _Options) -> None:
-    """Look for outputs that are there already, before any work is done.
-
-    Raises:
-        OutputError: naming the first one.
-    """
+    """Look for outputs that are there already, before any work is done."""
     listings: dict[Path, list[str]] = {}
 
     def matching(folder: Path, pattern: str) -> Iterable[Path]:

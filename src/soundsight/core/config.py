@@ -19,6 +19,7 @@ from soundsight.core.errors import ConfigError
 C = TypeVar("C")
 
 _SHOWN_CHARS = 40
+_SCALARS = {int: "a whole number", bool: "true or false", str: "a text"}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -98,12 +99,8 @@ def _restore_scalar(hint: Any, value: Any, where: str) -> Any:
         if not math.isfinite(result):
             raise _unexpected("a finite number", value, where)
         return result
-    if hint is int and not (number and isinstance(value, int)):
-        raise _unexpected("a whole number", value, where)
-    if hint is bool and not isinstance(value, bool):
-        raise _unexpected("true or false", value, where)
-    if hint is str and not isinstance(value, str):
-        raise _unexpected("a text", value, where)
+    if hint in _SCALARS and type(value) is not hint:
+        raise _unexpected(_SCALARS[hint], value, where)
     return value
 
 

@@ -149,11 +149,9 @@ def _hidden(path: Path) -> str:
 
 
 def _settle(path: Path, *, replaced: bool = False) -> None:
-    """Put back what a replacement that stopped half-way has moved aside; remove what is left over.
+    """Put back what a stopped replacement has moved aside; remove what is left over.
 
-    Args:
-        path: the folder.
-        replaced: a new one has just taken its place: whatever stood there before is done with.
+    ``replaced`` says that a new folder has just taken the place.
     """
     for new in path.parent.glob(f"{_hidden(path)}*{_NEW}"):
         old = new.with_suffix(_OLD)
@@ -176,11 +174,7 @@ def _settle(path: Path, *, replaced: bool = False) -> None:
 
 @contextlib.contextmanager
 def _locked(place: Path) -> Iterator[bool]:
-    """Keep a file or folder locked in the block, or until the program ends.
-
-    Yields:
-        False where another has locked it, or nothing can be locked.
-    """
+    """Keep a file or folder locked in the block, or until the program ends."""
     import fcntl
 
     with contextlib.ExitStack() as stack:
@@ -282,21 +276,17 @@ def commit() -> str | None:
     A ``+`` follows the commit when tracked files have been changed since.
     """
     this = Path(__file__).resolve()
-    here = this.parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(this.parent), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
+
     try:
         # Installed somewhere inside another repository, that one's commit says nothing of us.
-        subprocess.run(
-            ["git", "-C", str(here), "ls-files", "--error-unmatch", this.name],
-            capture_output=True, timeout=5, check=True,
-        )  # fmt: skip
-        head = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"],
-            capture_output=True, text=True, timeout=5, check=True,
-        ).stdout.strip()  # fmt: skip
-        changed = subprocess.run(
-            ["git", "-C", str(here), "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True, text=True, timeout=5, check=True,
-        ).stdout.strip()  # fmt: skip
+        git("ls-files", "--error-unmatch", this.name)
+        head = git("rev-parse", "--short=12", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
     return head + ("+" if changed else "")

@@ -7,6 +7,7 @@ pictogram: nobody is to look for it in an imagined picture. The state says which
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -34,6 +35,11 @@ class Thresholds:
     quiet_dbfs: float
     ood_score: float = 1.0
     confidence: float = 0.5
+
+
+def known(score: float) -> float | None:
+    """A score as JSON has it, to four places: None for NaN, which says that it is not known."""
+    return None if math.isnan(score) else round(float(score), 4)
 
 
 class State(StrEnum):

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,29 +51,21 @@ _OPEN = frozenset(("/", "/file", "/healthz", "/readyz", "/favicon.ico"))
 """Paths that need no token: the pages themselves, which have to ask for one, and the probes."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ServerConfig:
-    """What an application is made of.
+def create_app(
+    access: Access,
+    limits: Limits,
+    *,
+    model: Path | Translator | None = None,
+    workers: int = 2,
+    root_path: str = "",
+) -> FastAPI:
+    """Make the application. The model is loaded and warmed up when it starts.
 
-    Attributes:
-        model: a model folder, or a translator of one thread that has been loaded from one; None
-            takes the bundled folder.
-        access: who may use it.
-        limits: how much it takes.
+    Args:
+        model: a model folder, or a translator of one thread; None takes the bundled folder.
         workers: threads that imagine; more than the process has CPUs are of no use.
         root_path: the path under which it lies at its proxy, such as ``/sound``; the proxy may
             strip it or leave it.
-    """
-
-    model: Path | Translator | None = None
-    access: Access
-    limits: Limits
-    workers: int = 2
-    root_path: str = ""
-
-
-def create_app(config: ServerConfig) -> FastAPI:
-    """Make the application. The model is loaded and warmed up when it starts.
 
     Raises:
         ConfigError: when the root path begins like one of the application's own paths: for such a
@@ -85,20 +76,20 @@ def create_app(config: ServerConfig) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        translator = config.model
+        translator = model
         if not isinstance(translator, Translator):
             translator = await asyncio.to_thread(Translator.load, translator, 1)
-        decoder = Decoder(config.limits)
+        decoder = Decoder(limits)
         await asyncio.to_thread(decoder.warm_up)
         await asyncio.to_thread(_warm_up, translator)
-        engine = Engine(translator, config.workers, metrics)
-        streams = Streams(engine, config.access, config.limits, metrics)
+        engine = Engine(translator, workers, metrics)
+        streams = Streams(engine, access, limits, metrics)
         app.state.services = rest.Services(
             translator=translator,
             decoder=decoder,
-            jobs=Jobs(config.limits, metrics),
+            jobs=Jobs(limits, metrics),
             streams=streams,
-            limits=config.limits,
+            limits=limits,
             metrics=metrics,
         )
         try:
@@ -109,7 +100,7 @@ def create_app(config: ServerConfig) -> FastAPI:
             await asyncio.to_thread(engine.stop)
 
     app = _App(
-        with_token=config.access.token is not None,
+        with_token=access.token is not None,
         title="soundsight",
         version=__version__,
         summary="Turns sound into sight: hears a second of sound and imagines the scene.",
@@ -117,24 +108,24 @@ def create_app(config: ServerConfig) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        lies_under=config.root_path,
+        lies_under=root_path,
     )
     app.state.services = None
     app.include_router(rest.router)
     app.include_router(storyboard.router)
     _add_pages(app)
     add_error_handlers(app)
-    first = config.root_path.split("/")[1:2]
+    first = root_path.split("/")[1:2]
     # FastAPI's newer versions do not list the routes of a router among those of its application.
     routes = [*app.routes, *rest.router.routes, *storyboard.router.routes]
     if first and any(getattr(route, "path", "").split("/")[1:2] == first for route in routes):
         raise ConfigError(f"--root-path: /{first[0]} is the server's own, choose another path")
     # The middleware that is added last comes first.
-    app.add_middleware(_Gate, access=config.access, metrics=metrics, state=app.state)
-    if config.access.origins:
+    app.add_middleware(_Gate, access=access, metrics=metrics, state=app.state)
+    if access.origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=sorted(config.access.origins),
+            allow_origins=sorted(access.origins),
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type"],
             expose_headers=["content-disposition", "retry-after"],

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import math
 import threading
 import time
 from collections import deque
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from soundsight.core.protocol import EventFacts, WindowFacts
-from soundsight.core.state import State
+from soundsight.core.state import State, known
 from soundsight.core.units import SEGMENT_S
 from soundsight.media.mel import DEFAULT
 from soundsight.media.segments import LiveCutter, Segment
@@ -62,12 +61,9 @@ Window = tuple[WindowFacts, list[bytes]]
 
 
 class Engine:
-    """The worker threads and their queue. Used on one event loop.
+    """Worker threads with one translator (itself of one thread), and their queue.
 
-    Args:
-        translator: a loaded translator, of one thread.
-        workers: threads.
-        metrics: where the queue is counted.
+    Used on one event loop.
     """
 
     def __init__(self, translator: Translator, workers: int, metrics: Metrics) -> None:
@@ -119,12 +115,6 @@ class LiveSound:
     """The sound of one stream on its way to windows.
 
     ``push``, ``end`` and ``due`` are for the event loop; ``work`` is for one worker at a time.
-
-    Args:
-        cutter: cuts the windows.
-        tracker: finds the events in them.
-        rate_hz: rate of the samples.
-        hop_s: seconds between windows.
     """
 
     def __init__(
@@ -231,8 +221,8 @@ def _window_facts(result: WindowResult, skipped: int, served_ms: float) -> Windo
         settled=result.settled,
         state=result.state,
         level_dbfs=round(result.level_dbfs, 1),
-        ood_score=_rounded(result.ood_score),
-        confidence=_rounded(result.confidence),
+        ood_score=known(result.ood_score),
+        confidence=known(result.confidence),
         name=result.name,
         second_guess=result.second_guess,
         pictogram=pictogram_of(result.name) if result.state is State.NAMED else "",
@@ -255,7 +245,3 @@ def jpeg(image: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
     return file.getvalue()
-
-
-def _rounded(score: float) -> float | None:
-    return None if math.isnan(score) else round(score, 4)

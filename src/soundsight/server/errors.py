@@ -38,13 +38,7 @@ HEADERS = {
 
 
 class ApiError(Exception):
-    """A request that cannot be served.
-
-    Args:
-        status: the HTTP status.
-        code: a word for programs.
-        message: one line for people.
-    """
+    """A request that cannot be served: HTTP status, a word for programs, a line for people."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)

@@ -65,12 +65,7 @@ class Limits:
 
 
 class Bucket:
-    """A token bucket: so much a second, and so much at once.
-
-    Args:
-        per_s: what flows in.
-        capacity: what it holds; it is full at first.
-    """
+    """A token bucket: so much a second flows in, so much it holds; it is full at first."""
 
     def __init__(self, per_s: float, capacity: float) -> None:
         self._per_s = per_s

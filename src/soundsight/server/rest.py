@@ -6,13 +6,11 @@ import asyncio
 import base64
 import contextlib
 import io
-import math
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from soundsight import __version__
-from soundsight.core.state import State
+from soundsight.core.state import State, known
 from soundsight.runtime.translator import Translator
 from soundsight.server.decoding import Decoded, Decoder
 from soundsight.server.errors import ApiError
@@ -44,16 +42,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Services:
-    """What the handlers share; made when the server starts.
-
-    Attributes:
-        translator: of one thread; many handlers use it at once.
-        decoder: opens uploads.
-        jobs: seats for uploads.
-        streams: all WebSockets.
-        limits: of this process.
-        metrics: of this process.
-    """
+    """What the handlers share; made when the server starts. The translator has one thread."""
 
     translator: Translator
     decoder: Decoder
@@ -69,9 +58,6 @@ def _services(request: Request) -> Services:
 
 
 ServicesOf = Annotated[Services, Depends(_services)]
-
-
-# --- parameters ------------------------------------------------------------------------------
 
 
 class Options(BaseModel):
@@ -125,13 +111,6 @@ class Options(BaseModel):
             ) from None
 
 
-class Format(StrEnum):
-    """What the response is."""
-
-    JSON = "json"
-    PNG = "png"
-
-
 class TranslateOptions(Options):
     """Parameters of ``/v1/translate``."""
 
@@ -142,10 +121,7 @@ class TranslateOptions(Options):
         int, Field(ge=1, le=MAX_DRAWS, description="Pictures of the sound, or of each second.")
     ] = 1
     anyway: Annotated[bool, Field(description="Draw sounds of no known kind, too.")] = False
-    format: Annotated[Format, Field(description="What the response is.")] = Format.JSON
-
-
-# --- responses -------------------------------------------------------------------------------
+    format: Annotated[Literal["json", "png"], Field(description="What the response is.")] = "json"
 
 
 class Picture(BaseModel):
@@ -304,7 +280,7 @@ async def translate(
                     upload.handle, upload.name, track=options.track, strict=options.strict
                 ) as sound:
                     results = _imagine(services, upload, sound, options, gone)
-                if options.format is Format.PNG:
+                if options.format == "png":
                     return _sheet(results, upload.name, services)
                 body = Translated(
                     model=services.translator.info.label,
@@ -315,7 +291,7 @@ async def translate(
                 return body.model_dump_json().encode()
 
             body = await services.jobs.run(work)
-    kind = "image/png" if options.format is Format.PNG else "application/json"
+    kind = "image/png" if options.format == "png" else "application/json"
     return Response(body, media_type=kind)
 
 
@@ -360,8 +336,8 @@ def _imagine(
     blocks = checked(sound)
     if not options.each_second:
         return [services.translator.translate(blocks, **how)]
-    as_json = options.format is Format.JSON
-    most = services.limits.max_pictures if as_json else ROWS_PER_PAGE * options.draws
+    as_sheet = options.format == "png"
+    most = ROWS_PER_PAGE * options.draws if as_sheet else services.limits.max_pictures
     seconds = most // options.draws
     too_many = ApiError(
         413,
@@ -386,8 +362,8 @@ def _pictures(result: Translation) -> Iterator[Picture]:
             state=result.state[i],
             name=result.name[i],
             second_guess=result.second_guess[i],
-            confidence=_rounded(result.confidence[i]),
-            ood_score=_rounded(result.ood_score[i]),
+            confidence=known(result.confidence[i]),
+            ood_score=known(result.ood_score[i]),
             level_dbfs=round(float(result.rms_dbfs[i]), 1),
             png=base64.b64encode(png_bytes(image, result.texts(i))).decode(),
         )
@@ -404,13 +380,6 @@ def _sheet(results: list[Translation], name: str, services: Services) -> bytes:
     return file.getvalue()
 
 
-def _rounded(score: Any) -> float | None:
-    return None if math.isnan(score) else round(float(score), 4)
-
-
-# --- the server itself -----------------------------------------------------------------------
-
-
 @router.get("/v1/model", responses=errors(401, 403, 503))
 async def model(services: ServicesOf) -> ModelAnswer:
     """Say which model answers, and how well it does."""
@@ -424,11 +393,7 @@ async def model(services: ServicesOf) -> ModelAnswer:
         segment_s=info.segment_s,
         labels=list(head.labels) if head else [],
         alerts=list(head.alerts) if head else [],
-        thresholds={
-            "quiet_dbfs": info.thresholds.quiet_dbfs,
-            "ood_score": info.thresholds.ood_score,
-            "confidence": info.thresholds.confidence,
-        },
+        thresholds=asdict(info.thresholds),
         figures=info.figures,
         trained_on=str(info.trained_on or ""),
     )

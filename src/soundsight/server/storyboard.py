@@ -14,10 +14,9 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
-from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
@@ -54,29 +53,21 @@ _ROOM = 16
 """Free room that a file in memory needs, in multiples of the longest upload in memory."""
 
 
-class Format(StrEnum):
-    """What the response is."""
-
-    NDJSON = "ndjson"
-    JSON = "json"
-    PNG = "png"
-    MP4 = "mp4"
-    HTML = "html"
-
-
 _MEDIA_TYPES = {
-    Format.NDJSON: "application/x-ndjson",
-    Format.JSON: "application/json",
-    Format.PNG: "image/png",
-    Format.MP4: "video/mp4",
-    Format.HTML: "text/html",
+    "ndjson": "application/x-ndjson",
+    "json": "application/json",
+    "png": "image/png",
+    "mp4": "video/mp4",
+    "html": "text/html",
 }
 
 
 class StoryboardOptions(Options):
     """Parameters of ``/v1/storyboard``."""
 
-    format: Annotated[Format, Field(description="What the response is.")] = Format.NDJSON
+    format: Annotated[
+        Literal["ndjson", "json", "png", "mp4", "html"], Field(description="What the response is.")
+    ] = "ndjson"
     sensitivity: Annotated[
         float, Field(ge=0, le=1, description="0 tells only what is loud and sure, 1 tells more.")
     ] = 0.5
@@ -120,7 +111,7 @@ async def storyboard(
         stack.enter_context(services.jobs.admit())
         upload = await stack.enter_async_context(receive(request, services.limits, options.name))
         options = options.with_form(request, upload)
-        if options.format is Format.NDJSON:
+        if options.format == "ndjson":
             lines = services.jobs.iterate(_lines(services, upload, options))
             stack.push_async_callback(lines.aclose)
             # A file that cannot be read at all is an error response, not a line.
@@ -172,8 +163,8 @@ async def _with_first(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator
         yield line
 
 
-def _disposition(name: str, format: Format) -> str:
-    stem = f"{Path(name).stem}-storyboard.{format}"
+def _disposition(name: str, kind: str) -> str:
+    stem = f"{Path(name).stem}-storyboard.{kind}"
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in stem)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(stem, safe='')}"
 

@@ -39,11 +39,7 @@ _NOTICE_S = 10.0
 
 
 class StreamError(ProtocolError):
-    """A stream that the server ends.
-
-    Attributes:
-        reason: a word for the metrics.
-    """
+    """A stream that the server ends; ``reason`` is a word for the metrics."""
 
     def __init__(self, message: str, code: Close, reason: str) -> None:
         super().__init__(message, code)
@@ -51,14 +47,7 @@ class StreamError(ProtocolError):
 
 
 class Streams:
-    """All streams of a server process.
-
-    Args:
-        engine: works on their sound.
-        access: who may open one.
-        limits: how many, how fast.
-        metrics: where they are counted.
-    """
+    """All streams of a server process."""
 
     def __init__(self, engine: Engine, access: Access, limits: Limits, metrics: Metrics) -> None:
         self._engine = engine

@@ -37,13 +37,9 @@ logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """A file that has been received.
+    """A received file, as an open descriptor, and the other fields of its form.
 
-    Attributes:
-        name: the sender's name for it as one printable line; ``the sound`` without one.
-        handle: an open descriptor.
-        size: its length in bytes.
-        fields: the other fields of its form.
+    ``name`` is the sender's name for it as one printable line; ``the sound`` without one.
     """
 
     name: str
@@ -74,7 +70,9 @@ async def receive(request: Request, limits: Limits, name: str = "") -> AsyncIter
                 file, own, fields = await _read_form(request, limits, stack)
                 name = own or fields.get("name", name)
             else:
-                file = stack.enter_context(_spool(limits))
+                file = stack.enter_context(
+                    tempfile.SpooledTemporaryFile(max_size=limits.memory_bytes)
+                )
                 async for chunk in _chunks(request, limits):
                     file.write(chunk)
             size = file.seek(0, os.SEEK_END) or file.tell()
@@ -129,23 +127,18 @@ async def _chunks(request: Request, limits: Limits) -> AsyncGenerator[bytes, Non
         yield chunk
 
 
-def _spool(limits: Limits) -> Any:
-    return tempfile.SpooledTemporaryFile(max_size=limits.memory_bytes)
-
-
-def _close_all(files: list[Any]) -> None:
-    for file in files:
-        file.close()
-
-
 async def _read_form(
     request: Request, limits: Limits, stack: contextlib.ExitStack
 ) -> tuple[Any, str, dict[str, str]]:
     """The file in the form's field ``sound``, its name, and the other fields."""
     parser = MultiPartParser(request.headers, _chunks(request, limits), max_files=1, max_fields=8)
     parser.spool_max_size = limits.memory_bytes
-    # Also closes the files of a form that ends too early.
-    stack.callback(_close_all, parser._files_to_close_on_error)
+
+    @stack.callback  # also for a form that ends too early
+    def close_all() -> None:
+        for file in parser._files_to_close_on_error:
+            file.close()
+
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError, UnicodeError) as error:

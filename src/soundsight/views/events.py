@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from soundsight.core.state import State
+from soundsight.core.state import State, known
 from soundsight.media.overview import Overview
 from soundsight.views.drawing import heat
 from soundsight.views.pictograms import alert_picture
@@ -231,7 +231,7 @@ def event_json(event: FileEvent) -> dict[str, Any]:
         "name": event.name,
         "second_guess": event.second_guess,
         "sure": event.sure,
-        "confidence": None if math.isnan(event.confidence) else round(event.confidence, 4),
+        "confidence": known(event.confidence),
         "level_dbfs": round(event.level_dbfs, 1),
         "shown_s": round(event.shown_s, 3),
         "picture": None if pictured is None else _data_url(png_bytes(pictured, texts)),
