@@ -52,6 +52,12 @@ const Context = window.AudioContext;
 window.AudioContext = class extends Context {
   constructor(...options) { super(...options); window.context = this; }
 };
+const Node = window.AudioWorkletNode;
+if (Node) {
+  window.AudioWorkletNode = class extends Node {
+    constructor(...options) { super(...options); window.node = this; }
+  };
+}
 """
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -262,14 +268,9 @@ class Scripted:
         if isinstance(message, str):
             self._rate_hz = json.loads(message)["rate_hz"]
             model = protocol.ModelFacts(
-                name="m",
-                version="1",
-                image_px=8,
-                labels=[],
-                alerts=[],
-                confidence_needed=0.5,
+                name="m", version="1", image_px=8, labels=[], alerts=[], confidence_needed=0.5,
                 quiet_dbfs=-60.0,
-            )
+            )  # fmt: skip
             limits = protocol.StreamLimits(max_frame_bytes=9999, max_speed=2.0, silent_s=30.0)
             ready = protocol.Ready(model=model, limits=limits, hop_s=0.25, segment_s=1.0)
             line.send(ready.model_dump_json())
@@ -560,6 +561,7 @@ def test_a_server_that_hangs_is_told_within_two_seconds(
             "Object.defineProperty(stream.getTracks()[0], 'muted', {get: () => true})",
             "muted",
         ),
+        ("node.port.postMessage('stop')", "No more sound comes"),
     ],
 )
 def test_a_source_that_is_lost_is_told_within_two_seconds(
@@ -593,44 +595,27 @@ def test_a_start_long_after_the_page_came_is_no_fault(
         assert "not_listening" not in states(page)
 
 
-def test_a_frozen_audio_clock_is_told_within_two_seconds(
-    driver: Any, address: str, steady: Path
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--use-fake-device-for-media-stream", "--deny-permission-prompts"], "not allowed"),
+        (["--use-fake-ui-for-media-stream"], "No microphone was found"),
+    ],
+)
+def test_a_refused_or_missing_microphone_is_told_in_words(
+    driver: Any, address: str, flags: list[str], says: str
 ) -> None:
-    frozen = WATCH + (
-        "const Node = window.AudioWorkletNode;"
-        "window.AudioWorkletNode = class extends Node {"
-        "constructor(...o) { super(...o); window.node = this; } };"
-    )
-    with page_of(driver, steady, init=frozen) as page:
-        listens(page, address)
-        reaches(page, "picture")
-        began = now_ms(page)
-        page.evaluate("() => node.port.postMessage('stop')")
-        assert told_s(page, began) < 2
-        assert "No more sound comes" in page.locator("#detail").inner_text()
-
-
-def test_a_refused_microphone_is_told_in_words(driver: Any, address: str) -> None:
-    with page_of(driver, None, "--use-fake-device-for-media-stream",
-                 "--deny-permission-prompts") as page:  # fmt: skip
+    with page_of(driver, None, *flags) as page:
         page.goto(address)
-        page.click("#start")
-        reaches(page, "not_listening")
-        assert "not allowed" in page.locator("#detail").inner_text()
-        assert page.locator("#start").inner_text() == "Start"
-
-
-def test_a_missing_microphone_is_told_in_words(driver: Any, address: str) -> None:
-    with page_of(driver, None, "--use-fake-ui-for-media-stream") as page:
-        page.goto(address)
-        if page.evaluate(
+        if len(flags) == 1 and page.evaluate(
             "async () => (await navigator.mediaDevices.enumerateDevices())"
             ".some((d) => d.kind === 'audioinput')"
         ):
             pytest.skip("this machine has a microphone")
         page.click("#start")
         reaches(page, "not_listening")
-        assert "No microphone was found" in page.locator("#detail").inner_text()
+        assert says in page.locator("#detail").inner_text()
+        assert page.locator("#start").inner_text() == "Start"
 
 
 def test_a_full_server_is_told_in_words(

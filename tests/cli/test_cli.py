@@ -175,7 +175,7 @@ def test_main_is_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main()
     assert end.value.code == 0
 
-    def interrupted() -> typer.Typer:
+    def interrupted(_commands: object) -> typer.Typer:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "build_app", interrupted)

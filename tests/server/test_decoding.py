@@ -92,10 +92,8 @@ def decoder() -> Iterator[Decoder]:
     assert not psutil.Process().children()
 
 
-def decode(
-    decoder: Decoder, data: bytes, most_s: float | None = None, **options: Any
-) -> np.ndarray:
-    with handle_of(data) as handle, decoder.open(handle, "a.x", most_s, **options) as sound:
+def decode(decoder: Decoder, data: bytes, **options: Any) -> np.ndarray:
+    with handle_of(data) as handle, decoder.open(handle, "a.x", **options) as sound:
         return np.concatenate(list(sound))
 
 
@@ -109,10 +107,10 @@ def interrupted(decoder: Decoder, happens: Callable[[], None]) -> None:
             pass
 
 
-def refused(decoder: Decoder, data: bytes, most_s: float | None = None, **options: Any) -> str:
+def refused(decoder: Decoder, data: bytes, **options: Any) -> str:
     """The one line that tells what is wrong with a file: it names it as its sender does."""
     with pytest.raises(AudioError) as told:
-        decode(decoder, data, most_s, **options)
+        decode(decoder, data, **options)
     line = str(told.value)
     assert "a.x" in line
     assert "/" not in line.replace("a.x", "")
@@ -226,7 +224,8 @@ def test_hours_of_silence_in_little_space(decoder: Decoder) -> None:
     unknown = bytearray(data)
     unknown[21] &= 0xF0
     unknown[22:26] = bytes(4)
-    line = refused(decoder, bytes(unknown), 100.0)
+    with contextlib.closing(Decoder(Limits(max_duration_s=100.0))) as short:
+        line = refused(short, bytes(unknown))
     assert "is longer than 100 s" in line or "damaged" in line or "no sound" in line
 
 
@@ -248,11 +247,12 @@ def test_ten_hours_of_mp3(decoder: Decoder) -> None:
     assert "is longer than 14400 s" in refused(decoder, ten_hours)
 
 
-def test_a_file_that_lies_of_its_length(decoder: Decoder) -> None:
+def test_a_file_that_lies_of_its_length() -> None:
     """Two seconds by its header, twenty in truth."""
     data = container("mp3", 2.0, sound="libmp3lame")
     tail = container("mp3", 20.0, sound="libmp3lame")
-    assert "is longer than 5 s" in refused(decoder, data + tail[2_000:], 5.0)
+    with contextlib.closing(Decoder(Limits(max_duration_s=5.0))) as decoder:
+        assert "is longer than 5 s" in refused(decoder, data + tail[2_000:])
 
 
 def test_a_picture_of_30000_by_30000(decoder: Decoder) -> None:
@@ -276,25 +276,18 @@ def test_a_header_that_promises_four_gigabytes(decoder: Decoder) -> None:
 
 
 def test_too_little_memory() -> None:
-    decoder = Decoder(Limits(decode_memory_bytes=1 << 20))
-    try:
-        line = refused(decoder, written(tone(20.0)))
-        assert "memory" in line
-    finally:
-        decoder.close()
+    with contextlib.closing(Decoder(Limits(decode_memory_bytes=1 << 20))) as decoder:
+        assert "memory" in refused(decoder, written(tone(20.0)))
 
 
 def test_a_decoder_that_hangs() -> None:
-    decoder = Decoder(Limits(decode_idle_s=0.3))
-    decoder.warm_up()
-    try:
+    with contextlib.closing(Decoder(Limits(decode_idle_s=0.3))) as decoder:
+        decoder.warm_up()
         (child,) = psutil.Process().children()
         child.suspend()
         assert "takes too long" in refused(decoder, written(tone(1.0)))
         assert not child.is_running()
         assert len(psutil.Process().children()) == 1  # the next one is ready
-    finally:
-        decoder.close()
     assert not psutil.Process().children()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import tempfile
@@ -15,7 +14,6 @@ import psutil
 import pytest
 from starlette.requests import Request
 
-from soundsight.server import uploads
 from soundsight.server.errors import ApiError
 from soundsight.server.limits import Limits
 from soundsight.server.uploads import clean_name, receive
@@ -163,32 +161,35 @@ def test_forms() -> None:
 # --- what is refused -------------------------------------------------------------------------
 
 
-def test_empty() -> None:
-    for error in (refused([]), refused([b""]), refused([part(b"") + END], None, FORM)):
-        assert (error.status, error.code) == (400, "empty")
+SMALL = Limits(max_upload_bytes=1_000)
 
 
-def test_too_long() -> None:
-    limits = Limits(max_upload_bytes=1_000)
-    for error in (
-        refused([], limits, content_length="1001"),
-        refused([b"x" * 600] * 2, limits),
-        refused([b"x" * 600] * 2, limits, content_length="7"),
-        refused([part(b"x" * 1_000) + END], limits, FORM),
-    ):
-        assert (error.status, error.code) == (413, "too_big")
+@pytest.mark.parametrize(
+    ("chunks", "how", "status", "code"),
+    [
+        ([], {}, 400, "empty"),
+        ([b""], {}, 400, "empty"),
+        ([part(b"") + END], {"kind": FORM}, 400, "empty"),
+        ([], {"limits": SMALL, "content_length": "1001"}, 413, "too_big"),
+        ([b"x" * 600] * 2, {"limits": SMALL}, 413, "too_big"),
+        ([b"x" * 600] * 2, {"limits": SMALL, "content_length": "7"}, 413, "too_big"),
+        ([part(b"x" * 1_000) + END], {"limits": SMALL, "kind": FORM}, 413, "too_big"),
+        ([b"x", None], {}, 400, "cut_short"),
+        ([None], {}, 400, "cut_short"),
+        ([part(b"x" * 99), None], {"kind": FORM}, 400, "cut_short"),
+        ([part(b"x" * 5_000)[:3_000], None], {"limits": Limits(memory_bytes=100), "kind": FORM},
+         400, "cut_short"),
+    ],
+)  # fmt: skip
+def test_refused(chunks: list[Any], how: dict[str, Any], status: int, code: str) -> None:
+    error = refused(chunks, **how)
+    assert (error.status, error.code) == (status, code)
+    if code == "too_big":
         assert "1,000 bytes" in str(error)
-    assert took([b"x" * 1_000], limits, content_length="\xb2")[1] == b"x" * 1_000
 
 
-def test_cut_short() -> None:
-    for error in (
-        refused([b"x", None]),
-        refused([None]),
-        refused([part(b"x" * 99), None], None, FORM),
-        refused([part(b"x" * 5_000)[:3_000], None], Limits(memory_bytes=100), FORM),
-    ):
-        assert (error.status, error.code) == (400, "cut_short")
+def test_the_longest_body_that_is_taken() -> None:
+    assert took([b"x" * 1_000], SMALL, content_length="\xb2")[1] == b"x" * 1_000
 
 
 def test_too_slow() -> None:
@@ -267,16 +268,15 @@ def test_nothing_is_left_however_it_ends() -> None:
         asyncio.run(asyncio.wait_for(run(waits), 0.05))
 
 
-def test_the_body_is_there_once() -> None:
+def test_the_body_is_there_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is handed over as a descriptor is not kept a second time."""
     held: list[Any] = []
-    spool = uploads._spool
+    spool = tempfile.SpooledTemporaryFile
 
-    def watched(limits: Limits) -> Any:
-        held.append(spool(limits))
+    def watched(**how: Any) -> Any:
+        held.append(spool(**how))
         return held[-1]
 
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(pytest.MonkeyPatch.context()).setattr(uploads, "_spool", watched)
-        took([b"x" * 1_000])
+    monkeypatch.setattr(tempfile, "SpooledTemporaryFile", watched)
+    took([b"x" * 1_000])
     assert held[0].closed

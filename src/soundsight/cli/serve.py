@@ -257,16 +257,9 @@ def make_server(
     proxy: str,
     connections: int,
 ) -> uvicorn.Server:
-    """The server of an application, which stops in order.
+    """The server of an application, which stops in order; it prints ``welcome`` when it is ready.
 
     ``force_exit`` says afterwards that it was stopped at once instead.
-
-    Args:
-        app: made by ``create_app``.
-        welcome: lines that it prints when it is ready.
-        tls: a certificate and its key; None serves http.
-        proxy: addresses whose X-Forwarded headers are believed.
-        connections: at once.
     """
     import asyncio
 

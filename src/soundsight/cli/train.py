@@ -42,7 +42,6 @@ from soundsight.training import configs
 
 if TYPE_CHECKING:
     from soundsight.cli.train_data import EverydayData
-    from soundsight.evaluation.bench import ValInformativity
     from soundsight.training.fine_tuning import Pretrained
     from soundsight.training.flow_data import FlowPairs
     from soundsight.training.trainer import Task
@@ -171,14 +170,11 @@ def decoder(
 
     eyes = Eyes.load(EYES)
     start = _start("decoder", options, init)
-    if start is None:
-        defaults = configs.DecoderConfig(preset=sizes or "everyday", eyes=eyes.sha256)
-    else:
-        defaults = configs.DecoderConfig(
-            preset=sizes or start.preset(LATENT_ENCODER), eyes=eyes.sha256
-        )
-        defaults = fine_tuning_config(defaults, start.sha256(LATENT_ENCODER, LATENT_DECODER))
-    config = options.resolve(defaults)
+    sizes = sizes or (start.preset(LATENT_ENCODER) if start else "everyday")
+    config = configs.DecoderConfig(preset=sizes, eyes=eyes.sha256)
+    if start is not None:
+        config = fine_tuning_config(config, start.sha256(LATENT_ENCODER, LATENT_DECODER))
+    config = options.resolve(config)
     if options.is_printed(config):
         return
     here = options.start(config)
@@ -284,22 +280,20 @@ def translator(
     from soundsight.training.published import TranslatorTask
 
     frozen = load_encoder(encoder)
-    evaluate = None if judges is None else _val_informativity(judges, options.data)
+    evaluate = None
+    if judges is not None:
+        from soundsight.data.vegas.bench import find_bench
+        from soundsight.evaluation.bench import ValInformativity
+        from soundsight.judges.apply import Judges
+
+        bench = find_bench(options.data[0] if options.data else None)
+        evaluate = ValInformativity(Judges.load(judges), bench)
     here = options.start(config)
     pairs = open_all(options.data)
     with enough_memory():
         data = PairDataset(pairs, "train")
         task = TranslatorTask(config, frozen, data, encoder_run=encoder, start=start)
         options.fit(task, config, here, about_all(pairs, "train"), evaluate)
-
-
-def _val_informativity(judges: Path, data: list[Path] | None) -> ValInformativity:
-    from soundsight.data.vegas.bench import find_bench
-    from soundsight.evaluation.bench import ValInformativity
-    from soundsight.judges.apply import Judges
-
-    bench = find_bench(data[0] if data else None)
-    return ValInformativity(Judges.load(judges), bench)
 
 
 def _train_flow(
@@ -462,7 +456,10 @@ def ood(
     Train sounds are kept, without a label; val sounds set how far from them a sound may be.
     With Everyday's folder, which ears take by default, a classifier tells its kinds from others.
     """
-    _check_any(options, configs.FitConfig(), configs.OodClassifierFitConfig(), seed=seed)
+    try:  # the encoder, which torch has to read, says which of the two it is
+        options.resolve(configs.FitConfig(), seed=seed)
+    except ConfigError:
+        options.resolve(configs.OodClassifierFitConfig(), seed=seed)
     options.begin("ood")
     from soundsight.data.store.dataset import PairDataset
     from soundsight.training.encoder import load_encoder
@@ -531,18 +528,6 @@ def labels(
     write_label_head(options.out, encoder, fitted, config)
     typer.echo(f"{', '.join(fitted.head.labels)}: {fitted.figures.words()}")
     typer.echo(f"written: {options.out}")
-
-
-def _check_any(options: FitOptions, *configs: Any, **values: Any) -> None:
-    """Check the options of a command whose settings depend on what it finds later."""
-    *others, last = configs
-    for config in others:
-        try:
-            options.resolve(config, **values)
-        except ConfigError:
-            continue
-        return
-    options.resolve(last, **values)
 
 
 def _start(name: str, options: FitOptions, init: Path | None) -> Pretrained | None:

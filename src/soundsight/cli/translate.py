@@ -191,8 +191,13 @@ def _translated(
         )
         # What cannot be read at all leaves no folder behind.
         results = chain([next(results)], results)
-        hidden = stack.enter_context(_hidden_folder(folder))
         with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            # A folder that somebody else looks into or removes is no reason to fail at the end.
+            made = tempfile.TemporaryDirectory(
+                dir=folder, prefix=".soundsight-", ignore_cleanup_errors=True
+            )
+            hidden = Path(stack.enter_context(made))
             spool = stack.enter_context((hidden / "seconds").open("w+b"))
         count = 0
         for result in results:
@@ -216,19 +221,6 @@ def _translated(
         # Once for all of them: a folder's sync takes as long as a file's.
         with _writing(folder):
             sync(folder)
-
-
-@contextmanager
-def _hidden_folder(beside: Path) -> Iterator[Path]:
-    """Make a hidden folder in ``beside``; it goes with what it still holds, whatever happens."""
-    with _writing(beside):
-        beside.mkdir(parents=True, exist_ok=True)
-        # A folder that somebody else looks into or removes is no reason to fail at the end.
-        hidden = tempfile.TemporaryDirectory(
-            dir=beside, prefix=".soundsight-", ignore_cleanup_errors=True
-        )
-    with hidden as name:
-        yield Path(name)
 
 
 @contextmanager

@@ -65,9 +65,6 @@ class ExportConfig:
     """What an exported model is called and carries.
 
     Attributes:
-        name: the model's name.
-        version: the model's own version.
-        licence: licence of the weights.
         trained_on: one sentence for ``model.json`` and the card.
         figures: measured figures, each with the command that makes it.
         ood: folder of `soundsight train ood`; None exports a model that draws any sound.

@@ -85,11 +85,7 @@ class Decoded(Iterator[NDArray[np.float32]]):
 
 
 class Decoder:
-    """Starts the child processes, and keeps one ready so that an upload need not wait for it.
-
-    Args:
-        limits: ``max_duration_s``, ``decode_idle_s`` and ``decode_memory_bytes`` are used.
-    """
+    """Starts the child processes, and keeps one ready so that an upload need not wait for it."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -120,24 +116,17 @@ class Decoder:
         self,
         handle: int,
         name: str,
-        max_duration_s: float | None = None,
         *,
         track: int | None = None,
         strict: bool = False,
     ) -> Iterator[Decoded]:
-        """Decode an upload; its child ends when the ``with`` block ends.
-
-        Args:
-            handle: an open descriptor of the file. It stays open.
-            name: the file's name in messages.
-            max_duration_s: longest sound; None takes that of the limits.
-            track, strict: see ``media.audio.stream``.
+        """Decode an upload, from its open descriptor; its child ends when the ``with`` block ends.
 
         Raises:
             AudioError: when the file is no sound, damaged, too long, or takes too much to decode.
             ApiError: 503 when the server stops or has no process left.
         """
-        longest_s = self._limits.max_duration_s if max_duration_s is None else max_duration_s
+        longest_s = self._limits.max_duration_s
         order = {
             "name": name,
             "max_duration_s": longest_s,

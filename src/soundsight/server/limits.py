@@ -22,19 +22,14 @@ class Limits:
     """Bounds of one server process.
 
     Attributes:
-        max_streams: streams at once.
-        max_streams_per_address: streams at once of one address.
         max_speed: seconds of sound a second that a stream may send.
         burst_s: seconds of sound that it may send at once.
         frames_per_s: messages that a stream may send a second, and at once.
         hello_s: seconds in which a stream must say hello.
         silent_s: seconds without sound after which a stream is closed.
-        max_connections: connections at once, of all kinds.
-        max_upload_bytes: longest body.
         memory_bytes: a body up to this long is kept in memory, a longer one in an unnamed file.
         max_jobs: uploads that are worked on at once.
         max_waiting: further uploads that may wait for their turn.
-        max_duration_s: longest sound of an upload.
         max_pictures: most pictures of one answer.
         body_idle_s: seconds without a byte after which an upload is given up.
         body_s: seconds in which a body must have come.

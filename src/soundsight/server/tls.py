@@ -26,13 +26,9 @@ _VALID_DAYS = 7
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """A certificate and its key in a private folder.
+    """A certificate and its key as PEM in a private folder, which goes with them.
 
-    Attributes:
-        folder: to be kept while the server starts; removes the files when it is cleaned up.
-        certificate: PEM.
-        key: PEM, readable by the owner alone.
-        fingerprint: SHA-256, as browsers write it.
+    ``fingerprint`` is the certificate's SHA-256, as browsers write it.
     """
 
     folder: tempfile.TemporaryDirectory[str]
@@ -42,10 +38,9 @@ class Certificate:
 
 
 def self_signed(names: list[str]) -> Certificate:
-    """Make a key and a certificate for some names and addresses, valid for a week.
+    """Make a key and a certificate for a server's names and addresses, valid for a week.
 
-    Args:
-        names: of this server; those that a certificate cannot hold are left out.
+    Names that a certificate cannot hold are left out.
 
     Raises:
         OutputError: when there is no place for temporary files.
