@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 from PIL import Image
+from tests.sounds import write_tones
 
 from soundsight.media import audio
 
@@ -73,26 +72,16 @@ def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
     assert faults == []
 
 
-def write(path: Path, *parts: tuple[float, float], rate_hz: int = RATE, **options: Any) -> Path:
-    """Write a tone over noise: parts of (seconds, level) after one another."""
-    rng = np.random.default_rng(0)
-    level = np.concatenate([np.full(round(s * rate_hz), level) for s, level in parts])
-    tone = np.sin(2 * np.pi * 440 * np.arange(len(level)) / rate_hz)
-    sound = 0.3 * level * (tone + rng.normal(0.0, 0.05, len(level)))
-    soundfile.write(path, sound.astype(np.float32), rate_hz, **options)
-    return path
-
-
 @pytest.fixture
 def dog(tmp_path: Path) -> Path:
     """Sound from 1 to 3 s and from 11 to 12 s."""
-    return write(tmp_path / "dog.wav", (1, 0), (2, 1), (8, 0), (1, 1), (1, 0))
+    return write_tones(tmp_path / "dog.wav", (1, 0), (2, 1), (8, 0), (1, 1), (1, 0))
 
 
 @pytest.fixture(scope="module")
 def long_sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Half an hour: telling it takes seconds."""
-    return write(tmp_path_factory.mktemp("long") / "long.flac", (1800, 0.1), rate_hz=8000)
+    return write_tones(tmp_path_factory.mktemp("long") / "long.flac", (1800, 0.1), rate_hz=8000)
 
 
 def choose(page: Any, *files: Path) -> None:
@@ -218,7 +207,7 @@ def test_a_video_is_shown_beside(page: Any, tmp_path: Path) -> None:
 
 
 def test_what_the_browser_cannot_play_is_told_all_the_same(page: Any, tmp_path: Path) -> None:
-    path = write(tmp_path / "x.au", (1, 0), (2, 1), (1, 0), format="AU")
+    path = write_tones(tmp_path / "x.au", (1, 0), (2, 1), (1, 0), format="AU")
     choose(page, path)
     section = told(page, path)
     expect(section.get_by_text("This browser cannot play the file")).to_be_visible()
@@ -229,7 +218,7 @@ def test_what_the_browser_cannot_play_is_told_all_the_same(page: Any, tmp_path: 
 
 
 def test_several_files_one_after_the_other(page: Any, dog: Path, tmp_path: Path) -> None:
-    still = write(tmp_path / "still.wav", (2, 0))
+    still = write_tones(tmp_path / "still.wav", (2, 0))
     text = tmp_path / "notes.txt"
     text.write_text("no sound")
     choose(page, dog, text, still)
@@ -245,7 +234,7 @@ def test_several_files_one_after_the_other(page: Any, dog: Path, tmp_path: Path)
 
 
 def test_a_message_does_not_alter_the_name(page: Any, tmp_path: Path) -> None:
-    choose(page, write(tmp_path / "short.wav", (0.02, 1)))
+    choose(page, write_tones(tmp_path / "short.wav", (0.02, 1)))
     failed = page.get_by_role("region", name="short.wav").locator(".is-fault")
     expect(failed).to_have_text("short.wav has only 20 ms of sound: at least 100 ms are needed.")
 
@@ -257,7 +246,7 @@ def test_dropped_files(page: Any, dog: Path) -> None:
           given.items.add(new File([Uint8Array.from(bytes)], "dropped.wav"));
           return given;
         }""",
-        list(write(dog.with_name("short.wav"), (1, 1)).read_bytes()),
+        list(write_tones(dog.with_name("short.wav"), (1, 1)).read_bytes()),
     )
     page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
     expect(told(page, Path("dropped.wav")).locator(".board-card")).to_have_count(1)
@@ -338,8 +327,8 @@ def test_the_token_is_asked_for(browser: Any, serving: Any, tiny_model: Path, do
 
 
 def test_too_big_and_too_long(browser: Any, serving: Any, tiny_model: Path, tmp_path: Path) -> None:
-    big = write(tmp_path / "big.wav", (40, 1))
-    long = write(tmp_path / "long.flac", (30, 0))
+    big = write_tones(tmp_path / "big.wav", (40, 1))
+    long = write_tones(tmp_path / "long.flac", (30, 0))
     options = ("--max-upload", "1", "--max-duration", "0.2")
     with (
         serving("--model", tiny_model, *options) as (address, _),

@@ -20,12 +20,6 @@ from soundsight.cli import main as cli
 from soundsight.core.errors import DataError
 
 
-def test_version() -> None:
-    result = CliRunner().invoke(cli.build_app(), ["--version"])
-    assert result.exit_code == 0
-    assert result.stdout == f"soundsight {__version__}\n"
-
-
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help(flag: str) -> None:
     result = CliRunner().invoke(cli.build_app(), [flag])
@@ -34,17 +28,22 @@ def test_help(flag: str) -> None:
     assert "Turns sound into sight" in result.stdout
 
 
-def test_help_of_translate_names_every_option() -> None:
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("translate", "--out -o --model --each-second --draws --seed --size --json --sheet "
+                      "--no-sheet --overwrite"),
+        ("storyboard", ".png .mp4 .html .json --sensitivity --overwrite"),
+    ],
+)  # fmt: skip
+def test_help_of_a_command_names_every_option(command: str, words: str) -> None:
     # Wide and without colours: the words are what counts.
     result = CliRunner().invoke(
-        cli.build_app(), ["translate", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}
+        cli.build_app(), [command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}
     )
     assert result.exit_code == 0
-    for option in (
-        "--out", "-o", "--model", "--each-second", "--draws", "--seed", "--size", "--json",
-        "--sheet", "--no-sheet", "--overwrite",
-    ):  # fmt: skip
-        assert option in result.stdout, option
+    for word in words.split():
+        assert word in result.stdout, word
 
 
 def all_commands(one: Any, *words: str) -> Iterator[list[str]]:

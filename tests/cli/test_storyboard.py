@@ -14,8 +14,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import soundfile
 from PIL import Image
+from tests.sounds import write_tones
 from typer.testing import CliRunner, Result
 
 from soundsight.cli.main import build_app
@@ -36,20 +36,10 @@ def run(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ca
     return call
 
 
-def write(path: Path, *parts: tuple[float, float]) -> Path:
-    """Write a tone over noise: parts of (seconds, level) after one another."""
-    rng = np.random.default_rng(0)
-    level = np.concatenate([np.full(round(s * RATE), level) for s, level in parts])
-    tone = np.sin(2 * np.pi * 440 * np.arange(len(level)) / RATE)
-    sound = 0.3 * level * (tone + rng.normal(0.0, 0.05, len(level)))
-    soundfile.write(path, sound.astype(np.float32), RATE)
-    return path
-
-
 @pytest.fixture
 def dog(tmp_path: Path) -> Path:
     """Sound from 2 to 4 s and from 12 to 13 s."""
-    return write(tmp_path / "dog.wav", (2, 0), (2, 1), (8, 0), (1, 1), (1, 0))
+    return write_tones(tmp_path / "dog.wav", (2, 0), (2, 1), (8, 0), (1, 1), (1, 0))
 
 
 def names(folder: Path) -> list[str]:
@@ -101,7 +91,7 @@ def test_the_sound_of_a_video(run: Callable[..., Result], tmp_path: Path) -> Non
 
 
 def test_silence_is_quiet_all_along(run: Callable[..., Result], tmp_path: Path) -> None:
-    write(tmp_path / "still.wav", (3, 0))
+    write_tones(tmp_path / "still.wav", (3, 0))
     result = run("still.wav", "-o", "x.json", "-o", "x.png", "-o", "x.mp4")
     assert result.exit_code == 0, result.output
     assert "quiet from beginning to end" in result.stdout
@@ -118,7 +108,7 @@ def test_options_reach_the_story(run: Callable[..., Result], dog: Path, tmp_path
         picture = told["events"][0]["picture"]
         assert pictures.setdefault(seed, picture) == picture
     assert pictures[0] != pictures[5]
-    faint = write(tmp_path / "faint.wav", (2, 0.002), (1, 0))
+    faint = write_tones(tmp_path / "faint.wav", (2, 0.002), (1, 0))
     for sensitivity, count in ((0.0, 0), (1.0, 1)):
         run(faint, "-o", "x.json", "--overwrite", "--sensitivity", sensitivity)
         assert len(json.loads((tmp_path / "x.json").read_text("utf-8"))["events"]) == count
@@ -184,7 +174,7 @@ def test_overwrite(run: Callable[..., Result], dog: Path, tmp_path: Path) -> Non
 
 
 def test_a_damaged_sound_leaves_nothing(run: Callable[..., Result], tmp_path: Path) -> None:
-    whole = write(tmp_path / "whole.flac", (14, 1)).read_bytes()
+    whole = write_tones(tmp_path / "whole.flac", (14, 1)).read_bytes()
     (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
     strict = run("cut.flac", "-o", "out/x.png", "-o", "out/x.mp4", "--strict")
     refused(strict, "cut short")
@@ -194,7 +184,7 @@ def test_a_damaged_sound_leaves_nothing(run: Callable[..., Result], tmp_path: Pa
 def test_what_can_be_read_of_a_damaged_sound_is_told(
     run: Callable[..., Result], tmp_path: Path
 ) -> None:
-    whole = write(tmp_path / "whole.flac", (14, 1)).read_bytes()
+    whole = write_tones(tmp_path / "whole.flac", (14, 1)).read_bytes()
     (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
     result = run(tmp_path / "cut.flac", "-o", "x.json", "-o", "x.mp4")
     assert result.exit_code == 0, result.output
@@ -207,7 +197,7 @@ def test_what_can_be_read_of_a_damaged_sound_is_told(
 @pytest.mark.parametrize("suffix", ["json", "mp4"])
 def test_standard_input(tiny_model: Path, tmp_path: Path, suffix: str) -> None:
     """A film needs its sound twice; a pipe gives it once."""
-    sound = write(tmp_path / "a.flac", (1, 0), (2, 1)).read_bytes()
+    sound = write_tones(tmp_path / "a.flac", (1, 0), (2, 1)).read_bytes()
     command = [sys.executable, "-m", "soundsight", "storyboard", "-", "-o", f"x.{suffix}"]
     command += ["--model", str(tiny_model)]
     done = subprocess.run(command, input=sound, capture_output=True, check=False, cwd=tmp_path)
@@ -218,7 +208,7 @@ def test_standard_input(tiny_model: Path, tmp_path: Path, suffix: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["mp4", "json"])
 def test_ctrl_c_leaves_nothing(tiny_model: Path, tmp_path: Path, suffix: str) -> None:
-    sound = write(tmp_path / "long.wav", (240, 1))
+    sound = write_tones(tmp_path / "long.wav", (240, 1))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "soundsight", "storyboard", str(sound)]
     command += ["-o", str(out / f"x.{suffix}"), "--model", str(tiny_model)]
@@ -245,10 +235,3 @@ def test_ctrl_c_leaves_nothing(tiny_model: Path, tmp_path: Path, suffix: str) ->
     assert process.returncode in (130, -signal.SIGINT), stderr
     assert stderr.strip() == "interrupted"
     assert names(out) == []
-
-
-def test_help_names_what_it_writes() -> None:
-    result = CliRunner().invoke(build_app(), ["storyboard", "--help"])
-    assert result.exit_code == 0
-    for word in (".png", ".mp4", ".html", ".json", "--sensitivity", "--overwrite"):
-        assert word in result.output

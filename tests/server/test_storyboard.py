@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import soundfile
 from PIL import Image
+from tests.sounds import write_tones
 
 from soundsight.media import audio
 from soundsight.runtime.translator import Translator
@@ -32,13 +32,8 @@ RATE = 44_100
 
 
 def sound(*parts: tuple[float, float], rate_hz: int = RATE) -> bytes:
-    """A flac: a tone over noise, parts of (seconds, level) after one another."""
-    rng = np.random.default_rng(0)
-    level = np.concatenate([np.full(round(s * rate_hz), level) for s, level in parts])
-    tone = np.sin(2 * np.pi * 440 * np.arange(len(level)) / rate_hz)
-    samples = 0.3 * level * (tone + rng.normal(0.0, 0.05, len(level)))
-    file = io.BytesIO()
-    soundfile.write(file, samples.astype(np.float32), rate_hz, format="FLAC")
+    """A flac of parts of (seconds, level)."""
+    file: io.BytesIO = write_tones(io.BytesIO(), *parts, rate_hz=rate_hz, format="FLAC")
     return file.getvalue()
 
 

@@ -185,11 +185,9 @@ def test_a_gap_is_told_and_not_spanned(server: Any) -> None:
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
-        ({"rate_hz": 0}, 1007), ({"rate_hz": 7_999}, 1007), ({"rate_hz": 10**9}, 1007),
-        ({"rate_hz": "44100"}, 1007), ({"rate_hz": True}, 1007), ({"rate_hz": 44_100.5}, 1007),
-        ({"sensitivity": float("nan")}, 1007), ({"sensitivity": float("inf")}, 1007),
-        ({"hop_s": 0.3}, 1007), ({"x": 1}, 1007), ({"a\nb<script>": 1}, 1007),
-        ({"version": 2}, 4406), ({"version": 0}, 4406), ({"client": "x" * 5_000}, 1009),
+        # Other faults of a message: see tests/core/test_protocol.py.
+        ({"rate_hz": 0}, 1007), ({"sensitivity": float("nan")}, 1007), ({"a\nb<script>": 1}, 1007),
+        ({"version": 2}, 4406), ({"client": "x" * 5_000}, 1009),
         ({"type": "end"}, 1007), ({"type": "settings", "draws": 2}, 1007), ({"type": "x"}, 1007),
     ],
 )  # fmt: skip
@@ -222,9 +220,7 @@ HEAD = struct.pack("<BBHIQ", 1, 1, 0, 0, 0)
 @pytest.mark.parametrize(
     ("message", "code"),
     [
-        (b"", 1007), (b"\x01", 1007), (HEAD, 1007), (HEAD + b"x", 1007), (HEAD + b"xyz", 1007),
-        (b"\x02" + HEAD[1:] + b"xx", 1007), (b"\x01\x07" + HEAD[2:] + b"xx", 1007),
-        (b"\x01\x01\x01\x00" + HEAD[4:] + b"xx", 1007), (HEAD + bytes(2 * 8_001), 1009),
+        (b"", 1007), (HEAD + b"x", 1007), (HEAD + bytes(2 * 8_001), 1009),
         (struct.pack("<BBHIQ", 1, 1, 0, 0, 2**64 - 1) + b"xx", 1007),
         ("sound", 1003), ("", 1003), ("{", 1007), (RAW_HELLO.decode(), 1007),
         ('{"type": "settings", "draws": NaN}', 1007), ('{"type": "settings", "hop_s": 1}', 1007),
