@@ -346,7 +346,7 @@ def test_the_address_and_the_server_are_full(hasty: Any, monkeypatch: pytest.Mon
 
 
 def test_a_server_without_time(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = type(server.services.streams._engine)
+    kind = type(server.services.streams.engine)
     with monkeypatch.context() as busy, server.talk() as old:
         old.hello(rate_hz=8_000)
         busy.setattr(kind, "overloaded", True)

@@ -50,10 +50,10 @@ class Streams:
     """All streams of a server process."""
 
     def __init__(self, engine: Engine, access: Access, limits: Limits, metrics: Metrics) -> None:
-        self._engine = engine
-        self._access = access
-        self._limits = limits
-        self._metrics = metrics
+        self.engine = engine
+        self.access = access
+        self.limits = limits
+        self.metrics = metrics
         self._seats = Seats(limits)
         self._open: dict[_Stream, asyncio.Task[Any]] = {}
         self.leaving = False
@@ -64,23 +64,23 @@ class Streams:
         offered = socket.headers.get("sec-websocket-protocol", "").split(",")
         known = protocol.SUBPROTOCOL in [name.strip() for name in offered]
         try:
-            access = self._access
+            access = self.access
             if not (
                 access.allows_host(host) and access.allows_origin(origin, host, socket.url.scheme)
             ):
-                self._metrics.refusals.labels("origin").inc()
+                self.metrics.refusals.labels("origin").inc()
                 await socket.close()  # before it is accepted: HTTP 403
                 return
             await socket.accept(subprotocol=protocol.SUBPROTOCOL if known else None)
         except (OSError, RuntimeError, WebSocketDisconnect):  # the client has gone
             return
-        stream = _Stream(socket, self._engine, self._access, self._limits, self._metrics)
+        stream = _Stream(socket, self)
         try:
             with self._seats.take(socket.client.host if socket.client else "") as refusal:
-                self._metrics.streams.set(self._seats.taken)
+                self.metrics.streams.set(self._seats.taken)
                 if self.leaving:
                     refusal = "the server stops: connect again"
-                elif not refusal and self._engine.overloaded:
+                elif not refusal and self.engine.overloaded:
                     refusal = "the server has no time for a further stream: try again later"
                 if refusal:
                     raise StreamError(refusal, Close.TRY_LATER, "full")
@@ -98,11 +98,11 @@ class Streams:
             else:
                 _LOG.exception("a stream has failed")
                 fault = StreamError(SERVER_FAULT, Close.FAULT, "fault")
-            self._metrics.refusals.labels(getattr(fault, "reason", "protocol")).inc()
+            self.metrics.refusals.labels(getattr(fault, "reason", "protocol")).inc()
             await stream.send_error(fault.code, str(fault))
         finally:
             self._open.pop(stream, None)
-            self._metrics.streams.set(self._seats.taken)
+            self.metrics.streams.set(self._seats.taken)
 
     async def leave(self) -> None:
         """The server stops: answer what has come, tell every stream, and close it."""
@@ -116,14 +116,9 @@ class Streams:
 class _Stream:
     """One stream."""
 
-    def __init__(
-        self, socket: WebSocket, engine: Engine, access: Access, limits: Limits, metrics: Metrics
-    ) -> None:
+    def __init__(self, socket: WebSocket, server: Streams) -> None:
         self._socket = socket
-        self._engine = engine
-        self._access = access
-        self._limits = limits
-        self._metrics = metrics
+        self._server = server
         self._sound: LiveSound | None = None
         self._reader: asyncio.Task[None] | None = None
         self._end = Close.DONE
@@ -134,7 +129,7 @@ class _Stream:
     async def run(self) -> None:
         """Serve the stream until the client's end, or the server's."""
         hello = await self._hello()
-        translator = self._engine.translator
+        translator = self._server.engine.translator
         model, head = translator.info, translator.label_head
         try:
             tracker = EventTracker(
@@ -155,8 +150,8 @@ class _Stream:
             ),
             limits=protocol.StreamLimits(
                 max_frame_bytes=protocol.max_frame_bytes(hello.rate_hz, SampleFormat(hello.format)),
-                max_speed=self._limits.max_speed,
-                silent_s=self._limits.silent_s,
+                max_speed=self._server.limits.max_speed,
+                silent_s=self._server.limits.silent_s,
             ),
             hop_s=hello.hop_s,
             segment_s=units.SEGMENT_S,
@@ -176,10 +171,8 @@ class _Stream:
             await asyncio.gather(*tasks, return_exceptions=True)
         await self._close(self._end, self._end.meaning)
 
-    # --- in ----------------------------------------------------------------------------------
-
     async def _hello(self) -> protocol.Hello:
-        limit_s = self._limits.hello_s
+        limit_s = self._server.limits.hello_s
         async with _time_limit(limit_s, f"no hello within {limit_s:g} s"):
             message = await self._receive()
         if message.get("text") is None:
@@ -187,7 +180,7 @@ class _Stream:
         hello = protocol.read_client_text(message["text"])
         if not isinstance(hello, protocol.Hello):
             raise ProtocolError("the first message must be a hello", Close.MALFORMED)
-        if not self._access.knows(hello.token):
+        if not self._server.access.knows(hello.token):
             raise StreamError("the token is missing or wrong", Close.UNAUTHORISED, "token")
         return hello
 
@@ -199,7 +192,7 @@ class _Stream:
 
     async def _read(self, sound: LiveSound, hello: protocol.Hello) -> None:
         """Take messages until the client's end."""
-        limits, rate_hz = self._limits, hello.rate_hz
+        limits, rate_hz = self._server.limits, hello.rate_hz
         frames = Bucket(limits.frames_per_s, limits.frames_per_s)
         speed = Bucket(limits.max_speed, limits.burst_s)
         expected = 0
@@ -247,20 +240,18 @@ class _Stream:
                 sound.tracker.sensitivity = message.sensitivity
         return isinstance(message, protocol.End)
 
-    # --- out ---------------------------------------------------------------------------------
-
     async def _write(self, sound: LiveSound) -> None:
         """Send windows and notices until the sound has ended and all of it is answered."""
         while not sound.finished:
             while not (sound.due or self._notices):
                 self._changed.clear()
                 await self._changed.wait()
-            window = await self._engine.run(sound.work) if sound.due else None
+            window = await self._server.engine.run(sound.work) if sound.due else None
             if window is not None:
                 facts, pictures = window
-                self._metrics.windows.labels(str(facts.state)).inc()
-                self._metrics.skipped.inc(facts.skipped)
-                self._metrics.latency.observe(facts.served_ms / 1000)
+                self._server.metrics.windows.labels(str(facts.state)).inc()
+                self._server.metrics.skipped.inc(facts.skipped)
+                self._server.metrics.latency.observe(facts.served_ms / 1000)
                 if facts.skipped:
                     self._notice("load", "windows are left out: the server has much to do")
             while self._notices:
