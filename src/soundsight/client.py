@@ -243,21 +243,17 @@ class Client:
         }  # fmt: skip
         body, name = _body(os.fspath(sound), None)
         with body as file, atomic_file(path) as temporary:
-            request = self._http.build_request(
-                "POST", "/v1/storyboard", params={**options, "name": name},
-                files={"sound": (name, file)},
-            )  # fmt: skip
             try:
-                answer = self._http.send(request, stream=True)
-                try:
+                with self._http.stream(
+                    "POST", "/v1/storyboard", params={**options, "name": name},
+                    files={"sound": (name, file)},
+                ) as answer:  # fmt: skip
                     if answer.is_error:
                         answer.read()
                         raise _refused(answer)
                     with temporary.open("wb") as written:
                         for part in answer.iter_bytes():
                             written.write(part)
-                finally:
-                    answer.close()
             except httpx.HTTPError as error:
                 raise self._unreachable(error) from None
         return path
