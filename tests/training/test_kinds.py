@@ -19,6 +19,7 @@ from soundsight.training.kinds import (
     BANDS_HZ,
     KindSeconds,
     everyday_label_head,
+    fit_everyday_label_head,
     hear_kinds,
     hear_labelled,
     hear_others,
