@@ -20,12 +20,10 @@ PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 TOOLS = ("pytest", "pytest-timeout", "hypothesis", "scipy", "psutil", "onnx", "soundfile")
 """What these tests need beside the core. PyTorch is not among them."""
 TESTS = (
-    "tests/test_no_torch.py", "tests/core", "tests/media/test_audio.py",
-    "tests/media/test_decoder.py", "tests/media/test_downmix.py",
-    "tests/media/test_video.py", "tests/media/test_framing.py", "tests/runtime",
+    "tests/test_no_torch.py", "tests/core", "tests/media", "tests/runtime",
     "tests/cli/test_cli.py", "tests/cli/test_translate.py",
 )  # fmt: skip
-TESTS_WITH_EXTRAS = (*TESTS, "tests/media/test_soundtrack.py", "tests/server/test_stream.py")
+TESTS_WITH_EXTRAS = (*TESTS, "tests/server/test_stream.py")
 FROM_ELSEWHERE = {"PYTHONPATH": None}
 """Only what was installed is tried, and not the source beside it."""
 
