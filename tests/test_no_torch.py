@@ -133,11 +133,12 @@ thread.start()
 while not server.started:
     time.sleep(0.01)
 at = "127.0.0.1:%d" % server.servers[0].sockets[0].getsockname()[1]
-answer = httpx.post(f"http://{{at}}/v1/translate", content=Path({str(sound)!r}).read_bytes())
+sent = Path({str(sound)!r}).read_bytes()
+answer = httpx.post(f"http://{{at}}/v1/translate", content=sent, timeout=100)
 assert answer.status_code == 200, answer.text
 samples = np.full(66_150, 3_000, np.int16)
 samples[::2] *= -1
-with connect(f"ws://{{at}}/v1/stream") as socket:
+with connect(f"ws://{{at}}/v1/stream", open_timeout=100) as socket:
     socket.send(protocol.Hello().model_dump_json())
     protocol.read_server_text(socket.recv())
     for number in range(3):
