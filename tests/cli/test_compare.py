@@ -12,8 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from soundsight.cli import compare as command
-from soundsight.cli.group import Commands
+from soundsight.cli.main import build_app
 from soundsight.core.errors import MissingExtraError
 from soundsight.data.vegas.bench import SUBJECTS, Bench
 from soundsight.evaluation.bench import EvaluationConfig, evaluate
@@ -23,10 +22,7 @@ from soundsight.judges.apply import Judges
 @pytest.fixture
 def app() -> typer.Typer:
     """A program with this command and another, as the real one has several."""
-    app = typer.Typer(cls=Commands)
-    command.register(app)
-    app.command("other")(lambda: None)
-    return app
+    return build_app(["compare", "export"])
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +99,7 @@ def test_without_torch_the_extra_is_named(
 
 def test_registering_loads_no_torch() -> None:
     code = (
-        "import sys, typer; from soundsight.cli.compare import register;"
-        "register(typer.Typer()); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+        "import sys; from soundsight.cli.main import build_app;"
+        "build_app(['compare']); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

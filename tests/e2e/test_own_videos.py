@@ -28,6 +28,8 @@ from soundsight.data.vegas.bench import BENCH_VARIABLE
 from soundsight.runtime import model_folder
 from soundsight.training.checkpoints import read_tensors
 
+pytestmark = pytest.mark.slow
+
 README = Path(__file__).resolve().parents[2] / "README.md"
 VIDEOS, SECONDS = 60, 3
 
@@ -223,7 +225,7 @@ def test_mistakes_are_one_line(
         assert not (tmp_path / "out").exists()
     for line, words in (
         (f"ood --encoder own/few --data {one}", "no pairs in its val split"),
-        (f"names --encoder own/few --data {one}", "no audible train second has a label"),
+        (f"labels --encoder own/few --data {one}", "no audible train second has a label"),
     ):
         output = run(f"soundsight train {line} -o {tmp_path / 'out'}", code=2)
         assert words in " ".join(output.split()), output

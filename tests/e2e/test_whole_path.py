@@ -22,6 +22,8 @@ from soundsight import Client, Translator
 from soundsight.cli.main import build_app
 from soundsight.data.vegas.bench import Bench
 
+pytestmark = pytest.mark.slow
+
 STEPS = ["--set", "loop.log_every=1", "--set", "loop.checkpoint_every=2"]
 
 
