@@ -326,7 +326,7 @@ def test_an_event_is_what_its_surest_shown_says(tiny_model: Path) -> None:
 
     config = Translator.load(tiny_model, threads=1).info.mel
     telling = _Finder(Told(), config, ("baby", "fireworks"))  # type: ignore[arg-type]
-    *_, found = telling.run(iter([tone(6).astype(np.float32)]), None, "", "", 0)
+    *_, found = telling.run(iter([tone(6)]), None, source="", model="", seed=0)
     assert isinstance(found, FileEvents)
     (event,) = found.events
     assert event.picture is not None

@@ -26,20 +26,16 @@ def edit(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(values), "utf-8")
 
 
-def test_read(tiny_model: Path) -> None:
-    info = model_folder.read(tiny_model)
-    assert info.folder == tiny_model
+def test_read(own_model: Path) -> None:
+    edit(own_model, colour_of_the_box="blue")  # keys that are not known are let pass
+    info = model_folder.read(own_model)
+    assert info.folder == own_model
     assert (info.embedding_size, info.feature_size) == (8, 32)
     assert (info.noise_size, info.dropout_size) == (4, 5)
     assert info.mel == MelConfig()
     assert info.label == "tiny 0.0.1"
     assert info.thresholds.quiet_dbfs == -60.0
     assert set(info.files) == {"encoder.onnx", "generator.onnx", "CARD.md"}
-
-
-def test_unknown_extra_keys_are_let_pass(own_model: Path) -> None:
-    edit(own_model, colour_of_the_box="blue")
-    assert model_folder.read(own_model).name == "tiny"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +62,7 @@ def test_missing_key_is_named(own_model: Path, key: str) -> None:
         ({"format_version": True}, "whole number"),
         ({"format_version": 0}, "whole number"),
         ({"mel": {"n_mells": 3}}, "mel.n_mells"),
-        ({"mel": {"n_mels": 64}}, "64 x 100"),
+        ({"mel": {"n_mels": 64}}, "mel.n_mels is 64, this soundsight needs 128"),
         ({"mel": {"n_mels": "many"}}, r"model\.json"),
         ({"mel": {"window_samples": 2048.0}}, r"mel\.window_samples: a whole number"),
         ({"mel": {"f_max_hz": float("nan")}}, r"mel\.f_max_hz: a finite number"),
@@ -76,10 +72,10 @@ def test_missing_key_is_named(own_model: Path, key: str) -> None:
         ({"image_px": -96}, "image_px"),
         ({"image_px": True}, "image_px"),
         ({"noise_size": 1.5}, "noise_size"),
-        ({"noise_size": 100_001}, "noise_size must be a whole number, .*at most 100000"),
+        ({"noise_size": 100_001}, "noise_size must be from 0 to 100000"),
         ({"dropout_size": 10**12}, "dropout_size"),
         ({"embedding_size": 10**12}, "embedding_size"),
-        ({"embedding_size": 0}, "embedding_size must be a whole number, at least 1"),
+        ({"embedding_size": 0}, "embedding_size must be from 1"),
         ({"segment_s": 2.0}, "segment_s"),
         ({"thresholds": {"ood_score": 0.5}}, "quiet_dbfs"),
         ({"thresholds": {"quiet_dbfs": -60, "confidence": "high"}}, "confidence"),
@@ -106,35 +102,26 @@ def test_missing_and_foreign_folders(tmp_path: Path) -> None:
         model_folder.read(tmp_path / ("n" * 300))
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"", b"[" * 100_000, b"[1, 2]"])
 def test_no_json(own_model: Path, content: bytes) -> None:
     (own_model / "model.json").write_bytes(content)
-    with pytest.raises(ModelError, match="not JSON"):
+    says = "not a soundsight model" if content == b"[1, 2]" else "not JSON"
+    with pytest.raises(ModelError, match=says):
         model_folder.read(own_model)
 
 
-def test_json_that_is_no_table(own_model: Path) -> None:
-    (own_model / "model.json").write_text("[1, 2]", "utf-8")
-    with pytest.raises(ModelError, match="not a soundsight model"):
-        model_folder.read(own_model)
-
-
-def test_one_flipped_bit_is_found_and_the_file_named(own_model: Path) -> None:
+def test_a_file_that_is_damaged_cut_or_missing_is_named(own_model: Path) -> None:
     path = own_model / "generator.onnx"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"generator\.onnx is damaged: its SHA-256"):
         model_folder.read(own_model)
-
-
-def test_cut_file_and_missing_file(own_model: Path) -> None:
-    path = own_model / "encoder.onnx"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ModelError, match=r"encoder\.onnx is damaged: it has"):
+    path.write_bytes(content[:-1])
+    with pytest.raises(ModelError, match=r"generator\.onnx is damaged: it has"):
         model_folder.read(own_model)
     path.unlink()
-    with pytest.raises(ModelError, match=r"encoder\.onnx is missing"):
+    with pytest.raises(ModelError, match=r"generator\.onnx is missing"):
         model_folder.read(own_model)
 
 
@@ -159,22 +146,16 @@ def test_corrupt_onnx_with_a_right_hash(
     assert capfd.readouterr().err == "", "the library must not talk beside the error"
 
 
-def test_swapped_networks_are_refused(own_model: Path) -> None:
-    (own_model / "encoder.onnx").write_bytes((own_model / "generator.onnx").read_bytes())
-    rehash(own_model, "encoder.onnx")
-    with pytest.raises(ModelError, match="not the network that is expected"):
-        Translator.load(own_model)
-
-
-def test_features_of_another_size_than_model_json_says(own_model: Path) -> None:
+def test_networks_that_are_not_as_model_json_says(own_model: Path) -> None:
     edit(own_model, feature_size=33)
     with pytest.raises(ModelError, match=r"shape \[1, 32\], not \[1, 33\] as model.json says"):
         Translator.load(own_model).ood_scores(np.zeros((1, 128, 100), np.uint8))
-
-
-def test_sizes_that_the_networks_do_not_have(own_model: Path) -> None:
     edit(own_model, noise_size=0)
     with pytest.raises(ModelError, match="its inputs are"):
+        Translator.load(own_model)
+    (own_model / "encoder.onnx").write_bytes((own_model / "generator.onnx").read_bytes())
+    rehash(own_model, "encoder.onnx")
+    with pytest.raises(ModelError, match="not the network that is expected: no output"):
         Translator.load(own_model)
 
 

@@ -7,12 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from soundsight.runtime.surest import (
-    MOST_SECONDS,
-    Second,
-    SurestSeconds,
-    mean_embedding,
-)
+from soundsight.runtime.surest import MOST_SECONDS, Second, SurestSeconds, mean_embedding
 
 
 def second(embedding: list[float], shares: list[float]) -> Second:
@@ -55,16 +50,15 @@ def test_the_surest_seconds_are_kept_whatever_their_order() -> None:
 
 
 def test_seconds_come_the_surest_first_and_no_more_than_are_kept() -> None:
-    surest = SurestSeconds(most=2)
-    for share in (0.2, 0.9, 0.5, 0.7):
+    surest = SurestSeconds()
+    for share in (0.2, 0.9, 0.5, 0.7, *[0.6] * 7):
         surest.take(second([share], [share, 1 - share]))
-    assert len(surest) == 4
-    assert [float(s.embedding[0]) for s in surest.of_kind(0)] == pytest.approx([0.9, 0.7])
-    assert [float(s.embedding[0]) for s in surest.of_kind(1)] == pytest.approx([0.2, 0.5])
+    assert len(surest) == 11
+    shares = [float(s.embedding[0]) for s in surest.of_kind(0)]
+    assert shares == pytest.approx([0.9, 0.7, *[0.6] * 6])
+    assert float(surest.of_kind(1)[0].embedding[0]) == pytest.approx(0.2)
     assert surest.kind == 0
-
-
-def test_one_second_is_taken_as_it_is() -> None:
+    # One second is taken as it is.
     embedding = np.array([0.3, -7.0, 2.0], np.float32)
     np.testing.assert_array_equal(surest_embedding(embedding[None], [[1.0]]), embedding)
 

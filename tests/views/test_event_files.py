@@ -74,27 +74,22 @@ def test_it_asks_for_nothing_outside(toy_events: FileEvents) -> None:
     assert "url(" not in style
 
 
-def test_a_damaged_file_is_told(toy_events: FileEvents) -> None:
-    page = Page(events_page(replace(toy_events, warnings=[f"{EVIL} is cut short"]), b"sound"))
-    assert f"{EVIL} is cut short" in page.words
-    assert not page.count("img")
-    assert json.loads(page.raw["events"])["warnings"] == [f"{EVIL} is cut short"]
-
-
 def test_what_it_holds(toy_events: FileEvents) -> None:
-    page = Page(events_page(toy_events, b"\x00sound"))
+    warning = f"{EVIL} is cut short"
+    page = Page(events_page(replace(toy_events, warnings=[warning]), b"\x00sound"))
     told = json.loads(page.raw["events"])
     assert [event["number"] for event in told["events"]] == [1, 2, 3]
     assert told["overview"]["mel"].startswith("data:image/png;base64,")
-    sound = json.loads(page.raw["sound"])
-    assert base64.b64decode(sound["content"]) == b"\x00sound"
-    assert "3 events, in 1 of them nothing recognisable" in page.words
-    assert "imagined" in page.words
+    assert base64.b64decode(json.loads(page.raw["sound"])["content"]) == b"\x00sound"
+    assert told["warnings"] == [warning]
+    for words in (warning, "3 events, in 1 of them nothing recognisable", "imagined"):
+        assert words in page.words
+    assert not page.count("img")
 
 
-def test_a_name_is_no_markup(events_of: Callable[..., FileEvents], toy_events: FileEvents) -> None:
+def test_a_name_is_no_markup(toy_events: FileEvents) -> None:
     clean = Page(events_page(toy_events, None))
-    evil = Page(events_page(events_of(toy_events.events, source=EVIL), None))
+    evil = Page(events_page(replace(toy_events, source=EVIL), None))
     assert [tag for tag, _ in evil.tags] == [tag for tag, _ in clean.tags]
     assert evil.count("img") == 0
     assert EVIL in evil.words
@@ -125,13 +120,10 @@ def test_a_long_sound_is_left_out_and_said(
     def never() -> Iterator[np.ndarray]:
         raise AssertionError("the sound of a long file is not read")
 
-    told = events_of([], duration_s=MAX_SOUND_S + 1)
+    told = events_of(duration_s=MAX_SOUND_S + 1, source="\udcff.wav")
     assert list(save(told, never, tmp_path / "a.html")) == []
-    sound = json.loads(Page((tmp_path / "a.html").read_text("utf-8")).raw["sound"])
+    page = Page((tmp_path / "a.html").read_text("utf-8"))
+    assert "?.wav" in page.words  # a name that is no text
+    sound = json.loads(page.raw["sound"])
     assert sound["content"] == ""
     assert "longer than 30 minutes" in sound["why"]
-
-
-def test_names_that_are_no_text(events_of: Callable[..., FileEvents], tmp_path: Path) -> None:
-    list(save(events_of([], source="\udcff.wav"), lambda: blocks(1), tmp_path / "a.html"))
-    assert "?.wav" in (tmp_path / "a.html").read_text("utf-8")

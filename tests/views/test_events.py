@@ -45,8 +45,8 @@ def test_words(
     assert [event.words for event in toy_events.events] == [
         "dog, probably, 2 times", "nothing recognisable", "water, perhaps",
     ]  # fmt: skip
-    assert events_of([]).words == "quiet from beginning to end"
-    assert events_of([file_event(1, (0, 1))]).words == "1 event"
+    assert events_of().words == "quiet from beginning to end"
+    assert events_of(file_event(1, (0, 1))).words == "1 event"
     nameless = file_event(1, (0, 1), name="", confidence=math.nan)
     assert nameless.words == "a familiar sound"
 
@@ -63,8 +63,8 @@ def test_an_alert_and_a_second_guess(
     shown = alert.shown(64)
     assert shown is not None
     np.testing.assert_array_equal(np.asarray(shown), alert_picture("knock", 64))
-    assert events_of([alert]).words == "1 event"
-    (values,) = json.loads(json.dumps(events_json(events_of([alert]))))["events"]
+    assert events_of(alert).words == "1 event"
+    (values,) = json.loads(json.dumps(events_json(events_of(alert))))["events"]
     assert (values["state"], values["picture"], values["second_guess"]) == ("named", None, "drums")
     with _image(values["pictogram"]) as image:
         assert image.info["soundsight"] == "named, not imagined"

@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -35,10 +35,13 @@ _SHEET = re.compile(r"sheet(-\d+)?")
 _LARGE_BYTES = 20_000_000
 _SUFFIXES_SHOWN = 4
 
+_Second = tuple[list[Path], list[str], list[dict[str, Any]], "Row | None"]
+"""Of one second, or of a whole sound: its pictures, their states, lines of JSON, and its card."""
+
 
 @dataclass(frozen=True)
 class _Job:
-    """One sound to translate."""
+    """One sound to translate; its pictures are named ``stem`` below the output folder."""
 
     source: Path
     stem: Path
@@ -46,8 +49,6 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Options:
-    """The options of one run."""
-
     out: Path
     each_second: bool
     draws: int
@@ -64,16 +65,6 @@ class _Options:
         at = f"_s{int(second):03d}" if self.each_second else ""
         number = f"_d{draw}" if self.draws > 1 else ""
         return self.out / job.stem.parent / f"{job.stem.name}{at}{number}.png"
-
-
-@dataclass(frozen=True)
-class _Second:
-    """What is shown of one second, or of a whole sound, once its pictures are in place."""
-
-    paths: list[Path]
-    states: list[str]
-    lines: list[dict[str, Any]]
-    row: Row | None
 
 
 def translate(
@@ -131,44 +122,64 @@ def translate(
     translator = Translator.load(model)
     usable_folder(out)
     label = translator.info.label
-    book = SheetBook(
-        out, subtitle=f"model {label}   seed {seed}", texts={"seed": str(seed), "model": label}
-    )
+    book = SheetBook(out, f"model {label}   seed {seed}", {"seed": str(seed), "model": label})
     counts: Counter[str] = Counter()
     warnings: list[str] = []
-    last: Path | None = None
-    # Lines of JSON on the same terminal would tear the bar.
-    hidden = _is_quick(jobs, options) or (json_lines and sys.stdout.isatty())
-    with progress_bar(hidden=hidden) as show:
+    last = out
+    # Nothing is shown where there is nothing to wait for; and lines of JSON on the same terminal
+    # would tear the bar.
+    sizes = [job.source.stat().st_size for job in jobs if os.path.isfile(job.source)]
+    quick = len(jobs) == 1 and not each_second and max(sizes, default=0) <= _LARGE_BYTES
+    with progress_bar(hidden=quick or (json_lines and sys.stdout.isatty())) as show:
         for index, job in enumerate(jobs):
+
+            def done(share: float, index: int = index, name: str = job.source.name) -> None:
+                show("imagining", index + share, len(jobs), name)
+
             try:
-                with closing(_translated(translator, job, options, warnings)) as seconds:
-                    for second, done in seconds:
-                        if second is None:
-                            show("imagining", index + done, len(jobs), job.source.name)
-                            continue
-                        counts.update(second.states)
-                        last = second.paths[-1]
-                        for line in second.lines:
+                with closing(_translated(translator, job, options, warnings, done)) as seconds:
+                    for paths, states, lines, row in seconds:
+                        counts.update(states)
+                        last = paths[-1]
+                        for line in lines:
                             print(json.dumps(line), flush=True)
-                        if second.row is not None:
-                            book.add(second.row)
+                        if row is not None:
+                            book.add(row)
             except SoundsightError as error:
                 failures.append(error)
-            show("imagining", index + 1, len(jobs), job.source.name)
+            done(1.0)
         pages = book.close()
     if pages:
         _remove_stale_pages(out, pages)
     for warning in warnings:
         warn(warning)
-    _summarise(jobs, options, counts, last, pages)
+    total = counts.total()
+    if total == 1 and len(jobs) == 1:
+        words = f"{jobs[0].source} -> {last} ({next(iter(counts)).replace('_', ' ')})"
+        say(words, err=json_lines)
+    elif total:
+        shown = {"nothing_recognisable": " (shown as asked)"} if anyway else {}
+        others = [
+            f"{count} {state.replace('_', ' ')}{shown.get(state, '')}"
+            for state, count in counts.items()
+            if state != "picture"
+        ]
+        besides = f" ({', '.join(others)})" if others else ""
+        say(f"{total} pictures in {out}{besides}", err=json_lines)
+    if pages:
+        more = f" .. {pages[-1].name}" if len(pages) > 1 else ""
+        say(f"contact sheet: {pages[0]}{more}", err=json_lines)
     if failures:
         raise _failed(failures, total=len(jobs))
 
 
 def _translated(
-    translator: Translator, job: _Job, options: _Options, warnings: list[str]
-) -> Generator[tuple[_Second | None, float]]:
+    translator: Translator,
+    job: _Job,
+    options: _Options,
+    warnings: list[str],
+    done: Callable[[float], None],
+) -> Generator[_Second]:
     """Draw one sound; its pictures appear together when the last one is drawn, or not at all.
 
     They wait in a hidden folder beside their destination, with what is to be shown of them, so that
@@ -184,7 +195,7 @@ def _translated(
             audio.stream(job.source, rate_hz, track=options.track, strict=options.strict)
         )
         length_s = sound.duration_s or math.inf
-        results: Iterator[Translation] = (
+        results = (
             translator.iter_translate(sound, **how)
             if options.each_second
             else iter([translator.translate(sound, **how)])
@@ -205,19 +216,18 @@ def _translated(
             second = _draw(result, job, options, hidden)
             with _writing(folder):
                 pickle.dump(second, spool)
-            done_s = float(result.seconds[0]) + 1.0
-            yield None, min(1.0, done_s / length_s) if options.each_second else 1.0
+            done(min(1.0, (float(result.seconds[0]) + 1.0) / length_s))
         warnings += sound.warnings
         spool.seek(0)
         for _ in range(count):
             second = pickle.load(spool)
-            for line in second.lines:
+            for line in second[2]:
                 line["warnings"] = sound.warnings
-            for path in second.paths:
+            for path in second[0]:
                 with _writing(path):
                     sync(hidden / path.name)
                     (hidden / path.name).replace(path)
-            yield second, 1.0
+            yield second
         # Once for all of them: a folder's sync takes as long as a file's.
         with _writing(folder):
             sync(folder)
@@ -233,7 +243,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 def _draw(result: Translation, job: _Job, options: _Options, hidden: Path) -> _Second:
     """Write the pictures of one second into the hidden folder."""
-    from soundsight.views.sheet import png_bytes
+    from soundsight.views.drawing import picture, png_bytes
 
     paths: list[Path] = []
     lines: list[dict[str, Any]] = []
@@ -242,7 +252,7 @@ def _draw(result: Translation, job: _Job, options: _Options, hidden: Path) -> _S
         path = options.path(job, second, draw)
         paths.append(path)
         with _writing(path):
-            png = png_bytes(result.shown(i, options.size_px), result.texts(i))
+            png = png_bytes(picture(result.shown(i, options.size_px)), result.texts(i))
             (hidden / path.name).write_bytes(png)
         if options.json_lines:
             lines.append(
@@ -261,10 +271,18 @@ def _draw(result: Translation, job: _Job, options: _Options, hidden: Path) -> _S
             )
     row: Row | None = None
     if options.sheet:
-        in_a_folder = len(job.stem.parts) > 1
-        name = (job.stem.parent / job.source.name).as_posix() if in_a_folder else job.source.name
+        name = (job.stem.parent / job.source.name).as_posix()
         row = result.row(name, anyway=options.anyway)
-    return _Second(paths, [str(state) for state in result.state], lines, row)
+    return paths, [str(state) for state in result.state], lines, row
+
+
+def _failed(failures: Sequence[SoundsightError], total: int = 0) -> Exception:
+    """Name each failure in a line of its own; return what ends the command."""
+    for error in failures:
+        complain(error)
+    if total > 1:
+        say(f"{len(failures)} could not be translated", err=True)
+    return typer.Exit(SoundsightError.exit_code)
 
 
 # --- inputs and outputs ------------------------------------------------------------------------
@@ -274,63 +292,43 @@ def _find(inputs: Sequence[Path], failures: list[SoundsightError]) -> dict[Path,
     """Find the sounds: file -> where it lies relative to its input, in order, each once."""
     from soundsight.media.container import missing
 
-    found: dict[Path, Path] = {}
-    seen: set[str] = set()
+    found: dict[str, tuple[Path, Path]] = {}
     folders = sum(os.path.isdir(path) for path in inputs)
     for path in inputs:
-        if os.path.isdir(path):
-            # Several folders keep their own names, so that their sounds do not meet.
-            prefix = Path(path.absolute().name) if folders > 1 else Path()
-            pairs = [(f, prefix / f.relative_to(path)) for f in _sounds_in(path, failures)]
-        else:
-            try:
+        pairs = [(path, Path(path.name))]
+        try:
+            if os.path.isdir(path):
+                # Several folders keep their own names, so that their sounds do not meet.
+                prefix = Path(path.absolute().name) if folders > 1 else Path()
+                pairs = [(f, prefix / f.relative_to(path)) for f in _sounds_in(path, failures)]
+            else:
                 path.stat()
-                pairs = [(path, Path(path.name))]
-            except FileNotFoundError:
-                failures.append(AudioError(missing(path)))
-                continue
-            except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or error
-                failures.append(AudioError(f"cannot read {path}: {reason}"))
-                continue
+        except FileNotFoundError:
+            failures.append(AudioError(missing(path)))
+            continue
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            failures.append(AudioError(f"cannot read {path}: {reason}"))
+            continue
         for file, relative in pairs:
-            key = os.path.abspath(file)  # noqa: PTH100 - Path.absolute keeps "..", resolve follows links
-            if key not in seen:
-                seen.add(key)
-                found[file] = relative
-    return found
+            # Path.absolute keeps "..", resolve follows links.
+            found.setdefault(os.path.abspath(file), (file, relative))  # noqa: PTH100
+    return dict(found.values())
 
 
 def _sounds_in(folder: Path, failures: list[SoundsightError]) -> list[Path]:
-    """List the sounds in a folder and below, and say on standard error what else there is."""
-    from soundsight.media.audio import SOUND_SUFFIXES
-
-    files = _files_below(folder, failures)
-    sounds = [file for file in files if file.suffix.lower() in SOUND_SUFFIXES]
-    left = Counter(s for s in (f.suffix.lower() for f in files) if s not in SOUND_SUFFIXES)
-    shown = left.most_common(_SUFFIXES_SHOWN)
-    words = [f"{count} {suffix or 'without a suffix'}" for suffix, count in shown]
-    if others := left.total() - sum(count for _, count in shown):
-        words.append(f"{others} others")
-    if not sounds:
-        there = f": it holds {', '.join(words)}" if left else ""
-        failures.append(AudioError(f"there is no sound in the folder {folder}{there}"))
-    elif left:
-        say(f"left out in {folder}: {', '.join(words)}", err=True)
-    return sounds
-
-
-def _files_below(folder: Path, failures: list[SoundsightError]) -> list[Path]:
-    """List the files in a folder and below, sorted; hidden ones are left out.
+    """List the sounds in a folder and below, sorted, and say on standard error what else there is.
 
     Links are followed; a folder that has been searched is not searched again, so that a link to a
-    folder above has an end.
+    folder above has an end. What is hidden is left out.
     """
+    from soundsight.media.audio import SOUND_SUFFIXES
 
     def unreadable(error: OSError) -> None:
         failures.append(AudioError(f"cannot read {error.filename}: {error.strerror}"))
 
-    files: list[Path] = []
+    sounds: list[Path] = []
+    left: Counter[str] = Counter()
     searched: set[tuple[int, int]] = set()
     for at, names, leaves in os.walk(folder, onerror=unreadable, followlinks=True):
         try:
@@ -343,9 +341,25 @@ def _files_below(folder: Path, failures: list[SoundsightError]) -> list[Path]:
             continue
         searched.add((status.st_dev, status.st_ino))
         names[:] = sorted(name for name in names if not name.startswith("."))
-        files += [Path(at) / leaf for leaf in sorted(leaves) if not leaf.startswith(".")]
-    # A pipe in a folder would be waited for.
-    return [file for file in files if os.path.isfile(file)]
+        for leaf in sorted(leaves):
+            file = Path(at) / leaf
+            # A pipe in a folder would be waited for.
+            if leaf.startswith(".") or not os.path.isfile(file):
+                continue
+            if file.suffix.lower() in SOUND_SUFFIXES:
+                sounds.append(file)
+            else:
+                left[file.suffix.lower()] += 1
+    shown = left.most_common(_SUFFIXES_SHOWN)
+    words = [f"{count} {suffix or 'without a suffix'}" for suffix, count in shown]
+    if others := left.total() - sum(count for _, count in shown):
+        words.append(f"{others} others")
+    if not sounds:
+        there = f": it holds {', '.join(words)}" if left else ""
+        failures.append(AudioError(f"there is no sound in the folder {folder}{there}"))
+    elif left:
+        say(f"left out in {folder}: {', '.join(words)}", err=True)
+    return sounds
 
 
 def _plan(found: dict[Path, Path]) -> list[_Job]:
@@ -356,10 +370,10 @@ def _plan(found: dict[Path, Path]) -> list[_Job]:
         # The contact sheet's own names are taken.
         return twice | {n for n in names if len(n.parts) == 1 and _SHEET.fullmatch(n.name)}
 
-    short = [relative.with_suffix("") for relative in found.values()]
+    whole = list(found.values())
+    short = [name.with_suffix("") for name in whole]
     taken = clashing(short)
-    pairs = zip(short, found.values(), strict=True)
-    names = [relative if name in taken else name for name, relative in pairs]
+    names = [w if s in taken else s for s, w in zip(short, whole, strict=True)]
     if clashing(names):
         paths = [Path(os.path.abspath(file)) for file in found]  # noqa: PTH100
         root = os.path.commonpath([path.parent for path in paths])
@@ -371,7 +385,7 @@ def _refuse_existing(jobs: Sequence[_Job], options: _Options) -> None:
     """Look for outputs that are there already, before any work is done."""
     listings: dict[Path, list[str]] = {}
 
-    def matching(folder: Path, pattern: str) -> Iterable[Path]:
+    def matching(folder: Path, pattern: str) -> list[Path]:
         if folder not in listings:
             listings[folder] = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
         return [folder / name for name in listings[folder] if re.fullmatch(pattern, name)]
@@ -408,49 +422,3 @@ def _remove_stale_pages(out: Path, pages: Sequence[Path]) -> None:
             ours = False
         if ours:
             path.unlink(missing_ok=True)
-
-
-# --- words for people ------------------------------------------------------------------------
-
-
-def _summarise(
-    jobs: Sequence[_Job],
-    options: _Options,
-    counts: Counter[str],
-    last: Path | None,
-    pages: Sequence[Path],
-) -> None:
-    total = counts.total()
-    if not total:
-        return
-    if total == 1 and len(jobs) == 1:
-        text = f"{jobs[0].source} -> {last} ({next(iter(counts)).replace('_', ' ')})"
-    else:
-        asked = {"nothing_recognisable": " (shown as asked)"} if options.anyway else {}
-        others = ", ".join(
-            f"{n} {state.replace('_', ' ')}{asked.get(state, '')}"
-            for state, n in counts.items()
-            if state != "picture"
-        )
-        text = f"{total} pictures in {options.out}" + (f" ({others})" if others else "")
-    say(text, err=options.json_lines)
-    if pages:
-        which = f"{pages[0]} .. {pages[-1].name}" if len(pages) > 1 else f"{pages[0]}"
-        say(f"contact sheet: {which}", err=options.json_lines)
-
-
-def _failed(failures: Sequence[SoundsightError], total: int = 0) -> Exception:
-    """Name each failure in a line of its own; return what ends the command."""
-    for error in failures:
-        complain(error)
-    if total > 1:
-        say(f"{len(failures)} could not be translated", err=True)
-    return typer.Exit(SoundsightError.exit_code)
-
-
-def _is_quick(jobs: Sequence[_Job], options: _Options) -> bool:
-    """Return whether there is nothing to wait for."""
-    large = any(
-        os.path.isfile(job.source) and job.source.stat().st_size > _LARGE_BYTES for job in jobs
-    )
-    return len(jobs) == 1 and not options.each_second and not large

@@ -20,8 +20,7 @@ from PIL import Image, ImageDraw
 
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
 from soundsight.data.vegas.bench import SUBJECTS
-from soundsight.views.drawing import heat, write_line
-from soundsight.views.sheet import picture
+from soundsight.views.drawing import heat, picture, write_line
 
 MARKS = (
     "A green tick: shown, and accepted by the judge of its class. An amber cross: the program "

@@ -19,8 +19,7 @@ from soundsight.media.segments import LiveCutter, Segment
 from soundsight.runtime.events import EventTracker, WindowResult
 from soundsight.runtime.live_state import LiveState
 from soundsight.runtime.translator import Translator
-from soundsight.views.live_view import LiveView, Look, how_long, save_panel
-from soundsight.views.terminal import terminal_view
+from soundsight.views.live_view import LiveView, Look, how_long, save_panel, terminal_view
 
 _WAIT_S = 0.1
 _REFRESH_S = 0.1

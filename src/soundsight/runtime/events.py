@@ -1,7 +1,7 @@
 """Events of a live signal: windows become states that do not flicker, and events.
 
-A window of 1 s every quarter of a second says more than a person can follow, and says it four
-times a second. What is shown is therefore steadied:
+A window of 1 s every quarter of a second says more than a person can follow. What is shown is
+therefore steadied:
 
 * *Quiet* and *sound* change places only when the level leaves a band of 3 dB around the threshold.
 * The model's confidence is averaged over the last windows; a picture appears where it reaches the
@@ -145,20 +145,6 @@ def take_surer(shown: Recognition, window: WindowResult) -> bool:
     return True
 
 
-def _top(second: Second) -> int:
-    """The most probable label."""
-    return int(second.shares.argmax())
-
-
-def _towards(average: Second, newer: Second, share: float) -> Second:
-    """The running average that takes ``newer`` in."""
-    return Second(
-        embedding=average.embedding + share * (newer.embedding - average.embedding),
-        shares=average.shares + share * (newer.shares - average.shares),
-        ood_score=average.ood_score + share * (newer.ood_score - average.ood_score),
-    )
-
-
 class EventTracker:
     """Follows one signal. Its windows come from ``media.segments.LiveCutter``, in order.
 
@@ -185,29 +171,25 @@ class EventTracker:
         sensitivity: float = 0.5,
         steady: SteadyConfig | None = None,
     ) -> None:
-        self._model = model
+        self._model, self._seed = model, checked_seed(seed)
         self._steady = steady or SteadyConfig()
-        self._seed = checked_seed(seed)
-        self.draws = draws
-        self.sensitivity = sensitivity
-        self._state = State.QUIET
+        self.draws, self.sensitivity = draws, sensitivity
+        self._end_s = 0.0  # of the last window
         # The running average since it was last quiet, over so many windows; when that began.
         self._average: Second | None = None
-        self._age = 0
-        self._onset_s = 0.0
-        self._heard_until_s = 0.0  # the end of the last window
+        self._age, self._onset_s = 0, 0.0
+        # Windows in a row that would show what it is, or hide it.
+        self._high, self._low = 0, 0
+        self._recognised = False
+        # The event, what it was when it began, its windows and the surest of them.
         self._event: Event | None = None
-        self._anchor: Second | None = None  # what the event was when it began
-        self._event_windows = 0
-        self._surest = SurestSeconds()  # windows of the event
-        # The pictures that are shown, and what they are of: event, kind and step of the words.
+        self._anchor: Second | None = None
+        self._windows, self._surest = 0, SurestSeconds()
+        # Windows in a row of another kind than the event's, and when the first of them began.
+        self._other, self._other_since_s = 0, 0.0
+        # The pictures that are shown, and what they are of: event and kind, and step of the words.
         self._drawn: tuple[tuple[int, int], int, NDArray[np.uint8]] | None = None
         self._drawings = 0
-        self._recognised = False
-        self._high = 0  # windows in a row that would show what it is
-        self._low = 0  # windows in a row that would hide it
-        self._other = 0  # windows in a row of another kind than the event's
-        self._other_since_s = 0.0
 
     @property
     def draws(self) -> int:
@@ -245,134 +227,104 @@ class EventTracker:
 
     def update(self, segment: Segment) -> WindowResult:
         """Take the next window."""
-        result = self._quiet(segment) if self._is_quiet(segment) else self._sound(segment)
-        self._heard_until_s = result.end_s
-        return result
-
-    def _is_quiet(self, segment: Segment) -> bool:
-        was_quiet = self._state is State.QUIET
-        band = self._steady.level_band_db / 2
-        threshold = self.quiet_dbfs + (band if was_quiet else -band)
+        px = self._model.info.image_px
+        result = WindowResult(
+            start_s=segment.start_s,
+            state=State.QUIET,
+            images=np.empty((0, px, px, units.IMAGE_CHANNELS), np.uint8),
+            drawing=self._drawings,
+            level_dbfs=segment.rms_dbfs,
+        )
+        was_quiet = self._average is None
+        band = self._steady.level_band_db * (0.5 if was_quiet else -0.5)
         # A log-mel that is black beside a bang of the last 10 s shows no sound, loud as it may be.
         blackest = INAUDIBLE_LEVEL * (1.25 if was_quiet else 0.8)
-        return segment.rms_dbfs < threshold or float(segment.mel.mean()) < blackest
+        if segment.rms_dbfs < self.quiet_dbfs + band or float(segment.mel.mean()) < blackest:
+            self._average, self._age = None, 0
+            self._recognised, self._high = False, 0
+        else:
+            self._hear(segment, result)
+        self._end_s = result.end_s
+        return result
 
-    def _quiet(self, segment: Segment) -> WindowResult:
-        self._state = State.QUIET
-        self._average, self._age = None, 0
-        self._recognised, self._high = False, 0
-        return WindowResult(
-            start_s=segment.start_s, state=State.QUIET, images=self._no_images(),
-            drawing=self._drawings, level_dbfs=segment.rms_dbfs,
-        )  # fmt: skip
-
-    def _sound(self, segment: Segment) -> WindowResult:
+    def _hear(self, segment: Segment, result: WindowResult) -> None:
+        """Recognise a window that is not quiet."""
         now = self._model.recognise(segment.mel)
-        average = self._averaged(now, segment.start_s)
+        average = now
+        if self._average is None:
+            # What was quiet in the last window has begun behind it; the first window of all may be
+            # full of it.
+            self._onset_s = max(segment.start_s, self._end_s)
+        else:
+            average = _towards(self._average, now, self._steady.newest)
+        self._average = average
+        self._age += 1
         settled = self._age >= self._steady.settle
-        event = self._event_of(now, average, segment.start_s) if settled else None
+        event = self._event_of(now, average, result) if settled else None
         # An event keeps its name; where another is clearly ahead, another event begins.
-        anchor = None if event is None else self._anchor
-        kind = _top(average if anchor is None else anchor)
+        anchor = average if event is None or self._anchor is None else self._anchor
+        kind = int(anchor.shares.argmax())
         guess = self._model.guess(average, kind)
         confidence = confidence_of(average.ood_score, guess.share)
         # NaN, of a model that cannot tell how sure it is, hides nothing.
         self._high = 0 if confidence < self.confidence_needed else self._high + 1
-        images = self._no_images()
+        result.state = State.NOTHING_RECOGNISABLE
         if event is not None:
             self._surest.take(now)
-            self._show_or_hide(confidence)
-            if self._recognised and not guess.is_alert:
-                images = self._images(event, kind, sureness_step(confidence))
-        self._state = State.NOTHING_RECOGNISABLE
-        if self._recognised:
-            self._state = State.NAMED if guess.is_alert else State.PICTURE
-        return WindowResult(
-            start_s=segment.start_s,
-            settled=settled,
-            state=self._state,
-            images=images,
-            drawing=self._drawings,
-            level_dbfs=segment.rms_dbfs,
-            ood_score=now.ood_score,
-            confidence=confidence,
-            name=guess.name if self._recognised else "",
-            second_guess=guess.second if self._recognised else "",
-            event=event,
-            sound=now,
-        )
+            low = confidence < self.confidence_needed - self._steady.confidence_band
+            self._low = self._low + 1 if self._recognised and low else 0
+            in_a_row = self._low if self._recognised else self._high
+            if in_a_row >= self._steady.windows:
+                self._recognised, self._low = not self._recognised, 0
+            if self._recognised:
+                result.state = State.NAMED if guess.is_alert else State.PICTURE
+                result.name, result.second_guess = guess.name, guess.second
+            if result.state is State.PICTURE and self._draws:
+                result.images = self._images(event, kind, sureness_step(confidence))
+        result.settled, result.event, result.sound = settled, event, now
+        result.confidence, result.ood_score = confidence, now.ood_score
+        result.drawing = self._drawings
 
-    # --- which event -------------------------------------------------------------------------
-
-    def _averaged(self, now: Second, start_s: float) -> Second:
-        """Take a window with sound into the running average."""
-        if self._average is None:
-            self._average = now
-            # What was quiet in the last window has begun behind it; the first window of all may be
-            # full of it.
-            self._onset_s = max(start_s, self._heard_until_s)
-        else:
-            self._average = _towards(self._average, now, self._steady.newest)
-        self._age += 1
-        return self._average
-
-    def _event_of(self, now: Second, average: Second, start_s: float) -> Event:
+    def _event_of(self, now: Second, average: Second, window: WindowResult) -> Event:
         """Return the event that a settled window belongs to."""
-        event, anchor = self._event, self._anchor
-        end_s = start_s + units.SEGMENT_S
-        if event is None or anchor is None:
-            return self._begin(average, self._onset_s, end_s)
-        if self._age == self._steady.settle:  # it sounds again
-            near = self._onset_s - event.heard_s <= self._steady.pause_s
-            if not near or not self._same(anchor, average):
-                return self._begin(average, self._onset_s, end_s)
+        steady, event = self._steady, self._event
+        same = self._anchor is not None and self._same(self._anchor, average)
+        again = self._age == steady.settle  # it was quiet before
+        if event is None or again:
+            began_s = self._onset_s
+            goes_on = event is not None and same and began_s - event.heard_s <= steady.pause_s
             self._other = 0
-            return self._go_on(replace(event, heard_s=end_s, repeats=event.repeats + 1))
-        self._other = 0 if self._same(anchor, average) else self._other + 1
-        if self._other == 1:
-            self._other_since_s = max(start_s, self._heard_until_s)
-        if self._other < self._steady.windows:
-            return self._go_on(replace(event, heard_s=end_s))
-        # The old kind is forgotten at once, or it would be in the average for a second.
-        self._average = now
-        if self._event_windows <= 2 * self._steady.settle:
-            # What has only just begun was mistaken: the same event has another kind.
-            self._anchor, self._other = average, 0
-            self._surest = SurestSeconds()
-            return self._go_on(replace(event, heard_s=end_s))
-        return self._begin(average, self._other_since_s, end_s)
-
-    def _same(self, anchor: Second, kind: Second) -> bool:
-        if self._model.label_head is not None:
-            return float(kind.shares.max() - kind.shares[_top(anchor)]) < self._steady.lead
-        a, b = anchor.embedding, kind.embedding
-        lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
-        return lengths == 0 or float(a @ b) / lengths >= self._steady.alike
-
-    def _go_on(self, event: Event) -> Event:
-        self._event_windows += 1
+        else:
+            self._other = 0 if same else self._other + 1
+            if self._other == 1:
+                self._other_since_s = max(window.start_s, self._end_s)
+            began_s = self._other_since_s
+            goes_on = self._other < steady.windows
+            if not goes_on:
+                # The old kind is forgotten at once, or it would be in the average for a second.
+                self._average = now
+                # What has only just begun was mistaken: the same event has another kind.
+                goes_on = self._windows <= 2 * steady.settle
+                self._anchor, self._surest, self._other = average, SurestSeconds(), 0
+        if event is not None and goes_on:
+            self._windows += 1
+            event = replace(event, heard_s=window.end_s, repeats=event.repeats + again)
+        else:
+            number = 1 if event is None else event.number + 1
+            event = Event(number=number, began_s=began_s, heard_s=window.end_s)
+            self._anchor, self._surest, self._windows = average, SurestSeconds(), 1
+            self._recognised, self._low = False, 0
         self._event = event
         return event
 
-    def _begin(self, kind: Second, began_s: float, end_s: float) -> Event:
-        number = 1 if self._event is None else self._event.number + 1
-        self._anchor, self._surest = kind, SurestSeconds()
-        self._event_windows = 1
-        self._recognised, self._low, self._other = False, 0, 0
-        self._event = Event(number=number, began_s=began_s, heard_s=end_s)
-        return self._event
-
-    # --- the pictures ------------------------------------------------------------------------
-
-    def _show_or_hide(self, confidence: float) -> None:
-        """Decide whether it is shown what sounds, or nothing recognisable."""
-        if not self._recognised:
-            if self._high >= self._steady.windows:
-                self._recognised, self._low = True, 0
-        else:
-            low = confidence < self.confidence_needed - self._steady.confidence_band
-            self._low = self._low + 1 if low else 0
-            self._recognised = self._low < self._steady.windows
+    def _same(self, anchor: Second, kind: Second) -> bool:
+        if self._model.label_head is not None:
+            return (
+                float(kind.shares.max() - kind.shares[anchor.shares.argmax()]) < self._steady.lead
+            )
+        a, b = anchor.embedding, kind.embedding
+        lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+        return lengths == 0 or float(a @ b) / lengths >= self._steady.alike
 
     def _images(self, event: Event, kind: int, step: int) -> NDArray[np.uint8]:
         """The pictures of an event, drawn anew where it is another one or has become surer."""
@@ -380,10 +332,8 @@ class EventTracker:
             of, drawn_step, images = self._drawn
             if of == (event.number, kind) and len(images) == self._draws and step <= drawn_step:
                 return images
-        images = self._no_images()
-        if self._draws:
-            images = self.draw(self._surest.of_kind(kind), event.number, self._draws)
-            self._drawings += 1
+        images = self.draw(self._surest.of_kind(kind), event.number, self._draws)
+        self._drawings += 1
         self._drawn = (event.number, kind), step, images
         return images
 
@@ -392,6 +342,11 @@ class EventTracker:
         items = [event * 2**16 + number for number in range(draws)]
         return self._model.draw(mean_embedding(seconds), items, self._seed)
 
-    def _no_images(self) -> NDArray[np.uint8]:
-        px = self._model.info.image_px
-        return np.empty((0, px, px, units.IMAGE_CHANNELS), np.uint8)
+
+def _towards(average: Second, newer: Second, share: float) -> Second:
+    """The running average that takes ``newer`` in."""
+    return Second(
+        embedding=average.embedding + share * (newer.embedding - average.embedding),
+        shares=average.shares + share * (newer.shares - average.shares),
+        ood_score=average.ood_score + share * (newer.ood_score - average.ood_score),
+    )

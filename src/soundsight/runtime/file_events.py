@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +31,9 @@ from soundsight.core.state import State
 from soundsight.media.audio import Sound, SoundStream, blocks_of
 from soundsight.media.mel import MelConfig
 from soundsight.media.overview import OverviewMaker
-from soundsight.media.segments import Segment, rms_dbfs, segments
-from soundsight.runtime.events import (
-    Event,
-    EventTracker,
-    SteadyConfig,
-    WindowResult,
-    is_surer,
-    take_surer,
-)
+from soundsight.media.segments import Segment, segments
+from soundsight.runtime import events
+from soundsight.runtime.events import EventTracker, WindowResult, is_surer, take_surer
 from soundsight.runtime.session import Session
 from soundsight.runtime.surest import SurestSeconds
 from soundsight.views.events import FileEvent, FileEvents, Recognition
@@ -113,31 +108,26 @@ def find_events(
         source = Path(blocks.name).name if source is None else source
     labels = () if model.label_head is None else model.label_head.labels
     finder = _Finder(tracker, model.info.mel, labels)
-    return finder.run(blocks, total_s, source or "", model.info.label, seed)
+    return finder.run(blocks, total_s, source=source or "", model=model.info.label, seed=seed)
 
 
 class _OpenEvent:
     """An event that may go on."""
 
-    def __init__(self, event: Event, began_s: float, ended_s: float) -> None:
-        self.number = event.number  # the tracker's
-        self.repeats = event.repeats
-        self.spans = [(began_s, ended_s)]
+    def __init__(self, number: int, began_s: float, until_s: float) -> None:
+        self.number = number  # the tracker's
+        self.repeats = 1
+        self.spans = [(began_s, until_s)]
         self.heard_s = 0.0  # the end of its last window, which is what the tracker counts by
+        self.surest = Recognition()
         self._level_dbfs = -math.inf
-        self._surest = Recognition()
         self._seconds = SurestSeconds()
         self._rank = (False, -math.inf)  # of the window that is shown, if none is recognised
         self._shown: Segment | None = None
 
-    @property
-    def kind(self) -> str:
-        """What it is so far, see ``_kind``."""
-        return _kind(self._surest)
-
     def take(self, window: Segment, result: WindowResult, *, full: bool) -> None:
         """Take a window; ``full`` where the event sounds from its beginning to its end."""
-        surest = self._surest
+        surest = self.surest
         self._level_dbfs = max(self._level_dbfs, result.level_dbfs)
         if result.sound is not None:
             self._seconds.take(result.sound)
@@ -154,7 +144,7 @@ class _OpenEvent:
 
     def close(self, by_s: float, tracker: EventTracker, labels: Sequence[str]) -> FileEvent:
         """End it, at ``by_s`` at the latest, and draw it."""
-        surest, window = self._surest, self._shown
+        surest, window = self.surest, self._shown
         assert window is not None, "an event has at least one window"
         hops = window.samples.reshape(len(window.waveform), -1)
         if surest.state is State.PICTURE:
@@ -175,46 +165,43 @@ class _Spectra:
     """The spectra of the last seconds, to find in them where one sound takes over from another."""
 
     def __init__(self, config: MelConfig) -> None:
-        self._config = config
-        kept_s = units.SEGMENT_S + _EARLIER_S + _BESIDE_S
+        self._range_db = config.range_db
         # Of each step: its first frame's time, decibels [frames, bands], and the lowest level
         # that the log-mel shows.
+        kept_s = units.SEGMENT_S + _EARLIER_S + _BESIDE_S
         self._steps: deque[tuple[float, NDArray[np.float32], float]] = deque(
             maxlen=math.ceil(kept_s / HOP_S) + _QUARTERS
         )
 
     def take(self, window: Segment) -> None:
         """Take the next window: what is new in it is kept."""
-        config = self._config
         new_s = HOP_S if self._steps else units.SEGMENT_S
         columns = window.mel[:, -round(new_s / _FRAME_S) :].T.astype(np.float32)
-        least_db = window.peak_db - config.range_db
+        least_db = window.peak_db - self._range_db
         first_s = window.start_s + units.SEGMENT_S - new_s
-        self._steps.append((first_s, least_db + columns * (config.range_db / 255), least_db))
+        self._steps.append((first_s, least_db + columns * (self._range_db / 255), least_db))
 
     def boundary(self, near_s: float, after_s: float) -> float:
         """Return where the spectrum changes most near ``near_s``, and not before ``after_s``.
 
         The cut in two whose means differ most (the one change of a mean under Gaussian noise).
         """
-        began_s, _, _ = self._steps[0]
-        db = np.concatenate([step for _, step, _ in self._steps])
+        began_s = self._steps[0][0]
         # What one window shows and another cannot is no change.
-        db = np.maximum(db, max(least_db for _, _, least_db in self._steps))
+        least_db = max(least_db for _, _, least_db in self._steps)
+        db = np.maximum(np.concatenate([step for _, step, _ in self._steps]), least_db)
 
         def frame(second: float) -> int:
             return min(len(db), max(0, round((second - began_s) / _FRAME_S)))
 
-        first_s = max(after_s, near_s - _EARLIER_S)
-        last_s = near_s + _LATER_S
+        first_s, last_s = max(after_s, near_s - _EARLIER_S), near_s + _LATER_S
         low, high = frame(first_s - _BESIDE_S), frame(last_s + _BESIDE_S)
         cuts = np.arange(max(frame(first_s), low + 1), min(frame(last_s), high - 1) + 1)
         if not len(cuts):
             return near_s
-        part = db[low:high]
-        sums = np.concatenate([np.zeros((1, part.shape[1])), part.cumsum(axis=0, dtype=np.float64)])
-        before = (cuts - low)[:, None]
-        after = (high - cuts)[:, None]
+        sums = np.zeros((high - low + 1, db.shape[1]))
+        np.cumsum(db[low:high], axis=0, dtype=np.float64, out=sums[1:])
+        before, after = (cuts - low)[:, None], (high - cuts)[:, None]
         apart = sums[cuts - low] / before - (sums[-1] - sums[cuts - low]) / after
         gain = (before * after)[:, 0] * np.square(apart).sum(axis=1)
         far = began_s + cuts * _FRAME_S - (near_s - _LATE_S)
@@ -224,34 +211,36 @@ class _Spectra:
 
 class _Finder:
     def __init__(self, tracker: EventTracker, config: MelConfig, labels: Sequence[str]) -> None:
-        self._tracker = tracker
-        self._labels = labels
-        self._config = config
-        self._pause_s = SteadyConfig().pause_s
+        self._tracker, self._config, self._labels = tracker, config, labels
+        self._pause_s = events.SteadyConfig().pause_s
         self._samples = 0
         self._events: list[FileEvent] = []
         self._open: _OpenEvent | None = None
         self._waiting: FileEvent | None = None  # it has ended, and the next one may join it
         self._spectra = _Spectra(config)
-        # The present stretch without quiet: where it began, and how far it has sounded.
-        self._onset_s = 0.0
-        self._until_s = 0.0
-        self._counted_s = 0.0
+        # The present stretch without quiet: where it began, how far it has sounded, and where the
+        # tracker takes it to have begun.
+        self._onset_s, self._until_s, self._counted_s = 0.0, 0.0, 0.0
         self._was_quiet = True
 
     def run(
-        self,
-        blocks: Iterator[NDArray[np.float32]],
-        total_s: float | None,
-        source: str,
-        model: str,
-        seed: int,
+        self, blocks: Iterator[NDArray[np.float32]], total_s: float | None, **about: Any
     ) -> Generator[Progress | FileEvent | FileEvents]:
         overview = OverviewMaker(self._config)
-        window: Segment | None = None
-        result: WindowResult | None = None
-        whole = self._whole(blocks, overview)
-        for window in segments(whole, hop_s=HOP_S, config=self._config, with_samples=True):
+
+        def whole() -> Iterator[NDArray[np.float32]]:
+            """Count the samples; silence completes the last quarter of a second."""
+            for block in blocks:
+                self._samples += len(block)
+                overview.push(block)
+                yield block
+            missing = -self._samples % int(HOP_S * self._config.rate_hz)
+            if missing and self._samples:
+                overview.push(np.zeros(missing, np.float32))
+                yield np.zeros(missing, np.float32)
+
+        window, result = None, None
+        for window in segments(whole(), hop_s=HOP_S, config=self._config, with_samples=True):
             self._spectra.take(window)
             result = self._tracker.update(window)
             yield from self._take(window, result)
@@ -264,24 +253,18 @@ class _Finder:
         yield from self._close(duration_s)
         yield from self._release()
         yield Progress(done_s=duration_s, total_s=duration_s)
+        warnings = tuple(getattr(blocks, "warnings", ()))
+        if isinstance(blocks, SoundStream):
+            # Results are passed on: they name no folders.
+            place, name = blocks.name, Path(blocks.name).name
+            warnings = tuple(warning.replace(place, name, 1) for warning in warnings)
         yield FileEvents(
-            source=source, model=model, seed=seed, sensitivity=self._tracker.sensitivity,
-            overview=overview.finish(duration_s), events=self._events,
-            warnings=_without_folders(blocks),
-        )  # fmt: skip
-
-    def _whole(
-        self, blocks: Iterator[NDArray[np.float32]], overview: OverviewMaker
-    ) -> Iterator[NDArray[np.float32]]:
-        """Count the samples; silence completes the last quarter of a second."""
-        for block in blocks:
-            self._samples += len(block)
-            overview.push(block)
-            yield block
-        missing = -self._samples % int(HOP_S * self._config.rate_hz)
-        if missing and self._samples:
-            overview.push(np.zeros(missing, np.float32))
-            yield np.zeros(missing, np.float32)
+            sensitivity=self._tracker.sensitivity,
+            overview=overview.finish(duration_s),
+            events=self._events,
+            warnings=warnings,
+            **about,
+        )
 
     def _take(self, window: Segment, result: WindowResult) -> Iterator[FileEvent]:
         """Take a window; yield the events that are over with it."""
@@ -293,95 +276,68 @@ class _Finder:
             if self._open is None and result.end_s - self._waiting_s > self._pause_s:
                 yield from self._release()
             return
-        loud = self._loud_quarters(window)
-        # A bark of a tenth of a second is in windows that end three quarters later.
-        ended_s = window.start_s + (max(loud, default=_QUARTERS - 1) + 1) * HOP_S
+        onset_s, until_s, ended_s = self._loud(window)
         if self._was_quiet:
-            self._begin(window, loud)
-        self._until_s = max(self._until_s, self._loud_until_s(window, loud))
-        event = result.event
+            self._was_quiet = False
+            self._onset_s, self._until_s = onset_s, onset_s + _FRAME_S
+            self._counted_s = result.end_s - HOP_S if window.start_s else 0.0
+        self._until_s = max(self._until_s, until_s)
+        event, open_ = result.event, self._open
         if event is None:
             return
-        goes_on = self._open is not None and event.number == self._open.number
-        if self._is_left(window, ended_s):
-            if goes_on and self._open is not None:
-                self._go_on(self._open, event)
+        goes_on = open_ is not None and event.number == open_.number
+        # Whether a window holds no more than the end of a longer sound.
+        held_s = ended_s - max(window.start_s, self._onset_s)
+        is_left = held_s <= _LEFT_S < self._until_s - self._onset_s
+        if is_left and not goes_on:
             return
-        if not goes_on:
-            # What has not taken over from another sound begins where the quiet ended.
-            took_over = event.repeats == 1 and event.began_s > self._counted_s
-            began_s = self._boundary_s(event.began_s) if took_over else self._onset_s
+        if open_ is None or not goes_on:
+            began_s = self._onset_s
+            if event.repeats == 1 and event.began_s > self._counted_s:
+                # It has taken over from another sound, near where the tracker noticed it.
+                after_s = began_s if open_ is None else open_.spans[-1][0]
+                found_s = self._spectra.boundary(event.began_s, after_s + HOP_S)
+                began_s = max(after_s + _FRAME_S, found_s)
             yield from self._close(began_s)
-            self._open = _OpenEvent(event, began_s, max(self._until_s, began_s + _FRAME_S))
-        assert self._open is not None
-        self._go_on(self._open, event)
-        full = window.start_s >= self._open.spans[-1][0] and ended_s >= result.end_s
-        self._open.take(window, result, full=full)
-        began_s, until_s = self._open.spans[-1]
-        if until_s - began_s > self._pause_s and not self._may_join(self._open.kind):
-            yield from self._release()
-
-    def _boundary_s(self, near_s: float) -> float:
-        """Where one sound has taken over from another, near where the tracker noticed it."""
-        after_s = self._onset_s if self._open is None else self._open.spans[-1][0]
-        return max(after_s + _FRAME_S, self._spectra.boundary(near_s, after_s + HOP_S))
-
-    def _go_on(self, open_: _OpenEvent, event: Event) -> None:
-        """The event sounds on, or again."""
+            open_ = _OpenEvent(event.number, began_s, max(self._until_s, began_s + _FRAME_S))
+            open_.repeats = event.repeats
+            self._open = open_
+        # It sounds on, or again. A second may be quiet whose last quarter is not: then it has
+        # sounded on.
         began_s, until_s = open_.spans[-1]
-        again = event.repeats > open_.repeats
-        open_.repeats = event.repeats
-        # A second may be quiet whose last quarter is not: then it has sounded on.
-        if again and self._onset_s > until_s:
+        if event.repeats > open_.repeats and self._onset_s > until_s:
             open_.spans.append((self._onset_s, self._until_s))
         else:
             open_.spans[-1] = (began_s, self._until_s)
-        open_.heard_s = event.heard_s
+        open_.repeats, open_.heard_s = event.repeats, event.heard_s
+        if is_left:
+            return
+        began_s, until_s = open_.spans[-1]
+        open_.take(window, result, full=window.start_s >= began_s and ended_s >= result.end_s)
+        if until_s - began_s > self._pause_s and not self._may_join(open_.surest):
+            yield from self._release()
 
-    def _loud_quarters(self, window: Segment) -> list[int]:
-        """Which quarters of a window are loud enough by themselves."""
-        quarters = np.split(window.samples, _QUARTERS)
-        quiet_dbfs = self._tracker.quiet_dbfs
-        return [i for i, quarter in enumerate(quarters) if rms_dbfs(quarter) >= quiet_dbfs]
-
-    def _loud_frames(self, window: Segment) -> NDArray[np.bool_]:
-        """Which frames (10 ms) of a window are loud enough by themselves."""
-        frames = window.samples.reshape(self._config.segment_frames, -1)
-        power = np.square(frames, dtype=np.float64).mean(axis=1)
-        loud: NDArray[np.bool_] = power >= 10 ** (self._tracker.quiet_dbfs / 10)
-        return loud
-
-    def _loud_until_s(self, window: Segment, loud: list[int]) -> float:
-        """Up to which frame a window is loud."""
-        frames = self._loud_frames(window)
-        end = (max(loud, default=_QUARTERS - 1) + 1) * len(frames) // _QUARTERS
-        if loud and not frames[end - 1]:
-            end = int(np.flatnonzero(frames[:end])[-1]) + 1
-        while end < len(frames) and frames[end]:
-            end += 1
-        return window.start_s + end * _FRAME_S
-
-    def _begin(self, window: Segment, loud: list[int]) -> None:
-        """It was quiet up to this window."""
-        self._was_quiet = False
-        first = max(loud, default=_QUARTERS - 1)
-        while first - 1 in loud:
+    def _loud(self, window: Segment) -> tuple[float, float, float]:
+        """When the last loud part of a window begins and ends, to the frame; its quarter's end."""
+        power = np.square(window.samples, dtype=np.float64)
+        power = power.reshape(_QUARTERS, -1, self._config.hop_samples).mean(axis=2)
+        least = 10 ** (self._tracker.quiet_dbfs / 10)
+        # A bark of a tenth of a second is in windows that end three quarters later.
+        quarters, frames = power.mean(axis=1) >= least, (power >= least).ravel()
+        is_loud = bool(quarters.any())
+        last = first = int(np.flatnonzero(quarters)[-1]) if is_loud else _QUARTERS - 1
+        while first and quarters[first - 1]:
             first -= 1
-        frames = self._loud_frames(window)
-        begin = first * len(frames) // _QUARTERS
-        if loud and not frames[begin]:
-            begin += int(np.flatnonzero(frames[begin:])[0])
+        begin, end = (n * len(frames) // _QUARTERS for n in (first, last + 1))
+        ended_s = window.start_s + end * _FRAME_S
+        if is_loud:
+            begin += int(frames[begin:].argmax())
+            end -= int(frames[:end][::-1].argmax())
         while begin and frames[begin - 1]:
             begin -= 1
-        self._onset_s = window.start_s + begin * _FRAME_S
-        self._until_s = self._onset_s + _FRAME_S
-        # Where the tracker takes it to have begun.
-        self._counted_s = window.start_s + units.SEGMENT_S - HOP_S if window.start_s else 0.0
-
-    def _is_left(self, window: Segment, ended_s: float) -> bool:
-        """Whether a window holds no more than the end of a longer sound."""
-        held_s = ended_s - max(window.start_s, self._onset_s)
-        return held_s <= _LEFT_S < self._until_s - self._onset_s
+        while end < len(frames) and frames[end]:
+            end += 1
+        return window.start_s + begin * _FRAME_S, window.start_s + end * _FRAME_S, ended_s
 
     def _close(self, by_s: float) -> Iterator[FileEvent]:
         """End the event that is open, at ``by_s`` at the latest; it waits for one to join it."""
@@ -391,7 +347,7 @@ class _Finder:
         self._open = None
         # Two sounds of no known kind are one only where there is no quiet between them.
         near = event.began_s - self._waiting_s <= (self._pause_s if event.name else 0.0)
-        if self._waiting is not None and near and self._may_join(_kind(event)):
+        if self._waiting is not None and near and self._may_join(event):
             self._waiting = _joined(self._waiting, event)
         else:
             yield from self._release()
@@ -402,8 +358,11 @@ class _Finder:
         """When the event that waits has ended."""
         return -math.inf if self._waiting is None else self._waiting.ended_s
 
-    def _may_join(self, kind: str) -> bool:
-        return self._waiting is not None and bool(kind) and kind == _kind(self._waiting)
+    def _may_join(self, event: Recognition) -> bool:
+        """Whether it is what the event that waits is; pictures without a name have no kind."""
+        if self._waiting is None or event.is_known != self._waiting.is_known:
+            return False
+        return not event.is_known or "" != event.name == self._waiting.name
 
     def _release(self) -> Iterator[FileEvent]:
         """Yield the event that waits."""
@@ -413,27 +372,11 @@ class _Finder:
             yield self._events[-1]
 
 
-def _without_folders(blocks: object) -> tuple[str, ...]:
-    """The warnings about a sound; results are passed on, and name no folders."""
-    warnings = tuple(getattr(blocks, "warnings", ()))
-    if isinstance(blocks, SoundStream):
-        name = Path(blocks.name).name
-        return tuple(warning.replace(blocks.name, name, 1) for warning in warnings)
-    return warnings
-
-
-def _kind(event: Recognition) -> str:
-    """What events that may be one have in common; empty for a picture without a name."""
-    return event.name if event.is_known else str(event.state)
-
-
 def _joined(one: FileEvent, other: FileEvent) -> FileEvent:
     """Make one event of two that follow each other; the surer one shows what it is."""
     surer = other if is_surer(other.confidence, one.confidence) else one
-    spans = list(one.spans)
+    spans = [*one.spans, *other.spans]
     if other.began_s - one.ended_s < HOP_S:
-        spans[-1] = (spans[-1][0], other.spans[0][1])
-        spans += other.spans[1:]
-    else:
-        spans += other.spans
+        at = len(one.spans)
+        spans[at - 1 : at + 1] = [(one.spans[-1][0], other.spans[0][1])]
     return replace(surer, spans=tuple(spans), level_dbfs=max(one.level_dbfs, other.level_dbfs))

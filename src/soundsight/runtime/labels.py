@@ -2,14 +2,6 @@
 
 It is fitted after all training, and optional: only words depend on it. No label ever reaches the
 encoder or the generator.
-
-Shapes (K = subjects, E = numbers of the embedding that are read)::
-
-    embedding [n, E or more] -> weights [K, E], bias [K] -> probabilities [n, K]
-
-With ``other`` there is one row more, for a sound that is none of the subjects; the probabilities
-of the subjects are what it leaves. Some labels may be of *alerts*: their word is shown, and they
-are never drawn.
 """
 
 from __future__ import annotations
@@ -71,7 +63,8 @@ class LabelHead:
 
     Attributes:
         labels: K words for people, such as ``dog``.
-        weights: float32 [K, E], or [K + 1, E] with ``other``.
+        weights: float32 [K, E], or [K + 1, E] with ``other``; the first E numbers of an embedding
+            are read.
         bias: float32 [K], or [K + 1].
         other: whether the last row stands for a sound that is none of the subjects.
         alerts: those of ``labels`` that are named and never drawn.
@@ -97,8 +90,7 @@ class LabelHead:
         """
         read = np.asarray(embeddings, np.float32)[:, : self.weights.shape[1]]
         logits = read @ self.weights.T + self.bias
-        logits -= logits.max(axis=1, keepdims=True)
-        raised = np.exp(logits)
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares: NDArray[np.float32] = raised / raised.sum(axis=1, keepdims=True)
         return shares[:, : len(self.labels)]
 
@@ -118,8 +110,7 @@ class LabelHead:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``labels.json``; ``ValueError`` where a weight is not finite."""
-        numbers = [*self.weights.ravel().tolist(), *self.bias.tolist()]
-        if not all(math.isfinite(number) for number in numbers):
+        if not (np.isfinite(self.weights).all() and np.isfinite(self.bias).all()):
             raise ValueError("a weight is not finite")
         return {
             "format": FORMAT,
@@ -139,47 +130,44 @@ def read_label_head(path: Path, embedding_size: int) -> LabelHead:
         ModelError: when it is damaged or does not fit the embeddings.
     """
     try:
-        values: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if values["format"] != FORMAT or values["format_version"] != FORMAT_VERSION:
-            raise ValueError("another format or version")
-        labels = _checked_labels(values["labels"])
-        weights = _numbers(values["weights"])
-        bias = _numbers(values["bias"])
-        other = values.get("other", False)
-        if not isinstance(other, bool):
-            raise ValueError("other is true or false")
-        alerts = values.get("alerts", [])
-        if not isinstance(alerts, list) or not all(alert in labels for alert in alerts):
-            raise ValueError("alerts are some of the labels")
-        rows = len(labels) + other
-        if weights.ndim != 2 or weights.shape[0] != rows or bias.shape != (rows,):
-            raise ValueError("the weights are of another shape than the labels")
-        if not 1 <= weights.shape[1] <= embedding_size:
-            raise ValueError("the embedding is of another length than the weights")
+        return _parse(json.loads(path.read_text("utf-8")), embedding_size)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
     except KeyError as error:
         raise ModelError(f"{path} is damaged: the key {error} is missing") from error
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: {first_line(error)}") from error
-    return LabelHead(labels=labels, weights=weights, bias=bias, other=other, alerts=tuple(alerts))
 
 
-def _checked_labels(values: object) -> tuple[str, ...]:
-    if not isinstance(values, list) or not all(isinstance(label, str) for label in values):
-        raise ValueError("labels is a list of words")
-    if not 2 <= len(values) <= _MOST_LABELS or len(set(values)) != len(values):
-        raise ValueError(f"2 to {_MOST_LABELS} different labels are expected")
-    if any(not n.isprintable() or not 1 <= len(n.strip()) <= _LONGEST_LABEL for n in values):
-        raise ValueError("a label is empty, too long or no text")
-    return tuple(values)
+def _parse(values: dict[str, Any], embedding_size: int) -> LabelHead:
+    def check(holds: bool, says: str) -> None:
+        if not holds:
+            raise ValueError(says)
 
-
-def _numbers(values: object) -> NDArray[np.float32]:
-    # NumPy would read "1" and true as numbers, and what is beyond float32 as infinite.
-    array = np.asarray(values)
-    if array.dtype.kind not in "if":
-        raise ValueError("the weights are no numbers")
-    if not (np.abs(array) < _LARGEST).all():
-        raise ValueError("a weight is not finite")
-    return array.astype(np.float32)
+    version = values["format"], values["format_version"]
+    check(version == (FORMAT, FORMAT_VERSION), "another format or version")
+    labels, other, alerts = values["labels"], values.get("other", False), values.get("alerts", [])
+    check(isinstance(labels, list) and all(isinstance(n, str) for n in labels), "labels are words")
+    different = 2 <= len(labels) <= _MOST_LABELS and len(set(labels)) == len(labels)
+    check(different, f"2 to {_MOST_LABELS} different labels are expected")
+    texts = all(n.isprintable() and 1 <= len(n.strip()) <= _LONGEST_LABEL for n in labels)
+    check(texts, "a label is empty, too long or no text")
+    check(isinstance(other, bool), "other is true or false")
+    check(isinstance(alerts, list) and all(a in labels for a in alerts), "alerts are some labels")
+    weights, bias = np.asarray(values["weights"]), np.asarray(values["bias"])
+    for array in (weights, bias):
+        # NumPy would read "1" and true as numbers, and what is beyond float32 as infinite.
+        check(array.dtype.kind in "if", "the weights are no numbers")
+        check(bool((np.abs(array) < _LARGEST).all()), "a weight is not finite")
+    rows = len(labels) + other
+    fit = weights.ndim == 2 and len(weights) == rows and bias.shape == (rows,)
+    check(fit, "the weights are of another shape than the labels")
+    known = 1 <= weights.shape[1] <= embedding_size
+    check(known, "the embedding is of another length than the weights")
+    return LabelHead(
+        labels=tuple(labels),
+        weights=weights.astype(np.float32),
+        bias=bias.astype(np.float32),
+        other=other,
+        alerts=tuple(alerts),
+    )

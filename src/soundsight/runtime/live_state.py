@@ -6,7 +6,6 @@ new samples the state is *not listening*.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections import deque
@@ -73,17 +72,14 @@ class LiveState:
         wall: Callable[[], datetime] = datetime.now,
     ) -> None:
         self.source = source
-        self._quiet_dbfs = quiet_dbfs
-        self._microphone = microphone
-        self._clock = clock
-        self._wall = wall
+        self._quiet_dbfs, self._microphone = quiet_dbfs, microphone
+        self._clock, self._wall = clock, wall
         self._began_at = clock()
         self._sample_at, self._sample_wall = -math.inf, wall()
         self._power: deque[tuple[float, float]] = deque()  # (seconds, power) of the last blocks
         self._level_dbfs = -math.inf
         self._sounding, self._sounding_at, self._loud_at = False, -math.inf, -math.inf
-        self._zeros_from: float | None = None
-        self._zeros_wall = self._sample_wall
+        self._zeros_from, self._zeros_wall = math.inf, self._sample_wall
         self._window: WindowResult | None = None
         self._present: _Entry | None = None  # the event of the last window with sound
         self._known_at = -math.inf
@@ -99,8 +95,8 @@ class LiveState:
         self._sample_at, self._sample_wall = now, wall
         unit = samples.astype(np.float64) / (32768 if samples.dtype == np.int16 else 1)
         if unit.any():
-            self._zeros_from = None
-        elif self._zeros_from is None and len(unit):
+            self._zeros_from = math.inf
+        elif self._zeros_from == math.inf and len(unit):
             self._zeros_from, self._zeros_wall = now, wall
         gap = self._open_gap
         if gap is not None and not self.muted:
@@ -124,54 +120,49 @@ class LiveState:
 
     def take_window(self, window: WindowResult) -> None:
         """Take the newest window."""
-        now, wall = self._clock(), self._wall()
         if window.settled or window.state is State.QUIET or self._window is None:
             self._window = window
-        if window.event is None:
-            if window.state is State.QUIET:
-                self._forget_tail()
-            return
-        entry = self._present = self._entry_of(window, wall)
-        entry.until, entry.repeats = wall, window.event.repeats
-        take_surer(entry, window)
-        # What is no longer recognised does not come back as the past.
-        self._known_at = now if window.state.is_known else -math.inf
+        entry = self._present
+        if window.event is not None:
+            entry = self._present = self._entry_of(window)
+            entry.until, entry.repeats = self._wall(), window.event.repeats
+            take_surer(entry, window)
+            # What is no longer recognised does not come back as the past.
+            self._known_at = self._clock() if window.state.is_known else -math.inf
+        elif window.state is State.QUIET and entry is not None and entry.lasted_s < TAIL_S:
+            # What was unrecognisable just before it is quiet was no event of its own.
+            self._present = self._without_rest(entry)
 
-    def _entry_of(self, window: WindowResult, wall: datetime) -> _Entry:
+    def _entry_of(self, window: WindowResult) -> _Entry:
         """The entry of the history that a window with an event belongs to."""
-        event, entry, known = window.event, self._present, window.state.is_known
+        event, entry, known, wall = window.event, self._present, window.state.is_known, self._wall()
         assert event is not None
         if entry is None or entry.number != event.number:
             # An event is known only once it has settled: it has begun before.
             began = wall - timedelta(seconds=max(0.0, window.end_s - event.began_s))
             entry = _Entry(began=began, until=wall, number=event.number)
-        elif entry.rest_of is not None and known:
+        elif known:
             # Recognised again: it was the same all the time.
-            self._forget(entry)
-            return entry.rest_of
-        elif not known and entry.is_known:
+            return self._without_rest(entry)
+        elif entry.is_known:
             entry = _Entry(began=wall, until=wall, number=event.number, rest_of=entry)
         else:
             return entry
         self._history.appendleft(entry)
         return entry
 
-    def _forget_tail(self) -> None:
-        """It is quiet: what was unrecognisable just before was no event of its own."""
-        entry = self._present
-        if entry is not None and entry.rest_of is not None and entry.lasted_s < TAIL_S:
-            self._forget(entry)
-            self._present = entry.rest_of
-
-    def _forget(self, entry: _Entry) -> None:
-        with contextlib.suppress(ValueError):  # it is so old that it has gone by itself
+    def _without_rest(self, entry: _Entry) -> _Entry:
+        """An entry, or what it is the rest of: the rest is then forgotten."""
+        if entry.rest_of is None:
+            return entry
+        if entry in self._history:  # it may be so old that it has gone by itself
             self._history.remove(entry)
+        return entry.rest_of
 
     @property
     def muted(self) -> bool:
         """Whether a microphone has sent nothing but zeros for ``ZEROS_S``."""
-        zeros_from = self._zeros_from if self._microphone else None
-        return zeros_from is not None and self._clock() - zeros_from > ZEROS_S
+        return self._microphone and self._clock() - self._zeros_from > ZEROS_S
 
     def stop(self, why: str) -> None:
         """Say why no sound comes. The next samples end that."""
@@ -181,7 +172,7 @@ class LiveState:
         """The signal begins anew: nothing is known of it yet."""
         self._window, self._present = None, None
         self._known_at = -math.inf
-        self._sounding, self._zeros_from = False, None
+        self._sounding, self._zeros_from = False, math.inf
         self._power.clear()
 
     def view(self) -> LiveView:

@@ -1,7 +1,6 @@
 """The model folder: what ``soundsight export`` writes and the translator loads.
 
-``model.json`` says what the networks expect and carries the SHA-256 of every file, so that a
-damaged or foreign folder is refused with one line instead of drawing rubbish.
+``model.json`` carries the SHA-256 of every file: a damaged folder is refused with one line.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _MOST_NUMBERS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """What ``model.json`` says of one file: 64 hex digits, and its size in bytes."""
+    """The SHA-256 of a file, 64 hex digits, and its size in bytes."""
 
     sha256: str
     bytes: int
@@ -108,47 +107,44 @@ def read(folder: str | Path) -> ModelInfo:
         ModelError: when the folder is missing, is no model, is damaged or is of another version.
     """
     folder = Path(folder)
+    path = folder / MODEL_JSON
     if not os.path.isdir(folder):
         raise ModelError(f"there is no model folder {folder}")
-    info = _parse(folder, _load(folder))
-    for name, entry in info.files.items():
-        _check_file(folder / name, entry)
-    return info
-
-
-def _load(folder: Path) -> dict[str, Any]:
-    path = folder / MODEL_JSON
     if not os.path.isfile(path):
         raise ModelError(f"{folder} is not a soundsight model: it has no {MODEL_JSON}")
     try:
         values = json.loads(path.read_text("utf-8"))
+        info = _parse(folder, values)
+        for name, entry in info.files.items():
+            _check_file(folder / name, entry)
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+        where = error.filename or path
+        raise ModelError(f"cannot read {where}: {error.strerror or error}") from error
+    except (ConfigError, OverflowError) as error:
+        raise ModelError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: the model folder is damaged") from error
+    return info
+
+
+def _parse(folder: Path, values: Any) -> ModelInfo:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ModelError(f'{folder} is not a soundsight model: its format is not "{FORMAT}"')
     version: Any = values.get("format_version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ModelError(f"{path}: format_version must be a whole number from 1 on")
-    if version > FORMAT_VERSION:
+    if type(version) is not int or version < 1:
+        raise ConfigError("format_version must be a whole number from 1 on")
+    if version != FORMAT_VERSION:
+        newer = version > FORMAT_VERSION
+        advice = "upgrade soundsight"
+        if not newer:
+            advice = "export it again from its training run (soundsight export)"
         raise ModelError(
-            f"{folder} was made by a newer soundsight (format {version}, this one reads "
-            f"{FORMAT_VERSION}): upgrade soundsight"
+            f"{folder} was made by {'a newer' if newer else 'an older'} soundsight (format "
+            f"{version}, this one reads {FORMAT_VERSION}): {advice}"
         )
-    if version < FORMAT_VERSION:
-        raise ModelError(
-            f"{folder} was made by an older soundsight (format {version}, this one reads "
-            f"{FORMAT_VERSION}): export it again from its training run (soundsight export)"
-        )
-    return values
-
-
-def _parse(folder: Path, values: dict[str, Any]) -> ModelInfo:
-    where = folder / MODEL_JSON
     entries = values.get("files")
     if not isinstance(entries, dict):
-        raise ModelError(f"{where}: files is missing, or no table")
+        raise ConfigError("files is missing, or no table")
     given = {
         **_known(ModelInfo, values),
         **{key: str(values[key]) for key in ("version", "licence", "created") if values.get(key)},
@@ -158,40 +154,27 @@ def _parse(folder: Path, values: dict[str, Any]) -> ModelInfo:
     }
     if not isinstance(values.get("figures"), dict):
         given.pop("figures", None)
-    try:
-        info = from_dict(ModelInfo, given)
-        for name, entry in entries.items():
-            # Names that lead out of the folder would make a foreign file part of the model.
-            if not isinstance(entry, dict) or Path(name).name != name or name in {"", ".", ".."}:
-                raise ModelError(f"{where}: files has a bad entry {name!r}")
-            known = _known(FileEntry, entry)
-            info.files[name] = from_dict(FileEntry, known, f"files.{name}.")
-    except (ConfigError, OverflowError) as error:
-        raise ModelError(f"{where}: {error}") from error
+    info = from_dict(ModelInfo, given)
+    for name, entry in entries.items():
+        # Names that lead out of the folder would make a foreign file part of the model.
+        if not isinstance(entry, dict) or Path(name).name != name or name in {"", ".", ".."}:
+            raise ConfigError(f"files has a bad entry {name!r}")
+        info.files[name] = from_dict(FileEntry, _known(FileEntry, entry), f"files.{name}.")
     for name in (ENCODER, GENERATOR):
         if name not in info.files:
-            raise ModelError(f"{where}: {name} is not among its files")
+            raise ConfigError(f"{name} is not among its files")
     for key in ("image_px", "embedding_size", "feature_size", "noise_size", "dropout_size"):
-        size, least = getattr(info, key), 0 if key in ("noise_size", "dropout_size") else 1
-        if not least <= size <= _MOST_NUMBERS:
-            raise ModelError(
-                f"{where}: {key} must be a whole number, at least {least}, at most {_MOST_NUMBERS}"
-            )
-    mel = info.mel
-    if info.segment_s != units.SEGMENT_S:
-        raise ModelError(
-            f"{where}: segment_s is {info.segment_s:g}, this soundsight hears {units.SEGMENT_S:g} s"
-        )
-    if (mel.n_mels, mel.segment_frames) != (units.N_MELS, units.FRAMES_PER_SEGMENT):
-        raise ModelError(
-            f"{where}: its log-mel is {mel.n_mels} x {mel.segment_frames}, this soundsight makes "
-            f"{units.N_MELS} x {units.FRAMES_PER_SEGMENT}"
-        )
-    if mel.rate_hz != units.RATE_HZ:
-        raise ModelError(
-            f"{where}: its log-mel is made at {mel.rate_hz} Hz, this soundsight hears at "
-            f"{units.RATE_HZ} Hz"
-        )
+        least = int(key not in ("noise_size", "dropout_size"))
+        if not least <= getattr(info, key) <= _MOST_NUMBERS:
+            raise ConfigError(f"{key} must be from {least} to {_MOST_NUMBERS}")
+    for key, has, needed in (
+        ("segment_s", info.segment_s, units.SEGMENT_S),
+        ("mel.n_mels", info.mel.n_mels, units.N_MELS),
+        ("mel.segment_frames", info.mel.segment_frames, units.FRAMES_PER_SEGMENT),
+        ("mel.rate_hz", info.mel.rate_hz, units.RATE_HZ),
+    ):
+        if has != needed:
+            raise ConfigError(f"{key} is {has}, this soundsight needs {needed}")
     return info
 
 
@@ -204,17 +187,10 @@ def _known(kind: type, values: Any) -> Any:
 
 
 def _check_file(path: Path, entry: FileEntry) -> None:
-    try:
-        if not path.is_file():
-            raise ModelError(
-                f"the model folder {path.parent} is incomplete: {path.name} is missing"
-            )
-        size = path.stat().st_size
-        if size != entry.bytes:
-            raise ModelError(
-                f"{path} is damaged: it has {size} bytes, {MODEL_JSON} says {entry.bytes}"
-            )
-        if sha256_of(path) != entry.sha256.lower():
-            raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {MODEL_JSON}")
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    if not path.is_file():
+        raise ModelError(f"the model folder {path.parent} is incomplete: {path.name} is missing")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise ModelError(f"{path} is damaged: it has {size} bytes, {MODEL_JSON} says {entry.bytes}")
+    if sha256_of(path) != entry.sha256.lower():
+        raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {MODEL_JSON}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from soundsight.core.errors import ConfigError, ModelError, first_line
 from soundsight.runtime.labels import Guess, LabelHead
 from soundsight.runtime.model_folder import ENCODER, GENERATOR, OOD, ModelInfo
 from soundsight.runtime.surest import Second
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 MAX_THREADS = 4
 """More threads than this make one small picture no faster."""
@@ -42,13 +39,11 @@ def checked_whole(name: str, value: object, least: int, most: int, shown: str = 
     Raises:
         ConfigError: when it is none, or out of range.
     """
-    number = None
-    if not isinstance(value, (bool, np.bool_)) and hasattr(value, "__index__"):
-        number = operator.index(value)
-    if number is None or not least <= number <= most:
-        most_words = shown or str(most)
+    whole = not isinstance(value, (bool, np.bool_)) and hasattr(value, "__index__")
+    number = operator.index(value) if whole else least - 1  # type: ignore[arg-type]
+    if not least <= number <= most:
         raise ConfigError(
-            f"{name} must be a whole number from {least} to {most_words}, not {value!r}"
+            f"{name} must be a whole number from {least} to {shown or most}, not {value!r}"
         )
     return number
 
@@ -58,36 +53,8 @@ def checked_seed(seed: int) -> int:
     return checked_whole("seed", seed, 0, MAX_SEED, "2**64 - 1")
 
 
-def open_onnx(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Open an ONNX file on the CPU; ``threads`` of one run, None takes ``default_threads()``.
-
-    Raises:
-        ModelError: when the file is no ONNX network.
-        ConfigError: when ``threads`` is below 1.
-    """
-    import onnxruntime
-
-    threads = default_threads() if threads is None else threads
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise ConfigError(f"threads must be a whole number from 1 on, not {threads!r}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Faults come back as exceptions; the library's own lines on stderr would say them twice.
-    options.log_severity_level = 4
-    # Each network has its own threads: left spinning, the encoder's would take the cores from the
-    # generator that runs right after it.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(
-            str(path), sess_options=options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
-        raise ModelError(f"{path} cannot be used as a network: {first_line(error)}") from error
-
-
 class Network:
-    """One ONNX file, run item by item.
+    """One ONNX file, run item by item on the CPU.
 
     A batch is never handed to the network as a batch: its matrix products would be cut up
     differently for each batch size, and the last bits of a picture would depend on its
@@ -95,6 +62,7 @@ class Network:
 
     Raises:
         ModelError: when it cannot be opened, or has other inputs or outputs.
+        ConfigError: when ``threads`` (of one run; None takes ``default_threads()``) is below 1.
     """
 
     def __init__(
@@ -104,19 +72,31 @@ class Network:
         outputs: Sequence[str],
         threads: int | None = None,
     ) -> None:
-        self._session = open_onnx(path, threads)
-        self._outputs = list(outputs)
-        self._path = path
-        given = {i.name for i in self._session.get_inputs()}
-        if given != set(inputs):
-            raise ModelError(
-                f"{path} is not the network that is expected: its inputs are "
-                f"{', '.join(sorted(given))}, not {', '.join(sorted(inputs))}"
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        threads = default_threads() if threads is None else threads
+        options.intra_op_num_threads = checked_whole("threads", threads, 1, 2**31 - 1, "2**31 - 1")
+        options.inter_op_num_threads = 1
+        # Faults come back as exceptions; the library's own lines on stderr would say them twice.
+        options.log_severity_level = 4
+        # Each network has its own threads: left spinning, the encoder's would take the cores from
+        # the generator that runs right after it.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), sess_options=options, providers=["CPUExecutionProvider"]
             )
+        except Exception as error:
+            raise ModelError(f"{path} cannot be used as a network: {first_line(error)}") from error
+        self._outputs, self._path = list(outputs), path
+        given = {i.name for i in self._session.get_inputs()}
         missing = set(outputs) - {o.name for o in self._session.get_outputs()}
-        if missing:
+        if given != set(inputs) or missing:
             raise ModelError(
-                f"{path} is not the network that is expected: no output {min(missing)!r}"
+                f"{path} is not the network that is expected: "
+                + (f"no output {min(missing)!r}; " if missing else "")
+                + f"its inputs are {', '.join(sorted(given))}, not {', '.join(sorted(inputs))}"
             )
 
     def run(
@@ -162,8 +142,8 @@ class Session:
         self._encoder = Network(folder / ENCODER, ["mel"], ["embedding", "features"], threads)
         # An input of size 0 is left out of the graph.
         sizes = {"embedding": 1, "noise": info.noise_size, "dropout": info.dropout_size}
-        inputs = [name for name, size in sizes.items() if size]
-        self._generator = Network(folder / GENERATOR, inputs, ["image"], threads)
+        self._inputs = [name for name, size in sizes.items() if size]
+        self._generator = Network(folder / GENERATOR, self._inputs, ["image"], threads)
         self._ood: Network | None = None
         if OOD in info.files:
             self._ood = Network(folder / OOD, ["features"], ["ood_score"], threads)
@@ -214,13 +194,10 @@ class Session:
 
         Takes float32 [n, E]; noise [n, Z], standard normal; dropout [n, M], uniform in [0, 1).
         """
-        feed: dict[str, Any] = {"embedding": embedding}
-        if self.info.noise_size:
-            feed["noise"] = noise
-        if self.info.dropout_size:
-            feed["dropout"] = dropout
+        feed = {"embedding": embedding, "noise": noise, "dropout": dropout}
         px = self.info.image_px
-        (images,) = self._generator.run(((units.IMAGE_CHANNELS, px, px),), **feed)
+        shape = (units.IMAGE_CHANNELS, px, px)
+        (images,) = self._generator.run((shape,), **{name: feed[name] for name in self._inputs})
         return np.ascontiguousarray(units.to_levels(images).transpose(0, 2, 3, 1))
 
     def draw(
@@ -229,9 +206,7 @@ class Session:
         """Draw pictures of one embedding [E], one for each of the ``items`` that seed the random
         numbers: uint8 [n, px, px, 3].
         """
-        info, px = self.info, self.info.image_px
-        images = np.empty((len(items), px, px, units.IMAGE_CHANNELS), np.uint8)
-        for i, item in enumerate(items):
-            noise, dropout = generator_draws(seed, item, info.noise_size, info.dropout_size)
-            images[i] = self.generate(embedding[None], noise[None], dropout[None])[0]
-        return images
+        sizes = self.info.noise_size, self.info.dropout_size
+        drawn = (generator_draws(seed, item, *sizes) for item in items)
+        images = [self.generate(embedding[None], n[None], d[None])[0] for n, d in drawn]
+        return np.stack(images)

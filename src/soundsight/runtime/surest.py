@@ -3,15 +3,11 @@
 Its kind is the one whose probabilities over all seconds sum to the most; it is drawn from the mean
 of the embeddings of the (at most 8) seconds in which that kind is most probable. One second may
 catch a bark's end or a passing car; what several seconds agree on is the sound.
-
-Shapes (n = seconds, E = embedding, K = kinds)::
-
-    embeddings [n, E], shares [n, K] -> kind -> its surest seconds -> mean [E], as long as they are
 """
 
 from __future__ import annotations
 
-import heapq
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,11 +39,10 @@ class Second:
 class SurestSeconds:
     """Keeps the surest seconds of each kind, in constant memory."""
 
-    def __init__(self, most: int = MOST_SECONDS) -> None:
-        self._most = most
+    def __init__(self) -> None:
         self._count = 0
         self._sums: NDArray[np.float64] = np.zeros(0)
-        # Of each kind a heap, the least sure first; of equals the earlier.
+        # Of each kind the surest seconds, the least sure first; of equals the earlier.
         self._best: list[list[tuple[float, int, Second]]] = []
 
     def __len__(self) -> int:
@@ -55,14 +50,13 @@ class SurestSeconds:
 
     def take(self, second: Second) -> None:
         """Take a second."""
-        shares = second.shares
         if not self._count:
-            self._sums = np.zeros(len(shares))
-            self._best = [[] for _ in range(len(shares))]
-        for share, best in zip(shares.tolist(), self._best, strict=True):
-            push = heapq.heappush if len(best) < self._most else heapq.heappushpop
-            push(best, (share, self._count, second))
-        self._sums += shares
+            self._sums = np.zeros(len(second.shares))
+            self._best = [[] for _ in second.shares]
+        for share, best in zip(second.shares.tolist(), self._best, strict=True):
+            insort(best, (share, self._count, second))
+            del best[:-MOST_SECONDS]
+        self._sums += second.shares
         self._count += 1
 
     @property
@@ -72,7 +66,7 @@ class SurestSeconds:
 
     def of_kind(self, kind: int) -> list[Second]:
         """The seconds in which a kind is most probable, the surest first."""
-        return [second for _, _, second in sorted(self._best[kind], reverse=True)]
+        return [second for _, _, second in reversed(self._best[kind])]
 
 
 def mean_embedding(seconds: Sequence[Second]) -> NDArray[np.float32]:
@@ -82,10 +76,8 @@ def mean_embedding(seconds: Sequence[Second]) -> NDArray[np.float32]:
     """
     each = np.stack([second.embedding for second in seconds])
     if len(each) == 1:
-        alone: NDArray[np.float32] = each[0]
-        return alone
+        return np.asarray(each[0])
     mean = each.mean(axis=0, dtype=np.float64)
     size = float(np.sqrt(np.square(each, dtype=np.float64).mean(axis=1)).mean())
     own = float(np.sqrt(np.square(mean).mean()))
-    scaled: NDArray[np.float32] = (mean * (size / own if own > 0 else 1.0)).astype(np.float32)
-    return scaled
+    return np.asarray(mean * (size / own if own > 0 else 1.0), np.float32)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from soundsight.core import units
 from soundsight.core.draws import item_of
 from soundsight.core.errors import AudioError, ConfigError
-from soundsight.core.state import State, is_out_of_distribution, is_quiet
+from soundsight.core.state import State, calm_picture, is_out_of_distribution, is_quiet
 from soundsight.media import audio
 from soundsight.media.audio import Sound
 from soundsight.media.segments import Segment, seconds_and_loudest, segments
@@ -21,6 +21,7 @@ from soundsight.runtime import model_folder
 from soundsight.runtime.labels import Guess, confidence_of
 from soundsight.runtime.session import Session, checked_seed, checked_whole
 from soundsight.runtime.surest import Second, SurestSeconds, mean_embedding
+from soundsight.views.pictograms import alert_picture
 from soundsight.views.translation import Translation
 
 MAX_DRAWS = 1000
@@ -79,8 +80,8 @@ class Translator(Session):
         """Imagine a sound as a whole, or every second of it.
 
         As a whole it is drawn from its surest seconds (``runtime.surest``), or from its loudest
-        one where the model has no labels. A file of any length is read in blocks. The result of
-        ``each_second`` grows by 41 kB a second and draw; ``iter_translate`` needs constant memory.
+        one where the model has no labels. The result of ``each_second`` grows by 41 kB a second
+        and draw; ``iter_translate`` needs constant memory.
 
         Args:
             sound: a path, or a file that is open for reading bytes; samples [t] or [t, channels]
@@ -139,16 +140,19 @@ class Translator(Session):
             if second is not None and not self._is_ood(second):
                 surest.take(second)
         assert segment is not None, "a sound has a loudest second"
-        about = _about(blocks)
+        kind = None
         if not len(surest):
-            return self._translation(segment, self._recognise(segment), options, **about)
-        chosen, kind = surest.of_kind(surest.kind), surest.kind
-        second = Second(
-            embedding=mean_embedding(chosen),
-            shares=np.mean([second.shares for second in chosen], axis=0, dtype=np.float32),
-            ood_score=float(np.mean([second.ood_score for second in chosen])),
-        )
-        return self._translation(chosen[0].of, second, options, kind=kind, **about)
+            second = self._recognise(segment)
+        else:
+            kind = surest.kind
+            chosen = surest.of_kind(kind)
+            segment = chosen[0].of
+            second = Second(
+                embedding=mean_embedding(chosen),
+                shares=np.mean([one.shares for one in chosen], axis=0, dtype=np.float32),
+                ood_score=float(np.mean([one.ood_score for one in chosen])),
+            )
+        return self._translation(segment, second, options, kind=kind, **_about(blocks))
 
     def translate_segment(
         self,
@@ -192,34 +196,48 @@ class Translator(Session):
     ) -> Translation:
         """Draw what a segment was recognised as (None: it is quiet), of this kind."""
         state, guess, confidence, ood_score = State.QUIET, Guess(), np.nan, np.nan
-        images: NDArray[np.uint8] | None = None
+        draws, image_px = options.draws, self.info.image_px
         if second is not None:
             guess, ood_score = self.guess(second, kind), second.ood_score
             confidence = confidence_of(ood_score, guess.share)
+            state = State.NAMED if guess.is_alert else State.PICTURE
             if self._is_ood(second):
                 state = State.NOTHING_RECOGNISABLE
-            else:
-                state = State.NAMED if guess.is_alert else State.PICTURE
-            if state is State.PICTURE or (options.anyway and state is State.NOTHING_RECOGNISABLE):
-                images = self._drawn(segment.mel, second.embedding, options)
-        return Translation.of_segment(
-            segment, images, draws=options.draws, image_px=self.info.image_px, state=state,
-            name=guess.name, second_guess=guess.second, confidence=confidence,
-            ood_score=ood_score, seed=options.seed, model=self.info.label, **about,
-        )  # fmt: skip
+        anyway = options.anyway and state is State.NOTHING_RECOGNISABLE
+        if second is not None and (state is State.PICTURE or anyway):
+            images = self._drawn(segment.mel, second.embedding, options)
+        else:
+            named = state is State.NAMED
+            one = alert_picture(guess.name, image_px) if named else calm_picture(image_px)
+            images = np.repeat(one[None], draws, axis=0)
+        return Translation(
+            images=images,
+            seconds=np.full(draws, segment.start_s, np.float64),
+            ood_score=np.full(draws, ood_score, np.float32),
+            state=[state] * draws,
+            name=[guess.name if state.is_known else ""] * draws,
+            second_guess=[guess.second if state.is_known else ""] * draws,
+            confidence=np.full(draws, confidence, np.float32),
+            draw=np.arange(draws, dtype=np.int64),
+            mels=np.repeat(segment.mel[None], draws, axis=0),
+            rms_dbfs=np.full(draws, segment.rms_dbfs, np.float32),
+            waveforms=np.repeat(segment.waveform[None], draws, axis=0),
+            seed=options.seed,
+            model=self.info.label,
+            **about,
+        )
 
     def draws(self, mels: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return which seconds, uint8 [n, 128, 100], would be drawn: those that can be heard, are
         known and no alerts; bool [n].
         """
 
-        def drawn(mel: NDArray[np.uint8]) -> bool:
-            if float(mel.mean()) < units.INAUDIBLE_LEVEL:
-                return False
-            second = self.recognise(mel)
-            return not self._is_ood(second) and not self.guess(second).is_alert
-
-        return np.array([drawn(mel) for mel in mels], np.bool_)
+        drawn = np.zeros(len(mels), np.bool_)
+        for i, mel in enumerate(mels):
+            if float(mel.mean()) >= units.INAUDIBLE_LEVEL:
+                second = self.recognise(mel)
+                drawn[i] = not self._is_ood(second) and not self.guess(second).is_alert
+        return drawn
 
     def imagine(
         self,
@@ -260,9 +278,8 @@ class Translator(Session):
         self, levels: NDArray[np.uint8], embedding: NDArray[np.float32], options: _Options
     ) -> NDArray[np.uint8]:
         """Draw a log-mel, uint8 [128, 100], or an item: uint8 [draws, px, px, 3]."""
-        item = options.item
-        numbers = range(options.draws)
-        items = [item_of(levels, n) if item is None else item * 2**16 + n for n in numbers]
+        first, numbers = options.item, range(options.draws)
+        items = [item_of(levels, n) if first is None else first * 2**16 + n for n in numbers]
         return self.draw(embedding, items, options.seed)
 
 
@@ -274,8 +291,7 @@ def _about(blocks: Blocks) -> dict[str, Any]:
 
 def _checked_mels(mels: ArrayLike) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     array = np.asarray(mels)
-    if array.ndim == 2:
-        array = array[None]
+    array = array[None] if array.ndim == 2 else array
     expected = (units.N_MELS, units.FRAMES_PER_SEGMENT)
     if array.ndim != 3 or array.shape[1:] != expected:
         raise AudioError(
@@ -285,9 +301,7 @@ def _checked_mels(mels: ArrayLike) -> tuple[NDArray[np.uint8], NDArray[np.float3
         return array, units.to_unit(array)
     if array.dtype.kind != "f":
         raise AudioError(f"a log-mel is uint8 0..255 or floats in [-1, 1], not {array.dtype}")
-    if not np.isfinite(array).all():
-        raise AudioError("the log-mel holds numbers that are not finite")
-    if array.size and float(np.abs(array).max()) > 1.0:
-        raise AudioError("the log-mel is out of range: floats must lie in [-1, 1]")
+    if not (np.abs(array) <= 1.0).all():
+        raise AudioError("a log-mel of floats must be finite and lie in [-1, 1]")
     unit = array.astype(np.float32)
     return units.to_levels(unit), unit

@@ -27,7 +27,8 @@ from soundsight.server.limits import Limits
 from soundsight.server.metrics import Metrics
 from soundsight.server.stream import Streams
 from soundsight.server.uploads import FIELD, Upload, receive
-from soundsight.views.sheet import ROWS_PER_PAGE, contact_sheet, png_bytes
+from soundsight.views.drawing import picture, png_bytes
+from soundsight.views.sheet import ROWS_PER_PAGE, contact_sheet
 from soundsight.views.translation import Translation
 
 MAX_DRAWS = 64
@@ -365,14 +366,14 @@ def _pictures(result: Translation) -> Iterator[Picture]:
             confidence=known(result.confidence[i]),
             ood_score=known(result.ood_score[i]),
             level_dbfs=round(float(result.rms_dbfs[i]), 1),
-            png=base64.b64encode(png_bytes(image, result.texts(i))).decode(),
+            png=base64.b64encode(png_bytes(picture(image), result.texts(i))).decode(),
         )
 
 
 def _sheet(results: list[Translation], name: str, services: Services) -> bytes:
     """One picture as it is, several as a contact sheet."""
     if len(results) == 1 and len(results[0]) == 1:
-        return png_bytes(results[0].images[0], results[0].texts(0))
+        return png_bytes(picture(results[0].images[0]), results[0].texts(0))
     rows = [result.row(name) for result in results]
     page = contact_sheet(rows, subtitle=f"model {services.translator.info.label}")
     file = io.BytesIO()

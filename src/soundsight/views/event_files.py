@@ -25,11 +25,10 @@ from soundsight.core import units
 from soundsight.core.errors import OutputError
 from soundsight.core.files import atomic_file
 from soundsight.media.voice import m4a
-from soundsight.views.drawing import clock
+from soundsight.views.drawing import clock, save_png
 from soundsight.views.events import FileEvents, events_json
 from soundsight.views.film import film
-from soundsight.views.sheet import save_png
-from soundsight.views.storyboard import storyboard
+from soundsight.views.sheet import storyboard
 
 SUFFIXES = (".png", ".mp4", ".html", ".json")
 """What events can be written as."""
@@ -60,22 +59,20 @@ def save(
         raise OutputError(f"{path}: a storyboard is one of {', '.join(SUFFIXES)}")
     if suffix == ".mp4":
         yield from film(found, blocks(), path)
-    elif suffix == ".png":
+        return
+    if suffix == ".png":
         texts = {"source": found.source, "model": found.model, "seed": str(found.seed)}
         save_png(storyboard(found), path, texts)
+        return
+    if suffix == ".json":
+        text = json.dumps(events_json(found), ensure_ascii=False, separators=(",", ":")) + "\n"
     else:
-        if suffix == ".html":
-            sound: bytes | None = None
-            if found.duration_s <= MAX_SOUND_S:
-                file = io.BytesIO()
-                yield from m4a(file, blocks(), units.RATE_HZ)
-                sound = file.getvalue()
-            text = events_page(found, sound)
-        else:
-            data = events_json(found)
-            text = json.dumps(data, ensure_ascii=False, separators=(",", ":")) + "\n"
-        with atomic_file(path) as temporary:
-            temporary.write_bytes(text.encode("utf-8", "replace"))
+        sound = io.BytesIO()
+        if found.duration_s <= MAX_SOUND_S:
+            yield from m4a(sound, blocks(), units.RATE_HZ)
+        text = events_page(found, sound.getvalue() or None)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8", "replace"))
 
 
 def events_page(found: FileEvents, sound: bytes | None) -> str:

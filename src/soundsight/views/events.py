@@ -1,16 +1,14 @@
 """The events of a sound as people see them, in words and as JSON.
 
-``runtime.file_events`` finds the events of a file; ``storyboard``, ``film`` and ``page`` show them.
-``Recognition`` is what a live event shows, too.
+``runtime.file_events`` finds the events of a file; ``Recognition`` is what a live event shows, too.
 """
 
 from __future__ import annotations
 
 import base64
-import io
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,11 +19,8 @@ from PIL import Image
 
 from soundsight.core.state import State, known
 from soundsight.media.overview import Overview
-from soundsight.views.drawing import heat
+from soundsight.views.drawing import CAPTION, NAMED_CAPTION, heat, picture, png_bytes
 from soundsight.views.pictograms import alert_picture
-from soundsight.views.sheet import CAPTION, NAMED_CAPTION, picture, png_bytes
-
-NOTHING_WORDS = State.NOTHING_RECOGNISABLE.words
 
 SURENESS: tuple[tuple[float, str], ...] = (
     (0.92, "quite sure"),
@@ -85,7 +80,7 @@ class Recognition:
     def title(self) -> str:
         """What it is, in words: its name, or what can be said without one."""
         if not self.is_known:
-            return NOTHING_WORDS
+            return State.NOTHING_RECOGNISABLE.words
         first = self.name or "a familiar sound"
         return f"{first}, or: {self.second_guess}" if self.second_guess else first
 
@@ -170,15 +165,12 @@ class FileEvents:
     @property
     def words(self) -> str:
         """How many events there are, and how many of them are not recognised, in one line."""
-        if not self.events:
+        count, unknown = len(self.events), len(self.events) - self.known
+        if not count:
             return "quiet from beginning to end"
-        count = len(self.events)
+        some = f", in {unknown} of them " if unknown < count else ", "
         words = f"{count} event{'s' if count != 1 else ''}"
-        if self.known == count:
-            return words
-        if not self.known:
-            return f"{words}, {NOTHING_WORDS}"
-        return f"{words}, in {count - self.known} of them {NOTHING_WORDS}"
+        return words + (some + State.NOTHING_RECOGNISABLE.words if unknown else "")
 
     @cached_property
     def _spans(self) -> list[tuple[float, float, FileEvent]]:
@@ -216,10 +208,8 @@ def sureness(confidence: float) -> str:
 def event_json(event: FileEvent) -> dict[str, Any]:
     """An event for JSON; picture, pictogram and log-mel are PNGs in ``data:`` addresses."""
     texts = {"second": f"{event.shown_s:g}", "state": str(event.state)}
-    pictured, pictogram = event.picture, None
-    if event.state is State.NAMED:
-        drawn = alert_picture(event.name, _PICTOGRAM_PX)
-        pictogram = _data_url(png_bytes(drawn, {**texts, "soundsight": event.caption}))
+    pictogram = event.shown(_PICTOGRAM_PX) if event.state is State.NAMED else None
+    said = {**texts, "soundsight": event.caption}
     return {
         "number": event.number,
         "began_s": round(event.began_s, 3),
@@ -234,9 +224,9 @@ def event_json(event: FileEvent) -> dict[str, Any]:
         "confidence": known(event.confidence),
         "level_dbfs": round(event.level_dbfs, 1),
         "shown_s": round(event.shown_s, 3),
-        "picture": None if pictured is None else _data_url(png_bytes(pictured, texts)),
-        "pictogram": pictogram,
-        "mel": _data_url(_mel_png(event.mel)),
+        "picture": None if event.picture is None else _png_url(picture(event.picture), texts),
+        "pictogram": None if pictogram is None else _png_url(pictogram, said),
+        "mel": _mel_url(event.mel),
     }
 
 
@@ -246,7 +236,7 @@ def overview_json(overview: Overview) -> dict[str, Any]:
         "duration_s": round(overview.duration_s, 3),
         "step_s": round(overview.step_s, 3),
         "waveform": [[round(float(a), 4), round(float(b), 4)] for a, b in overview.waveform],
-        "mel": _data_url(_mel_png(overview.mel)),
+        "mel": _mel_url(overview.mel),
     }
 
 
@@ -267,15 +257,13 @@ def events_json(found: FileEvents) -> dict[str, Any]:
     }
 
 
-def _data_url(png: bytes) -> str:
-    """Put a PNG into a ``data:`` address."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+def _png_url(image: Image.Image, texts: Mapping[str, str] | None) -> str:
+    """A picture in a ``data:`` address; without texts it is not said to be imagined."""
+    return f"data:image/png;base64,{base64.b64encode(png_bytes(image, texts)).decode('ascii')}"
 
 
-def _mel_png(mel: NDArray[np.uint8]) -> bytes:
-    """Encode a log-mel, uint8 [bands, columns], as a PNG in the sheets' colours."""
+def _mel_url(mel: NDArray[np.uint8]) -> str:
+    """A log-mel, uint8 [bands, columns], in the sheets' colours."""
     made = Image.fromarray(np.ascontiguousarray(mel))
     made.putpalette(heat().tobytes())
-    buffer = io.BytesIO()
-    made.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return _png_url(made, None)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from soundsight.media.container import quiet_av
 from soundsight.media.voice import VoiceTrack
 from soundsight.views.drawing import (
     AMBER,
+    CAPTION,
     CARD,
     DIM,
     MARGIN_PX,
@@ -31,29 +33,21 @@ from soundsight.views.drawing import (
     TEXT,
     centred,
     clock,
-    default_font,
+    width_of,
     write_line,
 )
-from soundsight.views.events import NOTHING_WORDS, FileEvent, FileEvents
-from soundsight.views.sheet import CAPTION
-from soundsight.views.timeline import (
-    CLOCK_PX,
-    height_px,
-    span_words,
-    timeline,
-    x_of,
-)
+from soundsight.views.events import FileEvent, FileEvents
+from soundsight.views.sheet import CLOCK_PX, span_words, timeline, timeline_height, x_of
 
 FPS = 8
 WIDTH_PX, HEIGHT_PX = 960, 540
 
 _PICTURE_PX = 320
-_PICTURE_AT = (MARGIN_PX, 54)
+_TOP = 54
 _WORDS_X = MARGIN_PX + _PICTURE_PX + 32
-_CLOCK_AT = (_WORDS_X, 54)
 _WAVE_PX, _MEL_PX = 34, 46
 _LINE_W = WIDTH_PX - 2 * MARGIN_PX
-_LINE_Y = HEIGHT_PX - height_px(_WAVE_PX, _MEL_PX) - 6
+_LINE_Y = HEIGHT_PX - timeline_height(_WAVE_PX, _MEL_PX) - 6
 _AUDIO_BPS = 96_000
 
 
@@ -71,7 +65,7 @@ def film(found: FileEvents, blocks: Iterable[NDArray[np.float32]], path: Path) -
         OutputError: when the place cannot be written to.
     """
     av = quiet_av()
-    frames = _Frames(found)
+    draw = _drawer(found)
     with (
         atomic_file(path) as temporary,
         # The index comes first, so that a browser can begin before it has all.
@@ -88,7 +82,7 @@ def film(found: FileEvents, blocks: Iterable[NDArray[np.float32]], path: Path) -
         def draw_until(count: int) -> None:
             nonlocal drawn
             while drawn < count:
-                frame = av.VideoFrame.from_ndarray(frames.at(drawn / FPS), format="rgb24")
+                frame = av.VideoFrame.from_ndarray(draw(drawn / FPS), format="rgb24")
                 frame.pts = drawn
                 container.mux(shown.encode(frame))
                 drawn += 1
@@ -107,8 +101,7 @@ def film(found: FileEvents, blocks: Iterable[NDArray[np.float32]], path: Path) -
 def _picture_track(av: Any, container: Any) -> Any:
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     track = container.add_stream(codec, rate=FPS)
-    track.width, track.height = WIDTH_PX, HEIGHT_PX
-    track.pix_fmt = "yuv420p"
+    track.width, track.height, track.pix_fmt = WIDTH_PX, HEIGHT_PX, "yuv420p"
     # One thread: the same picture track wherever it is written.
     track.codec_context.thread_count = 1
     track.codec_context.gop_size = 5 * FPS
@@ -126,77 +119,58 @@ def _clean(text: str) -> str:
     return printable.encode("utf-8", "replace").decode("utf-8")
 
 
-class _Frames:
-    """Draws the frames of a film. What does not move is drawn once for each event."""
+def _drawer(found: FileEvents) -> Callable[[float], NDArray[np.uint8]]:
+    """Draws the frame at a time in seconds; what does not move is drawn once for each event."""
+    line = timeline(found, _LINE_W, _WAVE_PX, _MEL_PX)
+    still = lru_cache(maxsize=1)(lambda event: _still(found, line, event))
 
-    def __init__(self, found: FileEvents) -> None:
-        self._found = found
-        self._line = timeline(found, _LINE_W, _WAVE_PX, _MEL_PX)
-        self._of: FileEvent | None = None
-        self._still: Image.Image | None = None
-
-    def at(self, second: float) -> NDArray[np.uint8]:
-        """Draw the frame at a time in seconds: uint8 [540, 960, 3]."""
-        event = self._found.within(second, second + 1 / FPS)
-        if self._still is None or event is not self._of:
-            self._still, self._of = self._draw(event), event
-        made = self._still.copy()
+    def frame(second: float) -> NDArray[np.uint8]:
+        made = still(found.within(second, second + 1 / FPS)).copy()
         ink = ImageDraw.Draw(made)
-        write_line(ink, _CLOCK_AT, clock(second, tenths=True), 34, TEXT, 300)
+        write_line(ink, (_WORDS_X, _TOP), clock(second, tenths=True), 34, TEXT, 300)
         # The play head: a line with a small triangle at its top.
-        x = MARGIN_PX + x_of(self._found, second, _LINE_W)
-        top, bottom = _LINE_Y + 2, _LINE_Y + self._line.height - CLOCK_PX - 1
+        x = MARGIN_PX + x_of(found, second, _LINE_W)
+        top, bottom = _LINE_Y + 2, _LINE_Y + line.height - CLOCK_PX - 1
         ink.line((x, top, x, bottom), fill=AMBER, width=2)
         ink.polygon([(x - 5, top - 7), (x + 6, top - 7), (x, top + 1)], fill=AMBER)
         return np.asarray(made)
 
-    def _draw(self, event: FileEvent | None) -> Image.Image:
-        found = self._found
-        made = Image.new("RGB", (WIDTH_PX, HEIGHT_PX), PAGE)
-        ink = ImageDraw.Draw(made)
-        write_line(ink, (MARGIN_PX, 15), "soundsight", 18, TEXT, 140)
-        write_line(ink, (MARGIN_PX + 106, 18), CAPTION, 14, DIM, 180)
-        source = found.source or "sound"
-        write_line(ink, (WIDTH_PX - MARGIN_PX, 17), source, 15, DIM, 520, right=True)
-        ink.rounded_rectangle(
-            (MARGIN_PX - 12, _LINE_Y - 8, WIDTH_PX - MARGIN_PX + 11, HEIGHT_PX - 5), 10, fill=CARD
-        )
-        made.paste(self._line, (MARGIN_PX, _LINE_Y))
-        x = WIDTH_PX - MARGIN_PX
-        length = f"of {clock(found.duration_s, tenths=True)}"
-        write_line(ink, (x, _CLOCK_AT[1] + 16), length, 18, DIM, 200, right=True)
-        self._draw_picture(made, ink, event)
-        self._draw_words(ink, event)
-        return made
+    return frame
 
-    def _draw_picture(
-        self, made: Image.Image, ink: ImageDraw.ImageDraw, event: FileEvent | None
-    ) -> None:
-        x, y = _PICTURE_AT
-        shown = None if event is None else event.shown(_PICTURE_PX)
-        if event is not None and shown is not None:
-            made.paste(shown, (x, y))
-            # In the picture itself, so that it goes where a screenshot goes.
-            label = "named" if event.picture is None else "imagined"
-            room = int(ink.textlength(label, font=default_font(15))) + 16
-            ink.rectangle((x, y + _PICTURE_PX - 26, x + room, y + _PICTURE_PX - 1), fill=PAGE)
-            write_line(ink, (x + 8, y + _PICTURE_PX - 23), label, 15, TEXT, room)
-            return
-        ink.rectangle((x, y, x + _PICTURE_PX - 1, y + _PICTURE_PX - 1), fill=CARD)
-        words = State.QUIET.words if event is None else NOTHING_WORDS
-        centred(ink, (x, y), _PICTURE_PX, words, 24, DIM)
 
-    def _draw_words(self, ink: ImageDraw.ImageDraw, event: FileEvent | None) -> None:
-        room = WIDTH_PX - MARGIN_PX - _WORDS_X
-        if event is None:
-            return
-        color = TEXT if event.is_known else DIM
+def _still(found: FileEvents, line: Image.Image, event: FileEvent | None) -> Image.Image:
+    """Draw all but clock and play head while an event sounds; None while it is quiet."""
+    made = Image.new("RGB", (WIDTH_PX, HEIGHT_PX), PAGE)
+    ink = ImageDraw.Draw(made)
+    right = WIDTH_PX - MARGIN_PX
+    write_line(ink, (MARGIN_PX, 15), "soundsight", 18, TEXT, 140)
+    write_line(ink, (MARGIN_PX + 106, 18), CAPTION, 14, DIM, 180)
+    write_line(ink, (right, 17), found.source or "sound", 15, DIM, 520, right=True)
+    box = (MARGIN_PX - 12, _LINE_Y - 8, right + 11, HEIGHT_PX - 5)
+    ink.rounded_rectangle(box, 10, fill=CARD)
+    made.paste(line, (MARGIN_PX, _LINE_Y))
+    length = f"of {clock(found.duration_s, tenths=True)}"
+    write_line(ink, (right, _TOP + 16), length, 18, DIM, 200, right=True)
+    x, bottom = MARGIN_PX, _TOP + _PICTURE_PX - 1
+    shown = None if event is None else event.shown(_PICTURE_PX)
+    if event is None or shown is None:
+        state = State.QUIET if event is None else State.NOTHING_RECOGNISABLE
+        ink.rectangle((x, _TOP, x + _PICTURE_PX - 1, bottom), fill=CARD)
+        centred(ink, (x, _TOP), _PICTURE_PX, state.words, 24, DIM)
+    else:
+        made.paste(shown, (x, _TOP))
+        # In the picture itself, so that it goes where a screenshot goes.
+        label = "named" if event.picture is None else "imagined"
+        room = width_of(ink, label, 15) + 16
+        ink.rectangle((x, bottom - 25, x + room, bottom), fill=PAGE)
+        write_line(ink, (x + 8, bottom - 22), label, 15, TEXT, room)
+    if event is not None:
+        color, room = TEXT if event.is_known else DIM, right - _WORDS_X
         write_line(ink, (_WORDS_X, 140), event.title, 34, color, room)
         times = f", {event.repeats} times" if event.repeats > 1 else ""
-        when = span_words(self._found, event.began_s, event.ended_s)
-        count = f"event {event.number} of {len(self._found.events)}"
-        y = 196
-        for line, color in ((event.sure, AMBER), (when + times, TEXT), (count, DIM)):
-            if line:
-                write_line(ink, (_WORDS_X, y), line, 20, color, room)
-                y += 32
+        when = span_words(found, event.began_s, event.ended_s) + times
+        count = f"event {event.number} of {len(found.events)}"
+        lines = [(event.sure, AMBER), (when, TEXT), (count, DIM)]
+        for place, (words, color) in enumerate(lines if event.sure else lines[1:]):
+            write_line(ink, (_WORDS_X, 196 + 32 * place), words, 20, color, room)
+    return made

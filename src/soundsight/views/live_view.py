@@ -1,6 +1,6 @@
-"""What a live view shows now, in words and a picture, and what was before; also as a PNG.
+"""What a live view shows now and what was before: in words, as a PNG, and in a terminal.
 
-``runtime.live_state`` makes live views; the PNG in here and ``terminal`` show them.
+``runtime.live_state`` makes live views.
 """
 
 from __future__ import annotations
@@ -12,10 +12,18 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from rich.color import Color as RichColor
+from rich.console import Group, RenderableType
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
 
 from soundsight.views.drawing import (
     AMBER,
+    CAPTION,
     CARD,
     DIM,
     GAP_PX,
@@ -24,12 +32,11 @@ from soundsight.views.drawing import (
     TEXT,
     WAVE,
     WELL,
-    Color,
-    default_font,
+    save_png,
+    width_of,
     write_line,
 )
 from soundsight.views.events import Recognition, sureness_step
-from soundsight.views.sheet import CAPTION, save_png
 
 FAINTEST_DBFS = -80.0
 """Level at which a level bar is empty; it is full at 0."""
@@ -157,13 +164,12 @@ PANEL_PX = (960, 640)
 SHOWN = 5
 """Events of the past on the panel."""
 
-_ALARM: Color = (201, 74, 58)
-_ALARM_DARK: Color = (74, 22, 18)
+_ALARM = (201, 74, 58)
+_ALARM_DARK = (74, 22, 18)
 _STAGE_PX = 384
 _THUMB_PX = 96
 _TOP = 64
 _MARK_PX = 18
-_HEADLINE_PX, _LEAST_HEADLINE_PX = 38, 24
 
 
 def save_panel(view: LiveView, path: Path) -> None:
@@ -181,7 +187,6 @@ def save_panel(view: LiveView, path: Path) -> None:
 def panel(view: LiveView) -> Image.Image:
     """Draw a live view: RGB, 960 x 640 px."""
     width, height = PANEL_PX
-    stopped = view.look is Look.NOT_LISTENING
     page = Image.new("RGB", PANEL_PX, PAGE)
     ink = ImageDraw.Draw(page)
     write_line(ink, (MARGIN_PX, 20), "soundsight", 20, TEXT, 140)
@@ -189,6 +194,7 @@ def panel(view: LiveView) -> Image.Image:
     source = f"{view.source}   as of {view.at:%H:%M:%S}"
     write_line(ink, (width - MARGIN_PX, 24), source, 15, DIM, 520, right=True)
     _stage(page, ink, view)
+    stopped, past = view.look is Look.NOT_LISTENING, view.look is Look.PAST
     left = MARGIN_PX + _STAGE_PX + 2 * GAP_PX
     room = width - MARGIN_PX - left
     if stopped:
@@ -196,13 +202,10 @@ def panel(view: LiveView) -> Image.Image:
         ink.rectangle((0, 0, width - 1, height - 1), outline=_ALARM, width=10)
         box = (left - 8, _TOP + 8, width - MARGIN_PX, _TOP + 72)
         ink.rounded_rectangle(box, 8, fill=_ALARM_DARK, outline=_ALARM, width=3)
-    past = view.look is Look.PAST
-    at = (left + (8 if stopped else 0), _TOP + 18)
     # As large as it fits.
-    sizes = range(_HEADLINE_PX, _LEAST_HEADLINE_PX, -2)
-    fits = (s for s in sizes if ink.textlength(view.headline, font=default_font(s)) <= room - 16)
-    size = next(fits, _LEAST_HEADLINE_PX)
-    write_line(ink, at, view.headline, size, DIM if past else TEXT, room - 16)
+    fits = (s for s in range(38, 24, -2) if width_of(ink, view.headline, s) < room - 16)
+    at, color = (left + (8 if stopped else 0), _TOP + 18), DIM if past else TEXT
+    write_line(ink, at, view.headline, next(fits, 24), color, room - 16)
     y = _TOP + 84
     if view.recognised is not None and not past:
         for number in range(3):
@@ -212,15 +215,20 @@ def panel(view: LiveView) -> Image.Image:
         write_line(ink, (left + 3 * (_MARK_PX + 8) + 8, y - 2), view.sure, 22, AMBER, room - 100)
         y += 40
     lines = textwrap.wrap(view.detail, 40, break_long_words=False, break_on_hyphens=False)
-    for line in lines[:5]:
+    for number, line in enumerate(lines[:5]):
         color = TEXT if stopped or past else DIM
-        write_line(ink, (left, y), line, 24 if past else 20, color, room)
-        y += 30
-    _level(ink, view, (left, _TOP + _STAGE_PX - 34), room)
-    top = _TOP + _STAGE_PX + GAP_PX
+        write_line(ink, (left, y + 30 * number), line, 24 if past else 20, color, room)
+    y = _TOP + _STAGE_PX - 24
+    ink.rounded_rectangle((left, y, left + room, y + 12), 6, fill=WELL)
+    filled_px = int(room * view.level_share)
+    if filled_px > 12:
+        ink.rounded_rectangle((left, y, left + filled_px, y + 12), 6, fill=WAVE)
+    if view.sounding:
+        ink.ellipse((left, y - 32, left + 18, y - 14), fill=WAVE)
+        write_line(ink, (left + 28, y - 32), "sound now", 17, TEXT, 200)
     cell = (width - 2 * MARGIN_PX + GAP_PX) // SHOWN
     for number, event in enumerate(view.history[:SHOWN]):
-        _history(page, ink, event, (MARGIN_PX + number * cell, top), cell - GAP_PX)
+        _thumb(page, ink, event, MARGIN_PX + number * cell, cell - GAP_PX)
     return page
 
 
@@ -233,20 +241,20 @@ def _stage(page: Image.Image, ink: ImageDraw.ImageDraw, view: LiveView) -> None:
             shown = Image.blend(shown, Image.new("RGB", shown.size, PAGE), 0.45)
         page.paste(shown, (x, y))
         # A picture that leaves its place may be taken for a photo: it carries its mark with it.
-        room = int(ink.textlength(present.caption, font=default_font(16))) + 20
+        room = width_of(ink, present.caption, 16) + 20
         ink.rectangle((x, y + _STAGE_PX - 30, x + room, y + _STAGE_PX - 1), fill=PAGE)
         write_line(ink, (x + 10, y + _STAGE_PX - 25), present.caption, 16, TEXT, room)
         return
     ink.rectangle((x, y, x + _STAGE_PX - 1, y + _STAGE_PX - 1), fill=WELL)
-    middle_x, middle_y = x + _STAGE_PX // 2, y + _STAGE_PX // 2
-    around = (middle_x - 60, middle_y - 60, middle_x + 60, middle_y + 60)
+    x, y = x + _STAGE_PX // 2, y + _STAGE_PX // 2
+    around = (x - 60, y - 60, x + 60, y + 60)
     if view.look is Look.NOT_LISTENING:
         ink.ellipse(around, outline=_ALARM, width=12)
-        ink.line((middle_x - 42, middle_y + 42, middle_x + 42, middle_y - 42), _ALARM, 12)
+        ink.line((x - 42, y + 42, x + 42, y - 42), _ALARM, 12)
     elif view.look is Look.QUIET:
-        ink.line((middle_x - 60, middle_y, middle_x + 60, middle_y), DIM, 8)
+        ink.line((x - 60, y, x + 60, y), DIM, 8)
     elif view.look is Look.NOTHING:
-        _dashes(ink, (middle_x, middle_y), 60, 8)
+        _dashes(ink, (x, y), 60, 8)
     elif view.look is Look.SOUND:
         ink.ellipse(around, fill=WAVE)
     else:
@@ -255,26 +263,15 @@ def _stage(page: Image.Image, ink: ImageDraw.ImageDraw, view: LiveView) -> None:
 
 def _dashes(ink: ImageDraw.ImageDraw, middle: tuple[int, int], radius: int, width: int) -> None:
     x, y = middle
-    around = (x - radius, y - radius, x + radius, y + radius)
     for step in range(0, 360, 30):
-        ink.arc(around, step, step + 15, DIM, width)
+        ink.arc((x - radius, y - radius, x + radius, y + radius), step, step + 15, DIM, width)
 
 
-def _level(ink: ImageDraw.ImageDraw, view: LiveView, at: tuple[int, int], room: int) -> None:
-    x, y = at
-    ink.rounded_rectangle((x, y + 10, x + room, y + 22), 6, fill=WELL)
-    filled = int(room * view.level_share)
-    if filled > 12:
-        ink.rounded_rectangle((x, y + 10, x + filled, y + 22), 6, fill=WAVE)
-    if view.sounding:
-        ink.ellipse((x, y - 22, x + 18, y - 4), fill=WAVE)
-        write_line(ink, (x + 28, y - 22), "sound now", 17, TEXT, 200)
-
-
-def _history(
-    page: Image.Image, ink: ImageDraw.ImageDraw, event: LiveEvent, at: tuple[int, int], room: int
+def _thumb(
+    page: Image.Image, ink: ImageDraw.ImageDraw, event: LiveEvent, x: int, room: int
 ) -> None:
-    x, y = at
+    """An event of the history, small."""
+    y = _TOP + _STAGE_PX + GAP_PX
     box = (x, y, x + room - 1, PANEL_PX[1] - MARGIN_PX + 9)
     ink.rounded_rectangle(box, 8, fill=CARD, outline=_ALARM if event.gap else CARD, width=2)
     shown = event.shown(_THUMB_PX - 8, word=False)
@@ -284,9 +281,115 @@ def _history(
         ink.line((x + 16, y + _THUMB_PX // 2, x + room - 16, y + _THUMB_PX // 2), _ALARM, 6)
     else:
         _dashes(ink, (x + _THUMB_PX // 2, y + _THUMB_PX // 2), 24, 4)
-    words = y + _THUMB_PX
-    write_line(ink, (x + 8, words), event.title, 15, TEXT, room - 16)
+    y += _THUMB_PX
+    write_line(ink, (x + 8, y), event.title, 15, TEXT, room - 16)
     when = f"{event.began:%H:%M:%S}, {how_long(event.lasted_s)}"
-    write_line(ink, (x + 8, words + 20), when, 13, DIM, room - 16)
-    if event.sure:
-        write_line(ink, (x + 8, words + 38), event.sure, 13, AMBER, room - 16)
+    write_line(ink, (x + 8, y + 20), when, 13, DIM, room - 16)
+    write_line(ink, (x + 8, y + 38), event.sure, 13, AMBER, room - 16)
+
+
+# --- in a terminal -----------------------------------------------------------------------------
+
+UPPER_HALF = "\N{UPPER HALF BLOCK}"
+LEAST_PX = 16
+"""A picture smaller than this shows nothing."""
+
+_TEXT_LINES = 8
+_DETAIL_LINES = 3
+_LEAST_HISTORY = 3
+_LEAST_COLUMNS = 34
+"""Words beside the picture need as many."""
+_LEVEL_CELLS = 32
+_LOOKS = {
+    Look.STARTING: "dim",
+    Look.NOT_LISTENING: "bold white on red",
+    Look.QUIET: "dim",
+    Look.SOUND: "bold cyan",
+    Look.PICTURE: "bold",
+    Look.NAMED: "bold black on yellow",
+    Look.PAST: "dim",
+    Look.NOTHING: "bold",
+}
+
+
+def half_blocks(image: NDArray[np.uint8]) -> list[Text]:
+    """Write a picture, uint8 [h, w, 3], as ``ceil(h / 2)`` lines of ``w`` characters.
+
+    The upper pixel is in the text's colour, the lower one behind it, black after an odd row.
+    """
+    if len(image) % 2:
+        image = np.concatenate([image, np.zeros_like(image[:1])])
+    lines = []
+    for upper, lower in zip(image[::2].tolist(), image[1::2].tolist(), strict=True):
+        line = Text(no_wrap=True)
+        for above, below in zip(upper, lower, strict=True):
+            ground, paint = RichColor.from_rgb(*below), RichColor.from_rgb(*above)
+            line.append(UPPER_HALF, Style(color=paint, bgcolor=ground))
+        lines.append(line)
+    return lines
+
+
+def terminal_view(view: LiveView, columns: int, rows: int) -> Group:
+    """Lay a live view out for a terminal of so many columns and rows.
+
+    The words stand below the picture or beside it, wherever the picture is larger; where it would
+    be less than 16 pixels there are words alone.
+    """
+    below = min(96, columns - 1, 2 * (rows - _TEXT_LINES - _LEAST_HISTORY)) // 2 * 2
+    beside = min(96, columns - _LEAST_COLUMNS, 2 * (rows - 2)) // 2 * 2
+    head = _line(("soundsight", "bold"), (f"  {view.source}  {view.at:%H:%M:%S}", "dim"))
+    if columns > 70:
+        head.append("  Ctrl-C stops", "dim")
+    if max(below, beside) < LEAST_PX:
+        return Group(head, *_words(view, columns, rows - 2))
+    if below >= beside:
+        words = _words(view, columns, rows - 2 - below // 2)
+        return Group(head, *_picture(view, below), *words)
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=beside)
+    grid.add_column(no_wrap=True)
+    words = _words(view, columns - beside - 1, beside // 2)
+    grid.add_row(Group(*_picture(view, beside)), Group(*words))
+    return Group(head, grid)
+
+
+def _line(*parts: str | tuple[str, str]) -> Text:
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+
+
+def _picture(view: LiveView, side: int) -> list[Text]:
+    """The picture's lines, or an empty place of its size: what stands around it stays."""
+    shown = None if view.recognised is None else view.recognised.shown(side, word=False)
+    if shown is not None:
+        return half_blocks(np.asarray(shown))
+    return [Text(" " * side, no_wrap=True) for _ in range(side // 2)]
+
+
+def _words(view: LiveView, columns: int, rows: int) -> list[RenderableType]:
+    """The present, and below it the history, in so many lines at most."""
+    details = textwrap.wrap(view.detail, max(8, columns - 1))
+    caption = "" if view.recognised is None else view.recognised.caption
+    if view.look is Look.PAST:
+        details = [*details, caption]
+    elif caption:
+        marks = "\N{BLACK CIRCLE}" * view.marks + "\N{WHITE CIRCLE}" * (3 - view.marks)
+        details = [f"{marks} {view.sure}", caption, *details]
+    cells = max(4, min(_LEVEL_CELLS, columns - 14))
+    full = round(cells * view.level_share)
+    bar = "\N{FULL BLOCK}" * full + "\N{LIGHT SHADE}" * (cells - full)
+    level = _line(f" {bar} ")
+    if view.sounding:
+        level.append("\N{BLACK CIRCLE} sound now", "cyan")
+    lines = [
+        Text(),
+        _line((f" {view.headline} ", _LOOKS[view.look])),
+        # Always so many: what stands below stays where it is.
+        *(_line(f" {line}") for line in [*details, "", "", ""][:_DETAIL_LINES]),
+        level,
+        Text(),
+    ]
+    for event in view.history[: max(0, rows - len(lines))]:
+        sure = f", {event.sure}" if event.sure else ""
+        when = (f" {event.began:%H:%M:%S}  {event.title}", "red" if event.gap else "")
+        lines.append(_line(when, (f"{sure}, {how_long(event.lasted_s)}", "dim")))
+    return list(lines[: max(2, rows)])

@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import OutputError
-from soundsight.core.state import State, calm_picture
-from soundsight.media.segments import Segment
-from soundsight.views.drawing import PICTURE_PX
+from soundsight.core.state import State
+from soundsight.views.drawing import CAPTION, NAMED_CAPTION, picture, save_png
 from soundsight.views.pictograms import alert_picture
-from soundsight.views.sheet import CAPTION, MAX_PICTURES, NAMED_CAPTION, Row, picture, save_png
+from soundsight.views.sheet import MAX_PICTURES, PICTURE_PX, Row
 
-_OTHER_SUFFIXES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,60 +66,20 @@ class Translation:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of_segment(
-        cls,
-        segment: Segment,
-        images: NDArray[np.uint8] | None,
-        *,
-        draws: int,
-        image_px: int,
-        state: State,
-        name: str = "",
-        second_guess: str = "",
-        confidence: float = np.nan,
-        ood_score: float = np.nan,
-        **about: Any,
-    ) -> Translation:
-        """Put together what was imagined from one segment; without images the pictogram of an
-        alert, or the calm picture.
-        """
-        if images is None:
-            named = state is State.NAMED
-            one = alert_picture(name, image_px) if named else calm_picture(image_px)
-            images = np.repeat(one[None], draws, axis=0)
-        return cls(
-            images=images,
-            seconds=np.full(draws, segment.start_s, np.float64),
-            ood_score=np.full(draws, ood_score, np.float32),
-            state=[state] * draws,
-            name=[name if state.is_known else ""] * draws,
-            second_guess=[second_guess if state.is_known else ""] * draws,
-            confidence=np.full(draws, confidence, np.float32),
-            draw=np.arange(draws, dtype=np.int64),
-            mels=np.repeat(segment.mel[None], draws, axis=0),
-            rms_dbfs=np.full(draws, segment.rms_dbfs, np.float32),
-            waveforms=np.repeat(segment.waveform[None], draws, axis=0),
-            **about,
-        )
-
-    @classmethod
     def joined(cls, parts: Iterable[Translation]) -> Translation:
         """Put translations of one sound one after the other; there must be at least one."""
         # Growing buffers, not lists of arrays: joining at the end would need everything twice.
-        arrays: dict[str, bytearray] = {}
-        lists: dict[str, list[Any]] = {}
-        last: Translation | None = None
-        for last in parts:
-            for name, value in vars(last).items():
+        grown: dict[str, Any] = {}
+        for part in parts:
+            for name, value in vars(part).items():
                 if isinstance(value, np.ndarray):
-                    arrays.setdefault(name, bytearray()).extend(value.tobytes())
+                    grown.setdefault(name, bytearray()).extend(value.tobytes())
                 elif isinstance(value, list):
-                    lists.setdefault(name, []).extend(value)
-        assert last is not None, "a sound has at least one segment"
-        whole: dict[str, Any] = {**vars(last), **lists}
-        for name, buffer in arrays.items():
-            like = whole[name]
-            whole[name] = np.frombuffer(buffer, like.dtype).reshape(-1, *like.shape[1:])
+                    grown.setdefault(name, []).extend(value)
+        whole = {**vars(part), **grown}
+        for name, like in vars(part).items():
+            if isinstance(like, np.ndarray):
+                whole[name] = np.frombuffer(whole[name], like.dtype).reshape(-1, *like.shape[1:])
         return cls(**whole)
 
     def __len__(self) -> int:
@@ -139,17 +98,15 @@ class Translation:
                 pictures or in another format.
         """
         out = Path(out)
-        suffix = out.suffix.lower()
-        if suffix in (".png", *_OTHER_SUFFIXES) and not os.path.isdir(out):
-            if suffix != ".png":
+        name = Path(self.source).stem or "sound"
+        at = zip(self.seconds, self.draw, strict=True)
+        paths = [out / f"{name}_s{int(second):03d}_d{draw}.png" for second, draw in at]
+        if out.suffix.lower() in _SUFFIXES and not os.path.isdir(out):
+            if out.suffix.lower() != ".png":
                 raise OutputError(f"{out}: pictures are written as PNG, name it .png")
             if len(self) != 1:
                 raise OutputError(f"{out}: there are {len(self)} pictures, name a folder")
             paths = [out]
-        else:
-            name = Path(self.source).stem or "sound"
-            at = zip(self.seconds, self.draw, strict=True)
-            paths = [out / f"{name}_s{int(second):03d}_d{draw}.png" for second, draw in at]
         for i, path in enumerate(paths):
             save_png(picture(self.shown(i, size_px)), path, self.texts(i))
         return paths
@@ -179,16 +136,14 @@ class Translation:
     def row(self, name: str, *, anyway: bool = False) -> Row:
         """Return the card of one second on a contact sheet; see ``anyway`` of ``translate``."""
         shown = range(min(len(self), MAX_PICTURES))
-        notes = [
-            "" if s.is_known or (anyway and s is not State.QUIET) else s.words for s in self.state
-        ]
+        calm = (State.QUIET,) if anyway else (State.QUIET, State.NOTHING_RECOGNISABLE)
         return Row(
             name=name,
             second=float(self.seconds[0]),
             mel=self.mels[0],
             waveform=self.waveforms[0],
             images=[self.shown(i, PICTURE_PX) for i in shown],
-            notes=notes[: len(shown)],
+            notes=[self.state[i].words if self.state[i] in calm else "" for i in shown],
             captions=[self.caption(i) for i in shown],
             more=len(self) - len(shown),
         )
