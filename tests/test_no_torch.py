@@ -91,10 +91,12 @@ def test_prepare_and_data_load_no_torch(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from soundsight.data.prepare.ingest import IngestConfig, ingest
+from soundsight.data.prepare.staging import Part
 from soundsight.data.records import Clip
 folder, video = Path({str(tmp_path)!r}), Path({str(video)!r})
 clip = Clip(path=str(video), key="a.mp4", group="a")
-assert ingest(clip, IngestConfig(), folder / "part").failure is None
+ingest(clip, IngestConfig(), folder / "part.tar")
+assert len(Part(folder / "part.tar").kept) == 2
 from soundsight.cli.main import main
 for words in (
     ["prepare", str(folder / "videos"), "-o", str(folder / "data"), "--workers", "1"],

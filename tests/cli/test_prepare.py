@@ -27,9 +27,10 @@ from recipes import synth
 from soundsight.cli.main import build_app
 from soundsight.data.prepare import engines
 from soundsight.data.prepare.engines import Job
-from soundsight.data.prepare.ingest import IngestConfig, Outcome
+from soundsight.data.prepare.ingest import IngestConfig
 from soundsight.data.prepare.ingest import ingest as real_ingest
 from soundsight.data.prepare.staging import Stage
+from soundsight.data.records import Clip
 from soundsight.data.store.shards import open_dataset
 from soundsight.data.store.verify import verify
 
@@ -55,12 +56,14 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def inline(
         jobs: Sequence[Job], config: IngestConfig, workers: int, timeout_s: float
-    ) -> Iterator[Outcome]:
+    ) -> Iterator[Clip]:
         assert workers >= 1
         assert timeout_s > 0
         for job in jobs:
-            names.append(job.clip.key)
-            yield real_ingest(job.clip, config, job.part)
+            clip, part = job
+            names.append(clip.key)
+            real_ingest(clip, config, part)
+            yield clip
 
     monkeypatch.setattr(engines, "run_local", inline)
     return names
@@ -311,10 +314,10 @@ def go(data, options, stop=0):
     return status, [line for line in lines if line[0] != "#"], count[0] if count else None
 
 def inline(jobs, config, workers, timeout_s):
-    for job in jobs:
-        outcome = ingest(job.clip, config, job.part)
-        os.write(state["log"], f"{job.clip.id}\\n".encode())
-        yield outcome
+    for clip, part in jobs:
+        ingest(clip, config, part)
+        os.write(state["log"], f"{clip.id}\\n".encode())
+        yield clip
 
 def contents(folder):
     return {

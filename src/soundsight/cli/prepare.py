@@ -10,7 +10,6 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,10 +26,9 @@ from soundsight.core.progress import Progress, progress_bar
 
 if TYPE_CHECKING:
     from soundsight.data.prepare.engines import Job
-    from soundsight.data.prepare.ingest import IngestConfig, Outcome
-    from soundsight.data.prepare.pack import Dropped, PackConfig, Scorer, StagedPairs
+    from soundsight.data.prepare.pack import StagedPairs
     from soundsight.data.prepare.staging import Part, Stage
-    from soundsight.data.records import Clip
+    from soundsight.data.records import Clip, Record
     from soundsight.data.sources.find import Clips
 
 PUBLISHED = "published"
@@ -42,9 +40,6 @@ _COMMAND = "soundsight prepare"
 _WORKERS_PER_CORE = 8
 _SHORTEST_LEARNED_S = 0.32
 """The towers of a learned step halve a log-mel five times."""
-
-_AFTER_CUTTING = ("pack", "learned_cleaning")
-"""Settings on which no part depends."""
 
 _OfPairs = panel("Pairs")
 _OfCleaning = panel("Cleaning and splits")
@@ -121,7 +116,7 @@ def prepare(
 
     A run that was stopped, in whatever way, goes on with the same command.
     """
-    require_extra(_COMMAND, "prepare", "fsspec", "imagehash")
+    require_extra(_COMMAND, "prepare", "fsspec", "imagehash", "pyarrow")
     local_output(out)
     if address is not None and engine != "ray":
         raise ConfigError("--address is that of a Ray cluster: pass --engine ray with it")
@@ -130,35 +125,27 @@ def prepare(
         require_extra(f"{_COMMAND} --engine ray", "ray", "ray")
     if not 0 <= drop_share < 1:
         raise ConfigError(f"--drop-share is from 0 to below 1, not {drop_share:g}")
+    from soundsight.core.cpus import usable_cpus
+    from soundsight.data.prepare import engines
     from soundsight.data.prepare.clean import STEPS, CleanConfig
     from soundsight.data.prepare.ingest import IngestConfig
-    from soundsight.data.prepare.pack import PackConfig, pack
-    from soundsight.data.prepare.split import parse_shares
+    from soundsight.data.prepare.pack import PackConfig, pack, parse_shares
     from soundsight.data.sources.find import find_clips
     from soundsight.data.sources.layouts import LAYOUTS
+    from soundsight.media.segments import whole_frames
 
     steps = _steps(clean)
     pairwise = tuple(step for step in STEPS if step in steps)
-    learned = tuple(step for step in (COHERENCE, CLASSIFIER) if step in steps)
+    learned = [step for step in (COHERENCE, CLASSIFIER) if step in steps]
     ingest = IngestConfig(
-        segment_s=segment_s,
-        hop_s=segment_s if hop_s is None else hop_s,
-        size_px=size,
-        frame=frame,
-        crop=crop,
-        image_format=image,
-        quality=quality,
-        duplicates=DUPLICATES in steps,
-        clean=replace(CleanConfig(), steps=pairwise),
-        strict=strict,
-    )
+        segment_s=segment_s, hop_s=segment_s if hop_s is None else hop_s, size_px=size,
+        frame=frame, crop=crop, image_format=image, quality=quality, strict=strict,
+        duplicates=DUPLICATES in steps, clean=CleanConfig(steps=pairwise),
+    )  # fmt: skip
     packing = PackConfig(
-        steps=pairwise,
-        shares=parse_shares(split),
-        shard_bytes=shard_mb << 20,
-        duplicates=DUPLICATES in steps,
-        coherence_share=drop_share,
-    )
+        steps=pairwise, shares=parse_shares(split), shard_bytes=shard_mb << 20,
+        duplicates=DUPLICATES in steps, coherence_share=drop_share,
+    )  # fmt: skip
     choose("layout", layout, dict.fromkeys(("auto", *LAYOUTS, PUBLISHED)))
     if layout == PUBLISHED or (layout == "auto" and _are_batches(sources)):
         if ingest != IngestConfig() or packing != PackConfig(shard_bytes=packing.shard_bytes):
@@ -166,37 +153,58 @@ def prepare(
                 "--layout published takes the pairs as they are: of the settings only --shard-mb "
                 "applies, leave the others out"
             )
-        _prepare_batches(sources, out, packing, overwrite=overwrite, dry_run=dry_run)
+        _prepare_batches(sources, out, packing.shard_bytes, overwrite=overwrite, dry_run=dry_run)
         return
     # SIGTERM, which ends a job on a cluster, stops the run as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     found = find_clips(sources, layout=layout, exclude=out)
-    _check_learned(learned, ingest, found)
-    about = _about(found, ingest, packing, learned)
+    if learned and segment_s < _SHORTEST_LEARNED_S:
+        raise ConfigError(
+            f"--clean {learned[0]} takes a --segment-s of {_SHORTEST_LEARNED_S:g} or more"
+        )
+    if CLASSIFIER in learned and any(clip.label is None for clip in found.clips):
+        raise DataError(
+            "--clean classifier needs a class label for every video: use a layout or a "
+            "manifest with labels, or --clean coherence, which needs none"
+        )
+    clips = [[clip.key, clip.group, clip.label, clip.split, clip.licence] for clip in found.clips]
+    about = {
+        **_made_with(),
+        "settings": {**to_dict(ingest), "pack": to_dict(packing), "learned_cleaning": learned},
+        "inputs": {"clips": len(clips), "sha256": _sha256(json.dumps(clips))},
+        "mel_frames": whole_frames(segment_s, "segment_s", ingest.mel),
+        "mel_bands": ingest.mel.n_mels,
+        "image_px": size,
+    }
     if dry_run:
-        shown = {
-            **about,
-            "layouts": found.layouts, "skipped": len(found.skipped), "ignored": found.ignored,
-            "repeated": found.repeated, "missing": found.missing,
-        }  # fmt: skip
-        typer.echo(json.dumps(shown, indent=2))
+        told = {"layouts": found.layouts, "skipped": len(found.skipped)}
+        told |= {name: getattr(found, name) for name in ("ignored", "repeated", "missing")}
+        typer.echo(json.dumps(about | told, indent=2))
         return
-    _report_found(found)
-    if _is_there(out, about, overwrite=overwrite):
-        return
+    notes = {
+        "named in a table but not there": found.missing,
+        "named but unusable": len(found.skipped),
+        "other files ignored": found.ignored,
+        "met again and taken once": found.repeated,
+    }
+    words = [f"{count} {what}" for what, count in notes.items() if count]
+    say(f"found: {', '.join([counted(len(clips), 'video'), *words])}", err=True)
     with _stage(out, about, overwrite=overwrite) as stage:
         if stage is None:
             return
-        run = partial(_run_jobs, ingest, engine, address, workers, timeout)
+        if engine == "ray":
+            run = partial(
+                engines.run_ray, config=ingest, address=address, workers=workers, timeout_s=timeout
+            )
+        else:
+            # More processes than that only wait for each other.
+            most = min(workers or usable_cpus(), _WORKERS_PER_CORE * usable_cpus())
+            run = partial(engines.run_local, config=ingest, workers=most, timeout_s=timeout)
         _cut(stage, found, run, max_failures, retry_failures=retry_failures)
         with progress_bar(log=True) as progress:
-            pack(
-                stage, found.clips, packing, about,
-                skipped=[(skipped.path, skipped.reason) for skipped in found.skipped],
-                scorers={name: _scorer(name, progress) for name in learned},
-                draw=_draw_sheet, progress=progress,
-            )  # fmt: skip
-    _summarise(out)
+            scorers = {name: partial(_score, name, progress) for name in learned}
+            pack(stage, found.clips, packing, about, skipped=found.skipped, scorers=scorers,
+                 draw=_draw_sheet, progress=progress)  # fmt: skip
 
 
 def _steps(text: str) -> list[str]:
@@ -221,163 +229,48 @@ def _steps(text: str) -> list[str]:
     return names
 
 
-def _check_learned(learned: Sequence[str], ingest: IngestConfig, found: Clips) -> None:
-    """See that a learned step can run before hours are spent on what comes before it."""
-    if learned and ingest.segment_s < _SHORTEST_LEARNED_S:
-        raise ConfigError(
-            f"--clean {learned[0]} takes a --segment-s of {_SHORTEST_LEARNED_S:g} or more"
-        )
-    if CLASSIFIER in learned and any(clip.label is None for clip in found.clips):
-        raise DataError(
-            "--clean classifier needs a class label for every video: use a layout or a "
-            "manifest with labels, or --clean coherence, which needs none"
-        )
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _about(
-    found: Clips, ingest: IngestConfig, packing: PackConfig, learned: Sequence[str]
-) -> dict[str, Any]:
-    """Return what dataset.json says of how it was made."""
-    from soundsight.media.segments import whole_frames
+def _made_with() -> dict[str, Any]:
+    """Return what the bytes depend on beside the settings: libraries that decode and encode."""
+    import numpy as np
+    import PIL
+    import soxr
 
-    clips = [[clip.key, clip.group, clip.label, clip.split, clip.licence] for clip in found.clips]
-    settings = {
-        **to_dict(ingest), "pack": to_dict(packing), "learned_cleaning": list(learned),
-    }  # fmt: skip
+    from soundsight.media.container import quiet_av
+
+    av = quiet_av()
+    codec = av.library_versions.get("libavcodec", ())
     return {
         "soundsight": __version__,
-        "created_with": _versions(),
-        "settings": settings,
-        "inputs": {
-            "clips": len(found.clips),
-            "sha256": hashlib.sha256(json.dumps(clips).encode()).hexdigest(),
+        "created_with": {
+            "av": av.__version__,
+            "libavcodec": ".".join(map(str, codec)),
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+            "soxr": soxr.__version__,
         },
-        "mel_frames": whole_frames(ingest.segment_s, "segment_s", ingest.mel),
-        "mel_bands": ingest.mel.n_mels,
-        "image_px": ingest.size_px,
     }
 
 
-# --- cutting -------------------------------------------------------------------------------------
-
-
-def _run_jobs(
-    ingest: IngestConfig,
-    engine: str,
-    address: str | None,
-    workers: int | None,
-    timeout_s: float,
-    jobs: Sequence[Job],
-) -> Iterator[Outcome]:
-    from soundsight.core.cpus import usable_cpus
-    from soundsight.data.prepare import engines
-
-    if engine == "ray":
-        return engines.run_ray(jobs, ingest, address, workers, timeout_s)
-    # More processes than that only wait for each other.
-    most = min(_WORKERS_PER_CORE * usable_cpus(), max(1, len(jobs)))
-    return engines.run_local(jobs, ingest, min(workers or usable_cpus(), most), timeout_s)
-
-
-def _cut(
-    stage: Stage,
-    found: Clips,
-    run: Callable[[Sequence[Job]], Iterator[Outcome]],
-    max_failures: int | None,
-    *,
-    retry_failures: bool,
-) -> None:
-    """Turn every clip into a part; what has one already, of the same file, is taken over."""
-    from soundsight.data.prepare.engines import Job
-    from soundsight.data.prepare.ingest import Outcome, is_current
-
-    tally = Counter(failed=len(found.skipped))
-
-    def count(outcome: Outcome) -> None:
-        tally.update(
-            videos=1, pairs=outcome.pairs, dropped=outcome.dropped,
-            failed=outcome.failure is not None, damaged=outcome.damage is not None,
-        )  # fmt: skip
-
-    jobs = []
-    done = stage.done()
-    for clip in found.clips:
-        part = _part(stage, clip) if clip.id in done else None
-        failure = None if part is None else part.about.get("failure")
-        if part is None or not is_current(part.about, clip) or (failure and retry_failures):
-            jobs.append(Job(clip=clip, part=stage.part_path(clip.id)))
-        else:
-            kept = len(part.kept)
-            count(
-                Outcome(
-                    clip=clip.id, pairs=kept, dropped=len(part.entries) - kept, failure=failure,
-                    damage=part.about.get("damage"),
-                )
-            )  # fmt: skip
-    clips = len(found.clips)
-    if tally["videos"]:
-        say(f"taken over from before: {tally['videos']} of {clips} videos", err=True)
-    if jobs:
-        stage.forget_shards()
-    outcomes = run(jobs)
-    try:
-        with progress_bar(log=True) as show, closing(outcomes):  # type: ignore[type-var]
-            while max_failures is None or tally["failed"] <= max_failures:
-                names = ("pairs", "dropped", "failed", *(["damaged"] if tally["damaged"] else []))
-                words = ", ".join(f"{tally[name]} {name}" for name in names)
-                show("videos", tally["videos"], clips, words)
-                outcome = next(outcomes, None)
-                if outcome is None:
-                    return
-                count(outcome)
-    except KeyboardInterrupt:
-        _leave_failures(stage, found)
-        raise KeyboardInterrupt(
-            f"{tally['videos']} of {clips} videos are done; the same command goes on"
-        ) from None
-    except (DataError, OutputError):
-        _leave_failures(stage, found)
-        raise
-    path = _leave_failures(stage, found) or "failures.csv"
-    raise DataError(
-        f"{tally['failed']} videos have failed, more than --max-failures {max_failures}: "
-        f"see {path}; what is done is kept"
-    )
-
-
-def _part(stage: Stage, clip: Clip) -> Part | None:
-    """Return a clip's part; None where it is damaged and has to be made again."""
-    try:
-        return stage.part(clip.id)
-    except DataError:
-        return None
-
-
-def _leave_failures(stage: Stage, found: Clips) -> Path | None:
-    """Write a table of what has failed so far; return where it is."""
-    failures = [(skipped.path, skipped.reason) for skipped in found.skipped]
-    done = stage.done()
-    for clip in found.clips:
-        part = _part(stage, clip) if clip.id in done else None
-        if part is not None and part.about.get("failure"):
-            failures.append((clip.key, part.about["failure"]))
-    try:
-        return stage.report_failures(failures)
-    except OutputError:
-        return None  # a full disk is what is being reported already
+# --- the workplace -------------------------------------------------------------------------------
 
 
 @contextmanager
 def _stage(out: Path, about: dict[str, Any], *, overwrite: bool) -> Iterator[Stage | None]:
-    """Open and lock the folder of work; None where all that was left to do was to move it."""
+    """Open and lock the folder of work; None where nothing, or but a move, is left to do."""
     from soundsight.data.prepare.staging import Stage
     from soundsight.data.store.shards import ABOUT
 
+    if _is_there(out, about, overwrite=overwrite):
+        yield None
+        return
     # How parts are packed is settled after they are cut: it may change from run to run.
-    settings = {
-        **{key: about["settings"][key] for key in about["settings"] if key not in _AFTER_CUTTING},
-        "version": about["soundsight"],
-    }
+    settings = {**about["settings"], "version": about["soundsight"]}
+    for name in ("pack", "learned_cleaning"):
+        settings.pop(name, None)
     with Stage(out, settings, restart=overwrite) as stage:
         packed = stage.packed()
         same = packed is not None and all(
@@ -389,20 +282,21 @@ def _stage(out: Path, about: dict[str, Any], *, overwrite: bool) -> Iterator[Sta
             stage.move_into_place()
             # What was being moved may be of other videos than those that are named now.
             _is_there(out, about, overwrite=False, quiet=True)
-            _summarise(out)
             yield None
         elif stage.is_new and (out / ABOUT).is_file() and not overwrite:
             # Another run has just finished, or one was killed in its very last moment.
             stage.discard()
             _is_there(out, about, overwrite=False)
             yield None
+            return
         else:
             yield stage
+    _summarise(out)
 
 
 def _is_there(out: Path, about: dict[str, Any], *, overwrite: bool, quiet: bool = False) -> bool:
     """Return whether this very dataset lies there finished."""
-    from soundsight.data.store.shards import WORK
+    from soundsight.data.store.shards import ABOUT, FORMAT, WORK
 
     if not os.path.lexists(out) or (os.path.isdir(out) and not os.listdir(out)):
         return False
@@ -411,10 +305,10 @@ def _is_there(out: Path, about: dict[str, Any], *, overwrite: bool, quiet: bool 
     if os.path.isdir(out / WORK):
         return False
     try:
-        there = json.loads((out / "dataset.json").read_text("utf-8"))
+        there = json.loads((out / ABOUT).read_text("utf-8"))
     except (OSError, ValueError):
         there = None
-    if not isinstance(there, dict) or there.get("format") != "soundsight-pairs":
+    if not isinstance(there, dict) or there.get("format") != FORMAT:
         raise OutputError(
             f"{out} holds something else and is kept: choose another place (--overwrite replaces "
             "only a dataset of soundsight)"
@@ -431,50 +325,113 @@ def _is_there(out: Path, about: dict[str, Any], *, overwrite: bool, quiet: bool 
     return True
 
 
+def _cut(
+    stage: Stage,
+    found: Clips,
+    run: Callable[[Sequence[Job]], Iterator[Clip]],
+    max_failures: int | None,
+    *,
+    retry_failures: bool,
+) -> None:
+    """Turn every clip into a part; what has one already, of the same file, is taken over."""
+    from soundsight.data.prepare.ingest import is_current
+
+    tally = Counter(failed=len(found.skipped))
+
+    def count(part: Part) -> None:
+        kept = len(part.kept)
+        tally.update(
+            videos=1, pairs=kept, dropped=len(part.entries) - kept,
+            failed="failure" in part.about, damaged="damage" in part.about,
+        )  # fmt: skip
+
+    jobs = []
+    for clip in found.clips:
+        part = stage.known(clip.id)
+        if (
+            part is None
+            or not is_current(part.about, clip)
+            or (retry_failures and "failure" in part.about)
+        ):
+            jobs.append((clip, stage.part_path(clip.id)))
+        else:
+            count(part)
+    if tally["videos"]:
+        say(f"taken over from before: {tally['videos']} of {len(found.clips)} videos", err=True)
+    if jobs:
+        stage.forget_shards()
+    done = run(jobs)
+    of = len(found.clips)
+    try:
+        with progress_bar(log=True) as show, closing(done):  # type: ignore[type-var]
+            while max_failures is None or tally["failed"] <= max_failures:
+                names = ("pairs", "dropped", "failed", *(["damaged"] if tally["damaged"] else []))
+                words = ", ".join(f"{tally[name]} {name}" for name in names)
+                show("videos", tally["videos"], of, words)
+                cut = next(done, None)
+                if cut is None:
+                    return
+                count(stage.part(cut.id))
+    except KeyboardInterrupt:
+        _leave_failures(stage, found)
+        raise KeyboardInterrupt(
+            f"{tally['videos']} of {of} videos are done; the same command goes on"
+        ) from None
+    except (DataError, OutputError):
+        _leave_failures(stage, found)
+        raise
+    raise DataError(
+        f"{tally['failed']} videos have failed, more than --max-failures {max_failures}: "
+        f"see {_leave_failures(stage, found)}; what is done is kept"
+    )
+
+
+def _leave_failures(stage: Stage, found: Clips) -> Path | str:
+    """Write a table of what has failed so far; return where it is."""
+    parts = [(clip.key, stage.known(clip.id)) for clip in found.clips]
+    failures = [
+        (key, part.about["failure"]) for key, part in parts if part and "failure" in part.about
+    ]
+    try:
+        return stage.report_failures([*found.skipped, *failures])
+    except OutputError:
+        return "failures.csv"  # a full disk is what is being reported already
+
+
 # --- learned cleaning and the sheet of what was dropped ------------------------------------------
 
 
-def _scorer(name: str, progress: Progress) -> Scorer:
-    """Return the learned scorer of a step; torch is loaded when it runs."""
+def _score(name: str, progress: Progress, pairs: StagedPairs, work: Path) -> Any:
+    """The learned scorer of a step; torch is loaded when it runs."""
+    from soundsight.training.coherence import classifier_scores, contrastive_scores
 
-    def score(pairs: StagedPairs, work: Path) -> Any:
-        from soundsight.training.coherence import classifier_scores, contrastive_scores
-
-        show = partial(progress, f"learning {name}")
-        if name == CLASSIFIER:
-            labels = [label or "" for label in pairs.labels]
-            return classifier_scores(pairs, labels, work=work, progress=show)
-        scores = contrastive_scores(pairs, work=work, progress=show)
-        if scores.mean() > 0:
-            return scores
-        warn(
-            f"nothing could be learned from {len(pairs)} pairs, so coherence drops none of them: "
-            "it takes some thousands"
-        )
-        return None
-
-    return score
+    show = partial(progress, f"learning {name}")
+    if name == CLASSIFIER:
+        labels = [label or "" for label in pairs.labels]
+        return classifier_scores(pairs, labels, work=work, progress=show)
+    scores = contrastive_scores(pairs, work=work, progress=show)
+    if scores.mean() > 0:
+        return scores
+    warn(
+        f"nothing could be learned from {len(pairs)} pairs, so coherence drops none of them: "
+        "it takes some thousands"
+    )
+    return None
 
 
-def _draw_sheet(step: str, dropped: Sequence[Dropped], total: int, path: Path) -> None:
+def _draw_sheet(step: str, dropped: Sequence[tuple[Record, str]], total: int, path: Path) -> None:
     from soundsight.data.records import IMAGES, MEL, SIDECAR
     from soundsight.data.store.shards import decode_image, decode_mel
     from soundsight.views.drawing import clock
     from soundsight.views.sheet import PairCard, pairs_sheet
 
     cards = []
-    for pair in dropped:
-        files = pair.record.files
-        about = json.loads(files[SIDECAR])
-        picture = next(files[name] for name in IMAGES if name in files)
-        cards.append(
-            PairCard(
-                mel=decode_mel(files[MEL]),
-                image=decode_image(picture),
-                caption=f"{about['clip']}  {clock(about['start_s'])}",
-                note=pair.note,
-            )
-        )
+    for record, note in dropped:
+        about = json.loads(record.files[SIDECAR])
+        image = decode_image(next(record.files[name] for name in IMAGES if name in record.files))
+        caption = f"{about['clip']}  {clock(about['start_s'])}"
+        mel = decode_mel(record.files[MEL])
+        cards.append(PairCard(mel=mel, image=image, caption=caption, note=note))
     title = f"dropped: {step}, {len(dropped)} of {total} pairs"
     pairs_sheet(cards, columns=5, title=title).save(path, format="PNG")
 
@@ -492,21 +449,19 @@ def _are_batches(sources: Sequence[str]) -> bool:
 
 
 def _prepare_batches(
-    sources: Sequence[str], out: Path, packing: PackConfig, *, overwrite: bool, dry_run: bool
+    sources: Sequence[str], out: Path, shard_bytes: int, *, overwrite: bool, dry_run: bool
 ) -> None:
     from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
     from soundsight.data.vegas.batches import batch_files
     from soundsight.data.vegas.repack import repack
 
     paths = [Path(source) for source in sources]
-    files = [(file, file.stat().st_size) for path in paths for _, file in batch_files(path)]
-    names = "\n".join(f"{file.name} {size}" for file, size in files)
-    data = names.encode("utf-8", "surrogateescape")
+    files = [file for path in paths for _, file in batch_files(path)]
+    names = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
     about = {
-        "soundsight": __version__,
-        "created_with": _versions(),
-        "settings": {"layout": PUBLISHED, "shard_bytes": packing.shard_bytes},
-        "inputs": {"files": len(files), "sha256": hashlib.sha256(data).hexdigest()},
+        **_made_with(),
+        "settings": {"layout": PUBLISHED, "shard_bytes": shard_bytes},
+        "inputs": {"files": len(files), "sha256": _sha256(names)},
         "mel_frames": FRAMES_PER_SEGMENT,
         "mel_bands": N_MELS,
         "image_px": IMAGE_PX,
@@ -514,50 +469,13 @@ def _prepare_batches(
     if dry_run:
         typer.echo(json.dumps(about, indent=2))
         return
-    if _is_there(out, about, overwrite=overwrite):
-        return
     with _stage(out, about, overwrite=overwrite) as stage, progress_bar(log=True) as progress:
-        if stage is None:
-            return
-        show = partial(progress, "writing records")
-        repack(stage, paths, about, shard_bytes=packing.shard_bytes, progress=show)
-    _summarise(out)
+        if stage is not None:
+            show = partial(progress, "writing records")
+            repack(stage, paths, about, shard_bytes=shard_bytes, progress=show)
 
 
 # --- what it says --------------------------------------------------------------------------------
-
-
-def _versions() -> dict[str, str]:
-    """Return what the bytes depend on beside the settings: libraries that decode and encode."""
-    import numpy as np
-    import PIL
-    import soxr
-
-    from soundsight.media.container import quiet_av
-
-    av = quiet_av()
-    codec = av.library_versions.get("libavcodec", ())
-    return {
-        "av": av.__version__,
-        "libavcodec": ".".join(map(str, codec)),
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
-        "soxr": soxr.__version__,
-    }
-
-
-def _report_found(found: Clips) -> None:
-    """Say what the sources hold."""
-    notes = [counted(len(found.clips), "video")]
-    for count, what in (
-        (found.missing, "named in a table but not there"),
-        (len(found.skipped), "named but unusable"),
-        (found.ignored, "other files ignored"),
-        (found.repeated, "met again and taken once"),
-    ):
-        if count:
-            notes.append(f"{count} {what}")
-    say(f"found: {', '.join(notes)}", err=True)
 
 
 def _summarise(out: Path) -> None:
@@ -593,23 +511,17 @@ def funnel_lines(cleaning: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _warn_of_empty(about: Mapping[str, Any]) -> None:
-    shares = about["settings"].get("pack", {}).get("shares")
-    if not shares:
-        return
     splits = about["splits"]
-    empty = [
-        name
-        for name, share in zip(splits, shares, strict=True)
-        if share and not splits[name]["pairs"]
-    ]
+    shares = about["settings"].get("pack", {}).get("shares", [0] * len(splits))
+    asked = [name for name, share in zip(splits, shares, strict=True) if share]
+    empty = [name for name in asked if not splits[name]["pairs"]]
     if not empty:
         return
-    asked = sum(share > 0 for share in shares)
     videos = sum(split["groups"] for split in splits.values())
     why = (
-        f"{counted(videos, 'video')} cannot fill {asked} splits: add videos, or ask for fewer "
+        f"{counted(videos, 'video')} cannot fill {len(asked)} splits: add videos, or ask for fewer "
         "with --split"
-        if videos < asked
+        if videos < len(asked)
         else "the manifest or the layout leaves it no video, or cleaning no pair"
     )
     warn(f"no pair in {' and '.join(empty)}: {why}")

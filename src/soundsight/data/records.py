@@ -10,13 +10,13 @@ MEL = "mel.png"
 """Name of a record's log-mel: lossless grey PNG, 128 high, row 0 the highest band."""
 
 SIDECAR = "json"
-"""Name of a record's sidecar."""
-
 EMBEDDING = "emb.npy"
 """Name of a record's embedding, float32 [E]; only where a dataset was made from embeddings."""
 
 IMAGES = ("jpg", "webp")
 """Names that a record's picture may have, by its coding."""
+
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Clip:
     @property
     def id(self) -> str:
         """16 hex digits that keep identity and drop all else that a name says (a class, say)."""
-        return stable_hash(self.key).to_bytes(8, "big").hex()
+        return f"{stable_hash(self.key):016x}"
 
 
 @dataclass(frozen=True, kw_only=True)

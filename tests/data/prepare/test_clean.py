@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from recipes import synth
 from soundsight.core.config import from_dict, to_dict
-from soundsight.core.errors import ConfigError
 from soundsight.data.prepare.clean import (
     CENTRE,
     SPREAD,
@@ -94,14 +93,6 @@ def test_steps_are_checked_and_choose_the_frames() -> None:
     assert frames_needed(CleanConfig(steps=("frozen",))) == SPREAD
     assert frames_needed(CleanConfig(steps=("cut",))) == SPREAD
     assert SPREAD[len(SPREAD) // 2] == CENTRE[0]
-    with pytest.raises(ConfigError, match="unknown cleaning step 'loud'; choose from silence, "):
-        CleanConfig(steps=("silence", "loud"))
-    with pytest.raises(ConfigError, match="'cut' is named twice"):
-        CleanConfig(steps=("cut", "cut"))
-    with pytest.raises(ConfigError, match="sharpness must be a number from 0"):
-        CleanConfig(sharpness=-1.0)
-    with pytest.raises(ConfigError, match="silence_dbfs must be a finite number"):
-        CleanConfig(silence_dbfs=float("nan"))
     assert from_dict(CleanConfig, to_dict(CONFIG)) == CONFIG
 
 

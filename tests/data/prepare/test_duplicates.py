@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from recipes import synth
-from soundsight.core.errors import ConfigError, DataError
 from soundsight.data.prepare import duplicates
 from soundsight.data.prepare.duplicates import (
     Duplicates,
@@ -103,10 +102,6 @@ def test_a_print_travels_as_json_and_a_damaged_one_is_refused() -> None:
         value = getattr(again, name)
         np.testing.assert_array_equal(value, getattr(video, name))
         assert value.dtype == getattr(video, name).dtype
-    for broken in ({}, {**values, "sounds": "!"}, {**values, "sounds": values["sounds"][:8]}):
-        with pytest.raises(DataError, match="print is damaged") as caught:
-            VideoPrint.from_json(broken)
-        assert "\n" not in str(caught.value)
 
 
 def test_flat_pictures_and_unchanging_sounds_leave_nothing() -> None:
@@ -133,8 +128,6 @@ def test_a_long_video_is_thinned_evenly_and_always_alike() -> None:
     # What is kept has its own time, and the same bits.
     place = np.searchsorted(all_.sound_at, few.sound_at)
     np.testing.assert_array_equal(all_.sounds[place], few.sounds)
-    with pytest.raises(ConfigError, match="at least 1 second"):
-        Printer(max_seconds=0)
 
 
 def test_seconds_that_follow_each_other_leave_no_gap() -> None:
@@ -174,8 +167,6 @@ def test_one_part_that_agrees_groups_and_drops_nothing() -> None:
     assert found.duplicates == {}
     assert find_duplicates(videos[::-1]) == found
     assert find_duplicates([]) == Duplicates(groups=(), duplicates={})
-    with pytest.raises(DataError, match="two videos have the key a"):
-        find_duplicates([videos[0], videos[0]])
 
 
 def test_black_silent_and_toned_videos_are_no_copies() -> None:

@@ -21,7 +21,7 @@ from soundsight.core.errors import DataError, OutputError
 from soundsight.data.prepare import engines
 from soundsight.data.prepare.clean import CleanConfig
 from soundsight.data.prepare.engines import Job, run_local
-from soundsight.data.prepare.ingest import IngestConfig, Outcome
+from soundsight.data.prepare.ingest import IngestConfig
 from soundsight.data.prepare.staging import NoSpaceError, Part
 from soundsight.data.records import Clip
 
@@ -84,16 +84,14 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def jobs(video: Path, names: list[str], folder: Path) -> list[Job]:
     clips = [Clip(path=str(video), key=name, group=name) for name in names]
-    return [Job(clip=clip, part=folder / f"{clip.key}.tar") for clip in clips]
+    return [(clip, folder / f"{clip.key}.tar") for clip in clips]
 
 
 def test_every_clip_is_done_once_and_the_environment_stays(video: Path, tmp_path: Path) -> None:
     work = jobs(video, [f"v{k}" for k in range(6)], tmp_path)
     before = dict(os.environ)
-    outcomes = list(run_local(work, RAW, 3))
-    assert sorted(outcome.clip for outcome in outcomes) == sorted(job.clip.id for job in work)
-    assert {(outcome.pairs, outcome.failure) for outcome in outcomes} == {(1, None)}
-    assert {path.name for path in tmp_path.glob("*.tar")} == {job.part.name for job in work}
+    assert sorted(clip.key for clip in run_local(work, RAW, 3)) == [clip.key for clip, _ in work]
+    assert all(len(Part(part).kept) == 1 for _, part in work)
     assert dict(os.environ) == before
     assert multiprocessing.active_children() == []
     assert list(run_local([], RAW, 1)) == []
@@ -107,18 +105,16 @@ def test_a_clip_that_crashes_hangs_or_is_killed_costs_only_itself(
     names = ["a", "segfault", "exit", "hang", "killed", "killed always", "b"]
     work = jobs(video, names, tmp_path / "parts")
     found = list(run_local(work, RAW, 3, timeout_s=8.0))
-    assert len(found) == len(names)
-    outcomes = {outcome.clip: outcome for outcome in found}
-    failures = {job.clip.key: outcomes[job.clip.id].failure for job in work}
+    assert sorted(clip.key for clip in found) == sorted(names)
+    parts = {clip.key: Part(path) for clip, path in work}
+    failures = {name: part.about.get("failure") for name, part in parts.items()}
     assert {name for name, failure in failures.items() if failure is None} == {"a", "b", "killed"}
     for name in ("segfault", "exit"):
         assert failures[name] == "makes the decoder crash: repair or remove it"
     assert str(failures["hang"]).startswith("takes longer than 8 s")
     assert str(failures["killed always"]).startswith("had its worker killed twice")
-    for job in work:
-        part = Part(job.part)
-        assert part.about.get("failure") == failures[job.clip.key]
-        assert len(part.entries) == (failures[job.clip.key] is None)
+    for name, part in parts.items():
+        assert len(part.entries) == (failures[name] is None)
 
 
 def test_processes_that_cannot_be_started_are_one_line(
@@ -143,14 +139,13 @@ def test_a_full_disk_ends_the_run_and_closing_an_engine_stops_its_processes(
     video: Path, tmp_path: Path
 ) -> None:
     work = jobs(video, ["a", "full", "slow", *(f"v{k}" for k in range(9))], tmp_path / "parts")
-    done: list[Outcome] = []
     with pytest.raises(NoSpaceError, match="no space left for it"):
-        done.extend(run_local(work, RAW, 2))
+        list(run_local(work, RAW, 2))
     assert multiprocessing.active_children() == []
     # Little is begun that nobody will wait for.
     assert len(list(tmp_path.glob("parts/*.tar"))) < 6
     with closing(run_local(work[:1] + work[2:3], RAW, 2)) as outcomes:  # type: ignore[type-var]
-        assert next(outcomes).failure is None
+        assert next(outcomes).key == "a"
     assert multiprocessing.active_children() == []
 
 
@@ -178,7 +173,7 @@ if __name__ == "__main__":
     engines.ingest = faulty_ingest.ingest
     place = Path(sys.argv[1])
     work = [
-        engines.Job(clip=Clip(path=sys.argv[2], key=name, group=name), part=place / f"{name}.tar")
+        (Clip(path=sys.argv[2], key=name, group=name), place / f"{name}.tar")
         for name in ("a", "hang")
     ]
     config = IngestConfig(clean=CleanConfig(steps=()), duplicates=False)

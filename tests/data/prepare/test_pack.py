@@ -19,8 +19,14 @@ from numpy.typing import NDArray
 from soundsight.core.errors import DataError, OutputError
 from soundsight.data.prepare import pack as room
 from soundsight.data.prepare.duplicates import VideoPrint
-from soundsight.data.prepare.pack import DUPLICATES, SHEET_PAIRS, PackConfig, StagedPairs, pack
-from soundsight.data.prepare.split import split_of
+from soundsight.data.prepare.pack import (
+    DUPLICATES,
+    SHEET_PAIRS,
+    PackConfig,
+    StagedPairs,
+    pack,
+    split_of,
+)
 from soundsight.data.prepare.staging import NoSpaceError, Stage
 from soundsight.data.records import Clip, Record, stable_hash
 from soundsight.data.store.shards import decode_image, decode_mel, open_dataset, write_shard
@@ -404,8 +410,8 @@ def test_a_learned_step_drops_the_share_that_agrees_worst(world: World) -> None:
             for row in sidecars(world.folder, split)}  # fmt: skip
     assert left == set(scorer.keys) - lost
     (shown,) = [dropped for step, dropped, _ in drawn if step == "coherence"]
-    assert {pair.record.key for pair in shown} == lost
-    assert all(pair.note.startswith("agreement ") for pair in shown)
+    assert {record.key for record, _ in shown} == lost
+    assert all(note.startswith("agreement ") for _, note in shown)
 
 
 # --- sheets --------------------------------------------------------------------------------------
@@ -415,9 +421,9 @@ def test_every_step_that_dropped_has_a_sheet(world: World) -> None:
     for k in range(40):
         world.add(f"v{k}", 4, reasons={0: ("black",), 1: ("black", "text"), 2: ("silence",)},
                   likeness=likeness(k // 2, k // 2))  # fmt: skip
-    drawn: dict[str, Sequence[room.Dropped]] = {}
+    drawn: dict[str, Sequence[tuple[Record, str]]] = {}
 
-    def draw(step: str, dropped: Sequence[room.Dropped], total: int, path: Path) -> None:
+    def draw(step: str, dropped: Sequence[tuple[Record, str]], total: int, path: Path) -> None:
         assert len(dropped) <= total
         drawn[step] = dropped
         path.write_bytes(step.encode())
@@ -428,8 +434,8 @@ def test_every_step_that_dropped_has_a_sheet(world: World) -> None:
     # At most so many pairs, drawn by their names' hashes.
     assert len(drawn["black"]) == SHEET_PAIRS
     assert len(drawn["silence"]) == 40
-    assert {pair.note for pair in drawn["black"]} == {"black", "black, text"}
-    assert all(pair.note.startswith("as in v") for pair in drawn[DUPLICATES])
+    assert {note for _, note in drawn["black"]} == {"black", "black, text"}
+    assert all(note.startswith("as in v") for _, note in drawn[DUPLICATES])
     assert {step["step"]: step["dropped"] for step in about["counts"]["cleaning"]} == {
         "silence": 40, "black": 80, DUPLICATES: 20,
     }  # fmt: skip
@@ -551,7 +557,7 @@ def test_a_disk_that_fills_up_stops_cleanly_and_the_run_can_go_on(
     def full(*_: object, **__: object) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def draw(step: str, dropped: Sequence[room.Dropped], _: int, path: Path) -> None:
+    def draw(step: str, dropped: Sequence[tuple[Record, str]], _: int, path: Path) -> None:
         path.write_bytes(f"{step} {len(dropped)}".encode())
 
     world, fresh = new_world(), new_world()

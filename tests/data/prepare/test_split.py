@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundsight.core.errors import ConfigError
-from soundsight.data.prepare.split import SPLITS, _place, parse_shares, split_of, splits_of
+from soundsight.data.prepare.pack import SPLITS, _place, parse_shares, split_of, splits_of
 
 SHARES = (0.8, 0.1, 0.1)
 
@@ -67,8 +67,10 @@ def test_a_smaller_train_share_only_moves_groups_out_of_train() -> None:
 def test_no_split_stays_empty_that_can_be_filled(
     names: set[str], shares: tuple[float, float, float]
 ) -> None:
-    found = splits_of(names, shares)
-    assert found == splits_of(sorted(names), shares) == splits_of(sorted(names)[::-1], shares)
+    found = splits_of(names, shares, {})
+    assert (
+        found == splits_of(sorted(names), shares, {}) == splits_of(sorted(names)[::-1], shares, {})
+    )
     asked = {split for split, share in zip(SPLITS, shares, strict=True) if share}
     counts = Counter(found.values())
     assert counts.keys() <= asked
@@ -81,11 +83,11 @@ def test_no_split_stays_empty_that_can_be_filled(
 
 def test_the_nearest_name_stands_in_until_one_of_its_own_comes() -> None:
     shares = (0.5, 0.25, 0.25)
-    assert splits_of("abf", shares) == {"a": "train", "b": "train", "f": "train"} | {
+    assert splits_of("abf", shares, {}) == {"a": "train", "b": "train", "f": "train"} | {
         max("abf", key=_place): "val",
         sorted("abf", key=_place)[1]: "test",
     }
-    assert splits_of("abfdc", shares) == {
+    assert splits_of("abfdc", shares, {}) == {
         "a": "train", "b": "train", "f": "train", "d": "val", "c": "test",
     }  # fmt: skip
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +28,7 @@ def keys(clips: Clips) -> list[str]:
 
 
 def reasons(clips: Clips) -> dict[str, str]:
-    return {one.path: one.reason for one in clips.skipped}
+    return dict(clips.skipped)
 
 
 def by_key(clips: Clips) -> dict[str, Clip]:
@@ -480,28 +477,3 @@ def test_a_list_may_name_urls(tmp_path: Path, memory: fsspec.AbstractFileSystem)
     touch(tmp_path / "b.mp4")
     (tmp_path / "l.txt").write_text("memory://set/a.mp4\nb.mp4\n")
     assert keys(find_clips([str(tmp_path / "l.txt")])) == ["b.mp4", "set/a.mp4"]
-
-
-def test_local_sources_need_no_optional_package(tmp_path: Path) -> None:
-    touch(tmp_path / "a.mp4")
-    (tmp_path / "m.csv").write_text("path\na.mp4\n")
-    program = (
-        "import sys\n"
-        "sys.modules.update(fsspec=None, pyarrow=None)\n"
-        "from soundsight.core.errors import MissingExtraError\n"
-        "from soundsight.data.sources.find import find_clips\n"
-        "folder = sys.argv[1]\n"
-        "assert find_clips([folder, folder + '/m.csv', folder + '/*.mp4']).repeated == 2\n"
-        "open(folder + '/m.parquet', 'wb').close()\n"
-        "for source in (folder + '/m.parquet', 'memory://a'):\n"
-        "    try:\n"
-        "        find_clips([source])\n"
-        "    except MissingExtraError as error:\n"
-        "        print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    lines = done.stdout.splitlines()
-    assert len(lines) == 2
-    assert all(re.search(r"pip install 'soundsight\[prepare\]'", line) for line in lines)

@@ -1,18 +1,16 @@
 """Pre-cleaning of one pair: measures of its second of sound and of its picture, and the verdict.
 
-"Just enough for aural-visual coherence": a pair is dropped when there is nothing to hear or to
-see, not when it is merely poor. Every measure is a number that is stored beside the pair, so that
-another threshold needs no second pass over the videos. Thresholds were chosen on the val photos
-of the bench and on made material; ``recipes/cleaning_thresholds.py`` prints what each one drops.
-
-Pictures are measured at 96 pixels a side, or at their own size where that is smaller: what a
-measure says of a frame does not depend on the resolution of its video.
+A pair is dropped when there is nothing to hear or to see, not when it is merely poor. Every measure
+is stored beside the pair, so that another threshold needs no second pass over the videos;
+``recipes/cleaning_thresholds.py`` prints what each threshold drops. Pictures are measured at 96
+pixels a side, or at their own size where that is smaller.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,11 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from soundsight.core.errors import ConfigError
 from soundsight.core.units import IMAGE_PX
 from soundsight.media.mel import DEFAULT
 
-STEPS = ("silence", "clipping", "black", "frozen", "blurred", "text", "cut")
+_RULES = {
+    "silence": (("rms_dbfs", operator.lt, "silence_dbfs"),
+                ("heard_share", operator.lt, "heard_share")),
+    "clipping": (("clipped_share", operator.gt, "clipped_share"),),
+    "black": (("luma_mean", operator.lt, "black_mean"), ("luma_top", operator.lt, "black_top")),
+    "frozen": (("motion", operator.le, "frozen_motion"),),
+    "blurred": (("sharpness", operator.lt, "sharpness"),),
+    "text": (("text", operator.ge, "text_score"),),
+    "cut": (("cut", operator.ge, "cut_score"),),
+}  # fmt: skip
+"""Step -> any of (measure, how it fails, threshold of ``CleanConfig``)."""
+
+STEPS = tuple(_RULES)
 """The steps in the order in which reasons are named."""
 
 CENTRE = (0.5,)
@@ -67,21 +76,6 @@ class CleanConfig:
     text_score: float = 0.6
     cut_score: float = 0.2
 
-    def __post_init__(self) -> None:
-        for step in self.steps:
-            if step not in STEPS:
-                raise ConfigError(f"unknown cleaning step {step!r}; choose from {', '.join(STEPS)}")
-            if self.steps.count(step) > 1:
-                raise ConfigError(f"cleaning step {step!r} is named twice: name it once")
-        if not math.isfinite(self.silence_dbfs):
-            raise ConfigError("CleanConfig: silence_dbfs must be a finite number")
-        for name in (
-            "heard_share", "clipped_share", "black_mean", "black_top", "frozen_motion",
-            "sharpness", "text_score", "cut_score",
-        ):  # fmt: skip
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"CleanConfig: {name} must be a number from 0")
-
 
 def frames_needed(config: CleanConfig) -> tuple[float, ...]:
     """Relative times (0 start .. 1 end of the second) of the frames that the steps look at."""
@@ -91,29 +85,18 @@ def frames_needed(config: CleanConfig) -> tuple[float, ...]:
 def reasons(measures: Mapping[str, float], config: CleanConfig) -> tuple[str, ...]:
     """Name the steps that drop a pair, in the order of ``STEPS``; none: the pair is kept.
 
-    Args:
-        measures: those of ``measure_sound`` and ``measure_picture`` together. One that is absent
-            (motion of a single frame, say) drops nothing.
-        config: steps and thresholds.
+    Of the measures (``measure_sound`` and ``measure_picture`` together) one that is absent, such as
+    the motion of a single frame, drops nothing.
     """
-
-    def under(name: str, limit: float) -> bool:
-        return measures.get(name, math.inf) < limit
-
-    def over(name: str, limit: float) -> bool:
-        return measures.get(name, -math.inf) > limit
-
-    found = {
-        "silence": under("rms_dbfs", config.silence_dbfs)
-        or under("heard_share", config.heard_share),
-        "clipping": over("clipped_share", config.clipped_share),
-        "black": under("luma_mean", config.black_mean) or under("luma_top", config.black_top),
-        "frozen": measures.get("motion", math.inf) <= config.frozen_motion,
-        "blurred": under("sharpness", config.sharpness),
-        "text": measures.get("text", -math.inf) >= config.text_score,
-        "cut": measures.get("cut", -math.inf) >= config.cut_score,
-    }
-    return tuple(step for step in STEPS if step in config.steps and found[step])
+    return tuple(
+        step
+        for step, rules in _RULES.items()
+        if step in config.steps
+        and any(
+            name in measures and fails(measures[name], getattr(config, limit))
+            for name, fails, limit in rules
+        )
+    )
 
 
 # --- sound -----------------------------------------------------------------------------------
@@ -138,9 +121,9 @@ def measure_sound(
         peak_db: the level that is drawn as 255, in decibels of ``media.mel.mel_db``.
 
     Returns:
-        ``rms_dbfs`` (root mean square, dB re full scale, at least -120), ``loudest_db`` (the
-        loudest point of the second, in decibels of ``mel_db``), ``heard_share`` (share of frames
-        with a band above ``HEARD_LEVEL``) and ``clipped_share`` (share of samples on a plateau).
+        ``rms_dbfs`` (root mean square, dB re full scale, at least -120), ``loudest_db`` (of the
+        loudest point, as ``peak_db``), ``heard_share`` (share of frames with a band above
+        ``HEARD_LEVEL``) and ``clipped_share`` (share of samples on a plateau).
     """
     power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
     loudest = int(mel.max(initial=0))
@@ -154,17 +137,13 @@ def measure_sound(
 
 
 def clipped_share(samples: NDArray[np.float32]) -> float:
-    """Share of samples that lie on a plateau at the loud end of either sign, 0..1.
+    """Share of the samples, float32 [t], on a plateau at the loud end of either sign, 0..1.
 
     Resampling and lossy codecs make a flat plateau wavy, so equal neighbours are not counted.
     Levels are: those of natural sound get rarer towards the extreme, those of a sine at most 2.4
     times as frequent in the last 2 % as in the 2 % before, and only cut-off waves pile up several
     times higher. Bins of 2 % and of 4 % of the extreme are tried; a plateau under 0.6 of full
     scale is the shape of the sound (a square wave) and none of ours.
-    Mild clipping of noise that was then coded lossily leaves no plateau and is not found.
-
-    Args:
-        samples: float32 [t], full scale 1.
     """
     if not len(samples):
         return 0.0
@@ -276,7 +255,7 @@ _NO_MARGIN = 0.1
 
 
 def text_score(frame: Frame) -> float:
-    """How much a frame looks like a title card, a slide or a screen of text, 0..1.
+    """How much a frame, uint8 [px, px, 3], looks like a title card, a slide or a page, 0..1.
 
     The smallest of seven marks, each 0..1, all of which text on a flat ground has: much of the
     picture is one colour; exactly that colour (a night sky glows); what differs from it (the ink)
@@ -284,9 +263,6 @@ def text_score(frame: Frame) -> float:
     helicopter in the sky is small); in lines with empty rows between them; and a line begins and
     ends at once, from one row to the next. The last two keep fireworks, which share the others. A
     sign in a scene or a subtitle leaves the ground unlike one colour.
-
-    Args:
-        frame: uint8 [px, px, 3], RGB.
     """
     colours = frame.astype(np.float32)
     luma = colours @ LUMA
@@ -338,15 +314,9 @@ _FLAT_ENERGY = 1e4
 _HISTOGRAM_PX = 48
 
 
-@dataclass(frozen=True, eq=False)
-class _Look:
-    """What two frames are compared by: views of a thumbnail under shifts, and its colours."""
-
-    views: Plane
-    """float32 [81, 3 * 64]: the 8 x 8 px window at every shift, each colour free of its mean."""
-    energies: Plane
-    colours: Plane
-    """float32 [8, 8, 8], sums to 1."""
+_Look = tuple[Plane, Plane, Plane]
+"""What two frames are compared by: the 8 x 8 px window of a thumbnail at every shift, each colour
+free of its mean, float32 [81, 3 * 64]; the energy of each, [81]; the colours, [8, 8, 8]."""
 
 
 def cut_score(frames: Sequence[Frame]) -> float:
@@ -357,9 +327,7 @@ def cut_score(frames: Sequence[Frame]) -> float:
     difference), and 1 minus the overlap of their colour histograms. A cut stands at the largest
     step. Its score is the smallest difference between any frame before and any frame after (a
     flash has like frames on both sides), less the mean of the other steps (what motion explains).
-
-    Args:
-        frames: two or more of uint8 [px, px, 3], RGB, in time order.
+    Frames are uint8 [px, px, 3], RGB, two or more in time order.
     """
     looks = [_look(frame) for frame in frames]
     steps = [_difference(a, b) for a, b in itertools.pairwise(looks)]
@@ -381,11 +349,7 @@ def _look(frame: Frame) -> _Look:
     views = shifted.transpose(1, 2, 0, 3, 4).reshape((2 * _SHIFT_PX + 1) ** 2, 3, -1)
     views = views - views.mean(axis=-1, keepdims=True)
     flat = np.ascontiguousarray(views.reshape(len(views), -1))
-    return _Look(
-        views=flat,
-        energies=np.sqrt(np.square(flat).sum(axis=1)),
-        colours=_histogram(picture),
-    )
+    return flat, np.sqrt(np.square(flat).sum(axis=1)), _histogram(picture)
 
 
 def _histogram(picture: Image.Image) -> Plane:
@@ -405,12 +369,11 @@ def _histogram(picture: Image.Image) -> Plane:
 
 def _difference(a: _Look, b: _Look) -> float:
     structure = 1.0 - max(_likeness(a, b), _likeness(b, a))
-    colour = 1.0 - float(np.minimum(a.colours, b.colours).sum())
+    colour = 1.0 - float(np.minimum(a[2], b[2]).sum())
     return min(structure, colour)
 
 
 def _likeness(a: _Look, b: _Look) -> float:
     """Best correlation of the middle of ``b`` with any view of ``a``; of flat ones nothing."""
-    middle = len(b.views) // 2
-    products = a.views @ b.views[middle]
-    return float((products / (a.energies * b.energies[middle] + _FLAT_ENERGY)).max())
+    middle = len(b[0]) // 2
+    return float(((a[0] @ b[0][middle]) / (a[1] * b[1][middle] + _FLAT_ENERGY)).max())

@@ -7,28 +7,26 @@ their spectral changes agree at one shift in time. Videos that agree in either s
 of two that agree in both the one with the later key is dropped.
 
 The sound's print follows Haitsma and Kalker, "A Highly Robust Audio Fingerprinting System"
-(ISMIR 2002): 32 bits, each the sign of a difference over bands of a difference over time. Here
-they are taken from the log-mel, smoothed over 0.3 s, every 50 ms. A change of scale from one
-second to the next moves all bands alike and leaves the bits as they are.
+(ISMIR 2002): 32 bits, each the sign of a difference over bands of a difference over time, here of
+the log-mel, smoothed over 0.3 s, every 50 ms.
 
 A pair is looked for only among prints that share part of their bits, and of those that share it
-only neighbours in sorted order are compared (``NEIGHBOURS``). A title card that a
-thousand videos share therefore costs as much as a thousand different pictures.
+only neighbours in sorted order are compared (``NEIGHBOURS``): a title card that a thousand videos
+share costs as much as a thousand different pictures.
 """
 
 from __future__ import annotations
 
 import base64
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-
-from soundsight.core.errors import ConfigError, DataError, MissingExtraError
 
 Bits64 = NDArray[np.uint64]
 Bits32 = NDArray[np.uint32]
@@ -70,9 +68,6 @@ _FLAT_LEVELS = 8.0
 _ARRAYS = {"pictures": "<u8", "sounds": "<u4", "sound_at": "<i4"}
 
 
-# --- prints ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VideoPrint:
     """What a video is known by. Flat pictures and unchanging sound leave nothing in it.
@@ -91,41 +86,30 @@ class VideoPrint:
 
     def to_json(self) -> dict[str, Any]:
         """Return the print as JSON, the same on every machine."""
-        packed = {
-            name: base64.b64encode(getattr(self, name).astype(kind).tobytes()).decode()
-            for name, kind in _ARRAYS.items()
+        arrays = {name: getattr(self, name).astype(kind) for name, kind in _ARRAYS.items()}
+        return {"key": self.key} | {
+            name: base64.b64encode(array.tobytes()).decode() for name, array in arrays.items()
         }
-        return {"key": self.key, **packed}
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> VideoPrint:
         """Read what ``to_json`` wrote."""
-        try:
-            arrays = {
-                name: np.frombuffer(base64.b64decode(values[name], validate=True), kind)
-                for name, kind in _ARRAYS.items()
-            }
-            if len(arrays["sounds"]) != len(arrays["sound_at"]):
-                raise ValueError("cut short")
-            return VideoPrint(key=str(values["key"]), **arrays)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"a video's print is damaged ({error}): prepare it again") from None
+        arrays = {
+            name: np.frombuffer(base64.b64decode(values[name]), kind)
+            for name, kind in _ARRAYS.items()
+        }
+        return VideoPrint(key=values["key"], **arrays)
 
 
 class Printer:
     """Makes the print of one video from its seconds as they come, in constant memory.
 
-    Of a long video every second, fourth, eighth ... second is kept, so that at most
-    ``max_seconds`` are. Which ones depends on nothing but how many there are.
-
-    Args:
-        max_seconds: seconds that a print may hold. A copy of a longer video is found when it
-            starts at the same place; one of up to this length wherever it starts.
+    Of a long video every second, fourth, eighth ... second is kept, so that at most ``max_seconds``
+    are; which ones depends on nothing but how many there are. A copy of a longer video is found
+    when it starts at the same place, one of up to this length wherever it starts.
     """
 
     def __init__(self, max_seconds: int = 120) -> None:
-        if max_seconds < 1:
-            raise ConfigError("a print needs at least 1 second")
         self._max = max_seconds
         self._stride = 1
         self._count = 0
@@ -133,13 +117,7 @@ class Printer:
         self._kept: list[tuple[int | None, Bits32, NDArray[np.int32]]] = []
 
     def add(self, start_s: float, mel: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
-        """Take the next second.
-
-        Args:
-            start_s: where it starts, in seconds.
-            mel: uint8 [128, frames], row 0 the highest band.
-            image: uint8 [px, px, 3], RGB.
-        """
+        """Take the next second: uint8 [128, frames], row 0 the highest band; uint8 [px, px, 3]."""
         joined, from_s = mel, start_s
         if self._before is not None and abs(self._before[0] - start_s) < _FRAME_S / 2:
             # What comes right before fills the gap that the windows leave at the seam.
@@ -172,15 +150,9 @@ class Printer:
 
 
 def picture_bits(image: NDArray[np.uint8]) -> int | None:
-    """The 64-bit perceptual hash of a picture, or None where it shows too little to be known by.
+    """The 64-bit perceptual hash of uint8 [px, px, 3], or None where too little is shown."""
+    import imagehash
 
-    Args:
-        image: uint8 [px, px, 3], RGB.
-    """
-    try:
-        import imagehash
-    except ImportError:
-        raise MissingExtraError("finding duplicates", "prepare", "imagehash") from None
     grey = Image.fromarray(image).convert("L")
     if float(np.asarray(grey, dtype=np.float32).std()) < _FLAT_LEVELS:
         return None
@@ -189,10 +161,7 @@ def picture_bits(image: NDArray[np.uint8]) -> int | None:
 
 
 def sound_bits(mel: NDArray[np.uint8]) -> tuple[Bits32, NDArray[np.int32]]:
-    """The prints of the moments at which a sound changes.
-
-    Args:
-        mel: uint8 [128, frames], row 0 the highest band; any length.
+    """The prints of the moments at which a sound, uint8 [128, frames], row 0 highest, changes.
 
     Returns:
         uint32 [m] and the frame of each, int32 [m]. Silence and steady tones give m = 0: fewer
@@ -256,13 +225,11 @@ _BLOCK_LEAST = 5
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Duplicates:
+class Duplicates(NamedTuple):
     """What ``find_duplicates`` found.
 
-    Attributes:
-        groups: keys of videos that must stay in one split, sorted; only groups of two or more.
-        duplicates: key of a video to drop -> key of the one that is kept.
+    ``groups`` are the sorted keys of videos that must stay in one split, two or more each;
+    ``duplicates`` is the key of a video to drop -> that of the one that is kept.
     """
 
     groups: tuple[tuple[str, ...], ...]
@@ -272,30 +239,17 @@ class Duplicates:
 def find_duplicates(prints: Sequence[VideoPrint]) -> Duplicates:
     """Compare all videos, one print each; their order changes nothing."""
     ordered = sorted(prints, key=lambda p: p.key)
-    for before, after in itertools.pairwise(ordered):
-        if before.key == after.key:
-            raise DataError(f"two videos have the key {before.key}: give each one its own")
-    agreeing: list[tuple[int, int, bool, bool]] = []
-    looks = [0] * len(ordered)
+    alike: list[tuple[str, str, bool, bool]] = []
+    looks: Counter[str] = Counter()
     for pair in _candidates(ordered).tolist():
-        later, earlier = divmod(pair, len(ordered))
-        picture = same_picture(ordered[earlier], ordered[later])
-        sound = same_sound(ordered[earlier], ordered[later])
+        b, a = (ordered[place] for place in divmod(pair, len(ordered)))
+        picture, sound = same_picture(a, b), same_sound(a, b)
         if picture or sound:
-            agreeing.append((earlier, later, picture, sound))
+            alike.append((a.key, b.key, picture, sound))
         if picture and not sound:
-            looks[earlier] += 1
-            looks[later] += 1
-    groups = united(
-        (ordered[earlier].key, ordered[later].key)
-        for earlier, later, _, sound in agreeing
-        if sound or max(looks[earlier], looks[later]) <= CROWD
-    )
-    copies = united(
-        (ordered[earlier].key, ordered[later].key)
-        for earlier, later, picture, sound in agreeing
-        if picture and sound
-    )
+            looks.update((a.key, b.key))
+    groups = united((a, b) for a, b, _, sound in alike if sound or max(looks[a], looks[b]) <= CROWD)
+    copies = united((a, b) for a, b, picture, sound in alike if picture and sound)
     by_key = {video.key: video for video in ordered}
     duplicates: dict[str, str] = {}
     for members in _sets(copies):

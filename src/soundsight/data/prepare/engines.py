@@ -1,10 +1,10 @@
 """Where clips are turned into parts: processes here, or the workers of a Ray cluster.
 
-Both run ``ingest.ingest`` and give the same bytes. An engine is a generator: it yields the outcome
-of each clip as it comes, in any order; closing it stops the workers.
+Both run ``ingest.ingest`` and give the same bytes. An engine is a generator: it yields each clip
+when its part is there, in any order; closing it stops the workers.
 
-Here workers are processes that share nothing, forked from a server that has imported what is
-needed: one that crashes, hangs or is killed takes with it the clip that it was doing and no other.
+Here each clip has a process of its own, forked from a server that has imported what is needed: one
+that crashes, hangs or is killed takes with it its clip and no other.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from multiprocessing import connection, forkserver, get_context, parent_process, resource_tracker
 from pathlib import Path
 from typing import Any
 
 from soundsight.core.errors import DataError, OutputError, first_line
 from soundsight.core.files import atomic_file
-from soundsight.data.prepare.ingest import IngestConfig, Outcome, give_up, ingest
+from soundsight.data.prepare.ingest import IngestConfig, give_up, ingest
 from soundsight.data.prepare.staging import writing
 from soundsight.data.records import Clip
 from soundsight.data.store.shards import index_name
 
+Job = tuple[Clip, Path]
+"""A clip to do, and where its part goes."""
+
 TIMEOUT_S = 3600.0
 """How long one clip may take, by default."""
-
-CLIPS_PER_WORKER = 500
-"""A worker is replaced after so many clips, so that what a decoder leaks is given back."""
 
 _CONNECT_S = 10.0
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -45,8 +45,9 @@ _PRELOADED = [
 ]  # fmt: skip
 """What a clip needs that is imported when it is first used: the server has it ready."""
 
-_SERVER_DIED = 255
-_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, _SERVER_DIED)
+# The last one is that of a process whose server has died.
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, 255)
+_SLOW = "takes longer than {:g} s: raise --timeout or remove it"
 _CRASHED = "makes the decoder crash: repair or remove it"
 _KILLED = (
     "had its worker killed twice, as by a system that is short of memory: free some or pass fewer "
@@ -54,121 +55,55 @@ _KILLED = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A clip to do.
-
-    Attributes:
-        clip: what to cut.
-        part: where its part goes.
-    """
-
-    clip: Clip
-    part: Path
-
-
 def run_local(
     jobs: Sequence[Job], config: IngestConfig, workers: int, timeout_s: float = TIMEOUT_S
-) -> Iterator[Outcome]:
+) -> Iterator[Clip]:
     """Do the jobs in processes on this machine.
 
-    A clip whose worker dies (a decoder that crashes) or that takes longer than ``timeout_s`` is
-    recorded as failed, and the others go on. One whose worker is killed from outside, by a system
+    A clip whose process dies (a decoder that crashes) or that takes longer than ``timeout_s`` is
+    recorded as failed, and the others go on. One whose process is killed from outside, by a system
     that is short of memory say, is done once more.
     """
     todo, killed = deque(jobs), set[str]()
-    busy: list[_Worker] = []
-    idle: list[_Worker] = []
+    busy: dict[Any, tuple[Any, Job, float]] = {}
     try:
         while todo or busy:
             while todo and len(busy) < workers:
                 try:
-                    worker = idle.pop() if idle else _Worker()
+                    pipe, process = _start(todo[0], config)
                 except (OSError, EOFError) as error:
                     if busy:
                         break  # there can be no more than are at work
-                    raise _no_workers(error) from None
-                worker.begin(todo.popleft(), config, timeout_s)
-                busy.append(worker)
-            for worker in _Worker.wait(busy):
-                busy.remove(worker)
-                outcome = worker.outcome(timeout_s)
-                if worker.process.exitcode is None and worker.clips < CLIPS_PER_WORKER:
-                    idle.append(worker)
-                else:
-                    worker.stop()
-                if outcome is not None:
-                    yield outcome
-                elif worker.process.exitcode not in _FROM_OUTSIDE:
-                    yield _given_up(worker.job, _CRASHED)
-                elif worker.job.clip.id in killed:
-                    yield _given_up(worker.job, _KILLED)
-                else:
-                    killed.add(worker.job.clip.id)
-                    todo.append(worker.job)
+                    raise DataError(
+                        f"no worker process can be started ({first_line(error)}): free memory, or "
+                        "pass fewer --workers, and run the same command again, what is done is kept"
+                    ) from None
+                busy[pipe] = process, todo.popleft(), time.monotonic() + timeout_s
+            left_s = min(ends_s for _, _, ends_s in busy.values()) - time.monotonic()
+            ready = connection.wait(list(busy), max(0.0, left_s))
+            now_s = time.monotonic()
+            for pipe in [pipe for pipe in busy if pipe in ready or busy[pipe][2] <= now_s]:
+                process, (clip, part), _ = busy[pipe]
+                failure: str | OutputError | None
+                try:
+                    failure = pipe.recv() if pipe in ready else _SLOW.format(timeout_s)
+                except (EOFError, OSError):
+                    process.join()
+                    failure = _KILLED if process.exitcode in _FROM_OUTSIDE else _CRASHED
+                _stop(pipe, busy.pop(pipe)[0])
+                if isinstance(failure, OutputError):
+                    raise failure
+                if failure == _KILLED and clip.id not in killed:
+                    killed.add(clip.id)
+                    todo.append((clip, part))
+                    continue
+                if failure is not None:
+                    give_up(clip, part, failure)
+                yield clip
     finally:
         # Nobody waits for their answers any more.
-        for worker in (*busy, *idle):
-            worker.stop()
-
-
-class _Worker:
-    """A process that does one job after another."""
-
-    job: Job
-    ends_s: float
-
-    def __init__(self) -> None:
-        _start_server()
-        self.clips = 0
-        context = get_context("forkserver")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, ingest), daemon=True)
-        try:
-            self.process.start()
-        except BaseException:
-            self.pipe.close()
-            raise
-        finally:
-            theirs.close()
-
-    def begin(self, job: Job, config: IngestConfig, timeout_s: float) -> None:
-        """Let it do a job; it must be waiting for one."""
-        self.job, self.clips = job, self.clips + 1
-        self.ends_s = time.monotonic() + timeout_s
-        # Where it has ended meanwhile, the outcome says so.
-        with contextlib.suppress(OSError):
-            self.pipe.send((job, config))
-
-    def outcome(self, timeout_s: float) -> Outcome | None:
-        """What became of its job, which is done or out of time; None when the process died."""
-        if not self.pipe.poll():
-            self.stop()
-            reason = f"takes longer than {timeout_s:g} s: raise --timeout or remove it"
-            return _given_up(self.job, reason)
-        try:
-            found: Outcome | OutputError = self.pipe.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            return None
-        if isinstance(found, OutputError):
-            self.stop()
-            raise found
-        return found
-
-    def stop(self) -> None:
-        """End the process, whatever it does."""
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-
-    @staticmethod
-    def wait(workers: Sequence[_Worker]) -> list[_Worker]:
-        """Those of some workers whose job is done or out of time; waits until there is one."""
-        left_s = min(worker.ends_s for worker in workers) - time.monotonic()
-        ready = connection.wait([worker.pipe for worker in workers], max(0.0, left_s))
-        now_s = time.monotonic()
-        return [worker for worker in workers if worker.pipe in ready or worker.ends_s <= now_s]
+        for pipe, (process, _, _) in busy.items():
+            _stop(pipe, process)
 
 
 def _start_server() -> None:
@@ -191,16 +126,37 @@ def _start_server() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-def _serve(pipe: connection.Connection[Any, Any], function: Callable[..., Outcome]) -> None:
+def _start(job: Job, config: IngestConfig) -> tuple[Any, Any]:
+    """Start a process that does a job; return the pipe on which it says so, and the process."""
+    _start_server()
+    context = get_context("forkserver")
+    ours, theirs = context.Pipe(duplex=False)
+    with theirs:
+        process = context.Process(target=_work, args=(theirs, ingest, *job, config), daemon=True)
+        try:
+            process.start()
+        except BaseException:
+            ours.close()
+            raise
+    return ours, process
+
+
+def _stop(pipe: Any, process: Any) -> None:
+    process.kill()
+    process.join()
+    pipe.close()
+
+
+def _work(
+    pipe: Any, function: Callable[..., None], clip: Clip, part: Path, config: IngestConfig
+) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # The other end is closed when no more is asked of it.
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            job, config = pipe.recv()
-            try:
-                pipe.send(function(job.clip, config, job.part))
-            except OutputError as error:
-                pipe.send(error)
+    with contextlib.suppress(OSError):  # the parent may be gone
+        try:
+            function(clip, config, part)
+            pipe.send(None)
+        except OutputError as error:
+            pipe.send(error)
 
 
 def _end_with_parent() -> None:
@@ -211,17 +167,6 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _given_up(job: Job, reason: str) -> Outcome:
-    return give_up(job.clip, job.part, f"{job.clip.key} {reason}")
-
-
-def _no_workers(error: Exception) -> DataError:
-    return DataError(
-        f"no worker process can be started ({first_line(error)}): free memory, or pass fewer "
-        "--workers, and run the same command again, what is done is kept"
-    )
-
-
 # --- Ray ---------------------------------------------------------------------------------------
 
 
@@ -229,9 +174,9 @@ def run_ray(
     jobs: Sequence[Job],
     config: IngestConfig,
     address: str | None,
-    workers: int | None = None,
-    timeout_s: float = TIMEOUT_S,
-) -> Iterator[Outcome]:
+    workers: int | None,
+    timeout_s: float,
+) -> Iterator[Clip]:
     """Do the jobs with Ray Data on a cluster (or, without an address, on a Ray started here).
 
     Every worker must be able to read the clips' paths: a shared file system, or URLs. Parts come
@@ -248,8 +193,8 @@ def run_ray(
     if not jobs:
         return
     with _cluster(address) as ray:
-        parts = {job.clip.id: job.part for job in jobs}
-        rows = [{"clip": asdict(job.clip)} for job in jobs]
+        by_id = {clip.id: (clip, part) for clip, part in jobs}
+        rows = [{"clip": asdict(clip)} for clip, _ in jobs]
         # Few clips a block: a node that dies loses little, and every core has work to the end.
         slots = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         blocks = min(len(rows), max(4 * slots, len(rows) // 8))
@@ -258,7 +203,13 @@ def run_ray(
                 _remote(config, timeout_s), num_cpus=1, concurrency=workers
             )
             for row in data.iter_rows():
-                yield _received(row, parts[row["clip"]])
+                clip, part = by_id[row["id"]]
+                with writing(part):
+                    # As write_shard does: a tar that is there has its index.
+                    for path in (part.with_name(index_name(part.name)), part):
+                        with atomic_file(path) as temporary:
+                            temporary.write_bytes(row["part" if path == part else "index"])
+                yield clip
         except (ray.exceptions.RayError, ConnectionError) as error:
             raise DataError(
                 f"the Ray cluster gave up ({first_line(_cause(error))}): run the same command "
@@ -274,38 +225,17 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _remote(config: IngestConfig, timeout_s: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The function that a Ray worker applies to one row.
-
-    A process of its own does the clip: Ray would try one that kills its worker for ever.
-    """
+    """The function that a Ray worker applies to one row."""
 
     def work(row: dict[str, Any]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="soundsight-") as folder:
-            job = Job(clip=Clip(**row["clip"]), part=Path(folder) / "part.tar")
-            (outcome,) = run_local([job], config, 1, timeout_s)
-            index = job.part.with_name(index_name(job.part.name))
-            return {
-                **{name: value or "" for name, value in asdict(outcome).items()},
-                "part": job.part.read_bytes(),
-                "index": index.read_bytes(),
-            }
+            clip, part = Clip(**row["clip"]), Path(folder) / "part.tar"
+            # In a process of its own: Ray would try a clip that kills its worker for ever.
+            list(run_local([(clip, part)], config, 1, timeout_s))
+            index = part.with_name(index_name(part.name)).read_bytes()
+            return {"id": clip.id, "part": part.read_bytes(), "index": index}
 
     return work
-
-
-def _received(row: dict[str, Any], part: Path) -> Outcome:
-    with writing(part):
-        # As write_shard does: a tar that is there has its index.
-        for path, name in ((part.with_name(index_name(part.name)), "index"), (part, "part")):
-            with atomic_file(path) as temporary:
-                temporary.write_bytes(row[name])
-    return Outcome(
-        clip=row["clip"],
-        pairs=int(row["pairs"] or 0),
-        dropped=int(row["dropped"] or 0),
-        failure=row["failure"] or None,
-        damage=row["damage"] or None,
-    )
 
 
 @contextlib.contextmanager
@@ -315,28 +245,19 @@ def _cluster(address: str | None) -> Iterator[Any]:
     import ray
     import ray.data
 
-    _check_address(address)
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     try:
+        if host and port.isdigit():
+            # Ray itself waits for minutes where nobody answers.
+            socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ray.exceptions.RayError, ValueError, RuntimeError) as error:
+    except (OSError, OverflowError, ray.exceptions.RayError, ValueError, RuntimeError) as error:
         raise DataError(
             f"cannot reach the Ray cluster at {address or 'this machine'}: {first_line(error)}"
         ) from None
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield ray
     finally:
         ray.shutdown()
-
-
-def _check_address(address: str | None) -> None:
-    """Try to connect: Ray itself waits for minutes where nobody answers."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        raise DataError(f"cannot reach the Ray cluster at {address}: {first_line(error)}") from None

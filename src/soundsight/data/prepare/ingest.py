@@ -2,8 +2,7 @@
 
 This is what a worker does, on this machine or on another: it depends on nothing but the clip and
 the settings, and its result, a part (``data.prepare.staging``), is the same bytes everywhere.
-Sound and picture are read side by side, each in constant memory, so that a file of three hours
-needs no more than one of ten seconds.
+Sound and picture are read side by side, each in constant memory.
 """
 
 from __future__ import annotations
@@ -22,12 +21,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from soundsight.core.config import check_values
 from soundsight.core.errors import (
     ConfigError,
     OutputError,
@@ -48,17 +48,16 @@ from soundsight.data.prepare.clean import (
 from soundsight.data.prepare.clean import reasons as reasons_to_drop
 from soundsight.data.prepare.duplicates import Printer
 from soundsight.data.prepare.staging import NoSpaceError, writing
-from soundsight.data.records import MEL, SIDECAR, Clip, Record, rank_of
+from soundsight.data.records import IMAGES, MEL, SIDECAR, Clip, Record, rank_of
 from soundsight.data.sources.listing import is_url
 from soundsight.data.store.shards import encode_mel, write_shard
-from soundsight.media.audio import SoundStream, soundtrack
+from soundsight.media.audio import soundtrack
 from soundsight.media.frames import FrameReader, open_frames
 from soundsight.media.framing import CROPS, square
 from soundsight.media.mel import MelConfig
 from soundsight.media.segments import Segment, check_lengths, segments
 
 FRAMES = ("center", "sharpest")
-IMAGE_FORMATS = ("jpg", "webp")
 MIN_SIZE_PX, MAX_SIZE_PX = 64, 256
 
 _SHARPEST = tuple(k / 10 for k in range(1, 10))
@@ -100,13 +99,7 @@ class IngestConfig:
 
     def __post_init__(self) -> None:
         check_lengths(self.segment_s, self.hop_s, self.mel)
-        for name, value, choices in (
-            ("frame", self.frame, FRAMES),
-            ("crop", self.crop, CROPS),
-            ("image_format", self.image_format, IMAGE_FORMATS),
-        ):
-            if value not in choices:
-                raise ConfigError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
+        check_values(self, frame=FRAMES, crop=CROPS, image_format=IMAGES)
         if not MIN_SIZE_PX <= self.size_px <= MAX_SIZE_PX:
             raise ConfigError(
                 f"size_px is from {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels, not {self.size_px}"
@@ -115,37 +108,18 @@ class IngestConfig:
             raise ConfigError(f"quality is from 1 to 100, not {self.quality}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of a clip.
-
-    Attributes:
-        clip: its id.
-        pairs: pairs that are kept.
-        dropped: pairs that cleaning drops.
-        failure: why there are none at all, or None.
-        damage: what of it could not be read, or None; the pairs are of the rest.
-    """
-
-    clip: str
-    pairs: int
-    dropped: int
-    failure: str | None = None
-    damage: str | None = None
-
-
-def ingest(clip: Clip, config: IngestConfig, part: Path) -> Outcome:
+def ingest(clip: Clip, config: IngestConfig, part: Path) -> None:
     """Cut a clip into pairs and write them, or why there are none, as a part.
 
     A clip that cannot be used is no error: its part says why.
     """
     about: dict[str, Any] = {}
-    found: list[bool] = []
     try:
         with writing(part):
             # A new index beside an old tar would be no part.
             part.unlink(missing_ok=True)
-            write_shard(part, _records(clip, config, about, found), about)
+            write_shard(part, _records(clip, config, about), about)
+        return
     except OutputError:
         raise
     except SoundsightError as error:
@@ -155,20 +129,13 @@ def ingest(clip: Clip, config: IngestConfig, part: Path) -> Outcome:
     except Exception as error:
         # A fault of ours on one file must not end a run over thousands; its reason says so.
         reason = f"unexpected {type(error).__name__}: {first_line(error)}"
-    else:
-        kept = sum(found)
-        return Outcome(
-            clip=clip.id, pairs=kept, dropped=len(found) - kept, damage=about.get("damage")
-        )
-    return give_up(clip, part, reason)
+    give_up(clip, part, reason)
 
 
-def give_up(clip: Clip, part: Path, reason: str) -> Outcome:
+def give_up(clip: Clip, part: Path, reason: str) -> None:
     """Record as its part why a clip cannot be used: in one line, without the path of a machine."""
-    reason = _without_path(clip, reason)
     with writing(part):
-        write_shard(part, (), {**_about(clip), "failure": reason})
-    return Outcome(clip=clip.id, pairs=0, dropped=0, failure=reason)
+        write_shard(part, (), {**_about(clip), "failure": _without_path(clip, reason)})
 
 
 def _without_path(clip: Clip, reason: str) -> str:
@@ -186,89 +153,66 @@ def is_current(about: Mapping[str, Any], clip: Clip) -> bool:
 
 
 def _about(clip: Clip) -> dict[str, Any]:
-    stamp = None  # as of a URL
-    with contextlib.suppress(OSError, ValueError):
+    about: dict[str, Any] = {"clip": clip.key, "stamp": None}
+    with contextlib.suppress(OSError, ValueError):  # a URL has none
         status = Path(clip.path).stat()
-        stamp = [status.st_size, status.st_mtime_ns]
-    return {
-        "clip": clip.key,
-        "group": clip.group,
-        "label": clip.label,
-        "licence": clip.licence,
-        "split": clip.split,
-        "stamp": stamp,
-    }
+        about["stamp"] = [status.st_size, status.st_mtime_ns]
+    return about | {name: getattr(clip, name) for name in ("group", "label", "licence", "split")}
 
 
-def _records(
-    clip: Clip, config: IngestConfig, about: dict[str, Any], found: list[bool]
-) -> Iterator[Record]:
-    """Yield the pairs of a clip, dropped ones included; note in ``found`` which are kept.
-
-    ``about`` becomes what its part says of it.
-    """
+def _records(clip: Clip, config: IngestConfig, about: dict[str, Any]) -> Iterator[Record]:
+    """Yield the pairs of a clip, dropped ones included; ``about`` becomes what its part says."""
     printer = Printer() if config.duplicates else None
-    unseen = 0
+    cut = kept = unseen = 0
     content = hashlib.blake2b(digest_size=16)
     damages: list[str] = []
     # Before the file is read: changed meanwhile, it is done again.
     about.update(_about(clip))
     with _local(clip) as path:
-        for segment in _segments(path, clip, config, damages):
-            chosen = _choose(segment.pictures, config)
-            if chosen is None:
+        for number, start_s, window, pictures in _segments(path, clip, config, damages):
+            if 0.5 not in pictures:
                 unseen += 1
                 continue
-            mel, image = segment.window.mel, chosen[1][chosen[0]].image
-            record = _record(clip, segment, *chosen, config)
-            found.append(not record.reasons)
+            place, pictures = _choose(pictures, config)
+            image, mel = pictures[place][0], window.mel
+            key = f"{clip.id}_{number:06d}"
+            record = _record(clip, key, start_s, window, place, pictures, config)
+            cut += 1
             if not record.reasons:
+                kept += 1
                 content.update(mel.tobytes() + image.tobytes())
                 if printer is not None:
-                    printer.add(segment.window.start_s, mel, image)
+                    printer.add(window.start_s, mel, image)
             yield record
         # A copy of what a URL names lies at a place of this machine.
         lines = (_without_path(clip, line.replace(str(path), clip.path)) for line in damages)
-        damage = "; ".join(dict.fromkeys(lines)) or None
-    if damage is not None and (config.strict or not found):
+        damage = "; ".join(dict.fromkeys(lines))
+    if damage and (config.strict or not cut):
         raise VideoError(damage)
-    if not found:
+    if not cut:
         raise VideoError(
             f"{clip.path} shows no picture while it sounds: nothing at the middle of any segment "
             f"of {config.segment_s:g} s"
         )
-    about.update(unseen=unseen, content=content.hexdigest() if any(found) else clip.id)
+    about.update(unseen=unseen, content=content.hexdigest() if kept else clip.id)
     if printer is not None:
         about.update(print=printer.finish(f"{rank_of(clip)} {clip.id}").to_json())
-    if damage is not None:
+    if damage:
         about.update(damage=damage)
 
 
 # --- sound and picture, side by side -----------------------------------------------------------
 
-
-class _Seen(NamedTuple):
-    """A picture, and when it is shown."""
-
-    image: NDArray[np.uint8]
-    frame_s: float
-
-
-class _Segment(NamedTuple):
-    """A segment of a clip, and what is shown at the places of it that are looked at."""
-
-    number: int
-    start_s: float
-    window: Segment
-    pictures: dict[float, _Seen]
+_Seen = tuple[NDArray[np.uint8], float]
+"""A picture, and when it is shown in seconds."""
 
 
 def _segments(
     path: Path, clip: Clip, config: IngestConfig, damages: list[str]
-) -> Iterator[_Segment]:
-    """The segments of a clip, up to its first damage where the settings are strict.
+) -> Iterator[tuple[int, float, Segment, dict[float, _Seen]]]:
+    """Yield (number, start in s, segment, place -> what is shown there) of each segment of a clip.
 
-    What of it cannot be read comes into ``damages``.
+    What of it cannot be read comes into ``damages``; where the settings are strict that is the end.
     """
     places = {0.5, *frames_needed(config.clean)}
     if config.frame == "sharpest":
@@ -291,19 +235,14 @@ def _segments(
         cut = segments(blocks(), config.segment_s, config.hop_s, config.mel, with_samples=True)
         for number, window in enumerate(cut):
             pictures = next(seen)
-            damages[:] = _damages(sound, picture)
+            damages[:] = [*sound.damages, *picture.warnings]
             if config.strict and damages:
                 return
             if ended and window.start_s + config.segment_s / 2 > samples / RATE_HZ + 1e-6:
                 # Padding in its middle: what is shown there is beside the sound, not with it.
                 pictures = {}
-            yield _Segment(number, sound.start_s + window.start_s, window, pictures)
-        damages[:] = _damages(sound, picture)
-
-
-def _damages(sound: SoundStream, picture: FrameReader) -> list[str]:
-    """What could not be read so far, a line each: of the sound, then of the picture."""
-    return [*sound.damages, *picture.warnings]
+            yield number, sound.start_s + window.start_s, window, pictures
+        damages[:] = [*sound.damages, *picture.warnings]
 
 
 def _pictures(
@@ -333,25 +272,21 @@ def _pictures(
             if shown.frame is not last_frame or last_image is None:
                 last_frame = shown.frame
                 last_image = square(last_frame, size_px, config.crop, reader.pixel_aspect)
-            segment[place] = _Seen(image=last_image, frame_s=shown.frame_s)
+            segment[place] = last_image, shown.frame_s
         if place == places[-1]:
             yield waiting.pop(number)
 
 
-def _choose(
-    pictures: dict[float, _Seen], config: IngestConfig
-) -> tuple[float, dict[float, _Seen]] | None:
+def _choose(pictures: dict[float, _Seen], config: IngestConfig) -> tuple[float, dict[float, _Seen]]:
     """Return the place of the picture to keep, and all of them at their final size."""
-    if 0.5 not in pictures:
-        return None
     if config.frame == "center":
         return 0.5, pictures
     choices = [place for place in _SHARPEST if place in pictures]
     # Of equals the one nearest to the middle.
-    kept = max(choices, key=lambda p: (round(_sharpness(pictures[p].image), 3), -abs(p - 0.5)))
+    kept = max(choices, key=lambda p: (round(_sharpness(pictures[p][0]), 3), -abs(p - 0.5)))
     return kept, {
-        place: seen._replace(image=resized(seen.image, config.size_px))
-        for place, seen in pictures.items()
+        place: (resized(image, config.size_px), frame_s)
+        for place, (image, frame_s) in pictures.items()
     }
 
 
@@ -364,29 +299,31 @@ def _sharpness(image: NDArray[np.uint8]) -> float:
 
 
 def _record(
-    clip: Clip, segment: _Segment, kept: float, pictures: dict[float, _Seen], config: IngestConfig
+    clip: Clip,
+    key: str,
+    start_s: float,
+    window: Segment,
+    kept: float,
+    pictures: dict[float, _Seen],
+    config: IngestConfig,
 ) -> Record:
-    window, shown = segment.window, pictures[kept]
+    image, frame_s = pictures[kept]
     measures: dict[str, float] = {}
     if config.clean.steps:
         measures.update(measure_sound(window.samples, window.mel, window.peak_db))
         order = sorted({*frames_needed(config.clean), kept} & pictures.keys())
-        frames = [pictures[place].image for place in order]
+        frames = [pictures[place][0] for place in order]
         measures.update(measure_picture(frames, order.index(kept)))
-    files = {
-        MEL: encode_mel(window.mel),
-        config.image_format: _picture_bytes(shown.image, config),
-    }
-    key = f"{clip.id}_{segment.number:06d}"
+    files = {MEL: encode_mel(window.mel), config.image_format: _picture_bytes(image, config)}
     about = {
         "key": key,
         "clip": clip.key,
         "group": clip.group,
         "label": clip.label,
         "licence": clip.licence,
-        "start_s": round(segment.start_s, 6) + 0.0,
-        "end_s": round(segment.start_s + config.segment_s, 6),
-        "frame_s": round(shown.frame_s, 6) + 0.0,
+        "start_s": round(start_s, 6) + 0.0,
+        "end_s": round(start_s + config.segment_s, 6),
+        "frame_s": round(frame_s, 6) + 0.0,
         "mel": {
             "shape": list(window.mel.shape),
             "rms_dbfs": round(window.rms_dbfs, 2),
@@ -400,7 +337,7 @@ def _record(
     files[SIDECAR] = json.dumps(about, sort_keys=True, ensure_ascii=True).encode() + b"\n"
     reasons = reasons_to_drop(measures, config.clean)
     # Sums of levels and of their squares, exact: of the log-mel, then of red, green and blue.
-    planes = [window.mel.reshape(-1), *shown.image.reshape(-1, 3).T]
+    planes = [window.mel.reshape(-1), *image.reshape(-1, 3).T]
     levels = [plane.astype(np.int64) for plane in planes]
     sums = tuple(int(total) for plane in levels for total in (plane.sum(), plane @ plane))
     return Record(key=key, files=files, reasons=reasons, sums=sums)
@@ -409,8 +346,9 @@ def _record(
 def _picture_bytes(image: NDArray[np.uint8], config: IngestConfig) -> bytes:
     file = io.BytesIO()
     # At this size halved colours would show.
-    settings = {"method": 4} if config.image_format == "webp" else {"subsampling": 0}
-    kind = "WEBP" if config.image_format == "webp" else "JPEG"
+    webp = config.image_format == "webp"
+    settings: dict[str, Any] = {"method": 4} if webp else {"subsampling": 0}
+    kind = "WEBP" if webp else "JPEG"
     Image.fromarray(image).save(file, format=kind, quality=config.quality, **settings)
     return file.getvalue()
 

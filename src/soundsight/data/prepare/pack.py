@@ -3,6 +3,10 @@
 The order of the clips in the shards is that of their names' hashes: mixed, the same everywhere,
 and telling nothing. Everything here is a function of the parts and the settings; what a killed run
 had finished is taken over.
+
+Which split a video belongs to is a function of its group's name: adding or removing videos moves no
+other video, on any machine, in any order; save that where a split would stay empty, a video whose
+name lies near to it stands in, until one of its own comes.
 """
 
 from __future__ import annotations
@@ -13,20 +17,19 @@ import itertools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from soundsight.core.errors import DataError
+from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import write_json
 from soundsight.core.units import IMAGE_CHANNELS
 from soundsight.data.prepare.clean import STEPS
 from soundsight.data.prepare.duplicates import VideoPrint, find_duplicates, united
-from soundsight.data.prepare.split import SPLITS, split_of, splits_of
 from soundsight.data.prepare.staging import (
     DAMAGED,
     DROPPED,
@@ -35,7 +38,7 @@ from soundsight.data.prepare.staging import (
     write_failures,
     writing,
 )
-from soundsight.data.records import IMAGES, MEL, Clip, Record, rank_of, stable_hash
+from soundsight.data.records import IMAGES, MEL, SPLITS, Clip, Record, rank_of, stable_hash
 from soundsight.data.store.shards import (
     FORMAT,
     FORMAT_VERSION,
@@ -74,16 +77,6 @@ class PackConfig:
     coherence_share: float = 0.15
 
 
-class Scorer(Protocol):
-    """Says how well the sound and the picture of each pair agree; higher is better."""
-
-    def __call__(self, pairs: StagedPairs, work: Path) -> NDArray[np.float32] | None:
-        """Return float32 [len(pairs)], or None where nothing could be learned: none is dropped.
-
-        ``work`` is a folder for what is worth resuming.
-        """
-
-
 class StagedPairs:
     """The pairs that are left, read from their parts at random.
 
@@ -120,21 +113,14 @@ class StagedPairs:
         return np.stack(mels), np.stack(images)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dropped:
-    """A pair for the sheet of a cleaning step.
+Scorer = Callable[[StagedPairs, Path], NDArray[np.float32] | None]
+"""Says how well sound and picture of each pair agree: float32 [n], higher is better.
 
-    Attributes:
-        record: the pair.
-        note: what to say of it.
-    """
+None: nothing could be learned, and nothing is dropped. The path is a folder for what is worth
+resuming."""
 
-    record: Record
-    note: str
-
-
-Draw = Callable[[str, Sequence[Dropped], int, Path], None]
-"""Draws the sheet of one step: (step, what to show, of how many pairs, where)."""
+Draw = Callable[[str, Sequence[tuple[Record, str]], int, Path], None]
+"""Draws the sheet of one step: (step, pairs to show with a note each, of how many, where)."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is done, how many, of how many)."""
@@ -149,7 +135,7 @@ def pack(
     skipped: Sequence[tuple[str, str]] = (),
     scorers: Mapping[str, Scorer] | None = None,
     draw: Draw | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda _what, _done, _of: None,
 ) -> dict[str, Any]:
     """Make the dataset out of the parts of ``clips``, all of which must be there.
 
@@ -167,7 +153,7 @@ def pack(
         The content of dataset.json.
     """
     with writing(stage.data):
-        packer = _Packer(stage, clips, config, progress or (lambda _what, _done, _of: None))
+        packer = _Packer(stage, clips, config, progress)
         packer.failures += skipped
         packer.survey()
         packer.place()
@@ -188,20 +174,18 @@ class _Packer:
         self._clips = sorted(clips, key=lambda clip: (stable_hash(clip.key), clip.key))
         self.failures: list[tuple[str, str]] = []
         self._damaged: list[tuple[str, str]] = []
-        self._unseen = 0
-        self._cut = self._left = 0
+        self._unseen = self._cut = self._left = self._written = 0
         self._funnel: list[dict[str, Any]] = []
         self._sheets: dict[str, list[tuple[int, Clip, Entry, str]]] = {}
-        self._usable: dict[str, Clip] = {}
-        self._kept: dict[str, int] = {}
         self._prints: list[VideoPrint] = []
         self._contents: dict[str, list[Clip]] = {}
-        # Final group and split of each usable clip, and what is dropped: clips and single pairs.
+        # By clip: those that can be used, their pairs that are kept, final group and split.
+        self._usable: dict[str, Clip] = {}
+        self._kept: dict[str, int] = {}
         self._group: dict[str, str] = {}
         self._split: dict[str, str] = {}
         self._lost_clips: set[str] = set()
         self._lost_pairs: set[str] = set()
-        self._written = 0
 
     def survey(self) -> None:
         """Read what each part says of its clip."""
@@ -241,11 +225,10 @@ class _Packer:
             heapq.heappop(shown)
 
     def _count(self, step: str, dropped: int) -> None:
-        after = self._left - dropped
+        before, self._left = self._left, self._left - dropped
         self._funnel.append(
-            {"step": step, "before": self._left, "dropped": dropped, "after": after}
+            {"step": step, "before": before, "dropped": dropped, "after": self._left}
         )
-        self._left = after
 
     def _rows(self) -> Iterator[tuple[Clip, str, Entry]]:
         """The pairs that are left, in the order of the shards: (clip, its final group, pair)."""
@@ -322,9 +305,7 @@ class _Packer:
             self._count(step, 0)
             return
         count = int(len(rows) * self._config.coherence_share)
-        order = sorted(
-            range(len(rows)), key=lambda i: (float(scores[i]), stable_hash(pairs.keys[i]))
-        )
+        order = sorted(range(len(rows)), key=lambda i: (scores[i], stable_hash(pairs.keys[i])))
         for index in order[:count]:
             clip, _, entry = rows[index]
             self._lost_pairs.add(entry.key)
@@ -351,15 +332,28 @@ class _Packer:
         splits = {split: writer.finish() for split, writer in shards.items()}
         pairs = sum(writer.pairs for writer in shards.values())
         if not pairs:
-            self._refuse()
-        counts = [about["mel_bands"] * about["mel_frames"]] + IMAGE_CHANNELS * [
-            about["image_px"] ** 2
-        ]
+            path = self._stage.report_failures(self.failures)
+            first = f", the first: {': '.join(self.failures[0])}" if self.failures else ""
+            raise DataError(
+                f"no pair is left for {self._stage.data}: cleaning dropped {self._cut}, and "
+                f"{len(self.failures)} videos failed (see {path}{first})"
+            )
         write_failures(out / FAILURES, self.failures)
         if self._damaged:
             write_failures(out / DAMAGED, self._damaged)
         self._draw_sheets(draw)
-        self._sweep(splits)
+        # What a killed run was writing, or had written for other videos, is swept away.
+        names = [shard["name"] for split in splits.values() for shard in split["shards"]]
+        kept = {
+            *names,
+            *map(index_name, names),
+            FAILURES,
+            DROPPED,
+            *[DAMAGED][: len(self._damaged)],
+        }
+        for path in list(out.iterdir()):
+            if path.name not in kept:
+                path.unlink()
         finished = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -375,7 +369,7 @@ class _Packer:
                 "pairs": pairs,
                 "cleaning": self._funnel,
             },
-            "statistics": _statistics(shards["train"].pairs, sums, counts),
+            "statistics": _statistics(shards["train"].pairs, sums.tolist(), about),
             "splits": splits,
         }
         write_dataset(out, finished)
@@ -400,28 +394,11 @@ class _Packer:
         self._progress("writing pairs", self._written, self._left)
         return info
 
-    def _records(self, rows: Sequence[tuple[Clip, Entry]]) -> Iterator[Record]:
+    def _records(self, rows: Iterable[tuple[Clip, Entry]]) -> Iterator[Record]:
         for clip, of_clip in itertools.groupby(rows, key=lambda row: row[0]):
             part = self._stage.part(clip.id)
             for _, entry in of_clip:
                 yield part.record(entry)
-
-    def _refuse(self) -> NoReturn:
-        path = self._stage.report_failures(self.failures)
-        first = f", the first: {': '.join(self.failures[0])}" if self.failures else ""
-        raise DataError(
-            f"no pair is left for {self._stage.data}: cleaning dropped {self._cut}, and "
-            f"{len(self.failures)} videos failed (see {path}{first})"
-        )
-
-    def _sweep(self, splits: Mapping[str, Any]) -> None:
-        """Remove what a killed run was writing, or had written for other videos."""
-        shards = [shard["name"] for split in splits.values() for shard in split["shards"]]
-        kept = {*shards, *map(index_name, shards), FAILURES, DROPPED}
-        kept |= {DAMAGED} if self._damaged else set()
-        for entry in list(self._stage.out.iterdir()):
-            if entry.name not in kept:
-                entry.unlink()
 
     def _draw_sheets(self, draw: Draw | None) -> None:
         folder = self._stage.out / DROPPED
@@ -432,23 +409,23 @@ class _Packer:
             folder.mkdir(exist_ok=True)
             rows = sorted(shown, key=lambda row: (-row[0], row[2].key))
             dropped = [
-                Dropped(record=self._stage.part(clip.id).record(entry), note=note)
-                for _, clip, entry, note in rows
+                (self._stage.part(clip.id).record(entry), note) for _, clip, entry, note in rows
             ]
             total = sum(row["dropped"] for row in self._funnel if row["step"] == step)
             draw(step, dropped, total, folder / f"{step}.png")
 
 
-def _statistics(pairs: int, sums: NDArray[Any], counts: Sequence[int]) -> dict[str, Any]:
+def _statistics(pairs: int, sums: Sequence[int], about: Mapping[str, Any]) -> dict[str, Any]:
     """Mean and standard deviation of the levels (0 .. 255) of the train split."""
     if not pairs:
         return {}
-    means, deviations = [], []
-    for place, count in enumerate(counts):
-        total, squares = int(sums[2 * place]), int(sums[2 * place + 1])
-        mean = total / (pairs * count)
-        means.append(round(mean, 4))
-        deviations.append(round(max(0.0, squares / (pairs * count) - mean**2) ** 0.5, 4))
+    levels = [about["mel_bands"] * about["mel_frames"], *IMAGE_CHANNELS * [about["image_px"] ** 2]]
+    means = [total / (pairs * count) for total, count in zip(sums[::2], levels, strict=True)]
+    deviations = [
+        round(max(0.0, squares / (pairs * count) - mean**2) ** 0.5, 4)
+        for squares, count, mean in zip(sums[1::2], levels, means, strict=True)
+    ]
+    means = [round(mean, 4) for mean in means]
     return {
         "split": "train",
         "pairs": pairs,
@@ -457,3 +434,54 @@ def _statistics(pairs: int, sums: NDArray[Any], counts: Sequence[int]) -> dict[s
         "image_mean": means[1:],
         "image_std": deviations[1:],
     }
+
+
+# --- which split a group belongs to ------------------------------------------------------------
+
+
+def parse_shares(text: str) -> tuple[float, float, float]:
+    """Read shares such as ``0.8,0.1,0.1`` (train, val, test; the last may be left out)."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 2:
+        numbers.append(0.0)
+    fits = len(numbers) == 3 and all(0 <= share <= 1 for share in numbers)
+    if not fits or abs(sum(numbers) - 1) > 1e-6:
+        raise ConfigError(
+            f"--split {text}: three shares that sum to 1 are expected, such as 0.8,0.1,0.1"
+        )
+    return numbers[0], numbers[1], numbers[2]
+
+
+def _place(group: str) -> float:
+    """Where a name's hash lies between 0 and 1."""
+    return stable_hash(f"split {group}") / 2.0**64
+
+
+def split_of(group: str, shares: Sequence[float]) -> str:
+    """Return the split of a group by its name, for shares of train, val and test."""
+    if _place(group) < shares[0]:
+        return "train"
+    # Rounding must not put a group into a split that is asked to be empty.
+    return "val" if _place(group) < shares[0] + shares[1] or shares[2] == 0 else "test"
+
+
+def splits_of(
+    groups: Iterable[str], shares: Sequence[float], fixed: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the split of each group; none that is asked for stays empty where that can be.
+
+    A split whose share no name has met takes the group whose hash lies nearest to it, out of a
+    split that keeps another one. Groups that are ``fixed``, as their source asks, stay.
+    """
+    found = {group: fixed.get(group) or split_of(group, shares) for group in groups}
+    for number, (split, share) in enumerate(zip(SPLITS, shares, strict=True)):
+        begin, end = sum(shares[:number]), sum(shares[: number + 1])
+        held = Counter(found.values())
+        spare = [group for group in found if group not in fixed and held[found[group]] > 1]
+        if share and spare and not held[split]:
+            nearest = min(spare, key=lambda g: (max(begin - _place(g), _place(g) - end), g))
+            found[nearest] = split
+    return found

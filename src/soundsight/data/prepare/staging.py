@@ -8,9 +8,9 @@
     shards/         what each finished shard holds
     moving.json     the move has begun; what of an older dataset has no place in the new one
 
-A part is a shard of its own. It appears whole (it is renamed into place) and is a function of the
-clip and the settings. So a run that was killed at any moment goes on with the same command, does
-nothing twice, and ends with the same bytes. One run works at a time: it locks the output folder.
+A part is a shard that appears whole and is a function of the clip and the settings. So a run that
+was killed at any moment goes on with the same command, does nothing twice, and ends with the same
+bytes. One run works at a time: it locks the output folder.
 """
 
 from __future__ import annotations
@@ -65,12 +65,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 class Part:
-    """The finished part of a clip.
-
-    Attributes:
-        about: what is known of the clip (JSON).
-        entries: its pairs in order, dropped ones included.
-    """
+    """The finished part of a clip: what is known of it, and its pairs, dropped ones included."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -101,10 +96,8 @@ class Part:
 class Stage:
     """The workplace in an output folder; use it as a context: it is locked inside the block.
 
-    Args:
-        data: the output folder; made where it is missing.
-        settings: all that the result depends on, apart from the clips.
-        restart: throw away unfinished work that was begun with other settings.
+    ``settings`` are all that the parts depend on, apart from the clips; ``restart`` throws away
+    unfinished work that was begun with others.
     """
 
     def __init__(self, data: Path, settings: Mapping[str, Any], *, restart: bool = False) -> None:
@@ -143,22 +136,22 @@ class Stage:
         try:
             begun = json.loads(plan.read_text("utf-8"))
         except FileNotFoundError:
-            write_json(plan, self._settings)
-            return
+            begun = None
         except ValueError:
             begun = {}
         if begun == self._settings:
             return
-        if not self._restart:
-            names = {*begun, *self._settings}
-            changed = [n for n in sorted(names) if begun.get(n) != self._settings.get(n)]
+        if begun is not None and not self._restart:
+            names = sorted({*begun, *self._settings})
+            changed = [name for name in names if begun.get(name) != self._settings.get(name)]
             raise OutputError(
                 f"{self.data} holds an unfinished preparation with other settings "
                 f"({', '.join(changed)}): repeat its command, or pass --overwrite to start anew"
             )
-        if self.is_moving:
-            self._move()  # half of it lies in place: whole, it can be replaced
-        self._clear()
+        if begun is not None:
+            if self.is_moving:
+                self._move()  # half of it lies in place: whole, it can be replaced
+            self._clear()
         write_json(plan, self._settings)
 
     def _clear(self, *kept: str) -> None:
@@ -174,17 +167,18 @@ class Stage:
         """Open the part of a clip."""
         return Part(self.part_path(clip_id))
 
-    def done(self) -> set[str]:
-        """The ids of the clips whose part is there."""
-        found = (self.work / _PARTS).glob("*/*.tar")
-        return {path.stem for path in found if not path.name.startswith(".")}
+    def known(self, clip_id: str) -> Part | None:
+        """Open the part of a clip; None where there is none, or it has to be made again."""
+        try:
+            return self.part(clip_id)
+        except DataError:
+            return None
 
     @property
     def is_new(self) -> bool:
         """Whether nothing has been done here yet."""
-        return not any(path.exists() for path in (self.work / _PARTS, self.out)) and (
-            not self.is_moving
-        )
+        done = (self.work / name for name in (_PARTS, "out", _MOVING))
+        return not any(path.exists() for path in done)
 
     def discard(self) -> None:
         """Remove the workplace."""

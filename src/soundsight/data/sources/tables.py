@@ -5,22 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from soundsight.core.errors import DataError, MissingExtraError, first_line
+from soundsight.core.errors import DataError, first_line
+from soundsight.data.records import SPLITS
 
 BOM = b"\xef\xbb\xbf"
 """The byte order mark that some programs put before UTF-8."""
 
-SPLITS = ("train", "val", "test")
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")
 
 
 class Row(NamedTuple):
-    """A line of a list or a manifest; its fields are the columns, of which only ``path`` must be.
+    """A video or a part of one, as a list, a manifest or a dataset's own table tells of it.
 
-    ``path`` is as written, with surrogates for bytes that are no UTF-8; times are seconds of the
-    file; what was left blank is None.
+    The fields are the columns of a manifest, of which only ``path`` must be. It is as written, with
+    surrogates for bytes that are no UTF-8; times are seconds of the file; None is not known.
     """
 
     path: str
@@ -32,7 +34,7 @@ class Row(NamedTuple):
     licence: str | None = None
 
 
-COLUMNS = Row._fields
+COLUMNS = ", ".join(Row._fields)
 
 
 def read_list(data: bytes, name: str) -> list[Row]:
@@ -45,81 +47,67 @@ def read_list(data: bytes, name: str) -> list[Row]:
 
 
 def read_manifest(data: bytes, name: str) -> list[Row]:
-    """Read a CSV manifest, or a Parquet one where ``name`` ends so; see ``COLUMNS``."""
+    """Read a CSV manifest, or a Parquet one where ``name`` ends so; see ``Row``."""
     parquet = name.lower().endswith((".parquet", ".pq"))
-    found: dict[tuple[str, float, float | None], str] = {}
-    checked = []
-    for place, record in (_parquet_rows if parquet else _csv_records)(data, name):
-        where = f"{name}, {place}"
-        row = _checked(where, record)
-        key = (row.path, row.start_s or 0.0, row.end_s)
-        if key in found:
-            raise DataError(f"{where}: the same path and times as {found[key]}")
-        found[key] = place
-        checked.append(row)
-    return checked
-
-
-def _csv_records(data: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    header: list[str] | None = None
-    for line, row in csv_rows(text_of(data, name, errors="surrogateescape"), name):
-        if header is None:
-            header = [column.strip() for column in row]
-            _check_header(header, f"{name}, line {line}")
-        else:
-            yield (
-                f"line {line}",
-                dict(zip(header, _fields(row, len(header), name, line), strict=True)),
-            )
-    if header is None:
+    lines = (_parquet_rows if parquet else _manifest_rows)(data, name)
+    where, header = next(lines, (name, []))
+    if not header:
         raise DataError(f"{name} is empty: a header with at least path is expected")
-
-
-def _parquet_rows(data: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise MissingExtraError("a Parquet manifest", "prepare", "pyarrow") from None
-    try:
-        table = parquet.read_table(io.BytesIO(data))
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{name} is no readable Parquet file: {first_line(error)}") from None
-    _check_header(table.column_names, name)
-    for number, record in enumerate(table.to_pylist(), start=1):
-        yield f"row {number}", record
-
-
-def _check_header(header: list[str], where: str) -> None:
     if "path" not in header:
         raise DataError(
-            f"{where}: no column path; the columns are {', '.join(COLUMNS)} "
-            "(for a dataset's own csv name its folder, with --layout)"
+            f"{where}: no column path; the columns are {COLUMNS} (for a dataset's own csv name its "
+            "folder, with --layout)"
         )
     for column in header:
-        if column not in COLUMNS:
-            raise DataError(
-                f"{where}: unknown column {column[:40]!r}; choose from {', '.join(COLUMNS)}"
-            )
+        if column not in Row._fields:
+            raise DataError(f"{where}: unknown column {column[:40]!r}; choose from {COLUMNS}")
         if header.count(column) > 1:
             raise DataError(f"{where}: the column {column} stands there twice")
+    found: dict[tuple[str, float, float | None], str] = {}
+    rows = []
+    for where, values in lines:
+        row = _checked(where, dict(zip(header, _counted(values, len(header), where), strict=True)))
+        key = (row.path, row.start_s or 0.0, row.end_s)
+        if key in found:
+            raise DataError(f"{where}: the same path and times as {place_of(found[key])}")
+        found[key] = where
+        rows.append(row)
+    return rows
+
+
+def _manifest_rows(data: bytes, name: str) -> Iterator[tuple[str, list[Any]]]:
+    lines = csv_rows(text_of(data, name, errors="surrogateescape"), name)
+    for number, (where, values) in enumerate(lines):
+        yield where, values if number else [column.strip() for column in values]
+
+
+def _parquet_rows(data: bytes, name: str) -> Iterator[tuple[str, list[Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(io.BytesIO(data))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{name} is no readable Parquet file: {first_line(error)}") from None
+    yield name, table.column_names
+    for number, record in enumerate(table.to_pylist(), start=1):
+        yield f"{name}, row {number}", list(record.values())
 
 
 def _checked(where: str, record: dict[str, Any]) -> Row:
     values: dict[str, Any] = {}
     for column, value in record.items():
-        if value is None or not str(value).strip():
+        text = "" if value is None else str(value).strip()
+        if not text:
             continue
         if column in ("start_s", "end_s"):
-            values[column] = seconds(str(value).strip(), where, column)
+            values[column] = seconds(text, where, column)
         elif not isinstance(value, str):
-            raise DataError(f"{where}: {column} is {str(value)[:40]!r}, a text is expected")
-        elif column == "path":
-            values[column] = value
+            raise DataError(f"{where}: {column} is {text[:40]!r}, a text is expected")
+        elif column != "path" and _NOT_UTF8.search(text):
+            raise DataError(f"{where}: {column} is no UTF-8 text: save it as UTF-8")
         else:
-            values[column] = value.strip()
-            if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-                raise DataError(f"{where}: {column} is no UTF-8 text: save it as UTF-8")
+            values[column] = value if column == "path" else text
     if "path" not in values:
         raise DataError(f"{where}: path is blank")
     row = Row(**values)
@@ -145,11 +133,9 @@ def text_of(data: bytes, name: str, *, errors: str = "strict") -> str:
 
 
 def csv_rows(
-    text: str, name: str, *, comments: bool = False, fields: str = ""
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number of its first line, fields) of every row of a comma-separated text.
-
-    Empty rows are left out.
+    text: str, name: str, *, comments: bool = False, fields: str = "", **dialect: Any
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield (where, fields) of every row of a table that is not empty.
 
     Args:
         text: the table.
@@ -157,24 +143,30 @@ def csv_rows(
         comments: leave out rows whose first field starts with ``#``; spaces after a comma are no
             part of a field, as in AudioSet's tables.
         fields: names of the fields that each row must have, with commas; empty for any.
+        dialect: of ``csv.reader``.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=comments, strict=True)
-    line = 1
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, skipinitialspace=comments, strict=True, **dialect)
+    where = f"{name}, line 1"
     try:
         for row in reader:
             if any(row) and not (comments and row[0].startswith("#")):
-                count = len(fields.split(",")) if fields else len(row)
-                yield line, _fields(row, count, name, line, fields)
-            line = reader.line_num + 1
+                yield where, _counted(row, len(fields.split(",")), where, fields) if fields else row
+            where = f"{name}, line {reader.line_num + 1}"
     except csv.Error as error:
-        raise DataError(f"{name}, line {line}: {error}") from None
+        raise DataError(f"{where}: {error}") from None
 
 
-def _fields(row: list[str], count: int, name: str, line: int, names: str = "") -> list[str]:
+def _counted(row: list[Any], count: int, where: str, names: str = "") -> list[Any]:
     if len(row) != count:
         named = f" ({names})" if names else ""
-        raise DataError(f"{name}, line {line}: {count} fields expected{named}, {len(row)} found")
+        raise DataError(f"{where}: {count} fields expected{named}, {len(row)} found")
     return row
+
+
+def place_of(where: str) -> str:
+    """Return the line out of what ``csv_rows`` says of where a row stands."""
+    return where.rpartition(", ")[2]
 
 
 def seconds(text: str, where: str, column: str) -> float:

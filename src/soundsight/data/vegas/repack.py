@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from soundsight.core.errors import DataError
-from soundsight.data.prepare.split import SPLITS
 from soundsight.data.prepare.staging import FAILURES, Stage, write_failures, writing
-from soundsight.data.records import SIDECAR
+from soundsight.data.records import SIDECAR, SPLITS
 from soundsight.data.store.shards import (
     FORMAT,
     FORMAT_VERSION,
