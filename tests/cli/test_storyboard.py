@@ -10,30 +10,47 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
+from recipes.synth import write_video
 from tests.sounds import write_tones
 from typer.testing import CliRunner, Result
 
 from soundsight.cli.main import build_app
 from soundsight.media import audio
+from soundsight.runtime import file_events
 
 RATE = 44_100
 
 
 @pytest.fixture
-def run(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
-    """Run storyboard in tmp_path with the tiny model."""
+def call(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Result]:
+    """Runs storyboard in tmp_path with the tiny model."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: object) -> Result:
+    def run(*arguments: object) -> Result:
         words = ["storyboard", *map(str, arguments), "--model", str(tiny_model)]
         return CliRunner().invoke(build_app(), words)
 
-    return call
+    return run
+
+
+@pytest.fixture
+def run(call: Callable[..., Result]) -> Callable[..., list[str]]:
+    """Runs storyboard, which does its work; returns its lines, those of warning among them."""
+
+    def run(*arguments: object) -> list[str]:
+        result = call(*arguments)
+        assert result.exit_code == 0, result.output
+        return result.output.splitlines()
+
+    return run
 
 
 @pytest.fixture
@@ -46,23 +63,25 @@ def names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
 
+def told(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "x.json").read_text("utf-8"))
+
+
 def refused(result: Result, says: str) -> None:
     assert result.exit_code == 2, result.output
-    told = [line for line in result.stderr.splitlines() if line]
-    assert len(told) == 1, result.stderr
-    assert told[0].startswith("error: ")
-    assert says in told[0]
+    (line,) = [line for line in result.stderr.splitlines() if line]
+    assert line.startswith("error: ")
+    assert says in line
 
 
-def test_all_that_it_writes(run: Callable[..., Result], dog: Path, tmp_path: Path) -> None:
+def test_all_that_it_writes(run: Callable[..., list[str]], dog: Path, tmp_path: Path) -> None:
     outs = [f"out/a.{suffix}" for suffix in ("png", "mp4", "html", "json")]
-    result = run(dog, *(word for out in outs for word in ("-o", out)))
-    assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines() == [f"{dog} -> {out} (2 events)" for out in outs]
+    lines = run(dog, *(word for out in outs for word in ("-o", out)))
+    assert lines == [f"{dog} -> {out} (2 events)" for out in outs]
     assert names(tmp_path / "out") == ["a.html", "a.json", "a.mp4", "a.png"]
-    told = json.loads((tmp_path / "out/a.json").read_text("utf-8"))
-    assert [event["spans"] for event in told["events"]] == [[[2.0, 4.0]], [[12.0, 13.0]]]
-    assert told["source"] == "dog.wav"
+    values = json.loads((tmp_path / "out/a.json").read_text("utf-8"))
+    assert [event["spans"] for event in values["events"]] == [[[2.0, 4.0]], [[12.0, 13.0]]]
+    assert values["source"] == "dog.wav"
     with Image.open("out/a.png") as image:
         image.load()
         assert image.info["source"] == "dog.wav"
@@ -74,44 +93,39 @@ def test_all_that_it_writes(run: Callable[..., Result], dog: Path, tmp_path: Pat
     assert "dog.wav" in (tmp_path / "out/a.html").read_text("utf-8")
 
 
-def test_default_output(run: Callable[..., Result], dog: Path, tmp_path: Path) -> None:
-    assert run(dog.name).exit_code == 0
-    assert names(tmp_path) == ["dog.wav", "storyboard.png"]
-
-
-def test_the_sound_of_a_video(run: Callable[..., Result], tmp_path: Path) -> None:
-    from recipes.synth import write_video
-
+def test_the_sound_of_a_video_and_the_default_output(
+    run: Callable[..., list[str]], tmp_path: Path
+) -> None:
     write_video("fire.mp4", "fireworks", 3.0, 0)
-    result = run("fire.mp4", "-o", "x.json")
-    assert result.exit_code == 0, result.output
-    assert json.loads((tmp_path / "x.json").read_text("utf-8"))["duration_s"] == pytest.approx(
-        3.0, abs=0.1
-    )
+    run("fire.mp4", "-o", "x.json")
+    assert told(tmp_path)["duration_s"] == pytest.approx(3.0, abs=0.1)
+    run("fire.mp4")
+    assert names(tmp_path) == ["fire.mp4", "storyboard.png", "x.json"]
 
 
-def test_silence_is_quiet_all_along(run: Callable[..., Result], tmp_path: Path) -> None:
+def test_silence_is_quiet_all_along(run: Callable[..., list[str]], tmp_path: Path) -> None:
     write_tones(tmp_path / "still.wav", (3, 0))
-    result = run("still.wav", "-o", "x.json", "-o", "x.png", "-o", "x.mp4")
-    assert result.exit_code == 0, result.output
-    assert "quiet from beginning to end" in result.stdout
-    assert json.loads((tmp_path / "x.json").read_text("utf-8"))["events"] == []
+    lines = run("still.wav", "-o", "x.json", "-o", "x.png", "-o", "x.mp4")
+    assert "quiet from beginning to end" in lines[0]
+    assert told(tmp_path)["events"] == []
 
 
-def test_options_reach_the_story(run: Callable[..., Result], dog: Path, tmp_path: Path) -> None:
-    pictures = {}
+def test_options_reach_the_story(run: Callable[..., list[str]], dog: Path, tmp_path: Path) -> None:
+    pictures = []
     for seed in (0, 0, 5):
-        result = run(dog, "-o", "x.json", "--overwrite", "--seed", seed, "--sensitivity", 0.4)
-        assert result.exit_code == 0, result.output
-        told = json.loads((tmp_path / "x.json").read_text("utf-8"))
-        assert (told["seed"], told["sensitivity"]) == (seed, 0.4)
-        picture = told["events"][0]["picture"]
-        assert pictures.setdefault(seed, picture) == picture
-    assert pictures[0] != pictures[5]
+        run(dog, "-o", "x.json", "--overwrite", "--seed", seed, "--sensitivity", 0.4)
+        values = told(tmp_path)
+        assert (values["seed"], values["sensitivity"]) == (seed, 0.4)
+        pictures.append(values["events"][0]["picture"])
+    assert pictures[0] == pictures[1] != pictures[2]
     faint = write_tones(tmp_path / "faint.wav", (2, 0.002), (1, 0))
     for sensitivity, count in ((0.0, 0), (1.0, 1)):
         run(faint, "-o", "x.json", "--overwrite", "--sensitivity", sensitivity)
-        assert len(json.loads((tmp_path / "x.json").read_text("utf-8"))["events"]) == count
+        assert len(told(tmp_path)["events"]) == count
+    (tmp_path / "x.png").write_bytes(b"old")
+    run(dog, "-o", "x.png", "--overwrite")
+    with Image.open("x.png") as image:
+        assert image.width > 1000
 
 
 @pytest.mark.parametrize(
@@ -136,19 +150,14 @@ def test_options_reach_the_story(run: Callable[..., Result], dog: Path, tmp_path
     ],
 )
 def test_refusals_before_any_work(
-    run: Callable[..., Result],
+    call: Callable[..., Result],
     dog: Path,
     tmp_path: Path,
     arguments: list[str],
     says: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from soundsight.runtime import file_events
-
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("nothing is told")
-
-    monkeypatch.setattr(file_events, "find_events", never)
+    monkeypatch.setattr(file_events, "find_events", None)  # nothing is looked for
     (tmp_path / "there.png").write_bytes(b"kept")
     (tmp_path / "text.wav").write_text("no sound")
     (tmp_path / "folder.png").mkdir()
@@ -161,37 +170,23 @@ def test_refusals_before_any_work(
         container.mux(track.encode(black))
         container.mux(track.encode(None))
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    refused(run(*arguments), says)
+    refused(call(*arguments), says)
     after = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert after == before
 
 
-def test_overwrite(run: Callable[..., Result], dog: Path, tmp_path: Path) -> None:
-    (tmp_path / "x.png").write_bytes(b"old")
-    assert run(dog, "-o", "x.png", "--overwrite").exit_code == 0
-    with Image.open("x.png") as image:
-        assert image.width > 1000
-
-
-def test_a_damaged_sound_leaves_nothing(run: Callable[..., Result], tmp_path: Path) -> None:
-    whole = write_tones(tmp_path / "whole.flac", (14, 1)).read_bytes()
-    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
-    strict = run("cut.flac", "-o", "out/x.png", "-o", "out/x.mp4", "--strict")
-    refused(strict, "cut short")
-    assert names(tmp_path / "out") == []
-
-
-def test_what_can_be_read_of_a_damaged_sound_is_told(
-    run: Callable[..., Result], tmp_path: Path
+def test_a_damaged_sound_leaves_nothing_or_what_can_be_read_of_it(
+    call: Callable[..., Result], run: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     whole = write_tones(tmp_path / "whole.flac", (14, 1)).read_bytes()
     (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
-    result = run(tmp_path / "cut.flac", "-o", "x.json", "-o", "x.mp4")
-    assert result.exit_code == 0, result.output
-    (told,) = json.loads((tmp_path / "x.json").read_text())["warnings"]
+    refused(call("cut.flac", "-o", "out/x.png", "-o", "out/x.mp4", "--strict"), "cut short")
+    assert names(tmp_path / "out") == []
+    lines = run(tmp_path / "cut.flac", "-o", "x.json", "-o", "x.mp4")
+    (warning,) = told(tmp_path)["warnings"]
     # A storyboard is passed on: it says nothing of the folders that it was made in.
-    assert told.startswith("cut.flac is damaged at 6.9")
-    assert f"warning: {told}" in result.output
+    assert warning.startswith("cut.flac is damaged at 6.9")
+    assert f"warning: {warning}" in lines
 
 
 @pytest.mark.parametrize("suffix", ["json", "mp4"])
@@ -212,12 +207,7 @@ def test_ctrl_c_leaves_nothing(tiny_model: Path, tmp_path: Path, suffix: str) ->
     out = tmp_path / "out"
     command = [sys.executable, "-m", "soundsight", "storyboard", str(sound)]
     command += ["-o", str(out / f"x.{suffix}"), "--model", str(tiny_model)]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = subprocess.Popen(command, stdout=-1, stderr=-1, text=True)
     deadline = time.monotonic() + 120
 
     def begun() -> bool:

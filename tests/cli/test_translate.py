@@ -24,8 +24,9 @@ from typer.testing import CliRunner, Result
 from soundsight.cli.main import build_app
 from soundsight.core.state import CALM_LEVEL
 from soundsight.runtime.translator import Translator
-from soundsight.views.drawing import AMBER, PICTURE_PX
+from soundsight.views.drawing import AMBER
 from soundsight.views.pictograms import alert_picture
+from soundsight.views.sheet import PICTURE_PX
 
 
 @dataclass
@@ -208,23 +209,19 @@ def test_an_alert_is_named_and_has_a_pictogram(
     np.testing.assert_array_equal(found, cell)
 
 
-def test_an_unknown_sound_is_reported_as_such(
+def test_an_unknown_sound_is_reported_as_such_and_silence_is_no_mistake(
     place: Place, make_model: Callable[..., Path]
 ) -> None:
     path = place.sound("a.wav", 1.0)
     strict = make_model(Path("strict"), ood_score=0.01)
     (line,) = place.lines(path, "-o", "out", model=strict)
-    assert line["state"] == "nothing_recognisable"
+    assert (line["state"], line["name"], line["second_guess"]) == ("nothing_recognisable", "", "")
     assert 0.01 < line["ood_score"] < 1
-    assert (line["name"], line["second_guess"]) == ("", "")
     result = place.run(path, "-o", "all", "--anyway", "--sheet", model=strict)
     assert "nothing recognisable" in result.output
     assert Path("all/sheet.png").is_file()
     with Image.open("out/a.png") as hidden, Image.open("all/a.png") as shown:
         assert np.asarray(hidden).std() == 0 < np.asarray(shown).std()
-
-
-def test_silence_is_no_mistake(place: Place) -> None:
     place.sound("silence.wav", 2.0, level=0.0)
     assert "(quiet)" in place.run("silence.wav", "-o", "out").stdout
     with Image.open("out/silence.png") as image:
@@ -264,7 +261,7 @@ def test_a_folder_is_searched_for_all_that_can_be_read(place: Place) -> None:
     assert not Path("two").exists()
 
 
-@pytest.mark.parametrize("source", ["-", "/dev/stdin", "pipe.wav"])
+@pytest.mark.parametrize("source", ["-", "pipe.wav"])
 def test_a_pipe_is_read_to_its_end(place: Place, source: str) -> None:
     sound = place.sound("a.wav", 2.0).read_bytes()
     command = [sys.executable, "-m", "soundsight", "translate", source, "-o", "out", "--json"]
@@ -294,8 +291,9 @@ def test_damage_in_the_middle_of_a_long_sound(place: Place) -> None:
         assert page.info["source"] == "good.wav"
 
 
-def test_damage_leaves_the_pictures_of_before(place: Place) -> None:
+def test_damage_leaves_the_pictures_of_before_and_what_can_be_read_is_used(place: Place) -> None:
     path = place.sound("cut.flac", 30.0)
+    place.sound("whole.flac", 2.0)
     place.run("cut.flac", "-o", "out", "--each-second")
     before = {name: (Path("out") / name).read_bytes() for name in names("out")}
     assert len(before) == 30
@@ -303,18 +301,13 @@ def test_damage_leaves_the_pictures_of_before(place: Place) -> None:
     options = ("-o", "out", "--each-second", "--seed", 1, "--overwrite", "--strict")
     place.refused("cut.flac", *options, says="cut.flac")
     assert {name: (Path("out") / name).read_bytes() for name in names("out")} == before
-
-
-def test_what_can_be_read_of_a_damaged_sound_is_used(place: Place) -> None:
-    cut_in_half(place.sound("cut.flac", 30.0))
-    place.sound("whole.flac", 2.0)
-    result = place.run("cut.flac", "whole.flac", "-o", "out", "--each-second", "--json")
+    result = place.run("cut.flac", "whole.flac", "-o", "new", "--each-second", "--json")
     (warning,) = [line for line in result.stderr.splitlines() if line.startswith("warning:")]
     assert "cut.flac is damaged at 15." in warning
     lines = [json.loads(line) for line in result.stdout.splitlines()]
-    cut = [line for line in lines if line["file"] == "cut.flac"]
+    cut = [line["warnings"] for line in lines if line["file"] == "cut.flac"]
     assert len(cut) in (15, 16)
-    assert {tuple(line["warnings"]) for line in cut} == {(warning.removeprefix("warning: "),)}
+    assert all(warnings == [warning.removeprefix("warning: ")] for warnings in cut)
     assert [line["warnings"] for line in lines if line["file"] == "whole.flac"] == [[], []]
 
 
@@ -495,9 +488,7 @@ def test_ctrl_c_leaves_whole_sounds(place: Place) -> None:
     command = [sys.executable, "-m", "soundsight", "translate", "short.wav", "long.wav"]
     command += ["-o", "out", "--model", str(place.model)]
     command += ["--each-second", "--draws", "50", "--size", "512"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )  # fmt: skip
+    process = subprocess.Popen(command, stdout=-1, stderr=-1, text=True)
     deadline = time.monotonic() + 120
     while len(list(Path("out").glob(".*/long*.png"))) <= 3:
         assert time.monotonic() < deadline
