@@ -18,9 +18,10 @@ import numpy as np
 
 from soundsight.data.vegas.bench import SUBJECTS, find_bench
 from soundsight.evaluation.bench import control_pictures, photo_controls
-from soundsight.judges.apply import Judges, agreement, columns_of
-from soundsight.judges.files import check_early
+from soundsight.judges.apply import Judges
+from soundsight.judges.files import agreement, check_early
 from soundsight.judges.negatives import load_early
+from soundsight.judges.pictures import columns_of, mean_over_classes
 from soundsight.judges.retrieval_space import class_precision
 
 COLUMNS = (*SUBJECTS, "mean")
@@ -70,11 +71,11 @@ def main() -> None:
     )
     found = {s: agreement(one[:, j], other[:, j]) for j, s in enumerate(SUBJECTS)}
     head("both")
-    line("agree on, %", with_mean({s: a.share for s, a in found.items()}))
-    line("Cohen's kappa, x 100", with_mean({s: a.kappa for s, a in found.items()}))
+    line("agree on, %", with_mean({s: a["share"] for s, a in found.items()}))
+    line("Cohen's kappa, x 100", with_mean({s: a["kappa"] for s, a in found.items()}))
 
     said = classifier.probabilities(pictures.photos).argmax(axis=1)
-    columns = columns_of(pictures.subjects)
+    right = said == columns_of(pictures.subjects)
     pairs = bench.pairs(args.split)
     nearest = class_precision(
         space.sounds(np.stack([bench.spectrogram(pair.spectrogram) for pair in pairs])),
@@ -84,8 +85,7 @@ def main() -> None:
         0,
     )
     head("% right")
-    right = {s: float((said[columns == j] == j).mean()) for j, s in enumerate(SUBJECTS)}
-    line("photo classifier", with_mean(right))
+    line("photo classifier", mean_over_classes(right, pictures.subjects))
     line("nearest of 100 photos in the space", nearest)
 
 

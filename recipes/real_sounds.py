@@ -55,7 +55,8 @@ from soundsight.data.vegas.bench import SUBJECTS, Bench, find_bench
 from soundsight.evaluation.encoders import embed_segments, fit_probe, neighbour_votes
 from soundsight.evaluation.everyday import kind_of
 from soundsight.evaluation.segments import bench_segments
-from soundsight.judges.apply import Judges, columns_of
+from soundsight.judges.apply import Judges
+from soundsight.judges.pictures import columns_of
 from soundsight.media import audio
 from soundsight.media.segments import Segment, segments
 from soundsight.runtime.translator import Translator

@@ -124,21 +124,14 @@ def toy_judges(colours: dict[str, tuple[int, int, int]]):
     """Five judges; a score is 1 at the class's colour and falls with the distance from it."""
     from soundsight.judges.apply import Judges
 
-    def judge(colour: tuple[int, int, int]) -> Callable[[np.ndarray], np.ndarray]:
-        def scorer(images: np.ndarray) -> np.ndarray:
-            left = images[:, 8:88, 4:44].astype(np.float32)
-            # Colour as it should be, everywhere: a patch or a blur of it does not do.
-            away = np.abs(left - np.array(colour, np.float32)).max(axis=(1, 2, 3))
-            return (1 - away / 255).astype(np.float32)
+    def scorer(images: np.ndarray) -> np.ndarray:
+        left = images[:, 8:88, 4:44].astype(np.float32)
+        # Colour as it should be, everywhere: a patch or a blur of it does not do.
+        wanted = np.array([colours[subject] for subject in SUBJECTS], np.float32)
+        away = [np.abs(left - colour).max(axis=(1, 2, 3)) for colour in wanted]
+        return (1 - np.stack(away, axis=1) / 255).astype(np.float32)
 
-        return scorer
-
-    return Judges(
-        {subject: judge(colours[subject]) for subject in SUBJECTS},
-        dict.fromkeys(SUBJECTS, 0.85),
-        name="toy",
-        sha256="0" * 64,
-    )
+    return Judges(scorer, dict.fromkeys(SUBJECTS, 0.85), name="toy", sha256="0" * 64)
 
 
 # --- toy data of everyday kinds -----------------------------------------------------------------

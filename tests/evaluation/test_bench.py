@@ -7,6 +7,7 @@ import re
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +20,32 @@ from soundsight.evaluation import blind
 from soundsight.evaluation.bench import (
     EvaluationConfig,
     ValInformativity,
+    control_mels,
     control_pictures,
     evaluate,
     every_judge,
     photo_controls,
-    white_noise_mels,
 )
 from soundsight.evaluation.metrics import MEAN
 from soundsight.evaluation.segments import read
 from soundsight.judges.apply import Judges
-from soundsight.judges.negatives import EarlyPictures, early_part
+from soundsight.judges.negatives import EarlyPictures, in_early_part
 from soundsight.training.published import TranslatorTask
 
 CONFIG = EvaluationConfig(floor_per_kind=5, sheet_per_class=2)
+EARLY = EarlyPictures(
+    images=np.zeros((200, 96, 96, 3), np.uint8), sounds=np.arange(200), runs=np.zeros(200, np.int64)
+)
+
+
+def jury(say: Callable[[np.ndarray], np.ndarray], threshold: float = 0.5, **more: object) -> Judges:
+    """Five judges who say the same."""
+    thresholds = dict.fromkeys(SUBJECTS, threshold)
+    return Judges(lambda images: np.repeat(say(images)[:, None], 5, axis=1), thresholds, **more)
+
+
+everybody = partial(jury, lambda images: np.ones(len(images), np.float32))
+nobody = partial(jury, lambda images: np.zeros(len(images), np.float32))
 
 
 class Painter:
@@ -41,6 +55,7 @@ class Painter:
         colours: subject -> colour.
         share: probability that a sound is painted at all, by draw.
         otherwise: the colour of what is not.
+        draws: which log-mels the program would draw; all by default.
     """
 
     def __init__(
@@ -48,9 +63,10 @@ class Painter:
         colours: dict[str, tuple[int, int, int]],
         share: float = 1.0,
         otherwise: tuple[int, int, int] = (128, 128, 128),
+        draws: Callable[[np.ndarray], np.ndarray] = lambda mels: np.ones(len(mels), bool),
     ) -> None:
         self.colours = [colours[subject] for subject in SUBJECTS]
-        self.share, self.otherwise = share, otherwise
+        self.share, self.otherwise, self.draws = share, otherwise, draws
         self.seeds: set[int] = set()
 
     def imagine(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:
@@ -106,19 +122,17 @@ def painter(colours: dict[str, tuple[int, int, int]]) -> Painter:
 def full_judges(toy_judges: Judges, colours: dict[str, tuple[int, int, int]]) -> Judges:
     """The toy judges with all that may stand beside them; the second one never accepts rail."""
 
-    def of(column: int) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda images: toy_judges.scores(images)[:, column]
+    def without_rail(images: np.ndarray) -> np.ndarray:
+        return toy_judges.scores(images) * (np.array(SUBJECTS) != "rail")
 
-    scorers = {subject: of(column) for column, subject in enumerate(SUBJECTS)}
     viewer = Viewer(colours)
-    never = {"rail": lambda images: np.zeros(len(images), np.float32)}
     thresholds = dict.fromkeys(SUBJECTS, 0.85)
     return Judges(
-        scorers,
+        toy_judges.scores,
         thresholds,
         name="full",
         sha256="1" * 64,
-        second=Judges(scorers | never, thresholds, name="second", sha256="1" * 64),
+        second=Judges(without_rail, thresholds, name="second", sha256="1" * 64),
         classifier=viewer,
         space=Space(viewer),
     )
@@ -176,8 +190,8 @@ def test_refused_sounds_and_inaudible_seconds_count_as_misses(
     def all_but_dogs(mels: np.ndarray) -> np.ndarray:
         return ~(painter.imagine(mels)[:, 0, 0] == colours["dog"]).all(axis=1)
 
-    report = evaluate(painter, toy_judges, toy_bench, tmp_path / "out", CONFIG, draws=all_but_dogs)
-    rows = report["rows"]
+    picky = Painter(colours, draws=all_but_dogs)
+    rows = evaluate(picky, toy_judges, toy_bench, tmp_path / "out", CONFIG)["rows"]
     assert rows["informativity, nothing hidden"]["dog"]["share"] == pytest.approx(11 / 12)
     assert rows["informativity"]["dog"]["share"] == 0
     assert rows["informativity"]["rail"]["share"] == pytest.approx(11 / 12)
@@ -189,14 +203,12 @@ def test_refused_sounds_and_inaudible_seconds_count_as_misses(
 def test_what_is_hidden_of_noise_counts_among_all_of_it(
     toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
 ) -> None:
-    always_dog = Painter(dict.fromkeys(SUBJECTS, colours["dog"]), otherwise=colours["dog"])
-
-    def every_fourth(mels: np.ndarray) -> np.ndarray:
-        return np.arange(len(mels)) % 4 == 0
-
-    rows = evaluate(
-        always_dog, toy_judges, toy_bench, tmp_path / "out", CONFIG, draws=every_fourth
-    )["rows"]
+    always_dog = Painter(
+        dict.fromkeys(SUBJECTS, colours["dog"]),
+        otherwise=colours["dog"],
+        draws=lambda mels: np.arange(len(mels)) % 4 == 0,
+    )
+    rows = evaluate(always_dog, toy_judges, toy_bench, tmp_path / "out", CONFIG)["rows"]
     assert rows["white noise: accepted"]["dog"]["share"] == 1
     # A quarter is shown: that is a quarter of all, not all of a quarter.
     assert rows["white noise: shown and accepted"]["dog"]["share"] == pytest.approx(0.25)
@@ -313,11 +325,7 @@ def test_a_baseline_measured_otherwise_is_refused_before_the_drawing(
         with pytest.raises(ConfigError, match=words):
             evaluate(painter, toy_judges, toy_bench, tmp_path / "out", config, baseline=base)
         assert painter.seeds == drawn
-    others = Judges(
-        {s: lambda images: np.ones(len(images), np.float32) for s in SUBJECTS},
-        dict.fromkeys(SUBJECTS, 0.5),
-        sha256="2" * 64,
-    )
+    others = everybody(sha256="2" * 64)
     with pytest.raises(ConfigError, match="measured by different judges"):
         evaluate(painter, others, toy_bench, tmp_path / "out", CONFIG, baseline=base)
     with pytest.raises(DataError, match="holds no report of soundsight evaluate"):
@@ -421,14 +429,11 @@ def test_the_report_says_how_it_was_made(
 def test_what_the_sheet_shows_does_not_depend_on_the_judges(
     painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
 ) -> None:
-    nobody = Judges(
-        {s: lambda images: np.zeros(len(images), np.float32) for s in SUBJECTS},
-        dict.fromkeys(SUBJECTS, 0.5),
-    )
     evaluate(painter, toy_judges, toy_bench, tmp_path / "a", CONFIG)
-    evaluate(painter, nobody, toy_bench, tmp_path / "b", CONFIG)
+    evaluate(painter, nobody(), toy_bench, tmp_path / "b", CONFIG)
     a, b = (np.asarray(Image.open(tmp_path / name / "sheet.png")) for name in "ab")
-    assert (a[:, 70:145] == b[:, 70:145]).all()
+    # The log-mels stand at the left of each pair.
+    assert (a[:, 96:170] == b[:, 96:170]).all()
     assert (a != b).any()
 
 
@@ -453,8 +458,8 @@ def test_data_that_cannot_be_measured_gets_one_line(
 
     table.write_text("\n".join(x for x in lines if not x.startswith("devtest")) + "\n")
     refused("holds no sounds of devtest")
-    refused("unknown split 'test'", split="test")
-    refused("train is not for evaluation", ConfigError, split="train")
+    for split in ("train", "test"):
+        refused(f"{split} is not for evaluation", ConfigError, split=split)
     table.write_text("\n".join([lines[0], *[x for x in lines if ",dog," in x]]) + "\n")
     refused("has no sounds of baby, rail, fireworks, water in devtest")
     table.write_text("\n".join(lines) + "\n")
@@ -483,9 +488,7 @@ def test_a_model_of_another_size_is_named(
 def test_early_pictures_are_one_more_floor(
     painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
 ) -> None:
-    images = np.zeros((200, 96, 96, 3), np.uint8)
-    early = EarlyPictures(images=images, sounds=np.arange(200), runs=np.zeros(200, np.int64))
-    report = evaluate(painter, toy_judges, toy_bench, tmp_path / "out", CONFIG, early=early)
+    report = evaluate(painter, toy_judges, toy_bench, tmp_path / "out", CONFIG, early=EARLY)
     assert report["rows"]["floor: early"]["mean"]["share"] == 0
     assert not any("early" in line for line in report["left_out"])
 
@@ -497,7 +500,7 @@ def test_photos_set_the_ceiling_and_what_shows_nothing_the_floor(
     toy_bench: Bench, toy_judges: Judges
 ) -> None:
     pictures = control_pictures(toy_bench, "devtest", per_kind=20)
-    rows, scores = photo_controls(toy_judges, pictures)
+    rows, of_photos, of_nothing = photo_controls(toy_judges, pictures)
     assert rows["real photos"][MEAN].share == 1
     assert rows["real photos"]["dog"].count == 10
     assert rows["photos of other classes"][MEAN].share == 0
@@ -507,11 +510,11 @@ def test_photos_set_the_ceiling_and_what_shows_nothing_the_floor(
     assert rows["floor: noise"][MEAN].share < 0.05
     assert rows["floor: average"]["dog"].count == 20
     assert "floor: early" not in rows
-    assert scores.photos["dog"].shape == (10,)
-    assert scores.photos["dog"].min() > 0.9
+    assert of_photos["dog"].shape == (10,)
+    assert of_photos["dog"].min() > 0.9
     # Four kinds, twenty each, in the judge's own class.
-    assert scores.uninformative["dog"].shape == (80,)
-    passed = np.mean([scores.uninformative[s] >= 0.85 for s in SUBJECTS])
+    assert of_nothing["dog"].shape == (80,)
+    passed = np.mean([of_nothing[s] >= 0.85 for s in SUBJECTS])
     floors = [
         rows[f"floor: {kind}"][MEAN].share for kind in ("average", "blur", "patches", "noise")
     ]
@@ -519,11 +522,7 @@ def test_photos_set_the_ceiling_and_what_shows_nothing_the_floor(
 
 
 def test_a_jury_that_accepts_everything_has_a_floor_of_one(toy_bench: Bench) -> None:
-    generous = Judges(
-        {s: lambda images: np.ones(len(images), np.float32) for s in SUBJECTS},
-        dict.fromkeys(SUBJECTS, 0.5),
-    )
-    rows, _ = photo_controls(generous, control_pictures(toy_bench, "devtest", per_kind=2))
+    rows = photo_controls(everybody(), control_pictures(toy_bench, "devtest", per_kind=2))[0]
     assert len(rows) == 6
     assert {row[MEAN].share for row in rows.values()} == {1.0}
 
@@ -531,35 +530,13 @@ def test_a_jury_that_accepts_everything_has_a_floor_of_one(toy_bench: Bench) -> 
 def test_only_early_pictures_kept_for_val_are_judged(
     toy_bench: Bench, toy_judges: Judges, colours: dict[str, tuple[int, int, int]]
 ) -> None:
-    images = np.broadcast_to(np.array(colours["rail"], np.uint8), (200, 96, 96, 3)).copy()
-    early = EarlyPictures(images=images, sounds=np.arange(200), runs=np.zeros(200, np.int64))
+    early = replace(EARLY, images=EARLY.images + np.array(colours["rail"], np.uint8))
     pictures = control_pictures(toy_bench, "val", per_kind=2, early=early)
-    assert len(pictures.early) == len(early_part(early, 0, "val"))
+    assert len(pictures.early) == in_early_part(early, 0, "val").sum()
     row = photo_controls(toy_judges, pictures)[0]["floor: early"]
     assert row["rail"].share == 1
     assert row["dog"].share == 0
     assert 5 < row["rail"].count < 40
-
-
-def test_a_class_without_photos_is_named(
-    bench_root: Path, write_tar: Callable[[Path, list[tuple[str, bytes]]], None]
-) -> None:
-    with tarfile.open(bench_root / "photos" / "val.tar") as tar:
-        kept = [
-            (member.name, tar.extractfile(member).read())
-            for member in tar
-            if not member.name.startswith("rail/")
-        ]
-    write_tar(bench_root / "photos" / "val.tar", kept)
-    with pytest.raises(DataError, match="fewer than two photos of rail in val") as caught:
-        control_pictures(Bench(bench_root), "val", per_kind=2)
-    assert "\n" not in str(caught.value)
-
-
-def test_verdicts_follow_scores_and_thresholds(toy_judges: Judges) -> None:
-    scores = np.full((2, 5), np.float32(0.85))
-    scores[1, 3] = np.nextafter(np.float32(0.85), np.float32(0))
-    assert toy_judges.decide(scores).tolist() == [[True] * 5, [True, True, True, False, True]]
 
 
 def test_every_judge_is_asked_about_silence(
@@ -567,19 +544,20 @@ def test_every_judge_is_asked_about_silence(
 ) -> None:
     pictures = np.zeros((4, 96, 96, 3), np.uint8)
     pictures[0] = colours["water"]
-    row = every_judge(toy_judges, pictures)
+    row = every_judge(toy_judges.verdicts(pictures), 0)
     assert row["water"].share == 0.25
     assert row["baby"].share == 0
     assert row[MEAN].share == pytest.approx(0.05)
 
 
-def test_white_noise_is_loud_everywhere() -> None:
-    mels = white_noise_mels(3, 0)
-    assert mels.shape == (3, 128, 100)
-    assert mels.dtype == np.uint8
-    assert mels.mean() > 100
-    assert (mels[0] != mels[1]).any()
-    np.testing.assert_array_equal(mels, white_noise_mels(3, 0))
+def test_silence_is_black_and_white_noise_loud_everywhere() -> None:
+    mels = control_mels(0)
+    assert not mels["silence"].any()
+    noise = mels["white noise"]
+    assert (noise.shape, noise.dtype) == ((20, 128, 100), np.uint8)
+    assert noise.mean() > 100
+    assert (noise[0] != noise[1]).any()
+    np.testing.assert_array_equal(noise, control_mels(0)["white noise"])
 
 
 # --- a look while training
@@ -601,10 +579,10 @@ def test_shares_are_those_of_each_class_and_their_mean(toy_bench: Bench) -> None
     """Of twelve seconds a class one cannot be heard; the toy levels rise from class to class."""
 
     def bright(images: np.ndarray) -> np.ndarray:
-        return images[:, 0, 0, 0].astype(np.float32) / 255
+        return np.repeat(images[:, 0, 0, :1].astype(np.float32) / 255, 5, axis=1)
 
     thresholds = dict.fromkeys(SUBJECTS, 1 / 255) | {SUBJECTS[0]: 1.0}
-    look = ValInformativity(Judges(dict.fromkeys(SUBJECTS, bright), thresholds), toy_bench)
+    look = ValInformativity(Judges(bright, thresholds), toy_bench)
     figures = look(GreyTask(), 7)
     assert figures.pop("val_informativity") == pytest.approx((0 + 4 * 11 / 12) / 5)
     expected = {f"val_{s}": 11 / 12 for s in SUBJECTS} | {f"val_{SUBJECTS[0]}": 0.0}

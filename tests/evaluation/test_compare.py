@@ -36,6 +36,9 @@ class Flat:
         drawn = self.colours[codes % len(self.colours)]
         return np.repeat(drawn, draws, axis=0)[:, None, None].repeat(96, 1).repeat(96, 2)
 
+    def draws(self, mels: np.ndarray) -> np.ndarray:
+        return np.ones(len(mels), bool)
+
 
 @pytest.fixture(scope="module")
 def reports(
@@ -116,24 +119,29 @@ def test_the_sheet_shows_the_same_sounds_drawn_by_each(reports: Path, tmp_path: 
     assert 1.5 * 8000 < painted((40, 220, 40)) < 2.1 * 9216
 
 
+def changed(report: Path, copy: Path, **parts: object) -> Path:
+    """A copy of a report, with other values in its JSON."""
+    shutil.copytree(report, copy, dirs_exist_ok=True)
+    values = json.loads((copy / "report.json").read_text())
+    for part, value in parts.items():
+        values[part] = values.get(part, {}) | value if isinstance(value, dict) else value
+    (copy / "report.json").write_text(json.dumps(values))
+    return copy
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("settings", "seed", 7), r"right and .*other differ in seed \(0, 7\)"),
-        (("settings", "split", "val"), r"differ in split \(devtest, val\)"),
-        (("settings", "limit", 3), r"differ in limit \(None, 3\)"),
-        (("judges", "sha256", "f" * 64), "measured by different judges"),
+        ({"settings": {"seed": 7}}, r"right and .*other differ in seed \(0, 7\)"),
+        ({"settings": {"split": "val"}}, r"differ in split \(devtest, val\)"),
+        ({"settings": {"limit": 3}}, r"differ in limit \(None, 3\)"),
+        ({"judges": {"sha256": "f" * 64}}, "measured by different judges"),
     ],
 )
 def test_what_was_measured_otherwise_is_refused(
-    reports: Path, tmp_path: Path, change: tuple[str, str, object], words: str
+    reports: Path, tmp_path: Path, change: dict, words: str
 ) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(reports / "water", other)
-    values = json.loads((other / "report.json").read_text())
-    part, key, value = change
-    values[part][key] = value
-    (other / "report.json").write_text(json.dumps(values))
+    other = changed(reports / "water", tmp_path / "other", **change)
     with pytest.raises(ConfigError, match=words) as caught:
         compare([reports / "right", other], tmp_path / "out")
     assert "\n" not in str(caught.value)
@@ -141,22 +149,19 @@ def test_what_was_measured_otherwise_is_refused(
 
 
 def test_settings_that_change_no_figure_may_differ(reports: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(reports / "water", other)
-    values = json.loads((other / "report.json").read_text())
-    values["settings"] |= {"blind_sheet": True, "sheet_per_class": 4}
-    (other / "report.json").write_text(json.dumps(values))
+    settings = {"blind_sheet": True, "sheet_per_class": 4}
+    other = changed(reports / "water", tmp_path / "other", settings=settings)
     assert compare([reports / "right", other])["differences"]["B"]
 
 
 def test_distances_in_other_features_are_refused(reports: Path, tmp_path: Path) -> None:
-    folders = []
-    for digest in "ab":
-        folders.append(tmp_path / digest)
-        shutil.copytree(reports / "water", folders[-1])
-        values = json.loads((folders[-1] / "report.json").read_text())
-        values["fidelity"] = {"features": {"name": "network", "sha256": digest}}
-        (folders[-1] / "report.json").write_text(json.dumps(values))
+    folders = [
+        changed(
+            reports / "water", tmp_path / digest,
+            fidelity={"features": {"name": "network", "sha256": digest}},
+        )
+        for digest in "ab"
+    ]  # fmt: skip
     with pytest.raises(ConfigError, match="in the features of different networks"):
         compare(folders)
     assert compare([folders[0], reports / "right"])["runs"]
@@ -177,16 +182,13 @@ def test_folders_that_are_no_reports_get_one_line(reports: Path, tmp_path: Path)
         compare([right])
     with pytest.raises(DataError, match="nowhere holds no report of soundsight evaluate"):
         compare([right, tmp_path / "nowhere"])
-    other = tmp_path / "other"
-    shutil.copytree(right, other)
-    values = json.loads((other / "report.json").read_text())
-    (other / "report.json").write_text(json.dumps(values | {"report_version": 1}))
-    with pytest.raises(DataError, match="of version 1, this program reads 2: evaluate again"):
-        compare([right, other])
-    (other / "report.json").write_text(json.dumps(values | {"kind": "encoder"}))
-    with pytest.raises(DataError, match="is a report on an encoder"):
-        compare([right, other])
-    (other / "report.json").write_text(json.dumps(values))
+    for change, words in (
+        ({"report_version": 1}, "of version 1, this program reads 2: evaluate again"),
+        ({"kind": "encoder"}, "is a report on an encoder"),
+    ):
+        with pytest.raises(DataError, match=words):
+            compare([right, changed(right, tmp_path / "other", **change)])
+    other = changed(right, tmp_path / "other")
     (other / "pictures.npz").write_bytes(b"no")
     with pytest.raises(DataError, match=r"pictures\.npz holds no pictures"):
         compare([right, other], tmp_path / "out")

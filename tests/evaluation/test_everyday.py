@@ -13,7 +13,6 @@ import torch
 from soundsight.core.errors import ConfigError
 from soundsight.data.everyday.folder import ALERTS, KINDS, SUBJECTS, Everyday
 from soundsight.data.vegas.bench import Bench, Pair
-from soundsight.evaluation import everyday as figures_of
 from soundsight.evaluation.blind import ANSWERS as FORM
 from soundsight.evaluation.blind import FOLDER, KEY, NOTHING, score
 from soundsight.evaluation.everyday import (
@@ -54,10 +53,6 @@ class LevelJudge:
 
     def probabilities(self, pictures: np.ndarray) -> np.ndarray:
         return self.read(self.look(pictures))
-
-    def right(self, pictures: np.ndarray, kinds: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        named = self.probabilities(pictures).argmax(axis=1) == [SUBJECTS.index(k) for k in kinds]
-        return named, named
 
 
 class Knowing:
@@ -227,12 +222,7 @@ def test_variety_of_pictures_that_repeat_and_that_differ() -> None:
     other = rng.standard_normal((40, 8)).astype(np.float32)
     same = np.repeat(other[:20], 2, axis=0)
 
-    def varied(features: np.ndarray) -> figures_of.Varied:
-        return figures_of.Varied(
-            kind="cat", pictures=np.zeros((40, 96, 96, 3), np.uint8), features=features
-        )
-
-    lively, dull = (variety([varied(f)], photos, ["cat"] * 40)["cat"] for f in (other, same))
+    lively, dull = (variety({"cat": f}, photos, ["cat"] * 40)["cat"] for f in (other, same))
     assert dull["of one sound"] == 0
     assert 0.8 < lively["of one sound"] < 1.2
     assert lively["recall"] > 0.3

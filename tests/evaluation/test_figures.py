@@ -12,7 +12,6 @@ from PIL import Image
 from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.evaluation.figures import (
     THRESHOLDS,
-    accepted_at,
     curves_of,
     draw_curves,
     draw_map,
@@ -51,12 +50,11 @@ def test_accepted_refused_and_hidden_pictures_are_marked() -> None:
 
 def test_curves_are_shares_at_or_over_the_threshold() -> None:
     scores = np.array([0.0, 0.25, 0.5, 0.5, 1.0])
-    line = accepted_at(scores)
-    assert len(line) == len(THRESHOLDS)
+    curves = curves_of({"generated": {"dog": scores, "rail": scores[:0]}})
     wanted = [(scores >= threshold).mean() for threshold in THRESHOLDS]
-    assert line == pytest.approx(wanted)
-    assert line[0] == 1
-    assert accepted_at(np.empty(0)) == []
+    assert curves["dog"]["generated"] == pytest.approx(wanted)
+    assert wanted[0] == 1
+    assert curves["rail"] == curves["water"] == {}
 
 
 def test_curves_are_drawn_the_same_each_time() -> None:

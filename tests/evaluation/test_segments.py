@@ -83,12 +83,6 @@ def test_only_rows_of_both_are_compared() -> None:
     right = {"right": np.ones(40)}
     assert "class accuracy" not in differences_of(table(0, **right), table(1), 0)
     assert "class accuracy" in differences_of(table(0, **right), table(1, **right), 0)
-    other = table(1)
-    moved = SegmentTable(
-        names=other.names[::-1], subjects=other.subjects, videos=other.videos, values=other.values
-    )
-    with pytest.raises(DataError, match="not of the same seconds"):
-        differences_of(table(0), moved, 0)
 
 
 def test_the_table_comes_back_to_the_last_digit(tmp_path: Path) -> None:

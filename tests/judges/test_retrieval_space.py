@@ -12,12 +12,10 @@ from soundsight.data.vegas.bench import SUBJECTS, Bench, fold_of
 from soundsight.judges.negatives import load_early
 from soundsight.judges.pictures import Pictures
 from soundsight.judges.retrieval_space import (
+    AudioVisualSpace,
     FoldPairs,
     SpaceConfig,
     class_precision,
-    embed_pictures,
-    embed_sounds,
-    fit_space,
     val_precision,
 )
 from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair
@@ -73,20 +71,16 @@ class Kinds:
 @pytest.mark.slow
 def test_it_learns_which_sounds_and_photos_go_together(toy_bench: Bench) -> None:
     pairs, steps = Kinds(0), []
-    network = fit_space(SMALL, pairs, 1, bfloat16=False, stepped=lambda: steps.append(1))  # type: ignore[arg-type]
-    assert len(steps) == SMALL.steps(pairs) == round(12 * len(pairs) / 16)  # type: ignore[arg-type]
+    space = AudioVisualSpace.fit(SMALL, pairs, 1, bfloat16=False, stepped=lambda: steps.append(1))
+    assert len(steps) == SMALL.steps(pairs) == round(12 * len(pairs) / 16)
     other = Kinds(1)
     found = class_precision(
-        embed_sounds(network, SMALL, other.mels),
-        other.subjects,
-        embed_pictures(network, SMALL, other.images),
-        other.subjects,
-        0,
+        space.sounds(other.mels), other.subjects, space.pictures(other.images), other.subjects, 0
     )
     # Chance is 20 %; six trainings with kernels that rounded otherwise reached 100 %.
     assert found["mean"] > 0.6
     photos = Pictures.read(toy_bench, "train", 0, load_early([])).photos
-    val = val_precision(network, SMALL, toy_bench, photos, 0)
+    val = val_precision(space, toy_bench, photos, 0)
     assert list(val) == [*SUBJECTS, "mean"]
     assert val["mean"] == pytest.approx(np.mean([val[subject] for subject in SUBJECTS]))
 
@@ -100,7 +94,8 @@ def test_vectors_are_of_unit_length_and_read_as_in_training(toy_bench: Bench) ->
     sound, picture = read_batch(pairs, rows, pooled=SMALL.frames_pooled, px=SMALL.picture_px)
     with torch.no_grad():
         wanted = [F.normalize(v, dim=1) for v in network(sound, picture)]
-    got = embed_sounds(network, SMALL, mels), embed_pictures(network, SMALL, images)
+    space = AudioVisualSpace(network, SMALL)
+    got = space.sounds(mels), space.pictures(images)
     for vectors, unit in zip(got, wanted, strict=True):
         assert vectors.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)

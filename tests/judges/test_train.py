@@ -1,8 +1,9 @@
-"""Judges: what they learn from, their folder, and that stopping changes nothing."""
+"""Judges: what they learn from and that they learn, their folder, and going on after a stop."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,23 +11,28 @@ import numpy as np
 import pytest
 import torch
 
-from soundsight.core.errors import (
-    ConfigError,
-    DataError,
-    ModelError,
-    OutputError,
-    SoundsightError,
-)
+from soundsight.core.errors import ConfigError, DataError, ModelError, OutputError, SoundsightError
 from soundsight.core.files import sha256_of
 from soundsight.data.vegas.bench import SUBJECTS, Bench, find_bench, fold_of
 from soundsight.judges import files as judge_files
-from soundsight.judges import fit as judge_fit
 from soundsight.judges import train as judges
-from soundsight.judges.files import VIEWERS, accepting
-from soundsight.judges.fit import head_scores
-from soundsight.judges.negatives import early_part, load_early
+from soundsight.judges.files import CLASSIFIER, SECOND, VIEWERS, JudgeFolder, accepting
+from soundsight.judges.negatives import in_early_part, load_early
 from soundsight.judges.pictures import Pictures, augment
-from soundsight.judges.train import JudgesConfig, score, train
+from soundsight.judges.train import (
+    NOTHING,
+    JudgesConfig,
+    PhotoClassifier,
+    ViewerConfig,
+    ViewersConfig,
+    fit,
+    head_scores,
+    heads_loss,
+    score,
+    train,
+    viewer_task,
+)
+from soundsight.models.picture_classifier import PictureClassifierConfig
 from soundsight.models.published.informativity import InformativityClassifier
 
 
@@ -39,17 +45,6 @@ def early_file(tmp_path: Path) -> Path:
     return path
 
 
-def photos_of_rail(bench: Bench) -> np.ndarray:
-    """The val photos by which the judge of rail sets its threshold."""
-    mine = [m for m in bench.photos("val") if m.startswith("rail/") and fold_of(m) == 0]
-    return np.stack([bench.photo(member) for member in mine])
-
-
-def weights(folder: Path) -> dict[str, bytes]:
-    """Read every weight file."""
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
-
-
 def test_the_folder_holds_judges_thresholds_hashes_and_a_card(
     folder: Path, toy_bench: Bench
 ) -> None:
@@ -57,14 +52,15 @@ def test_the_folder_holds_judges_thresholds_hashes_and_a_card(
     names |= {f"{name}.safetensors" for name in (*SUBJECTS, *VIEWERS)}
     assert {path.name for path in folder.iterdir()} == names
     models, record = judge_files.read(folder)
-    assert list(models) == list(SUBJECTS)
+    assert list(models) == [*SUBJECTS, *VIEWERS]
     assert record["fold"] == 0
     assert record["settings"]["config"]["steps"] == 4
     for name, entry in record["files"].items():
         path = folder / name
         assert entry == {"sha256": sha256_of(path), "bytes": path.stat().st_size}
     # The threshold is the one that the stored weights need for the val photos of the class.
-    photos = photos_of_rail(toy_bench)
+    mine = [m for m in toy_bench.photos("val") if m.startswith("rail/") and fold_of(m) == 0]
+    photos = np.stack([toy_bench.photo(member) for member in mine])
     scores = score(models["rail"], photos)
     assert record["thresholds"]["rail"] == pytest.approx(accepting(scores, 0.85), abs=1e-6)
     done = record["done"]["rail"]
@@ -77,22 +73,14 @@ def test_the_folder_holds_judges_thresholds_hashes_and_a_card(
     assert "No early-generator pictures" in card
     assert f"| rail | {done['threshold']:.4f} |" in card
 
-
-def test_the_folder_holds_a_second_judge_a_classifier_and_a_space(
-    folder: Path, toy_bench: Bench
-) -> None:
-    _, record = judge_files.read(folder)
-    networks = judge_files.read_viewers(folder, record)
-    assert networks is not None
+    # Beside the judges: a second one, a classifier and a space.
     second = record["done"]["second"]
-    photos = photos_of_rail(toy_bench)
-    scores = head_scores(networks[0], photos)[:, SUBJECTS.index("rail")]
+    scores = head_scores(models["second"], photos)[:, SUBJECTS.index("rail")]
     table = second["tables"]["rail"]
     assert table["threshold"] == pytest.approx(accepting(scores, 0.85), abs=1e-6)
     # Both were measured on the same pictures, and so was their agreement.
     assert table["counts"] == record["done"]["rail"]["counts"]
     assert second["agreement"]["rail"]["count"] == len(photos) + sum(table["counts"].values())
-    card = (folder / "CARD.md").read_text()
     assert f"| rail | {table['threshold']:.4f} |" in card
     assert f"| rail | {second['agreement']['rail']['share']:.1%} |" in card
     assert f"{record['done']['classifier']['accuracy']['mean']:.1%}" in card
@@ -106,7 +94,7 @@ def test_a_stopped_training_goes_on_to_the_same_judges(
     folder: Path, tiny: JudgesConfig, toy_bench: Bench, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(judge_fit, "_CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr(judges, "_CHECKPOINT_EVERY", 1)
     made, made_batches = judges._batch, []
 
     def until_ctrl_c(*arguments):
@@ -155,7 +143,8 @@ def test_another_seed_gives_other_judges_and_the_photos_are_of_one_fold(
     read = Bench.photo
     monkeypatch.setattr(Bench, "photo", lambda self, m: seen.append(m) or read(self, m))
     other = train(replace(tiny, seed=1), toy_bench, tmp_path / "j")
-    assert weights(other) != weights(folder)
+    dogs = [(place / "dog.safetensors").read_bytes() for place in (folder, other)]
+    assert dogs[0] != dogs[1]
     everything = {*toy_bench.photos("train"), *toy_bench.photos("val")}
     assert set(seen) == {member for member in everything if fold_of(member) == 0}
     assert 0 < len(set(seen)) < len(everything)
@@ -248,8 +237,8 @@ def test_early_pictures_are_a_kind_of_their_own(
     small = replace(tiny, steps=1)
     out = train(small, toy_bench, tmp_path / "j", early=[early_file])
     record = json.loads((out / "judges.json").read_text())
-    kept = early_part(load_early([early_file]), 0, "val")
-    assert record["done"]["dog"]["counts"]["early"] == len(kept)
+    kept = in_early_part(load_early([early_file]), 0, "val")
+    assert record["done"]["dog"]["counts"]["early"] == kept.sum()
     assert record["settings"]["early"]["count"] == 200
     assert "200 early-generator pictures" in (out / "CARD.md").read_text()
 
@@ -298,6 +287,115 @@ def test_weights_that_are_no_numbers_are_not_kept(
     assert not (tmp_path / "j" / "judges.json").exists()
 
 
+# --- the second judge and the photo classifier
+
+COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (190, 190, 40), (40, 190, 190))
+
+SMALL = ViewerConfig(
+    passes=8,
+    photos=10,
+    learning_rate=1e-2,
+    average_decay=0.8,
+    network=PictureClassifierConfig(maps=(4, 8, 8)),
+)
+
+
+def coloured(seed: int) -> Pictures:
+    """Ten photos a class, each of the class's colour with a bright bar across."""
+    rng = np.random.default_rng(seed)
+    photos = []
+    for colour in COLOURS:
+        levels = rng.normal(colour, 20, (10, 96, 96, 3))
+        for photo in levels:
+            top = int(rng.integers(80))
+            photo[top : top + 12] = 255
+        photos.append(np.clip(levels, 0, 255).astype(np.uint8))
+    return Pictures(photos=photos, early=np.empty((0, 96, 96, 3), np.uint8))
+
+
+QUICK = JudgesConfig(bfloat16=False, viewers=ViewersConfig(second=SMALL, classifier=SMALL))
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path) -> JudgeFolder:
+    """A folder just begun."""
+    return JudgeFolder(tmp_path / "f", QUICK, load_early([]), {})
+
+
+@pytest.mark.slow
+def test_the_photo_classifier_learns_the_subjects(empty_folder: JudgeFolder) -> None:
+    pictures = coloured(0)
+    task = viewer_task(CLASSIFIER, QUICK, pictures)
+    assert task.loop.steps == 40
+    network = fit(CLASSIFIER, task, empty_folder)
+    val, classifier = coloured(1), PhotoClassifier(network)
+    found = classifier.accuracy(val)
+    assert found["mean"] > 0.8
+    assert found["mean"] == pytest.approx(np.mean([v for k, v in found.items() if k != "mean"]))
+    images = val.photos[1]
+    probabilities = classifier.probabilities(images)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    assert found["dog"] == (probabilities.argmax(axis=1) == 1).mean()
+    unit = torch.from_numpy(images / 127.5 - 1).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        features = network.features(unit)
+    np.testing.assert_allclose(classifier.features(images), features, atol=1e-5)
+    # The weights can be stored in fp16 without a change.
+    weights = network.state_dict().values()
+    assert all(torch.equal(v, v.half().float()) for v in weights if v.is_floating_point())
+
+
+@pytest.mark.slow
+def test_the_second_judge_learns_its_classes_and_to_refuse(empty_folder: JudgeFolder) -> None:
+    pictures = coloured(0)
+    task = viewer_task(SECOND, QUICK, pictures)
+    network = fit(SECOND, task, empty_folder)
+    own, other = [], []
+    for number, photos in enumerate(pictures.photos):
+        scores = head_scores(network, photos)
+        own.append(scores[:, number].mean())
+        other.append(np.delete(scores, number, axis=1).mean())
+    assert np.mean(own) > np.mean(other) + 0.3
+    rng = np.random.default_rng(0)
+    noise = pictures.uninformative("noise", None, 30, rng)
+    assert head_scores(network, noise).mean() < np.mean(own) - 0.2
+
+
+def test_batches_of_the_second_judge() -> None:
+    pictures = coloured(0)
+    task = viewer_task(SECOND, QUICK, pictures)
+    (images, targets), (again, _), (other, _) = (
+        task.batch(step, task.network) for step in (3, 3, 4)
+    )
+    assert images.shape == (20, 3, 96, 96)
+    assert targets[10:].tolist() == [NOTHING] * 10
+    assert set(targets[:10].tolist()) <= set(range(5))
+    assert torch.equal(images, again)
+    assert not torch.equal(images, other)
+
+
+def test_the_loss_weighs_a_half_and_two_quarters() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(9, 2))
+    targets = np.array([0, 0, 1, NOTHING, NOTHING, NOTHING, 1, 1, NOTHING])
+    wanted = 0.0
+    for head in range(2):
+        for own, share, chosen in (
+            (1, 0.5, targets == head),
+            (0, 0.25, targets == 1 - head),
+            (0, 0.25, targets == NOTHING),
+        ):
+            p = 1 / (1 + np.exp(-logits[chosen, head]))
+            soft = own * 0.8 + 0.1
+            wanted -= share * np.mean(soft * np.log(p) + (1 - soft) * np.log(1 - p)) / 2
+    got = heads_loss(torch.from_numpy(logits), torch.from_numpy(targets), 0.2)
+    assert float(got) == pytest.approx(wanted)
+    # A batch without a class: head 1 has a half and a quarter of ln 2, the others two quarters.
+    loss = heads_loss(torch.zeros(3, 5), torch.tensor([1, 1, NOTHING]), 0.0)
+    assert float(loss) == pytest.approx(math.log(2) * (0.75 + 4 * 0.5) / 5)
+
+
 def test_augmenting_keeps_range_and_shape_and_follows_the_seed() -> None:
     images = np.random.default_rng(0).integers(256, size=(32, 96, 96, 3), dtype=np.uint8)
     first, again = (augment(images, np.random.default_rng(1)) for _ in range(2))
@@ -335,19 +433,26 @@ def test_a_box_is_hidden_in_a_share_of_the_pictures() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("kind", "changes"),
     [
-        {"steps": 0},
-        {"batch": 2},
-        {"accept_rate": 0.0},
-        {"fold": 2},
-        {"other_share": 1.5},
-        {"hidden_share": -0.1},
-        {"made_per_kept": 0},
-        {"smoothing": 1.0},
-        {"average_decay": -0.1},
+        (JudgesConfig, {"steps": 0}),
+        (JudgesConfig, {"batch": 2}),
+        (JudgesConfig, {"accept_rate": 0.0}),
+        (JudgesConfig, {"accept_rate": 1.1}),
+        (JudgesConfig, {"fold": 2}),
+        (JudgesConfig, {"other_share": 1.5}),
+        (JudgesConfig, {"hidden_share": -0.1}),
+        (JudgesConfig, {"made_per_kept": 0}),
+        (JudgesConfig, {"smoothing": 1.0}),
+        (JudgesConfig, {"average_decay": -0.1}),
+        (ViewerConfig, {"passes": 0}),
+        (ViewerConfig, {"photos": 4}),
+        (ViewerConfig, {"learning_rate": 0}),
+        (ViewerConfig, {"smoothing": 1}),
+        (ViewerConfig, {"average_decay": 1}),
+        (ViewerConfig, {"network": PictureClassifierConfig(outputs=4)}),
     ],
 )
-def test_settings_out_of_range_are_refused(changes: dict) -> None:
+def test_settings_out_of_range_are_refused(kind: type, changes: dict) -> None:
     with pytest.raises(ConfigError):
-        JudgesConfig(**changes)
+        kind(**changes)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.stats import binomtest
 
 from soundsight.core.errors import DataError
 from soundsight.core.files import atomic_file, sha256_of, write_json
@@ -32,24 +31,14 @@ NOTHING = "nothing"
 
 _FORMAT = "soundsight-blind-key"
 _COLUMNS = ("number", "answer")
-_NORMAL_95 = 1.959963984540054
-"""Quantile of the standard normal distribution at 97.5 %."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hidden:
-    """What lies behind a number of the sheet."""
-
-    subject: str
-    spectrogram: str
-    shown: bool
-    """Whether the program would have shown the picture."""
 
 
 def write_sheet(
     out: Path,
     pictures: NDArray[np.uint8],
-    behind: Sequence[Hidden],
+    subjects: Sequence[str],
+    names: Sequence[str],
+    shown: Sequence[bool],
     classes: Sequence[str] = SUBJECTS,
 ) -> NDArray[np.uint8]:
     """Write ``blind/sheet.png``, ``blind/answers.csv`` and, beside the folder, the key.
@@ -57,7 +46,9 @@ def write_sheet(
     Args:
         out: folder of the report.
         pictures: uint8 [n, 96, 96, 3], in the order of the sheet.
-        behind: what the n pictures are of.
+        subjects: what each is of.
+        names: of which second.
+        shown: whether the program would have shown the picture.
         classes: what they may be of.
 
     Returns:
@@ -67,40 +58,33 @@ def write_sheet(
     with atomic_file(sheet) as temporary:
         Image.fromarray(levels).save(temporary, format="PNG")
     with atomic_file(out / FOLDER / ANSWERS) as temporary:
-        temporary.write_text(empty_form(len(behind)), "utf-8")
+        temporary.write_text(_empty_form(len(pictures)), "utf-8")
+    behind = zip(subjects, shown, names, strict=True)
+    answers = [
+        {"number": number, "class": subject, "shown": bool(seen), "spectrogram": name}
+        for number, (subject, seen, name) in enumerate(behind, start=1)
+    ]
     key = {
-        "format": _FORMAT,
-        "sheet_sha256": sha256_of(sheet),
-        "classes": list(classes),
-        "answers": [
-            {
-                "number": number,
-                "class": item.subject,
-                "shown": item.shown,
-                "spectrogram": item.spectrogram,
-            }
-            for number, item in enumerate(behind, start=1)
-        ],
-    }
+        "format": _FORMAT, "sheet_sha256": sha256_of(sheet), "classes": list(classes),
+        "answers": answers,
+    }  # fmt: skip
     write_json(out / KEY, key)
     return levels
 
 
-def empty_form(count: int) -> str:
-    """Return the answer form: a line a number, answers to be filled in."""
+def _empty_form(count: int) -> str:
     return "\n".join([",".join(_COLUMNS), *[f"{n}," for n in range(1, count + 1)]]) + "\n"
 
 
 def answered(folder: Path) -> bool:
     """Tell whether somebody has written answers into the form of a report."""
-    path = folder / FOLDER / ANSWERS
     try:
-        text = path.read_text("utf-8")
+        text = (folder / FOLDER / ANSWERS).read_text("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, UnicodeError):
         return True
-    return text != empty_form(len(text.splitlines()) - 1)
+    return text != _empty_form(len(text.splitlines()) - 1)
 
 
 def score(answers: Path, key: Path) -> dict[str, Any]:
@@ -116,11 +100,10 @@ def score(answers: Path, key: Path) -> dict[str, Any]:
     """
     behind, classes = _read_key(key)
     given = _read_answers(answers, len(behind), (*classes, NOTHING))
-    of_class = np.array([item.subject for item in behind])
-    shown = np.array([item.shown for item in behind])
+    of_class, shown = (np.array(of) for of in zip(*behind, strict=True))
     named = np.array(given) == of_class
     confusion = {s: dict.fromkeys((*classes, NOTHING), 0) for s in classes}
-    for answer, subject in zip(given, of_class.tolist(), strict=True):
+    for answer, (subject, _) in zip(given, behind, strict=True):
         confusion[subject][answer] += 1
     return {
         "count": len(behind),
@@ -137,33 +120,22 @@ def score(answers: Path, key: Path) -> dict[str, Any]:
 
 def wilson(hits: int, count: int) -> dict[str, float]:
     """Return a share and its 95 % Wilson score interval (Wilson 1927)."""
-    share = hits / count
-    squared = _NORMAL_95**2
-    middle = (share + squared / (2 * count)) / (1 + squared / count)
-    reach = (_NORMAL_95 / (1 + squared / count)) * math.sqrt(
-        share * (1 - share) / count + squared / (4 * count**2)
-    )
-    return {"share": share, "low": max(0.0, middle - reach), "high": min(1.0, middle + reach)}
+    interval = binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    return {"share": hits / count, "low": float(interval.low), "high": float(interval.high)}
 
 
-def _read_key(path: Path) -> tuple[list[Hidden], tuple[str, ...]]:
+def _read_key(path: Path) -> tuple[list[tuple[str, bool]], tuple[str, ...]]:
+    """Return the class of each picture and whether it is shown, and all classes."""
     try:
         record = json.loads(path.read_text("utf-8"))
         if record["format"] != _FORMAT or not record["answers"]:
             raise ValueError("another format")
         # Keys from before there were other classes name none.
         classes = tuple(map(str, record.get("classes", SUBJECTS)))
-        behind = []
-        for number, line in enumerate(record["answers"], start=1):
-            if line["number"] != number or line["class"] not in classes:
-                raise ValueError("another order")
-            behind.append(
-                Hidden(
-                    subject=line["class"],
-                    spectrogram=line["spectrogram"],
-                    shown=bool(line["shown"]),
-                )
-            )
+        behind = [(line["class"], bool(line["shown"])) for line in record["answers"]]
+        numbers = [line["number"] for line in record["answers"]]
+        if numbers != [*range(1, len(numbers) + 1)] or any(s not in classes for s, _ in behind):
+            raise ValueError("another order")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no key of a blind sheet") from error
     return behind, classes

@@ -7,7 +7,7 @@ bootstrapped over videos.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -25,10 +25,8 @@ from soundsight.evaluation.report import BASELINE
 from soundsight.evaluation.segments import INFORMATIVITY, differences_of
 
 COMPARISON = "compare.json"
-MOST = 8
-"""Runs that a table can show side by side."""
-
-_LETTERS = "ABCDEFGH"
+LETTERS = "ABCDEFGH"
+"""Of the runs: as many as a table can show side by side."""
 
 
 def compare(
@@ -52,22 +50,23 @@ def compare(
         ConfigError: when there are too few or too many, or when they were measured differently.
         OutputError: when ``out`` cannot be written to or holds something else.
     """
-    if not 2 <= len(folders) <= MOST:
-        raise ConfigError(f"compare takes 2 to {MOST} reports, not {len(folders)}")
-    reports = [pages.load_report(folder) for folder in folders]
-    first = reports[0]
-    for folder, other in zip(folders[1:], reports[1:], strict=True):
+    if not 2 <= len(folders) <= len(LETTERS):
+        raise ConfigError(f"compare takes 2 to {len(LETTERS)} reports, not {len(folders)}")
+    reports = {
+        letter: pages.load_report(folder) for letter, folder in zip(LETTERS, folders, strict=False)
+    }
+    first, *others = reports.values()
+    for folder, other in zip(folders[1:], others, strict=True):
         names = str(folders[0]), str(folder)
         pages.check_comparable(first.values, other.values, *names)
-        if list(first.segments.names) != list(other.segments.names):
+        if first.segments.names != other.segments.names:
             raise ConfigError(f"{names[0]} and {names[1]} were not measured on the same seconds")
-        features = {_features(report) for report in (first, other)} - {None}
-        if len(features) > 1:
+        networks = [of.values.get("fidelity", {}).get("features", {}) for of in (first, other)]
+        if len({network.get("sha256") for network in networks} - {None}) > 1:
             raise ConfigError(
                 f"{names[0]} and {names[1]} compare pictures with photos in the features of "
                 "different networks: measure both with the same --features"
             )
-    letters = list(_LETTERS[: len(reports)])
     seed = int(first.values["settings"]["seed"])
     result: dict[str, Any] = {
         "runs": [
@@ -77,53 +76,58 @@ def compare(
                 "folder": str(folder),
                 "model": report.values["model"],
             }
-            for letter, folder, report in zip(letters, folders, reports, strict=True)
+            for (letter, report), folder in zip(reports.items(), folders, strict=True)
         ],
         "settings": first.values["settings"],
         "judges": {key: first.values["judges"].get(key) for key in ("name", "sha256")},
-        "rows": _side_by_side([_own_rows(report) for report in reports], letters),
-        "numbers": _side_by_side([numbers_of(report.values) for report in reports], letters),
+        "rows": _side_by_side(
+            # Rows of a baseline are another run's.
+            {
+                letter: {n: row for n, row in of.values["rows"].items() if BASELINE not in n}
+                for letter, of in reports.items()
+            }
+        ),
+        "numbers": _side_by_side({x: numbers_of(of.values) for x, of in reports.items()}),
         "differences": {
             letter: as_json(differences_of(first.segments, other.segments, seed))
-            for letter, other in zip(letters[1:], reports[1:], strict=True)
+            for letter, other in list(reports.items())[1:]
         },
         "command": command,
         "version": __version__,
     }
     if out is not None:
-        with atomic_folder(out, overwrite=True, ours=_is_comparison) as place:
+        ours = lambda folder: (folder / COMPARISON).is_file()  # noqa: E731
+        with atomic_folder(out, overwrite=True, ours=ours) as place:
             write_json(place / COMPARISON, result)
-            sheets = _sheet(place / "sheet.png", folders, reports, letters)
-            figures = {} if sheets is None else {"sheet.png": sheets}
+            shown = _sheet(place / "sheet.png", folders, reports)
             pages.write_pages(
-                place / "compare", "compare", "Runs side by side", figures,
-                report=result, tables=_tables(result),
+                place / "compare", "compare", "Runs side by side",
+                {"sheet.png": shown} if shown else {}, report=result, tables=_tables(result),
             )  # fmt: skip
     return result
 
 
-def _features(report: pages.StoredReport) -> str | None:
-    """Return the SHA-256 of the network whose features KID and the other distances are of."""
-    found: str | None = report.values.get("fidelity", {}).get("features", {}).get("sha256")
-    return found
+def _side_by_side(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Turn letter -> name -> value into name -> letter -> value."""
+    names = dict.fromkeys(name for part in parts.values() for name in part)
+    return {n: {letter: of[n] for letter, of in parts.items() if n in of} for n in names}
 
 
 def overview(result: dict[str, Any]) -> pages.Table:
     """Make the table of means: every run's figures and their differences from the first's."""
-    letters = [run["letter"] for run in result["runs"]]
-    first = letters[0]
-    rows = []
-    for name, by_run in result["rows"].items():
-        cells = [
-            pages.per_cent(by_run[letter][MEAN]) if letter in by_run else "" for letter in letters
+    first, *others = (run["letter"] for run in result["runs"])
+    gaps = result["differences"]
+    rows = [
+        [
+            name,
+            *(pages.per_cent(by_run.get(letter, {}).get(MEAN)) for letter in (first, *others)),
+            *(pages.per_cent(gaps[letter].get(name, {}).get(MEAN)) for letter in others),
         ]
-        for letter in letters[1:]:
-            gap = result["differences"][letter].get(name)
-            cells.append(pages.per_cent(gap[MEAN]) if gap else "")
-        rows.append([name, *cells])
+        for name, by_run in result["rows"].items()
+    ]
     return pages.Table(
         caption="Means over classes, %, and differences paired by second, in points",
-        head=["", *letters, *[f"{letter} - {first}" for letter in letters[1:]]],
+        head=["", first, *others, *[f"{letter} - {first}" for letter in others]],
         rows=rows,
         strong=[INFORMATIVITY],
     )
@@ -173,32 +177,13 @@ def numbers_of(report: dict[str, Any]) -> dict[str, str]:
         found["variety as a share of the photos'"] = f"{about['variety']['mean']:.2f}"
     if report.get("agreement"):
         both = report["agreement"]["all"]
-        found["agreement of the judges"] = (
-            f"{pages.percent(both['share'])} (kappa {both['kappa']:z.2f})"
-        )
+        agreed = f"{pages.percent(both['share'])} (kappa {both['kappa']:z.2f})"
+        found["agreement of the judges"] = agreed
     return found
 
 
-def _own_rows(report: pages.StoredReport) -> dict[str, Any]:
-    """Leave out the rows of a baseline: they are another run's."""
-    return {name: row for name, row in report.values["rows"].items() if BASELINE not in name}
-
-
-def _side_by_side(parts: Sequence[dict[str, Any]], letters: Sequence[str]) -> dict[str, Any]:
-    names = list(dict.fromkeys(name for part in parts for name in part))
-    return {
-        name: {
-            letter: part[name] for letter, part in zip(letters, parts, strict=True) if name in part
-        }
-        for name in names
-    }
-
-
 def _sheet(
-    path: Path,
-    folders: Sequence[Path],
-    reports: Sequence[pages.StoredReport],
-    letters: Sequence[str],
+    path: Path, folders: Sequence[Path], reports: Mapping[str, pages.StoredReport]
 ) -> pages.Figure | None:
     """Draw what every run drew of the seconds that all sheets show; None when there is none."""
     stored = [_read_pictures(folder / PICTURES) for folder in folders]
@@ -206,12 +191,10 @@ def _sheet(
     common = [name for name in names[0] if all(name in others for others in names[1:])]
     if not common:
         return None
-    table = reports[0].segments
-    at = {name: index for index, name in enumerate(table.names)}
-    missing = [name for name in common if name not in at]
-    if missing:
+    table = reports["A"].segments
+    if missing := [name for name in common if name not in table.names]:
         raise DataError(f"{folders[0]} shows {missing[0]}, which it did not measure")
-    rows = np.array([at[name] for name in common])
+    rows = [table.names.index(name) for name in common]
     places = [[of.index(name) for name in common] for of in names]
     runs = {
         letter: (
@@ -219,7 +202,7 @@ def _sheet(
             report.segments.values["accepted"][rows] > 0,
             report.segments.values["shown"][rows] > 0,
         )
-        for letter, sheet_of, place, report in zip(letters, stored, places, reports, strict=True)
+        for (letter, report), sheet_of, place in zip(reports.items(), stored, places, strict=True)
     }
     return pages.save_figure(
         path,
@@ -237,7 +220,3 @@ def _read_pictures(path: Path) -> dict[str, Any]:
             return {key: archive[key] for key in ("names", "mels", "pictures")}
     except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
         raise DataError(f"{path} holds no pictures of a sheet") from error
-
-
-def _is_comparison(folder: Path) -> bool:
-    return (folder / COMPARISON).is_file()

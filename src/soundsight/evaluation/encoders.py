@@ -9,7 +9,7 @@ at 8 kHz.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,32 +22,18 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.files import atomic_folder, sha256_of
-from soundsight.data.everyday.folder import (
-    ALERTS,
-    BENCH_PREFIX,
-    KINDS,
-    OF_BENCH,
-    Everyday,
-)
-from soundsight.data.everyday.folder import (
-    SUBJECTS as EVERYDAY_SUBJECTS,
-)
+from soundsight.core.errors import DataError
+from soundsight.core.files import sha256_of
+from soundsight.core.progress import Progress
+from soundsight.data.everyday import folder as everyday_data
+from soundsight.data.everyday.folder import ALERTS, BENCH_PREFIX, KINDS, OF_BENCH, Everyday
 from soundsight.data.vegas.bench import SUBJECTS, Bench
+from soundsight.evaluation import metrics
 from soundsight.evaluation import report as pages
 from soundsight.evaluation.figures import draw_map, reconstruction_sheet
-from soundsight.evaluation.metrics import (
-    CONFIDENCE,
-    MEAN,
-    RESAMPLES,
-    ClassAccuracy,
-    Shares,
-    as_json,
-    classify,
-)
+from soundsight.evaluation.metrics import MEAN, Shares, as_json, classify
 from soundsight.evaluation.segments import Segments, bench_segments, known_segments, shown_seconds
-from soundsight.judges.apply import columns_of
+from soundsight.judges.pictures import columns_of
 from soundsight.models.published.autoencoder import Autoencoder
 from soundsight.training.ears import KIND as EARS
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float, to_levels
@@ -56,7 +42,6 @@ from soundsight.training.run_folder import read_run
 REPORT_VERSION = 1
 KIND = "encoder"
 """Stands in report.json where a translator's report has none."""
-UNKNOWN_SPLITS = ("devtest", "val")
 
 PROBE, NEAREST, BANDS = "linear probe", "nearest seconds", "band means"
 RECONSTRUCTION, MEAN_MEL = "reconstruction", "mean log-mel of train"
@@ -65,19 +50,18 @@ PENALTIES = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
 """Weight decays that the linear classifier may choose from on val, the strongest first."""
 EARS_PENALTIES = (0.03, 0.01, 3e-3, 1e-3)
 READINGS = {
-    "22 subjects": (EVERYDAY_SUBJECTS, False),
+    "22 subjects": (everyday_data.SUBJECTS, False),
     "28 kinds": (KINDS, False),
     "bench's five": (tuple(OF_BENCH), True),
 }
 """What is told apart, and whether among the bench's seconds alone."""
 BANDWIDTHS = ("whole band", "8 kHz")
 
+_GROUPS = {"bench": tuple(OF_BENCH), "alerts": ALERTS}
 _LEAST_SPREAD = 1e-4
 """Of a dimension, as a share of the widest; what is less is taken for this."""
 _SHOWN_PER_CLASS = 8
 _AT_ONCE = 256
-
-Tell = Callable[[str, int, int], None]
 
 
 # --- probes ---------------------------------------------------------------------------------------
@@ -89,42 +73,33 @@ def neighbour_votes(
     unknown: NDArray[np.floating],
     *,
     neighbours: int = NEIGHBOURS,
-    count: int = len(SUBJECTS),
 ) -> NDArray[np.float64]:
-    """Return how the nearest train seconds by cosine vote: shares [n, count] that sum to 1.
+    """Return how the nearest train seconds by cosine vote: shares [n, 5] that sum to 1.
 
     ``train`` [m, E] are of ``classes`` [m], ``unknown`` is [n, E]; where there are fewer than
     ``neighbours``, all vote.
     """
     model = KNeighborsClassifier(min(neighbours, len(train)), metric="cosine").fit(train, classes)
-    votes = np.zeros((len(unknown), count))
+    votes = np.zeros((len(unknown), len(SUBJECTS)))
     votes[:, model.classes_] = model.predict_proba(unknown)
     return votes
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LinearProbe:
-    """Logistic regression on standardised embeddings. Made by :func:`fit_probe`.
+    """Logistic regression on standardised embeddings. Made by :func:`fit_probe`."""
 
-    Attributes:
-        penalty: the weight decay that val chose.
-    """
-
-    def __init__(
-        self,
-        model: LogisticRegression,
-        mean: NDArray[np.float64],
-        scale: NDArray[np.float64],
-        penalty: float,
-        count: int,
-    ) -> None:
-        self._model, self._mean, self._scale, self._count = model, mean, scale, count
-        self.penalty = penalty
+    model: LogisticRegression
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    penalty: float  #: the weight decay that val chose
+    count: int
 
     def probabilities(self, embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return class probabilities [n, classes] of embeddings [n, E]."""
-        found = np.zeros((len(embeddings), self._count))
-        standard = (embeddings - self._mean) / self._scale
-        found[:, self._model.classes_] = self._model.predict_proba(standard)
+        found = np.zeros((len(embeddings), self.count))
+        standard = (embeddings - self.mean) / self.scale
+        found[:, self.model.classes_] = self.model.predict_proba(standard)
         return found
 
 
@@ -142,19 +117,13 @@ def fit_probe(
 
     Args:
         train: embeddings [m, E].
-        classes: the class of each, [m], in the order of ``SUBJECTS``.
+        classes: the class of each, [m], below ``count``.
         val: embeddings [n, E], which choose the penalty by their cross entropy.
         val_classes: the class of each, [n].
-        penalties: to choose from, all above 0; each fit starts where the one before ended.
-        count: classes; those of the bench by default.
+        penalties: to choose from, all above 0.
         balanced: every class weighs the same, in the fit and in the choice, however many seconds
             it has.
-
-    Raises:
-        DataError: when an embedding is not finite.
     """
-    if not np.isfinite(train).all() or not np.isfinite(val).all():
-        raise DataError("an embedding is not finite")
     mean, scale = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
     # A dimension that hardly moves would be noise made large.
     scale = np.maximum(scale, _LEAST_SPREAD * scale.max()) if scale.any() else np.ones_like(scale)
@@ -164,7 +133,8 @@ def fit_probe(
     best, least = None, np.inf
     for penalty in penalties:
         model = LogisticRegression(C=1 / penalty, solver="newton-cg", max_iter=300, tol=1e-6)
-        probe = LinearProbe(model.fit(standard, classes, weights), mean, scale, penalty, count)
+        model.fit(standard, classes, weights)
+        probe = LinearProbe(model=model, mean=mean, scale=scale, penalty=penalty, count=count)
         right = probe.probabilities(val)[np.arange(len(val)), val_classes]
         loss = float(-np.log(np.maximum(right, 1e-12)) @ val_weights)
         if loss < least:
@@ -229,7 +199,7 @@ def evaluate_encoder(
     split: str = "devtest",
     seed: int = 0,
     command: str = "",
-    progress: Tell | None = None,
+    progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Measure a finished encoder run on the bench's sounds.
 
@@ -245,7 +215,6 @@ def evaluate_encoder(
             figure on val is a little flattering.
         seed: of the intervals and of what is shown.
         command: how this was started, for the report.
-        progress: called with (what, how many done, how many in all).
 
     Returns:
         What report.json holds.
@@ -255,28 +224,39 @@ def evaluate_encoder(
         DataError: when the run is unfinished or damaged, or a split holds no sounds.
         OutputError: when ``out`` cannot be written to or holds something else.
     """
-    names = _splits(split)
-    tell = progress or (lambda _what, _done, _of: None)
+    pages.check_split(split)
     about, encoder = read_run(run), load_encoder(run)
-    pairs = {name: bench.pairs_of_every_class(name, "evaluation") for name in names}
-    with atomic_folder(out, overwrite=True, ours=pages.is_report) as place:
+    pairs = {
+        name: bench.pairs_of_every_class(name, "evaluation")
+        for name in dict.fromkeys(("train", "val", split))
+    }
+    with pages.report_folder(out) as place:
         heard: dict[str, Embedded] = {}
-        for done, name in enumerate(names):
-            tell("splits heard", done, len(names))
+        for name in pairs:
+            progress("splits heard", len(heard), len(pairs))
             heard[name] = embed_segments(encoder, bench_segments(bench, pairs[name]))
         train, unknown = heard["train"], heard[split]
-        tell("measuring", 0, 0)
-        probabilities, penalties = _readings(train, heard["val"], unknown)
-        rows, accuracy = _accuracy_rows(probabilities, unknown.of, seed)
-        figures = {"map.png": _map_figure(place / "map.png", train, unknown)}
+        progress("measuring", 0, 0)
+        rows, penalties, confusions = _read_classes(train, heard["val"], unknown, seed)
+        axes = PCA(2, svd_solver="full").fit(train.embeddings)
+        titles = [
+            f"axis {i} ({part:.0%} of the variance)"
+            for i, part in enumerate(axes.explained_variance_ratio_, start=1)
+        ]
+        places = axes.transform(unknown.embeddings)
+        figures = {
+            "map.png": pages.save_figure(
+                place / "map.png",
+                draw_map(places, unknown.of.kinds, (titles[0], titles[1])),
+                "Scatter plots of the embeddings, a panel a class",
+                "Embeddings of the unknown seconds along the two axes in which those of train "
+                "differ most (principal components; no label shaped them).",
+            )
+        }
         errors: dict[str, Shares] = {}
         if isinstance(encoder, Autoencoder):
-            shown = shown_seconds(unknown.of.pairs, _SHOWN_PER_CLASS, seed)
-            of_second, drawn = reconstruct(encoder, unknown.of.mels, shown)
+            of_second, figures["sheet.png"] = _drawn_again(encoder, unknown.of, seed, place)
             errors = _error_rows(of_second, train.of, unknown.of, seed)
-            figures["sheet.png"] = _sheet_figure(
-                place / "sheet.png", unknown.of, shown, drawn, of_second
-            )
         report: dict[str, Any] = {
             "report_version": REPORT_VERSION,
             "kind": KIND,
@@ -293,15 +273,13 @@ def evaluate_encoder(
                 "seed": seed,
                 "neighbours": NEIGHBOURS,
                 "penalties": penalties,
-                "resamples": RESAMPLES,
-                "confidence": CONFIDENCE,
+                **metrics.INTERVALS,
             },
             "sounds": {s: unknown.of.kinds.count(s) for s in SUBJECTS},
             "audible": int(unknown.of.audible.sum()),
             "train": len(train.of),
             "rows": as_json(rows),
-            "confusion": accuracy.confusion.tolist(),
-            "video_confusion": accuracy.video_confusion.tolist(),
+            **confusions,
             "errors": as_json(errors),
         }
         title = f"The encoder {report['model']['name']}"
@@ -311,57 +289,43 @@ def evaluate_encoder(
     return report
 
 
-def _splits(split: str) -> list[str]:
-    """Return the splits that are heard: to fit, to choose the penalty, and to measure."""
-    if split not in UNKNOWN_SPLITS:
-        raise ConfigError(f"{split} is not for evaluation: choose from {', '.join(UNKNOWN_SPLITS)}")
-    return list(dict.fromkeys(("train", "val", split)))
-
-
-def _readings(
-    train: Embedded, val: Embedded, unknown: Embedded
-) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
-    """Read the classes of ``unknown`` in each way: probabilities [n, 5], and the penalties."""
+def _read_classes(
+    train: Embedded, val: Embedded, unknown: Embedded, seed: int
+) -> tuple[dict[str, Shares], dict[str, float], dict[str, Any]]:
+    """Read the classes of ``unknown`` in each way: rows, penalties, the probe's confusions."""
     classes, val_classes = columns_of(train.of.kinds), columns_of(val.of.kinds)
-    found: dict[str, NDArray[np.float64]] = {}
-    penalties: dict[str, float] = {}
+    loud, rows, confusions = unknown.of.audible, dict[str, Shares](), dict[str, Any]()
+    part, penalties = unknown.of.where(loud), {}
     for before, known, chooser, asked in (
         ("", train.embeddings, val.embeddings, unknown.embeddings),
         (f"{BANDS}, ", train.bands, val.bands, unknown.bands),
     ):
         probe = fit_probe(known, classes, chooser, val_classes)
-        found[before + PROBE] = probe.probabilities(asked)
-        found[before + NEAREST] = neighbour_votes(known, classes, asked)
         penalties[before + PROBE] = probe.penalty
-    return found, penalties
-
-
-def _accuracy_rows(
-    found: dict[str, NDArray[np.float64]], unknown: Segments, seed: int
-) -> tuple[dict[str, Shares], ClassAccuracy]:
-    """Return the table's rows, and the linear probe's own accuracy with its confusion."""
-    loud = unknown.audible
-    rows: dict[str, Shares] = {}
-    of_all: dict[str, ClassAccuracy] = {}
-    for name, probabilities in found.items():
-        of_all[name] = classify(probabilities, unknown.kinds, unknown.recordings, seed=seed)
-        part = unknown.where(loud)
-        heard = classify(probabilities[loud], part.kinds, part.recordings, seed=seed)
-        rows[name] = of_all[name].seconds
-        rows[f"{name}, audible seconds"] = heard.seconds
-        rows[f"{name}, by video"] = of_all[name].videos
-        rows[f"{name}, by video, audible seconds"] = heard.videos
-    return rows, of_all[PROBE]
+        for name, found in (
+            (before + PROBE, probe.probabilities(asked)),
+            (before + NEAREST, neighbour_votes(known, classes, asked)),
+        ):
+            whole = classify(found, unknown.of.kinds, unknown.of.recordings, seed=seed)
+            heard = classify(found[loud], part.kinds, part.recordings, seed=seed)
+            rows[name] = whole.seconds
+            rows[f"{name}, audible seconds"] = heard.seconds
+            rows[f"{name}, by video"] = whole.videos
+            rows[f"{name}, by video, audible seconds"] = heard.videos
+            if name == PROBE:
+                confusions["confusion"] = whole.confusion.tolist()
+                confusions["video_confusion"] = whole.video_confusion.tolist()
+    return rows, penalties, confusions
 
 
 def reconstruct(
-    encoder: Autoencoder, mels: NDArray[np.uint8], kept: Sequence[int]
+    encoder: Autoencoder, mels: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     """Let an autoencoder reconstruct log-mels uint8 [n, 128, 100].
 
     Returns:
-        The mean squared error of each in [-1, 1], float64 [n]; the reconstructions of those
-        ``kept``, uint8 [k, 128, 100].
+        The mean squared error of each in [-1, 1], float64 [n]; the reconstructions, uint8
+        [n, 128, 100].
     """
     errors, drawings = np.empty(len(mels)), np.empty_like(mels)
     for start in range(0, len(mels), _AT_ONCE):
@@ -371,7 +335,20 @@ def reconstruct(
             made, _ = encoder(wanted)
         errors[part] = (made - wanted).double().square().mean(dim=(1, 2, 3)).numpy()
         drawings[part] = to_levels(made)[:, 0].numpy()
-    return errors, drawings[list(kept)]
+    return errors, drawings
+
+
+def _drawn_again(
+    encoder: Autoencoder, unknown: Segments, seed: int, place: Path
+) -> tuple[NDArray[np.float64], pages.Figure]:
+    """Return each second's error, and the sheet of log-mels and what the autoencoder draws."""
+    errors, drawn = reconstruct(encoder, unknown.mels)
+    shown = shown_seconds(unknown.pairs, _SHOWN_PER_CLASS, seed)
+    kinds = [unknown.kinds[index] for index in shown]
+    page = reconstruction_sheet(unknown.mels[shown], drawn[shown], kinds, errors[shown])
+    words = "Above the log-mel of each second, below what the autoencoder draws of it."
+    caption = f"{words} Chosen by the seed; with each its error."
+    return errors, pages.save_figure(place / "sheet.png", page, words, caption)
 
 
 def _error_rows(
@@ -387,40 +364,9 @@ def _error_rows(
     return rows
 
 
-def _map_figure(path: Path, train: Embedded, unknown: Embedded) -> pages.Figure:
-    """Write the map of the unknown seconds along the axes of the train seconds."""
-    axes = PCA(2, svd_solver="full").fit(train.embeddings)
-    first, second = (
-        f"axis {i} ({part:.0%} of the variance)"
-        for i, part in enumerate(axes.explained_variance_ratio_, start=1)
-    )
-    places = axes.transform(unknown.embeddings)
-    return pages.save_figure(
-        path,
-        draw_map(places, unknown.of.kinds, (first, second)),
-        "Scatter plots of the embeddings, a panel a class",
-        "Embeddings of the unknown seconds along the two axes in which those of train "
-        "differ most (principal components; no label shaped them).",
-    )
-
-
-def _sheet_figure(
-    path: Path,
-    unknown: Segments,
-    shown: Sequence[int],
-    drawn: NDArray[np.uint8],
-    errors: NDArray[np.float64],
-) -> pages.Figure:
-    """Write the sheet of log-mels and what the autoencoder makes of them."""
-    kinds = [unknown.kinds[index] for index in shown]
-    page = reconstruction_sheet(unknown.mels[shown], drawn, kinds, errors[shown])
-    words = "Above the log-mel of each second, below what the autoencoder draws of it."
-    return pages.save_figure(path, page, words, f"{words} Chosen by the seed; with each its error.")
-
-
 def _encoder_tables(report: dict[str, Any]) -> dict[str, pages.Table]:
     """Return the tables of the page by their names in the template."""
-    intervals = f"with {100 * CONFIDENCE:.0f} % intervals over videos"
+    intervals = f"with {100 * metrics.CONFIDENCE:.0f} % intervals over videos"
     keys = [MEAN, *SUBJECTS]
     return {
         "accuracy": pages.share_table(
@@ -456,30 +402,19 @@ def report_ears(
     split: str = "devtest",
     seed: int = 0,
     command: str = "",
-    progress: Tell = lambda _what, _done, _of: None,
-) -> str:
+    progress: Progress = lambda *_: None,
+) -> list[str]:
     """Measure a finished run of ears and write report.json, report.md and report.html.
 
-    Args:
-        run: folder of the run.
-        everyday: Everyday's folder.
-        bench: the bench beside it.
-        out: the folder; an earlier report in it is replaced.
-        split: ``val`` or ``devtest``; the penalty is chosen on val.
-        seed: of the intervals.
-        command: how this was started, for the report.
-        progress: called with (what, how many done, how many in all).
+    A classifier is fitted to both bandwidths together. A recording is labelled by the mean of its
+    seconds' log-probabilities. Arguments and errors are those of :func:`evaluate_encoder`.
 
     Returns:
         The main figures, a line each.
-
-    Raises:
-        ConfigError: on another split.
-        DataError: when the run is unfinished or damaged, or data are.
-        OutputError: when ``out`` cannot be written to or holds something else.
     """
-    names, encoder = _splits(split), load_encoder(run)
-    with atomic_folder(out, overwrite=True, ours=pages.is_report) as place:
+    pages.check_split(split)
+    names, encoder = list(dict.fromkeys(("train", "val", split))), load_encoder(run)
+    with pages.report_folder(out) as place:
         heard: dict[tuple[str, bool], Embedded] = {}
         for name in names:
             for narrow in (False, True):
@@ -497,36 +432,30 @@ def report_ears(
         for name, (kinds, of_bench) in READINGS.items():
             progress(name, 0, 0)
             own = {key: one.among(kinds, bench=of_bench) for key, one in heard.items()}
-            report[name] = read_kinds(own, kinds, split, seed)
-        title = f"Ears: {run.resolve().name}, {split}"
-        pages.write_report(
-            place, "ears", title, report, {}, command, tables={"means": _means(report)}
+            report[name] = _read_kinds(own, kinds, split, seed)
+        rows = {
+            f"{name}, {band}, {unit}": row
+            for name in READINGS
+            for band in BANDWIDTHS
+            for unit, row in report[name][band].items()
+        }
+        means = pages.Table(
+            caption="Labelled right, per cent: the mean over kinds, and over two groups of them",
+            head=["", MEAN, "the bench's five", "alerts"],
+            rows=[
+                [name, pages.per_cent(row[MEAN]), *(pages.percent(row.get(g)) for g in _GROUPS)]
+                for name, row in rows.items()
+            ],
         )
-    return "\n".join(
-        f"{name}, {band}, {unit}: {_means_of(found)}"
-        for name in READINGS
-        for band in BANDWIDTHS
-        for unit, found in report[name][band].items()
-    )
+        title = f"Ears: {run.resolve().name}, {split}"
+        pages.write_report(place, "ears", title, report, {}, command, tables={"means": means})
+    return [f"{name}: {_in_words(row)}" for name, row in rows.items()]
 
 
-def read_kinds(
-    own: dict[tuple[str, bool], Embedded], kinds: Sequence[str], split: str, seed: int
+def _read_kinds(
+    own: Mapping[tuple[str, bool], Embedded], kinds: Sequence[str], split: str, seed: int
 ) -> dict[str, Any]:
-    """Fit a classifier to both bandwidths together, and count what it labels right in each.
-
-    A recording is labelled by the mean of its seconds' log-probabilities.
-
-    Args:
-        own: (split, as recorded at 8 kHz) -> seconds of ``kinds``.
-        kinds: what is told apart.
-        split: which is measured.
-        seed: of the intervals.
-
-    Returns:
-        ``penalty``; bandwidth -> ``seconds`` or ``recordings`` -> kind (or ``mean``) -> share with
-        its interval over recordings, and the means over the bench's five and over the alerts.
-    """
+    """Count what is labelled right, in each bandwidth, of ``own``: (split, at 8 kHz) -> seconds."""
     fitted: list[NDArray[Any]] = []
     for name in ("train", "val"):
         both = own[name, False], own[name, True]
@@ -540,32 +469,12 @@ def read_kinds(
         accuracy = classify(logs, asked.of.kinds, asked.of.recordings, seed=seed, classes=kinds)
         found[band] = as_json({"seconds": accuracy.seconds, "recordings": accuracy.videos})
         for row in found[band].values():
-            for group, of in (("bench", tuple(OF_BENCH)), ("alerts", ALERTS)):
-                present = [row[kind]["share"] for kind in of if kind in row]
-                if present:
+            for group, of in _GROUPS.items():
+                if present := [row[kind]["share"] for kind in of if kind in row]:
                     row[group] = float(np.mean(present))
     return found
 
 
-def _means_of(row: dict[str, Any]) -> str:
-    mean = row[MEAN]
-    groups = "".join(f", {g} {row[g]:.3f}" for g in ("bench", "alerts") if g in row)
-    return f"{mean['share']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}]{groups}"
-
-
-def _means(report: dict[str, Any]) -> pages.Table:
-    groups = ("bench", "alerts")
-    return pages.Table(
-        caption="Labelled right, per cent: the mean over kinds, and over two groups of them",
-        head=["", MEAN, "the bench's five", "alerts"],
-        rows=[
-            [
-                f"{name}, {band}, {unit}",
-                pages.per_cent(row[MEAN]),
-                *(f"{100 * row[group]:.1f}" if group in row else "" for group in groups),
-            ]
-            for name in READINGS
-            for band in BANDWIDTHS
-            for unit, row in report[name][band].items()
-        ],
-    )
+def _in_words(row: Mapping[str, Any]) -> str:
+    groups = "".join(f", {group} {row[group]:.3f}" for group in _GROUPS if group in row)
+    return "{share:.3f} [{low:.3f}, {high:.3f}]".format(**row[MEAN]) + groups

@@ -8,63 +8,34 @@ recordings.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from soundsight.core.config import check_values
 from soundsight.core.draws import item_of
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.files import atomic_file, atomic_folder
+from soundsight.core.progress import Progress
 from soundsight.core.state import is_out_of_distribution
 from soundsight.core.units import to_unit
-from soundsight.data.everyday.folder import (
-    ALERTS,
-    KINDS,
-    SUBJECTS,
-    WORDS,
-    Everyday,
-    photos_of,
-    read_photo,
-)
+from soundsight.data.everyday import folder as data
+from soundsight.data.everyday.folder import ALERTS, KINDS, SUBJECTS, Everyday
 from soundsight.data.everyday.sounds import audible
 from soundsight.data.vegas.bench import Bench
+from soundsight.evaluation import figures as charts
+from soundsight.evaluation import metrics, segments
 from soundsight.evaluation import report as pages
 from soundsight.evaluation.bench import control_mels, draw_pictures, draw_with_seeds
 from soundsight.evaluation.fidelity import fidelity, mean_distance, nearest, precision_recall
-from soundsight.evaluation.figures import nearest_sheet, seeds_sheet, sheet
-from soundsight.evaluation.metrics import (
-    CONFIDENCE,
-    MEAN,
-    RESAMPLES,
-    Shares,
-    as_json,
-    classify,
-    shares,
-    shuffled,
-)
-from soundsight.evaluation.segments import (
-    REAL_PHOTOS,
-    SHUFFLED,
-    Segments,
-    blind_seconds,
-    known_segments,
-    other_segments,
-    shown_seconds,
-)
-from soundsight.judges.apply import columns_of
-from soundsight.judges.everyday import (
-    ACCEPTED_FROM,
-    ANSWERS,
-    PhotoJudge,
-    uninformative,
-    verdicts,
-)
+from soundsight.evaluation.metrics import MEAN, Shares, as_json
+from soundsight.evaluation.segments import REAL_PHOTOS, SHUFFLED, Segments
+from soundsight.judges.everyday import ANSWERS, PhotoJudge, as_any_subject, uninformative, verdicts
+from soundsight.judges.pictures import columns_of
 from soundsight.models.eyes import POOLED_SIZE, Eyes
 from soundsight.runtime.surest import SurestSeconds, mean_embedding
 from soundsight.runtime.translator import Translator
@@ -86,71 +57,32 @@ _FEWEST_PHOTOS = 5
 """Recall asks for the third nearest neighbour: fewer photos than this say nothing."""
 
 Levels = NDArray[np.uint8]
-Tell = Callable[[str, int, int], None]
+Features = NDArray[np.float32]
+Scored = tuple[NDArray[np.float32], Segments]
+"""Ood scores [n] of n seconds, and the seconds."""
 
 
-class Model(Protocol):
-    """What is measured."""
-
-    def imagine(self, mels: Levels, *, draws: int = 1, seed: int = 0) -> Levels:
-        """Draw uint8 [n * draws, 96, 96, 3] of log-mels uint8 [n, 128, 100], whatever they are."""
-        ...
+class TranslatorModel(Translator):
+    """A model folder as the runtime draws from it, and what is asked of it here alone."""
 
     def imagine_recording(self, mels: Levels, *, seed: int = 0) -> Levels:
-        """Draw one picture, uint8 [96, 96, 3], of all seconds of a recording."""
-        ...
-
-    def draws(self, mels: Levels) -> NDArray[np.bool_]:
-        """Return which sounds the program would draw: bool [n]."""
-        ...
-
-    def ood_scores(self, mels: Levels) -> NDArray[np.float32]:
-        """Return how well each sound is known, float32 [n]; NaN where the model cannot say."""
-        ...
+        """Draw one picture, uint8 [96, 96, 3], of all seconds of a recording, whatever they are."""
+        heard = [self.recognise(mel, of=mel) for mel in mels[audible(mels)]]
+        known = [s for s in heard if not is_out_of_distribution(s.ood_score, self.info.thresholds)]
+        surest = SurestSeconds()
+        # Of a recording that would not be drawn there is a picture all the same.
+        for second in known or heard or [self.recognise(mels[0], of=mels[0])]:
+            surest.take(second)
+        chosen = surest.of_kind(surest.kind)
+        return self.draw(mean_embedding(chosen), [item_of(chosen[0].of)], seed)[0]
 
     def label_probabilities(self, mels: Levels) -> NDArray[np.float32] | None:
         """Return how likely each of ``KINDS`` is, float32 [n, 28]; None without labels."""
-        ...
-
-
-class TranslatorModel:
-    """A model folder, as the runtime draws from it.
-
-    Args:
-        translator: of the folder.
-    """
-
-    def __init__(self, translator: Translator) -> None:
-        self.translator = translator
-
-    def imagine(self, mels: Levels, *, draws: int = 1, seed: int = 0) -> Levels:
-        return self.translator.imagine(mels, draws=draws, seed=seed)
-
-    def draws(self, mels: Levels) -> NDArray[np.bool_]:
-        return self.translator.draws(mels)
-
-    def ood_scores(self, mels: Levels) -> NDArray[np.float32]:
-        return self.translator.ood_scores(mels)
-
-    def imagine_recording(self, mels: Levels, *, seed: int = 0) -> Levels:
-        thresholds = self.translator.info.thresholds
-        heard = [self.translator.recognise(mel, of=mel) for mel in mels[audible(mels)]]
-        known = [one for one in heard if not is_out_of_distribution(one.ood_score, thresholds)]
-        surest = SurestSeconds()
-        # Of a recording that would not be drawn there is a picture all the same.
-        for second in known or heard or [self.translator.recognise(mels[0], of=mels[0])]:
-            surest.take(second)
-        chosen = surest.of_kind(surest.kind)
-        return self.translator.draw(mean_embedding(chosen), [item_of(chosen[0].of)], seed)[0]
-
-    def label_probabilities(self, mels: Levels) -> NDArray[np.float32] | None:
-        known = self.translator.label_head
-        if known is None:
+        if self.label_head is None:
             return None
-        embeddings, _ = self.translator.embed(to_unit(mels)[:, None])
-        probabilities = known.probabilities(embeddings)
+        probabilities = self.label_head.probabilities(self.embed(to_unit(mels)[:, None])[0])
         found = np.zeros((len(mels), len(KINDS)), np.float32)
-        for column, name in enumerate(known.labels):
+        for column, name in enumerate(self.label_head.labels):
             if (kind := kind_of(name)) is not None:
                 found[:, KINDS.index(kind)] = probabilities[:, column]
         return found
@@ -158,7 +90,7 @@ class TranslatorModel:
 
 def kind_of(label: str) -> str | None:
     """Return which kind a model's label means, such as ``baby`` for "baby crying"."""
-    for kind, words_for_people in WORDS.items():
+    for kind, words_for_people in data.WORDS.items():
         if label == words_for_people:
             return kind
     words = label.lower().replace(" ", "_")
@@ -171,49 +103,21 @@ class EverydayConfig:
 
     split: str = "devtest"
     seed: int = 0
-    limit: int | None = None
-    """At most so many seconds a kind; None = all."""
+    limit: int | None = None  #: at most so many seconds a kind; None = all
+    #: write a sheet for blind viewing, three pictures a subject, a form and the key
     blind_sheet: bool = False
-    """Write a sheet for blind viewing, three pictures a subject, a form and the key."""
-    varied: int = 200
-    """Pictures of each subject that variety and recall look at."""
-    made_per_kind: int = 220
-    """Uninformative pictures of each kind."""
+    varied: int = 200  #: pictures of each subject that variety and recall look at
+    made_per_kind: int = 220  #: uninformative pictures of each kind
 
     def __post_init__(self) -> None:
-        if self.split not in ("devtest", "val"):
-            raise ConfigError(f"{self.split} is not for evaluation: choose from devtest, val")
-        if self.varied < 4 or self.made_per_kind < 1:
-            raise ConfigError("varied must be at least 4, made_per_kind at least 1")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Work:
-    """What the steps of a measurement share, and what they add to."""
-
-    model: Model
-    judge: PhotoJudge
-    everyday: Everyday
-    bench: Bench
-    config: EverydayConfig
-    tell: Tell
-    heard: Segments
-    """Seconds of all 28 kinds."""
-    subjects: Segments
-    """Those of the 22 that are drawn."""
-    photos: Levels
-    photo_names: list[str]
-    place: Path
-    report: dict[str, Any]
-    figures: dict[str, pages.Figure]
-
-    @property
-    def photo_kinds(self) -> list[str]:
-        return [name.split("/")[0] for name in self.photo_names]
+        pages.check_split(self.split)
+        check_values(self, at_least_1="made_per_kind")
+        if self.varied < 4:
+            raise ConfigError("varied must be at least 4")
 
 
 def evaluate_everyday(
-    model: Model,
+    model: TranslatorModel,
     judge: PhotoJudge,
     everyday: Everyday,
     bench: Bench,
@@ -222,7 +126,7 @@ def evaluate_everyday(
     *,
     about: Mapping[str, Any],
     command: str = "",
-    tell: Tell | None = None,
+    progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Measure a model on Everyday's unknown sounds and write the report into ``out``.
 
@@ -230,15 +134,12 @@ def evaluate_everyday(
     it in one file), ``seconds.csv``, sheets and, when asked, the blind sheet with its key apart.
 
     Args:
-        model: draws, labels and refuses.
         judge: says what a picture shows.
         everyday: sounds and photos.
         bench: more sounds of five subjects.
         out: the folder; an earlier report in it is replaced.
-        config: split, seed, limits.
         about: what names the model in the report.
         command: how this was started, for the report.
-        tell: called with (what, how many done, how many in all).
 
     Returns:
         What report.json holds.
@@ -247,33 +148,32 @@ def evaluate_everyday(
         DataError: when sounds or photos are missing or damaged.
         OutputError: when ``out`` cannot be written to, holds something else or filled-in answers.
     """
-    tell = tell or (lambda _what, _done, _of: None)
-    tell("hearing", 0, 0)
-    heard = known_segments(everyday, bench, config.split, limit=config.limit, seed=config.seed)
-    subjects, names = heard.of(SUBJECTS), everyday.photos(config.split)
+    progress("hearing", 0, 0)
+    split, seed = config.split, config.seed
+    heard = segments.known_segments(everyday, bench, split, limit=config.limit, seed=seed)
+    subjects, names = heard.of(SUBJECTS), everyday.photos(split)
     if missing := [s for s in SUBJECTS if s not in subjects.kinds]:
-        raise DataError(f"{config.split} has no sounds of {', '.join(missing)}")
+        raise DataError(f"{split} has no sounds of {', '.join(missing)}")
     report: dict[str, Any] = {
         "kind": KIND,
         "report_version": REPORT_VERSION,
         "model": dict(about),
         "judge": judge.about,
-        "settings": asdict(config) | {"resamples": RESAMPLES, "confidence": CONFIDENCE},
+        "settings": asdict(config) | metrics.INTERVALS,
         "sounds": {kind: heard.kinds.count(kind) for kind in KINDS},
         "left_out": [],
     }
-    with atomic_folder(out, overwrite=True, ours=pages.is_report) as place:
-        work = _Work(
-            model=model, judge=judge, everyday=everyday, bench=bench, config=config, tell=tell,
-            heard=heard, subjects=subjects, photo_names=names,
-            photos=np.stack([everyday.photo(name) for name in names]),
-            place=place, report=report, figures={},
+    with pages.report_folder(out) as place:
+        work = _Measurement(
+            model, judge, everyday, bench, config, progress, heard, subjects, place, report,
+            photos=np.stack([everyday.photo(name) for name in names]), photo_names=names,
+            photo_kinds=[name.split("/")[0] for name in names],
         )  # fmt: skip
-        _right_pictures(work)
-        report["controls"] = _controls(work)
-        _labels(work)
-        _refusal(work)
-        _variety_and_copies(work)
+        work.right_pictures()
+        report["controls"] = work.controls()
+        work.labels()
+        work.refusal()
+        work.variety_and_copies()
         title = f"Report on {report['model'].get('name', 'the model')}: everyday sounds"
         pages.write_report(
             place, "everyday", title, report, work.figures, command,
@@ -282,55 +182,206 @@ def evaluate_everyday(
     return report
 
 
-def _right_pictures(work: _Work) -> None:
-    """Draw and judge every second and recording, and show some."""
-    model, judge, subjects, seed = work.model, work.judge, work.subjects, work.config.seed
-    pictures = draw_pictures(model, subjects.mels, seed, work.tell)
-    shown = model.draws(subjects.mels)
-    work.tell("judging", 0, 0)
-    features, of_photos = judge.look(pictures), judge.look(work.photos)
-    found = judge.read(features)
-    rows = right_rows(found, shown, subjects, seed)
-    rows[RECORDINGS] = _recordings(work)
-    order = shuffled(subjects.kinds, seed, SUBJECTS)
-    if order is not None:
-        hits = verdicts(found[order], subjects.kinds)[1] & shown[order]
-        rows[SHUFFLED] = subjects.shares(hits, seed, among=SUBJECTS)
-    of_photo = verdicts(judge.read(of_photos), work.photo_kinds)[1]
-    rows[REAL_PHOTOS] = shares(
-        of_photo, work.photo_kinds, work.photo_names, seed=seed, among=SUBJECTS
-    )
-    work.report["rows"] = as_json(rows)
-    work.report["confusion"] = confusion(found, shown, subjects.kinds)
-    work.report["kid"] = asdict(
-        fidelity(features, of_photos, subjects.kinds, work.photo_kinds, seed=seed, classes=SUBJECTS)
-    )
-    _write_seconds(work.place / "seconds.csv", subjects, shown, found)
-    some = shown_seconds(subjects.pairs, _SHOWN_A_KIND, seed, SUBJECTS)
-    kinds = [subjects.kinds[i] for i in some]
-    judged = pictures[some], verdicts(found[some], kinds)[1], shown[some]
-    work.figures["kinds"] = pages.save_figure(
-        work.place / "kinds.png",
-        sheet(subjects.mels[some], {"": judged}, kinds, SUBJECTS),
-        "Sounds as log-mels and the first picture drawn of each, a row a subject",
-        "Log-mel and first picture of seconds chosen by the seed, never by the score. A green "
-        "tick: shown, and accepted by the judge. An amber cross: refused.",
-    )
-    first = {kind: subjects.mels[i][None] for kind, i in zip(kinds[::-1], some[::-1], strict=True)}
-    lines = [
-        (kind, np.concatenate([model.imagine(first[kind], seed=seed + i) for i in range(_SEEDS)]))
-        for kind in SUBJECTS
-    ]
-    work.figures["seeds"] = pages.save_figure(
-        work.place / "seeds.png", seeds_sheet(lines),
-        "Eight pictures of one sound of each subject, a row a subject",
-        "One sound a row, drawn with eight seeds.",
-    )  # fmt: skip
-    if work.config.blind_sheet:
-        hidden = blind_seconds(subjects.pairs, _BLIND_A_KIND, seed, some, SUBJECTS)
-        work.figures["blind"] = pages.blind_figure(
-            work.place, pictures, subjects.pairs, shown, hidden, SUBJECTS
+@dataclass(eq=False)
+class _Measurement:
+    """What the steps share; each adds to the report and its figures."""
+
+    model: TranslatorModel
+    judge: PhotoJudge
+    everyday: Everyday
+    bench: Bench
+    config: EverydayConfig
+    progress: Progress
+    heard: Segments  #: seconds of all 28 kinds
+    subjects: Segments  #: those of the 22 that are drawn
+    place: Path
+    report: dict[str, Any]
+    photos: Levels
+    photo_names: list[str]
+    photo_kinds: list[str]
+    figures: dict[str, pages.Figure] = field(default_factory=dict)
+
+    def right_pictures(self) -> None:
+        """Draw and judge every second and recording, and show some."""
+        judge, subjects, seed = self.judge, self.subjects, self.config.seed
+        pictures = draw_pictures(self.model, subjects.mels, seed, self.progress)
+        shown = self.model.draws(subjects.mels)
+        self.progress("judging", 0, 0)
+        features, of_photos = judge.look(pictures), judge.look(self.photos)
+        found = judge.read(features)
+        rows = right_rows(found, shown, subjects, seed)
+        rows[RECORDINGS] = self._recordings()
+        if (order := metrics.shuffled(subjects.kinds, seed, SUBJECTS)) is not None:
+            hits = verdicts(found[order], subjects.kinds)[1] & shown[order]
+            rows[SHUFFLED] = subjects.shares(hits, seed, among=SUBJECTS)
+        right = verdicts(judge.read(of_photos), self.photo_kinds)[1]
+        rows[REAL_PHOTOS] = metrics.shares(
+            right, self.photo_kinds, self.photo_names, seed=seed, among=SUBJECTS
         )
+        self.report["rows"] = as_json(rows)
+        self.report["confusion"] = confusion(found, shown, subjects.kinds)
+        self.report["kid"] = fidelity(
+            features, of_photos, subjects.kinds, self.photo_kinds, seed=seed, classes=SUBJECTS
+        )
+        _write_seconds(self.place / "seconds.csv", subjects, shown, found)
+        some = segments.shown_seconds(subjects.pairs, _SHOWN_A_KIND, seed, SUBJECTS)
+        kinds = [subjects.kinds[i] for i in some]
+        judged = pictures[some], verdicts(found[some], kinds)[1], shown[some]
+        self.figures["kinds"] = pages.save_figure(
+            self.place / "kinds.png",
+            charts.sheet(subjects.mels[some], {"": judged}, kinds, SUBJECTS),
+            "Sounds as log-mels and the first picture drawn of each, a row a subject",
+            "Log-mel and first picture of seconds chosen by the seed, never by the score. A green "
+            "tick: shown, and accepted by the judge. An amber cross: refused.",
+        )
+        first = dict(zip(kinds[::-1], some[::-1], strict=True))
+        seeds = {
+            kind: np.repeat(subjects.mels[first[kind]][None], _SEEDS, axis=0) for kind in SUBJECTS
+        }
+        self.figures["seeds"] = pages.save_figure(
+            self.place / "seeds.png",
+            charts.seeds_sheet({k: draw_with_seeds(self.model, m, seed) for k, m in seeds.items()}),
+            "Eight pictures of one sound of each subject, a row a subject",
+            "One sound a row, drawn with eight seeds.",
+        )
+        if self.config.blind_sheet:
+            hidden = segments.blind_seconds(subjects.pairs, _BLIND_A_KIND, seed, some, SUBJECTS)
+            self.figures["blind"] = pages.blind_figure(
+                self.place, pictures, subjects, shown, hidden, SUBJECTS
+            )
+
+    def _recordings(self) -> Shares:
+        """Draw one picture of each recording; refused where none of its seconds is shown."""
+        seed = self.config.seed
+        whole: dict[tuple[str, str], list[int]] = {}
+        for place, pair in enumerate(self.subjects.pairs):
+            whole.setdefault((pair.subject, pair.video), []).append(place)
+        of_each = [self.subjects.mels[places] for places in whole.values()]
+        pictures = np.stack([self.model.imagine_recording(mels, seed=seed) for mels in of_each])
+        shown = np.array([self.model.draws(mels).any() for mels in of_each])
+        kinds, units = [kind for kind, _ in whole], [" ".join(names) for names in whole]
+        right = verdicts(self.judge.probabilities(pictures), kinds)[1]
+        return metrics.shares(right & shown, kinds, units, seed=seed, among=SUBJECTS)
+
+    def controls(self) -> dict[str, dict[str, float]]:
+        """Show the judge what shows nothing: shares accepted as some subject, and shown."""
+        of, seed = np.asarray(self.photo_kinds), self.config.seed
+        by_subject = [self.photos[of == subject] for subject in SUBJECTS]
+        rng = np.random.default_rng((seed, 5))
+        rows = {}
+        for kind, made in uninformative(by_subject, self.config.made_per_kind, rng).items():
+            found = self.judge.probabilities(made)
+            rows[f"uninformative: {kind}"] = {
+                "accepted": float(as_any_subject(found).mean()),
+                "said to be nothing": float((found.argmax(axis=1) == len(SUBJECTS)).mean()),
+            }
+        for name, mels in control_mels(seed).items():
+            pictures = draw_with_seeds(self.model, mels, seed)
+            accepted = as_any_subject(self.judge.probabilities(pictures))
+            shown = self.model.draws(mels)
+            rows[name] = {
+                "accepted": float(accepted.mean()),
+                "shown": float(shown.mean()),
+                "shown and accepted": float((accepted & shown).mean()),
+            }
+        return rows
+
+    def labels(self) -> None:
+        """Count how often seconds, and recordings by their mean, are labelled right among 28."""
+        found = self.model.label_probabilities(self.heard.mels)
+        if found is None:
+            self.report["left_out"].append("Labels: the model has none.")
+            return
+        self.report["labels"] = {}
+        for what, kinds in (("28 kinds", KINDS), ("22 subjects", SUBJECTS), ("alerts", ALERTS)):
+            part, rows = self.heard.of(kinds), found[np.isin(self.heard.kinds, kinds)]
+            accuracy = metrics.classify(
+                rows, part.kinds, part.recordings,
+                seed=self.config.seed, classes=KINDS, among=kinds,
+            )  # fmt: skip
+            units = {"seconds": accuracy.seconds, "recordings": accuracy.videos}
+            self.report["labels"][what] = as_json(units)
+
+    def refusal(self) -> None:
+        """Count how unknown sounds are told from known ones, at full band and at 8 kHz."""
+        self.progress("unknown sounds", 0, 0)
+        model, config = self.model, self.config
+        of_known = model.ood_scores(self.heard.mels)
+        if np.isnan(of_known).any():
+            why = "Refusal: the model cannot say how well it knows a sound."
+            self.report["left_out"].append(why)
+            return
+
+        def known(split: str, narrow: bool) -> Scored:
+            if split == config.split and not narrow:
+                return of_known, self.heard
+            found = segments.known_segments(
+                self.everyday, self.bench, split,
+                limit=config.limit, seed=config.seed, narrow=narrow,
+            )  # fmt: skip
+            return model.ood_scores(found.mels), found
+
+        threshold = threshold_that_keeps(*known("val", False))
+        self.report["refusal"] = {"threshold": threshold}
+        for what, narrow in ((FULL_BAND, False), (NARROW_BAND, True)):
+            others = segments.other_segments(self.everyday, config.split, narrow=narrow)
+            scored = model.ood_scores(others.mels), others
+            rows = refusal_rows(known(config.split, narrow), scored, threshold, config.seed)
+            rows[UNKNOWN_DRAWN_AS_SET] = others.shares(
+                model.draws(others.mels), config.seed, among=list(dict.fromkeys(others.kinds))
+            )
+            self.report["refusal"][what] = as_json(rows)
+
+    def variety_and_copies(self) -> None:
+        """Compare pictures with photos in the features that training looks through."""
+        eyes = Eyes.load()
+        drawn = self._draw_varied()
+        features = {kind: _features(eyes, of_kind) for kind, of_kind in drawn.items()}
+        of_photos = _features(eyes, self.photos)
+        self.report["variety"] = variety(features, of_photos, self.photo_kinds)
+        self.progress("training photos", 0, 0)
+        of_train = data.photos_of(self.everyday, self.bench, "train").values()
+        known = np.stack(
+            [data.read_photo(self.everyday, self.bench, n) for names in of_train for n in names]
+        )
+        of_known = _features(eyes, known)
+        copied, places, distances = copies(np.concatenate(list(features.values())), of_known)
+        unseen, _, unseen_distances = copies(of_photos, of_known)
+        kinds = np.repeat(list(drawn), [len(of_kind) for of_kind in drawn.values()])
+        self.report["copies"] = {
+            "copied": {"share": float(copied.mean()), "count": len(copied)},
+            "unseen photos": {"share": float(unseen.mean()), "count": len(unseen)},
+            "by kind": {kind: float(copied[kinds == kind].mean()) for kind in drawn},
+            "median distance": float(np.median(distances)),
+            "median distance of unseen photos": float(np.median(unseen_distances)),
+        }
+        pictures = np.concatenate(list(drawn.values()))
+        self.figures["nearest"] = pages.save_figure(
+            self.place / "nearest.png",
+            charts.nearest_sheet(pictures, known, places, distances, self.config.seed),
+            "Pairs of pictures: left a generated one, right the training photo nearest to it",
+            "Left what was drawn, right the nearest training photo in the eyes' features.",
+        )
+
+    def _draw_varied(self) -> dict[str, Levels]:
+        """Draw pictures of each subject: two of each sound, one after the other."""
+        found, half = {}, self.config.varied // 2
+        for done, kind in enumerate(SUBJECTS):
+            of_kind = self.subjects.of([kind])
+            mels = of_kind.mels[of_kind.audible]
+            rng = np.random.default_rng((self.config.seed, done))
+            if not len(mels):
+                continue
+            made: list[Levels] = []
+            for turn in range(-(-self.config.varied // (2 * len(mels)))):
+                some = mels[np.sort(rng.permutation(len(mels))[: half - len(made)])]
+                # Seeds that no other picture of the report has.
+                first = self.config.seed + 1000 + 2 * turn
+                pairs = [self.model.imagine(some, seed=first + side) for side in (0, 1)]
+                made += list(np.stack(pairs, axis=1))
+            found[kind] = np.concatenate(made)
+            self.progress("variety", done + 1, len(SUBJECTS))
+        return found
 
 
 def right_rows(
@@ -361,102 +412,6 @@ def confusion(
     return (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)).tolist()
 
 
-def _recordings(work: _Work) -> Shares:
-    """Draw one picture of each recording; refused where none of its seconds is shown."""
-    whole: dict[tuple[str, str], list[int]] = {}
-    for place, pair in enumerate(work.subjects.pairs):
-        whole.setdefault((pair.subject, pair.video), []).append(place)
-    pictures, shown = [], []
-    for places in whole.values():
-        mels = work.subjects.mels[places]
-        pictures.append(work.model.imagine_recording(mels, seed=work.config.seed))
-        shown.append(work.model.draws(mels).any())
-    kinds = [kind for kind, _ in whole]
-    right = verdicts(work.judge.probabilities(np.stack(pictures)), kinds)[1]
-    return shares(
-        right & np.array(shown), kinds, [" ".join(names) for names in whole],
-        seed=work.config.seed, among=SUBJECTS,
-    )  # fmt: skip
-
-
-def _controls(work: _Work) -> dict[str, dict[str, float]]:
-    """Show the judge what shows nothing: shares accepted as some subject, and shown."""
-    config, kinds = work.config, np.asarray(work.photo_kinds)
-    by_subject = [work.photos[kinds == subject] for subject in SUBJECTS]
-    rng = np.random.default_rng((config.seed, 5))
-    rows = {}
-    for kind, made in uninformative(by_subject, config.made_per_kind, rng).items():
-        found = work.judge.probabilities(made)
-        rows[f"uninformative: {kind}"] = {
-            "accepted": float(_as_any_subject(found).mean()),
-            "said to be nothing": float((found.argmax(axis=1) == len(SUBJECTS)).mean()),
-        }
-    for name, mels in control_mels(config.seed).items():
-        pictures = draw_with_seeds(work.model, mels, config.seed)
-        accepted, shown = (
-            _as_any_subject(work.judge.probabilities(pictures)),
-            work.model.draws(mels),
-        )
-        rows[name] = {
-            "accepted": float(accepted.mean()),
-            "shown": float(shown.mean()),
-            "shown and accepted": float((accepted & shown).mean()),
-        }
-    return rows
-
-
-def _as_any_subject(found: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return which pictures the judge accepts as any subject: bool [n] of [n, 23]."""
-    sure: NDArray[np.bool_] = found[:, :-1].max(axis=1) >= ACCEPTED_FROM
-    return sure
-
-
-def _labels(work: _Work) -> None:
-    """Count how often seconds, and recordings by their mean, are labelled right among all 28."""
-    found = work.model.label_probabilities(work.heard.mels)
-    if found is None:
-        work.report["left_out"].append("Labels: the model has none.")
-        return
-    work.report["labels"] = {}
-    for what, kinds in (("28 kinds", KINDS), ("22 subjects", SUBJECTS), ("alerts", ALERTS)):
-        part = work.heard.of(kinds)
-        accuracy = classify(
-            found[np.isin(work.heard.kinds, kinds)], part.kinds, part.recordings,
-            seed=work.config.seed, classes=KINDS, among=kinds,
-        )  # fmt: skip
-        units = {"seconds": accuracy.seconds, "recordings": accuracy.videos}
-        work.report["labels"][what] = as_json(units)
-
-
-def _refusal(work: _Work) -> None:
-    """Count how unknown sounds are told from known ones, at full band and at 8 kHz."""
-    work.tell("unknown sounds", 0, 0)
-    model, config = work.model, work.config
-    of_known = model.ood_scores(work.heard.mels)
-    if np.isnan(of_known).any():
-        work.report["left_out"].append("Refusal: the model cannot say how well it knows a sound.")
-        return
-
-    def known(split: str, narrow: bool) -> tuple[NDArray[np.float32], Segments]:
-        if split == config.split and not narrow:
-            return of_known, work.heard
-        heard = known_segments(
-            work.everyday, work.bench, split, limit=config.limit, seed=config.seed, narrow=narrow
-        )
-        return model.ood_scores(heard.mels), heard
-
-    threshold = threshold_that_keeps(*known("val", False))
-    work.report["refusal"] = {"threshold": threshold}
-    for what, narrow in ((FULL_BAND, False), (NARROW_BAND, True)):
-        others = other_segments(work.everyday, config.split, narrow=narrow)
-        scored = model.ood_scores(others.mels), others
-        rows = refusal_rows(known(config.split, narrow), scored, threshold, config.seed)
-        rows[UNKNOWN_DRAWN_AS_SET] = others.shares(
-            model.draws(others.mels), config.seed, among=list(dict.fromkeys(others.kinds))
-        )
-        work.report["refusal"][what] = as_json(rows)
-
-
 def threshold_that_keeps(
     ood_score: NDArray[np.float32], heard: Segments, share: float = KEPT
 ) -> float:
@@ -468,19 +423,8 @@ def threshold_that_keeps(
     return float(ood_score[order][np.searchsorted(lost, 1.0 - share)])
 
 
-def refusal_rows(
-    known: tuple[NDArray[np.float32], Segments],
-    others: tuple[NDArray[np.float32], Segments],
-    threshold: float,
-    seed: int,
-) -> dict[str, Shares]:
-    """Count how well the ood score tells unknown sounds from known ones.
-
-    Args:
-        known: ood scores of known seconds, and the seconds.
-        others: the same of unknown ones.
-        threshold: up to which a second is drawn.
-        seed: of the intervals.
+def refusal_rows(known: Scored, others: Scored, threshold: float, seed: int) -> dict[str, Shares]:
+    """Count how well the ood score, up to whose ``threshold`` is drawn, tells unknown from known.
 
     Returns:
         ``known kept`` and ``unknown drawn`` (inaudible seconds are never drawn), and ``AUROC``: how
@@ -508,85 +452,19 @@ def _write_seconds(
 ) -> None:
     """Write what was found of every second: a line each."""
     loud, answer = subjects.audible, found.argmax(axis=1)
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(
-            ["second", "kind", "recording", "audible", "shown", "answer", "p_answer", "p_kind"]
-        )
-        for i, pair in enumerate(subjects.pairs):
-            own = found[i, SUBJECTS.index(pair.subject)]
-            lines.writerow(
-                [pair.spectrogram, pair.subject, pair.video, int(loud[i]), int(shown[i]),
-                 ANSWERS[answer[i]], f"{found[i, answer[i]]:.4f}", f"{own:.4f}"]
-            )  # fmt: skip
-
-
-# --- variety and copies, in the features that training looks through ------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Varied:
-    """Two pictures of each of m sounds of one subject, and their features."""
-
-    kind: str
-    pictures: Levels
-    """[2 m, 96, 96, 3], the two of a sound one after the other."""
-    features: NDArray[np.float32]
-
-
-def _variety_and_copies(work: _Work) -> None:
-    eyes, config, report = Eyes.load(), work.config, work.report
-    varied = _draw_varied(work, eyes)
-    of_photos = _features(eyes, work.photos)
-    report["variety"] = variety(varied, of_photos, work.photo_kinds)
-    work.tell("training photos", 0, 0)
-    names = [n for of in photos_of(work.everyday, work.bench, "train").values() for n in of]
-    known = np.stack([read_photo(work.everyday, work.bench, name) for name in names])
-    of_known = _features(eyes, known)
-    made = np.concatenate([one.features for one in varied])
-    drawn = np.concatenate([one.pictures for one in varied])
-    copied, places, distances = copies(made, of_known)
-    unseen, _, unseen_distances = copies(of_photos, of_known)
-    kinds = np.repeat([one.kind for one in varied], [len(one.pictures) for one in varied])
-    report["copies"] = {
-        "copied": {"share": float(copied.mean()), "count": len(copied)},
-        "unseen photos": {"share": float(unseen.mean()), "count": len(unseen)},
-        "by kind": {one.kind: float(copied[kinds == one.kind].mean()) for one in varied},
-        "median distance": float(np.median(distances)),
-        "median distance of unseen photos": float(np.median(unseen_distances)),
-    }
-    work.figures["nearest"] = pages.save_figure(
-        work.place / "nearest.png", nearest_sheet(drawn, known, places, distances, config.seed),
-        "Pairs of pictures: left a generated one, right the training photo nearest to it",
-        "Left what was drawn, right the nearest training photo in the eyes' features.",
+    own = found[np.arange(len(found)), columns_of(subjects.kinds, SUBJECTS)]
+    segments.write_csv(
+        path,
+        ["second", "kind", "recording", "audible", "shown", "answer", "p_answer", "p_kind"],
+        (
+            [pair.spectrogram, pair.subject, pair.video, int(loud[i]), int(shown[i]),
+             ANSWERS[answer[i]], f"{found[i, answer[i]]:.4f}", f"{own[i]:.4f}"]
+            for i, pair in enumerate(subjects.pairs)
+        ),
     )  # fmt: skip
 
 
-def _draw_varied(work: _Work, eyes: Eyes) -> list[Varied]:
-    """Draw pictures of each subject: two of each sound, of as many sounds as there are."""
-    found = []
-    pictures, seed = work.config.varied, work.config.seed
-    present = [kind for kind in SUBJECTS if kind in work.subjects.kinds]
-    for done, kind in enumerate(present):
-        of_kind = work.subjects.of([kind])
-        mels = of_kind.mels[of_kind.audible]
-        rng = np.random.default_rng((seed, done))
-        if not len(mels):
-            continue
-        made: list[Levels] = []
-        for turn in range(-(-pictures // (2 * len(mels)))):
-            some = mels[np.sort(rng.permutation(len(mels))[: pictures // 2 - len(made)])]
-            # Seeds that no other picture of the report has.
-            first = seed + 1000 + 2 * turn
-            pairs = [work.model.imagine(some, seed=first + side) for side in (0, 1)]
-            made += list(np.stack(pairs, axis=1))
-        drawn = np.concatenate(made)
-        found.append(Varied(kind=kind, pictures=drawn, features=_features(eyes, drawn)))
-        work.tell("variety", done + 1, len(present))
-    return found
-
-
-def _features(eyes: Eyes, pictures: Levels) -> NDArray[np.float32]:
+def _features(eyes: Eyes, pictures: Levels) -> Features:
     """Return what the eyes that training looks through see in pictures: float32 [n, 1280]."""
     parts = [np.empty((0, POOLED_SIZE), np.float32)]
     for start in range(0, len(pictures), _AT_ONCE):
@@ -596,12 +474,12 @@ def _features(eyes: Eyes, pictures: Levels) -> NDArray[np.float32]:
 
 
 def variety(
-    varied: Sequence[Varied], photos: NDArray[np.float32], photo_kinds: Sequence[str]
+    drawn: Mapping[str, Features], photos: Features, photo_kinds: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Compare pictures' distances with those of photos, and count how many photos are reached.
 
     Args:
-        varied: what was drawn.
+        drawn: subject -> features [2 m, F], two of a sound one after the other.
         photos: features of photos of the split, [m, F].
         photo_kinds: their subjects.
 
@@ -612,18 +490,18 @@ def variety(
     """
     of = np.asarray(photo_kinds)
     found: dict[str, dict[str, float]] = {}
-    for one in varied:
-        real = photos[of == one.kind]
-        made, apart = one.features, mean_distance(real)
+    for kind, made in drawn.items():
+        real = photos[of == kind]
+        apart = mean_distance(real)
         gaps = np.linalg.norm(made[::2].astype(float) - made[1::2], axis=1)
-        found[one.kind] = {
+        found[kind] = {
             "of one sound": float(gaps.mean()) / apart,
             "of the kind": mean_distance(made) / apart,
         }
         count = min(len(real), len(made))
         if count > _FEWEST_PHOTOS:
             spread = np.linspace(0, len(made) - 1, count).round().astype(int)
-            found[one.kind]["recall"] = precision_recall(real, made[spread])[1]
+            found[kind]["recall"] = precision_recall(real, made[spread])[1]
     keys = dict.fromkeys(key for of_kind in found.values() for key in of_kind)
     means = {
         key: float(np.mean([of_kind[key] for of_kind in found.values() if key in of_kind]))
@@ -633,13 +511,9 @@ def variety(
 
 
 def copies(
-    made: NDArray[np.float32], train: NDArray[np.float32]
+    made: Features, train: Features
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]:
-    """Find which pictures repeat a training photo.
-
-    Args:
-        made: features [n, F] of pictures.
-        train: features [m, F] of all training photos.
+    """Find which pictures, of features [n, F], repeat one of all training photos, [m, F].
 
     Returns:
         copied: bool [n], the nearest training photo is nearer to the picture than any other
@@ -662,9 +536,8 @@ def copies(
 def _key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     rows, copied = report["rows"], report["copies"]["copied"]
     main = {n: rows[n] for n in (RIGHT, RECORDINGS, SHUFFLED, REAL_PHOTOS) if n in rows}
-    if "refusal" in report:
-        for what in (FULL_BAND, NARROW_BAND):
-            main[f"{UNKNOWN_DRAWN}, {what}"] = report["refusal"][what][UNKNOWN_DRAWN]
+    for what in (FULL_BAND, NARROW_BAND) if "refusal" in report else ():
+        main[f"{UNKNOWN_DRAWN}, {what}"] = report["refusal"][what][UNKNOWN_DRAWN]
     differ = f"{report['variety'][MEAN]['of one sound']:.2f}"
     return [
         *pages.share_tiles(main),

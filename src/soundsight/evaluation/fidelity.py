@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,59 +35,34 @@ from soundsight.core.errors import DataError, ModelError, first_line
 from soundsight.core.files import sha256_of
 from soundsight.core.units import IMAGE_PX
 from soundsight.data.vegas.bench import SUBJECTS
-from soundsight.judges.apply import columns_of
+from soundsight.judges.pictures import columns_of
 
 NEIGHBOURS = 3
 SUBSETS = 100
 SUBSET_SIZE = 250
 NEAR_QUANTILE = 0.05
+NEAR_DUPLICATE_BITS = 20
+"""Photos whose 256-bit difference hashes differ in at most so many bits are taken for one."""
 
 _LEAST = 8
+_HASH_SIDE = 16
 _ROWS_AT_ONCE = 1024
 _PICTURES_AT_ONCE = 64
-
 _REFUSALS = (RuntimeError, torch.jit.Error)
 """What PyTorch raises, and what a TorchScript program does."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Fidelity:
-    """How near generated pictures are to real photos, and how much of their variety they show.
-
-    Attributes:
-        kid: mean over subsets; 0 where both are alike, a little below by chance.
-        kid_spread: standard deviation over the subsets.
-        frechet: Frechet distance, at least 0.
-        precision: share of generated pictures among the real ones.
-        recall: share of real pictures among the generated ones.
-        generated: pictures that KID and the Frechet distance look at.
-        real: photos that they look at.
-        subsets: number of KID's subsets.
-        subset_size: pictures of either kind in a subset.
-        compared: pictures of either kind that precision and recall look at.
-    """
-
-    kid: float
-    kid_spread: float
-    frechet: float
-    precision: float
-    recall: float
-    generated: int
-    real: int
-    subsets: int
-    subset_size: int
-    compared: int
+Features = NDArray[np.floating]
 
 
 def fidelity(
-    generated: NDArray[np.floating],
-    real: NDArray[np.floating],
+    generated: Features,
+    real: Features,
     generated_subjects: Sequence[str],
     real_subjects: Sequence[str],
     *,
     seed: int = 0,
     classes: Sequence[str] = SUBJECTS,
-) -> Fidelity:
+) -> dict[str, Any]:
     """Compare generated pictures with real photos of the classes that both show.
 
     Of the generated pictures so many are drawn by the seed that the classes stand as among the
@@ -102,16 +76,16 @@ def fidelity(
         seed: of what is drawn.
         classes: the class names that there may be.
 
+    Returns:
+        ``kid`` (0 where both are alike, a little below by chance) and ``kid_spread``, the standard
+        deviation over its ``subsets`` of ``subset_size`` pictures of either kind; ``frechet``;
+        ``precision`` and ``recall`` of the ``compared`` pictures of either kind; ``generated`` and
+        ``real``, the number of pictures that KID and the Frechet distance look at.
+
     Raises:
-        DataError: when the shapes do not fit, a feature is not finite, or fewer than 8 pictures
-            of either kind are left.
+        DataError: when a feature is not finite, or fewer than 8 pictures of either kind are left.
     """
     _check(generated, real)
-    if len(generated) != len(generated_subjects) or len(real) != len(real_subjects):
-        raise DataError(
-            f"{len(generated_subjects)} and {len(real_subjects)} classes do not go with "
-            f"{len(generated)} generated pictures and {len(real)} photos"
-        )
     of_made, of_real = (columns_of(of, classes) for of in (generated_subjects, real_subjects))
     made_counts, real_counts = (np.bincount(c, minlength=len(classes)) for c in (of_made, of_real))
     real_counts = np.where(made_counts > 0, real_counts, 0)
@@ -133,38 +107,39 @@ def fidelity(
     size = min(SUBSET_SIZE, len(made) // 2, len(photos) // 2)
     kid, spread = kernel_distance(photos, made, subsets=SUBSETS, subset_size=size, seed=seed)
     precision, recall = precision_recall(few_photos, few_made)
-    return Fidelity(
-        kid=kid,
-        kid_spread=spread,
-        frechet=frechet_distance(photos, made),
-        precision=precision,
-        recall=recall,
-        generated=len(made),
-        real=len(photos),
-        subsets=SUBSETS,
-        subset_size=size,
-        compared=len(few_made),
-    )
+    return {
+        "kid": kid, "kid_spread": spread, "frechet": frechet_distance(photos, made),
+        "precision": precision, "recall": recall, "generated": len(made), "real": len(photos),
+        "subsets": SUBSETS, "subset_size": size, "compared": len(few_made),
+    }  # fmt: skip
 
 
-class _Given(nn.Module):
-    """Stands for the feature network that torchmetrics asks for: the features are there already."""
+def _draw(
+    classes: NDArray[np.int64], counts: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw ``counts[c]`` places of each class c, in their order."""
+    drawn = [
+        rng.choice(np.flatnonzero(classes == c), size=int(count), replace=False)
+        for c, count in enumerate(counts)
+    ]
+    return np.sort(np.concatenate(drawn))
 
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.num_features = size
 
-    def forward(self, features: Tensor) -> Tensor:
-        return features
+def _updated(metric: Any, real: Features, generated: Features) -> Any:
+    metric.update(torch.from_numpy(real.astype(np.float64)), real=True)
+    metric.update(torch.from_numpy(generated.astype(np.float64)), real=False)
+    return metric
+
+
+def _given(features: Features) -> nn.Module:
+    """Return what torchmetrics takes for a feature network where the features are there already."""
+    network: Any = nn.Identity()
+    network.num_features = features.shape[1]
+    return network
 
 
 def kernel_distance(
-    real: NDArray[np.floating],
-    generated: NDArray[np.floating],
-    *,
-    subsets: int,
-    subset_size: int,
-    seed: int,
+    real: Features, generated: Features, *, subsets: int, subset_size: int, seed: int
 ) -> tuple[float, float]:
     """Return KID's mean and standard deviation over subsets of features [m, F] and [n, F].
 
@@ -178,28 +153,24 @@ def kernel_distance(
         # It warns whoever makes one that it holds all features in memory.
         warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance`", UserWarning)
         metric = KernelInceptionDistance(
-            feature=_Given(real.shape[1]), subsets=subsets, subset_size=subset_size
+            feature=_given(real), subsets=subsets, subset_size=subset_size
         )
-    metric.update(torch.from_numpy(real.astype(np.float64)), real=True)
-    metric.update(torch.from_numpy(generated.astype(np.float64)), real=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        mean, spread = metric.compute()
+        mean, spread = _updated(metric, real, generated).compute()
     return float(mean), float(spread)
 
 
-def frechet_distance(real: NDArray[np.floating], generated: NDArray[np.floating]) -> float:
+def frechet_distance(real: Features, generated: Features) -> float:
     """Return the Frechet distance between the Gaussians of features [m, F] and [n, F]."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    metric = FrechetInceptionDistance(feature=_Given(real.shape[1]))
-    metric.update(torch.from_numpy(real.astype(np.float64)), real=True)
-    metric.update(torch.from_numpy(generated.astype(np.float64)), real=False)
-    return max(0.0, float(metric.compute()))
+    metric = FrechetInceptionDistance(feature=_given(real))
+    return max(0.0, float(_updated(metric, real, generated).compute()))
 
 
 def precision_recall(
-    real: NDArray[np.floating], generated: NDArray[np.floating], *, k: int = NEIGHBOURS
+    real: Features, generated: Features, *, k: int = NEIGHBOURS
 ) -> tuple[float, float]:
     """Return improved precision and recall.
 
@@ -217,16 +188,14 @@ def _among(points: NDArray[np.float64], others: NDArray[np.float64], k: int) -> 
     return float((euclidean_distances(points, others) <= reach).any(axis=1).mean())
 
 
-def nearest(
-    generated: NDArray[np.floating], train: NDArray[np.floating]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def nearest(generated: Features, train: Features) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Find the training photo, [m, F], that each picture, [n, F], is nearest to (Euclid).
 
     Returns:
         Indices into ``train``, int64 [n], the first among equals; distances, float64 [n].
 
     Raises:
-        DataError: when the shapes do not fit or a feature is not finite.
+        DataError: when a feature is not finite.
     """
     _check(generated, train)
     made, known = generated.astype(np.float64), train.astype(np.float64)
@@ -234,48 +203,32 @@ def nearest(
     return indices, np.linalg.norm(made - known[indices], axis=1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Copying:
+def copying(generated: NDArray[np.float64], real: NDArray[np.float64]) -> dict[str, float]:
     """Are generated pictures nearer to training photos than unseen photos are?
 
-    Attributes:
-        generated: median distance of a generated picture to its nearest training photo.
-        real: the same of a photo that was never in training.
-        near: the distance that only one such photo in twenty stays under.
-        closer: share of generated pictures under ``near``; about .05 where nothing is copied. A
-            high share asks for a look at the nearest photos: pictures of the most common kind are
-            near to many photos without repeating one.
-        unseen_closer: the same share of the photos that were never in training.
+    Args:
+        generated: distance of each picture to its nearest training photo.
+        real: the same of photos that were never in training.
+
+    Returns:
+        ``generated``, ``real``: the median distances; ``near``: the distance that only one unseen
+        photo in twenty stays under; ``closer``, ``unseen_closer``: the share of pictures, and of
+        unseen photos, under it. A high share asks for a look at the nearest photos: pictures of the
+        most common kind are near to many photos without repeating one.
     """
-
-    generated: float
-    real: float
-    near: float
-    closer: float
-    unseen_closer: float
-
-
-def copying(generated: NDArray[np.floating], real: NDArray[np.floating]) -> Copying:
-    """Compare distances to the nearest training photo: of pictures [n], of unseen photos [m].
-
-    Raises:
-        DataError: when either is empty.
-    """
-    if not len(generated) or not len(real):
-        raise DataError("copying needs distances of generated pictures and of unseen photos")
     near = float(np.quantile(real, NEAR_QUANTILE))
-    return Copying(
-        generated=float(np.median(generated)),
-        real=float(np.median(real)),
-        near=near,
-        closer=float((generated < near).mean()),
-        unseen_closer=float((real < near).mean()),
-    )
+    return {
+        "generated": float(np.median(generated)),
+        "real": float(np.median(real)),
+        "near": near,
+        "closer": float((generated < near).mean()),
+        "unseen_closer": float((real < near).mean()),
+    }
 
 
 def variety(
-    generated: NDArray[np.floating],
-    real: NDArray[np.floating],
+    generated: Features,
+    real: Features,
     generated_subjects: Sequence[str],
     real_subjects: Sequence[str],
 ) -> dict[str, float]:
@@ -284,11 +237,7 @@ def variety(
     Returns:
         Mean distance of two pictures over that of two photos, by class, and ``mean`` over the
         classes that have two of each.
-
-    Raises:
-        DataError: when the shapes do not fit or a feature is not finite.
     """
-    _check(generated, real)
     of_made, of_real = columns_of(generated_subjects), columns_of(real_subjects)
     shares: dict[str, float] = {}
     for column, subject in enumerate(SUBJECTS):
@@ -299,30 +248,19 @@ def variety(
     return {"mean": float(np.mean(list(shares.values()))), **shares} if shares else {}
 
 
-def mean_distance(points: NDArray[np.floating]) -> float:
+def mean_distance(points: Features) -> float:
     """Return the mean distance of two different points of features [n, F], n at least 2."""
     total = euclidean_distances(points.astype(np.float64)).sum()
     return float(total) / (len(points) * (len(points) - 1))
 
 
-NEAR_DUPLICATE_BITS = 20
-"""Photos whose 256-bit difference hashes differ in at most so many bits are taken for one."""
-
-_HASH_SIDE = 16
-HASH_BITS = _HASH_SIDE**2
-"""Bits of a picture's difference hash."""
-
-
 def difference_hash(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where pictures uint8 [n, h, w, 3] get brighter to the right: bool [n, 256]."""
     size = (_HASH_SIDE + 1, _HASH_SIDE)
-    small = [
-        np.asarray(Image.fromarray(i).convert("L").resize(size, Image.Resampling.LANCZOS), int)
-        for i in images
-    ]
-    if not small:
-        return np.zeros((0, HASH_BITS), np.bool_)
-    return (np.diff(np.stack(small), axis=2) > 0).reshape(len(small), -1)
+    small = np.zeros((len(images), *size[::-1]), int)
+    for place, image in enumerate(images):
+        small[place] = Image.fromarray(image).convert("L").resize(size, Image.Resampling.LANCZOS)
+    return (np.diff(small, axis=2) > 0).reshape(len(small), _HASH_SIDE**2)
 
 
 def near_duplicates(images: NDArray[np.uint8], photos: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -339,25 +277,33 @@ def near_duplicates(images: NDArray[np.uint8], photos: NDArray[np.uint8]) -> NDA
 
 
 class FeatureNetwork:
-    """A network from a file whose features stand in for the classifier's.
+    """A network, such as an Inception, whose features stand in for the classifier's.
 
-    Made by :func:`load_feature_network`.
+    It was saved as TorchScript and takes pictures [n, 3, 96, 96] with levels 0 to 255, as uint8, or
+    as float32 where it refuses these, and scales and resizes them itself; it returns features
+    [n, F] (dimensions of size 1 after F are dropped). Where its ``forward`` knows
+    ``return_features``, that is set. Load only files that you trust: TorchScript is a program.
 
-    Attributes:
-        name: of the file.
-        sha256: of the file.
+    Raises:
+        ModelError: when the file is missing or is none, or the network does not keep to this.
     """
 
-    def __init__(self, network: torch.jit.ScriptModule, path: Path) -> None:
-        self._network = network
-        self.name = path.name
-        self.sha256 = sha256_of(path)
-        forward: Any = network.forward
-        words = [argument.name for argument in forward.schema.arguments]
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise ModelError(f"there is no feature network at {path}")
+        try:
+            with warnings.catch_warnings():
+                # Its successor reads none of the Inception files that figures are compared with.
+                warnings.filterwarnings("ignore", ".*torch.jit.load.*", DeprecationWarning)
+                self._network: Any = torch.jit.load(str(path), map_location="cpu").eval()
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ModelError(f"{path} is no TorchScript file: {first_line(error)}") from error
+        self.name, self.sha256 = path.name, sha256_of(path)
+        words = [argument.name for argument in self._network.forward.schema.arguments]
         self._options = {"return_features": True} if "return_features" in words else {}
-        self._as_float = False
         probe = np.arange(2 * IMAGE_PX * IMAGE_PX * 3, dtype=np.uint32) % 251
         pictures = probe.astype(np.uint8).reshape(2, IMAGE_PX, IMAGE_PX, 3)
+        self._as_float = False
         try:
             self.features(pictures)
         except _REFUSALS:
@@ -381,10 +327,10 @@ class FeatureNetwork:
         for start in range(0, len(images), _PICTURES_AT_ONCE):
             batch = np.ascontiguousarray(images[start : start + _PICTURES_AT_ONCE])
             pictures = torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
-            if self._as_float:
-                pictures = pictures.float()
             with torch.no_grad():
-                found = self._network(pictures, **self._options)
+                found = self._network(
+                    pictures.float() if self._as_float else pictures, **self._options
+                )
             if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(batch):
                 raise ModelError(f"{self.name} gives no features [n, F] of n pictures")
             parts.append(found.flatten(1).float().numpy())
@@ -393,47 +339,8 @@ class FeatureNetwork:
         return np.concatenate(parts)
 
 
-def load_feature_network(path: Path) -> FeatureNetwork:
-    """Load a feature network, such as an Inception, that was saved as TorchScript.
-
-    The network takes pictures [n, 3, 96, 96] with levels 0 to 255, as uint8, or as float32 where
-    it refuses these, and scales and resizes them itself; it returns features [n, F] (dimensions
-    of size 1 after F are dropped). Where its ``forward`` knows ``return_features``, that is set.
-    Load only files that you trust: TorchScript is a program.
-
-    Raises:
-        ModelError: when the file is missing or is none, or the network does not keep to this.
-    """
-    if not path.is_file():
-        raise ModelError(f"there is no feature network at {path}")
-    try:
-        with warnings.catch_warnings():
-            # Its successor reads none of the Inception files that figures are compared with.
-            warnings.filterwarnings("ignore", ".*torch.jit.load.*", DeprecationWarning)
-            network = torch.jit.load(str(path), map_location="cpu").eval()
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ModelError(f"{path} is no TorchScript file: {first_line(error)}") from error
-    return FeatureNetwork(network, path)
-
-
-def _check(first: NDArray[np.floating], second: NDArray[np.floating]) -> None:
-    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
-        raise DataError(
-            f"features must be [n, F] with the same F, not {list(first.shape)} and "
-            f"{list(second.shape)}"
-        )
+def _check(first: Features, second: Features) -> None:
     if not len(first) or not len(second):
         raise DataError("there are no features to compare")
     if not np.isfinite(first).all() or not np.isfinite(second).all():
         raise DataError("a feature is not finite")
-
-
-def _draw(
-    classes: NDArray[np.int64], counts: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Draw ``counts[c]`` places of each class c, in their order."""
-    drawn = [
-        rng.choice(np.flatnonzero(classes == c), size=int(count), replace=False)
-        for c, count in enumerate(counts)
-    ]
-    return np.sort(np.concatenate(drawn))

@@ -6,7 +6,7 @@ independent sounds. Informativity is one such share: Fanzeres & Nadeu 2021 (arXi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,11 +16,13 @@ from sklearn.metrics import confusion_matrix
 
 from soundsight.core.errors import DataError
 from soundsight.data.vegas.bench import SUBJECTS
-from soundsight.judges.apply import columns_of
+from soundsight.judges.pictures import columns_of
 
 MEAN = "mean"
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+INTERVALS = {"resamples": RESAMPLES, "confidence": CONFIDENCE}
+"""What a report says of its intervals among its settings."""
 CANDIDATES_A_CLASS = 20
 PRECISION_AT = (1, 5)
 RECALL_AT = (1, 5, 10)
@@ -36,10 +38,8 @@ class Share:
     share: float
     low: float
     high: float
-    count: int
-    """Items averaged."""
-    videos: int
-    """Videos, or other units, that were resampled."""
+    count: int  #: items averaged
+    videos: int  #: videos, or other units, that were resampled
 
 
 Shares = dict[str, Share]
@@ -70,7 +70,6 @@ def shares(
         by_video: average over the seconds of each video first, so that videos count the same.
         together: classes share their videos (one picture is shown to every judge): a resample draws
             videos once for all classes.
-        resamples: number of bootstrap resamples.
         among: the classes, in their order.
 
     Returns:
@@ -113,7 +112,7 @@ def _share(point: float, draws: NDArray[np.float64], count: int, videos: int) ->
     return Share(share=point, low=float(low), high=float(high), count=count, videos=videos)
 
 
-def as_json(rows: dict[str, Shares]) -> dict[str, dict[str, Any]]:
+def as_json(rows: Mapping[str, Shares]) -> dict[str, dict[str, Any]]:
     """Return rows of shares as JSON holds them."""
     return {name: {key: asdict(share) for key, share in row.items()} for name, row in rows.items()}
 
@@ -145,22 +144,13 @@ def shuffled(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClassAccuracy:
-    """How often the likeliest class is the sound's.
+    """How often the likeliest class is the sound's."""
 
-    Attributes:
-        right: bool [n], whether the likeliest class of each second is its sound's; a tie goes to
-            the first class.
-        seconds: share of right seconds.
-        videos: share of videos that are named rightly by the mean of their seconds' values.
-        confusion: seconds counted, int64 [k, k]: row the sound's class, column the class named.
-        video_confusion: videos counted in the same way.
-    """
-
-    right: NDArray[np.bool_]
-    seconds: Shares
-    videos: Shares
-    confusion: NDArray[np.int64]
-    video_confusion: NDArray[np.int64]
+    right: NDArray[np.bool_]  #: [n], of each second; a tie goes to the first class
+    seconds: Shares  #: share of right seconds
+    videos: Shares  #: share of videos that the mean of their seconds' values names rightly
+    confusion: NDArray[np.int64]  #: seconds [k, k]: row the sound's class, column the class named
+    video_confusion: NDArray[np.int64]  #: videos counted in the same way
 
 
 def classify(
@@ -179,18 +169,12 @@ def classify(
         subjects: the class of each of the n sounds.
         videos: the video of each.
         seed: of the bootstrap over videos.
-        classes: the k classes.
-        among: those of them that are averaged; all by default.
+        among: those of ``classes`` that are averaged; all by default.
 
     Raises:
-        DataError: when the shapes do not fit, a probability is not finite, or on an unknown class.
+        DataError: when a probability is not finite, or on an unknown class.
     """
-    n, among = len(subjects), among or classes
-    if probabilities.shape != (n, len(classes)) or len(videos) != n:
-        raise DataError(
-            f"{n} sounds of {len(videos)} videos need probabilities [{n}, {len(classes)}], "
-            f"not {list(probabilities.shape)}"
-        )
+    among = among or classes
     if not np.isfinite(probabilities).all():
         raise DataError("a class probability is not finite")
     own = columns_of(subjects, classes)
@@ -215,60 +199,37 @@ def classify(
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Retrieval:
-    """Each sound's search among its candidates.
-
-    Attributes:
-        candidates: pictures that each sound chooses from, its own among them; 100, or fewer where
-            a class has under 20 pictures.
-        hits: measure -> float64 [n]. ``precision@k``: the share of the k nearest candidates that
-            are of the sound's class. ``R@k``: 1 where the sound's own picture is among them.
-        rows: measure -> the mean of ``hits`` by class with 95 % intervals over videos.
-        chance: measure -> what a random order gives.
-    """
-
-    candidates: int
-    hits: dict[str, NDArray[np.float64]]
-    rows: dict[str, Shares]
-    chance: dict[str, float]
-
-
 def retrieve(
     sounds: NDArray[np.floating],
     pictures: NDArray[np.floating],
     subjects: Sequence[str],
-    videos: Sequence[str],
     *,
     seed: int = 0,
     per_class: int = CANDIDATES_A_CLASS,
-) -> Retrieval:
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, float], int]:
     """Rank each sound's candidates by cosine: is its picture, or its class, found again?
 
-    The candidates of a sound are its own picture and 99 others, 20 a class, drawn by the seed.
-    Equals are ordered by lot, so that none is favoured. As about twenty candidates show the same
-    subject, the share of sounds that find their very own picture is low by nature.
+    The candidates of a sound are its own picture and 99 others, 20 a class (fewer where a class has
+    fewer), drawn by the seed. Equals are ordered by lot, so that none is favoured. As about twenty
+    candidates show the same subject, the share of sounds that find their own picture is low.
 
     Args:
         sounds: [n, e], embeddings of the sounds, of any length above 0.
         pictures: [n, e], embeddings of the pictures imagined from them, in the same space.
         subjects: the class of each sound.
-        videos: the video of each.
-        seed: of the candidates, the order of equals and the bootstrap.
-        per_class: candidates of each class.
+        seed: of the candidates and the order of equals.
+
+    Returns:
+        hits: measure -> float64 [n]. ``precision@k``: the share of the k nearest candidates that
+            are of the sound's class. ``R@k``: 1 where the sound's own picture is among them.
+        chance: measure -> what a random order gives.
+        candidates: pictures that each sound chooses from, its own among them.
 
     Raises:
-        DataError: when the shapes do not fit, an embedding is zero or not finite, or on an
-            unknown class.
+        DataError: when an embedding is zero or not finite, or on an unknown class.
     """
-    n = len(subjects)
-    if n == 0 or len(videos) != n or len(sounds) != n or sounds.shape != pictures.shape:
-        raise DataError(
-            f"{n} sounds of {len(videos)} videos need as many embeddings of sounds and of "
-            f"pictures, not {list(sounds.shape)} and {list(pictures.shape)}"
-        )
     classes = columns_of(subjects)
-    rng = np.random.default_rng((seed, n))
+    rng = np.random.default_rng((seed, len(classes)))
     chosen = _candidates(classes, per_class, rng)
     lot = rng.random(chosen.shape)
     nearness = _unit(sounds) @ _unit(pictures).T
@@ -276,7 +237,7 @@ def retrieve(
     order = np.lexsort((lot, -nearness), axis=1)
     ranked = np.take_along_axis(chosen, order, axis=1)
     of_class = classes[ranked] == classes[:, None]
-    own = ranked == np.arange(n)[:, None]
+    own = ranked == np.arange(len(classes))[:, None]
     count = chosen.shape[1]
     hits = {f"precision@{k}": of_class[:, :k].mean(axis=1) for k in PRECISION_AT if k <= count}
     chance = dict.fromkeys(hits, 1 / len(np.unique(classes)))
@@ -284,8 +245,7 @@ def retrieve(
         if k <= count:
             hits[f"R@{k}"] = own[:, :k].any(axis=1).astype(np.float64)
             chance[f"R@{k}"] = k / count
-    rows = {name: shares(values, subjects, videos, seed=seed) for name, values in hits.items()}
-    return Retrieval(candidates=count, hits=hits, rows=rows, chance=chance)
+    return hits, chance, count
 
 
 def _candidates(

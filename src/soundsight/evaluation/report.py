@@ -14,7 +14,8 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,19 @@ from PIL import Image
 from soundsight import __version__
 from soundsight.core.config import differences
 from soundsight.core.errors import ConfigError, DataError, OutputError
-from soundsight.core.files import atomic_file, commit, write_json
-from soundsight.data.vegas.bench import SUBJECTS, Pair
+from soundsight.core.files import atomic_file, atomic_folder, commit, write_json
+from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.evaluation import blind
 from soundsight.evaluation.metrics import MEAN
-from soundsight.evaluation.segments import FILE, SegmentTable, read
+from soundsight.evaluation.segments import FILE, Segments, SegmentTable, read
 
 REPORT = "report.json"
 REPORT_VERSION = 2
 """Of reports on the bench's translators, which ``compare`` reads."""
 BASELINE = "baseline"
 """A word in the name of every row that has to do with another report."""
+UNKNOWN_SPLITS = ("devtest", "val")
+"""Splits that no network was trained on."""
 MAX_PAGE_BYTES = 6_000_000
 
 _LOADER = PackageLoader("soundsight", "assets/report")
@@ -53,40 +56,25 @@ _NO_FIGURE_CHANGES = ("blind_sheet", "sheet_per_class")
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of words.
+    """Rows of words."""
 
-    Attributes:
-        caption: what the table shows; its accessible name.
-        head: titles of the columns; the first one stands over the rows' titles and may be empty.
-        rows: cells, the first of each row its title.
-        strong: titles of the rows that stand out.
-        shades: for each cell but the titles, how dark its ground is, in [0, 1]; None for none.
-    """
-
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    strong: Sequence[str] = ()
+    caption: str  #: what the table shows; its accessible name
+    head: Sequence[str]  #: of the columns; the first stands over the rows' titles, and may be empty
+    rows: Sequence[Sequence[str]]  #: cells, the first of each row its title
+    strong: Sequence[str] = ()  #: titles of the rows that stand out
+    #: for each cell but the titles, how dark its ground is, in [0, 1]
     shades: Sequence[Sequence[float]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A picture.
+    """A picture."""
 
-    Attributes:
-        file: its name beside the Markdown.
-        alt: what it shows, for readers who cannot see it.
-        caption: words below it.
-        content: the bytes that go into the HTML.
-        media_type: of ``content``.
-    """
-
-    file: str
-    alt: str
-    caption: str
-    content: bytes
-    media_type: str = "image/jpeg"
+    file: str  #: its name beside the Markdown
+    alt: str  #: what it shows, for readers who cannot see it
+    caption: str  #: words below it
+    content: bytes  #: what goes into the HTML
+    media_type: str = "image/jpeg"  #: of ``content``
 
     @property
     def address(self) -> str:
@@ -95,13 +83,10 @@ class Figure:
 
 
 def save_figure(path: Path, picture: NDArray[np.uint8] | bytes, alt: str, caption: str) -> Figure:
-    """Write a picture and make a figure of it.
+    """Write a picture, ``.png`` or ``.svg``, and make a figure of it.
 
-    Args:
-        path: ``.png`` or ``.svg``.
-        picture: uint8 [height, width, 3], which the HTML page shows as a JPEG to stay small; or
-            the bytes of the file.
-        alt, caption: of the figure.
+    It is the bytes of the file, or uint8 [height, width, 3], which the HTML page shows as a JPEG to
+    stay small.
 
     Raises:
         OutputError: when it cannot be written.
@@ -126,7 +111,7 @@ def photograph(file: str, levels: NDArray[np.uint8], alt: str, caption: str) -> 
 def blind_figure(
     place: Path,
     pictures: NDArray[np.uint8],
-    pairs: Sequence[Pair],
+    heard: Segments,
     shown: NDArray[np.bool_],
     order: Sequence[int],
     classes: Sequence[str] = SUBJECTS,
@@ -136,18 +121,14 @@ def blind_figure(
     Args:
         place: folder of the report.
         pictures: uint8 [n, 96, 96, 3] of all seconds.
-        pairs: what they are of.
+        heard: what they are of.
         shown: bool [n], whether the program would show them.
         order: those of the sheet.
         classes: what they may be of.
     """
-    behind = [
-        blind.Hidden(
-            subject=pairs[i].subject, spectrogram=pairs[i].spectrogram, shown=bool(shown[i])
-        )
-        for i in order
-    ]
-    levels = blind.write_sheet(place, pictures[list(order)], behind, classes)
+    kinds, names = ([of[i] for i in order] for of in (heard.kinds, heard.names))
+    some = list(order)
+    levels = blind.write_sheet(place, pictures[some], kinds, names, shown[some].tolist(), classes)
     return photograph(
         f"{blind.FOLDER}/{blind.SHEET}",
         levels,
@@ -157,11 +138,9 @@ def blind_figure(
 
 
 def per_cent(share: Mapping[str, float] | None, unit: str = "") -> str:
-    """Return a share with its interval, ``68.3 [66.2, 70.5]``; nothing for None.
+    """Return ``share``, ``low`` and ``high`` as ``68.3 [66.2, 70.5]``; nothing for None.
 
-    Args:
-        share: ``share``, ``low`` and ``high``, in [-1, 1].
-        unit: written after the share, such as `` %``.
+    ``unit`` is written after the share, such as `` %``.
     """
     if share is None:
         return ""
@@ -214,11 +193,7 @@ def render(
 ) -> tuple[str, str]:
     """Return a page as Markdown and as one HTML file that says the same.
 
-    Args:
-        template: its name in ``assets/report``, without endings.
-        title: of the page.
-        figures: what it may show.
-        values: what else the template names.
+    ``template`` is its name in ``assets/report``, without endings; ``values`` are what it names.
 
     Raises:
         OutputError: when the HTML would be over 6 MB, more than a phone should be sent.
@@ -263,6 +238,24 @@ def _escaped(value: Any) -> Any:
     return value if hasattr(value, "__html__") else Markup(str(escape(value)).translate(_MARKS))
 
 
+@contextmanager
+def report_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder that becomes the report ``out``, whole or not at all, in place of an old one.
+
+    Raises:
+        OutputError: when ``out`` cannot be written to, holds something else, or somebody has
+            written answers to its blind sheet: they would be lost.
+    """
+
+    def ours(folder: Path) -> bool:
+        if blind.answered(folder):
+            raise OutputError(f"{folder} holds answers to a blind sheet: choose another place")
+        return os.path.isfile(folder / REPORT)
+
+    with atomic_folder(out, overwrite=True, ours=ours) as place:
+        yield place
+
+
 def write_report(
     place: Path,
     template: str,
@@ -301,15 +294,10 @@ def write_pages(
             temporary.write_text(text, "utf-8")
 
 
-def is_report(folder: Path) -> bool:
-    """Return whether a folder holds a report, which a new one may replace.
-
-    Raises:
-        OutputError: when somebody has written answers to its blind sheet: they would be lost.
-    """
-    if blind.answered(folder):
-        raise OutputError(f"{folder} holds answers to a blind sheet: choose another place")
-    return os.path.isfile(folder / REPORT)
+def check_split(split: str) -> None:
+    """Raise ConfigError on a split that is not for evaluation."""
+    if split not in UNKNOWN_SPLITS:
+        raise ConfigError(f"{split} is not for evaluation: choose from {', '.join(UNKNOWN_SPLITS)}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -353,12 +341,8 @@ def check_comparable(
     Raises:
         ConfigError: naming what differs, and the reports by their names.
     """
-    changed = [
-        name
-        for name in differences(first["settings"], other["settings"])
-        if name not in _NO_FIGURE_CHANGES
-    ]
-    if changed:
+    names = differences(first["settings"], other["settings"])
+    if changed := [name for name in names if name not in _NO_FIGURE_CHANGES]:
         a, b = (str(report["settings"].get(changed[0])) for report in (first, other))
         raise ConfigError(
             f"{first_name} and {other_name} differ in {changed[0]} ({a}, {b}): "

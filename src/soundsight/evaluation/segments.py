@@ -8,9 +8,10 @@ for the difference of two alike.
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from soundsight.data.everyday.folder import BENCH_PREFIX, KINDS, Everyday, Sound
 from soundsight.data.everyday.sounds import audible, darkened, read_seconds
 from soundsight.data.vegas.bench import SUBJECTS, Bench, Pair
 from soundsight.evaluation.metrics import Shares, shares
-from soundsight.judges.apply import columns_of
+from soundsight.judges.pictures import columns_of
 
 NARROW_HZ = 8_000
 """The low sample rate at which Everyday's sounds are measured once more."""
@@ -41,7 +42,6 @@ RETRIEVAL = "retrieval, "
 """Stands before the rows of retrieval."""
 
 _AUDIBLE = ", audible seconds"
-_VIDEOS = ", mean of each video"
 _NAMES = ("spectrogram", "class", "video")
 _FLAGS = ("audible", "shown")
 _MEASURED, _SHOWN, _BLIND = 2, 3, 4
@@ -50,16 +50,11 @@ _MEASURED, _SHOWN, _BLIND = 2, 3, 4
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Segments:
-    """n seconds: what each is, and its log-mel.
+    """n seconds: what each is, and its log-mel."""
 
-    Attributes:
-        pairs: of each second its class, its video or recording, and its name; those of Everyday
-            have no photo.
-        mels: uint8 [n, 128, 100].
-    """
-
+    #: of each second its class, its video or recording, and its name; Everyday's have no photo
     pairs: list[Pair]
-    mels: NDArray[np.uint8]
+    mels: NDArray[np.uint8]  #: [n, 128, 100]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -73,6 +68,11 @@ class Segments:
     def recordings(self) -> list[str]:
         """The video or recording of each."""
         return [pair.video for pair in self.pairs]
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each."""
+        return [pair.spectrogram for pair in self.pairs]
 
     @property
     def audible(self) -> NDArray[np.bool_]:
@@ -118,11 +118,7 @@ def known_segments(
     """Read every second of a split's 28 kinds, those of the bench after Everyday's.
 
     Args:
-        everyday: waveforms.
-        bench: spectrograms of five subjects.
-        split: which.
         limit: at most so many seconds a kind, chosen by the seed.
-        seed: see ``limit``.
         narrow: as if recorded at ``NARROW_HZ``; a spectrogram loses its bands above the half of it.
 
     Raises:
@@ -139,10 +135,8 @@ def known_segments(
     ]  # fmt: skip
     mels = darkened(beside.mels, NARROW_HZ / 2) if narrow else beside.mels
     found = Segments(pairs=pairs, mels=np.concatenate([own.mels, mels]))
-    if limit is None:
-        return found
     kept = {pair.spectrogram for pair in measured_seconds(pairs, limit, seed, KINDS)}
-    return found.where(np.array([pair.spectrogram in kept for pair in pairs]))
+    return found.where(np.array([name in kept for name in found.names]))
 
 
 def other_segments(everyday: Everyday, split: str, *, narrow: bool = False) -> Segments:
@@ -172,10 +166,7 @@ def _everyday_segments(
 
 
 def measured_seconds(
-    pairs: Sequence[Pair],
-    limit: int | None,
-    seed: int,
-    classes: Sequence[str] = SUBJECTS,
+    pairs: Sequence[Pair], limit: int | None, seed: int, classes: Sequence[str] = SUBJECTS
 ) -> list[Pair]:
     """Return the seconds to be measured, in the table's order: all, or ``limit`` a class.
 
@@ -203,12 +194,8 @@ def blind_seconds(
 ) -> list[int]:
     """Return the places of the seconds for the blind sheet, in random order.
 
-    Args:
-        pairs: all that are measured.
-        per_class: seconds a class, fewer where there are no more.
-        seed: of choice and order.
-        known: places whose pictures are shown elsewhere with their class; they are left out.
-        classes: the class names.
+    Fewer than ``per_class`` where there are no more. ``known`` are places whose pictures are shown
+    elsewhere with their class; they are left out.
     """
     chosen = _sample(pairs, per_class, seed, _BLIND, known, classes)
     order = np.random.default_rng((seed, _BLIND)).permutation(len(chosen))
@@ -246,33 +233,24 @@ def _sample(
 class SegmentTable:
     """What was found of n seconds.
 
-    Attributes:
-        names: of the seconds, n.
-        subjects: the class of each.
-        videos: the video of each.
-        values: column -> float64 [n]. ``audible`` and ``shown`` (0 or 1) are always there;
-            ``accepted`` by the sound's judge, ``score``, ``shuffled`` (the picture of another
-            class's sound is accepted), ``shuffled_shown``, what the second judge says with
-            ``second_`` before it, ``right`` (the classifier names the sound's class), its
-            probabilities, and measures of retrieval, where there is such a thing.
+    Column ``audible`` and ``shown`` (0 or 1) are always there; ``accepted`` by the sound's judge,
+    ``score``, ``shuffled`` (the picture of another class's sound is accepted), ``shuffled_shown``,
+    what the second judge says with ``second_`` before it, ``right`` (the classifier names the
+    sound's class), its probabilities, and measures of retrieval, where there is such a thing.
     """
 
-    names: Sequence[str]
-    subjects: Sequence[str]
-    videos: Sequence[str]
-    values: Mapping[str, NDArray[np.float64]]
+    names: Sequence[str]  #: of the seconds, n
+    subjects: Sequence[str]  #: the class of each
+    videos: Sequence[str]  #: the video of each
+    values: Mapping[str, NDArray[np.float64]]  #: column -> [n]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Row:
-    """A row before it is averaged: values of the seconds that count."""
+class Row(NamedTuple):
+    """A row before it is averaged."""
 
-    values: NDArray[np.float64]
-    """[n]"""
-    kept: NDArray[np.bool_] | None = None
-    """Which seconds count, [n]; None for all."""
-    by_video: bool = False
-    """Videos count the same, however long."""
+    values: NDArray[np.float64]  #: [n]
+    kept: NDArray[np.bool_] | None = None  #: which seconds count, [n]; None for all
+    by_video: bool = False  #: videos count the same, however long
 
 
 def rows_of(table: SegmentTable) -> dict[str, Row]:
@@ -282,9 +260,9 @@ def rows_of(table: SegmentTable) -> dict[str, Row]:
     rows: dict[str, Row] = {}
 
     def add(name: str, of_second: NDArray[np.float64]) -> None:
-        rows[name] = Row(values=of_second)
-        rows[name + _AUDIBLE] = Row(values=of_second, kept=loud)
-        rows[name + _VIDEOS] = Row(values=of_second, by_video=True)
+        rows[name] = Row(of_second)
+        rows[name + _AUDIBLE] = Row(of_second, kept=loud)
+        rows[f"{name}, mean of each video"] = Row(of_second, by_video=True)
 
     for prefix, column in (("", ""), (SECOND, "second_")):
         if f"{column}accepted" not in values:
@@ -293,18 +271,18 @@ def rows_of(table: SegmentTable) -> dict[str, Row]:
         # A refused sound counts as not informative: the receiver sees no picture of it.
         hits = accepted * values["shown"]
         add(prefix + INFORMATIVITY, hits)
-        rows[prefix + UNHIDDEN] = Row(values=accepted)
+        rows[prefix + UNHIDDEN] = Row(accepted)
         if not prefix:
-            rows[HIDDEN] = Row(values=1 - values["shown"])
+            rows[HIDDEN] = Row(1 - values["shown"])
         if f"{column}shuffled" in values:
             strange = values[f"{column}shuffled"]
             strange_hits = strange * values["shuffled_shown"]
             add(prefix + SHUFFLED, strange_hits)
             add(prefix + DIFFERENCE, hits - strange_hits)
-            rows[f"{prefix}{SHUFFLED}, nothing hidden"] = Row(values=strange)
+            rows[f"{prefix}{SHUFFLED}, nothing hidden"] = Row(strange)
     if "right" in values:
-        rows[RIGHT] = Row(values=values["right"])
-        rows[RIGHT + _AUDIBLE] = Row(values=values["right"], kept=loud)
+        rows[RIGHT] = Row(values["right"])
+        rows[RIGHT + _AUDIBLE] = Row(values["right"], kept=loud)
     for column in values:
         if column.startswith(RETRIEVAL):
             add(column, values[column])
@@ -314,26 +292,15 @@ def rows_of(table: SegmentTable) -> dict[str, Row]:
 def average(table: SegmentTable, row: Row, seed: int) -> Shares:
     """Average a row by class, with intervals over videos."""
     kept = np.ones(len(table.names), bool) if row.kept is None else row.kept
-    return shares(
-        row.values[kept],
-        np.asarray(table.subjects)[kept].tolist(),
-        np.asarray(table.videos)[kept].tolist(),
-        seed=seed,
-        by_video=row.by_video,
-    )
+    subjects, videos = (np.asarray(of)[kept].tolist() for of in (table.subjects, table.videos))
+    return shares(row.values[kept], subjects, videos, seed=seed, by_video=row.by_video)
 
 
 def differences_of(first: SegmentTable, other: SegmentTable, seed: int) -> dict[str, Shares]:
-    """Return ``other`` minus ``first`` for every row that both have, paired by second.
-
-    Raises:
-        DataError: when the two are not of the same seconds in the same order.
-    """
-    if list(first.names) != list(other.names):
-        raise DataError("the two reports are not of the same seconds")
+    """Return ``other`` minus ``first``, of the same seconds, for every row that both have."""
     theirs = rows_of(other)
     return {
-        name: average(first, replace(mine, values=theirs[name].values - mine.values), seed)
+        name: average(first, mine._replace(values=theirs[name].values - mine.values), seed)
         for name, mine in rows_of(first).items()
         if name in theirs
     }
@@ -341,13 +308,18 @@ def differences_of(first: SegmentTable, other: SegmentTable, seed: int) -> dict[
 
 def write(path: Path, table: SegmentTable) -> None:
     """Write the table as CSV: a line a second, numbers in full."""
+    names = zip(table.names, table.subjects, table.videos, strict=True)
+    numbers = np.stack(list(table.values.values()), axis=1).tolist()
+    write_csv(
+        path, [*_NAMES, *table.values],
+        ([*start, *map(_number, of)] for start, of in zip(names, numbers, strict=True)),
+    )  # fmt: skip
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table, whole or not at all."""
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*_NAMES, *table.values])
-        names = zip(table.names, table.subjects, table.videos, strict=True)
-        for index, start in enumerate(names):
-            numbers = [_number(column[index]) for column in table.values.values()]
-            writer.writerow([*start, *numbers])
+        csv.writer(file, lineterminator="\n").writerows([head, *rows])
 
 
 def read(path: Path) -> SegmentTable:
@@ -364,17 +336,14 @@ def read(path: Path) -> SegmentTable:
         if any(len(line) != len(head) for line in body):
             raise ValueError("a line is too short or too long")
         numbers = np.array([line[len(_NAMES) :] for line in body], dtype=np.float64)
-        columns_of([line[1] for line in body])
+        names, subjects, videos = ([line[place] for line in body] for place in range(len(_NAMES)))
+        columns_of(subjects)
     except (OSError, UnicodeError, csv.Error, ValueError, DataError) as error:
         raise DataError(f"{path} is no table of seconds of soundsight evaluate") from error
-    return SegmentTable(
-        names=[line[0] for line in body],
-        subjects=[line[1] for line in body],
-        videos=[line[2] for line in body],
-        values={name: numbers[:, place] for place, name in enumerate(head[len(_NAMES) :])},
-    )
+    values = dict(zip(head[len(_NAMES) :], numbers.T, strict=True))
+    return SegmentTable(names=names, subjects=subjects, videos=videos, values=values)
 
 
-def _number(value: np.float64) -> str:
+def _number(value: float) -> str:
     """Return a number in full, whole ones without a point."""
-    return str(int(value)) if float(value).is_integer() else repr(float(value))
+    return str(int(value)) if value.is_integer() else repr(value)

@@ -11,31 +11,22 @@ from jinja2 import Environment, FileSystemLoader
 
 from soundsight.core.errors import DataError
 from soundsight.data.everyday.folder import SUBJECTS, WORDS
-from soundsight.evaluation.everyday import (
-    FULL_BAND,
-    KIND,
-    NOTHING_REFUSED,
-    RECORDINGS,
-    RIGHT,
-    UNKNOWN_DRAWN_AS_SET,
-)
+from soundsight.evaluation import everyday, segments
 from soundsight.evaluation.report import per_cent
-from soundsight.evaluation.segments import (
-    DIFFERENCE,
-    HIDDEN,
-    INFORMATIVITY,
-    REAL_PHOTOS,
-    SHUFFLED,
-    UNHIDDEN,
-)
 
-HEADLINES = (INFORMATIVITY, UNHIDDEN, HIDDEN, SHUFFLED, DIFFERENCE, REAL_PHOTOS)
+HEADLINES = (
+    segments.INFORMATIVITY, segments.UNHIDDEN, segments.HIDDEN, segments.SHUFFLED,
+    segments.DIFFERENCE, segments.REAL_PHOTOS,
+)  # fmt: skip
 """Rows of a report that say, in short, how good a model is."""
 
-EVERYDAY_HEADLINES = (RIGHT, NOTHING_REFUSED, RECORDINGS, SHUFFLED, REAL_PHOTOS)
+EVERYDAY_HEADLINES = (
+    everyday.RIGHT, everyday.NOTHING_REFUSED, everyday.RECORDINGS, segments.SHUFFLED,
+    segments.REAL_PHOTOS,
+)  # fmt: skip
 """The same of a report on Everyday's sounds: means over 22 subjects."""
 
-_REQUIRED = (INFORMATIVITY, SHUFFLED, REAL_PHOTOS)
+_OPTIONAL = (segments.UNHIDDEN, segments.HIDDEN, segments.DIFFERENCE)
 
 
 def write_card(path: Path, values: Mapping[str, Any]) -> None:
@@ -70,19 +61,18 @@ def figures_of(report: Path) -> dict[str, str]:
     try:
         values = json.loads(report.read_text("utf-8"))
         rows, settings = values["rows"], values["settings"]
-        if values.get("kind") == KIND:
-            figures = {name: per_cent(rows[name]["mean"], " %") for name in EVERYDAY_HEADLINES}
-            unknown = values["refusal"][FULL_BAND][UNKNOWN_DRAWN_AS_SET]
-            figures["seconds of unknown kinds that are drawn"] = per_cent(unknown["mean"], " %")
+        on_everyday = values.get("kind") == everyday.KIND
+        named = EVERYDAY_HEADLINES if on_everyday else HEADLINES
+        shown = {
+            name: rows[name]["mean"] for name in named if name in rows or name not in _OPTIONAL
+        }
+        if on_everyday:
+            unknown = values["refusal"][everyday.FULL_BAND][everyday.UNKNOWN_DRAWN_AS_SET]
+            shown["seconds of unknown kinds that are drawn"] = unknown["mean"]
             # A reader has to know which kinds to trust.
-            figures |= {
-                f"right, {WORDS[kind]}": per_cent(rows[RIGHT][kind], " %")
-                for kind in SUBJECTS
-                if kind in rows[RIGHT]
-            }
-        else:
-            named = [name for name in HEADLINES if name in rows or name in _REQUIRED]
-            figures = {name: per_cent(rows[name]["mean"], " %") for name in named}
+            right = rows[everyday.RIGHT]
+            shown |= {f"right, {WORDS[kind]}": right[kind] for kind in SUBJECTS if kind in right}
+        figures = {name: per_cent(share, " %") for name, share in shown.items()}
         figures["measured on"] = f"{settings['split']}, seed {settings['seed']}"
         figures["command"] = str(values["command"])
     except (OSError, ValueError, KeyError, TypeError) as error:

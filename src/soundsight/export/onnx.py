@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import onnx
@@ -29,8 +29,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from soundsight import __version__
 from soundsight.core import units
-from soundsight.core.config import to_dict
-from soundsight.core.errors import ConfigError, ModelError, SoundsightError
+from soundsight.core.config import check_values, to_dict
+from soundsight.core.errors import ModelError, SoundsightError
 from soundsight.core.files import atomic_folder, commit, sha256_of, write_json
 from soundsight.export.card import write_card
 from soundsight.media.mel import MelConfig
@@ -62,30 +62,20 @@ _LEAST_FP16 = 256
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """What an exported model is called and carries.
-
-    Attributes:
-        trained_on: one sentence for ``model.json`` and the card.
-        figures: measured figures, each with the command that makes it.
-        ood: folder of `soundsight train ood`; None exports a model that draws any sound.
-        labels: folder of `soundsight train labels`; None exports a model without names.
-        confidence: how sure a live view has to be to show a picture, 0 to 1.
-        trainable: also carry the weights that training can go on from, in fp16.
-    """
+    """What an exported model is called and carries."""
 
     name: str
     version: str = "1"
     licence: str = "BSD-3-Clause"
-    trained_on: str = ""
-    figures: Mapping[str, Any] | None = None
-    ood: Path | None = None
-    labels: Path | None = None
-    confidence: float = 0.5
-    trainable: bool = False
+    trained_on: str = ""  #: one sentence for ``model.json`` and the card
+    figures: Mapping[str, Any] | None = None  #: measured, each with the command that makes it
+    ood: Path | None = None  #: folder of `soundsight train ood`; None: it draws any sound
+    labels: Path | None = None  #: folder of `soundsight train labels`; None: it names nothing
+    confidence: float = 0.5  #: how sure a live view has to be to show a picture, 0 to 1
+    trainable: bool = False  #: also carry the weights that training can go on from, in fp16
 
     def __post_init__(self) -> None:
-        if not 0 <= self.confidence <= 1:
-            raise ConfigError(f"confidence must be from 0 to 1, not {self.confidence}")
+        check_values(self, share="confidence")
 
 
 class Generator(Protocol):
@@ -133,16 +123,10 @@ class _Draw(nn.Module):
 def export_run(
     run: Path, out: Path, config: ExportConfig | None = None, *, overwrite: bool = False
 ) -> Path:
-    """Export a finished run of a translator, or of its few-step copy, as a model folder.
+    """Export a finished run of a translator, or of its few-step copy, as the model folder ``out``.
 
-    Args:
-        run: the run folder.
-        out: the model folder; appears whole or not at all.
-        config: name, licence, figures and what else it carries; by default the run's name alone.
-        overwrite: replace ``out`` when it is there.
-
-    Returns:
-        ``out``.
+    It appears whole or not at all, in place of an old one where ``overwrite`` says so; ``config``
+    is by default the run's name alone.
 
     Raises:
         DataError: when ``run`` is no finished translator run, or its ood network or label head
@@ -280,28 +264,22 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     """
     network = copy.deepcopy(network).eval()
     for module in list(network.modules()):
-        children = dict(module.named_children())
+        children: dict[str, Any] = dict(module.named_children())
         names = list(children)
-        for name, child in children.items():
-            if not isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+        for place, (name, norm) in enumerate(children.items()):
+            if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
                 continue
-            if name.endswith("_bn"):
-                owner = children[name.removesuffix("_bn")]
-            else:
-                owner = children[names[names.index(name) - 1]]
-            _fold(owner, child)
+            before = name.removesuffix("_bn") if name.endswith("_bn") else names[place - 1]
+            layer, fuse = children[before], cast(Any, fuse_linear_bn_weights)
+            if not isinstance(layer, nn.Linear):
+                transposed = isinstance(layer, nn.ConvTranspose2d)
+                fuse = partial(fuse_conv_bn_weights, transpose=transposed)
+            layer.weight, layer.bias = fuse(
+                layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps,
+                norm.weight, norm.bias,
+            )  # fmt: skip
             setattr(module, name, nn.Identity())
     return network
-
-
-def _fold(layer: Any, norm: Any) -> None:
-    fuse: Any = fuse_linear_bn_weights
-    if not isinstance(layer, nn.Linear):
-        fuse = partial(fuse_conv_bn_weights, transpose=isinstance(layer, nn.ConvTranspose2d))
-    layer.weight, layer.bias = fuse(
-        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight,
-        norm.bias,
-    )  # fmt: skip
 
 
 def _export(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,15 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from soundsight.core.config import from_dict
+from soundsight.core.config import check_values, from_dict
 from soundsight.core.errors import ConfigError, DataError, ModelError
 from soundsight.core.files import atomic_file, commit
-from soundsight.core.units import IMAGE_CHANNELS, IMAGE_PX, to_unit
+from soundsight.core.progress import Progress
+from soundsight.core.units import IMAGE_PX, to_unit
 from soundsight.data.everyday.folder import BENCH_PREFIX, SUBJECTS, Everyday, photos_of, read_photo
 from soundsight.data.vegas.bench import Bench, fold_of
-from soundsight.judges.apply import columns_of
 from soundsight.judges.negatives import KINDS, load_early, make_many
-from soundsight.judges.pictures import augment
+from soundsight.judges.pictures import augment, check_pictures, columns_of, mean_over_classes
 from soundsight.models.eyes import POOLED_SIZE, Eyes
 
 NOTHING = "nothing"
@@ -66,30 +66,23 @@ class PhotoJudgeConfig:
     """How the judge is fitted."""
 
     seed: int = 0
-    fold: int = 0
-    """Of the train photos, by ``fold_of``: half of them."""
+    fold: int = 0  #: of the train photos, by ``fold_of``: half of them
+    #: side to which pictures are enlarged: what the network was trained on is 240 px
     size_px: int = 160
-    """Side to which pictures are enlarged: what the network was trained on is 240 px."""
-    changed: int = 4
-    """Changed copies of each photo that are learned from beside the photo itself."""
-    nothings: int = 1500
-    """Uninformative pictures made of each kind."""
+    changed: int = 4  #: changed copies of each photo that are learned from beside the photo itself
+    nothings: int = 1500  #: uninformative pictures made of each kind
+    #: of all pictures of nothing together, where each subject's photos together weigh 1
     nothing_weight: float = 3.0
-    """Of all pictures of nothing together, where each subject's photos together weigh 1."""
-    decay: float = 3e-4
-    """Weight of the squared weights in the loss."""
-    iterations: int = 200
-    """Of L-BFGS, at most."""
+    decay: float = 3e-4  #: weight of the squared weights in the loss
+    iterations: int = 200  #: of L-BFGS, at most
 
     def __post_init__(self) -> None:
-        if self.fold not in (0, 1):
-            raise ConfigError("fold must be 0 or 1")
-        if not IMAGE_PX <= self.size_px <= 512:
-            raise ConfigError(f"size_px must lie between {IMAGE_PX} and 512")
-        if self.changed < 0 or self.nothings < 1 or self.iterations < 1:
-            raise ConfigError("changed must be at least 0, nothings and iterations at least 1")
-        if self.nothing_weight <= 0 or self.decay < 0:
-            raise ConfigError("nothing_weight must be above 0, decay at least 0")
+        check_values(
+            self, at_least_0="changed decay", at_least_1="nothings iterations",
+            above_0="nothing_weight",
+        )  # fmt: skip
+        if not IMAGE_PX <= self.size_px <= 512 or self.fold not in (0, 1):
+            raise ConfigError(f"size_px must lie between {IMAGE_PX} and 512, fold be 0 or 1")
 
 
 class PhotoJudge:
@@ -103,10 +96,7 @@ class PhotoJudge:
     """
 
     def __init__(self, eyes: Eyes, weight: Tensor, bias: Tensor, about: dict[str, Any]) -> None:
-        self.eyes = eyes
-        self.weight = weight
-        self.bias = bias
-        self.about = about
+        self.eyes, self.weight, self.bias, self.about = eyes, weight, bias, about
 
     @classmethod
     def load(cls, path: Path | None = None) -> PhotoJudge:
@@ -151,23 +141,13 @@ class PhotoJudge:
         Raises:
             DataError: when the pictures have another size or type.
         """
-        if pictures.dtype != np.uint8 or pictures.shape[1:] != (IMAGE_PX, IMAGE_PX, IMAGE_CHANNELS):
-            raise DataError(
-                f"pictures to be judged must be uint8 [n, {IMAGE_PX}, {IMAGE_PX}, 3], not "
-                f"{pictures.dtype} {list(pictures.shape)}"
-            )
+        check_pictures(pictures)
         return look(self.eyes, pictures, self.about["config"]["size_px"]).numpy()
 
     def read(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return how likely each answer is, float32 [n, 23], from what :meth:`look` gave."""
         logits = F.linear(torch.from_numpy(features), self.weight, self.bias)
         return F.softmax(logits, dim=1).numpy()
-
-    def right(
-        self, pictures: Pictures, subjects: Sequence[str]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return :func:`verdicts` of pictures, uint8 [n, 96, 96, 3], and their subjects."""
-        return verdicts(self.probabilities(pictures), subjects)
 
 
 def verdicts(
@@ -188,29 +168,23 @@ def verdicts(
     return named, named & sure
 
 
-def mean_of_kinds(right: NDArray[np.bool_], subjects: Sequence[str]) -> float:
-    """Average over subjects, each counting the same, the share of its pictures that are right."""
-    of = np.asarray(subjects)
-    return float(np.mean([right[of == subject].mean() for subject in np.unique(of)]))
+def as_any_subject(probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which pictures are accepted as any subject: bool [n], of [n, 23]."""
+    sure: NDArray[np.bool_] = probabilities[:, :-1].max(axis=1) >= ACCEPTED_FROM
+    return sure
 
 
 @torch.inference_mode()
 def look(eyes: Eyes, pictures: Pictures | Tensor, size_px: int) -> Tensor:
-    """Return the pooled features, float32 [n, 1280], of enlarged pictures.
+    """Return the pooled features, float32 [n, 1280], of pictures enlarged to ``size_px``.
 
-    Args:
-        eyes: the frozen network.
-        pictures: uint8 [n, 96, 96, 3], or float32 [n, 3, 96, 96] in [-1, 1].
-        size_px: side to which they are enlarged.
+    The pictures are uint8 [n, 96, 96, 3], or float32 [n, 3, 96, 96] in [-1, 1].
     """
     seen = [torch.empty(0, POOLED_SIZE)]
     for start in range(0, len(pictures), _AT_ONCE):
-        some = pictures[start : start + _AT_ONCE]
-        unit = (
-            some
-            if isinstance(some, Tensor)
-            else torch.from_numpy(to_unit(some)).permute(0, 3, 1, 2)
-        )
+        unit = pictures[start : start + _AT_ONCE]
+        if not isinstance(unit, Tensor):
+            unit = torch.from_numpy(to_unit(unit)).permute(0, 3, 1, 2)
         large = F.interpolate(unit, size=(size_px, size_px), mode="bilinear", align_corners=False)
         seen.append(eyes.pooled(large.contiguous(memory_format=torch.channels_last)))
     return torch.cat(seen)
@@ -222,20 +196,14 @@ def fit_judge(
     bench: Bench,
     *,
     early: Sequence[Path] = (),
-    show: Callable[[str, int, int], None] | None = None,
+    show: Progress = lambda *_: None,
 ) -> PhotoJudge:
-    """Fit the judge on the train photos of both data sets.
+    """Fit the judge on the train photos of both data sets; ``about["val"]`` says how it does.
 
     Args:
-        config: settings.
-        everyday: photos of the 22 subjects.
-        bench: more photos of five of them.
         early: ``.npz`` files, or folders of them, with ``images`` of early generators: more
             pictures of nothing.
         show: is told (what, done, of how many) now and then.
-
-    Returns:
-        The judge; ``about["val"]`` says how it does on val.
 
     Raises:
         ConfigError: when the package of photo features is not installed.
@@ -257,8 +225,7 @@ def fit_judge(
     targets = np.concatenate([targets, np.full(len(nothing), len(SUBJECTS))])
     seen = []
     for turn in range(config.changed + 1):
-        if show:
-            show("looking at photos", turn, config.changed + 1)
+        show("looking at photos", turn, config.changed + 1)
         seen.append(look(eyes, change(pictures, rng) if turn else pictures, config.size_px))
     wanted = torch.from_numpy(np.tile(targets, config.changed + 1))
     weight, bias = _fit_linear(torch.cat(seen), wanted, config)
@@ -291,20 +258,21 @@ def check(judge: PhotoJudge, everyday: Everyday, split: str) -> dict[str, Any]:
         names = [name for name in everyday.photos(split) if name.split("/")[0] == subject]
         by_subject.append(np.stack([everyday.photo(name) for name in names]))
     subjects = np.repeat(SUBJECTS, [len(photos) for photos in by_subject]).tolist()
-    named, sure = judge.right(np.concatenate(by_subject), subjects)
-    result: dict[str, Any] = {
-        "photos": mean_of_kinds(named, subjects),
-        "sure": mean_of_kinds(sure, subjects),
-        "subjects": {s: float(named[np.asarray(subjects) == s].mean()) for s in SUBJECTS},
-        "nothing": {},
-        "seen": {},
+    found = verdicts(judge.probabilities(np.concatenate(by_subject)), subjects)
+    named, sure = (mean_over_classes(right, subjects, SUBJECTS) for right in found)
+    rng = np.random.default_rng((judge.about["config"]["seed"], 1))
+    made = {
+        kind: judge.probabilities(pictures)
+        for kind, pictures in uninformative(by_subject, 220, rng).items()
     }
-    made = uninformative(by_subject, 220, np.random.default_rng((judge.about["config"]["seed"], 1)))
-    for kind, pictures in made.items():
-        probabilities = judge.probabilities(pictures)
-        result["nothing"][kind] = float((probabilities.argmax(axis=1) == len(SUBJECTS)).mean())
-        result["seen"][kind] = float((probabilities[:, :-1].max(axis=1) >= ACCEPTED_FROM).mean())
-    return result
+    as_nothing = {k: float((p.argmax(axis=1) == len(SUBJECTS)).mean()) for k, p in made.items()}
+    return {
+        "photos": named.pop("mean"),
+        "sure": sure["mean"],
+        "subjects": named,
+        "nothing": as_nothing,
+        "seen": {kind: float(as_any_subject(p).mean()) for kind, p in made.items()},
+    }
 
 
 def uninformative(
@@ -344,16 +312,10 @@ def save_judge(judge: PhotoJudge, folder: Path) -> None:
     )
     with atomic_file(folder / FILE) as temporary:
         temporary.write_bytes(content)
-    with atomic_file(folder / "CARD.md") as temporary:
-        temporary.write_text(card(judge.about), "utf-8")
-
-
-def card(about: Mapping[str, Any]) -> str:
-    """Return the card of a judge as Markdown, from its ``about``."""
-    val, config = about["val"], about["config"]
+    about, val, config = judge.about, judge.about["val"], judge.about["config"]
     of_nothing = ", ".join(f"{kind} {share:.1%}" for kind, share in val["nothing"].items())
     of_subject = ", ".join(f"{name} {share:.0%}" for name, share in val["subjects"].items())
-    return f"""# The judge of Everyday's pictures
+    card = f"""# The judge of Everyday's pictures
 
 A linear reading of frozen photo features (`efficientnet-lite1`, ImageNet, Apache-2.0; not among \
 these files) at {config["size_px"]} px: which of {len(SUBJECTS)} subjects does a picture show, or \
@@ -369,6 +331,8 @@ Subjects: {of_subject}.
 
 Commit {about["commit"]}.
 """
+    with atomic_file(folder / "CARD.md") as temporary:
+        temporary.write_text(card, "utf-8")
 
 
 def _fit_linear(seen: Tensor, wanted: Tensor, config: PhotoJudgeConfig) -> tuple[Tensor, Tensor]:

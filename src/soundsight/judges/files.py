@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from jinja2 import Environment, FileSystemLoader
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -28,7 +28,8 @@ from soundsight.core.errors import ConfigError, DataError, ModelError, OutputErr
 from soundsight.core.files import atomic_file, commit, sha256_of, write_json
 from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.judges.negatives import EARLY_VAL_FOLDS, EarlyPictures
-from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair
+from soundsight.judges.retrieval_space import CANDIDATES_A_CLASS, SpaceConfig
+from soundsight.models.contrastive import ContrastivePair
 from soundsight.models.picture_classifier import PictureClassifier, PictureClassifierConfig
 from soundsight.models.published.informativity import InformativityClassifier, InformativityConfig
 
@@ -48,50 +49,18 @@ SECOND, CLASSIFIER, SPACE = "second", "classifier", "space"
 VIEWERS = (SECOND, CLASSIFIER, SPACE)
 """Networks beside the published judges: a second judge, a photo classifier, a space."""
 NAMES = (*SUBJECTS, *VIEWERS)
-CANDIDATES_A_CLASS = 20
-"""Photos of each class among which a sound's is looked for in the space."""
 FLOOR = 0.05
 """A judge that passes more of an uninformative kind is to be trained again."""
 
-_INDEX = "judges.json"
-_PROGRESS = "progress.json"
+_INDEX, _PROGRESS, _CARD = "judges.json", "progress.json", "CARD.md"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ValTable:
-    """What a classifier does on val pictures that it never saw."""
+def agreement(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
+    """Compare the verdicts of two judges on the same pictures, bool [n] each, n >= 1.
 
-    threshold: float
-    """A picture is accepted when its score reaches this."""
-    photos: int
-    """Val photos that set the threshold."""
-    accepted: float
-    """Share of them that it accepts."""
-    passed: dict[str, float]
-    """For each kind of negative, the share that passes."""
-    counts: dict[str, int]
-    """How many negatives of each kind there were."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """How far two judges say the same of the same pictures."""
-
-    share: float
-    """Share of the pictures on which they agree, in [0, 1]."""
-    kappa: float
-    """Cohen's kappa (1960): 1 = always, 0 = as often as chance would; 0 where both say the same
-    of everything, as chance would then do too."""
-    count: int
-    """Pictures."""
-
-
-def agreement(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Agreement:
-    """Compare the verdicts of two judges.
-
-    Args:
-        first: bool [n], n >= 1.
-        second: bool [n], of the same pictures.
+    Returns:
+        ``share`` of the pictures on which they agree; Cohen's ``kappa`` (1960): 1 = always, 0 = as
+        often as chance would, and where both say the same of everything; ``count`` of pictures.
 
     Raises:
         DataError: when there is no picture, or the numbers differ.
@@ -102,7 +71,7 @@ def agreement(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Agreement:
     a, b = float(first.mean()), float(second.mean())
     by_chance = a * b + (1 - a) * (1 - b)
     kappa = (share - by_chance) / (1 - by_chance) if by_chance < 1 else 0.0
-    return Agreement(share=share, kappa=kappa, count=len(first))
+    return {"share": share, "kappa": kappa, "count": len(first)}
 
 
 def accepting(scores: NDArray[np.float32], rate: float) -> float:
@@ -113,29 +82,27 @@ def accepting(scores: NDArray[np.float32], rate: float) -> float:
 
 def val_table(
     positives: NDArray[np.float32], negatives: dict[str, NDArray[np.float32]], rate: float
-) -> ValTable:
-    """Set the threshold on the scores of real photos and say which negatives pass it.
+) -> dict[str, Any]:
+    """Set a threshold on the scores of real val photos, [n], and say which negatives pass it.
 
-    Args:
-        positives: scores of the val photos, float32 [n].
-        negatives: kind -> scores of its val pictures.
-        rate: share of the positives that the threshold accepts, at the least.
+    Returns:
+        ``threshold``, which accepts at least ``rate`` of the ``photos``; ``accepted``, the share
+        that it accepts; ``passed`` and ``counts``, kind of negative -> share and number.
     """
     threshold = accepting(positives, rate)
-    return ValTable(
-        threshold=threshold,
-        photos=len(positives),
-        accepted=float((positives >= threshold).mean()),
-        passed={kind: float((scores >= threshold).mean()) for kind, scores in negatives.items()},
-        counts={kind: len(scores) for kind, scores in negatives.items()},
-    )
+    return {
+        "threshold": threshold,
+        "photos": len(positives),
+        "accepted": float((positives >= threshold).mean()),
+        "passed": {kind: float((of >= threshold).mean()) for kind, of in negatives.items()},
+        "counts": {kind: len(of) for kind, of in negatives.items()},
+    }
 
 
 class JudgeFolder:
     """A folder in the making: begun here, or gone on with.
 
     Args:
-        path: made when missing.
         config: the settings' dataclass.
         early: early-generator pictures; their hash is kept.
         data: what is learned from, apart from early pictures: name -> hash.
@@ -168,22 +135,19 @@ class JudgeFolder:
                     "give the same settings or another folder"
                 )
             self.done = record["done"]
-            return
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise OutputError(f"{path} exists and is no folder of judges: choose another --out")
-        self._write_progress()
+        else:
+            self._write_progress()
 
     def run(self, name: str) -> Path:
         """Return the run folder in which a network is trained."""
         return self.path / "training" / name
 
     def add(self, name: str, network: nn.Module, about: dict[str, Any]) -> None:
-        """Keep a finished network; its weights must be rounded already (``round_weights``).
+        """Keep a finished network, whose weights :func:`round_weights` has rounded.
 
-        Args:
-            name: of the network.
-            network: what is stored, in fp16.
-            about: what was measured on val.
+        ``about`` is what was measured of it on val.
         """
         state = network.state_dict()
         halves = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
@@ -207,11 +171,20 @@ class JudgeFolder:
             "settings": self.settings,
             "done": self.done,
         }
-        with atomic_file(self.path / "CARD.md") as temporary:
-            temporary.write_text(card(record), "utf-8")
+        templates = Environment(
+            loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True,
+            keep_trailing_newline=True,
+        )  # fmt: skip
+        card = templates.get_template("card.md.jinja").render(
+            record | self.settings, judges={name: self.done[name] for name in SUBJECTS},
+            floor=FLOOR, candidates=CANDIDATES_A_CLASS, early_val_folds=EARLY_VAL_FOLDS,
+        )  # fmt: skip
+        with atomic_file(self.path / _CARD) as temporary:
+            temporary.write_text(card, "utf-8")
         record["files"] = {
-            path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
-            for path in [*(self.path / f"{n}.safetensors" for n in NAMES), self.path / "CARD.md"]
+            name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+            for name in (*(f"{n}.safetensors" for n in NAMES), _CARD)
+            for path in [self.path / name]
         }
         write_json(self.path / _INDEX, record)
         (self.path / _PROGRESS).unlink(missing_ok=True)
@@ -231,12 +204,8 @@ def round_weights(network: Network) -> Network:
     return network
 
 
-def read(folder: Path) -> tuple[dict[str, InformativityClassifier], dict[str, Any]]:
-    """Read the published classifiers of a finished folder and check the hash of every file.
-
-    Returns:
-        models: name -> classifier in evaluation mode.
-        record: the content of ``judges.json``; ``record["thresholds"]`` by name.
+def read_index(folder: Path) -> dict[str, Any]:
+    """Read ``judges.json`` of a finished folder.
 
     Raises:
         ModelError: when it is missing, unfinished, foreign or damaged.
@@ -254,71 +223,39 @@ def read(folder: Path) -> tuple[dict[str, InformativityClassifier], dict[str, An
             f"{path} has format version {record.get('format_version')}, "
             f"this program reads {', '.join(map(str, FORMAT_VERSIONS))}"
         )
-    models = {}
-    with damage(path):
-        config = from_dict(InformativityConfig, record["settings"]["config"]["model"])
+    return record
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the networks of a finished folder and check the hash of every file.
+
+    Returns:
+        networks: name -> network in evaluation mode; without ``VIEWERS`` where it has none.
+        record: the content of ``judges.json``.
+
+    Raises:
+        ModelError: when it is missing, unfinished, foreign or damaged.
+    """
+    record, networks = read_index(folder), {}
+    with damage(folder):
+        config = record["settings"]["config"]
         for name in record["names"]:
             file = folder / f"{name}.safetensors"
             if not file.exists():
                 raise ModelError(f"{folder} is incomplete: {file.name} is missing")
             if sha256_of(file) != record["files"][file.name]["sha256"]:
-                raise ModelError(f"{file} is damaged: its SHA-256 is not the one in {path.name}")
-            if name not in VIEWERS:
-                check_threshold(record["thresholds"][name], name)
-                models[name] = load_into(InformativityClassifier(config), folder, name)
-    return models, record
+                raise ModelError(f"{file} is damaged: its SHA-256 is not the one in {_INDEX}")
+            networks[name] = load_into(_network(name, config), folder, name)
+    return networks, record
 
 
-def read_viewers(
-    folder: Path, record: dict[str, Any]
-) -> tuple[PictureClassifier, PictureClassifier, ContrastivePair] | None:
-    """Read the second judge, the photo classifier and the space of a folder of judges.
-
-    Args:
-        folder: as for :func:`read`, which has checked the hashes.
-        record: as :func:`read` returned it.
-
-    Returns:
-        The three networks in evaluation mode, or None when the folder has none (version 1, or
-        trained without).
-
-    Raises:
-        ModelError: when one is damaged.
-    """
-    if not set(VIEWERS) <= set(record["names"]):
-        return None
-    with damage(folder / _INDEX):
-        config = record["settings"]["config"]["viewers"]
-        second, classifier = (
-            PictureClassifier(from_dict(PictureClassifierConfig, config[name]["network"]))
-            for name in (SECOND, CLASSIFIER)
-        )
-        space = ContrastivePair(from_dict(ContrastiveConfig, config[SPACE]["network"]))
-        return (
-            load_into(second, folder, SECOND),
-            load_into(classifier, folder, CLASSIFIER),
-            load_into(space, folder, SPACE),
-        )
-
-
-def val_tables(folder: Path | None) -> dict[str, dict[str, Any]]:
-    """Return what the thresholds of judges pass on val, as their training wrote it down.
-
-    Args:
-        folder: of the judges; None for those of the package.
-
-    Returns:
-        ``judge`` and, where there is one, ``second judge`` -> class -> ``threshold``, ``photos``,
-        ``accepted``, ``passed`` (kind of picture -> share).
-
-    Raises:
-        ModelError: when the folder is no whole folder of judges.
-    """
-    done = read(folder or PACKAGED_JUDGES)[1]["done"]
-    tables = {"judge": {subject: done[subject] for subject in SUBJECTS if subject in done}}
-    if SECOND in done:
-        tables["second judge"] = done[SECOND]["tables"]
-    return tables
+def _network(name: str, config: Mapping[str, Any]) -> nn.Module:
+    if name in SUBJECTS:
+        return InformativityClassifier(from_dict(InformativityConfig, config["model"]))
+    if name == SPACE:
+        return ContrastivePair(from_dict(SpaceConfig, config["viewers"][SPACE]).network)
+    sizes = config["viewers"][name]["network"]
+    return PictureClassifier(from_dict(PictureClassifierConfig, sizes))
 
 
 def check_early(folder: Path | None, early: EarlyPictures) -> None:
@@ -331,7 +268,7 @@ def check_early(folder: Path | None, early: EarlyPictures) -> None:
         ModelError: when the folder is no whole folder of judges.
     """
     folder = folder or PACKAGED_JUDGES
-    known = read(folder)[1]["settings"]["early"]
+    known = read_index(folder)["settings"]["early"]
     if not known["count"]:
         raise ConfigError(f"--early: the judges in {folder} were trained without early pictures")
     if known["sha256"] != early.sha256:
@@ -357,23 +294,13 @@ def load_into(network: Network, folder: Path, name: str) -> Network:
     return network.eval()
 
 
-def check_threshold(value: Any, name: str) -> None:
-    """Raise ValueError, naming the judge, when a threshold is not a number in [0, 1]."""
-    if not isinstance(value, float | int) or not 0 <= value <= 1:
-        raise ValueError(f"the threshold of {name} is {value!r}, not a number in [0, 1]")
-
-
 @contextlib.contextmanager
-def damage(path: Path) -> Iterator[None]:
-    """Turn what a damaged JSON file leads to into one line.
-
-    Raises:
-        ModelError: in place of what reading the file, or building what it describes, raised.
-    """
+def damage(folder: Path) -> Iterator[None]:
+    """Turn what a damaged ``judges.json`` leads to into a ModelError of one line."""
     try:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
-        raise ModelError(f"{path} is damaged: {first_line(error)}") from error
+        raise ModelError(f"{folder / _INDEX} is damaged: {first_line(error)}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -384,91 +311,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is damaged: {error}") from error
     return record
-
-
-# --- the card
-
-_JUDGES = """One binary classifier a class (Fanzeres & Nadeu 2021, arXiv 2106.01266; 34,730 \
-parameters each): does a picture show this class? Beside them a second judge (one small residual \
-network with a head a class), an independent photo classifier and a space of sounds and pictures \
-for retrieval. For evaluation only: no translator is trained against them."""
-
-
-def card(record: Mapping[str, Any]) -> str:
-    """Return the card of ``judges.json`` as Markdown.
-
-    Args:
-        record: the content of the file.
-    """
-    config, early = record["settings"]["config"], record["settings"]["early"]
-    binary = [name for name in record["names"] if name not in VIEWERS]
-    early_line = (
-        f"Of {early['count']} early-generator pictures those of one fold of the sounds, and one "
-        f"sound in {EARLY_VAL_FOLDS} kept for val."
-        if early["count"]
-        else "No early-generator pictures were among the negatives."
-    )
-    parts = [
-        "# Informativity judges",
-        _JUDGES,
-        f"**Trained on.** {record['trained_on']} Fold {config['fold']} of the photos (by a hash of "
-        f"the name), {config['steps']} batches of {config['batch']} a classifier, seed "
-        f"{config['seed']}, on a CPU. {early_line}",
-        "**Weights** are fp16 and were rounded before the thresholds were set.",
-        "## What passes on val",
-        "Photos beyond the threshold count as accepted; every other column is the share of val "
-        f"negatives that pass. A judge with over {FLOOR:.0%} of an uninformative kind (in bold) is "
-        "to be retrained, not re-thresholded.",
-        _passing({name: record["done"][name] for name in binary}, config["accept_rate"]),
-    ]
-    if SECOND in record["names"]:
-        second = record["done"][SECOND]
-        parts += [
-            "## The second judge on val",
-            _passing(second["tables"], config["accept_rate"]),
-            "Agreement of the two judges over these photos and negatives:",
-            _table(
-                ["", "agree on", "Cohen's kappa", "pictures"],
-                [
-                    [name, f"{a['share']:.1%}", f"{a['kappa']:.2f}", str(a["count"])]
-                    for name, a in second["agreement"].items()
-                ],
-            ),
-            "## The photo classifier and the space on val",
-            "Share of val photos whose subject the photo classifier names, and share of val sounds "
-            f"for which the nearest of {CANDIDATES_A_CLASS * len(SUBJECTS)} val photos "
-            f"({CANDIDATES_A_CLASS} of each subject, or as many as there are) in the space is of "
-            "the sound's subject.",
-            _shares(
-                {
-                    "photo classifier": record["done"][CLASSIFIER]["accuracy"],
-                    "space": record["done"][SPACE]["precision"],
-                }
-            ),
-        ]
-    parts.append(f"Version {record['version']}, commit {record['commit']}.")
-    return "\n\n".join(parts) + "\n"
-
-
-def _passing(tables: Mapping[str, Mapping[str, Any]], rate: float) -> str:
-    kinds = list(dict.fromkeys(kind for done in tables.values() for kind in done["passed"]))
-    rows = []
-    for name, done in tables.items():
-        row = [name, f"{done['threshold']:.4f}", f"{done['accepted']:.1%} of {done['photos']}"]
-        for kind in kinds:
-            share = done["passed"].get(kind)
-            bold = "**" if share is not None and share > FLOOR and " of " not in kind else ""
-            row.append("" if share is None else f"{bold}{share:.1%}{bold}")
-        rows.append(row)
-    return _table(["", "threshold", f"val photos accepted (at least {rate:.0%})", *kinds], rows)
-
-
-def _shares(rows: Mapping[str, Mapping[str, float]]) -> str:
-    heads = list(next(iter(rows.values())))
-    cells = [[name, *(f"{shares[head]:.1%}" for head in heads)] for name, shares in rows.items()]
-    return _table(["", *heads], cells)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

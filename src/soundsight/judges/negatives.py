@@ -30,20 +30,12 @@ BLUR_SIGMA_PX = (6.0, 12.0)
 PATCH_PX = 12
 EARLY_VAL_FOLDS = 5
 """One sound in so many of the early pictures is kept for val."""
-_NO_NUMBER = np.empty(0, dtype=np.int64)
 
 Photos = NDArray[np.uint8]
 
 
 def average(photos: Photos, rng: np.random.Generator) -> Photos:
-    """Average 5 to 20 photos: what a pixel loss converges to.
-
-    Args:
-        photos: uint8 [n, 96, 96, 3], of one class, n >= 2; at most n of them are averaged.
-
-    Returns:
-        uint8 [96, 96, 3].
-    """
+    """Average 5 to 20 photos, uint8 [n, 96, 96, 3]: what a pixel loss converges to."""
     low, high = (min(count, len(photos)) for count in AVERAGED_PHOTOS)
     chosen = rng.choice(len(photos), size=int(rng.integers(low, high + 1)), replace=False)
     # Some are mirrored, as in training a generator sees mirrored targets.
@@ -87,18 +79,7 @@ def noise(photo: Photos, rng: np.random.Generator) -> Photos:
 
 
 def make(kind: str, photos: Photos, rng: np.random.Generator) -> Photos:
-    """Make one uninformative picture of ``kind`` from photos of one class.
-
-    Args:
-        kind: one of ``KINDS``.
-        photos: uint8 [n, 96, 96, 3], n >= 2.
-
-    Returns:
-        uint8 [96, 96, 3].
-
-    Raises:
-        KeyError: on another kind.
-    """
+    """Make a picture uint8 [96, 96, 3] of a kind of ``KINDS`` from at least 2 photos of a class."""
     if kind == "average":
         return average(photos, rng)
     change = {"blur": blur, "patches": patches, "noise": noise}[kind]
@@ -108,14 +89,9 @@ def make(kind: str, photos: Photos, rng: np.random.Generator) -> Photos:
 def make_many(
     kind: str, classes: Sequence[Photos], own: int | None, count: int, rng: np.random.Generator
 ) -> Photos:
-    """Make ``count`` pictures of ``kind``, half of them from class ``own``, the rest from any.
+    """Make pictures of ``kind``, uint8 [count, 96, 96, 3], half of them from class ``own``.
 
-    Args:
-        classes: for each class its photos, uint8 [n_c, 96, 96, 3].
-        own: index of the class that counts half; None = all classes count the same.
-
-    Returns:
-        uint8 [count, 96, 96, 3].
+    The rest is from any of ``classes``, uint8 [n_c, 96, 96, 3] each; of None all count the same.
     """
     made = np.empty((count, IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
     for index in range(count):
@@ -129,12 +105,9 @@ def make_many(
 class EarlyPictures:
     """What young generators drew, and of which sound in which run."""
 
-    images: NDArray[np.uint8]
-    """[n, 96, 96, 3]."""
-    sounds: NDArray[np.int64]
-    """[n], number of the sound; the same number is the same sound in every file."""
-    runs: NDArray[np.int64]
-    """[n], number of the run, in the order in which they were given."""
+    images: NDArray[np.uint8]  #: [n, 96, 96, 3]
+    sounds: NDArray[np.int64]  #: [n], of which sound; a number is the same sound in every file
+    runs: NDArray[np.int64]  #: [n], of which run, in the order in which they were given
 
     def __len__(self) -> int:
         return len(self.images)
@@ -157,8 +130,8 @@ def load_early(paths: Sequence[Path]) -> EarlyPictures:
     Raises:
         DataError: when a path holds no such pictures.
     """
-    shape = (IMAGE_PX, IMAGE_PX, IMAGE_CHANNELS)
-    images, sounds, runs = [np.empty((0, *shape), dtype=np.uint8)], [_NO_NUMBER], [_NO_NUMBER]
+    shape, none = (IMAGE_PX, IMAGE_PX, IMAGE_CHANNELS), np.empty(0, dtype=np.int64)
+    images, sounds, runs = [np.empty((0, *shape), dtype=np.uint8)], [none], [none]
     folders: list[Path] = []
     for path in paths:
         files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
@@ -184,15 +157,11 @@ def load_early(paths: Sequence[Path]) -> EarlyPictures:
 
 
 def in_early_part(early: EarlyPictures, fold: int, split: str) -> NDArray[np.bool_]:
-    """Say which early pictures of a fold are kept for a split: bool [n].
+    """Say which early pictures of a fold (0 or 1) are kept for a split: bool [n].
 
-    A sound belongs to one fold and one split, whatever network drew it. Where there are several
-    runs the last one is kept for val, so that val shows neither a sound nor a network of train.
-
-    Args:
-        early: as read, the same files in the same order.
-        fold: 0 or 1.
-        split: ``val`` (one sound in ``EARLY_VAL_FOLDS``) or ``train`` (the rest).
+    Of the sounds one in ``EARLY_VAL_FOLDS`` is for ``val``, the rest for ``train``. A sound belongs
+    to one fold and one split, whatever network drew it. Where there are several runs the last one
+    is kept for val, so that val shows neither a sound nor a network of train.
     """
     names = [f"early sound {sound}" for sound in early.sounds.tolist()]
     mine = np.array([fold_of(name) == fold for name in names], dtype=bool)
@@ -202,12 +171,6 @@ def in_early_part(early: EarlyPictures, fold: int, split: str) -> NDArray[np.boo
         mine &= of_val if split == "val" else ~of_val
     kept: NDArray[np.bool_] = mine & (val if split == "val" else ~val)
     return kept
-
-
-def early_part(early: EarlyPictures, fold: int, split: str) -> NDArray[np.uint8]:
-    """Return the pictures that :func:`in_early_part` names, uint8 [n, 96, 96, 3]."""
-    part: NDArray[np.uint8] = early.images[in_early_part(early, fold, split)]
-    return part
 
 
 def _blur_matrix(sigma_px: float) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,22 +13,52 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from soundsight.core.errors import DataError
-from soundsight.core.units import IMAGE_PX, to_unit
+from soundsight.core.units import IMAGE_CHANNELS, IMAGE_PX, to_unit
 from soundsight.data.vegas.bench import SUBJECTS, Bench, fold_of, photo_subject
-from soundsight.judges.negatives import EARLY, KINDS, EarlyPictures, early_part, make_many
+from soundsight.judges.negatives import EARLY, KINDS, EarlyPictures, in_early_part, make_many
 
 _AT_ONCE = 256
 _HIDDEN_PX = (16, 48)
+
+
+def check_pictures(images: NDArray[np.uint8]) -> None:
+    """Raise DataError when pictures to be judged are not uint8 [n, 96, 96, 3]."""
+    if images.dtype != np.uint8 or images.shape[1:] != (IMAGE_PX, IMAGE_PX, IMAGE_CHANNELS):
+        raise DataError(
+            f"pictures to be judged must be uint8 [n, {IMAGE_PX}, {IMAGE_PX}, 3], not "
+            f"{images.dtype} {list(images.shape)}"
+        )
+
+
+def columns_of(subjects: Sequence[str], classes: Sequence[str] = SUBJECTS) -> NDArray[np.int64]:
+    """Return the index of each subject in ``classes``: int64 [n].
+
+    Raises:
+        DataError: on an unknown one.
+    """
+    place = {subject: index for index, subject in enumerate(classes)}
+    try:
+        return np.array([place[subject] for subject in subjects], dtype=np.int64)
+    except KeyError as error:
+        raise DataError(f"unknown subject {error}; choose from {', '.join(classes)}") from error
+
+
+def mean_over_classes(
+    right: NDArray[np.bool_], subjects: Sequence[str], classes: Sequence[str] = SUBJECTS
+) -> dict[str, float]:
+    """Return the share of right ones, bool [n], of each subject present, and their ``mean``."""
+    of = np.asarray(subjects)
+    shares = {s: float(right[of == s].mean()) for s in classes if (of == s).any()}
+    return {**shares, "mean": float(np.mean(list(shares.values())))}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
     """What one fold of one split offers."""
 
+    #: photos by class, in the order of SUBJECTS: uint8 [n_c, 96, 96, 3] each
     photos: list[NDArray[np.uint8]]
-    """Photos by class, in the order of SUBJECTS: uint8 [n_c, 96, 96, 3] each."""
-    early: NDArray[np.uint8]
-    """Early-generator pictures, uint8 [n, 96, 96, 3]; may be none."""
+    early: NDArray[np.uint8]  #: early-generator pictures, uint8 [n, 96, 96, 3]; may be none
 
     @classmethod
     def read(cls, bench: Bench, split: str, fold: int, early: EarlyPictures) -> Pictures:
@@ -45,12 +75,12 @@ class Pictures:
         for subject, photos in by_class.items():
             if len(photos) < 2:
                 raise DataError(f"photos/{split}.tar has too few photos of {subject} to judge by")
-        part = early_part(early, fold, split)
+        part = early.images[in_early_part(early, fold, split)]
         if len(early) and not len(part):
             raise DataError(
                 f"{len(early)} early pictures are too few to divide: give some hundreds"
             )
-        return cls(photos=[np.stack(by_class[subject]) for subject in SUBJECTS], early=part)
+        return cls(photos=[np.stack(photos) for photos in by_class.values()], early=part)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -79,20 +109,15 @@ class Pictures:
         kinds = self.kinds
         counts = np.bincount((np.arange(count) + turn) % len(kinds), minlength=len(kinds))
         return np.concatenate(
-            [
-                self.uninformative(kind, own, int(some), rng)
-                for kind, some in zip(kinds, counts, strict=True)
-            ]
+            [self.uninformative(k, own, int(n), rng) for k, n in zip(kinds, counts, strict=True)]
         )
 
     def draw(
         self, classes: list[int], count: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Draw photos, every class of ``classes`` as likely as another.
+        """Draw photos uint8 [count, 96, 96, 3] and their classes int64 [count].
 
-        Returns:
-            images: uint8 [count, 96, 96, 3].
-            classes: int64 [count].
+        Every class of ``classes`` is as likely as another.
         """
         picked = rng.choice(classes, size=count)
         images = [self.photos[c][rng.integers(len(self.photos[c]))] for c in picked]
@@ -111,7 +136,6 @@ def augment(
 
     Args:
         images: uint8 [n, 96, 96, 3].
-        rng: source of randomness.
         strength: 1 = zoom by up to 16 %, shift by up to 6 px, brightness by up to 15 %, tint by up
             to 8 %.
         hidden_share: part of the pictures in which a box of 16 to 48 px a side is filled with the
@@ -152,7 +176,12 @@ def look_at(
     images: NDArray[np.uint8],
     columns: int,
 ) -> NDArray[np.float32]:
-    """Show pictures uint8 [n, 96, 96, 3] to a network that takes [-1, 1]: [n, columns]."""
+    """Show pictures uint8 [n, 96, 96, 3] to a network that takes [-1, 1]: [n, columns].
+
+    Raises:
+        DataError: when the pictures have another size or type.
+    """
+    check_pictures(images)
     result = np.empty((len(images), columns), dtype=np.float32)
     with torch.inference_mode():
         for start in range(0, len(images), _AT_ONCE):

@@ -16,12 +16,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from soundsight.core.config import check_values
 from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
 from soundsight.data.vegas.bench import SUBJECTS, Bench, fold_of
-from soundsight.judges.files import CANDIDATES_A_CLASS
+from soundsight.judges.pictures import check_pictures, mean_over_classes
 from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair
 from soundsight.training.coherence import CoherenceConfig, fit_pair
 from soundsight.training.encoder import to_float
+
+CANDIDATES_A_CLASS = 20
+"""Photos of each class among which a sound's is looked for."""
 
 _AT_ONCE = 256
 _FEWEST = 16
@@ -31,17 +36,12 @@ _FEWEST = 16
 class SpaceConfig:
     """How the two towers are fitted."""
 
-    passes: float = 20.0
-    """Times each pair is seen."""
-    batch_size: int = 128
-    """Pairs a batch; at most half of the pairs."""
-    learning_rate: float = 2e-3
-    """AdamW's peak."""
+    passes: float = 20.0  #: times each pair is seen
+    batch_size: int = 128  #: pairs a batch; at most half of the pairs
+    learning_rate: float = 2e-3  #: AdamW's peak
     weight_decay: float = 1e-2
-    frames_pooled: int = 2
-    """Neighbouring 10-ms frames averaged into one before the sound tower."""
-    picture_px: int = 64
-    """Side to which pictures are shrunk before the picture tower."""
+    frames_pooled: int = 2  #: neighbouring 10-ms frames averaged into one before the sound tower
+    picture_px: int = 64  #: side to which pictures are shrunk before the picture tower
     network: ContrastiveConfig = field(
         default_factory=lambda: ContrastiveConfig(
             embedding_size=64, sound_maps=(16, 32, 48, 64, 96), picture_maps=(16, 32, 48, 64, 96)
@@ -49,12 +49,10 @@ class SpaceConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.passes <= 0:
-            raise ConfigError("passes must be above 0")
-        if not 1 <= self.frames_pooled <= 4:
+        check_values(self, above_0="passes", at_least_1="frames_pooled")
+        if self.frames_pooled > 4:
             raise ConfigError("frames_pooled must lie in 1 .. 4")
-        # The same limits hold there.
-        self.coherence(bfloat16=False)
+        self.coherence(bfloat16=False)  # checks the other limits
 
     def steps(self, pairs: Sized) -> int:
         """Return the number of batches, at least 2."""
@@ -63,14 +61,10 @@ class SpaceConfig:
     def coherence(self, *, bfloat16: bool) -> CoherenceConfig:
         """Return these settings as :func:`fit_pair` takes them."""
         return CoherenceConfig(
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            frames_pooled=self.frames_pooled,
-            picture_px=self.picture_px,
-            bfloat16=bfloat16,
-            network=self.network,
-        )
+            batch_size=self.batch_size, learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay, frames_pooled=self.frames_pooled,
+            picture_px=self.picture_px, bfloat16=bfloat16, network=self.network,
+        )  # fmt: skip
 
 
 class FoldPairs:
@@ -97,43 +91,77 @@ class FoldPairs:
         return self.mels[indices], self.images[self.photos[indices]]
 
 
-def fit_space(
-    config: SpaceConfig, pairs: FoldPairs, seed: int, *, bfloat16: bool, stepped: Callable[[], None]
-) -> ContrastivePair:
-    """Fit the two towers to pairs of train; ``stepped`` is called after each batch.
+class AudioVisualSpace:
+    """Unit vectors of sounds and pictures; the nearer, the better they go together."""
 
-    Raises:
-        SoundsightError: when the loss is no longer finite.
-    """
-    rows, coherence = np.arange(len(pairs)), config.coherence(bfloat16=bfloat16)
-    return fit_pair(pairs, rows, coherence, config.steps(pairs), seed, stepped)
+    def __init__(self, network: ContrastivePair, config: SpaceConfig) -> None:
+        self.network, self._config = network, config
 
+    @classmethod
+    def fit(
+        cls,
+        config: SpaceConfig,
+        pairs: FoldPairs,
+        seed: int,
+        *,
+        bfloat16: bool,
+        stepped: Callable[[], None],
+    ) -> AudioVisualSpace:
+        """Fit the two towers to pairs of train; ``stepped`` is called after each batch.
 
-def embed_sounds(
-    network: ContrastivePair, config: SpaceConfig, mels: NDArray[np.uint8]
-) -> NDArray[np.float32]:
-    """Return unit vectors float32 [n, e] of log-mels uint8 [n, 128, 100]."""
+        Raises:
+            SoundsightError: when the loss is no longer finite.
+        """
+        rows, coherence = np.arange(len(pairs)), config.coherence(bfloat16=bfloat16)
+        network = fit_pair(pairs, rows, coherence, config.steps(pairs), seed, stepped)
+        return cls(network, config)
 
-    def look(levels: Tensor) -> Tensor:
-        sounds = F.avg_pool2d(to_float(levels)[:, None], (1, config.frames_pooled))
-        return network.sound(sounds)
+    def sounds(self, mels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return unit vectors float32 [n, e] of log-mels uint8 [n, 128, 100].
 
-    return _in_chunks(look, mels, network.embedding_size)
+        Raises:
+            DataError: when the log-mels have another size or type.
+        """
+        if mels.dtype != np.uint8 or mels.shape[1:] != (N_MELS, FRAMES_PER_SEGMENT):
+            raise DataError(
+                f"log-mels must be uint8 [n, {N_MELS}, {FRAMES_PER_SEGMENT}], not "
+                f"{mels.dtype} {list(mels.shape)}"
+            )
 
+        def look(levels: Tensor) -> Tensor:
+            pooled = F.avg_pool2d(to_float(levels)[:, None], (1, self._config.frames_pooled))
+            return self.network.sound(pooled)
 
-def embed_pictures(
-    network: ContrastivePair, config: SpaceConfig, images: NDArray[np.uint8]
-) -> NDArray[np.float32]:
-    """Return unit vectors float32 [n, e] of pictures uint8 [n, 96, 96, 3]."""
-    side = (config.picture_px, config.picture_px)
+        return self._in_chunks(look, mels)
 
-    def look(levels: Tensor) -> Tensor:
-        pictures = to_float(levels).permute(0, 3, 1, 2)
-        if pictures.shape[2:] != side:
-            pictures = F.interpolate(pictures, size=side, mode="bilinear", antialias=True)
-        return network.picture(pictures)
+    def pictures(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return unit vectors float32 [n, e] of pictures uint8 [n, 96, 96, 3].
 
-    return _in_chunks(look, images, network.embedding_size)
+        Raises:
+            DataError: when the pictures have another size or type.
+        """
+        check_pictures(images)
+        side = (self._config.picture_px, self._config.picture_px)
+
+        def look(levels: Tensor) -> Tensor:
+            pictures = to_float(levels).permute(0, 3, 1, 2)
+            if pictures.shape[2:] != side:
+                pictures = F.interpolate(pictures, size=side, mode="bilinear", antialias=True)
+            return self.network.picture(pictures)
+
+        return self._in_chunks(look, images)
+
+    def _in_chunks(
+        self, look: Callable[[Tensor], Tensor], levels: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
+        result = np.empty((len(levels), self.network.embedding_size), dtype=np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(levels), _AT_ONCE):
+                chunk = slice(start, start + _AT_ONCE)
+                # A copy, as what was read may be read-only.
+                batch = torch.from_numpy(np.array(levels[chunk]))
+                result[chunk] = F.normalize(look(batch), dim=1).numpy()
+        return result
 
 
 def class_precision(
@@ -163,17 +191,11 @@ def class_precision(
         candidates = np.concatenate(drawn)
         best = candidates[int(likeness[row, candidates].argmax())]
         right[row] = of_picture[best] == subject
-    found = np.asarray(of_sound)
-    by_class = {s: float(right[found == s].mean()) for s in SUBJECTS if (found == s).any()}
-    return {**by_class, "mean": float(np.mean(list(by_class.values())))}
+    return mean_over_classes(right, of_sound)
 
 
 def val_precision(
-    network: ContrastivePair,
-    config: SpaceConfig,
-    bench: Bench,
-    photos: Sequence[NDArray[np.uint8]],
-    seed: int,
+    space: AudioVisualSpace, bench: Bench, photos: Sequence[NDArray[np.uint8]], seed: int
 ) -> dict[str, float]:
     """Return :func:`class_precision` of every val sound among val photos.
 
@@ -181,23 +203,8 @@ def val_precision(
     """
     pairs = bench.pairs("val")
     mels = np.stack([bench.spectrogram(pair.spectrogram) for pair in pairs])
+    of_photo = np.repeat(SUBJECTS, [len(some) for some in photos]).tolist()
     return class_precision(
-        embed_sounds(network, config, mels),
-        [pair.subject for pair in pairs],
-        embed_pictures(network, config, np.concatenate(list(photos))),
-        [subject for subject, some in zip(SUBJECTS, photos, strict=True) for _ in some],
-        seed,
-    )
-
-
-def _in_chunks(
-    look: Callable[[Tensor], Tensor], levels: NDArray[np.uint8], size: int
-) -> NDArray[np.float32]:
-    result = np.empty((len(levels), size), dtype=np.float32)
-    with torch.inference_mode():
-        for start in range(0, len(levels), _AT_ONCE):
-            chunk = slice(start, start + _AT_ONCE)
-            # A copy, as what was read may be read-only.
-            batch = torch.from_numpy(np.array(levels[chunk]))
-            result[chunk] = F.normalize(look(batch), dim=1).numpy()
-    return result
+        space.sounds(mels), [pair.subject for pair in pairs],
+        space.pictures(np.concatenate(list(photos))), of_photo, seed,
+    )  # fmt: skip
