@@ -17,10 +17,10 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
@@ -36,16 +36,15 @@ if TYPE_CHECKING:
 
     from soundsight.core.protocol import Hello, WindowFacts
 
+_T = TypeVar("_T")
+
 _FRAMES_PER_S = 32
 _STREAM_TIMEOUT_S = 30.0
 
-_OWN_NAMES = frozenset(
-    (
-        "localhost", "localhost.localdomain", "localhost4", "localhost4.localdomain4", "localhost6",
-        "localhost6.localdomain6", "ip6-localhost", "ip6-loopback",
-    )
-)  # fmt: skip
-"""Common names of the loopback address, besides ``*.localhost``."""
+_OWN_NAMES = re.compile(
+    r"(.+\.)?localhost|localhost[46]?(\.localdomain[46]?)?|ip6-(localhost|loopback)"
+)
+"""Common names of the loopback address."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,15 +170,9 @@ class Client:
             "strict": strict, **({} if track is None else {"track": track}),
         }  # fmt: skip
         with body as file:
-            answer = self._ask(
-                "POST", "/v1/translate", params=options, files={"sound": (name, file)}
+            return self._json(
+                "POST", "/v1/translate", _imagined, params=options, files={"sound": (name, file)}
             )
-        try:
-            told = answer.json()
-            warnings = tuple(str(line) for line in told["warnings"])
-            return [_imagined(picture, warnings) for picture in told["pictures"]]
-        except (ValueError, KeyError, TypeError, OSError):  # OSError: no picture
-            raise self._strange() from None
 
     def model(self) -> dict[str, Any]:
         """Facts about the model that the server has.
@@ -187,18 +180,13 @@ class Client:
         Raises:
             ServerError: when the server cannot be reached or refuses.
         """
-        try:
-            return dict(self._ask("GET", "/v1/model").json())
-        except (ValueError, TypeError):
-            raise self._strange() from None
+        return self._json("GET", "/v1/model", dict)
 
     def ready(self) -> bool:
         """Whether the server takes new streams and requests; False where there is none."""
-        try:
-            self._ask("GET", "/readyz")
-        except ServerError:
-            return False
-        return True
+        with contextlib.suppress(ServerError), self._asked("GET", "/readyz"):
+            return True
+        return False
 
     def storyboard(
         self,
@@ -228,8 +216,6 @@ class Client:
             ConfigError: on another suffix.
             OutputError: when ``out`` cannot be written.
         """
-        import httpx
-
         from soundsight.views.event_files import SUFFIXES
 
         path = Path(out)
@@ -242,49 +228,58 @@ class Client:
             **({} if track is None else {"track": track}),
         }  # fmt: skip
         body, name = _body(os.fspath(sound), None)
-        with body as file, atomic_file(path) as temporary:
-            try:
-                with self._http.stream(
-                    "POST", "/v1/storyboard", params={**options, "name": name},
-                    files={"sound": (name, file)},
-                ) as answer:  # fmt: skip
-                    if answer.is_error:
-                        answer.read()
-                        raise _refused(answer)
-                    with temporary.open("wb") as written:
-                        for part in answer.iter_bytes():
-                            written.write(part)
-            except httpx.HTTPError as error:
-                raise self._unreachable(error) from None
+        with (
+            body as file,
+            atomic_file(path) as temporary,
+            self._asked(
+                "POST", "/v1/storyboard", params={**options, "name": name},
+                files={"sound": (name, file)},
+            ) as answer,
+            temporary.open("wb") as written,
+        ):  # fmt: skip
+            for part in answer.iter_bytes():
+                written.write(part)
         return path
 
-    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+    @contextlib.contextmanager
+    def _asked(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
+        """The answer to a request, read within the block; all that can go wrong in words."""
         import httpx
 
         try:
-            answer = self._http.request(method, path, **options)
+            with self._http.stream(method, path, **options) as answer:
+                if answer.is_error:
+                    answer.read()
+                    try:
+                        message = str(answer.json()["error"]["message"])
+                    except (ValueError, KeyError, TypeError):
+                        message = f"it answered {answer.status_code}: is it a soundsight server?"
+                    raise ServerError(f"{answer.url.host}: {first_line(ValueError(message))}")
+                yield answer
         except httpx.HTTPError as error:
-            raise self._unreachable(error) from None
-        if answer.is_error:
-            raise _refused(answer)
-        return answer
-
-    def _strange(self) -> ServerError:
-        return ServerError(f"{self.url} answers something else: is it a soundsight server?")
-
-    def _unreachable(self, error: Exception) -> ServerError:
-        import httpx
-
-        if isinstance(error, httpx.TimeoutException):
-            return ServerError(f"{self.url} does not answer in time: try again, or raise timeout_s")
-        if "CERTIFICATE" in str(error):
-            return ServerError(
-                f"{self.url} has a certificate that nobody vouches for: pass verify=, its path or "
-                "False"
+            why = (
+                f"cannot reach {self.url} ({first_line(error)}): is  soundsight serve  running "
+                "there?"
             )
-        return ServerError(
-            f"cannot reach {self.url} ({first_line(error)}): is  soundsight serve  running there?"
-        )
+            if isinstance(error, httpx.TimeoutException):
+                why = f"{self.url} does not answer in time: try again, or raise timeout_s"
+            elif "CERTIFICATE" in str(error):
+                why = (
+                    f"{self.url} has a certificate that nobody vouches for: pass verify=, its "
+                    "path or False"
+                )
+            raise ServerError(why) from None
+
+    def _json(self, method: str, path: str, read: Callable[[Any], _T], **options: Any) -> _T:
+        """What is read of an answer's JSON."""
+        with self._asked(method, path, **options) as answer:
+            answer.read()
+            try:
+                return read(answer.json())
+            except (ValueError, KeyError, TypeError, OSError):  # OSError: no picture
+                raise ServerError(
+                    f"{self.url} answers something else: is it a soundsight server?"
+                ) from None
 
     def stream(
         self,
@@ -433,7 +428,7 @@ def _int16(block: NDArray[Any]) -> NDArray[np.int16]:
 def is_this_machine(host: str) -> bool:
     """Whether a host's name or address means this machine; no name server is asked."""
     name = host.lower().rstrip(".")
-    if name in _OWN_NAMES or name.endswith(".localhost"):
+    if _OWN_NAMES.fullmatch(name):
         return True
     with contextlib.suppress(ValueError, OSError):
         if re.fullmatch(r"[0-9a-fx.]+", name):  # 127.1 and 0x7f000001 are addresses, too
@@ -471,28 +466,26 @@ def _body(sound: Any, rate_hz: int | None) -> tuple[Any, str]:
     return file, "samples.wav"
 
 
-def _refused(answer: httpx.Response) -> ServerError:
-    try:
-        message = str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        message = f"it answered {answer.status_code}: is it a soundsight server?"
-    return ServerError(f"{answer.url.host}: {first_line(ValueError(message))}")
-
-
-def _imagined(values: dict[str, Any], warnings: tuple[str, ...]) -> Imagined:
+def _imagined(told: Any) -> list[Imagined]:
+    """Read the answer to a translation."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(base64.b64decode(values["png"]))) as picture:
-        image = np.asarray(picture.convert("RGB"), np.uint8)
-    return Imagined(
-        image=image,
-        second=float(values["second"]),
-        draw=int(values["draw"]),
-        state=State(values["state"]),
-        name=str(values["name"]),
-        second_guess=str(values["second_guess"]),
-        confidence=values["confidence"],
-        ood_score=values["ood_score"],
-        level_dbfs=float(values["level_dbfs"]),
-        warnings=warnings,
-    )
+    found = []
+    for values in told["pictures"]:
+        with Image.open(io.BytesIO(base64.b64decode(values["png"]))) as picture:
+            image = np.asarray(picture.convert("RGB"), np.uint8)
+        found.append(
+            Imagined(
+                image=image,
+                second=float(values["second"]),
+                draw=int(values["draw"]),
+                state=State(values["state"]),
+                name=str(values["name"]),
+                second_guess=str(values["second_guess"]),
+                confidence=values["confidence"],
+                ood_score=values["ood_score"],
+                level_dbfs=float(values["level_dbfs"]),
+                warnings=tuple(map(str, told["warnings"])),
+            )
+        )
+    return found

@@ -57,19 +57,12 @@ def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
     faults: list[str] = []
     made = browser.new_page(**options)
     made.on("pageerror", lambda error: faults.append(str(error)))
-    made.on(
-        "console",
-        # A refused request is told in the console, too, whatever the page makes of it.
-        lambda said: (
-            said.type == "error"
-            and "Failed to load resource" not in said.text
-            and faults.append(said.text)
-        ),
-    )
+    made.on("console", lambda said: said.type == "error" and faults.append(said.text))
     made.goto(address)
     yield made
     made.close()
-    assert faults == []
+    # A refused request is told in the console, too, whatever the page makes of it.
+    assert [fault for fault in faults if "Failed to load resource" not in fault] == []
 
 
 @pytest.fixture
@@ -84,20 +77,35 @@ def long_sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tones(tmp_path_factory.mktemp("long") / "long.flac", (1800, 0.1), rate_hz=8000)
 
 
+def region(page: Any, name: str) -> Any:
+    """The section of a file."""
+    return page.get_by_role("region", name=name, exact=True)
+
+
+def button(place: Any, name: str) -> Any:
+    return place.get_by_role("button", name=name, exact=True)
+
+
 def choose(page: Any, *files: Path) -> None:
     page.get_by_label("Choose files").set_input_files([str(file) for file in files])
 
 
 def told(page: Any, file: Path) -> Any:
     """The section of a file, once its storyboard is done."""
-    section = page.get_by_role("region", name=file.name, exact=True)
-    section.get_by_role("button", name="Sheet (PNG)").wait_for(timeout=60_000)
+    section = region(page, file.name)
+    button(section, "Sheet (PNG)").wait_for(timeout=60_000)
     return section
 
 
-def title(section: Any) -> str:
+def told_of(page: Any, file: Path) -> Any:
+    """Choose a file and wait for its storyboard."""
+    choose(page, file)
+    return told(page, file)
+
+
+def says(section: Any, words: str) -> None:
     """What is said of the present time."""
-    return str(section.locator(".board-title").inner_text())
+    expect(section.locator(".board-title")).to_have_text(words)
 
 
 def until(page: Any, expression: str) -> None:
@@ -116,14 +124,13 @@ def slider(section: Any) -> Any:
 
 
 def test_a_sound_is_told(page: Any, dog: Path) -> None:
-    choose(page, dog)
-    section = told(page, dog)
+    section = told_of(page, dog)
     expect(section.locator(".file-state")).to_have_text("0:13.0, 2 events")
     expect(section.locator(".board-card")).to_have_count(2)
-    assert title(section) == "quiet"
+    says(section, "quiet")
     expect(section.locator(".board-picture img")).to_be_hidden()
     section.locator(".board-card").first.click()
-    expect(section.locator(".board-title")).to_have_text("a familiar sound")
+    says(section, "a familiar sound")
     image = section.get_by_role("img", name="Imagined picture: a familiar sound")
     expect(image).to_be_visible()
     assert image.evaluate("image => image.naturalWidth") == 96
@@ -133,8 +140,7 @@ def test_a_sound_is_told(page: Any, dog: Path) -> None:
 
 
 def test_the_time_line_is_moved_by_keys_and_by_pointer(page: Any, dog: Path) -> None:
-    choose(page, dog)
-    section = told(page, dog)
+    section = told_of(page, dog)
     line = slider(section)
     line.focus()
     steps = (
@@ -150,13 +156,12 @@ def test_the_time_line_is_moved_by_keys_and_by_pointer(page: Any, dog: Path) -> 
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 50)
     now = "document.querySelector('[role=slider]').getAttribute('aria-valuenow')"
     until(page, f"Math.abs({now} - 6.5) < 0.1")
-    expect(section.locator(".board-title")).to_have_text("quiet")
+    says(section, "quiet")
 
 
 def test_pictures_are_in_time_with_the_sound(page: Any, dog: Path) -> None:
     """While it plays, what is shown is what is said of the media element's own time."""
-    choose(page, dog)
-    section = told(page, dog)
+    section = told_of(page, dog)
     # Watches as it plays: the element's time and what is shown, before each frame is painted.
     page.evaluate(
         """() => {
@@ -175,11 +180,11 @@ def test_pictures_are_in_time_with_the_sound(page: Any, dog: Path) -> None:
           requestAnimationFrame(look);
         }"""
     )
-    section.get_by_role("button", name="Play", exact=True).click()
-    expect(section.get_by_role("button", name="Pause")).to_be_visible()
+    button(section, "Play").click()
+    expect(button(section, "Pause")).to_be_visible()
     until(page, "window.seen.at(-1)?.[0] > 3.6")
-    section.get_by_role("button", name="Pause").click()
-    expect(section.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    button(section, "Pause").click()
+    expect(button(section, "Play")).to_be_visible()
     seen = page.evaluate("window.seen")
     assert len(seen) > 20
     for at_s, shown, _ in seen:
@@ -195,8 +200,7 @@ def test_a_video_is_shown_beside(page: Any, tmp_path: Path) -> None:
     from recipes.synth import write_video
 
     path = write_video(tmp_path / "fire.mp4", "fireworks", 3.0, 0, size_px=192)
-    choose(page, path)
-    section = told(page, path)
+    section = told_of(page, path)
     expect(section.get_by_text("the video itself")).to_be_visible()
     video = section.locator("video")
     until(page, "document.querySelector('video').readyState >= 1")
@@ -208,35 +212,33 @@ def test_a_video_is_shown_beside(page: Any, tmp_path: Path) -> None:
 
 def test_what_the_browser_cannot_play_is_told_all_the_same(page: Any, tmp_path: Path) -> None:
     path = write_tones(tmp_path / "x.au", (1, 0), (2, 1), (1, 0), format="AU")
-    choose(page, path)
-    section = told(page, path)
+    section = told_of(page, path)
     expect(section.get_by_text("This browser cannot play the file")).to_be_visible()
-    section.get_by_role("button", name="Play without sound").click()
-    expect(section.get_by_role("button", name="Pause")).to_be_visible()
+    button(section, "Play without sound").click()
+    expect(button(section, "Pause")).to_be_visible()
     expect(section.locator(".board-picture img")).to_be_visible()
-    expect(section.locator(".board-title")).to_have_text("quiet")
+    says(section, "quiet")
 
 
 def test_several_files_one_after_the_other(page: Any, dog: Path, tmp_path: Path) -> None:
     still = write_tones(tmp_path / "still.wav", (2, 0))
     text = tmp_path / "notes.txt"
     text.write_text("no sound")
-    choose(page, dog, text, still)
+    short = write_tones(tmp_path / "short.wav", (0.02, 1))
+    choose(page, dog, text, short, still)
     told(page, dog)
     section = told(page, still)
     expect(section.locator(".file-state")).to_have_text("0:02.0, quiet from beginning to end")
-    failed = page.get_by_role("region", name="notes.txt")
+    # A message does not alter the name.
+    expect(region(page, "short.wav").locator(".is-fault")).to_have_text(
+        "short.wav has only 20 ms of sound: at least 100 ms are needed."
+    )
+    failed = region(page, "notes.txt")
     expect(failed.locator(".file-state.is-fault")).to_have_text(
         "Cannot read notes.txt: it is no sound or video file, or it is damaged or cut short."
     )
-    failed.get_by_role("button", name="Remove").click()
-    expect(page.locator(".file-job")).to_have_count(2)
-
-
-def test_a_message_does_not_alter_the_name(page: Any, tmp_path: Path) -> None:
-    choose(page, write_tones(tmp_path / "short.wav", (0.02, 1)))
-    failed = page.get_by_role("region", name="short.wav").locator(".is-fault")
-    expect(failed).to_have_text("short.wav has only 20 ms of sound: at least 100 ms are needed.")
+    button(failed, "Remove").click()
+    expect(page.locator(".file-job")).to_have_count(3)
 
 
 def test_dropped_files(page: Any, dog: Path) -> None:
@@ -255,8 +257,7 @@ def test_dropped_files(page: Any, dog: Path) -> None:
 def test_a_name_is_no_markup(page: Any, dog: Path) -> None:
     name = "<img src=x onerror=window.evil=1>&amp;.wav"
     path = dog.rename(dog.with_name(name))
-    choose(page, path)
-    section = told(page, path)
+    section = told_of(page, path)
     expect(section.get_by_role("heading")).to_have_text(name)
     assert page.evaluate("window.evil") is None
     assert page.locator("img[src=x]").count() == 0
@@ -278,8 +279,7 @@ def test_settings(page: Any, dog: Path) -> None:
 
 
 def test_files_to_keep(page: Any, dog: Path, tmp_path: Path) -> None:
-    choose(page, dog)
-    section = told(page, dog)
+    section = told_of(page, dog)
     for words, suffix in (("Sheet", "png"), ("Film", "mp4"), ("Page", "html"), ("Data", "json")):
         with page.expect_download(timeout=60_000) as saved:
             section.get_by_role("button", name=words).click()
@@ -298,13 +298,13 @@ def test_files_to_keep(page: Any, dog: Path, tmp_path: Path) -> None:
 
 def test_cancel(page: Any, long_sound: Path) -> None:
     choose(page, long_sound)
-    section = page.get_by_role("region", name="long.flac")
+    section = region(page, "long.flac")
     expect(section.locator(".file-state", has_text=" of 30:00")).to_be_visible()
     assert section.get_by_role("progressbar").evaluate("bar => bar.value") < 1
-    section.get_by_role("button", name="Cancel").click()
+    button(section, "Cancel").click()
     expect(section.locator(".file-state")).to_have_text("cancelled")
     expect(section.get_by_role("progressbar")).to_be_hidden()
-    section.get_by_role("button", name="Remove").click()
+    button(section, "Remove").click()
     expect(page.locator(".file-job")).to_have_count(0)
 
 
@@ -317,7 +317,7 @@ def test_the_token_is_asked_for(browser: Any, serving: Any, tiny_model: Path, do
             page.keyboard.press("Enter")
             field = page.get_by_label("The token is wrong.")
             field.fill("secret")
-            page.get_by_role("button", name="Go on").click()
+            button(page, "Go on").click()
             told(page, dog)
             expect(field).to_be_hidden()
         with opened(browser, f"{address}file#token=secret") as page:
@@ -335,10 +335,10 @@ def test_too_big_and_too_long(browser: Any, serving: Any, tiny_model: Path, tmp_
         opened(browser, f"{address}file") as page,
     ):
         choose(page, big, long)
-        state = page.get_by_role("region", name="big.wav").locator(".is-fault")
+        state = region(page, "big.wav").locator(".is-fault")
         expect(state).to_be_visible()
         assert "too big" in state.inner_text() or "longer than" in state.inner_text()
-        state = page.get_by_role("region", name="long.flac").locator(".is-fault")
+        state = region(page, "long.flac").locator(".is-fault")
         expect(state).to_contain_text("longer than 12 s, the most that is taken")
 
 
@@ -350,13 +350,13 @@ def test_the_server_is_gone(
         opened(browser, f"{address}file") as page,
     ):
         choose(page, long_sound)
-        section = page.get_by_role("region", name="long.flac")
+        section = region(page, "long.flac")
         expect(section.locator(".file-state", has_text=" of 30:00")).to_be_visible()
         process.kill()
         gone = "The server does not answer. Is it still running?"
         expect(section.locator(".is-fault")).to_have_text(gone)
         choose(page, dog)
-        state = page.get_by_role("region", name="dog.wav").locator(".is-fault")
+        state = region(page, "dog.wav").locator(".is-fault")
         expect(state).to_have_text(gone)
 
 
@@ -417,7 +417,7 @@ def test_by_keyboard_alone(page: Any, dog: Path) -> None:
     assert any(words.startswith("1 a familiar sound") for words in reached)
     slider(section).focus()
     page.keyboard.press("Space")
-    expect(section.get_by_role("button", name="Pause")).to_be_visible()
+    expect(button(section, "Pause")).to_be_visible()
 
 
 # --- the saved page --------------------------------------------------------------------------
@@ -444,10 +444,10 @@ def test_the_saved_page_plays(browser: Any, saved: Callable[..., Path], dog: Pat
     context.on("request", lambda request: asked.append(request.url))
     with opened(context, address) as page:
         expect(page.get_by_role("heading")).to_have_text("dog.wav")
-        page.get_by_role("button", name="Next event").click()
+        button(page, "Next event").click()
         expect(page.locator(".board-picture img")).to_be_visible()
-        page.get_by_role("button", name="Play", exact=True).click()
-        expect(page.locator(".board-title")).to_have_text("quiet")
+        button(page, "Play").click()
+        says(page, "quiet")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     context.close()
     assert {url.partition(":")[0] for url in asked} <= {"file", "blob", "data"}

@@ -28,6 +28,8 @@ from soundsight.views.events import sureness
 
 playwright = pytest.importorskip("playwright.sync_api")
 
+STATIC = Path(protocol.__file__).parents[1] / "server" / "static"
+
 FAKE = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
@@ -160,6 +162,10 @@ def states(page: Any) -> list[str]:
     return [s["state"] for s in page.evaluate("seen") if s["kind"] == "state"]
 
 
+def text(page: Any, place: str) -> str:
+    return str(page.locator(place).inner_text())
+
+
 def listens(page: Any, address: str) -> None:
     page.goto(address)
     page.click("#start")
@@ -179,24 +185,23 @@ def test_a_sound_is_marked_pictured_kept_a_while_and_gone(
       Number(getComputedStyle(document.querySelector(".layer.is-shown")).opacity),
     ]"""
     with page_of(driver, beeps) as page:
+        loaded: dict[str, int] = {}
+        page.on("response", lambda answer: loaded.update({answer.url: len(answer.body())}))
         listens(page, address)
         reaches(page, "picture")
-        assert page.locator("#tag").inner_text() == "imagined"
-        assert page.locator("#tag").is_visible()
-        assert page.locator("#mark").is_visible()
-        assert page.locator("#sure").is_visible()
+        assert text(page, "#tag") == "imagined"
+        for place in ("#tag", "#mark", "#sure"):
+            assert page.locator(place).is_visible()
         page.wait_for_timeout(500)
         now = page.evaluate(look)
         reaches(page, "past")
         page.wait_for_timeout(500)
         past = page.evaluate(look)
         assert all(a != b for a, b in zip(now, past, strict=True)), (now, past)
-        when = page.locator("#when").inner_text()
-        assert "heard" in when
-        assert "ago" in when
+        assert re.match(r"heard \d+ s ago", text(page, "#when"))
         reaches(page, "quiet")
         assert not page.locator("#tag").is_visible()
-        assert page.locator("#headline").inner_text() == "Quiet"
+        assert text(page, "#headline") == "Quiet"
         # On a busy machine the sound may stop coming for a while, and the page says so.
         told = [s for s in states(page) if s not in ("starting", "not_listening")]
         wanted = ["start", "quiet", "sound", "picture", "past", "quiet"]
@@ -207,6 +212,11 @@ def test_a_sound_is_marked_pictured_kept_a_while_and_gone(
         assert not any(
             asked[k] for k in ("echoCancellation", "noiseSuppression", "autoGainControl")
         )
+        # The page loads nothing from elsewhere, and is light.
+        assert all(url.startswith(address) for url in loaded), loaded
+        assert any(url.endswith("live.js") for url in loaded)
+        # What the audio thread loads is not told to the page.
+        assert sum(loaded.values()) + (STATIC / "worklet.js").stat().st_size < 200_000
 
 
 def test_a_picture_that_was_taken_back_does_not_come_back_as_the_past(
@@ -243,7 +253,7 @@ def test_a_dog_then_silence_then_water(driver: Any, serving: Any, tmp_path: Path
     with serving("--port", "0") as (own, _), page_of(driver, tmp_path / "m.wav") as page:
         listens(page, own)
         reaches(page, "picture")
-        assert page.locator("#headline").inner_text().lower().rstrip("?") == "dog"
+        assert text(page, "#headline").lower().rstrip("?") == "dog"
         reaches(page, "quiet")
         page.wait_for_function("() => document.querySelectorAll('.strip .entry').length >= 2")
         page.wait_for_timeout(4000)
@@ -298,6 +308,7 @@ class Scripted:
 
 
 RED, BLUE = (200, 20, 20), (20, 20, 200)
+PICTURE: dict[str, Any] = {"state": State.PICTURE}
 
 
 def test_headline_picture_and_strip_come_from_one_state(
@@ -305,108 +316,80 @@ def test_headline_picture_and_strip_come_from_one_state(
 ) -> None:
     """An event is what its surest moment says; what is no longer recognised is told apart."""
 
-    def headline() -> str:
-        return str(page.locator("#headline").inner_text())
-
-    def names() -> list[str]:
-        return list(page.locator(".strip .entry b").all_inner_texts())
-
-    def shown() -> list[int]:
-        # Both layers are painted while one fades into the other: only what is shown counts.
-        page.wait_for_timeout(1500)
-        return list(
-            page.evaluate(
+    def says(headline: str, *names: str, colour: tuple[int, int, int] | None = None) -> None:
+        told = text(page, "#headline"), page.locator(".strip .entry b").all_inner_texts()
+        assert told == (headline, list(names))
+        if colour is not None:
+            # Both layers are painted while one fades into the other: only what is shown counts.
+            page.wait_for_timeout(1500)
+            shown = page.evaluate(
                 "() => [...document.querySelector('.layer.is-shown').getContext('2d')"
                 ".getImageData(300, 300, 1, 1).data].slice(0, 3)"
             )
-        )
+            np.testing.assert_allclose(shown, colour, atol=12)
 
     with page_of(driver, steady) as page:
         server = Scripted(page)
         listens(page, address)
-        picture = {"state": State.PICTURE, "repeats": 1}
-        server.now = {**picture, "name": "baby crying", "confidence": 0.93, "colour": RED}
+        server.now = {**PICTURE, "name": "baby crying", "confidence": 0.93, "colour": RED}
         reaches(page, "picture")
-        assert headline() == "Baby crying"
-        np.testing.assert_allclose(shown(), RED, atol=12)
-        server.now = {
-            **picture, "name": "fireworks", "confidence": 0.6, "colour": BLUE, "repeats": 2,
-        }  # fmt: skip
+        says("Baby crying", "baby crying", colour=RED)
+        fireworks = {**PICTURE, "name": "fireworks"}
+        server.now = {**fireworks, "confidence": 0.6, "colour": BLUE, "repeats": 2}
         page.locator(".strip b", has_text="\u00d72").wait_for()
-        assert (headline(), names()) == ("Baby crying", ["baby crying \u00d72"])
-        np.testing.assert_allclose(shown(), RED, atol=12)
-        assert page.locator("#sure-words").inner_text() == "quite sure"
-        server.now = {**picture, "name": "fireworks", "confidence": 0.95, "colour": BLUE}
+        says("Baby crying", "baby crying \u00d72", colour=RED)
+        assert text(page, "#sure-words") == "quite sure"
+        server.now = {**fireworks, "confidence": 0.95, "colour": BLUE}
         page.locator("#headline", has_text="Fireworks").wait_for()
-        assert names() == ["fireworks"]
-        np.testing.assert_allclose(shown(), BLUE, atol=12)
+        says("Fireworks", "fireworks", colour=BLUE)
 
         server.now = {"state": State.NOTHING_RECOGNISABLE}
         reaches(page, "nothing")
         page.wait_for_timeout(1500)
-        assert (headline(), names()) == (
-            "Nothing recognisable", ["nothing recognisable", "fireworks"],
-        )  # fmt: skip
+        says("Nothing recognisable", "nothing recognisable", "fireworks")
         newest = page.locator(".strip .entry small").first.inner_text()
-        assert page.locator("#when").inner_text() == f"since {newest}"
-        server.now = {**picture, "name": "fireworks", "confidence": 0.7, "colour": RED}
+        assert text(page, "#when") == f"since {newest}"
+        server.now = {**fireworks, "confidence": 0.7, "colour": RED}
         reaches(page, "picture")
-        assert (headline(), names()) == ("Fireworks", ["fireworks"])
+        says("Fireworks", "fireworks")
         # The last half second of a sound is no event of its own.
         server.now = {"state": State.NOTHING_RECOGNISABLE}
         reaches(page, "nothing")
         server.now = {"state": State.QUIET}
         reaches(page, "quiet")
-        assert names() == ["fireworks"]
+        says("Quiet", "fireworks")
 
 
 def test_an_alert_is_named_and_nothing_is_imagined(driver: Any, address: str, steady: Path) -> None:
     with page_of(driver, steady) as page:
         server = Scripted(page)
         listens(page, address)
-        alert = {
+        server.now = {
             "state": State.NAMED, "name": "smoke alarm", "second_guess": "alarm clock",
             "pictogram": "smoke-alarm", "confidence": 0.93,
         }  # fmt: skip
-        server.now = alert
         reaches(page, "named")
-        assert page.locator("#headline").inner_text() == "Smoke alarm, or: alarm clock"
-        assert page.locator("#sure-words").inner_text() == "quite sure"
-        assert page.locator("#tag").inner_text() == "named, not imagined"
+        assert text(page, "#headline") == "Smoke alarm, or: alarm clock"
+        assert text(page, "#sure-words") == "quite sure"
+        assert text(page, "#tag") == "named, not imagined"
         # Large, as a shape, and said to one who only hears the page.
         assert page.locator("#big-shape").get_attribute("href") == "#shape-alert-smoke-alarm"
         assert page.locator(".big-shape").bounding_box()["width"] > 150
         assert page.locator(".layer.is-shown").count() == 0
-        assert "quite sure smoke alarm" in page.locator("#polite").inner_text()
-        assert "imagined" not in page.locator("#polite").inner_text()
+        assert "quite sure smoke alarm" in text(page, "#polite")
+        assert "imagined" not in text(page, "#polite")
         entry = page.locator(".strip .entry").first
         assert entry.locator("use").get_attribute("href") == "#shape-alert-smoke-alarm"
         # It stays for a while, as what has been.
         server.now = {"state": State.QUIET}
         reaches(page, "past")
-        assert page.locator("#headline").inner_text() == "Smoke alarm, or: alarm clock"
+        assert text(page, "#headline") == "Smoke alarm, or: alarm clock"
         assert page.locator(".big-shape").is_visible()
         # A surer moment that is a picture takes its place.
-        server.now = {"state": State.PICTURE, "name": "dog", "confidence": 0.95, "colour": RED}
+        server.now = {**PICTURE, "name": "dog", "confidence": 0.95, "colour": RED}
         reaches(page, "picture")
-        assert page.locator("#headline").inner_text() == "Dog"
+        assert text(page, "#headline") == "Dog"
         assert entry.locator("canvas").count() == 1
-
-
-def test_the_page_loads_nothing_from_elsewhere_and_is_light(
-    driver: Any, address: str, beeps: Path
-) -> None:
-    with page_of(driver, beeps) as page:
-        seen: dict[str, int] = {}
-        page.on("response", lambda answer: seen.update({answer.url: len(answer.body())}))
-        listens(page, address)
-        reaches(page, "quiet")
-        assert all(url.startswith(address) for url in seen), seen
-        assert any(url.endswith("live.js") for url in seen)
-        # What the audio thread loads is not told to the page.
-        static = Path(protocol.__file__).parents[1] / "server" / "static"
-        worklet = (static / "worklet.js").stat().st_size
-        assert sum(seen.values()) + worklet < 200_000
 
 
 def test_the_pages_work_under_a_path(
@@ -482,9 +465,7 @@ def test_a_muted_microphone_is_told_and_its_first_sound_ends_it(
         listens(page, address)
         reaches(page, "quiet")
         assert told_s(page, now_ms(page)) < 6
-        assert page.locator("#detail").inner_text() == (
-            "The microphone sends nothing: is it muted or covered?"
-        )
+        assert text(page, "#detail") == ("The microphone sends nothing: is it muted or covered?")
         # The newest: on a busy machine there may have been one before.
         gap = page.locator(".entry.is-gap").first
         assert "not listening" in gap.inner_text()
@@ -493,23 +474,6 @@ def test_a_muted_microphone_is_told_and_its_first_sound_ends_it(
         assert "for " in gap.inner_text()
         lasted_s = int(re.findall(r"for (\d+) s", gap.inner_text())[0])
         assert 5 <= lasted_s <= 8  # from the first zero on
-
-
-def test_a_tab_may_be_silent(modules: Any) -> None:
-    faults = modules.evaluate(
-        """async () => {
-          const {Capture} = await import('/static/capture.js');
-          return [true, false].map((isMicrophone) => {
-            const made = new Capture({});
-            const now = 10_000;
-            return Object.assign(made, {
-              isMicrophone, track: {}, context: {state: 'running'}, lastAt: now,
-              zeros: {at: now - 3500, wall: 0},
-            }).fault(now);
-          });
-        }"""
-    )
-    assert faults == ["zeros", ""]
 
 
 def test_a_dead_server_is_told_within_two_seconds_and_found_again(
@@ -527,10 +491,10 @@ def test_a_dead_server_is_told_within_two_seconds_and_found_again(
         began = now_ms(page)
         process.kill()
         assert told_s(page, began) < 2
-        assert page.locator("#headline").inner_text() == "NOT LISTENING"
-        assert "server is gone" in page.locator("#detail").inner_text()
+        assert text(page, "#headline") == "NOT LISTENING"
+        assert "server is gone" in text(page, "#detail")
         assert page.locator(".entry.is-gap").count() == gaps + 1
-        assert "not listening" in page.locator("#assertive").inner_text()
+        assert "not listening" in text(page, "#assertive")
         with serving(*options):
             reaches(page, "picture")
             gap = page.locator(".entry.is-gap")
@@ -574,7 +538,7 @@ def test_a_source_that_is_lost_is_told_within_two_seconds(
         began = now_ms(page)
         page.evaluate(f"() => {{ {fault}; }}")
         assert told_s(page, began) < 2
-        assert says in page.locator("#detail").inner_text()
+        assert says in text(page, "#detail")
         assert page.locator(".entry.is-gap").count() == gaps + 1
 
 
@@ -614,8 +578,8 @@ def test_a_refused_or_missing_microphone_is_told_in_words(
             pytest.skip("this machine has a microphone")
         page.click("#start")
         reaches(page, "not_listening")
-        assert says in page.locator("#detail").inner_text()
-        assert page.locator("#start").inner_text() == "Start"
+        assert says in text(page, "#detail")
+        assert text(page, "#start") == "Start"
 
 
 def test_a_full_server_is_told_in_words(
@@ -641,7 +605,7 @@ def test_a_token_is_asked_for_taken_from_the_address_and_not_left_there(
         page.goto(bare)
         page.click("#start")
         page.locator("#token").wait_for(state="visible")
-        assert "wants a token" in page.locator("#detail").inner_text()
+        assert "wants a token" in text(page, "#detail")
         page.fill("#token", "sesame")
         page.keyboard.press("Enter")
         reaches(page, "picture")
@@ -676,10 +640,7 @@ def test_it_can_be_used_with_keys_alone(driver: Any, address: str, beeps: Path) 
         page.keyboard.press("h")
         page.keyboard.press("Enter")
         reaches(page, "replay")
-        assert (
-            "Seen again" in page.locator("#polite").inner_text()
-            or page.locator("#back").is_visible()
-        )
+        assert "Seen again" in text(page, "#polite") or page.locator("#back").is_visible()
         page.keyboard.press("Escape")
         reaches(page, "quiet")
         page.evaluate("document.activeElement.blur()")
@@ -786,103 +747,101 @@ def test_a_reader_hears_of_changes_and_of_nothing_else(
 
 
 @pytest.fixture(scope="module")
-def modules(driver: Any, address: str) -> Iterator[Any]:
-    """A page of the server on which modules may be imported."""
+def modules(driver: Any, address: str) -> Iterator[Callable[..., Any]]:
+    """Runs a script with a module of the page: (name, "m, given => ...", given) -> its value."""
     with page_of(driver, None) as page:
         page.goto(address)
-        yield page
+        yield lambda name, script, given=None: page.evaluate(
+            f"async (given) => ({script})(await import('/static/{name}.js'), given)", given
+        )
 
 
-def test_words(modules: Any) -> None:
+def test_a_tab_may_be_silent(modules: Callable[..., Any]) -> None:
+    script = """({Capture}) => [true, false].map((isMicrophone) => {
+      const now = 10_000;
+      return Object.assign(new Capture({}), {
+        isMicrophone, track: {}, context: {state: 'running'}, lastAt: now,
+        zeros: {at: now - 3500, wall: 0},
+      }).fault(now);
+    })"""
+    assert modules("capture", script) == ["zeros", ""]
+
+
+def test_words(modules: Callable[..., Any]) -> None:
     """How sure the program is, as a storyboard says it; lengths, as people say them."""
     given = [0.0, 0.69, 0.7, 0.91, 0.92, 1.0]
-    sure, lengths = modules.evaluate(
-        "async (given) => { const {howSure, length} = await import('/static/words.js');"
-        "return [given.map((one) => howSure(one).words),"
-        "[0.2, 59.4, 59.6, 119.7, 200].map(length)]; }",
-        given,
-    )
+    script = """({howSure, length}, given) => [
+      given.map((one) => howSure(one).words), [0.2, 59.4, 59.6, 119.7, 200].map(length)]"""
+    sure, lengths = modules("words", script, given)
     assert sure == [sureness(one) for one in given]
     assert lengths == ["1 s", "59 s", "1 min 0 s", "2 min 0 s", "3 min 20 s"]
 
 
-def test_frames_of_the_page_are_read_by_the_server(modules: Any) -> None:
-    data = modules.evaluate(
-        """async () => {
-          const {Protocol} = await import('/static/protocol.js');
-          const pcm = new Int16Array([0, 1, -1, 32767, -32768]);
-          const frame = (await Protocol.load()).packSound(7, 2 ** 40 + 3, pcm.buffer);
-          return [...new Uint8Array(frame)];
-        }"""
-    )
-    frame = protocol.read_sound(bytes(data), protocol.SampleFormat.S16LE, RATE_HZ)
+def test_frames_of_the_page_are_read_by_the_server(modules: Callable[..., Any]) -> None:
+    script = """async ({Protocol}) => {
+      const pcm = new Int16Array([0, 1, -1, 32767, -32768]);
+      return [...new Uint8Array((await Protocol.load()).packSound(7, 2 ** 40 + 3, pcm.buffer))];
+    }"""
+    data = bytes(modules("protocol", script))
+    frame = protocol.read_sound(data, protocol.SampleFormat.S16LE, RATE_HZ)
     assert (frame.sequence, frame.position) == (7, 2**40 + 3)
     assert frame.samples.tolist() == [0, 1, -1, 32767, -32768]
 
 
-def test_windows_of_the_server_are_read_by_the_page(modules: Any) -> None:
+def test_windows_of_the_server_are_read_by_the_page(modules: Callable[..., Any]) -> None:
     facts = protocol.WindowFacts(
         start_s=1.25, end_s=2.25, settled=True, state=State.PICTURE, level_dbfs=-20.5,
         ood_score=0.5, confidence=0.75, name="dög", second_guess="train", pictogram="",
         drawing=4, skipped=2,
         event=protocol.EventFacts(number=3, began_s=1.0, heard_s=2.25, repeats=2),
     )  # fmt: skip
-    data = protocol.pack_window(facts, [b"first", b""])
-    read = modules.evaluate(
-        """async (bytes) => {
-          const {Protocol} = await import('/static/protocol.js');
-          const made = (await Protocol.load()).readWindow(new Uint8Array(bytes).buffer);
-          return {facts: made.facts, pictures: made.pictures.map((p) => [...p])};
-        }""",
-        list(data),
-    )
+    data = list(protocol.pack_window(facts, [b"first", b""]))
+    script = """async ({Protocol}, bytes) => {
+      const made = (await Protocol.load()).readWindow(new Uint8Array(bytes).buffer);
+      return {facts: made.facts, pictures: made.pictures.map((p) => [...p])};
+    }"""
+    read = modules("protocol", script, data)
     assert read["facts"] == facts.model_dump(mode="json")
     assert [bytes(p) for p in read["pictures"]] == [b"first", b""]
-    cut = "async (b) => (await (await import('/static/protocol.js')).Protocol.load())"
     with pytest.raises(Exception, match="cut short"):
-        modules.evaluate(cut + ".readWindow(new Uint8Array(b).buffer)", [*data, 0])
+        modules("protocol", script, [*data, 0])
 
 
 @pytest.mark.parametrize("start_db", [-70, -50])
-def test_the_mark_comes_at_once_and_does_not_flicker(modules: Any, start_db: float) -> None:
+def test_the_mark_comes_at_once_and_does_not_flicker(
+    modules: Callable[..., Any], start_db: float
+) -> None:
     """10 s of +-1 dB around the threshold change it at most once; a sound, within 3 frames."""
-    changes, frames = modules.evaluate(
-        """async (start) => {
-          const {SoundMark} = await import('/static/level.js');
-          let mark = new SoundMark(-60);
-          let at = 0; let changes = 0; let frames = 0;
-          for (let n = 0; n < 100; n += 1, at += 20) mark.push(start, at);
-          for (let n = 0; n < 500; n += 1, at += 20) {
-            changes += mark.push(-60 + Math.sin(n / 7), at) ? 1 : 0;
-          }
-          mark = new SoundMark(-60);
-          for (let n = 0; n < 50; n += 1, at += 20) mark.push(-100, at);
-          while (!mark.on && frames < 50) { mark.push(-30, at); at += 20; frames += 1; }
-          return [changes, frames];
-        }""",
-        start_db,
-    )
+    script = """({SoundMark}, start) => {
+      let mark = new SoundMark(-60);
+      let at = 0; let changes = 0; let frames = 0;
+      for (let n = 0; n < 100; n += 1, at += 20) mark.push(start, at);
+      for (let n = 0; n < 500; n += 1, at += 20) {
+        changes += mark.push(-60 + Math.sin(n / 7), at) ? 1 : 0;
+      }
+      mark = new SoundMark(-60);
+      for (let n = 0; n < 50; n += 1, at += 20) mark.push(-100, at);
+      while (!mark.on && frames < 50) { mark.push(-30, at); at += 20; frames += 1; }
+      return [changes, frames];
+    }"""
+    changes, frames = modules("level", script, start_db)
     assert changes <= 1
     assert frames <= 3
 
 
-def test_the_memory_gives_back_what_was_heard_and_no_more(modules: Any) -> None:
-    got = modules.evaluate(
-        """async () => {
-          const {SoundMemory} = await import('/static/memory.js');
-          const memory = new SoundMemory(1, 100);
-          memory.push(0, new Int16Array(60).fill(100).buffer);
-          memory.push(90, new Int16Array(30).fill(200).buffer);
-          return [memory.has(0, 60), memory.has(20, 120), memory.has(100, 130),
-                  [...memory.cut(58, 62)].map((v) => v * 32768), memory.cut(95, 96)[0] * 32768];
-        }"""
-    )
-    assert got == [False, True, False, [100, 100, 0, 0], 200]
+def test_the_memory_gives_back_what_was_heard_and_no_more(modules: Callable[..., Any]) -> None:
+    script = """({SoundMemory}) => {
+      const memory = new SoundMemory(1, 100);
+      memory.push(0, new Int16Array(60).fill(100).buffer);
+      memory.push(90, new Int16Array(30).fill(200).buffer);
+      return [memory.has(0, 60), memory.has(20, 120), memory.has(100, 130),
+              [...memory.cut(58, 62)].map((v) => v * 32768), memory.cut(95, 96)[0] * 32768];
+    }"""
+    assert modules("memory", script) == [False, True, False, [100, 100, 0, 0], 200]
 
 
-def test_unused_callables_are_not_hidden() -> None:
-    """Every module that the page loads is asked for by another: nothing lies about."""
-    static = Path(protocol.__file__).parents[1] / "server" / "static"
-    text = "".join(p.read_text("utf-8") for p in static.iterdir() if p.suffix in (".js", ".html"))
-    found: Callable[[str], bool] = lambda name: f"./{name}" in text or f"static/{name}" in text  # noqa: E731
-    assert [p.name for p in static.glob("*.js") if not found(p.name)] == []
+def test_every_module_of_the_page_is_asked_for_by_another() -> None:
+    files = [path for path in STATIC.iterdir() if path.suffix in (".js", ".html")]
+    code = "".join(path.read_text("utf-8") for path in files)
+    for path in STATIC.glob("*.js"):
+        assert f"./{path.name}" in code or f"static/{path.name}" in code, path.name

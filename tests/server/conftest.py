@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,15 @@ class _Records(logging.Handler):
 
 LOG = _Records()
 """Of all servers: they share the process's loggers."""
+
+
+def read_all(line: socket.socket) -> bytes:
+    """Read a bare connection to its end."""
+    data = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := line.recv(1 << 16):
+            data += part
+    return data
 
 
 class Talk:
@@ -149,6 +159,26 @@ class Running:
     def raw(self) -> socket.socket:
         """A bare connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
+
+    def answer(self, *data: bytes, half: bool = False) -> bytes:
+        """Send bytes over a bare connection and read to its end; ``half`` closes it for writing."""
+        with self.raw() as line:
+            with contextlib.suppress(OSError):
+                for part in data:
+                    line.sendall(part)
+                if half:
+                    line.shutdown(socket.SHUT_WR)
+            return read_all(line)
+
+    def vanish(self, *messages: bytes) -> None:
+        """Clients that leave in every way after each of these beginnings."""
+        for message in messages:
+            self.answer(message, half=True)
+            for linger in (struct.pack("ii", 1, 0), None):  # reset, or closed
+                with self.raw() as line:
+                    line.sendall(message)
+                    if linger:
+                        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     def unharmed(self) -> None:
         """The server is as good as new: a stream and a request are served, nothing is left open."""

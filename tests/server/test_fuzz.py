@@ -1,7 +1,4 @@
-"""The API fuzzed from its own OpenAPI schema: it answers as it says, whatever it is asked.
-
-Nothing here is random: every run asks the same.
-"""
+"""The API fuzzed from its own OpenAPI schema, the same in every run: it answers as it says."""
 
 from __future__ import annotations
 
@@ -10,28 +7,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
-import numpy as np
 import pytest
 import schemathesis
-import soundfile
 from schemathesis.specs.openapi.checks import positive_data_acceptance
+from tests.sounds import write_tones
 
 from soundsight.server.app import create_app
 from soundsight.server.limits import Access, Limits
 
-
-def sound() -> bytes:
-    """Two seconds of noise."""
-    file = io.BytesIO()
-    noise = np.random.default_rng(0).normal(0, 0.1, 2 * 44_100).astype(np.float32)
-    soundfile.write(file, noise, 44_100, format="FLAC")
-    return file.getvalue()
-
-
 pytestmark = pytest.mark.slow
 
-SOUND = sound()
 TOKEN = "secret"
+SOUND: bytes = write_tones(io.BytesIO(), (2, 0.3), format="FLAC").getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from soundsight.core.errors import ConfigError
 from soundsight.server import limits
-from soundsight.server.limits import MAX_TOKEN, Access, Bucket, Limits, Seats
+from soundsight.server.limits import MAX_TOKEN, Access, Bucket
 
 OWN = socket.gethostname().lower()
 
@@ -99,22 +99,6 @@ def test_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not access.knows_bearer({"authorization": header})
     assert not access.knows_bearer({})
     assert Access().knows_bearer({})
-
-
-def test_seats() -> None:
-    seats = Seats(Limits(max_streams=3, max_streams_per_address=2))
-    with seats.take("a") as first, seats.take("a") as second:
-        assert (first, second) == ("", "")
-        with seats.take("a") as third:
-            assert "2 streams are open from this address" in third
-        with seats.take("b") as other, seats.take("c") as full:
-            assert other == ""
-            assert "the server is full (3 streams)" in full
-            assert seats.taken == 3
-    assert seats.taken == 0
-    with pytest.raises(ZeroDivisionError), seats.take("a"):
-        raise ZeroDivisionError
-    assert seats.taken == 0
 
 
 def test_a_bucket_fills_up_to_its_rim(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
@@ -19,15 +20,13 @@ import typer
 from soundsight.cli.console import say
 from soundsight.cli.options import Model, panel
 from soundsight.core.cpus import usable_cpus
-from soundsight.core.errors import ConfigError, require_extra
+from soundsight.core.errors import ConfigError, OutputError, require_extra
 
 if TYPE_CHECKING:
     from types import FrameType
 
     import uvicorn
     from fastapi import FastAPI
-
-    from soundsight.server.tls import Certificate
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 STREAMS_PER_CPU = 32
@@ -118,6 +117,7 @@ def serve(
     from soundsight.runtime.translator import Translator
     from soundsight.server.app import create_app
     from soundsight.server.limits import Access, Limits
+    from soundsight.server.tls import lan_address
 
     if (tls_cert is None) != (tls_key is None):
         raise ConfigError("--tls-cert and --tls-key go together")
@@ -148,26 +148,35 @@ def serve(
     )
     hosts = () if host in (*LOOPBACK, *_ALL_ADDRESSES) else (host.lower(),)
     access = Access(token, origin, hosts)
-    own: Certificate | None = None
     tls: ssl.SSLContext | None = None
+    notes: list[str] = []  # further lines about the address
     with _bind(host, port) as listening:
-        if lan and tls_cert is None:
-            from soundsight.server.tls import self_signed
-
-            own = self_signed(_names())
-            # Once they are loaded, neither the certificate nor its key stays on the disk.
-            with own.folder:
-                tls = _load_certificate(own.certificate, own.key)
-        elif tls_cert is not None and tls_key is not None:
+        if tls_cert is not None and tls_key is not None:
             tls = _load_certificate(tls_cert, tls_key)
+        elif lan:
+            tls, fingerprint = _own_certificate()
+            notes += [
+                "the certificate is this server's own: the browser will warn; its SHA-256 is",
+                f"  {fingerprint}",
+            ]
+        elif host not in LOOPBACK:
+            notes.append(
+                "note: browsers give a page the microphone only over https or on this machine: "
+                "use --lan, or --tls-cert and --tls-key"
+            )
+        if token is None and host not in LOOPBACK:
+            notes.append(
+                "note: everybody who reaches this address may use it: --token asks for one"
+            )
         # A model that cannot be used fails here, before anything is served.
         translator = Translator.load(model, 1)
         app = create_app(access, limits, model=translator, workers=cpus, root_path=root_path)
-        url = f"{_url(host, listening.getsockname()[1], tls is not None)}{root_path}/"
+        shown = (lan_address() or "127.0.0.1") if host in _ALL_ADDRESSES else host
+        shown = f"[{shown}]" if ":" in shown else shown
+        url = f"{'https' if tls else 'http'}://{shown}:{listening.getsockname()[1]}{root_path}/"
         # Browsers do not send what follows the #.
         fragment = f"#token={quote(token, safe='')}" if token and show_token else ""
-        welcome = [f"ready: {url}{fragment}   (Ctrl-C stops)"]
-        welcome += _notes(host, tls is not None, token, own)
+        welcome = [f"ready: {url}{fragment}   (Ctrl-C stops)", *notes]
         _allow_open_files(2 * limits.max_connections + 256)
         server = make_server(app, welcome, tls, proxy, limits.max_connections)
         server.run(sockets=[listening])
@@ -179,24 +188,37 @@ def serve(
 
 def _bind(host: str, port: int) -> socket.socket:
     """Take the port before the model is loaded."""
+    bound, where = None, host or "no address"
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        where = f"{host}, port {port}"
         bound = socket.socket(family, socket.SOCK_STREAM)
-    except (OSError, ValueError) as error:  # ValueError: no name at all
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot listen on {host or 'no address'}: {reason}") from None
-    try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
         # At once: until somebody listens, another server could take the same port.
         bound.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
-        bound.close()
+    except (OSError, OverflowError, ValueError) as error:  # ValueError: no name at all
+        if bound is not None:
+            bound.close()
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"cannot listen on {host}, port {port}: {reason} (choose another with --port)"
-        ) from None
+        advice = " (choose another with --port)" if bound is not None else ""
+        raise ConfigError(f"cannot listen on {where}: {reason}{advice}") from None
     return bound
+
+
+def _own_certificate() -> tuple[ssl.SSLContext, str]:
+    """A certificate for this machine's names, of which nothing stays on the disk; its SHA-256."""
+    from soundsight.server.tls import CERTIFICATE, KEY, lan_address, self_signed
+
+    own = socket.gethostname()
+    names = ["localhost", own, f"{own}.local", "127.0.0.1", lan_address() or "127.0.0.1"]
+    try:
+        with tempfile.TemporaryDirectory(prefix="soundsight-tls-") as folder:
+            fingerprint = self_signed(list(dict.fromkeys(names)), Path(folder))
+            return _load_certificate(Path(folder) / CERTIFICATE, Path(folder) / KEY), fingerprint
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"no place for a certificate among temporary files: {reason}") from None
 
 
 def _load_certificate(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -214,40 +236,6 @@ def _load_certificate(certificate: Path, key: Path) -> ssl.SSLContext:
             f"{certificate} and {key} are no certificate and its key (PEM, no pass phrase): {error}"
         ) from None
     return tls
-
-
-def _names() -> list[str]:
-    from soundsight.server.tls import lan_address
-
-    own = socket.gethostname()
-    addresses = [address for address in (lan_address(),) if address]
-    return list(dict.fromkeys(["localhost", own, f"{own}.local", "127.0.0.1", *addresses]))
-
-
-def _url(host: str, port: int, secure: bool) -> str:
-    from soundsight.server.tls import lan_address
-
-    shown = (lan_address() or "127.0.0.1") if host in _ALL_ADDRESSES else host
-    shown = f"[{shown}]" if ":" in shown else shown
-    return f"{'https' if secure else 'http'}://{shown}:{port}"
-
-
-def _notes(host: str, secure: bool, token: str | None, own: Certificate | None) -> list[str]:
-    """Further lines about the address."""
-    lines = []
-    if own is not None:
-        lines += [
-            "the certificate is this server's own: the browser will warn; its SHA-256 is",
-            f"  {own.fingerprint}",
-        ]
-    elif not secure and host not in LOOPBACK:
-        lines.append(
-            "note: browsers give a page the microphone only over https or on this machine: "
-            "use --lan, or --tls-cert and --tls-key"
-        )
-    if token is None and host not in LOOPBACK:
-        lines.append("note: everybody who reaches this address may use it: --token asks for one")
-    return lines
 
 
 def make_server(

@@ -84,7 +84,7 @@ class Close(IntEnum):
 
 
 class SampleFormat(StrEnum):
-    """The type of samples."""
+    """The type of samples; ``dtype`` is NumPy's."""
 
     S16LE = "s16le"
     F32LE = "f32le"
@@ -92,7 +92,7 @@ class SampleFormat(StrEnum):
     @property
     def dtype(self) -> np.dtype[Any]:
         """The NumPy type of a sample."""
-        return np.dtype("<i2") if self is SampleFormat.S16LE else np.dtype("<f4")
+        return np.dtype("<i2" if self is SampleFormat.S16LE else "<f4")
 
 
 class _Message(BaseModel):
@@ -227,16 +227,7 @@ def read_client_text(text: str) -> Hello | Settings | End:
     Raises:
         ProtocolError: in one line; with ``Close.VERSION`` for a hello of another version.
     """
-    values = _json(text)
-    if values.get("type") == "hello":
-        version = values.get("version", VERSION)
-        if isinstance(version, int) and not isinstance(version, bool) and version != VERSION:
-            raise ProtocolError(
-                f"this server speaks version {VERSION} of the protocol, not {str(version)[:9]}: "
-                + ("upgrade the server" if version > VERSION else "upgrade the client"),
-                Close.VERSION,
-            )
-    return _validated(_CLIENT, values)
+    return _read(_CLIENT, text)
 
 
 def read_server_text(text: str) -> Ready | Notice | Error:
@@ -245,10 +236,10 @@ def read_server_text(text: str) -> Ready | Notice | Error:
     Raises:
         ProtocolError: in one line.
     """
-    return _validated(_SERVER, _json(text))
+    return _read(_SERVER, text)
 
 
-def _json(text: str) -> dict[str, Any]:
+def _read(adapter: TypeAdapter[_T], text: str) -> _T:
     if len(text.encode("utf-8", "replace")) > MAX_TEXT_BYTES:
         raise ProtocolError(f"a text message has at most {MAX_TEXT_BYTES} bytes", Close.TOO_BIG)
     try:
@@ -257,10 +248,15 @@ def _json(text: str) -> dict[str, Any]:
         raise ProtocolError("a text message must be JSON", Close.MALFORMED) from None
     if not isinstance(values, dict):
         raise ProtocolError("a text message must be a JSON object", Close.MALFORMED)
-    return values
-
-
-def _validated(adapter: TypeAdapter[_T], values: dict[str, Any]) -> _T:
+    version = values.get("version", VERSION)
+    # A later hello may have fields that are not known here.
+    if values.get("type") == "hello" and type(version) is int and version != VERSION:
+        advice = "upgrade the server" if version > VERSION else "upgrade the client"
+        raise ProtocolError(
+            f"this server speaks version {VERSION} of the protocol, not {str(version)[:9]}: "
+            + advice,
+            Close.VERSION,
+        )
     try:
         return adapter.validate_python(values)
     except ValidationError as error:
@@ -310,25 +306,27 @@ def read_sound(data: bytes, sample_format: SampleFormat, rate_hz: int) -> SoundF
             all or more than a second of them, a sample that is not finite or far over full scale,
             or lies beyond the last position.
     """
+
+    def wrong(message: str) -> ProtocolError:
+        return ProtocolError(message, Close.MALFORMED)
+
     if len(data) > max_frame_bytes(rate_hz, sample_format):
         raise ProtocolError(f"a frame holds at most {MAX_FRAME_S:g} s of sound", Close.TOO_BIG)
     if len(data) < _SOUND.size:
-        raise ProtocolError(
-            f"a binary frame begins with a head of {_SOUND.size} bytes", Close.MALFORMED
-        )
+        raise wrong(f"a binary frame begins with a head of {_SOUND.size} bytes")
     kind, version, reserved, sequence, position = _SOUND.unpack_from(data)
     if (kind, version, reserved) != (_SOUND_KIND, VERSION, 0):
-        raise ProtocolError("the head of a binary frame is not that of sound", Close.MALFORMED)
+        raise wrong("the head of a binary frame is not that of sound")
     length = len(data) - _SOUND.size
     if not length or length % sample_format.dtype.itemsize:
-        raise ProtocolError("a frame holds a whole number of samples, and some", Close.MALFORMED)
+        raise wrong("a frame holds a whole number of samples, and some")
     samples = np.frombuffer(data, sample_format.dtype, offset=_SOUND.size)
     if position + len(samples) > MAX_POSITION:
-        raise ProtocolError(f"the last position is {MAX_POSITION}", Close.MALFORMED)
+        raise wrong(f"the last position is {MAX_POSITION}")
     if samples.dtype.kind == "f" and not np.isfinite(samples).all():
-        raise ProtocolError("a sample is not a finite number", Close.MALFORMED)
+        raise wrong("a sample is not a finite number")
     if samples.dtype.kind == "f" and np.abs(samples).max() > MAX_SAMPLE:
-        raise ProtocolError("a sample is far over full scale, which is 1", Close.MALFORMED)
+        raise wrong("a sample is far over full scale, which is 1")
     return SoundFrame(sequence=sequence, position=position, samples=samples)
 
 
@@ -352,26 +350,26 @@ def read_window(data: bytes) -> tuple[WindowFacts, list[bytes]]:
     Raises:
         ProtocolError: when it is cut short, too long or of another kind.
     """
-    if len(data) < _WINDOW.size:
-        raise ProtocolError("a window is cut short", Close.MALFORMED)
-    kind, version, count, length = _WINDOW.unpack_from(data)
-    if (kind, version) != (_WINDOW_KIND, VERSION):
-        raise ProtocolError("the head of a binary frame is not that of a window", Close.MALFORMED)
-    at = _WINDOW.size + length
+    cut = ProtocolError("a window is cut short or too long", Close.MALFORMED)
     try:
+        kind, version, count, length = _WINDOW.unpack_from(data)
+        if (kind, version) != (_WINDOW_KIND, VERSION):
+            raise ProtocolError(
+                "the head of a binary frame is not that of a window", Close.MALFORMED
+            )
+        at = _WINDOW.size + length
         facts = WindowFacts.model_validate_json(data[_WINDOW.size : at])
+        pictures = []
+        for _ in range(count):
+            (size,) = _LENGTH.unpack_from(data, at)
+            at += _LENGTH.size + size
+            pictures.append(data[at - size : at])
+    except struct.error:
+        raise cut from None
     except ValidationError:
         raise ProtocolError("the facts of a window cannot be read", Close.MALFORMED) from None
-    pictures = []
-    for _ in range(count):
-        if len(data) < at + _LENGTH.size:
-            raise ProtocolError("a window is cut short", Close.MALFORMED)
-        (size,) = _LENGTH.unpack_from(data, at)
-        at += _LENGTH.size
-        pictures.append(data[at : at + size])
-        at += size
     if at != len(data):
-        raise ProtocolError("a window is cut short or too long", Close.MALFORMED)
+        raise cut
     return facts, pictures
 
 

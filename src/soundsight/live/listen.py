@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
+from soundsight.core.state import known
 from soundsight.live.microphone import Block, Source
 from soundsight.media.segments import LiveCutter, Segment
 from soundsight.runtime.events import EventTracker, WindowResult
@@ -74,9 +75,8 @@ def _follow(signal: _Signal, displays: Sequence[Display], seconds: float | None)
     retry_at, wait_s = 0.0, _FIRST_RETRY_S
     while seconds is None or time.monotonic() - began < seconds:
         block = signal.source.read(_WAIT_S)
-        window = signal.finish() if signal.source.ended else None
+        window = signal.take(block)
         if block is not None:
-            window = signal.take(block)
             retry_at, wait_s = 0.0, _FIRST_RETRY_S
         view = signal.state.view()
         for display in displays:
@@ -112,20 +112,18 @@ class _Signal:
         """Seconds of sound that have come."""
         return self._start_s + self._taken / self._rate_hz
 
-    def take(self, block: Block) -> WindowResult | None:
-        """Take sound; return the newest window that it completes."""
-        samples, gap = block
-        if gap:
-            self._cut_from(self._end_s)
-        self.state.take_samples(samples, self._rate_hz)
-        self._taken += len(samples)
-        return self._newest(self._cutter.push(samples))
-
-    def finish(self) -> WindowResult | None:
-        """There is no more sound: what is left of it makes a last window, or none."""
-        return self._newest(self._cutter.flush())
-
-    def _newest(self, segments: list[Segment]) -> WindowResult | None:
+    def take(self, block: Block | None) -> WindowResult | None:
+        """Take the sound that has come; return the newest window that it completes."""
+        segments: list[Segment] = []
+        if block is not None:
+            samples, gap = block
+            if gap:
+                self._cut_from(self._end_s)
+            self.state.take_samples(samples, self._rate_hz)
+            self._taken += len(samples)
+            segments = self._cutter.push(samples)
+        elif self.source.ended:  # what is left makes a last window, or none
+            segments = self._cutter.flush()
         if not segments:
             return None
         newest = replace(segments[-1], start_s=segments[-1].start_s + self._start_s)
@@ -135,8 +133,7 @@ class _Signal:
 
     def reopen(self) -> None:
         """Get the source back, or let the state say why it cannot be."""
-        why = self.source.reopen()
-        if why:
+        if why := self.source.reopen():
             self.state.stop(why)
             return
         self._tracker = self._new_tracker()
@@ -210,36 +207,29 @@ class JsonDisplay(Display):
         self._stopped = False
 
     def show(self, view: LiveView, window: WindowResult | None) -> None:
-        stopped = view.look is Look.NOT_LISTENING
-        at = view.at.astimezone().isoformat(timespec="milliseconds")
-        if stopped and not self._stopped:
-            self._write({"time": at, "state": "not_listening", "why": view.detail})
-        self._stopped = stopped
-        if window is None or stopped:
+        was_stopped, self._stopped = self._stopped, view.look is Look.NOT_LISTENING
+        values: dict[str, Any] = {"time": view.at.astimezone().isoformat(timespec="milliseconds")}
+        if self._stopped:
+            if was_stopped:
+                return
+            values |= {"state": "not_listening", "why": view.detail}
+        elif window is None:
             return
-        event = window.event
-        self._write(
-            {
-                "time": at,
+        else:
+            event = window.event
+            values |= {
                 "start_s": round(window.start_s, 3),
                 "state": window.state.value,
                 "settled": window.settled,
                 "name": window.name,
                 "second_guess": window.second_guess,
-                "confidence": _number(window.confidence),
-                "ood_score": _number(window.ood_score),
-                "level_dbfs": _number(window.level_dbfs),
-                "event": None if event is None else event.number,
-                "repeats": None if event is None else event.repeats,
+                "confidence": known(window.confidence),
+                "ood_score": known(window.ood_score),
+                "level_dbfs": known(window.level_dbfs),
+                "event": event and event.number,
+                "repeats": event and event.repeats,
             }
-        )
-
-    def _write(self, values: dict[str, Any]) -> None:
         self._say(json.dumps(values, ensure_ascii=False, allow_nan=False))
-
-
-def _number(value: float) -> float | None:
-    return None if not math.isfinite(value) else round(value, 4)
 
 
 class PngDisplay(Display):

@@ -66,7 +66,7 @@ class Microphone:
         sd = self._sounddevice
         number, facts = _find(sd, self._wanted)
         self.name, self.rate_hz = str(facts["name"]), int(facts["default_samplerate"])
-        fault: Exception | None = None
+        why = ""
         # Some devices give all of their channels or none.
         for channels in dict.fromkeys((1, min(2, int(facts["max_input_channels"])))):
             stream: Any = None
@@ -77,16 +77,15 @@ class Microphone:
                 )  # fmt: skip
                 stream.start()
             except (sd.PortAudioError, ValueError, OSError) as error:
-                fault = error
+                why = _reason(error)
                 if stream is not None:
                     stream.close()
                 continue
             self._stream = stream
             return
-        assert fault is not None
         raise AudioError(
-            f"cannot listen to {self.name}: {_reason(fault)} (another program may hold it, or this "
-            "one may not use it; --list-devices shows the others)"
+            f"cannot listen to {self.name}: {why} (another program may hold it, or this one may "
+            "not use it; --list-devices shows the others)"
         )
 
     def _take(self, data: NDArray[Any], frames: int, _time: Any, status: Any) -> None:
@@ -104,9 +103,7 @@ class Microphone:
     def read(self, timeout_s: float) -> Block | None:
         """Return what has come, or None when nothing comes for ``timeout_s``."""
         with self._came:
-            if not self._waiting:
-                self._came.wait(timeout_s)
-            if not self._waiting:
+            if not self._came.wait_for(lambda: self._waiting, timeout_s):
                 return None
             block = np.concatenate(self._waiting), self._gap
             self._clear()
@@ -196,22 +193,21 @@ def quiet_stderr() -> Iterator[None]:
     """
     own = sys.stderr
     try:
-        if own.fileno() != _STDERR:
-            raise OSError
-        own.flush()
-        kept = os.dup(_STDERR)
-    except (OSError, ValueError):  # it is no file, or another one
+        kept = os.dup(_STDERR) if own.fileno() == _STDERR else None
+    except (OSError, ValueError):  # it is no file
+        kept = None
+    if kept is None:
         yield
         return
+    own.flush()
     with open(kept, "w", encoding=own.encoding, errors=own.errors, buffering=1) as aside:  # noqa: PTH123
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, _STDERR)
         os.close(nowhere)
-        sys.stderr = aside
         try:
-            yield
+            with contextlib.redirect_stderr(aside):
+                yield
         finally:
-            sys.stderr = own
             os.dup2(kept, _STDERR)
 
 

@@ -1,7 +1,7 @@
 """The application: routes, header fields, who is let in, start and stop.
 
-Import law of this folder: ``errors, limits, metrics, tls <- engine, decoding, uploads <- stream,
-jobs <- rest <- storyboard <- app``; the command ``cli/serve.py`` runs it.
+Import law of this folder: ``errors, limits, metrics, tls <- engine, decoding, uploads <- stream
+<- rest <- app``; the command ``cli/serve.py`` runs it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import MutableHeaders, State
+from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
@@ -28,24 +29,18 @@ from soundsight.core import protocol
 from soundsight.core.errors import ConfigError
 from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
 from soundsight.runtime.translator import Translator
-from soundsight.server import rest, storyboard
+from soundsight.server import rest
 from soundsight.server.decoding import Decoder
 from soundsight.server.engine import Engine
-from soundsight.server.errors import (
-    HEADERS,
-    SERVER_FAULT,
-    STOPPING,
-    ApiError,
-    add_error_handlers,
-)
-from soundsight.server.jobs import Jobs
+from soundsight.server.errors import HEADERS, SERVER_FAULT, STOPPING, ApiError, add_error_handlers
 from soundsight.server.limits import Access, Limits
 from soundsight.server.metrics import Metrics
 from soundsight.server.stream import Streams
+from soundsight.server.uploads import Jobs
 
 _LOG = logging.getLogger("soundsight.server")
 
-STATIC = Path(__file__).parent / "static"
+_STATIC = Path(__file__).parent / "static"
 
 _OPEN = frozenset(("/", "/file", "/healthz", "/readyz", "/favicon.ico"))
 """Paths that need no token: the pages themselves, which have to ask for one, and the probes."""
@@ -81,7 +76,10 @@ def create_app(
             translator = await asyncio.to_thread(Translator.load, translator, 1)
         decoder = Decoder(limits)
         await asyncio.to_thread(decoder.warm_up)
-        await asyncio.to_thread(_warm_up, translator)
+        # The first picture must not wait for what networks do in their first run.
+        mel = np.full((1, N_MELS, FRAMES_PER_SEGMENT), 128, np.uint8)
+        await asyncio.to_thread(translator.ood_scores, mel)
+        await asyncio.to_thread(translator.imagine, mel)
         engine = Engine(translator, workers, metrics)
         streams = Streams(engine, access, limits, metrics)
         app.state.services = rest.Services(
@@ -112,16 +110,15 @@ def create_app(
     )
     app.state.services = None
     app.include_router(rest.router)
-    app.include_router(storyboard.router)
     _add_pages(app)
     add_error_handlers(app)
     first = root_path.split("/")[1:2]
     # FastAPI's newer versions do not list the routes of a router among those of its application.
-    routes = [*app.routes, *rest.router.routes, *storyboard.router.routes]
+    routes = [*app.routes, *rest.router.routes]
     if first and any(getattr(route, "path", "").split("/")[1:2] == first for route in routes):
         raise ConfigError(f"--root-path: /{first[0]} is the server's own, choose another path")
     # The middleware that is added last comes first.
-    app.add_middleware(_Gate, access=access, metrics=metrics, state=app.state)
+    app.add_middleware(_Gate, access=access, metrics=metrics)
     if access.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -170,34 +167,38 @@ class _HeaderFields:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        path = _path(scope)
-        is_api = path.startswith("/v1/") or path in ("/metrics", "/healthz", "/readyz")
-
         async def send_with_fields(message: Message) -> None:
             if message["type"] == "http.response.start":
+                path = _path(scope)
+                is_api = path.startswith("/v1/") or path in ("/metrics", "/healthz", "/readyz")
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
                 headers.setdefault("cache-control", "no-store" if is_api else "no-cache")
             await send(message)
 
-        await self._app(scope, receive, send_with_fields)
+        await self._app(scope, receive, send_with_fields if scope["type"] == "http" else send)
 
 
 class _Gate:
-    """Refuses requests of strangers, counts all, and answers those that fail."""
+    """Refuses streams and requests of strangers, counts requests, and answers those that fail."""
 
-    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, state: State) -> None:
+    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics) -> None:
         self._app = app
         self._access = access
         self._metrics = metrics
-        self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # a stream checks by itself
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+            return
+        error = self._refusal(HTTPConnection(scope))
+        if error is not None:
+            self._metrics.refusals.labels(error.code).inc()
+        if scope["type"] == "websocket":
+            if error is None:
+                await self._app(scope, receive, send)
+            else:
+                await send({"type": "websocket.close"})  # before it is accepted: HTTP 403
             return
         if scope["method"] == "HEAD":
             # Answered as GET is; the connection leaves the body out.
@@ -211,13 +212,9 @@ class _Gate:
                 status = message["status"]
             await send(message)
 
-        error: ApiError | None = None
         try:
-            error = self._refusal(Request(scope))
             if error is None:
                 await self._app(scope, receive, send_counted)
-            else:
-                self._metrics.refusals.labels(error.code).inc()
         except asyncio.CancelledError:
             # Only a server that can wait no longer cancels requests; uvicorn would log a traceback.
             error = ApiError(503, "not_ready", STOPPING)
@@ -230,20 +227,22 @@ class _Gate:
         took_s = time.perf_counter() - began
         self._metrics.requests.labels(route, str(status)).observe(took_s)
 
-    def _refusal(self, request: Request) -> ApiError | None:
+    def _refusal(self, request: HTTPConnection) -> ApiError | None:
         host, access = request.headers.get("host", ""), self._access
         if not access.allows_host(host):
             return ApiError(
                 403, "host", "the server is not known by this name: start it with --origin"
             )
-        if not access.allows_origin(request.headers.get("origin"), host, request.url.scheme):
+        if not access.allows_origin(request.headers.get("origin"), host, request.scope["scheme"]):
             return ApiError(403, "origin", "pages of this origin may not use the server")
         path = _path(request.scope)
-        if path in _OPEN or path.startswith("/static/"):
+        # A stream shows the token in its hello.
+        is_stream = request.scope["type"] == "websocket"
+        if is_stream or path in _OPEN or path.startswith("/static/"):
             return None
         if not access.knows_bearer(request.headers):
             return ApiError(401, "token", "the token is missing or wrong")
-        if self._state.services is None:
+        if request.app.state.services is None:
             return ApiError(503, "not_ready", "the server starts: try again")
         return None
 
@@ -254,21 +253,14 @@ def _path(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path", "")) or "/"
 
 
-def _warm_up(translator: Translator) -> None:
-    """Run every network once: the first picture must not wait for it."""
-    mel = np.full((1, N_MELS, FRAMES_PER_SEGMENT), 128, np.uint8)
-    translator.ood_scores(mel)
-    translator.imagine(mel)
-
-
 def _add_pages(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     async def live() -> FileResponse:
-        return FileResponse(STATIC / "index.html")
+        return FileResponse(_STATIC / "index.html")
 
     @app.get("/file", include_in_schema=False)
     async def file() -> FileResponse:
-        return FileResponse(STATIC / "file.html")
+        return FileResponse(_STATIC / "file.html")
 
     @app.get("/static/protocol.json", include_in_schema=False)
     async def protocol_json() -> JSONResponse:
@@ -279,5 +271,5 @@ def _add_pages(app: FastAPI) -> None:
         await socket.app.state.services.streams.handle(socket)
 
     # The storyboard's script and style belong to the saved page, too.
-    files = StaticFiles(directory=STATIC, packages=[("soundsight", "assets/board")])
+    files = StaticFiles(directory=_STATIC, packages=[("soundsight", "assets/board")])
     app.mount("/static", files, name="static")

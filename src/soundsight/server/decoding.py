@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
@@ -52,9 +53,9 @@ class Decoded(Iterator[NDArray[np.float32]]):
         warnings: lines about damage or tracks; complete once the sound has ended.
     """
 
-    def __init__(self, decoder: Decoder, child: _Child, name: str) -> None:
+    def __init__(self, decoder: Decoder, connection: Connection, name: str) -> None:
         self._decoder = decoder
-        self._child = child
+        self._connection = connection
         self._name = name
         self.warnings: list[str] = []
         self.duration_s: float | None = self._read_object()["duration_s"]
@@ -62,7 +63,7 @@ class Decoded(Iterator[NDArray[np.float32]]):
     def __next__(self) -> NDArray[np.float32]:
         if data := self._read():
             if len(data) % 4:
-                raise _failed(self._name)
+                raise self._failed()
             return np.frombuffer(data, np.float32)
         self.warnings += self._read_object()["warnings"]
         raise StopIteration
@@ -75,25 +76,29 @@ class Decoded(Iterator[NDArray[np.float32]]):
 
     def _read(self) -> bytes:
         try:
-            if not self._child.connection.poll(self._decoder.idle_s):
+            if not self._connection.poll(self._decoder.limits.decode_idle_s):
                 raise AudioError(f"cannot read {self._name}: decoding it takes too long")
-            return self._child.connection.recv_bytes(_MAX_MESSAGE_BYTES)
+            return self._connection.recv_bytes(_MAX_MESSAGE_BYTES)
         except (EOFError, OSError):
             if self._decoder.closed:
                 raise ApiError(503, "not_ready", STOPPING) from None
-            raise _failed(self._name) from None
+            raise self._failed() from None
+
+    def _failed(self) -> AudioError:
+        return AudioError(
+            f"cannot read {self._name}: it is damaged, or decoding it takes too much memory or time"
+        )
 
 
 class Decoder:
     """Starts the child processes, and keeps one ready so that an upload need not wait for it."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self.idle_s = limits.decode_idle_s
+        self.limits = limits
+        self.closed = False
         self._lock = threading.Lock()
         self._spare: _Child | None = None
         self._busy: set[_Child] = set()
-        self.closed = False
 
     def warm_up(self) -> None:
         """Start the spare child. If there is no process to be had, the next upload says so."""
@@ -105,20 +110,14 @@ class Decoder:
         """End all children. Uploads that are being decoded fail with 503."""
         with self._lock:
             self.closed = True
-            children, self._spare = [*self._busy, self._spare], None
+            children = self._busy | ({self._spare} if self._spare else set())
+            self._spare = None
         for child in children:
-            if child is not None:
-                child.process.kill()
-                child.process.wait()
+            child.kill()
 
     @contextlib.contextmanager
     def open(
-        self,
-        handle: int,
-        name: str,
-        *,
-        track: int | None = None,
-        strict: bool = False,
+        self, handle: int, name: str, *, track: int | None = None, strict: bool = False
     ) -> Iterator[Decoded]:
         """Decode an upload, from its open descriptor; its child ends when the ``with`` block ends.
 
@@ -126,25 +125,18 @@ class Decoder:
             AudioError: when the file is no sound, damaged, too long, or takes too much to decode.
             ApiError: 503 when the server stops or has no process left.
         """
-        longest_s = self._limits.max_duration_s
-        order = {
-            "name": name,
-            "max_duration_s": longest_s,
-            "memory_bytes": self._limits.decode_memory_bytes,
-            "cpu_s": max(1, int(_CPU_S + _CPU_S_PER_S * longest_s)),
-            "track": track,
-            "strict": strict,
-        }
+        order = {"name": name, "track": track, "strict": strict, **asdict(self.limits)}
         child = self._take_child()
         try:
             with contextlib.suppress(OSError):  # a dead child: the first read says so
                 child.connection.send_bytes(json.dumps(order).encode())
                 send_handle(child.connection, handle, child.process.pid)
-            yield Decoded(self, child, name)
+            yield Decoded(self, child.connection, name)
         finally:
             with self._lock:
                 self._busy.discard(child)
-            child.end()
+            child.connection.close()
+            child.kill()
             self.warm_up()
 
     def _take_child(self) -> _Child:
@@ -153,7 +145,7 @@ class Decoder:
                 raise ApiError(503, "not_ready", STOPPING)
             child, self._spare = self._spare, None
             if child is not None and child.process.poll() is not None:  # it has died meanwhile
-                child.end()
+                child.connection.close()
                 child = None
             try:
                 child = child or _Child()
@@ -169,29 +161,22 @@ class _Child:
     """A process that waits for one order."""
 
     def __init__(self) -> None:
-        module = "soundsight.server.decoding"
         self.connection, theirs = multiprocessing.Pipe()
         with theirs:
+            number = theirs.fileno()
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "soundsight.server.decoding", str(number)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(number,),
                 # Ctrl-C goes to the server alone, which ends its children itself.
                 start_new_session=True,
             )
 
-    def end(self) -> None:
-        self.connection.close()
+    def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-
-
-def _failed(name: str) -> AudioError:
-    return AudioError(
-        f"cannot read {name}: it is damaged, or decoding it takes too much memory or time"
-    )
 
 
 # --- in the child ----------------------------------------------------------------------------
@@ -230,10 +215,9 @@ def _decode(connection: Connection, path: str, order: dict[str, Any]) -> list[st
     sound = audio.stream(
         path, RATE_HZ, _BLOCK_S, track=order["track"], strict=order["strict"], name=name
     )
-    duration_s = sound.duration_s
-    if duration_s is not None and duration_s > longest_s + 1:
+    if sound.duration_s is not None and sound.duration_s > longest_s + 1:
         raise too_long
-    connection.send_bytes(json.dumps({"duration_s": duration_s}).encode())
+    connection.send_bytes(json.dumps({"duration_s": sound.duration_s}).encode())
     samples = 0
     try:
         for block in sound:
@@ -252,13 +236,13 @@ def _decode(connection: Connection, path: str, order: dict[str, Any]) -> list[st
 def _limit_resources(order: dict[str, Any]) -> None:
     """Bound the memory and CPU time of this process, and let it write no file."""
     # The limit counts from the process's start, which took CPU time, too.
-    cpu_s = math.ceil(time.process_time()) + int(order["cpu_s"])
+    cpu_s = math.ceil(time.process_time() + _CPU_S + _CPU_S_PER_S * order["max_duration_s"])
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
         used_bytes = int(file.read().split()[0]) * resource.getpagesize()
-    most_bytes = used_bytes + int(order["memory_bytes"])
+    most_bytes = used_bytes + int(order["decode_memory_bytes"])
     resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
 
 

@@ -68,7 +68,6 @@ class Engine:
 
     def __init__(self, translator: Translator, workers: int, metrics: Metrics) -> None:
         self.translator = translator
-        self._metrics = metrics
         self._pool = ThreadPoolExecutor(workers, "soundsight-engine")
         self._queued: dict[object, float] = {}  # since when each piece of work waits
         self._mean_wait_s = 0.0
@@ -115,12 +114,16 @@ class LiveSound:
     """The sound of one stream on its way to windows.
 
     ``push``, ``end`` and ``due`` are for the event loop; ``work`` is for one worker at a time.
+
+    Attributes:
+        finished: whether the sound has ended and its last window is answered.
     """
 
     def __init__(
         self, cutter: LiveCutter, tracker: EventTracker, *, rate_hz: int, hop_s: float
     ) -> None:
         self.tracker = tracker
+        self.finished = False
         self._cutter = cutter
         self._rate_hz = rate_hz
         self._hop_s = hop_s
@@ -137,8 +140,6 @@ class LiveSound:
         self._next_window = 0.0  # the position at which the next window may be complete
         self._drawing: tuple[int, list[bytes]] = 0, []  # the last drawing, as JPEG
         self._ended = False
-        self.finished = False
-        """Whether the sound has ended and its last window is answered."""
 
     def push(self, position: int, samples: NDArray[Any]) -> None:
         """Take sound [t], int16 or float32, that begins at a position of the stream."""
@@ -193,24 +194,18 @@ class LiveSound:
         if not segments:
             return None
         result = self.tracker.update(segments[-1])
-        skipped = len(segments) - 1 + self._dropped
-        self._dropped = 0
+        # Windows in a row may show the same drawing.
+        if len(result.images) and result.drawing != self._drawing[0]:
+            self._drawing = result.drawing, [jpeg(image) for image in result.images]
+        skipped, self._dropped = len(segments) - 1 + self._dropped, 0
         last = result.end_s * self._rate_hz  # the window's last sample
         arrived = next((at for end, at in arrivals if end >= last), arrivals[-1][1])
-        served_ms = 1000 * (time.monotonic() - arrived)
-        return _window_facts(result, skipped, served_ms), self._jpegs(result)
+        facts = _window_facts(result, skipped, 1000 * (time.monotonic() - arrived))
+        return facts, self._drawing[1] if len(result.images) else []
 
     def _placed(self, segment: Segment) -> Segment:
         """A segment of the present run, with its start in the whole stream."""
         return replace(segment, start_s=segment.start_s + self._start / self._rate_hz)
-
-    def _jpegs(self, result: WindowResult) -> list[bytes]:
-        """The pictures of a window. Windows in a row may show the same drawing."""
-        if not len(result.images):
-            return []
-        if result.drawing != self._drawing[0]:
-            self._drawing = result.drawing, [jpeg(image) for image in result.images]
-        return self._drawing[1]
 
 
 def _window_facts(result: WindowResult, skipped: int, served_ms: float) -> WindowFacts:

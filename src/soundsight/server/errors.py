@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -17,16 +15,11 @@ RETRY_S = 10
 STOPPING = "the server stops: send it again"
 SERVER_FAULT = "a fault of the server"
 
-CSP = "; ".join(
-    (
-        "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self' blob: data:",
-        "connect-src 'self'", "media-src 'self' blob:", "worker-src 'self'", "font-src 'self'",
-        "manifest-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'",
-    )
-)  # fmt: skip
-
 HEADERS = {
-    "content-security-policy": CSP,
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; media-src 'self' blob:; worker-src 'self'; "
+    "font-src 'self'; manifest-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
+    "form-action 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "x-frame-options": "DENY",
@@ -47,34 +40,26 @@ class ApiError(Exception):
 
     def response(self) -> JSONResponse:
         """The HTTP response that says so."""
-        headers = {}
-        if self.status == 401:
-            headers["www-authenticate"] = "Bearer"
-        if self.status == 503:
-            headers["retry-after"] = str(RETRY_S)
+        fields = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": str(RETRY_S)}}
         body = {"error": {"code": self.code, "message": str(self)}}
-        return JSONResponse(body, status_code=self.status, headers=headers)
+        return JSONResponse(body, self.status, fields.get(self.status))
 
 
 def add_error_handlers(app: FastAPI) -> None:
     """Let the application answer its errors, and those of FastAPI, in the one form."""
 
-    @app.exception_handler(ApiError)
-    async def api(_request: Request, error: ApiError) -> Response:
+    async def answer(_request: Request, error: Exception) -> Response:
+        if isinstance(error, RequestValidationError):
+            first = error.errors()[0]
+            where = [str(part) for part in first["loc"][1:]]
+            error = ApiError(422, "parameter", ": ".join([*where, first["msg"]]))
+        elif isinstance(error, HTTPException):
+            response = ApiError(error.status_code, "http", str(error.detail)).response()
+            response.headers.update(error.headers or {})
+            return response
+        elif not isinstance(error, ApiError):
+            error = ApiError(400, "sound", str(error))
         return error.response()
 
-    @app.exception_handler(SoundsightError)
-    async def sound(_request: Request, error: SoundsightError) -> Response:
-        return ApiError(400, "sound", str(error)).response()
-
-    @app.exception_handler(RequestValidationError)
-    async def parameter(_request: Request, error: RequestValidationError) -> Response:
-        first: dict[str, Any] = error.errors()[0]
-        where = [str(part) for part in first["loc"][1:]]
-        return ApiError(422, "parameter", ": ".join([*where, first["msg"]])).response()
-
-    @app.exception_handler(HTTPException)
-    async def http(_request: Request, error: HTTPException) -> Response:
-        response = ApiError(error.status_code, "http", str(error.detail)).response()
-        response.headers.update(error.headers or {})
-        return response
+    for kind in (ApiError, SoundsightError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, answer)

@@ -1,14 +1,12 @@
-"""How much a server takes, and from whom: sizes, rates, tokens, origins, hosts, addresses."""
+"""How much a server takes, and from whom: sizes, rates, tokens, origins, hosts."""
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import ipaddress
 import socket
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -64,8 +62,7 @@ class Bucket:
 
     def __init__(self, per_s: float, capacity: float) -> None:
         self._per_s = per_s
-        self._capacity = capacity
-        self._left = capacity
+        self._capacity = self._left = capacity
         self._at = time.monotonic()
 
     def take(self, amount: float) -> bool:
@@ -164,42 +161,12 @@ def _split(url: str) -> SplitResult | None:
 def _checked_origin(text: str) -> str:
     origin = text.strip().lower().rstrip("/")
     parts = _split(origin)
-    known = parts is not None and parts.scheme in ("http", "https")
-    if parts is None or not known or f"{parts.scheme}://{parts.netloc}" != origin:
+    if (
+        parts is None
+        or parts.scheme not in ("http", "https")
+        or f"{parts.scheme}://{parts.netloc}" != origin
+    ):
         raise ConfigError(
             f"{text!r} is no origin: write it as a browser does, such as https://example.org:8443"
         )
     return origin
-
-
-class Seats:
-    """Counts the streams of a server and of each address. Used on one event loop."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._taken: Counter[str] = Counter()
-
-    @property
-    def taken(self) -> int:
-        """Streams that are open."""
-        return self._taken.total()
-
-    @contextlib.contextmanager
-    def take(self, address: str) -> Iterator[str]:
-        """Take a seat while the block runs.
-
-        Yields:
-            empty, or in one line why there is none.
-        """
-        per_address = self._limits.max_streams_per_address
-        if self.taken >= self._limits.max_streams:
-            yield f"the server is full ({self._limits.max_streams} streams): try again later"
-        elif self._taken[address] >= per_address:
-            yield f"{per_address} streams are open from this address: close one"
-        else:
-            self._taken[address] += 1
-            try:
-                yield ""
-            finally:
-                self._taken[address] -= 1
-                self._taken += Counter()  # forgets addresses without a stream

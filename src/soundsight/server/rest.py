@@ -1,4 +1,4 @@
-"""The REST API: a sound comes in, its pictures go out. Described by ``/openapi.json``."""
+"""The REST API: a sound comes in, its pictures or events go out. Described by ``/openapi.json``."""
 
 from __future__ import annotations
 
@@ -6,28 +6,42 @@ import asyncio
 import base64
 import contextlib
 import io
+import json
+import os
+import shutil
+import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
+from prometheus_client import generate_latest
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
+from starlette.types import Receive, Scope, Send
 
 from soundsight import __version__
+from soundsight.core.errors import SoundsightError
 from soundsight.core.state import State, known
+from soundsight.runtime.file_events import Progress, find_events
 from soundsight.runtime.translator import Translator
 from soundsight.server.decoding import Decoded, Decoder
 from soundsight.server.errors import ApiError
-from soundsight.server.jobs import Jobs
 from soundsight.server.limits import Limits
 from soundsight.server.metrics import Metrics
 from soundsight.server.stream import Streams
-from soundsight.server.uploads import FIELD, Upload, receive
+from soundsight.server.uploads import FIELD, Jobs, Upload, receive
 from soundsight.views.drawing import picture, png_bytes
+from soundsight.views.event_files import save
+from soundsight.views.events import FileEvent, FileEvents, event_json, overview_json
 from soundsight.views.sheet import ROWS_PER_PAGE, contact_sheet
 from soundsight.views.translation import Translation
 
@@ -36,9 +50,19 @@ MAX_DRAWS = 64
 _POLL_S = 0.25
 """Seconds between two checks whether the client is still there."""
 
+_PROGRESS_S = 0.25
+"""Seconds between two lines of progress."""
+
 _MAX_SHOWN = 80
+_CHUNK_BYTES = 1 << 16
+
+_IN_MEMORY = Path("/dev/shm")
+_ROOM = 16
+"""Free room that a file in memory needs, in multiples of the longest upload in memory."""
 
 _T = TypeVar("_T")
+
+router = APIRouter()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,21 +85,19 @@ def _services(request: Request) -> Services:
 ServicesOf = Annotated[Services, Depends(_services)]
 
 
+# --- parameters and answers ------------------------------------------------------------------
+
+
 class Options(BaseModel):
     """Parameters that every upload takes, in the query or in its form."""
 
-    seed: Annotated[
-        int, Field(ge=0, le=2**53 - 1, description="Another seed imagines another picture.")
-    ] = 0
-    track: Annotated[
-        int | None,
-        Field(
-            ge=1, le=100, description="Which sound track, from 1; the first that sounds without."
-        ),
-    ] = None
-    strict: Annotated[
-        bool, Field(description="Refuse what is damaged, instead of using what can be read.")
-    ] = False
+    seed: int = Field(0, ge=0, le=2**53 - 1, description="Another seed imagines another picture.")
+    track: int | None = Field(
+        None, ge=1, le=100, description="Which sound track, from 1; the first that sounds without."
+    )
+    strict: bool = Field(
+        False, description="Refuse what is damaged, instead of using what can be read."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -115,14 +137,26 @@ class Options(BaseModel):
 class TranslateOptions(Options):
     """Parameters of ``/v1/translate``."""
 
-    each_second: Annotated[
-        bool, Field(description="Every second, instead of the sound as a whole.")
-    ] = False
-    draws: Annotated[
-        int, Field(ge=1, le=MAX_DRAWS, description="Pictures of the sound, or of each second.")
-    ] = 1
-    anyway: Annotated[bool, Field(description="Draw sounds of no known kind, too.")] = False
-    format: Annotated[Literal["json", "png"], Field(description="What the response is.")] = "json"
+    each_second: bool = Field(False, description="Every second, instead of the sound as a whole.")
+    draws: int = Field(
+        1, ge=1, le=MAX_DRAWS, description="Pictures of the sound, or of each second."
+    )
+    anyway: bool = Field(False, description="Draw sounds of no known kind, too.")
+    format: Literal["json", "png"] = Field("json", description="What the response is.")
+
+
+class StoryboardOptions(Options):
+    """Parameters of ``/v1/storyboard``."""
+
+    format: Literal["ndjson", "json", "png", "mp4", "html"] = Field(
+        "ndjson", description="What the response is."
+    )
+    sensitivity: float = Field(
+        0.5, ge=0, le=1, description="0 tells only what is loud and sure, 1 tells more."
+    )
+    name: str = Field(
+        "", max_length=1000, description="What the file is called, where it comes raw."
+    )
 
 
 class Picture(BaseModel):
@@ -201,7 +235,7 @@ _ERRORS = {
 }
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entry of some error responses; without statuses, of all that an upload has."""
     return {
         status: {"model": FaultAnswer, "description": _ERRORS[status]}
@@ -209,95 +243,36 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-
-UPLOAD: dict[str, Any] = {
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "A sound or video file of any usual format: raw, or in the field "
         f"'{FIELD}' of a form, whose other fields are the parameters of the query, if any.",
         "content": {
-            "application/octet-stream": BINARY,
+            "application/octet-stream": _BINARY,
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
                     "required": [FIELD],
-                    "properties": {FIELD: BINARY["schema"]},
+                    "properties": {FIELD: _BINARY["schema"]},
                 }
             },
         },
     }
 }
-
-_EXAMPLE = {
-    "model": "everyday 1",
-    "seed": 0,
-    "warnings": [],
-    "pictures": [
-        {
-            "second": 1.25,
-            "draw": 0,
-            "state": "picture",
-            "name": "dog",
-            "second_guess": "",
-            "confidence": 0.81,
-            "ood_score": 0.22,
-            "level_dbfs": -20.4,
-            "png": "iVBORw0KGgo...",
-        }
-    ],
-}
-
-router = APIRouter()
+_PICTURE_EXAMPLE = {
+    "second": 1.25, "draw": 0, "state": "picture", "name": "dog", "second_guess": "",
+    "confidence": 0.81, "ood_score": 0.22, "level_dbfs": -20.4, "png": "iVBORw0KGgo...",
+}  # fmt: skip
+_EXAMPLE = {"model": "everyday 1", "seed": 0, "warnings": [], "pictures": [_PICTURE_EXAMPLE]}
 
 
-# --- a sound in, pictures out ----------------------------------------------------------------
-
-
-@router.post(
-    "/v1/translate",
-    response_model=Translated,
-    openapi_extra=UPLOAD,
-    responses={
-        200: {
-            "description": "The pictures; with format=png one PNG, a contact sheet where there "
-            "are several.",
-            "content": {"application/json": {"example": _EXAMPLE}, "image/png": BINARY},
-        },
-        **errors(),
-    },
-)
-async def translate(
-    request: Request, services: ServicesOf, options: Annotated[TranslateOptions, Query()]
-) -> Any:
-    """Imagine a sound as a whole, or every second of it."""
-    with services.jobs.admit():
-        async with receive(request, services.limits) as upload, client_gone(request) as gone:
-            options = options.with_form(request, upload)
-
-            def work() -> bytes:
-                check_client(gone)  # it may have gone before its turn came
-                with services.decoder.open(
-                    upload.handle, upload.name, track=options.track, strict=options.strict
-                ) as sound:
-                    results = _imagine(services, upload, sound, options, gone)
-                if options.format == "png":
-                    return _sheet(results, upload.name, services)
-                body = Translated(
-                    model=services.translator.info.label,
-                    seed=options.seed,
-                    warnings=sound.warnings,
-                    pictures=[picture for result in results for picture in _pictures(result)],
-                )
-                return body.model_dump_json().encode()
-
-            body = await services.jobs.run(work)
-    kind = "image/png" if options.format == "png" else "application/json"
-    return Response(body, media_type=kind)
+# --- what both kinds of work need ------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
-async def client_gone(request: Request) -> AsyncIterator[threading.Event]:
+async def _client_gone(request: Request) -> AsyncIterator[threading.Event]:
     """An event that is set when the client has gone, or the ``with`` block ends."""
     gone = threading.Event()
 
@@ -315,44 +290,91 @@ async def client_gone(request: Request) -> AsyncIterator[threading.Event]:
         await asyncio.gather(watcher, return_exceptions=True)
 
 
-def check_client(gone: threading.Event) -> None:
-    """Raise an ``ApiError`` when the client has gone: nobody wants the rest of the work."""
-    if gone.is_set():
-        raise ApiError(499, "gone", "the client has gone")
+def _while_wanted(items: Iterable[_T], gone: threading.Event) -> Iterator[_T]:
+    """The items of a piece of work, until the client has gone: nobody wants the rest of it."""
+    for item in items:
+        if gone.is_set():
+            raise ApiError(499, "gone", "the client has gone")
+        yield item
 
 
-def _imagine(
-    services: Services,
-    upload: Upload,
-    sound: Decoded,
-    options: TranslateOptions,
-    gone: threading.Event,
+def _opened(
+    services: Services, upload: Upload, options: Options
+) -> contextlib.AbstractContextManager[Decoded]:
+    return services.decoder.open(
+        upload.handle, upload.name, track=options.track, strict=options.strict
+    )
+
+
+# --- a sound in, pictures out ----------------------------------------------------------------
+
+
+@router.post(
+    "/v1/translate",
+    response_model=Translated,
+    openapi_extra=_UPLOAD,
+    responses={
+        200: {
+            "description": "The pictures; with format=png one PNG, a contact sheet where there "
+            "are several.",
+            "content": {"application/json": {"example": _EXAMPLE}, "image/png": _BINARY},
+        },
+        **_errors(),
+    },
+)
+async def translate(
+    request: Request, services: ServicesOf, options: Annotated[TranslateOptions, Query()]
+) -> Response:
+    """Imagine a sound as a whole, or every second of it."""
+    with services.jobs.admit():
+        async with receive(request, services.limits) as upload, _client_gone(request) as gone:
+            options = options.with_form(request, upload)
+            body = await services.jobs.run(lambda: _translated(services, upload, options, gone))
+    kind = "image/png" if options.format == "png" else "application/json"
+    return Response(body, media_type=kind)
+
+
+def _translated(
+    services: Services, upload: Upload, options: TranslateOptions, gone: threading.Event
+) -> bytes:
+    with _opened(services, upload, options) as sound:
+        results = _imagined(services, upload.name, sound, options, gone)
+    label = services.translator.info.label
+    if options.format == "json":
+        pictures = [one for result in results for one in _pictures(result)]
+        body = Translated(
+            model=label, seed=options.seed, warnings=sound.warnings, pictures=pictures
+        )
+        return body.model_dump_json().encode()
+    if len(results) == 1 and len(results[0]) == 1:
+        return png_bytes(picture(results[0].images[0]), results[0].texts(0))
+    file = io.BytesIO()
+    rows = [result.row(upload.name) for result in results]
+    contact_sheet(rows, subtitle=f"model {label}").save(file, "PNG")
+    return file.getvalue()
+
+
+def _imagined(
+    services: Services, name: str, sound: Decoded, options: TranslateOptions, gone: threading.Event
 ) -> list[Translation]:
-    def checked(items: Iterable[_T]) -> Iterator[_T]:
-        for item in items:
-            check_client(gone)
-            yield item
-
     how: dict[str, Any] = {"draws": options.draws, "seed": options.seed, "anyway": options.anyway}
-    blocks = checked(sound)
+    blocks = _while_wanted(sound, gone)
     if not options.each_second:
         return [services.translator.translate(blocks, **how)]
     as_sheet = options.format == "png"
     most = ROWS_PER_PAGE * options.draws if as_sheet else services.limits.max_pictures
     seconds = most // options.draws
-    too_many = ApiError(
+    if seconds and (sound.duration_s or 0.0) <= seconds + 0.5:
+        results = _while_wanted(services.translator.iter_translate(blocks, **how), gone)
+        some = list(islice(results, seconds + 1))
+        if len(some) <= seconds:
+            return some
+    raise ApiError(
         413,
         "too_many",
-        f"{upload.name} would give more than {most} pictures: ask for fewer draws, cut the "
-        "sound, or ask for a storyboard",
+        f"{name} would give more than {most} pictures: ask for fewer draws, cut the sound, or ask "
+        "for a storyboard",
     )
-    if seconds == 0 or (sound.duration_s or 0.0) > seconds + 0.5:
-        raise too_many
-    results = checked(services.translator.iter_translate(blocks, **how))
-    some = list(islice(results, seconds + 1))
-    if len(some) > seconds:
-        raise too_many
-    return some
 
 
 def _pictures(result: Translation) -> Iterator[Picture]:
@@ -370,18 +392,181 @@ def _pictures(result: Translation) -> Iterator[Picture]:
         )
 
 
-def _sheet(results: list[Translation], name: str, services: Services) -> bytes:
-    """One picture as it is, several as a contact sheet."""
-    if len(results) == 1 and len(results[0]) == 1:
-        return png_bytes(picture(results[0].images[0]), results[0].texts(0))
-    rows = [result.row(name) for result in results]
-    page = contact_sheet(rows, subtitle=f"model {services.translator.info.label}")
-    file = io.BytesIO()
-    page.save(file, "PNG")
-    return file.getvalue()
+# --- a sound in, its events out --------------------------------------------------------------
+
+_MEDIA_TYPES = {
+    "ndjson": "application/x-ndjson",
+    "json": "application/json",
+    "png": "image/png",
+    "mp4": "video/mp4",
+    "html": "text/html",
+}
 
 
-@router.get("/v1/model", responses=errors(401, 403, 503))
+@router.post(
+    "/v1/storyboard",
+    response_class=Response,
+    openapi_extra=_UPLOAD,
+    responses={
+        200: {
+            "description": "As ndjson one JSON object a line, each sent as soon as it is known: "
+            "begin, progress, event, overview, and at the end done or error. Otherwise one file: "
+            "a sheet, a film, a page or data.",
+            "content": {
+                "application/x-ndjson": {
+                    "schema": {"type": "string"},
+                    "example": '{"type": "begin", "name": "dog.mp4", "duration_s": 8.0, '
+                    '"model": "everyday 1"}\n',
+                },
+                "application/json": {"schema": {"type": "object"}},
+                "image/png": _BINARY,
+                "video/mp4": _BINARY,
+                "text/html": {"schema": {"type": "string"}},
+            },
+        },
+        **_errors(),
+    },
+)
+async def storyboard(
+    request: Request, services: ServicesOf, options: Annotated[StoryboardOptions, Query()]
+) -> Response:
+    """Find the events of a sound or video: a picture of each, in time."""
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(services.jobs.admit())
+        upload = await stack.enter_async_context(receive(request, services.limits, options.name))
+        options = options.with_form(request, upload)
+        kind = options.format
+        if kind == "ndjson":
+            lines = services.jobs.iterate(_lines(services, upload, options))
+            stack.push_async_callback(lines.aclose)
+            # A file that cannot be read at all is an error response, not a line.
+            first = await anext(lines)
+            # A proxy that buffers the response would hide the progress.
+            headers = {"x-accel-buffering": "no"}
+            return _HeldResponse(
+                _with_first(first, lines), media_type=_MEDIA_TYPES[kind], headers=headers,
+                held=stack.pop_all(),
+            )  # fmt: skip
+        gone = await stack.enter_async_context(_client_gone(request))
+        place = _place(upload, services.limits)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="soundsight-", dir=place))
+        path = Path(folder) / f"storyboard.{kind}"
+        await services.jobs.run(lambda: _write(services, upload, options, path, gone))
+        file = path.open("rb")
+    # The folder is gone; the file has no name any more and goes with its descriptor.
+    held = contextlib.AsyncExitStack()
+    held.enter_context(file)
+    stem = f"{Path(upload.name).stem}-storyboard.{kind}"
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in stem)
+    headers = {
+        "content-length": str(os.fstat(file.fileno()).st_size),
+        "content-disposition": (
+            f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(stem, safe='')}"
+        ),
+    }
+    chunks = iter(lambda: file.read(_CHUNK_BYTES), b"")
+    return _HeldResponse(chunks, media_type=_MEDIA_TYPES[kind], headers=headers, held=held)
+
+
+class _HeldResponse(StreamingResponse):
+    """A streamed response that closes what it needs however it ends, begun or not."""
+
+    def __init__(self, *args: Any, held: contextlib.AsyncExitStack, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._held:
+            await super().__call__(scope, receive, send)
+
+
+async def _with_first(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    yield first
+    async for line in rest:
+        yield line
+
+
+def _place(upload: Upload, limits: Limits) -> Path | None:
+    """The folder of a film or page, which hold the sound: in memory where its upload is, too."""
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(_IN_MEMORY).free
+        writable = os.access(_IN_MEMORY, os.W_OK | os.X_OK)
+        if upload.size <= limits.memory_bytes and writable and free > _ROOM * limits.memory_bytes:
+            return _IN_MEMORY
+    return None
+
+
+def _events(
+    services: Services,
+    upload: Upload,
+    options: StoryboardOptions,
+    blocks: Iterator[Any],
+    total_s: float | None,
+) -> Iterator[FileEvent | Progress | FileEvents]:
+    return find_events(
+        services.translator,
+        blocks,
+        sensitivity=options.sensitivity,
+        seed=options.seed,
+        source=upload.name,
+        total_s=total_s,
+    )
+
+
+def _lines(services: Services, upload: Upload, options: StoryboardOptions) -> Generator[bytes]:
+    """The events as lines of JSON, at least one each ``_PROGRESS_S`` of work."""
+
+    def line(**values: Any) -> bytes:
+        return json.dumps(values, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+
+    with _opened(services, upload, options) as sound:
+        # The first block shows whether there is a sound at all.
+        first = list(islice(sound, 1))
+        yield line(
+            type="begin",
+            name=upload.name,
+            duration_s=sound.duration_s,
+            model=services.translator.info.label,
+            seed=options.seed,
+            sensitivity=options.sensitivity,
+        )
+        progress_at = 0.0
+        try:
+            for item in _events(services, upload, options, chain(first, sound), sound.duration_s):
+                if isinstance(item, FileEvent):
+                    yield line(type="event", **event_json(item))
+                elif isinstance(item, FileEvents):
+                    yield line(type="overview", **overview_json(item.overview))
+                    yield line(type="done", words=item.words, warnings=sound.warnings)
+                elif time.monotonic() - progress_at >= _PROGRESS_S:
+                    progress_at = time.monotonic()
+                    yield line(type="progress", done_s=item.done_s, total_s=item.total_s)
+        except (SoundsightError, ApiError) as error:
+            yield line(type="error", message=str(error))
+
+
+def _write(
+    services: Services,
+    upload: Upload,
+    options: StoryboardOptions,
+    path: Path,
+    gone: threading.Event,
+) -> None:
+    """Write the storyboard to a file. A film reads the sound a second time."""
+    with _opened(services, upload, options) as sound:
+        found = _events(services, upload, options, sound, sound.duration_s)
+        (last,) = deque(_while_wanted(found, gone), maxlen=1)
+    assert isinstance(last, FileEvents), "the last item has all events"
+    with contextlib.ExitStack() as stack:
+        steps = save(last, lambda: stack.enter_context(_opened(services, upload, options)), path)
+        for _ in _while_wanted(steps, gone):
+            pass
+
+
+# --- facts about the server ------------------------------------------------------------------
+
+
+@router.get("/v1/model", responses=_errors(401, 403, 503))
 async def model(services: ServicesOf) -> ModelAnswer:
     """Say which model answers, and how well it does."""
     info, head = services.translator.info, services.translator.label_head
@@ -400,13 +585,13 @@ async def model(services: ServicesOf) -> ModelAnswer:
     )
 
 
-@router.get("/healthz", responses=errors(403))
+@router.get("/healthz", responses=_errors(403))
 async def healthz() -> Health:
     """Say that the process lives."""
     return Health(status="alive")
 
 
-@router.get("/readyz", responses=errors(403, 503))
+@router.get("/readyz", responses=_errors(403, 503))
 async def readyz(request: Request) -> Health:
     """Say whether the server takes new streams and requests."""
     services: Services | None = request.app.state.services
@@ -418,9 +603,9 @@ async def readyz(request: Request) -> Health:
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}, **errors(401, 403, 503)},
+    responses={200: {"content": {"text/plain": {}}}, **_errors(401, 403, 503)},
 )
 async def metrics(services: ServicesOf) -> Response:
     """Give the figures of this process, for Prometheus."""
     kind = "text/plain; version=0.0.4; charset=utf-8"
-    return Response(services.metrics.text(), media_type=kind)
+    return Response(generate_latest(services.metrics.registry), media_type=kind)

@@ -23,7 +23,7 @@ from soundsight.media.segments import LiveCutter
 from soundsight.runtime.events import EventTracker
 from soundsight.server.engine import Engine, LiveSound
 from soundsight.server.errors import SERVER_FAULT
-from soundsight.server.limits import Access, Bucket, Limits, Seats
+from soundsight.server.limits import Access, Bucket, Limits
 from soundsight.server.metrics import Metrics
 
 _LOG = logging.getLogger("soundsight.server")
@@ -37,13 +37,11 @@ _SEND_S = 30.0
 _NOTICE_S = 10.0
 """Seconds between two notices of one kind."""
 
-
-class StreamError(ProtocolError):
-    """A stream that the server ends; ``reason`` is a word for the metrics."""
-
-    def __init__(self, message: str, code: Close, reason: str) -> None:
-        super().__init__(message, code)
-        self.reason = reason
+_REASONS: dict[int, str] = {
+    Close.TRY_LATER: "full", Close.FAULT: "fault", Close.UNAUTHORISED: "token",
+    Close.REFUSED: "rate", Close.TOO_SLOW: "slow",
+}  # fmt: skip
+"""What the metrics call a refusal; others are ``protocol``."""
 
 
 class Streams:
@@ -54,60 +52,56 @@ class Streams:
         self.access = access
         self.limits = limits
         self.metrics = metrics
-        self._seats = Seats(limits)
-        self._open: dict[_Stream, asyncio.Task[Any]] = {}
         self.leaving = False
+        self._open: dict[_Stream, asyncio.Task[Any] | None] = {}
 
     async def handle(self, socket: WebSocket) -> None:
         """Serve one WebSocket to its end."""
-        host, origin = socket.headers.get("host", ""), socket.headers.get("origin")
-        offered = socket.headers.get("sec-websocket-protocol", "").split(",")
-        known = protocol.SUBPROTOCOL in [name.strip() for name in offered]
+        known = protocol.SUBPROTOCOL in socket.scope["subprotocols"]
         try:
-            access = self.access
-            if not (
-                access.allows_host(host) and access.allows_origin(origin, host, socket.url.scheme)
-            ):
-                self.metrics.refusals.labels("origin").inc()
-                await socket.close()  # before it is accepted: HTTP 403
-                return
             await socket.accept(subprotocol=protocol.SUBPROTOCOL if known else None)
         except (OSError, RuntimeError, WebSocketDisconnect):  # the client has gone
             return
         stream = _Stream(socket, self)
         try:
-            with self._seats.take(socket.client.host if socket.client else "") as refusal:
-                self.metrics.streams.set(self._seats.taken)
-                if self.leaving:
-                    refusal = "the server stops: connect again"
-                elif not refusal and self.engine.overloaded:
-                    refusal = "the server has no time for a further stream: try again later"
-                if refusal:
-                    raise StreamError(refusal, Close.TRY_LATER, "full")
-                task = asyncio.current_task()
-                assert task is not None, "an ASGI application runs in a task"
-                self._open[stream] = task
-                await stream.run()
+            if refusal := self._refusal(stream.address):
+                raise ProtocolError(refusal, Close.TRY_LATER)
+            self._open[stream] = asyncio.current_task()
+            self.metrics.streams.set(len(self._open))
+            await stream.run()
         except WebSocketDisconnect:
             pass
         except Exception as error:
+            code, message = int(Close.FAULT), SERVER_FAULT
             if isinstance(error, ProtocolError):
-                fault = error
+                code, message = error.code, str(error)
             elif isinstance(error, SoundsightError):
-                fault = StreamError(str(error), Close.FAULT, "fault")
+                message = str(error)
             else:
                 _LOG.exception("a stream has failed")
-                fault = StreamError(SERVER_FAULT, Close.FAULT, "fault")
-            self.metrics.refusals.labels(getattr(fault, "reason", "protocol")).inc()
-            await stream.send_error(fault.code, str(fault))
+            self.metrics.refusals.labels(_REASONS.get(code, "protocol")).inc()
+            await stream.send_error(code, message)
         finally:
             self._open.pop(stream, None)
-            self.metrics.streams.set(self._seats.taken)
+            self.metrics.streams.set(len(self._open))
+
+    def _refusal(self, address: str) -> str:
+        """Why there is no room for a stream from an address; empty where there is."""
+        most, of_one = self.limits.max_streams, self.limits.max_streams_per_address
+        if self.leaving:
+            return "the server stops: connect again"
+        if len(self._open) >= most:
+            return f"the server is full ({most} streams): try again later"
+        if sum(stream.address == address for stream in self._open) >= of_one:
+            return f"{of_one} streams are open from this address: close one"
+        if self.engine.overloaded:
+            return "the server has no time for a further stream: try again later"
+        return ""
 
     async def leave(self) -> None:
         """The server stops: answer what has come, tell every stream, and close it."""
         self.leaving = True
-        tasks = list(self._open.values())
+        tasks = [task for task in self._open.values() if task is not None]
         await asyncio.gather(*(stream.leave() for stream in self._open))
         if tasks:
             await asyncio.wait(tasks, timeout=2 * _CLOSE_S)
@@ -117,6 +111,7 @@ class _Stream:
     """One stream."""
 
     def __init__(self, socket: WebSocket, server: Streams) -> None:
+        self.address = socket.client.host if socket.client else ""
         self._socket = socket
         self._server = server
         self._sound: LiveSound | None = None
@@ -129,7 +124,7 @@ class _Stream:
     async def run(self) -> None:
         """Serve the stream until the client's end, or the server's."""
         hello = await self._hello()
-        translator = self._server.engine.translator
+        translator, limits = self._server.engine.translator, self._server.limits
         model, head = translator.info, translator.label_head
         try:
             tracker = EventTracker(
@@ -150,8 +145,8 @@ class _Stream:
             ),
             limits=protocol.StreamLimits(
                 max_frame_bytes=protocol.max_frame_bytes(hello.rate_hz, SampleFormat(hello.format)),
-                max_speed=self._server.limits.max_speed,
-                silent_s=self._server.limits.silent_s,
+                max_speed=limits.max_speed,
+                silent_s=limits.silent_s,
             ),
             hop_s=hello.hop_s,
             segment_s=units.SEGMENT_S,
@@ -181,7 +176,7 @@ class _Stream:
         if not isinstance(hello, protocol.Hello):
             raise ProtocolError("the first message must be a hello", Close.MALFORMED)
         if not self._server.access.knows(hello.token):
-            raise StreamError("the token is missing or wrong", Close.UNAUTHORISED, "token")
+            raise ProtocolError("the token is missing or wrong", Close.UNAUTHORISED)
         return hello
 
     async def _receive(self) -> Any:
@@ -195,6 +190,7 @@ class _Stream:
         limits, rate_hz = self._server.limits, hello.rate_hz
         frames = Bucket(limits.frames_per_s, limits.frames_per_s)
         speed = Bucket(limits.max_speed, limits.burst_s)
+        too_fast = f"sound comes faster than {limits.max_speed:g} times real time"
         expected = 0
         loop = asyncio.get_running_loop()
         # One timer that each frame of sound puts off.
@@ -202,7 +198,7 @@ class _Stream:
             while True:
                 message = await self._receive()
                 if not frames.take(1):
-                    raise StreamError("too many frames a second", Close.REFUSED, "rate")
+                    raise ProtocolError("too many frames a second", Close.REFUSED)
                 if message.get("text") is not None:
                     if self._take_text(sound, message["text"]):
                         sound.end()
@@ -212,11 +208,7 @@ class _Stream:
                 frame = protocol.read_sound(message["bytes"], SampleFormat(hello.format), rate_hz)
                 silence.reschedule(loop.time() + limits.silent_s)
                 if not speed.take(len(frame.samples) / rate_hz):
-                    raise StreamError(
-                        f"sound comes faster than {limits.max_speed:g} times real time",
-                        Close.REFUSED,
-                        "rate",
-                    )
+                    raise ProtocolError(too_fast, Close.REFUSED)
                 if frame.position < expected:
                     raise ProtocolError("the position goes backwards", Close.MALFORMED)
                 if 0 < expected < frame.position:
@@ -242,22 +234,23 @@ class _Stream:
 
     async def _write(self, sound: LiveSound) -> None:
         """Send windows and notices until the sound has ended and all of it is answered."""
+        metrics = self._server.metrics
         while not sound.finished:
             while not (sound.due or self._notices):
                 self._changed.clear()
                 await self._changed.wait()
             window = await self._server.engine.run(sound.work) if sound.due else None
             if window is not None:
-                facts, pictures = window
-                self._server.metrics.windows.labels(str(facts.state)).inc()
-                self._server.metrics.skipped.inc(facts.skipped)
-                self._server.metrics.latency.observe(facts.served_ms / 1000)
+                facts, _ = window
+                metrics.windows.labels(str(facts.state)).inc()
+                metrics.skipped.inc(facts.skipped)
+                metrics.latency.observe(facts.served_ms / 1000)
                 if facts.skipped:
                     self._notice("load", "windows are left out: the server has much to do")
             while self._notices:
                 await self._send(self._notices.pop(0).model_dump_json())
             if window is not None:
-                await self._send(protocol.pack_window(facts, pictures))
+                await self._send(protocol.pack_window(*window))
 
     def _notice(self, code: Any, message: str) -> None:
         now = time.monotonic()
@@ -307,4 +300,4 @@ async def _time_limit(seconds: float, message: str) -> AsyncIterator[asyncio.Tim
         async with asyncio.timeout(seconds) as limit:
             yield limit
     except TimeoutError:
-        raise StreamError(message, Close.TOO_SLOW, "slow") from None
+        raise ProtocolError(message, Close.TOO_SLOW) from None

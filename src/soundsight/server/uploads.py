@@ -1,7 +1,8 @@
-"""Bodies of requests: bounded in length and time, and gone when the request ends.
+"""Uploads: bodies that are bounded in length and time, and gone when the request ends; their work.
 
 Up to ``Limits.memory_bytes`` an upload never touches a disk. A longer one goes to a temporary file
-without a name, which is gone with its descriptor however the process ends.
+without a name, which is gone with its descriptor however the process ends. Uploads are worked on by
+threads, a few at a time, and a bounded number of requests waits.
 """
 
 from __future__ import annotations
@@ -13,22 +14,27 @@ import os
 import tempfile
 import time
 import unicodedata
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from soundsight.server.errors import ApiError
+from soundsight.server.errors import RETRY_S, ApiError
 from soundsight.server.limits import Limits
+from soundsight.server.metrics import Metrics
 
 FIELD = "sound"
 """Name of the form's field that holds the file."""
 
 _MAX_NAME = 120
+
+_T = TypeVar("_T")
 
 _LOG = logging.getLogger("soundsight.server")
 # It warns of each damaged form, which is its sender's fault and is answered.
@@ -59,9 +65,6 @@ async def receive(request: Request, limits: Limits, name: str = "") -> AsyncIter
         ApiError: when the body is too long, too slow, empty or no proper form, or there is no room
             for it.
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared) > limits.max_upload_bytes:
-        raise _too_big(limits)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     fields: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
@@ -75,8 +78,7 @@ async def receive(request: Request, limits: Limits, name: str = "") -> AsyncIter
                 )
                 async for chunk in _chunks(request, limits):
                     file.write(chunk)
-            size = file.seek(0, os.SEEK_END) or file.tell()
-            if not size:
+            if not (size := file.seek(0, os.SEEK_END)):
                 raise ApiError(400, "empty", "the body is empty: send a sound or video file")
             handle = _descriptor(file, stack)
         except OSError as error:
@@ -95,16 +97,15 @@ def clean_name(name: str) -> str:
     return text[:_MAX_NAME] or "the sound"
 
 
-def _too_big(limits: Limits) -> ApiError:
-    return ApiError(
-        413, "too_big", f"the body is longer than {limits.max_upload_bytes:,} bytes: cut the sound"
-    )
-
-
 async def _chunks(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
     """The body in parts, as they come; raises when it is too long or too slow."""
-    total = 0
+    most = limits.max_upload_bytes
+    too_big = ApiError(413, "too_big", f"the body is longer than {most:,} bytes: cut the sound")
     too_slow = ApiError(408, "too_slow", "the body comes too slowly: send it again")
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared) > most:
+        raise too_big
+    total = 0
     began = time.monotonic()
     stream = request.stream().__aiter__()
     while True:
@@ -119,8 +120,8 @@ async def _chunks(request: Request, limits: Limits) -> AsyncGenerator[bytes, Non
         except ClientDisconnect:
             raise ApiError(400, "cut_short", "the body was cut short") from None
         total += len(chunk)
-        if total > limits.max_upload_bytes:
-            raise _too_big(limits)
+        if total > most:
+            raise too_big
         counted_s = time.monotonic() - began - limits.body_idle_s
         if total < limits.body_bytes_per_s * counted_s:
             raise too_slow
@@ -162,9 +163,59 @@ def _descriptor(file: Any, stack: contextlib.ExitStack) -> int:
     data = file._file.getbuffer()
     handle = os.memfd_create("sound")
     stack.callback(os.close, handle)
-    with data:
-        written = 0
-        while written < len(data):
-            written += os.write(handle, data[written:])
+    with data, open(handle, "wb", closefd=False) as copy:
+        copy.write(data)
     file.close()  # one copy is enough
     return handle
+
+
+class Jobs:
+    """Seats for requests with an upload, and the few threads that work on them; of one event loop.
+
+    A thread cannot be stopped from outside: a request whose client has gone keeps its seat, and all
+    that it uses, until its thread has ended.
+    """
+
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._most = limits.max_jobs + limits.max_waiting
+        self._present = 0
+        self._seats = asyncio.Semaphore(limits.max_jobs)
+        self._threads = CapacityLimiter(limits.max_jobs)
+
+    @contextlib.contextmanager
+    def admit(self) -> Iterator[None]:
+        """Count a request from before its body is read.
+
+        Raises:
+            ApiError: 503, when too many are there.
+        """
+        if self._present >= self._most:
+            self._metrics.refusals.labels("busy").inc()
+            raise ApiError(503, "busy", f"the server is busy: try again in {RETRY_S} s")
+        self._present += 1
+        try:
+            yield
+        finally:
+            self._present -= 1
+
+    async def run(self, work: Callable[[], _T]) -> _T:
+        """Run a piece of work on a thread when its turn comes."""
+        async with self._seats:
+            with self._metrics.jobs.track_inprogress():
+                return await run_sync(work, limiter=self._threads)
+
+    async def iterate(self, steps: Generator[_T]) -> AsyncGenerator[_T]:
+        """Run a generator on threads, each step when it is asked for, and close it at the end."""
+        end = object()
+        async with self._seats:
+            with self._metrics.jobs.track_inprogress():
+                try:
+                    while (
+                        item := await run_sync(next, steps, end, limiter=self._threads)
+                    ) is not end:
+                        yield item  # type: ignore[misc]
+                finally:
+                    # A server that stops at once does not wait for a step that still runs.
+                    with contextlib.suppress(ValueError):
+                        await run_sync(steps.close, limiter=self._threads)
