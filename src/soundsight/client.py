@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
@@ -164,15 +164,11 @@ class Client:
             AudioError: when ``sound`` is a path that cannot be read, or no sound.
             ConfigError: when samples come without their rate.
         """
-        body, name = _body(sound, rate_hz)
-        options: dict[str, Any] = {
+        options = {
             "each_second": each_second, "draws": draws, "seed": seed, "anyway": anyway,
-            "strict": strict, **({} if track is None else {"track": track}),
+            "strict": strict, "track": track,
         }  # fmt: skip
-        with body as file:
-            return self._json(
-                "POST", "/v1/translate", _imagined, params=options, files={"sound": (name, file)}
-            )
+        return self._json("POST", "/v1/translate", _imagined, options, _body(sound, rate_hz))
 
     def model(self) -> dict[str, Any]:
         """Facts about the model that the server has.
@@ -222,32 +218,37 @@ class Client:
         suffix = path.suffix.lower()
         if suffix not in SUFFIXES:
             raise ConfigError(f"{path}: the suffix is one of {', '.join(SUFFIXES)}")
-        kind = suffix.removeprefix(".")
-        options: dict[str, Any] = {
-            "format": kind, "sensitivity": sensitivity, "seed": seed, "strict": strict,
-            **({} if track is None else {"track": track}),
+        body = _body(os.fspath(sound), None)
+        options = {
+            "format": suffix.removeprefix("."), "sensitivity": sensitivity, "seed": seed,
+            "strict": strict, "track": track, "name": body[1],
         }  # fmt: skip
-        body, name = _body(os.fspath(sound), None)
         with (
-            body as file,
+            body[0],
             atomic_file(path) as temporary,
-            self._asked(
-                "POST", "/v1/storyboard", params={**options, "name": name},
-                files={"sound": (name, file)},
-            ) as answer,
+            self._asked("POST", "/v1/storyboard", options, body) as answer,
             temporary.open("wb") as written,
-        ):  # fmt: skip
+        ):
             for part in answer.iter_bytes():
                 written.write(part)
         return path
 
     @contextlib.contextmanager
-    def _asked(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
-        """The answer to a request, read within the block; all that can go wrong in words."""
+    def _asked(
+        self,
+        method: str,
+        path: str,
+        options: dict[str, Any] | None = None,
+        body: tuple[IO[bytes], str] | None = None,
+    ) -> Iterator[httpx.Response]:
+        """The answer to a request, read within the block; what goes wrong, in words."""
         import httpx
 
+        given = {name: value for name, value in (options or {}).items() if value is not None}
+        file, name = body or (contextlib.nullcontext(), "")
+        files = {"sound": (name, file)} if body else None
         try:
-            with self._http.stream(method, path, **options) as answer:
+            with file, self._http.stream(method, path, params=given, files=files) as answer:  # type: ignore[arg-type]
                 if answer.is_error:
                     answer.read()
                     try:
@@ -256,23 +257,20 @@ class Client:
                         message = f"it answered {answer.status_code}: is it a soundsight server?"
                     raise ServerError(f"{answer.url.host}: {first_line(ValueError(message))}")
                 yield answer
+        except httpx.TimeoutException:
+            raise ServerError(
+                f"{self.url} does not answer in time: try again, or raise timeout_s"
+            ) from None
         except httpx.HTTPError as error:
-            why = (
-                f"cannot reach {self.url} ({first_line(error)}): is  soundsight serve  running "
-                "there?"
-            )
-            if isinstance(error, httpx.TimeoutException):
-                why = f"{self.url} does not answer in time: try again, or raise timeout_s"
-            elif "CERTIFICATE" in str(error):
-                why = (
-                    f"{self.url} has a certificate that nobody vouches for: pass verify=, its "
-                    "path or False"
-                )
+            reason = first_line(error)
+            why = f"cannot reach {self.url} ({reason}): is  soundsight serve  running there?"
+            if "CERTIFICATE" in reason:
+                why = f"{self.url} has a certificate of its own: pass verify=, its path or False"
             raise ServerError(why) from None
 
-    def _json(self, method: str, path: str, read: Callable[[Any], _T], **options: Any) -> _T:
+    def _json(self, method: str, path: str, read: Callable[[Any], _T], *how: Any) -> _T:
         """What is read of an answer's JSON."""
-        with self._asked(method, path, **options) as answer:
+        with self._asked(method, path, *how) as answer:
             answer.read()
             try:
                 return read(answer.json())
@@ -439,7 +437,7 @@ def is_this_machine(host: str) -> bool:
     return False
 
 
-def _body(sound: Any, rate_hz: int | None) -> tuple[Any, str]:
+def _body(sound: Any, rate_hz: int | None) -> tuple[IO[bytes], str]:
     """An open file of what is sent, and its name."""
     if isinstance(sound, (str, os.PathLike)):
         if rate_hz is not None:

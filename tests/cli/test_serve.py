@@ -131,8 +131,8 @@ def test_a_port_that_is_taken(tiny_model: Path, tmp_path: Path) -> None:
     [
         # An address that is kept for examples, and a name that is nobody's.
         (["--host", "203.0.113.7"], "cannot listen on 203.0.113.7, port"),
-        (["--host", "nowhere.invalid"], "cannot listen on nowhere.invalid: "),
-        (["--host", ""], "cannot listen on no address: "),
+        (["--host", "nowhere.invalid"], "cannot listen on nowhere.invalid, port 0: "),
+        (["--host", ""], "cannot listen on no address, port 0: "),
         (["--model", "no-such-model"], "no-such-model"),
         (["--tls-cert", "a.pem"], "--tls-cert and --tls-key go together"),
         (["--tls-key", "a.pem"], "--tls-cert and --tls-key go together"),

@@ -420,13 +420,11 @@ def test_frames_that_are_none(server: Any, data: bytes, code: int | None) -> Non
 @pytest.mark.parametrize(
     "head",
     [
-        b"\r\n", b"GARBAGE\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01" * 9 + b"\r\n\r\n",
-        UPGRADE.replace(b"websocket", b"h2c"), UPGRADE.replace(b"13", b"12"),
+        b"\r\n", b"GARBAGE\r\n\r\n", UPGRADE.replace(b"websocket", b"h2c"),
         UPGRADE.replace(b"AAAA", b"!!"), UPGRADE.replace(b"Sec-WebSocket-Key", b"X"),
-        UPGRADE.replace(b"GET", b"POST"), UPGRADE.replace(b"HTTP/1.1", b"HTTP/1.0"),
-        with_field(b"X: " + b"x" * 20_000), with_field(b"\r\n".join([b"X: y"] * 300)),
-        UPGRADE.replace(b"Host: 127.0.0.1\r\n", b""), UPGRADE.replace(b"/v1/stream", b"/v1/other"),
-        UPGRADE.replace(b"/v1/stream", b"/v1/stream\xff"), UPGRADE.replace(b"/v1/stream", b"*"),
+        UPGRADE.replace(b"GET", b"POST"), with_field(b"X: " + b"x" * 20_000),
+        with_field(b"\r\n".join([b"X: y"] * 300)), UPGRADE.replace(b"Host: 127.0.0.1\r\n", b""),
+        UPGRADE.replace(b"/v1/stream", b"/v1/stream\xff"),
         with_field(b"Content-Length: 5") + b"hello", with_field(b"Origin: \xff\xfe"),
         with_field(b"Sec-WebSocket-Protocol: ,,;\x0b"),
         with_field(b"Sec-WebSocket-Extensions: ;;="), b"G" * 200_000,

@@ -187,23 +187,16 @@ def serve(
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Take the port before the model is loaded."""
-    bound, where = None, host or "no address"
+    """Take the port before the model is loaded, and at once: another server could take it."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        where = f"{host}, port {port}"
-        bound = socket.socket(family, socket.SOCK_STREAM)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-        # At once: until somebody listens, another server could take the same port.
-        bound.listen(_BACKLOG)
-    except (OSError, OverflowError, ValueError) as error:  # ValueError: no name at all
-        if bound is not None:
-            bound.close()
-        reason = getattr(error, "strerror", None) or error
-        advice = " (choose another with --port)" if bound is not None else ""
-        raise ConfigError(f"cannot listen on {where}: {reason}{advice}") from None
-    return bound
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except (OSError, ValueError) as error:  # ValueError: no name at all
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
+        raise ConfigError(
+            f"cannot listen on {host or 'no address'}, port {port}: {reason} (choose others with "
+            "--host and --port)"
+        ) from None
 
 
 def _own_certificate() -> tuple[ssl.SSLContext, str]:

@@ -58,8 +58,21 @@ def listen(
         SoundsightError: when a display cannot be written to, or the sound cannot be read further.
     """
     signal = _Signal(translator, source, sensitivity, seed)
+    began = time.monotonic()
+    retry_at, wait_s = 0.0, _FIRST_RETRY_S
     try:
-        _follow(signal, displays, seconds)
+        while not source.ended and (seconds is None or time.monotonic() - began < seconds):
+            block = source.read(_WAIT_S)
+            window = signal.take(block)
+            if block is not None:
+                retry_at, wait_s = 0.0, _FIRST_RETRY_S
+            view = signal.state.view()
+            for display in displays:
+                display.show(view, window)
+            gone = view.look is Look.NOT_LISTENING and not signal.state.muted
+            if gone and not source.ended and time.monotonic() >= retry_at:
+                signal.reopen()
+                retry_at, wait_s = time.monotonic() + wait_s, min(_LONGEST_RETRY_S, 2 * wait_s)
     except KeyboardInterrupt:
         pass  # the way to end what has no end
     finally:
@@ -68,25 +81,6 @@ def listen(
         view = signal.state.view()
         for display in displays:
             display.close(view)
-
-
-def _follow(signal: _Signal, displays: Sequence[Display], seconds: float | None) -> None:
-    began = time.monotonic()
-    retry_at, wait_s = 0.0, _FIRST_RETRY_S
-    while seconds is None or time.monotonic() - began < seconds:
-        block = signal.source.read(_WAIT_S)
-        window = signal.take(block)
-        if block is not None:
-            retry_at, wait_s = 0.0, _FIRST_RETRY_S
-        view = signal.state.view()
-        for display in displays:
-            display.show(view, window)
-        if signal.source.ended:
-            return
-        gone = view.look is Look.NOT_LISTENING and not signal.state.muted
-        if gone and time.monotonic() >= retry_at:
-            signal.reopen()
-            retry_at, wait_s = time.monotonic() + wait_s, min(_LONGEST_RETRY_S, 2 * wait_s)
 
 
 class _Signal:

@@ -127,7 +127,6 @@ def create_app(
             allow_headers=["authorization", "content-type"],
             expose_headers=["content-disposition", "retry-after"],
         )
-    app.add_middleware(_HeaderFields)
     return app
 
 
@@ -140,13 +139,27 @@ class _App(FastAPI):
         self._root = lies_under
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request; its path gets the root path that a proxy has stripped."""
-        if self._root and scope["type"] != "lifespan":
-            path: str = scope["path"]
-            if not f"{path}/".startswith(f"{self._root}/"):
-                path = self._root + path
-            scope = {**scope, "root_path": self._root, "path": path}
-        await super().__call__(scope, receive, send)
+        """Serve a request, with the header fields of every response, also of refusals."""
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, send)
+            return
+        path: str = scope["path"]
+        if root := self._root:
+            if f"{path}/".startswith(f"{root}/"):
+                path = path.removeprefix(root)
+            else:  # the proxy has stripped it
+                scope = {**scope, "path": root + path}
+            scope = {**scope, "root_path": root}
+        is_api = path.startswith("/v1/") or path in ("/metrics", "/healthz", "/readyz")
+
+        async def send_with_fields(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                headers.setdefault("cache-control", "no-store" if is_api else "no-cache")
+            await send(message)
+
+        await super().__call__(scope, receive, send_with_fields)
 
     def openapi(self) -> dict[str, Any]:
         """The description of the API."""
@@ -158,25 +171,6 @@ class _App(FastAPI):
                 for operation in methods.values():
                     operation["security"] = [] if path in _OPEN else [{"token": []}]
         return schema
-
-
-class _HeaderFields:
-    """Adds the header fields of every response, also of refusals."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_fields(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                path = _path(scope)
-                is_api = path.startswith("/v1/") or path in ("/metrics", "/healthz", "/readyz")
-                headers = MutableHeaders(scope=message)
-                headers.update(HEADERS)
-                headers.setdefault("cache-control", "no-store" if is_api else "no-cache")
-            await send(message)
-
-        await self._app(scope, receive, send_with_fields if scope["type"] == "http" else send)
 
 
 class _Gate:
@@ -235,7 +229,7 @@ class _Gate:
             )
         if not access.allows_origin(request.headers.get("origin"), host, request.scope["scheme"]):
             return ApiError(403, "origin", "pages of this origin may not use the server")
-        path = _path(request.scope)
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
         # A stream shows the token in its hello.
         is_stream = request.scope["type"] == "websocket"
         if is_stream or path in _OPEN or path.startswith("/static/"):
@@ -245,12 +239,6 @@ class _Gate:
         if request.app.state.services is None:
             return ApiError(503, "not_ready", "the server starts: try again")
         return None
-
-
-def _path(scope: Scope) -> str:
-    """The path of a request without the path under which the server lies."""
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", "")) or "/"
 
 
 def _add_pages(app: FastAPI) -> None:

@@ -44,21 +44,41 @@ _MAX_SAMPLE = 1e6
 
 
 class Decoded(Iterator[NDArray[np.float32]]):
-    """The blocks of a sound that is being decoded: float32 [t] each, mono at 44,100 Hz.
+    """A child process, and then the blocks of a sound that it decodes.
 
-    Raises ``AudioError``, or ``ApiError`` when the server stops.
+    Each block is float32 [t], mono at 44,100 Hz. Raises ``AudioError``, or ``ApiError`` when the
+    server stops.
 
     Attributes:
         duration_s: its length according to the file; None where the file does not say.
         warnings: lines about damage or tracks; complete once the sound has ended.
     """
 
-    def __init__(self, decoder: Decoder, connection: Connection, name: str) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._connection = connection
-        self._name = name
+        self._name = ""
+        self.duration_s: float | None = None
         self.warnings: list[str] = []
-        self.duration_s: float | None = self._read_object()["duration_s"]
+        self._connection, theirs = multiprocessing.Pipe()
+        with theirs:
+            number = theirs.fileno()
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "soundsight.server.decoding", str(number)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(number,),
+                # Ctrl-C goes to the server alone, which ends its children itself.
+                start_new_session=True,
+            )
+
+    def begin(self, handle: int, name: str, order: dict[str, Any]) -> None:
+        """Give the child its order, and an open descriptor."""
+        self._name = name
+        with contextlib.suppress(OSError):  # a dead child: the first read says so
+            self._connection.send_bytes(json.dumps({"name": name, **order}).encode())
+            send_handle(self._connection, handle, self.process.pid)
+        self.duration_s = self._read_object()["duration_s"]
 
     def __next__(self) -> NDArray[np.float32]:
         if data := self._read():
@@ -89,6 +109,16 @@ class Decoded(Iterator[NDArray[np.float32]]):
             f"cannot read {self._name}: it is damaged, or decoding it takes too much memory or time"
         )
 
+    def kill(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        """End the process and close the line to it."""
+        self.kill()
+        self._connection.close()
+
 
 class Decoder:
     """Starts the child processes, and keeps one ready so that an upload need not wait for it."""
@@ -97,14 +127,14 @@ class Decoder:
         self.limits = limits
         self.closed = False
         self._lock = threading.Lock()
-        self._spare: _Child | None = None
-        self._busy: set[_Child] = set()
+        self._spare: Decoded | None = None
+        self._busy: set[Decoded] = set()
 
     def warm_up(self) -> None:
         """Start the spare child. If there is no process to be had, the next upload says so."""
         with self._lock, contextlib.suppress(OSError):
             if self._spare is None and not self.closed:
-                self._spare = _Child()
+                self._spare = Decoded(self)
 
     def close(self) -> None:
         """End all children. Uploads that are being decoded fail with 503."""
@@ -125,58 +155,28 @@ class Decoder:
             AudioError: when the file is no sound, damaged, too long, or takes too much to decode.
             ApiError: 503 when the server stops or has no process left.
         """
-        order = {"name": name, "track": track, "strict": strict, **asdict(self.limits)}
-        child = self._take_child()
-        try:
-            with contextlib.suppress(OSError):  # a dead child: the first read says so
-                child.connection.send_bytes(json.dumps(order).encode())
-                send_handle(child.connection, handle, child.process.pid)
-            yield Decoded(self, child.connection, name)
-        finally:
-            with self._lock:
-                self._busy.discard(child)
-            child.connection.close()
-            child.kill()
-            self.warm_up()
-
-    def _take_child(self) -> _Child:
         with self._lock:
             if self.closed:
                 raise ApiError(503, "not_ready", STOPPING)
             child, self._spare = self._spare, None
             if child is not None and child.process.poll() is not None:  # it has died meanwhile
-                child.connection.close()
+                child.end()
                 child = None
             try:
-                child = child or _Child()
+                child = child or Decoded(self)
             except OSError:
                 raise ApiError(
                     503, "busy", "the server has no process left: try again later"
                 ) from None
             self._busy.add(child)
-            return child
-
-
-class _Child:
-    """A process that waits for one order."""
-
-    def __init__(self) -> None:
-        self.connection, theirs = multiprocessing.Pipe()
-        with theirs:
-            number = theirs.fileno()
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "soundsight.server.decoding", str(number)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(number,),
-                # Ctrl-C goes to the server alone, which ends its children itself.
-                start_new_session=True,
-            )
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        try:
+            child.begin(handle, name, {"track": track, "strict": strict, **asdict(self.limits)})
+            yield child
+        finally:
+            with self._lock:
+                self._busy.discard(child)
+            child.end()
+            self.warm_up()
 
 
 # --- in the child ----------------------------------------------------------------------------
