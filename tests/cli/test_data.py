@@ -283,8 +283,8 @@ def test_an_export_replaces_only_an_export(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"mel_frames": 200}, "has log-mels of 200 frames and pictures of 96 px"),
-        ({"image_px": 128}, "the published batches know only 100 frames and 96 px"),
+        ({"mel_frames": 200}, "has log-mels of 128 x 200 and pictures of 96 pixels"),
+        ({"image_px": 128}, "published batches take 128 x 100 and 96, prepare it"),
         ({"files": ["json", "mel.png"]}, "holds no pictures"),
         ({"files": ["json", "webp"]}, "holds no log-mels"),
     ],

@@ -6,14 +6,15 @@ DATA is a folder, or a URL that fsspec opens.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -31,15 +32,12 @@ if TYPE_CHECKING:
 
     from soundsight.data.records import Record
     from soundsight.data.store.shards import PairFolder
-    from soundsight.data.vegas.batches import BatchRecord
 
     Embedder = Callable[[Record], NDArray[np.float32]]
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help="A dataset's folder, or its URL.")]
 
 _CLASSES, _VIDEOS = "classes.json", "videos.csv"
-_CODE = re.compile(r"c(\d{3})")
-_CLIP = re.compile(r"(c\d{3})_s(\d{5})")
 
 
 def register(app: typer.Typer) -> None:
@@ -141,12 +139,11 @@ def sheet(
 def _spread(folder: PairFolder, split: str, count: int, draw: random.Random) -> list[int]:
     """Draw ``count`` pairs, a pair of every video before a second one of any."""
     total = folder.count(split)
-    drawn = draw.sample(range(total), min(10 * count, total))
-    turns: dict[str, int] = {}
+    turns: Counter[str] = Counter()
     places = []
-    for index in drawn:
-        group = folder.entry(*folder.place(split, index)).group
-        turns[group] = turns.get(group, 0) + 1
+    for index in draw.sample(range(total), min(10 * count, total)):
+        group = folder.find(split, index)[1].group
+        turns[group] += 1
         places.append((turns[group], index))
     # The sort is stable: within a turn the order is that of the draw.
     places.sort(key=lambda place: place[0])
@@ -177,39 +174,50 @@ def export(
     """
     local_output(out)
     from soundsight.core.config import choose
-    from soundsight.data.records import EMBEDDING
-    from soundsight.data.vegas.batches import PREFIXES, Kind, write_batches
+    from soundsight.core.files import atomic_folder, write_json
+    from soundsight.data.records import EMBEDDING, MEL
+    from soundsight.data.store.shards import decode_image, decode_mel
+    from soundsight.data.vegas.batches import PREFIXES, BatchRecord, Kind, write_batches
 
     wanted = choose("kind", kind, {str(k): k for k in Kind})
     folder = _open(data)
-    from soundsight.core.files import atomic_folder, write_json
-
-    _check_sizes(folder)
+    folder.require_size()
     embeds = wanted is Kind.EMBEDDING
     stored = embeds and model is None and EMBEDDING in folder.about["files"]
     embed = _embedder(model, stored=stored) if embeds else None
     folder.require_pairs(mel=not stored, image=wanted is not Kind.AUDIO)
-    total = 2 * len(folder)
+
+    def records(split: str) -> Iterator[BatchRecord]:
+        for record in folder.records(split):
+            files, (unit, window) = record.files, _place(record)
+            code, video = numbers[unit]
+            image = files.get(folder.image_name or "")
+            yield BatchRecord(
+                class_code=code,
+                video=video,
+                window=window,
+                mel=decode_mel(files[MEL]) if MEL in files else None,
+                embedding=None if embed is None else embed(record),
+                image=None if image is None else decode_image(image),
+            )
+            advance()
+
     with (
         atomic_folder(out, overwrite=overwrite, ours=_is_export) as made,
         progress_bar() as show,
     ):
-        numbers = _number(folder, lambda done: show("exporting", done, total))
-        count = 0
+        steps = itertools.count(1)
 
-        def records(split: str) -> Iterator[BatchRecord]:
-            nonlocal count
-            for record in _batch_records(folder, split, numbers, embed):
-                count += 1
-                show("exporting", len(folder) + count, total)
-                yield record
+        def advance() -> None:
+            show("exporting", next(steps), 2 * len(folder))
 
+        numbers = _number(folder, advance)
         for split in folder.splits:
             write_batches(made, wanted, records(split), PREFIXES[split], per_file)
-        classes = {f"c{code:03d}": label for label, code in numbers.codes.items()}
-        write_json(made / _CLASSES, dict(sorted(classes.items())))
+        classes = {f"c{code:03d}": unit.label for unit, (code, _) in numbers.items()}
+        write_json(made / _CLASSES, classes)
         _write_videos(made / _VIDEOS, numbers)
-    say(f"written: {out} ({count:,} records, {_CLASSES}, {_VIDEOS})")
+    say(f"written: {out} ({len(folder):,} records, {_CLASSES}, {_VIDEOS})")
 
 
 # --- opening, checking, telling --------------------------------------------------------------
@@ -244,103 +252,58 @@ def _lines(value: Any) -> Iterator[str]:
 # --- export ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Unit:
+class _Unit(NamedTuple):
     """What gets a video number of its own: up to 1,000 windows of a clip."""
 
+    label: str | None
     group: str
     clip: str
     thousand: int
 
 
-@dataclass(frozen=True)
-class _Numbers:
-    """Numbers in the batches: label -> class, where None is class 0; (label, unit) -> video."""
-
-    codes: dict[str | None, int]
-    videos: dict[tuple[str | None, _Unit], int]
-
-
-def _check_sizes(folder: PairFolder) -> None:
-    from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
-
-    bands, frames = folder.mel_shape
-    if (bands, frames, folder.image_px) != (N_MELS, FRAMES_PER_SEGMENT, IMAGE_PX):
-        raise DataError(
-            f"{folder.where} has log-mels of {frames} frames and pictures of {folder.image_px} px; "
-            f"the published batches know only {FRAMES_PER_SEGMENT} frames and {IMAGE_PX} px: "
-            "prepare it with --segment-s 1 --size 96"
-        )
-
-
-def _place(sidecar: Mapping[str, Any]) -> tuple[str | None, _Unit, int]:
-    """Return label, unit and window within the unit."""
+def _place(record: Record) -> tuple[_Unit, int]:
+    """Return the unit of a record and its window within the unit."""
+    from soundsight.data.records import SIDECAR
     from soundsight.data.vegas.batches import MOST_WINDOWS
 
-    number = int(str(sidecar["key"]).rpartition("_")[2])
-    thousand, window = divmod(number, MOST_WINDOWS)
-    unit = _Unit(str(sidecar["group"]), str(sidecar["clip"]), thousand)
-    return sidecar.get("label"), unit, window
+    about = json.loads(record.files[SIDECAR])
+    thousand, window = divmod(int(record.key.rpartition("_")[2]), MOST_WINDOWS)
+    return _Unit(about.get("label"), about["group"], about["clip"], thousand), window
 
 
-def _number(folder: PairFolder, advance: Callable[[int], None]) -> _Numbers:
-    """Return numbers in the order of names; labels and clips of the published form keep theirs."""
-    from soundsight.data.records import SIDECAR
+def _number(folder: PairFolder, advance: Callable[[], None]) -> dict[_Unit, tuple[int, int]]:
+    """Return the class and video number of every unit, sorted by them.
+
+    They are in the order of names (class 0 has no label); labels and clips of the published form
+    keep theirs.
+    """
     from soundsight.data.vegas.batches import MOST_CLASSES, MOST_VIDEOS
 
     units: dict[str | None, set[_Unit]] = {}
-    done = 0
     for split in folder.splits:
         for record in folder.records(split):
-            label, unit, _ = _place(json.loads(record.files[SIDECAR]))
-            units.setdefault(label, set()).add(unit)
-            done += 1
-            advance(done)
+            unit, _ = _place(record)
+            units.setdefault(unit.label, set()).add(unit)
+            advance()
     if len(units) >= MOST_CLASSES:
         raise DataError(f"{folder.where} has {len(units)} labels; a batch knows {MOST_CLASSES - 1}")
+    names = sorted(label for label in units if label is not None)
+    kept = None not in units and all(re.fullmatch(r"c\d{3}", name) for name in names)
+    codes = {name: int(name[1:]) if kept else n for n, name in enumerate(names, start=1)}
+    numbers: dict[_Unit, tuple[int, int]] = {}
     for label, found in units.items():
         if len(found) > MOST_VIDEOS:
             raise DataError(
                 f"{folder.where} has {len(found)} videos of the label {label}; a batch knows "
                 f"{MOST_VIDEOS} a class"
             )
-    names = sorted(label for label in units if label is not None)
-    kept = None not in units and all(_CODE.fullmatch(name) for name in names)
-    codes: dict[str | None, int] = {None: 0} if None in units else {}
-    codes |= {name: int(name[1:]) if kept else n for n, name in enumerate(names, start=1)}
-    videos: dict[tuple[str | None, _Unit], int] = {}
-    for label, found in units.items():
-        ordered = sorted(found, key=lambda unit: (unit.group, unit.clip, unit.thousand))
-        matches = [_CLIP.fullmatch(unit.clip) for unit in ordered]
-        published = kept and all(
-            match and match[1] == label and not unit.thousand
-            for match, unit in zip(matches, ordered, strict=True)
-        )
-        for number, (unit, match) in enumerate(zip(ordered, matches, strict=True)):
-            videos[label, unit] = int(match[2]) if published and match else number
-    return _Numbers(codes, videos)
-
-
-def _batch_records(
-    folder: PairFolder, split: str, numbers: _Numbers, embed: Embedder | None
-) -> Iterator[BatchRecord]:
-    """Yield what a dataset holds of each pair, with its numbers."""
-    from soundsight.data.records import MEL, SIDECAR
-    from soundsight.data.store.shards import decode_image, decode_mel
-    from soundsight.data.vegas.batches import BatchRecord
-
-    for record in folder.records(split):
-        files = record.files
-        label, unit, window = _place(json.loads(files[SIDECAR]))
-        image = files.get(folder.image_name or "")
-        yield BatchRecord(
-            class_code=numbers.codes[label],
-            video=numbers.videos[label, unit],
-            window=window,
-            mel=decode_mel(files[MEL]) if MEL in files else None,
-            embedding=None if embed is None else embed(record),
-            image=None if image is None else decode_image(image),
-        )
+        ordered = sorted(found, key=lambda unit: unit[1:])
+        name = re.compile(rf"{re.escape(str(label))}_s\d{{5}}")
+        published = kept and all(name.fullmatch(u.clip) and not u.thousand for u in ordered)
+        for number, unit in enumerate(ordered):
+            video = int(unit.clip[-5:]) if published else number
+            numbers[unit] = (0 if label is None else codes[label], video)
+    return dict(sorted(numbers.items(), key=lambda item: item[1]))
 
 
 def _embedder(model: Path | None, *, stored: bool) -> Embedder:
@@ -360,11 +323,9 @@ def _embedder(model: Path | None, *, stored: bool) -> Embedder:
     info = model_folder.read(model or model_folder.bundled())
     encoder = Network(info.folder / model_folder.ENCODER, ["mel"], ["embedding"])
 
-    def embed(record: Record) -> NDArray[np.float32]:
+    def embed(record: Record) -> Any:
         mel = to_unit(decode_mel(record.files[MEL]))[None, None]
-        (embedding,) = encoder.run(((info.embedding_size,),), mel=mel)
-        first: NDArray[np.float32] = embedding[0]
-        return first
+        return encoder.run(((info.embedding_size,),), mel=mel)[0][0]
 
     return embed
 
@@ -373,7 +334,7 @@ def _is_export(path: Path) -> bool:
     return (path / _CLASSES).exists() and (path / _VIDEOS).exists()
 
 
-def _write_videos(path: Path, numbers: _Numbers) -> None:
+def _write_videos(path: Path, numbers: Mapping[_Unit, tuple[int, int]]) -> None:
     from soundsight.core.files import atomic_file
     from soundsight.data.vegas.batches import MOST_WINDOWS
 
@@ -383,10 +344,7 @@ def _write_videos(path: Path, numbers: _Numbers) -> None:
     ):
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["class", "video", "label", "group", "clip", "first_window"])
-        rows = [
-            (numbers.codes[label], video, label or "", unit.group, unit.clip, unit.thousand)
-            for (label, unit), video in numbers.videos.items()
-        ]
-        for code, video, label, group, clip, thousand in sorted(rows):
-            first = thousand * MOST_WINDOWS
-            table.writerow([f"{code:03d}", f"{video:05d}", label, group, clip, first])
+        for unit, (code, video) in numbers.items():
+            first = unit.thousand * MOST_WINDOWS
+            row = [f"{code:03d}", f"{video:05d}", unit.label or "", unit.group, unit.clip, first]
+            table.writerow(row)

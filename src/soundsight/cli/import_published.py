@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from soundsight.cli.console import say_written
 from soundsight.cli.options import Overwrite, option
@@ -55,30 +55,21 @@ def import_published(
             f"has {size}: they are not of one training, unless that generator takes noise "
             f"(--noise-ratio {noise / size:g})"
         )
-    files = {"generator": _about(generator_file), "autoencoder": _about(autoencoder_file)}
+    files = {
+        kind: {"file": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size}
+        for kind, path in (("generator", generator_file), ("autoencoder", autoencoder_file))
+    }
+    named = " and ".join(
+        f"{kind} `{about['file']}` (SHA-256 {about['sha256']})" for kind, about in files.items()
+    )
+    unknown = "training data is" if licence else "training data and their licence are"
     config = ExportConfig(
         name=name or out.resolve().name,
         version=version,
         licence=licence,
-        trained_on=_origin(files, licence),
+        trained_on="Imported, not trained here: checkpoints of the published code (arXiv "
+        f"2106.01266), {named}. Their {unknown} not in the files: ask whoever made them.",
     )
     about = {"kind": "imported", "config": {"noise_ratio": noise_ratio, **files}}
     export_networks(encoder, generator, out, config, about=about, overwrite=overwrite)
     say_written(out)
-
-
-def _about(path: Path) -> dict[str, Any]:
-    return {"file": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size}
-
-
-def _origin(files: dict[str, dict[str, Any]], licence: str) -> str:
-    """Say in the card where the weights come from, and what is not known of them."""
-    named = " and ".join(
-        f"{kind} `{about['file']}` (SHA-256 {about['sha256']})" for kind, about in files.items()
-    )
-    unknown = "Their training data" if licence else "Their training data and their licence"
-    verb = "is" if licence else "are"
-    return (
-        "Imported, not trained here: checkpoints of the published code (arXiv 2106.01266), "
-        f"{named}. {unknown} {verb} not in the files: ask whoever made them."
-    )

@@ -452,8 +452,7 @@ def _prepare_batches(
     sources: Sequence[str], out: Path, shard_bytes: int, *, overwrite: bool, dry_run: bool
 ) -> None:
     from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
-    from soundsight.data.vegas.batches import batch_files
-    from soundsight.data.vegas.repack import repack
+    from soundsight.data.vegas.batches import batch_files, repack
 
     paths = [Path(source) for source in sources]
     files = [file for path in paths for _, file in batch_files(path)]

@@ -36,7 +36,7 @@ def open_all(data: list[Path] | None) -> list[Bench | PairFolder]:
     """Open the pairs that ``--data`` names; without it the bench."""
     from soundsight.data.store.dataset import open_pairs
 
-    return [open_pairs(where) for where in data] if data else [open_pairs(None)]
+    return [open_pairs(where) for where in data or [None]]
 
 
 def about_all(pairs: list[Bench | PairFolder], split: str) -> dict[str, Any]:
@@ -89,8 +89,9 @@ class EverydayData:
                 )
             )
         if self.pairs:
-            folder = self.folder(bank)
-            parts.append(prepared_ears_data(folder, self._train, self._digest, tell=tell))
+            parts.append(
+                prepared_ears_data(self.folder(bank), self._train, self._digest, tell=tell)
+            )
         return functools.reduce(joined, parts)
 
     def photos(self) -> tuple[str, NDArray[np.uint8]]:
@@ -142,17 +143,17 @@ def open_everyday(data: list[Path] | None) -> EverydayData:
         DataError: when something is missing or damaged.
     """
     from soundsight.data.everyday.folder import find_everyday, is_everyday
-    from soundsight.data.store.dataset import open_pairs
     from soundsight.data.vegas.bench import find_bench
 
     named = [where for where in data or [] if is_everyday(where)]
-    others = [open_pairs(where) for where in data or [] if where not in named]
+    others = [where for where in data or [] if where not in named]
     if len(named) > 1:
         raise ConfigError("--data names Everyday's folder more than once")
+    pairs = open_all(others) if others else []
     if others and not named:
-        return EverydayData(everyday=None, pairs=others)
+        return EverydayData(everyday=None, pairs=pairs)
     where = named[0] if named else None
-    return EverydayData(everyday=(find_everyday(where), find_bench()), pairs=others)
+    return EverydayData(everyday=(find_everyday(where), find_bench()), pairs=pairs)
 
 
 def flow_pairs(
@@ -187,19 +188,18 @@ def everyday_seconds(
 
     source = open_everyday(data)
     assert source.everyday is not None
-    everyday, bench = source.everyday
     unread: list[str] = []
+    found = None
     with progress_bar(log=True) as show:
         train, val = (
             joined(
                 [
-                    open_kinds(bank, encoder, everyday, bench, split, tell=show),
+                    open_kinds(bank, encoder, *source.everyday, split, tell=show),
                     *hear_labelled(ears, source.pairs, split),
                 ]
             )
             for split in ("train", "val")
         )
-        found = None
         if others is not None:
             found = open_others(bank, encoder, others, tell=show, unread=unread.append)
     if unread:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -46,17 +47,20 @@ class ContrastiveConfig:
             raise ConfigError(f"frames_pooled must lie in 1 .. 4, picture_px in 32 .. {IMAGE_PX}")
 
 
+def halving(
+    in_maps: int, out_maps: int, kernel: int, activation: nn.Module | None = None
+) -> list[nn.Module]:
+    """Return a convolution that halves both sides, BatchNorm and an activation (ReLU)."""
+    convolution = nn.Conv2d(
+        in_maps, out_maps, kernel, stride=2, padding=(kernel - 1) // 2, bias=False
+    )
+    return [convolution, nn.BatchNorm2d(out_maps), activation or nn.ReLU()]
+
+
 def _stages(in_maps: int, maps: tuple[int, ...]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for i, out_maps in enumerate(maps):
-        kernel = 5 if i == 0 else 3
-        layers += [
-            nn.Conv2d(in_maps, out_maps, kernel, stride=2, padding=kernel // 2, bias=False),
-            nn.BatchNorm2d(out_maps),
-            nn.ReLU(),
-        ]
-        in_maps = out_maps
-    return nn.Sequential(*layers)
+    pairs = pairwise((in_maps, *maps))
+    layers = (halving(*pair, 3 if i else 5) for i, pair in enumerate(pairs))
+    return nn.Sequential(*chain.from_iterable(layers))
 
 
 def unit_rms(x: Tensor) -> Tensor:

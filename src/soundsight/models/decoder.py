@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from soundsight.core.config import check_values
 from soundsight.core.errors import ConfigError
 from soundsight.core.units import IMAGE_CHANNELS
 from soundsight.models.eyes import MAPS, POOLED_SIZE
@@ -41,12 +42,10 @@ from soundsight.models.eyes import MAPS, POOLED_SIZE
 LATENT_SIDE = 6
 """Side of a latent picture."""
 
-_COLOUR_PX = 24
 _SIDES = 5
 """Sizes of the decoder: 6, 12, 24, 48 and 96 pixels."""
 
 _SLOPE = 0.2
-_LEAST_LOG_VARIANCE, _MOST_LOG_VARIANCE = -10.0, 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +62,9 @@ class LatentConfig:
     def __post_init__(self) -> None:
         if len(self.widths) != _SIDES or len(self.growth) != _SIDES:
             raise ConfigError(f"widths and growth must be {_SIDES} numbers each")
-        if min(self.latent_maps, *self.widths, *self.growth) < 1 or self.encoder_width < 8:
-            raise ConfigError(
-                "latent_maps, widths and growth must be at least 1, encoder_width at least 8"
-            )
+        check_values(self, at_least_1="latent_maps widths growth")
+        if self.encoder_width < 8:
+            raise ConfigError("encoder_width must be at least 8")
 
 
 class _Layer(nn.Module):
@@ -124,14 +122,14 @@ class LatentEncoder(nn.Module):
 
         ``seen`` are their features through the eyes, at strides 4, 8, 16 and 32.
         """
-        small = F.interpolate(image, size=(_COLOUR_PX, _COLOUR_PX), mode="area")
+        small = F.interpolate(image, size=(24, 24), mode="area")
         deep = F.interpolate(self.stride32(seen[3]), scale_factor=2.0, mode="nearest")
         parts = [
             self.stride4(seen[0]), self.stride8(seen[1]), self.stride16(seen[2]), deep,
             self.colour(small),
         ]  # fmt: skip
         mean, log_variance = self.out(self.body(torch.cat(parts, dim=1))).chunk(2, dim=1)
-        return mean, log_variance.clamp(_LEAST_LOG_VARIANCE, _MOST_LOG_VARIANCE)
+        return mean, log_variance.clamp(-10.0, 4.0)
 
 
 class LatentReading(nn.Module):
@@ -176,13 +174,11 @@ class LatentDecoder(nn.Module):
         super().__init__()
         self.config = config
         self.first = _Layer(config.latent_maps, config.widths[0])
-        blocks, transitions = [], []
+        self.blocks, self.transitions = nn.ModuleList(), nn.ModuleList()
         for number, (width, growth) in enumerate(zip(config.widths, config.growth, strict=True)):
-            blocks.append(_DenseBlock(width, growth))
+            self.blocks.append(_DenseBlock(width, growth))
             if number + 1 < _SIDES:
-                transitions.append(_Layer(3 * growth, config.widths[number + 1], kernel=1))
-        self.blocks = nn.ModuleList(blocks)
-        self.transitions = nn.ModuleList(transitions)
+                self.transitions.append(_Layer(3 * growth, config.widths[number + 1], kernel=1))
         self.last = nn.Conv2d(3 * config.growth[-1], IMAGE_CHANNELS, 3, padding=1)
 
     def forward(self, latent: Float[Tensor, "n l 6 6"]) -> Float[Tensor, "n 3 96 96"]:

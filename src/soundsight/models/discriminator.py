@@ -25,7 +25,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from soundsight.models.eyes import MAPS
 
-_SLOPE = 0.2
 _STRIDED = (2, 1, 0, 0)
 """Strided layers of the heads at strides 4, 8, 16 and 32: each head ends at 6 x 6 or 3 x 3."""
 
@@ -38,16 +37,13 @@ class EyesDiscriminatorConfig:
     head_maps: int = 64  #: maps inside the heads
 
 
-class _Head(nn.Sequential):
-    def __init__(self, maps: int, width: int, strided: int) -> None:
-        layers: list[nn.Module] = []
-        for _ in range(strided):
-            layers += [spectral_norm(nn.Conv2d(maps, width, 4, stride=2, padding=1)),
-                       nn.LeakyReLU(_SLOPE)]  # fmt: skip
-            maps = width
-        layers += [spectral_norm(nn.Conv2d(maps, width, 3, padding=1)), nn.LeakyReLU(_SLOPE),
-                   spectral_norm(nn.Conv2d(width, 1, 1))]  # fmt: skip
-        super().__init__(*layers)
+def _head(maps: int, width: int, strided: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for kernel, stride in (*[(4, 2)] * strided, (3, 1)):
+        convolution = nn.Conv2d(maps, width, kernel, stride=stride, padding=1)
+        layers += [spectral_norm(convolution), nn.LeakyReLU(0.2)]
+        maps = width
+    return nn.Sequential(*layers, spectral_norm(nn.Conv2d(width, 1, 1)))
 
 
 class EyesDiscriminator(nn.Module):
@@ -62,7 +58,7 @@ class EyesDiscriminator(nn.Module):
         for layer in (*self.mix_channels, *self.mix_scales):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
             layer.requires_grad_(False)
-        self.heads = nn.ModuleList(_Head(m, config.head_maps, strided) for strided in _STRIDED)
+        self.heads = nn.ModuleList(_head(m, config.head_maps, strided) for strided in _STRIDED)
 
     def forward(self, seen: Sequence[Float[Tensor, "n c h w"]]) -> list[Float[Tensor, " m"]]:
         """Return the scores of each scale, flat: of every place of every picture.

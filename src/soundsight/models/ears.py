@@ -28,10 +28,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from soundsight.core.config import choose
+from soundsight.core.config import check_values, choose
 from soundsight.core.errors import ConfigError
 from soundsight.core.units import N_MELS
-from soundsight.models.contrastive import FIRST_TEMPERATURE, unit_rms
+from soundsight.models.contrastive import FIRST_TEMPERATURE, halving, unit_rms
 from soundsight.models.eyes import POOLED_SIZE
 
 
@@ -48,12 +48,9 @@ class EarsConfig:
     teacher_size: int = 0  #: features that the teacher has of a second; 0 for none
 
     def __post_init__(self) -> None:
-        if len(self.maps) != 5 or len(self.blocks) != 4 or min(self.maps) < 1:
-            raise ConfigError("five numbers of maps and four numbers of blocks are expected")
-        if min(self.blocks) < 0 or self.embedding_size < 4 or self.teacher_size < 0:
-            raise ConfigError("blocks and teacher_size must not be negative, E at least 4")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout must lie in [0, 1), not {self.dropout}")
+        if len(self.maps) != 5 or len(self.blocks) != 4 or self.embedding_size < 4:
+            raise ConfigError("five numbers of maps, four of blocks and E >= 4 are expected")
+        check_values(self, at_least_0="blocks teacher_size", at_least_1="maps", below_1="dropout")
 
 
 class _Block(nn.Module):
@@ -85,12 +82,7 @@ class Ears(nn.Module):
         layers: list[nn.Module] = []
         in_maps = 1
         for number, maps in enumerate(config.maps):
-            kernel = 3 if number else 5
-            layers += [
-                nn.Conv2d(in_maps, maps, kernel, stride=2, padding=kernel // 2, bias=False),
-                nn.BatchNorm2d(maps),
-                nn.ReLU(),
-            ]
+            layers += halving(in_maps, maps, 3 if number else 5)
             if number:
                 layers += [_Block(maps) for _ in range(config.blocks[number - 1])]
             in_maps = maps
@@ -165,9 +157,5 @@ PRESETS = {
 
 
 def ears_preset(name: str) -> EarsConfig:
-    """Return the sizes called ``name``.
-
-    Raises:
-        ConfigError: naming the choices when there is none.
-    """
+    """Return the sizes called ``name``; a ConfigError names the choices when there are none."""
     return choose("preset of ears", name, PRESETS)

@@ -73,16 +73,6 @@ NETWORKS = {
 not judged by the features that they were made to please."""
 
 
-def _same(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Pad as TensorFlow does: the odd row and column go below and to the right."""
-    if stride == 1:
-        return x
-    height, width = (
-        max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[-2:]
-    )
-    return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
-
-
 class _Convolution(nn.Conv2d):
     """A convolution with TensorFlow's padding; its bias holds the folded BatchNorm."""
 
@@ -91,7 +81,12 @@ class _Convolution(nn.Conv2d):
         super().__init__(in_maps, out_maps, kernel, stride, padding, groups=groups)
 
     def forward(self, input: Float[Tensor, "n i h w"]) -> Float[Tensor, "n o h w"]:
-        return super().forward(_same(input, self.kernel_size[0], self.stride[0]))
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if stride > 1:
+            # The odd row and column go below and to the right.
+            h, w = (max((-(-s // stride) - 1) * stride + kernel - s, 0) for s in input.shape[-2:])
+            input = F.pad(input, (w // 2, w - w // 2, h // 2, h - h // 2))
+        return super().forward(input)
 
 
 class _Block(nn.Module):
@@ -120,15 +115,13 @@ class Eyes(nn.Module):
         super().__init__()
         self.config = config
         self.stem = _Convolution(3, _STEM_MAPS, 3, 2, 1)
-        stages = []
+        self.stages = nn.ModuleList()
         in_maps = _STEM_MAPS
         for (maps, expansion, kernel, stride), repeats in zip(_STAGES, config.repeats, strict=True):
-            blocks = []
-            for i in range(repeats):
-                blocks.append(_Block(in_maps, maps, expansion, kernel, stride if i == 0 else 1))
-                in_maps = maps
-            stages.append(nn.Sequential(*blocks))
-        self.stages = nn.ModuleList(stages)
+            blocks = [_Block(in_maps, maps, expansion, kernel, stride)]
+            blocks += [_Block(maps, maps, expansion, kernel, 1) for _ in range(repeats - 1)]
+            self.stages.append(nn.Sequential(*blocks))
+            in_maps = maps
         self.head = _Convolution(in_maps, POOLED_SIZE, 1, 1, 1)
 
     @classmethod

@@ -29,13 +29,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch._higher_order_ops import scan
 
+from soundsight.core.config import check_values
 from soundsight.core.errors import ConfigError
 from soundsight.models.decoder import LATENT_SIDE, LatentDecoder
 
 _PLACES = LATENT_SIDE**2
 _WAVES = 64
-_FASTEST = 1000.0
-"""Highest frequency of the waves of t, in radians; the lowest is 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +49,7 @@ class FlowConfig:
     rank: int = 96  #: numbers through which a block gets time and sound
 
     def __post_init__(self) -> None:
-        if min(self.embedding_size, self.latent_maps, self.width, self.layers, self.heads,
-               self.rank) < 1:  # fmt: skip
-            raise ConfigError("the sizes of a flow must be at least 1")
+        check_values(self, at_least_1="embedding_size latent_maps width layers heads rank")
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} must be a multiple of heads {self.heads}")
 
@@ -78,6 +75,10 @@ class _Attention(nn.Module):
         return self.out((weights @ v).transpose(1, 2).reshape(-1, places, width))
 
 
+def _mlp(size: int, hidden: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(size, hidden), nn.SiLU(), nn.Linear(hidden, out))
+
+
 class _Block(nn.Module):
     """Attention and MLP, each scaled, shifted and gated by time and sound."""
 
@@ -85,9 +86,7 @@ class _Block(nn.Module):
         super().__init__()
         width = config.width
         self.attention = _Attention(width, config.heads)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width)
-        )
+        self.mlp = _mlp(width, 4 * width, width)
         modulation = nn.Linear(config.rank, 6 * width)
         # A block begins as the identity.
         nn.init.zeros_(modulation.weight)
@@ -121,10 +120,8 @@ class Flow(nn.Module):
         width = config.width
         self.into = nn.Linear(config.latent_maps, width)
         self.places = nn.Parameter(torch.randn(_PLACES, width) * 0.02)
-        self.time = nn.Sequential(nn.Linear(2 * _WAVES, width), nn.SiLU(), nn.Linear(width, width))
-        self.sound = nn.Sequential(
-            nn.Linear(config.embedding_size, width), nn.SiLU(), nn.Linear(width, width)
-        )
+        self.time = _mlp(2 * _WAVES, width, width)
+        self.sound = _mlp(config.embedding_size, width, width)
         self.nothing = nn.Parameter(torch.zeros(width))
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
         self.listen = nn.Linear(width, 2 * width)
@@ -217,9 +214,9 @@ class Flow(nn.Module):
 
 
 def _waves(time: Float[Tensor, " n"]) -> Float[Tensor, "n 2*waves"]:
-    """Sines and cosines of t at frequencies in geometric steps."""
+    """Sines and cosines of t at frequencies from 1 to 1000 radians in geometric steps."""
     steps = torch.arange(_WAVES, dtype=time.dtype, device=time.device) / (_WAVES - 1)
-    angles = time[:, None] * (steps * math.log(_FASTEST)).exp()
+    angles = time[:, None] * (steps * math.log(1000.0)).exp()
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from soundsight.core.config import check_values
 from soundsight.core.errors import ConfigError
 
 
@@ -29,18 +30,15 @@ from soundsight.core.errors import ConfigError
 class PictureClassifierConfig:
     """Sizes of the network."""
 
-    outputs: int = 5
-    """K, logits a picture."""
+    outputs: int = 5  #: K, logits a picture
+    #: feature maps at 48, 24, 12, ... px; the last is the number of features
     maps: tuple[int, ...] = (16, 32, 64, 96)
-    """Feature maps at 48, 24, 12, ... px; the last is the number of features."""
-    dropout: float = 0.2
-    """Share of the features dropped before the linear layer."""
+    dropout: float = 0.2  #: share of the features dropped before the linear layer
 
     def __post_init__(self) -> None:
-        if self.outputs < 1 or not 1 <= len(self.maps) <= 5 or min(self.maps) < 1:
-            raise ConfigError("outputs must be at least 1, maps 1 to 5 numbers of at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError("dropout must lie in [0, 1)")
+        if not 1 <= len(self.maps) <= 5:
+            raise ConfigError("maps must be 1 to 5 numbers")
+        check_values(self, at_least_1="outputs maps", below_1="dropout")
 
 
 class _Block(nn.Module):

@@ -14,15 +14,14 @@ joined to a GAN); Zhu et al. 2017, BicycleGAN (the same under a condition).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from soundsight.core.units import IMAGE_CHANNELS, IMAGE_PX
-
-_LOG_VARIANCE = (-10.0, 2.0)
-_FIRST_LOG_VARIANCE = -2.0
+from soundsight.models.contrastive import halving
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,23 +39,16 @@ class PicturePosterior(nn.Module):
     def __init__(self, config: PicturePosteriorConfig) -> None:
         super().__init__()
         self.config = config
-        layers: list[nn.Module] = []
-        maps_in = IMAGE_CHANNELS
-        for maps in config.maps:
-            layers += [
-                nn.Conv2d(maps_in, maps, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(maps),
-                nn.LeakyReLU(0.2),
-            ]
-            maps_in = maps
-        self.stages = nn.Sequential(*layers)
+        pairs = pairwise((IMAGE_CHANNELS, *config.maps))
+        layers = (halving(*pair, 4, nn.LeakyReLU(0.2)) for pair in pairs)
+        self.stages = nn.Sequential(*chain.from_iterable(layers))
         side = IMAGE_PX // 2 ** len(config.maps)
-        self.project = nn.Linear(maps_in * side * side, 2 * config.noise_size)
+        self.project = nn.Linear(config.maps[-1] * side * side, 2 * config.noise_size)
 
     def forward(
         self, image: Float[Tensor, "n 3 96 96"]
     ) -> tuple[Float[Tensor, "n z"], Float[Tensor, "n z"]]:
         """Return mean and log variance, the latter kept within [-10, 2]."""
         mean, log_variance = self.project(self.stages(image).flatten(1)).chunk(2, dim=1)
-        # Sure of itself from the start: noise is worth listening to.
-        return mean, torch.clamp(log_variance + _FIRST_LOG_VARIANCE, *_LOG_VARIANCE)
+        # A variance of e^-2 from the start: noise is worth listening to.
+        return mean, torch.clamp(log_variance - 2.0, -10.0, 2.0)

@@ -123,9 +123,5 @@ PRESETS = {
 
 
 def preset(name: str) -> Preset:
-    """Return the preset called ``name``.
-
-    Raises:
-        ConfigError: naming the choices when there is none.
-    """
+    """Return the preset called ``name``; a ConfigError names the choices when there is none."""
     return choose("preset", name, PRESETS)

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 
 from soundsight.core import files
 from soundsight.core.errors import ConfigError, DataError, OutputError
-from soundsight.data.records import opaque_id
+from soundsight.data.records import Record, opaque_id
 from soundsight.data.store import dataset
 from soundsight.data.store.dataset import PairDataset, batch_indices, open_pairs
-from soundsight.data.store.shards import PairFolder, open_dataset
+from soundsight.data.store.shards import Entry, PairFolder, open_dataset
 from soundsight.data.vegas.bench import Bench
 
 SHARDS = {"train": [9, 14, 0, 1, 17], "val": [2]}
@@ -185,13 +185,13 @@ def test_memory_is_used_by_default_for_what_fits(
     toy_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = []
-    real = PairFolder.record
+    real = PairFolder.read
 
-    def record(self: PairFolder, split: str, index: int) -> object:
-        reads.append(index)
-        return real(self, split, index)
+    def read(self: PairFolder, tar: str, entry: Entry) -> Record:
+        reads.append(entry.key)
+        return real(self, tar, entry)
 
-    monkeypatch.setattr(PairFolder, "record", record)
+    monkeypatch.setattr(PairFolder, "read", read)
     for window, expected in ((7, 1), (6, 2)):
         pairs = PairDataset(toy_data, "train", window=window)
         reads.clear()
@@ -221,9 +221,9 @@ def test_a_damaged_pair_is_named_until_it_is_mended(
     pairs = PairDataset(root, "train")
     for _ in range(2):
         with pytest.raises(DataError, match="is damaged: run  soundsight data verify"):
-            pairs.read(range(5))
+            pairs.gather(range(5))
     tar.write_bytes(whole)
-    assert len(pairs.read(range(5))[0]) == 5
+    assert len(pairs.gather(range(5)).mel) == 5
 
 
 def test_what_cannot_be_read_as_pairs_is_one_line(
@@ -261,7 +261,7 @@ def test_the_cache_is_made_once_for_one_dataset_and_gives_the_same_pairs(
     plain, rows = PairDataset(data, "train"), list(range(41))
     cached = PairDataset(data, "train", cache=cache)
     assert same(cached, plain, rows)
-    cached.read([0])[0][:] = 0  # a copy: what a user does to it stays with them
+    cached.gather([0]).mel[:] = 0  # a copy: what a user does to it stays with them
     assert same(pickle.loads(pickle.dumps(cached)), plain, rows)
     assert [path.name[:6] for path in cache.iterdir()] == ["train-"]
     with monkeypatch.context() as patch:

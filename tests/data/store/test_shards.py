@@ -161,7 +161,6 @@ def test_an_open_dataset_travels_to_another_process(toy_data: Path) -> None:
     data = open_dataset(toy_data)
     record = data.record("train", 5)
     copy = pickle.loads(pickle.dumps(data))
-    data.close()
     assert copy.record("train", 5) == record == data.record("train", 5)
 
 

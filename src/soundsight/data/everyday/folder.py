@@ -12,6 +12,7 @@ The sounds of baby, dog, train, fireworks and water are few here and many in the
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,13 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
-from soundsight.data.vegas.bench import (
-    SPLITS,
-    Bench,
-    Photos,
-    known_split,
-    read_table,
-)
+from soundsight.data.vegas.bench import SPLITS, Bench, Photos, known_split, read_table
 
 SUBJECTS = (
     "baby", "dog", "train", "fireworks", "water", "cat", "bird", "cow", "frog", "car", "siren",
@@ -60,23 +55,14 @@ _REST = ["recording", "file", "seconds", "rate_hz", "source", "licence"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sound:
-    """One piece of a recording.
+    """One piece of a recording."""
 
-    Attributes:
-        split: where it belongs; all pieces of a recording are in one split.
-        kind: its subject or alert kind, or what else it is; for tables and evaluation only.
-        recording: of which recording it is a piece.
-        file: where it lies under the folder.
-        rate_hz: what its source was sampled at, in hertz.
-        source: the collection that it is from.
-    """
-
-    split: str
-    kind: str
-    recording: str
-    file: str
-    rate_hz: int
-    source: str
+    split: str  #: all pieces of a recording are in one
+    kind: str  #: subject, alert kind, or what else it is; for tables and evaluation only
+    recording: str  #: of which it is a piece
+    file: str  #: where it lies under the folder
+    rate_hz: int  #: what its source was sampled at
+    source: str  #: the collection that it is from
 
 
 class Everyday:
@@ -107,11 +93,11 @@ class Everyday:
 
     def sounds(self, split: str) -> list[Sound]:
         """Return the sounds of the subjects and the alert kinds, in the table's order."""
-        return [s for s in self._sounds if s.split == known_split(split)]
+        return [s for s in self._tables[0] if s.split == known_split(split)]
 
     def others(self, split: str) -> list[Sound]:
         """Return the sounds of none of the kinds, as :meth:`sounds` does."""
-        return [s for s in self._others if s.split == known_split(split)]
+        return [s for s in self._tables[1] if s.split == known_split(split)]
 
     def path(self, sound: Sound) -> Path:
         """Return where the file of a sound lies."""
@@ -119,7 +105,7 @@ class Everyday:
 
     def check(self) -> None:
         """See that every file that the tables name is there, and index the photos."""
-        for sound in (*self._sounds, *self._others):
+        for sound in itertools.chain(*self._tables):
             if not self.path(sound).is_file():
                 raise DataError(f"the Everyday data at {self.root} lack {sound.file}")
         for split in SPLITS:
@@ -130,18 +116,15 @@ class Everyday:
         return Photos({s: self.root / f"photos-{s}.tar" for s in SPLITS}, SUBJECTS)
 
     @cached_property
-    def _sounds(self) -> list[Sound]:
-        return _read_sounds(self.root / "sounds.csv", "subject", KINDS)
-
-    @cached_property
-    def _others(self) -> list[Sound]:
-        return _read_sounds(self.root / "others.csv", "kind", None)
+    def _tables(self) -> tuple[list[Sound], list[Sound]]:
+        return (
+            _read_sounds(self.root / "sounds.csv", "subject", KINDS),
+            _read_sounds(self.root / "others.csv", "kind", None),
+        )
 
 
 def find_everyday(path: str | Path | None = None) -> Everyday:
-    """Open and check the data at ``path``, else at ``SOUNDSIGHT_EVERYDAY``.
-
-    Without either, ``../shared/everyday`` is opened.
+    """Open and check the data at ``path``, ``SOUNDSIGHT_EVERYDAY`` or ``../shared/everyday``.
 
     Raises:
         DataError: in one line, when they are missing, incomplete or damaged.
@@ -208,7 +191,6 @@ def _read_sounds(path: Path, kind: str, kinds: tuple[str, ...] | None) -> list[S
             raise DataError(f"{where}: unknown split or {kind}")
         if not row["rate_hz"].isdigit():
             raise DataError(f"{path} cannot be read: {row['rate_hz']!r} is no rate in hertz")
-        names = ("split", "recording", "file", "source")
-        own = {name: row[name] for name in names}
+        own = {name: row[name] for name in ("split", "recording", "file", "source")}
         sounds.append(Sound(kind=row[kind], rate_hz=int(row["rate_hz"]), **own))
     return sounds

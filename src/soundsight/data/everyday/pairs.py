@@ -52,8 +52,11 @@ class EverydayPairs:
     def __init__(self, everyday: Everyday, bench: Bench, table: Path) -> None:
         self.everyday, self.bench, self.root = everyday, bench, table
         self._pairs = list(read_pairs(table, SUBJECTS))
-        self._check()
-        self._levels = lru_cache(maxsize=256)(self._whole)
+        for split in sorted({pair.split for pair in self._pairs}):
+            self._check(split)
+        self._levels = lru_cache(maxsize=256)(
+            lambda file: log_mel(read_sound(everyday.root / file))
+        )
 
     def pairs(self, split: str) -> list[Pair]:
         """Return the pairs of ``split`` in the table's order."""
@@ -74,25 +77,18 @@ class EverydayPairs:
         """Read a photo by its name in the table: uint8 [96, 96, 3], RGB."""
         return read_photo(self.everyday, self.bench, name)
 
-    def _whole(self, file: str) -> NDArray[np.uint8]:
-        return log_mel(read_sound(self.everyday.root / file))
-
-    def _check(self) -> None:
-        for split in sorted({pair.split for pair in self._pairs}):
-            own = [pair for pair in self._pairs if pair.split == split]
-            there = {name for of in photos_of(self.everyday, self.bench, split).values()
-                     for name in of}  # fmt: skip
-            files = {sound.file for sound in self.everyday.sounds(split)}
-            for pair in own:
-                if pair.photo not in there:
-                    raise DataError(
-                        f"{self.root} names the photo {pair.photo}, which {split} does not have"
-                    )
-                file = pair.spectrogram.rpartition("@")[0]
-                if not pair.spectrogram.startswith(BENCH_PREFIX) and file not in files:
-                    raise DataError(
-                        f"{self.root} names the sound {file}, which {split} does not have"
-                    )
+    def _check(self, split: str) -> None:
+        photos = set().union(*photos_of(self.everyday, self.bench, split).values())
+        files = {sound.file for sound in self.everyday.sounds(split)}
+        for pair in self.pairs(split):
+            file = pair.spectrogram.rpartition("@")[0]
+            if pair.photo not in photos:
+                what = f"the photo {pair.photo}"
+            elif not pair.spectrogram.startswith(BENCH_PREFIX) and file not in files:
+                what = f"the sound {file}"
+            else:
+                continue
+            raise DataError(f"{self.root} names {what}, which {split} does not have")
 
 
 def make_pairs(
@@ -115,9 +111,8 @@ def make_pairs(
         seed: of what is dealt to whom.
         rows_each: rows for each subject; more where a subject has more photos.
     """
-    audible_ones = audible(seconds.mels)
     recordings: dict[str, dict[str, list[tuple[int, str]]]] = {name: {} for name in SUBJECTS}
-    for row in np.flatnonzero(audible_ones):
+    for row in np.flatnonzero(audible(seconds.mels)):
         sound = seconds.sounds[seconds.sound[row]]
         if sound.kind in recordings:
             half = int(seconds.first[row]) // HALF_SECOND
@@ -157,12 +152,8 @@ def _pairs_of(
         name = names[place]
         window, spectrogram = recordings[name][turn % len(recordings[name])]
         photo = shuffled[(place * each + turn % each) % len(shuffled)]
-        made.append(
-            Pair(
-                split=split, subject=subject, video=name, window=window, spectrogram=spectrogram,
-                photo=photo,
-            )
-        )  # fmt: skip
+        words = {"split": split, "subject": subject, "video": name, "photo": photo}
+        made.append(Pair(**words, window=window, spectrogram=spectrogram))
     return made
 
 

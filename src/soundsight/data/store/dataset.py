@@ -26,7 +26,7 @@ from soundsight.core.files import atomic_folder, write_json
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_CHANNELS, IMAGE_PX, N_MELS
 from soundsight.data.everyday.pairs import EverydayPairs
 from soundsight.data.records import opaque_id
-from soundsight.data.store.shards import ABOUT, WORK, PairFolder, open_dataset
+from soundsight.data.store.shards import ABOUT, WORK, Entry, PairFolder, open_dataset
 from soundsight.data.vegas.bench import BENCH_VARIABLE, DEFAULT_BENCH, Bench, find_bench
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ Pairs = Bench | PairFolder | EverydayPairs
 """Where pairs may lie."""
 
 Levels = NDArray[np.uint8]
-Rows = Sequence[int] | NDArray[np.int64]
+Numbers = tuple[int, int, int]
+"""Opaque numbers of a pair, its video and its frame."""
+Row = tuple[Numbers, Levels, Levels]
+"""A pair's numbers, log-mel uint8 [128, 100] and frame uint8 [96, 96, 3]."""
 
 WINDOW = 50_000
 """Pairs that are shuffled together, and held decoded in memory (2 GB) where a split has no more."""
@@ -76,12 +79,12 @@ class _Table:
         self._rows = sorted(found, key=lambda one: one[0])
         self.sizes = [len(found)]
 
-    def numbers(self, row: int) -> tuple[int, int, int]:
+    def numbers(self, row: int) -> Numbers:
         return self._rows[row][0]
 
-    def read(self, row: int) -> tuple[Levels, Levels]:
-        _, mel, image = self._rows[row]
-        return self._mel(mel), self._image(image)
+    def read(self, row: int) -> Row:
+        numbers, mel, image = self._rows[row]
+        return numbers, self._mel(mel), self._image(image)
 
 
 class _Prepared:
@@ -89,26 +92,24 @@ class _Prepared:
 
     def __init__(self, folder: PairFolder, split: str) -> None:
         folder.require_pairs()
-        size = (*folder.mel_shape, folder.image_px)
-        if size != (N_MELS, FRAMES_PER_SEGMENT, IMAGE_PX):
-            raise DataError(
-                f"{folder.where} has log-mels of {size[0]} x {size[1]} and pictures of {size[2]} "
-                f"pixels: the networks take {N_MELS} x {FRAMES_PER_SEGMENT} and {IMAGE_PX}, "
-                "prepare it with --segment-s 1 --size 96"
-            )
+        folder.require_size()
         self._folder, self._split = folder, split
         self.sizes = [shard.pairs for shard in folder.shards(split)]
 
-    def numbers(self, row: int) -> tuple[int, int, int]:
-        entry = self._folder.entry(*self._folder.place(self._split, row))
+    def numbers(self, row: int) -> Numbers:
+        return self._numbers_of(self._folder.find(self._split, row)[1])
+
+    def read(self, row: int) -> Row:
+        tar, entry = self._folder.find(self._split, row)
+        mel, image = self._folder.decode(self._folder.read(tar, entry))
+        assert image is not None
+        return self._numbers_of(entry), mel, image
+
+    @staticmethod
+    def _numbers_of(entry: Entry) -> Numbers:
         # A frame belongs to its second alone.
         own = opaque_id(entry.key)
         return own, opaque_id(entry.group), own
-
-    def read(self, row: int) -> tuple[Levels, Levels]:
-        mel, image = self._folder.decode(self._folder.record(self._split, row))
-        assert image is not None
-        return mel, image
 
 
 class PairDataset:
@@ -155,12 +156,11 @@ class PairDataset:
         if window < 1:
             raise ConfigError("window must be at least 1")
         self._window = window
-        self._numbers: dict[int, tuple[int, int, int]] = {}
         self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
-        self._mels: dict[int, Levels] = {}
-        self._images: dict[int, Levels] = {}
-        self._cached = len(self) <= window if cache is None else cache is True
-        self._arrays: tuple[Levels, Levels] | None = None
+        self._held: dict[int, Row] = {}
+        self._photos: dict[int, Levels] = {}  # by their numbers: several rows may show one
+        self._holds = len(self) <= window if cache is None else cache is True
+        self._arrays: list[Levels] = []
         if isinstance(cache, Path):
             self._arrays = _arrays(self, [describe(place, split) for place in places], cache)
 
@@ -187,11 +187,10 @@ class PairDataset:
         if (seed, epoch) not in self._orders:
             while len(self._orders) > 1:
                 self._orders.pop(next(iter(self._orders)))
-            self._orders[seed, epoch] = self._shuffled(seed, epoch)
+            self._orders[seed, epoch] = self._shuffled(_random(seed, epoch))
         return self._orders[seed, epoch]
 
-    def _shuffled(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        rng = _random(seed, epoch)
+    def _shuffled(self, rng: np.random.Generator) -> NDArray[np.int64]:
         if len(self) <= self._window:
             return rng.permutation(len(self))
         ends = itertools.accumulate(size for store in self._stores for size in store.sizes)
@@ -207,7 +206,8 @@ class PairDataset:
 
     def numbers(self) -> NDArray[np.int64]:
         """Return the opaque numbers of every pair, its video and its frame: int64 [n, 3]."""
-        return np.array([self._numbers_of(row) for row in range(len(self))], np.int64)
+        found = [store.numbers(i) for store in self._stores for i in range(sum(store.sizes))]
+        return np.array(found, np.int64)
 
     def photos(self) -> Levels:
         """Return every frame once, in the order of their numbers: uint8 [p, 3, 96, 96]."""
@@ -217,26 +217,25 @@ class PairDataset:
 
     def mel(self, row: int) -> Levels:
         """Return the log-mel of one pair, uint8 [128, 100]."""
-        return self._pair(row)[0]
+        return self._row(row)[1]
 
     def image(self, row: int) -> Levels:
         """Return the frame of one pair, uint8 [96, 96, 3]."""
-        return self._pair(row)[1]
+        return self._row(row)[2]
 
-    def read(self, rows: Rows) -> tuple[Levels, Levels]:
-        """Return log-mels, uint8 [n, 128, 100], and frames, uint8 [n, 96, 96, 3]."""
-        found = [self._pair(int(row)) for row in rows]
-        return np.stack([mel for mel, _ in found]), np.stack([image for _, image in found])
-
-    def gather(self, rows: Rows) -> PairBatch:
+    def gather(self, rows: Sequence[int] | NDArray[np.int64]) -> PairBatch:
         """Return these pairs as one batch of tensors."""
         import torch
 
-        mels, images = self.read(rows)
-        numbers = np.array([self._numbers_of(int(row)) for row in rows], np.int64)
+        mels = np.empty((len(rows), 1, N_MELS, FRAMES_PER_SEGMENT), np.uint8)
+        images = np.empty((len(rows), IMAGE_CHANNELS, IMAGE_PX, IMAGE_PX), np.uint8)
+        numbers = np.empty((len(rows), 3), np.int64)
+        for i, row in enumerate(rows):
+            numbers[i], mels[i, 0], image = self._row(int(row))
+            images[i] = image.transpose(2, 0, 1)
         return PairBatch(
-            mel=torch.from_numpy(mels)[:, None],
-            image=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+            mel=torch.from_numpy(mels),
+            image=torch.from_numpy(images),
             video=torch.from_numpy(numbers[:, 1].copy()),
             photo=torch.from_numpy(numbers[:, 2].copy()),
         )
@@ -245,39 +244,27 @@ class PairDataset:
         """Return ``mel`` uint8 [1, 128, 100], ``image`` uint8 [3, 96, 96] and the opaque ids."""
         if not 0 <= row < len(self):
             raise IndexError(f"there is no pair {row}")
-        batch = self.gather([row])
-        return {name: getattr(batch, name)[0] for name in ("mel", "image", "video", "photo")}
+        return {name: values[0] for name, values in vars(self.gather([row])).items()}
 
-    def _pair(self, row: int) -> tuple[Levels, Levels]:
-        if self._arrays is not None:
-            return self._arrays[0][row], self._arrays[1][row]
-        store, place = self._find(row)
-        if not self._cached:
-            return store.read(place)
-        pair, _, photo = self._numbers_of(row)
-        if pair not in self._mels or photo not in self._images:
-            mel, image = store.read(place)
-            self._mels.setdefault(pair, mel)
-            self._images.setdefault(photo, image)
-        return self._mels[pair], self._images[photo]
-
-    def _find(self, row: int) -> tuple[_Table | _Prepared, int]:
+    def _row(self, row: int) -> Row:
+        if row in self._held:
+            return self._held[row]
         number = bisect_right(self._firsts, row) - 1
-        return self._stores[number], row - self._firsts[number]
-
-    def _numbers_of(self, row: int) -> tuple[int, int, int]:
-        store, place = self._find(row)
-        if not self._cached:
-            return store.numbers(place)
-        if row not in self._numbers:
-            self._numbers[row] = store.numbers(place)
-        return self._numbers[row]
+        store, place = self._stores[number], row - self._firsts[number]
+        if self._arrays:
+            mels, images = self._arrays
+            return store.numbers(place), mels[row], images[row]
+        numbers, mel, image = store.read(place)
+        if self._holds:
+            image = self._photos.setdefault(numbers[2], image)
+            self._held[row] = numbers, mel, image
+        return numbers, mel, image
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_mels": {}, "_images": {}}
+        return {**self.__dict__, "_held": {}, "_photos": {}}
 
 
-def _arrays(data: PairDataset, about: list[dict[str, Any]], cache: Path) -> tuple[Levels, Levels]:
+def _arrays(data: PairDataset, about: list[dict[str, Any]], cache: Path) -> list[Levels]:
     """Return every pair decoded, mapped from a folder below ``cache`` that is made when missing."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     place = cache / f"{about[0]['split']}-{digest[:16]}"
@@ -299,7 +286,7 @@ def _arrays(data: PairDataset, about: list[dict[str, Any]], cache: Path) -> tupl
             raise ValueError("its arrays are of another shape")
     except (OSError, ValueError) as error:
         raise DataError(f"the cache {place} is damaged: remove that folder ({error})") from error
-    return found[0].view(np.ndarray), found[1].view(np.ndarray)
+    return [levels.view(np.ndarray) for levels in found]
 
 
 def _write_arrays(data: PairDataset, made: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -309,8 +296,7 @@ def _write_arrays(data: PairDataset, made: Path, shapes: Mapping[str, tuple[int,
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
         for row in range(len(data)):
-            store, place = data._find(row)
-            mel, image = store.read(place)
+            _, mel, image = data._row(row)
             mels.write(mel.tobytes())
             images.write(image.tobytes())
 
@@ -339,16 +325,9 @@ def describe(pairs: Pairs, split: str) -> dict[str, Any]:
 
 
 def batch_indices(length: int, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
-    """Return which of ``length`` records make up batch ``step``, each epoch shuffled whole.
+    """Return which of ``length`` records make up batch ``step``: int64 [batch_size].
 
-    Args:
-        length: number of records.
-        batch_size: records in a batch; a batch may span two epochs.
-        seed: of the run.
-        step: number of the batch, from 0.
-
-    Returns:
-        int64 [batch_size].
+    Each epoch is shuffled whole; a batch may span two.
     """
     return _batch(lambda epoch: _random(seed, epoch).permutation(length), length, batch_size, step)
 
@@ -356,14 +335,12 @@ def batch_indices(length: int, batch_size: int, seed: int, step: int) -> NDArray
 def _batch(
     order: Callable[[int], NDArray[np.int64]], length: int, batch_size: int, step: int
 ) -> NDArray[np.int64]:
-    """Return batch ``step`` of epochs that follow one another without a gap."""
     epoch, start = divmod(step * batch_size, length)
     taken: list[NDArray[np.int64]] = []
     missing = batch_size
     while missing:
-        piece = order(epoch)[start : start + missing]
-        taken.append(piece)
-        missing -= len(piece)
+        taken.append(order(epoch)[start : start + missing])
+        missing -= len(taken[-1])
         epoch, start = epoch + 1, 0
     return np.concatenate(taken)
 

@@ -4,8 +4,6 @@ A shard is a plain tar whose members are ordered by name within a pair, with hea
 nothing but name and size, so that the same pairs give the same bytes. Its index says where every
 member lies, and holds a CRC-32 of each pair's stretch of the tar, headers and padding included: a
 damaged byte is noticed when the pair is read, and its pair can be named.
-
-A dataset is read from a folder or, through fsspec, from any URL.
 """
 
 from __future__ import annotations
@@ -29,8 +27,9 @@ from PIL import Image
 
 from soundsight.core.errors import DataError, OutputError, first_line
 from soundsight.core.files import atomic_file, sha256_of
+from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
 from soundsight.data.records import IMAGES, MEL, SIDECAR, Record
-from soundsight.data.store.stores import Store, store_at
+from soundsight.data.store.stores import Store
 
 FORMAT = "soundsight-pairs"
 FORMAT_VERSION = 1
@@ -50,15 +49,7 @@ _HELD_ENTRIES = 500_000
 
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
-    """A finished shard.
-
-    Attributes:
-        name: file name of the tar.
-        pairs: how many it holds.
-        bytes: size of the tar.
-        sha256: of the tar, 64 hex digits.
-        index_sha256: of its index.
-    """
+    """A finished shard: its tar's name, its pairs, size in bytes, and hashes of tar and index."""
 
     name: str
     pairs: int
@@ -75,7 +66,7 @@ class Entry:
         key: of the record.
         group: of its clip; pairs of one group show one source video.
         crc32: of the ``size`` bytes from ``start`` on.
-        files: name (``mel.png``, ...) -> (offset of its data in the tar, size).
+        files: name (``mel.png``, ...) -> (offset of its data in the tar, size), as they lie.
         reasons, sums: as in ``Record``; only in a preparation's parts.
     """
 
@@ -89,7 +80,7 @@ class Entry:
     @property
     def start(self) -> int:
         """Offset of the pair's first header."""
-        return min(offset for offset, _ in self.files.values()) - TAR_BLOCK
+        return next(iter(self.files.values()))[0] - TAR_BLOCK
 
     @property
     def size(self) -> int:
@@ -116,6 +107,10 @@ def record_bytes(sizes: Iterable[int]) -> int:
     return sum(TAR_BLOCK + _padded(size) for size in sizes)
 
 
+def _padded(size: int) -> int:
+    return -(-size // TAR_BLOCK) * TAR_BLOCK
+
+
 def index_name(shard: str) -> str:
     """Name the index of a shard: ``train-000000.tar`` -> ``train-000000.index.json``."""
     return shard.removesuffix(".tar") + ".index.json"
@@ -140,7 +135,6 @@ def write_shard(
     lines: list[str] = []
     keys: set[str] = set()
     place = 0
-    index = path.with_name(index_name(path.name))
     with atomic_file(path) as temporary:
         with temporary.open("wb") as file:
             for record in records:
@@ -162,7 +156,7 @@ def write_shard(
         head = {"format": INDEX_FORMAT, "format_version": 1, "bytes": place + END_BYTES}
         start = json.dumps({**head, "about": about} if about else head)[:-1] + ', "records": ['
         text = "\n".join([start, ",\n".join(lines), "]}", ""]).encode()
-        with atomic_file(index) as beside:
+        with atomic_file(path.with_name(index_name(path.name))) as beside:
             beside.write_bytes(text)
     return ShardInfo(
         name=path.name,
@@ -171,52 +165,6 @@ def write_shard(
         sha256=digest.hexdigest(),
         index_sha256=hashlib.sha256(text).hexdigest(),
     )
-
-
-def write_dataset(folder: Path, about: Mapping[str, Any]) -> None:
-    """Finish a dataset: write SHA256SUMS, then dataset.json.
-
-    dataset.json comes last because it alone says that a dataset is finished. Its checksum is known
-    before it lies there, so a program killed between the two leaves an unfinished dataset, never a
-    finished one without checksums; a dataset.json of before is removed first.
-
-    Args:
-        folder: holds all other files.
-        about: becomes dataset.json. Hashes of shards and indexes are taken from it; other files
-            are read.
-    """
-    # Names of files may hold what is no UTF-8; escaped it is valid JSON all the same.
-    text = json.dumps(about, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    text += b"\n"
-    known = recorded_sums(about)
-    sums = {ABOUT: hashlib.sha256(text).hexdigest()}
-    for name in store_at(folder).sizes():
-        if name not in (ABOUT, SUMS):
-            sums[name] = known[name] if name in known else sha256_of(folder / name)
-    try:
-        (folder / ABOUT).unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder / ABOUT}: {error.strerror or error}") from error
-    with atomic_file(folder / SUMS) as temporary:
-        temporary.write_bytes(sums_text(sums))
-    with atomic_file(folder / ABOUT) as temporary:
-        temporary.write_bytes(text)
-
-
-def sums_text(sums: Mapping[str, str]) -> bytes:
-    """Write checksums as ``sha256sum -c`` reads them.
-
-    Args:
-        sums: path below the dataset -> 64 hex digits.
-    """
-    return b"".join(
-        f"{digest}  {name}\n".encode("utf-8", "surrogateescape")
-        for name, digest in sorted(sums.items())
-    )
-
-
-def _padded(size: int) -> int:
-    return -(-size // TAR_BLOCK) * TAR_BLOCK
 
 
 def _stretch(record: Record, place: int) -> tuple[bytes, dict[str, tuple[int, int]]]:
@@ -236,271 +184,6 @@ def _stretch(record: Record, place: int) -> tuple[bytes, dict[str, tuple[int, in
         places[name] = (place + TAR_BLOCK, len(data))
         place += TAR_BLOCK + _padded(len(data))
     return record.stretch or b"".join(parts), places
-
-
-# --- reading ---------------------------------------------------------------------------------
-
-
-def open_dataset(where: str | Path, storage_options: Mapping[str, Any] | None = None) -> PairFolder:
-    """Open a finished dataset.
-
-    Args:
-        where: its folder, or a URL that fsspec understands.
-        storage_options: for fsspec (keys, endpoints).
-
-    Raises:
-        DataError: when there is none, it is not finished, or it is of another kind or version.
-    """
-    return PairFolder(store_at(where, storage_options))
-
-
-class PairFolder:
-    """A finished dataset, opened.
-
-    Only dataset.json is read at once; an index is read, and held to its hash, when it is needed.
-
-    Args:
-        store: its files; see :func:`open_dataset`.
-
-    Attributes:
-        about: the content of dataset.json.
-        sha256: of dataset.json, which holds the hashes of all shards: it names the content.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        data = about_bytes(store)
-        self.sha256 = hashlib.sha256(data).hexdigest()
-        self.about = read_about(data, f"{store.where}/{ABOUT}")
-        self._shards = {split: shard_infos(part) for split, part in self.about["splits"].items()}
-        self._ends = {
-            split: list(accumulate(shard.pairs for shard in shards))
-            for split, shards in self._shards.items()
-        }
-        self._indexes: OrderedDict[str, list[bytes]] = OrderedDict()
-
-    @property
-    def where(self) -> str:
-        """The folder or URL."""
-        return self.store.where
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits, in the order of dataset.json."""
-        return tuple(self._shards)
-
-    @property
-    def mel_shape(self) -> tuple[int, int]:
-        """Shape of a log-mel: (bands, frames)."""
-        return int(self.about["mel_bands"]), int(self.about["mel_frames"])
-
-    @property
-    def image_px(self) -> int:
-        """Side of a picture, in pixels."""
-        return int(self.about["image_px"])
-
-    @property
-    def image_name(self) -> str | None:
-        """Name of a record's picture (``jpg`` or ``webp``); None where there are no pictures."""
-        return next((name for name in IMAGES if name in self.about["files"]), None)
-
-    def __len__(self) -> int:
-        return sum(self.count(split) for split in self.splits)
-
-    def shards(self, split: str) -> tuple[ShardInfo, ...]:
-        """Return the shards of a split, in order."""
-        if split not in self._shards:
-            raise DataError(
-                f"{self.where} has no split {split!r}; choose from {', '.join(self.splits)}"
-            )
-        return self._shards[split]
-
-    def require_pairs(self, *, mel: bool = True, image: bool = True) -> None:
-        """See that there are log-mels and pictures, where they are asked for."""
-        if mel and MEL not in self.about["files"]:
-            raise DataError(f"{self.where} holds no log-mels")
-        if image and self.image_name is None:
-            raise DataError(f"{self.where} holds no pictures")
-
-    def count(self, split: str) -> int:
-        """Return how many pairs a split has."""
-        return sum(shard.pairs for shard in self.shards(split))
-
-    def entry(self, shard: ShardInfo, number: int) -> Entry:
-        """Return where pair ``number`` of a shard lies."""
-        return parse_entry(json.loads(self._index(shard)[number]))
-
-    def records(self, split: str) -> Iterator[Record]:
-        """Yield the records of a split in stored order; see :meth:`record`."""
-        for shard in self.shards(split):
-            for number in range(shard.pairs):
-                yield self._read(shard, number)
-
-    def place(self, split: str, index: int) -> tuple[ShardInfo, int]:
-        """Return the shard of pair ``index`` of a split, and the pair's number in that shard.
-
-        Raises:
-            IndexError: when the split has no such pair.
-        """
-        shards = self.shards(split)
-        if not 0 <= index < (self._ends[split] or [0])[-1]:
-            raise IndexError(f"the {split} split has no pair {index}")
-        at = bisect_right(self._ends[split], index)
-        return shards[at], index - (self._ends[split][at] - shards[at].pairs)
-
-    def record(self, split: str, index: int) -> Record:
-        """Read pair ``index`` of a split, counted from 0 in stored order.
-
-        Raises:
-            DataError: when the pair cannot be read or is damaged.
-            IndexError: when the split has no such pair.
-        """
-        return self._read(*self.place(split, index))
-
-    def _read(self, shard: ShardInfo, number: int) -> Record:
-        entry = self.entry(shard, number)
-        stretch = self.store.stretch(shard.name, entry.start, entry.size)
-        if len(stretch) != entry.size or zlib.crc32(stretch) != entry.crc32:
-            raise DataError(
-                f"{self.where}/{shard.name}: the pair {entry.key} is damaged: "
-                f"run  soundsight data verify {self.where}"
-            )
-        return entry.cut(stretch)
-
-    def decode(
-        self, record: Record, *, with_image: bool = True
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Decode a record's log-mel, uint8 [bands, frames], and picture, uint8 [px, px, 3]."""
-        image: NDArray[np.uint8] | None = None
-        try:
-            mel = decode_mel(record.files[MEL])
-            if with_image:
-                image = decode_image(record.files[self.image_name or IMAGES[0]])
-        except KeyError as error:
-            raise DataError(f"{self.where}: the pair {record.key} has no {error}") from error
-        except DataError as error:
-            raise DataError(f"{self.where}: the pair {record.key}: {error}") from error
-        px = self.image_px
-        if mel.shape != self.mel_shape or (image is not None and image.shape != (px, px, 3)):
-            raise DataError(
-                f"{self.where}: the pair {record.key} is of another size than {ABOUT} says"
-            )
-        return mel, image
-
-    def close(self) -> None:
-        """Close what is open; a later read opens it again."""
-        self.store.close()
-
-    def _index(self, shard: ShardInfo) -> list[bytes]:
-        if shard.name not in self._indexes:
-            name = index_name(shard.name)
-            data = self.store.read(name)
-            lines = index_lines(data)
-            sound = hashlib.sha256(data).hexdigest() == shard.index_sha256
-            if not sound or len(lines) != shard.pairs:
-                raise DataError(
-                    f"{self.where}/{name} is damaged: run  soundsight data verify {self.where}"
-                )
-            while sum(map(len, self._indexes.values())) > _HELD_ENTRIES:
-                self._indexes.popitem(last=False)
-            self._indexes[shard.name] = lines
-        self._indexes.move_to_end(shard.name)
-        return self._indexes[shard.name]
-
-
-def index_lines(data: bytes) -> list[bytes]:
-    """Return the JSON of each pair out of an index."""
-    return [line.rstrip(b",") for line in data.split(b"\n")[1:-2] if line]
-
-
-def parse_entry(values: Mapping[str, Any]) -> Entry:
-    """Read an entry of an index out of its JSON."""
-    return Entry(
-        key=values["key"],
-        group=values["group"],
-        crc32=values["crc32"],
-        files={name: (place[0], place[1]) for name, place in values["files"].items()},
-        reasons=tuple(values.get("reasons", ())),
-        sums=tuple(values.get("sums", ())),
-    )
-
-
-def decode_mel(data: bytes) -> NDArray[np.uint8]:
-    """Decode a log-mel: PNG -> uint8 [bands, frames], row 0 the highest band."""
-    return _decode(data, ("PNG",), "L", MEL)
-
-
-def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Decode a picture: JPEG or WebP -> uint8 [px, px, 3], RGB."""
-    return _decode(data, ("JPEG", "WEBP"), "RGB", "picture")
-
-
-def encode_mel(mel: NDArray[np.uint8]) -> bytes:
-    """Encode a log-mel, uint8 [bands, frames], as a grey PNG that loses nothing."""
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(mel)).save(file, format="PNG")
-    return file.getvalue()
-
-
-def _decode(data: bytes, formats: tuple[str, ...], mode: str, what: str) -> NDArray[np.uint8]:
-    try:
-        with Image.open(io.BytesIO(data), formats=formats) as picture:
-            if picture.mode != mode:
-                raise DataError(f"its {what} is {picture.mode}, not {mode}")
-            return np.array(picture)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"its {what} is no readable {' or '.join(formats)}") from error
-
-
-def about_bytes(store: Store) -> bytes:
-    """Read dataset.json."""
-    if store.has(ABOUT):
-        return store.read(ABOUT)
-    if store.has(WORK):
-        raise DataError(f"{store.where} is not finished: run the same prepare command again")
-    if not store.has(""):
-        raise DataError(f"there is no dataset at {store.where}: check the path")
-    raise DataError(f"{store.where} is no dataset: it has no {ABOUT}")
-
-
-def read_about(data: bytes, where: str) -> dict[str, Any]:
-    """Read and check a dataset.json."""
-    try:
-        about = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is damaged: {first_line(error)}") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise DataError(f"{where} does not describe a dataset of soundsight")
-    if about.get("format_version") != FORMAT_VERSION:
-        raise DataError(
-            f"{where} is of format version {about.get('format_version')!r}, and this soundsight "
-            f"reads {FORMAT_VERSION}: use the version that wrote it"
-        )
-    try:
-        for name in ("mel_bands", "mel_frames", "image_px"):
-            if not isinstance(about[name], int):
-                raise TypeError(name)
-        if not isinstance(about["files"], list):
-            raise TypeError("files")
-        for part in about["splits"].values():
-            shard_infos(part)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(f"{where} is damaged: {first_line(error)} is not as expected") from error
-    return about
-
-
-def shard_infos(part: Mapping[str, Any]) -> tuple[ShardInfo, ...]:
-    """Read the shards of a split as dataset.json lists them."""
-    kinds = {"name": str, "pairs": int, "bytes": int, "sha256": str, "index_sha256": str}
-    infos = []
-    for shard in part["shards"]:
-        for name, kind in kinds.items():
-            if not isinstance(shard[name], kind):
-                raise TypeError(name)
-        if "/" in shard["name"] or not shard["name"].endswith(".tar"):
-            raise ValueError("name of a shard")
-        infos.append(ShardInfo(**{name: shard[name] for name in kinds}))
-    return tuple(infos)
 
 
 class ShardWriter:
@@ -553,11 +236,285 @@ class ShardWriter:
         }
 
 
+def write_dataset(folder: Path, about: Mapping[str, Any]) -> None:
+    """Finish a dataset: write SHA256SUMS, then dataset.json.
+
+    dataset.json comes last because it alone says that a dataset is finished; one of before is
+    removed first. A program killed between the two leaves an unfinished dataset, never a finished
+    one without checksums.
+
+    Args:
+        folder: holds all other files.
+        about: becomes dataset.json. Hashes of shards and indexes are taken from it; other files
+            are read.
+    """
+    # Names of files may hold what is no UTF-8; escaped it is valid JSON all the same.
+    text = json.dumps(about, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    text += b"\n"
+    known = recorded_sums(about)
+    sums = {ABOUT: hashlib.sha256(text).hexdigest()}
+    for name in Store(folder).sizes():
+        if name not in (ABOUT, SUMS):
+            sums[name] = known[name] if name in known else sha256_of(folder / name)
+    try:
+        (folder / ABOUT).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder / ABOUT}: {error.strerror or error}") from error
+    for name, content in ((SUMS, sums_text(sums)), (ABOUT, text)):
+        with atomic_file(folder / name) as temporary:
+            temporary.write_bytes(content)
+
+
+def sums_text(sums: Mapping[str, str]) -> bytes:
+    """Write checksums, path below the dataset -> 64 hex digits, as ``sha256sum -c`` reads them."""
+    lines = (f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+    return "".join(lines).encode("utf-8", "surrogateescape")
+
+
 def recorded_sums(about: Mapping[str, Any]) -> dict[str, str]:
     """Return the hashes that dataset.json holds: shard or index -> 64 hex digits."""
     known: dict[str, str] = {}
     for part in about["splits"].values():
         for shard in shard_infos(part):
-            known[shard.name] = shard.sha256
-            known[index_name(shard.name)] = shard.index_sha256
+            known |= {shard.name: shard.sha256, index_name(shard.name): shard.index_sha256}
     return known
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def open_dataset(where: str | Path) -> PairFolder:
+    """Open a finished dataset: a folder, or a URL that fsspec understands.
+
+    Raises:
+        DataError: when there is none, it is not finished, or it is of another kind or version.
+    """
+    return PairFolder(Store(where))
+
+
+class PairFolder:
+    """A finished dataset, opened: only dataset.json is read at once.
+
+    An index is read, and held to its hash, when it is needed.
+
+    Attributes:
+        where: the folder or URL.
+        about: the content of dataset.json.
+        sha256: of dataset.json, which holds the hashes of all shards: it names the content.
+        splits: their names, in the order of dataset.json.
+        mel_shape: of a log-mel: (bands, frames).
+        image_px: side of a picture, in pixels.
+        image_name: of a record's picture (``jpg`` or ``webp``); None where there are no pictures.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.where = store, store.where
+        data = about_bytes(store)
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        self.about = read_about(data, f"{store.where}/{ABOUT}")
+        self.mel_shape: tuple[int, int] = (self.about["mel_bands"], self.about["mel_frames"])
+        self.image_px: int = self.about["image_px"]
+        self.image_name = next((name for name in IMAGES if name in self.about["files"]), None)
+        self._shards = {split: shard_infos(part) for split, part in self.about["splits"].items()}
+        self.splits = tuple(self._shards)
+        self._ends = {
+            split: list(accumulate((shard.pairs for shard in shards), initial=0))
+            for split, shards in self._shards.items()
+        }
+        self._indexes: OrderedDict[str, list[bytes]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(map(self.count, self.splits))
+
+    def shards(self, split: str) -> tuple[ShardInfo, ...]:
+        """Return the shards of a split, in order."""
+        if split not in self._shards:
+            raise DataError(
+                f"{self.where} has no split {split!r}; choose from {', '.join(self.splits)}"
+            )
+        return self._shards[split]
+
+    def require_pairs(self, *, mel: bool = True, image: bool = True) -> None:
+        """See that there are log-mels and pictures, where they are asked for."""
+        if mel and MEL not in self.about["files"]:
+            raise DataError(f"{self.where} holds no log-mels")
+        if image and self.image_name is None:
+            raise DataError(f"{self.where} holds no pictures")
+
+    def require_size(self) -> None:
+        """See that log-mels and pictures are of the size that networks and batches take."""
+        size = (*self.mel_shape, self.image_px)
+        if size != (N_MELS, FRAMES_PER_SEGMENT, IMAGE_PX):
+            raise DataError(
+                f"{self.where} has log-mels of {size[0]} x {size[1]} and pictures of {size[2]} "
+                f"pixels: networks and published batches take {N_MELS} x {FRAMES_PER_SEGMENT} and "
+                f"{IMAGE_PX}, prepare it with --segment-s 1 --size 96"
+            )
+
+    def count(self, split: str) -> int:
+        """Return how many pairs a split has."""
+        return sum(shard.pairs for shard in self.shards(split))
+
+    def find(self, split: str, index: int) -> tuple[str, Entry]:
+        """Return where pair ``index`` of a split, counted from 0, lies: its tar and its place.
+
+        Raises:
+            DataError: when the shard's index cannot be read or is damaged.
+            IndexError: when the split has no such pair.
+        """
+        shards, ends = self.shards(split), self._ends[split]
+        if not 0 <= index < ends[-1]:
+            raise IndexError(f"the {split} split has no pair {index}")
+        at = bisect_right(ends, index) - 1
+        line = self._index(shards[at])[index - ends[at]]
+        return shards[at].name, parse_entry(json.loads(line))
+
+    def read(self, tar: str, entry: Entry) -> Record:
+        """Read the pair that :meth:`find` found.
+
+        Raises:
+            DataError: when it cannot be read or is damaged.
+        """
+        stretch = self._store.stretch(tar, entry.start, entry.size)
+        if zlib.crc32(stretch) != entry.crc32:
+            raise self._damaged(f"{tar}: the pair {entry.key}")
+        return entry.cut(stretch)
+
+    def record(self, split: str, index: int) -> Record:
+        """Read pair ``index`` of a split; errors are those of :meth:`find` and :meth:`read`."""
+        return self.read(*self.find(split, index))
+
+    def records(self, split: str) -> Iterator[Record]:
+        """Yield the records of a split in stored order."""
+        return (self.record(split, index) for index in range(self.count(split)))
+
+    def decode(
+        self, record: Record, *, with_image: bool = True
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """Decode a record's log-mel, uint8 [bands, frames], and picture, uint8 [px, px, 3]."""
+        image: NDArray[np.uint8] | None = None
+        try:
+            mel = decode_mel(record.files[MEL])
+            if with_image:
+                image = decode_image(record.files[self.image_name or IMAGES[0]])
+        except KeyError as error:
+            raise DataError(f"{self.where}: the pair {record.key} has no {error}") from error
+        except DataError as error:
+            raise DataError(f"{self.where}: the pair {record.key}: {error}") from error
+        px = self.image_px
+        if mel.shape != self.mel_shape or (image is not None and image.shape != (px, px, 3)):
+            raise DataError(
+                f"{self.where}: the pair {record.key} is of another size than {ABOUT} says"
+            )
+        return mel, image
+
+    def _index(self, shard: ShardInfo) -> list[bytes]:
+        if shard.name not in self._indexes:
+            name = index_name(shard.name)
+            data = self._store.read(name)
+            lines = index_lines(data)
+            if hashlib.sha256(data).hexdigest() != shard.index_sha256 or len(lines) != shard.pairs:
+                raise self._damaged(name)
+            while sum(map(len, self._indexes.values())) > _HELD_ENTRIES:
+                self._indexes.popitem(last=False)
+            self._indexes[shard.name] = lines
+        self._indexes.move_to_end(shard.name)
+        return self._indexes[shard.name]
+
+    def _damaged(self, what: str) -> DataError:
+        return DataError(
+            f"{self.where}/{what} is damaged: run  soundsight data verify {self.where}"
+        )
+
+
+def index_lines(data: bytes) -> list[bytes]:
+    """Return the JSON of each pair out of an index."""
+    return [line.rstrip(b",") for line in data.split(b"\n")[1:-2] if line]
+
+
+def parse_entry(values: Mapping[str, Any]) -> Entry:
+    """Read an entry of an index out of its JSON."""
+    return Entry(
+        key=values["key"],
+        group=values["group"],
+        crc32=values["crc32"],
+        files={name: (offset, size) for name, (offset, size) in values["files"].items()},
+        reasons=tuple(values.get("reasons", ())),
+        sums=tuple(values.get("sums", ())),
+    )
+
+
+def decode_mel(data: bytes) -> NDArray[np.uint8]:
+    """Decode a log-mel: PNG -> uint8 [bands, frames], row 0 the highest band."""
+    return _decode(data, ("PNG",), "L", MEL)
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """Decode a picture: JPEG or WebP -> uint8 [px, px, 3], RGB."""
+    return _decode(data, ("JPEG", "WEBP"), "RGB", "picture")
+
+
+def _decode(data: bytes, formats: tuple[str, ...], mode: str, what: str) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(data), formats=formats) as picture:
+            if picture.mode != mode:
+                raise DataError(f"its {what} is {picture.mode}, not {mode}")
+            return np.array(picture)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"its {what} is no readable {' or '.join(formats)}") from error
+
+
+def encode_mel(mel: NDArray[np.uint8]) -> bytes:
+    """Encode a log-mel, uint8 [bands, frames], as a grey PNG that loses nothing."""
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(mel)).save(file, format="PNG")
+    return file.getvalue()
+
+
+def about_bytes(store: Store) -> bytes:
+    """Read dataset.json."""
+    if store.has(ABOUT):
+        return store.read(ABOUT)
+    if store.has(WORK):
+        raise DataError(f"{store.where} is not finished: run the same prepare command again")
+    if not store.has(""):
+        raise DataError(f"there is no dataset at {store.where}: check the path")
+    raise DataError(f"{store.where} is no dataset: it has no {ABOUT}")
+
+
+def read_about(data: bytes, where: str) -> dict[str, Any]:
+    """Read and check a dataset.json."""
+    try:
+        about = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is damaged: {first_line(error)}") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise DataError(f"{where} does not describe a dataset of soundsight")
+    if about.get("format_version") != FORMAT_VERSION:
+        raise DataError(
+            f"{where} is of format version {about.get('format_version')!r}, and this soundsight "
+            f"reads {FORMAT_VERSION}: use the version that wrote it"
+        )
+    try:
+        _check_types(about, mel_bands=int, mel_frames=int, image_px=int, files=list)
+        for part in about["splits"].values():
+            shard_infos(part)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"{where} is damaged: {first_line(error)} is not as expected") from error
+    return about
+
+
+def shard_infos(part: Mapping[str, Any]) -> tuple[ShardInfo, ...]:
+    """Read the shards of a split as dataset.json lists them."""
+    kinds = {"name": str, "pairs": int, "bytes": int, "sha256": str, "index_sha256": str}
+    for shard in part["shards"]:
+        _check_types(shard, **kinds)
+        if "/" in shard["name"] or not shard["name"].endswith(".tar"):
+            raise ValueError("name of a shard")
+    return tuple(ShardInfo(**{name: shard[name] for name in kinds}) for shard in part["shards"])
+
+
+def _check_types(values: Mapping[str, Any], **kinds: type) -> None:
+    for name, kind in kinds.items():
+        if not isinstance(values[name], kind):
+            raise TypeError(name)

@@ -15,35 +15,58 @@ _CHUNK_BYTES = 1 << 20
 
 
 class Store:
-    """The files of a dataset in a folder; nothing is looked at before it is asked for.
+    """The files of a dataset. Every failure is a DataError.
 
-    Every failure is a DataError.
+    Args:
+        where: a folder, which is not looked at yet, or a URL.
     """
 
-    _most_open = 128
+    # What a remote file keeps in memory (128 MB), so that shuffled pairs are fetched once.
+    _caching: Mapping[str, Any] = {
+        "block_size": 1 << 20, "cache_type": "blockcache", "cache_options": {"maxblocks": 128},
+    }  # fmt: skip
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self, where: str | Path) -> None:
+        self.where = self._root = str(where)
+        self._fs: Any = None
         self._files: OrderedDict[str, BinaryIO] = OrderedDict()
+        if "://" in self.where or "::" in self.where:
+            self.where = self.where.rstrip("/")
+            try:
+                import fsspec
+
+                self._fs, root = fsspec.core.url_to_fs(self.where)
+            except Exception as error:
+                raise DataError(f"{where} cannot be opened: {first_line(error)}") from error
+            self._root = str(root).rstrip("/")
 
     def sizes(self) -> dict[str, int]:
         """Name every regular file that is not hidden, with its size in bytes."""
-        found: dict[str, int] = {}
+        with self._reading(""):
+            if self._fs is None:
+                found = dict(self._walk())
+            else:
+                # A listing may or may not start with the slash that the root has.
+                skip = len(self._root.strip("/")) + 1
+                listed = self._fs.find(self._root, detail=True).items()
+                found = {path.strip("/")[skip:]: int(entry["size"]) for path, entry in listed}
+        return {name: found[name] for name in sorted(found) if "/." not in f"/{name}"}
 
+    def _walk(self) -> Iterator[tuple[str, int]]:
         def unreadable(error: OSError) -> None:
-            raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+            raise error
 
-        for at, folders, names in os.walk(self.where, onerror=unreadable):
+        for at, folders, names in os.walk(self._root, onerror=unreadable):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            for name in names:
-                path = Path(at, name)
-                if not name.startswith(".") and path.is_file():
-                    found[path.relative_to(self.where).as_posix()] = path.stat().st_size
-        return dict(sorted(found.items()))
+            for path in (Path(at, name) for name in names):
+                if path.is_file():
+                    yield path.relative_to(self._root).as_posix(), path.stat().st_size
 
     def has(self, name: str) -> bool:
         """Say whether there is a file or folder of that name."""
-        return os.path.exists(Path(self.where, name))
+        with self._reading(name):
+            path = f"{self._root}/{name}"
+            return os.path.exists(path) if self._fs is None else bool(self._fs.exists(path))
 
     def read(self, name: str) -> bytes:
         """Read a whole file."""
@@ -59,11 +82,16 @@ class Store:
         """Read bytes of a file, which stays open; fewer where it ends early."""
         with self._reading(name):
             if name not in self._files:
-                if len(self._files) >= self._most_open:
+                if len(self._files) >= (128 if self._fs is None else 4):
                     self._files.popitem(last=False)[1].close()
                 self._files[name] = self._open(name)
             self._files.move_to_end(name)
-            return self._part(self._files[name], offset, size)
+            file = self._files[name]
+            if self._fs is None:
+                # Processes that were forked share a file's position.
+                return os.pread(file.fileno(), size, offset)
+            file.seek(offset)
+            return file.read(size)
 
     def close(self) -> None:
         """Close what is open; a later read opens it again."""
@@ -71,18 +99,18 @@ class Store:
             self._files.popitem()[1].close()
 
     def _open(self, name: str) -> BinaryIO:
-        return Path(self.where, name).open("rb")
-
-    def _part(self, file: BinaryIO, offset: int, size: int) -> bytes:
-        # Processes that were forked share a file's position.
-        return os.pread(file.fileno(), size, offset)
+        path = f"{self._root}/{name}"
+        if self._fs is None:
+            return Path(path).open("rb")
+        file: BinaryIO = self._fs.open(path, "rb", **self._caching)
+        return file
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            reason = error.strerror or error
+        except Exception as error:  # fsspec's file systems raise errors of their own kinds
+            reason = getattr(error, "strerror", None) or first_line(error)
             raise DataError(f"{self.where}/{name} cannot be read: {reason}") from error
 
     def __del__(self) -> None:
@@ -91,58 +119,3 @@ class Store:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": OrderedDict()}
-
-
-class _UrlStore(Store):
-    """A dataset behind fsspec, whose file systems raise errors of their own kinds."""
-
-    _most_open = 4
-    # What a remote file keeps in memory (128 MB), so that shuffled pairs are fetched once.
-    _caching: Mapping[str, Any] = {
-        "block_size": 1 << 20, "cache_type": "blockcache", "cache_options": {"maxblocks": 128},
-    }  # fmt: skip
-
-    def __init__(self, url: str, storage_options: Mapping[str, Any] | None) -> None:
-        super().__init__(url.rstrip("/"))
-        try:
-            import fsspec
-
-            self._fs, root = fsspec.core.url_to_fs(self.where, **(storage_options or {}))
-        except Exception as error:
-            raise DataError(f"{url} cannot be opened: {first_line(error)}") from error
-        self._root = str(root).rstrip("/")
-
-    def sizes(self) -> dict[str, int]:
-        with self._reading(""):
-            found = self._fs.find(self._root, detail=True)
-        # A listing may or may not start with the slash that the root has.
-        skip = len(self._root.strip("/")) + 1
-        names = {path.strip("/")[skip:]: int(entry["size"]) for path, entry in found.items()}
-        shown = {n: s for n, s in names.items() if not any(p[:1] == "." for p in n.split("/"))}
-        return dict(sorted(shown.items()))
-
-    def has(self, name: str) -> bool:
-        with self._reading(name):
-            return bool(self._fs.exists(f"{self._root}/{name}"))
-
-    def _open(self, name: str) -> BinaryIO:
-        file: BinaryIO = self._fs.open(f"{self._root}/{name}", "rb", **self._caching)
-        return file
-
-    def _part(self, file: BinaryIO, offset: int, size: int) -> bytes:
-        file.seek(offset)
-        return file.read(size)
-
-    @contextmanager
-    def _reading(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            raise DataError(f"{self.where}/{name} cannot be read: {first_line(error)}") from error
-
-
-def store_at(where: str | Path, storage_options: Mapping[str, Any] | None = None) -> Store:
-    """Return the files at a path or URL; nothing is looked at yet for a path."""
-    if "://" in str(where) or "::" in str(where):
-        return _UrlStore(str(where), storage_options)
-    return Store(str(where))

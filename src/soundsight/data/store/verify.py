@@ -11,10 +11,9 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from soundsight.core.errors import DataError
 from soundsight.data.store.shards import (
@@ -31,7 +30,7 @@ from soundsight.data.store.shards import (
     shard_infos,
     sums_text,
 )
-from soundsight.data.store.stores import Store, store_at
+from soundsight.data.store.stores import Store
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f]+)")
 
@@ -59,11 +58,7 @@ Progress = Callable[[int, int], None]
 
 
 def verify(
-    where: str | Path,
-    *,
-    deep: bool = True,
-    storage_options: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    where: str | Path, *, deep: bool = True, progress: Progress = lambda _done, _of: None
 ) -> Iterator[Problem]:
     """Compare a dataset with its checksums.
 
@@ -71,7 +66,6 @@ def verify(
         where: its folder, or a URL that fsspec understands.
         deep: read every byte. Otherwise only the size of a shard is looked at, and damage inside
             it is not found.
-        storage_options: for fsspec.
         progress: called after every chunk that was read.
 
     Yields:
@@ -81,7 +75,7 @@ def verify(
     Raises:
         DataError: when there is no finished dataset, or its files cannot be listed.
     """
-    store = store_at(where, storage_options)
+    store = Store(where)
     try:
         sizes = store.sizes() if store.has("") else {}
         if ABOUT not in sizes and (SUMS not in sizes or store.has(WORK)):
@@ -92,59 +86,43 @@ def verify(
 
 
 class _Check:
-    def __init__(
-        self, store: Store, sizes: dict[str, int], deep: bool, progress: Progress | None
-    ) -> None:
-        self._store, self._sizes, self._deep, self._progress = store, sizes, deep, progress
-        self._total = sum(size for name, size in sizes.items() if self._is_read(name))
-        self._done = 0
-        self._sums: dict[str, str] = {}
+    def __init__(self, store: Store, sizes: dict[str, int], deep: bool, progress: Progress) -> None:
+        self._store, self._sizes, self._progress = store, sizes, progress
+        self._read = {name for name in sizes if name != SUMS and (deep or name[-4:] != ".tar")}
+        self._total, self._done = sum(sizes[name] for name in self._read), 0
+        self._text = store.read(SUMS) if SUMS in sizes else b""
+        lines = map(_LINE.fullmatch, self._text.decode("utf-8", "surrogateescape").split("\n"))
+        self._sums = {line[2]: line[1] for line in lines if line}
         self._recorded: dict[str, str] = {}
         self._shard_bytes: dict[str, int] = {}
 
     def problems(self) -> Iterator[Problem]:
-        wrong = list(self._read_sums())
-        yield from wrong
+        sums_hurt = SUMS not in self._sizes
+        if sums_hurt:
+            yield Problem(file=SUMS, what="is missing")
         yield from self._read_about()
         for name in sorted({*self._sizes, *self._sums, *self._recorded} - {SUMS}):
             for problem in self._file(name):
                 # Of damaged checksums it is said once.
-                if problem.file != SUMS or not wrong:
+                if problem.file != SUMS or not sums_hurt:
                     yield problem
-                if problem.file == SUMS:
-                    wrong.append(problem)
-        if not wrong and sums_text(self._sums) != self._store.read(SUMS):
+                sums_hurt |= problem.file == SUMS
+        if not sums_hurt and sums_text(self._sums) != self._text:
             yield Problem(file=SUMS, what="is not as it was written")
 
-    def _is_read(self, name: str) -> bool:
-        return name != SUMS and (self._deep or not name.endswith(".tar"))
-
-    def _read_sums(self) -> Iterator[Problem]:
-        if SUMS not in self._sizes:
-            yield Problem(file=SUMS, what="is missing")
-            return
-        text = self._store.read(SUMS).decode("utf-8", "surrogateescape")
-        for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
-            if match := _LINE.fullmatch(line):
-                self._sums[match[2]] = match[1]
-            else:
-                yield Problem(file=SUMS, what=f"line {number} is damaged")
-
     def _read_about(self) -> Iterator[Problem]:
-        if ABOUT not in self._sizes:
-            if ABOUT not in self._sums:
-                yield Problem(file=ABOUT, what="is missing")
-            return
         try:
-            about = read_about(self._store.read(ABOUT), ABOUT)
+            about = read_about(self._store.read(ABOUT), ABOUT) if ABOUT in self._sizes else None
         except DataError as error:
-            # Where a checksum says the same there is no need to say it twice.
-            if ABOUT not in self._sums:
-                yield Problem(file=ABOUT, what=str(error).removeprefix(f"{ABOUT} "))
-            return
-        self._recorded = recorded_sums(about)
-        for part in about["splits"].values():
-            self._shard_bytes |= {shard.name: shard.bytes for shard in shard_infos(part)}
+            about, what = None, str(error).removeprefix(f"{ABOUT} ")
+        else:
+            what = "is missing"
+        if about is not None:
+            self._recorded = recorded_sums(about)
+            for part in about["splits"].values():
+                self._shard_bytes |= {shard.name: shard.bytes for shard in shard_infos(part)}
+        elif ABOUT not in self._sums:  # else its checksum says the same
+            yield Problem(file=ABOUT, what=what)
 
     def _file(self, name: str) -> Iterator[Problem]:
         known = {SUMS: self._sums.get(name), ABOUT: self._recorded.get(name)}
@@ -159,7 +137,7 @@ class _Check:
             return
         if SUMS in self._sizes and SUMS not in wanted:
             yield Problem(file=SUMS, what=f"its line of {name} is missing or damaged")
-        if not self._is_read(name):
+        if name not in self._read:
             size = self._shard_bytes.get(name, self._sizes[name])
             if size != self._sizes[name]:
                 yield Problem(file=name, what=f"has {self._sizes[name]} bytes, not {size}")
@@ -167,28 +145,23 @@ class _Check:
                 what = f"its checksum of {name} is not that of {ABOUT}: one of the two is damaged"
                 yield Problem(file=SUMS, what=what)
             return
+        digest = hashlib.sha256()
         try:
-            digest = self._sha256(name)
+            for chunk in self._store.chunks(name):
+                digest.update(chunk)
+                self._done += len(chunk)
+                self._progress(self._done, self._total)
         except DataError as error:
             yield Problem(file=name, what=str(error))
             return
-        if digest not in wanted.values():
+        wrong = [record for record, seen in wanted.items() if seen != digest.hexdigest()]
+        if len(wrong) < len(wanted):
+            for record in wrong:
+                yield Problem(file=record, what=f"its checksum of {name} is damaged")
+        else:
             pairs = self._damaged_pairs(name) if name.endswith(".tar") else iter(())
             yield next(pairs, Problem(file=name, what="is damaged"))
             yield from pairs
-            return
-        for record, seen in wanted.items():
-            if seen != digest:
-                yield Problem(file=record, what=f"its checksum of {name} is damaged")
-
-    def _sha256(self, name: str) -> str:
-        digest = hashlib.sha256()
-        for chunk in self._store.chunks(name):
-            digest.update(chunk)
-            self._done += len(chunk)
-            if self._progress:
-                self._progress(self._done, self._total)
-        return digest.hexdigest()
 
     def _damaged_pairs(self, name: str) -> Iterator[Problem]:
         """Name the damaged pairs of a shard by its index; none where that is damaged, too."""
@@ -207,8 +180,7 @@ class _Check:
                 what = f"is cut short at byte {size}: {lost} pairs are lost, from {entry.key} on"
                 yield Problem(file=name, what=what, key=entry.key)
                 return
-            stretch = self._store.stretch(name, entry.start, entry.size)
-            if zlib.crc32(stretch) != entry.crc32:
+            if zlib.crc32(self._store.stretch(name, entry.start, entry.size)) != entry.crc32:
                 found = True
                 yield Problem(file=name, what=f"the pair {entry.key} is damaged", key=entry.key)
         if size != whole:

@@ -19,7 +19,8 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain, islice
@@ -34,11 +35,16 @@ from soundsight.core.config import choose
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import atomic_file
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_CHANNELS, IMAGE_PX, N_MELS, SEGMENT_S
-from soundsight.data.records import EMBEDDING, MEL, SIDECAR, Clip, Record
-from soundsight.data.store.shards import encode_mel
-
-EMBEDDING_SIZES = (128, 256, 512, 1024, 2048)
-"""Sizes of embeddings that the published study has, and that are recognised."""
+from soundsight.data.prepare.staging import FAILURES, Stage, write_failures, writing
+from soundsight.data.records import EMBEDDING, MEL, SIDECAR, SPLITS, Clip, Record
+from soundsight.data.store.shards import (
+    FORMAT,
+    FORMAT_VERSION,
+    ShardWriter,
+    encode_mel,
+    write_dataset,
+    write_shard,
+)
 
 PREFIXES = {"train": "data", "val": "val", "test": "test"}
 """Split -> how the names of its files begin."""
@@ -51,6 +57,14 @@ _LEVELS: dict[str, tuple[int, ...]] = {
     "mel": (N_MELS, FRAMES_PER_SEGMENT),
     "image": (IMAGE_PX, IMAGE_PX, IMAGE_CHANNELS),
 }
+_MEL, _IMAGE = (("mel", "u1", _LEVELS["mel"]), ("image", "u1", _LEVELS["image"]))
+_AUDIO = np.dtype([("class", "u1"), _MEL])
+_NUMBERED = [
+    np.dtype([("digits", f"S{_DIGITS}"), middle, _IMAGE])
+    for middle in (_MEL, *(("embedding", "<f4", (size,)) for size in (128, 256, 512, 1024, 2048)))
+]
+"""The records that begin with digits; embeddings are of the sizes that the published study has."""
+
 _ENOUGH_BAD = 16
 _NAME = re.compile(r"(data|val|test)_batch_(\d+)\.bin")
 
@@ -82,30 +96,6 @@ class BatchRecord:
     mel: NDArray[np.uint8] | None = None
     embedding: NDArray[np.float32] | None = None
     image: NDArray[np.uint8] | None = None
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """How the records of a kind lie."""
-
-    kind: Kind
-    embedding_size: int | None = None
-
-    @property
-    def fields(self) -> np.dtype[Any]:
-        """The parts of a record, one after the other."""
-        first = ("class", "u1", (1,)) if self.kind is Kind.AUDIO else ("digits", "u1", (_DIGITS,))
-        mel, image = (("mel", "u1", _LEVELS["mel"]), ("image", "u1", _LEVELS["image"]))
-        middle = mel if self.embedding_size is None else ("embedding", "<f4", self.embedding_size)
-        return np.dtype([first, middle] if self.kind is Kind.AUDIO else [first, middle, image])
-
-
-_AUDIO = _Layout(Kind.AUDIO)
-_LAYOUTS = [
-    _Layout(Kind.SPECTROGRAM),
-    *(_Layout(Kind.EMBEDDING, size) for size in EMBEDDING_SIZES),
-]
-"""The layouts whose records begin with digits."""
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -145,69 +135,37 @@ def read_batches(path: Path) -> Iterator[BatchRecord]:
         DataError: naming file and byte, when one is cut short, foreign, or holds a number that is
             not finite.
     """
-    for _, _, record in _read(path):
-        yield record
-
-
-def batch_records(path: Path) -> Iterator[tuple[str, Record]]:
-    """Yield (split, record) of a dataset for each record of batches, in the order of the files.
-
-    Nothing is lost: the log-mel is a PNG, the picture a lossless WebP. A clip is named
-    ``cCCC_sSSSSS``, its label is ``cCCC``. The records of an audio batch do not say from which
-    video they are: each counts as a clip of its own, ``cCCC_aNNNNNN`` below its split.
-    """
-    seen: set[tuple[int, int, int]] = set()
-    counts = dict.fromkeys(PREFIXES, 0)
-    for split, where, record in _read(path):
-        label = f"c{record.class_code:03d}"
-        window = record.window or 0
-        if record.video is None:
-            clip = f"{split}/{label}_a{counts[split]:06d}"
-        else:
-            clip = f"{label}_s{record.video:05d}"
-            code = (record.class_code, record.video, window)
-            if code in seen:
-                raise DataError(f"{where}: {clip}_w{window:03d} was there before")
-            seen.add(code)
-        counts[split] += 1
-        yield split, _as_record(record, clip, label, window)
+    return (record for _, _, record in _read(path))
 
 
 def _read(path: Path) -> Iterator[tuple[str, str, BatchRecord]]:
     """Yield (split, where, record)."""
-    layout: _Layout | None = None
+    layout: np.dtype[Any] | None = None
     for split, file in batch_files(path):
-        layout = layout or _recognise(file)
-        for place, record in _records(file, layout):
-            yield split, f"{file}, at byte {place}", record
-
-
-def _records(path: Path, layout: _Layout) -> Iterator[tuple[int, BatchRecord]]:
-    fields = layout.fields
-    try:
-        with path.open("rb") as file:
-            count, rest = divmod(path.stat().st_size, fields.itemsize)
+        try:
+            layout = layout or _recognise(file)
+            count, rest = divmod(file.stat().st_size, layout.itemsize)
             if rest:
                 raise DataError(
-                    f"{path}, at byte {count * fields.itemsize}: a record of {fields.itemsize} "
+                    f"{file}, at byte {count * layout.itemsize}: a record of {layout.itemsize} "
                     "bytes is cut short"
                 )
-            for number in range(count):
-                place = number * fields.itemsize
-                data = file.read(fields.itemsize)
-                if len(data) != fields.itemsize:
-                    raise DataError(f"{path}, at byte {place}: the file became shorter")
-                yield place, _parse(np.frombuffer(data, fields)[0], path, place)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+            with file.open("rb") as records:
+                for place in range(0, count * layout.itemsize, layout.itemsize):
+                    data = records.read(layout.itemsize)
+                    if len(data) != layout.itemsize:
+                        raise DataError(f"{file}, at byte {place}: the file became shorter")
+                    yield split, f"{file}, at byte {place}", _parse(data, layout, file, place)
+        except OSError as error:
+            raise DataError(f"cannot read {file}: {error.strerror or error}") from error
 
 
-def _parse(values: np.void, path: Path, place: int) -> BatchRecord:
-    names = values.dtype.names or ()
-    arrays = {name: values[name].copy() for name in names if name in ("mel", "embedding", "image")}
-    if "class" in names:
-        return BatchRecord(class_code=int(values["class"][0]), **arrays)
-    digits = values["digits"].tobytes()
+def _parse(data: bytes, layout: np.dtype[Any], path: Path, place: int) -> BatchRecord:
+    values = np.frombuffer(data, layout)[0]
+    arrays = {name: values[name].copy() for name in (layout.names or ())[1:]}
+    if layout is _AUDIO:
+        return BatchRecord(class_code=int(values["class"]), **arrays)
+    digits = data[:_DIGITS]
     if not digits.isdigit():
         raise DataError(f"{path}, at byte {place}: {_DIGITS} ASCII digits are expected")
     wrong = np.flatnonzero(~np.isfinite(arrays.get("embedding", [])))
@@ -218,24 +176,21 @@ def _parse(values: np.void, path: Path, place: int) -> BatchRecord:
     return BatchRecord(class_code=code, video=video, window=window, **arrays)
 
 
-def _recognise(path: Path) -> _Layout:
-    try:
-        size = path.stat().st_size
-        if not size:
-            raise DataError(f"{path}, at byte 0: the file is empty")
-        data = np.memmap(path, np.uint8, "r")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    tallies = {layout: _tally(data, layout) for layout in _LAYOUTS}
-    for layout, (_, bad) in tallies.items():
-        if not size % layout.fields.itemsize and not bad:
+def _recognise(path: Path) -> np.dtype[Any]:
+    size = path.stat().st_size
+    if not size:
+        raise DataError(f"{path}, at byte 0: the file is empty")
+    data = np.memmap(path, np.uint8, "r")
+    tallies = [(layout, *_tally(data, layout.itemsize)) for layout in _NUMBERED]
+    for layout, _, bad in tallies:
+        if not size % layout.itemsize and not bad:
             return layout
     # A damaged file is still known by its other records; where it is damaged the reading says.
-    most = max(good for good, _ in tallies.values())
-    likely = [layout for layout, (good, _) in tallies.items() if good == most]
-    if len(likely) == 1 and (most >= 2 or not size % likely[0].fields.itemsize):
+    most = max(good for _, good, _ in tallies)
+    likely = [layout for layout, good, _ in tallies if good == most]
+    if len(likely) == 1 and (most >= 2 or not size % likely[0].itemsize):
         return likely[0]
-    rest = size % _AUDIO.fields.itemsize
+    rest = size % _AUDIO.itemsize
     if not rest:
         return _AUDIO
     if most:
@@ -248,10 +203,10 @@ def _recognise(path: Path) -> _Layout:
     )
 
 
-def _tally(data: NDArray[np.uint8], layout: _Layout) -> tuple[int, int]:
+def _tally(data: NDArray[np.uint8], record_bytes: int) -> tuple[int, int]:
     """At how many places where a record would begin there are digits, and at how many not."""
     good = bad = 0
-    for place in range(0, len(data), layout.fields.itemsize):
+    for place in range(0, len(data), record_bytes):
         digits = data[place : place + _DIGITS].tobytes()
         found = len(digits) == _DIGITS and digits.isdigit()
         good, bad = good + found, bad + (not found)
@@ -261,11 +216,97 @@ def _tally(data: NDArray[np.uint8], layout: _Layout) -> tuple[int, int]:
     return good, bad
 
 
-# --- records of a dataset --------------------------------------------------------------------
+# --- batches become a dataset ----------------------------------------------------------------
+
+
+def repack(
+    stage: Stage,
+    sources: Sequence[Path],
+    about: Mapping[str, Any],
+    *,
+    shard_bytes: int,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> dict[str, Any]:
+    """Write batches as shards; the splits are those of the files' names.
+
+    Args:
+        stage: the locked workplace.
+        sources: files, or folders of them.
+        about: what dataset.json says beside counts and splits.
+        shard_bytes: bound on the size of a shard.
+        progress: called with the number of records that are written.
+
+    Returns:
+        The content of dataset.json.
+    """
+    out = stage.out
+    with writing(stage.data):
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        shards = {
+            split: ShardWriter(split, shard_bytes, lambda name, rows: write_shard(out / name, rows))
+            for split in SPLITS
+        }
+        seen: set[str] = set()
+        labels: set[str] = set()
+        members: set[str] = set()
+        for source in sources:
+            for split, record in batch_records(source):
+                clip, label = map(json.loads(record.files[SIDECAR]).get, ("clip", "label"))
+                if record.key in seen:
+                    raise DataError(f"{source}: {clip} was there before: name each batch once")
+                if members and members != set(record.files):
+                    raise DataError(
+                        f"{source}: these batches are of another kind than those before: prepare "
+                        "each kind by itself"
+                    )
+                members = set(record.files)
+                seen.add(record.key)
+                labels.add(label)
+                sizes = {name: len(data) for name, data in record.files.items()}
+                shards[split].add(record, sizes, clip, clip)
+                if len(seen) % 100 == 0:
+                    progress(len(seen))
+        finished = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **about,
+            "files": sorted(members),
+            "labels": sorted(labels),
+            "counts": {"pairs": len(seen)},
+            "statistics": {},
+            "splits": {split: writer.finish() for split, writer in shards.items()},
+        }
+        write_failures(out / FAILURES, [])
+        write_dataset(out, finished)
+        stage.move_into_place()
+    return finished
+
+
+def batch_records(path: Path) -> Iterator[tuple[str, Record]]:
+    """Yield (split, record) of a dataset for each record of batches, in the order of the files.
+
+    Nothing is lost: the log-mel is a PNG, the picture a lossless WebP. A clip is named
+    ``cCCC_sSSSSS``, its label is ``cCCC``. The records of an audio batch do not say from which
+    video they are: each counts as a clip of its own, ``cCCC_aNNNNNN`` below its split.
+    """
+    seen: set[tuple[str, int]] = set()
+    counts = dict.fromkeys(PREFIXES, 0)
+    for split, where, record in _read(path):
+        label = f"c{record.class_code:03d}"
+        window = record.window or 0
+        if record.video is None:
+            clip = f"{split}/{label}_a{counts[split]:06d}"
+        else:
+            clip = f"{label}_s{record.video:05d}"
+        if (clip, window) in seen:
+            raise DataError(f"{where}: {clip}_w{window:03d} was there before")
+        seen.add((clip, window))
+        counts[split] += 1
+        yield split, _as_record(record, clip, label, window)
 
 
 def _as_record(record: BatchRecord, name: str, label: str, window: int) -> Record:
-    clip = Clip(path="", key=name, group=name, label=label)
     files: dict[str, bytes] = {}
     if record.mel is not None:
         files[MEL] = encode_mel(record.mel)
@@ -281,10 +322,11 @@ def _as_record(record: BatchRecord, name: str, label: str, window: int) -> Recor
         files[EMBEDDING] = array.getvalue()
     start_s = window * SEGMENT_S
     mel = {"shape": [N_MELS, FRAMES_PER_SEGMENT], "rms_dbfs": None, "peak_db": None}
+    key = Clip(path="", key=name, group=name).id + f"_{window:06d}"
     sidecar = {
-        "key": clip.id + f"_{window:06d}",
-        "clip": clip.key,
-        "group": clip.group,
+        "key": key,
+        "clip": name,
+        "group": name,
         "start_s": start_s,
         "end_s": start_s + SEGMENT_S,
         "frame_s": start_s + SEGMENT_S / 2 if record.image is not None else None,
@@ -296,7 +338,7 @@ def _as_record(record: BatchRecord, name: str, label: str, window: int) -> Recor
         "sha256": {kind: hashlib.sha256(data).hexdigest() for kind, data in files.items()},
     }
     text = json.dumps(sidecar, sort_keys=True) + "\n"
-    return Record(key=str(sidecar["key"]), files={**files, SIDECAR: text.encode()})
+    return Record(key=key, files={**files, SIDECAR: text.encode()})
 
 
 # --- writing ---------------------------------------------------------------------------------
@@ -346,15 +388,16 @@ def write_batches(
 
 
 def _batch_bytes(record: BatchRecord, kind: Kind) -> bytes:
-    limits = {"class": MOST_CLASSES, "video": MOST_VIDEOS, "window": MOST_WINDOWS}
-    if kind is Kind.AUDIO:
-        limits = {"class": MOST_AUDIO_CLASSES}
-    numbers = {"class": record.class_code, "video": record.video, "window": record.window}
-    for name, limit in limits.items():
-        number = numbers[name]
+    audio = kind is Kind.AUDIO
+    numbers: list[tuple[str, int | None, int]] = [
+        ("class", record.class_code, MOST_AUDIO_CLASSES if audio else MOST_CLASSES)
+    ]
+    if not audio:
+        numbers += [("video", record.video, MOST_VIDEOS), ("window", record.window, MOST_WINDOWS)]
+    for name, number, limit in numbers:
         if number is None or not 0 <= number < limit:
             raise DataError(f"{name} {number} does not fit a batch: 0 to {limit - 1} do")
-    if kind is Kind.AUDIO:
+    if audio:
         return bytes([record.class_code]) + _levels(record.mel, "mel")
     digits = f"{record.class_code:03d}{record.video:05d}{record.window:03d}".encode()
     if kind is Kind.SPECTROGRAM:

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,23 +45,15 @@ class Pair:
     """One second of sound and the photo that stands for its frame."""
 
     split: str
-    subject: str
-    """One of ``SUBJECTS``; for cleaning and evaluation only, never for the translator."""
+    subject: str  #: for cleaning and evaluation only, never for the translator
     video: str
-    window: int
-    """The second within its video."""
-    spectrogram: str
-    """Member name of the log-mel."""
-    photo: str
-    """Member name of the photo."""
+    window: int  #: the second within its video
+    spectrogram: str  #: member name of the log-mel
+    photo: str  #: member name of the photo
 
 
-class Place(NamedTuple):
-    """Where a file lies in a tar."""
-
-    tar: Path
-    offset: int
-    size: int
+Place = tuple[Path, int, int]
+"""Where a file lies: its tar, offset and size."""
 
 
 class Bench:
@@ -88,10 +79,11 @@ class Bench:
         """Scan every tar and see that each file named in ``pairs.csv`` is there."""
         for split in SPLITS:
             for pair in self.pairs(split):
-                if pair.spectrogram not in self._spectrograms:
-                    raise self._missing(pair.spectrogram, "vegas-audio")
+                self._place(pair.spectrogram)
                 if pair.photo not in self._photos.places[split]:
-                    raise self._missing(pair.photo, f"photos/{split}.tar")
+                    raise DataError(
+                        f"the bench at {self.root} has no {pair.photo} in photos/{split}.tar"
+                    )
 
     def pairs(self, split: str) -> list[Pair]:
         """Return the pairs of ``split`` in the order of ``pairs.csv``."""
@@ -116,10 +108,7 @@ class Bench:
 
     def spectrogram(self, name: str) -> NDArray[np.uint8]:
         """Read one log-mel: uint8 [128, 100], row 0 = highest band, 0 quiet .. 255 loud."""
-        place = self._spectrograms.get(name)
-        if place is None:
-            raise self._missing(name, "vegas-audio")
-        return decode_picture(place, name, "L", (N_MELS, FRAMES_PER_SEGMENT))
+        return _decode(self._place(name), name, "L", (N_MELS, FRAMES_PER_SEGMENT))
 
     def photo(self, member: str) -> NDArray[np.uint8]:
         """Read one photo: uint8 [96, 96, 3], RGB."""
@@ -142,15 +131,17 @@ class Bench:
                     f"the bench at {self.root} is incomplete: no vegas-audio/{split}-*.tar"
                 )
             for tar in tars:
-                places |= index_tar(tar)
+                places |= _index_tar(tar)
         return places
 
     @cached_property
     def _photos(self) -> Photos:
         return Photos({s: self.root / "photos" / f"{s}.tar" for s in SPLITS}, SUBJECTS)
 
-    def _missing(self, name: str, where: str) -> DataError:
-        return DataError(f"the bench at {self.root} has no {name} in {where}")
+    def _place(self, name: str) -> Place:
+        if name not in self._spectrograms:
+            raise DataError(f"the bench at {self.root} has no {name} in vegas-audio")
+        return self._spectrograms[name]
 
 
 class Photos:
@@ -162,7 +153,7 @@ class Photos:
     """
 
     def __init__(self, tars: Mapping[str, Path], subjects: Sequence[str]) -> None:
-        self.places = {split: index_tar(tar) for split, tar in tars.items()}
+        self.places = {split: _index_tar(tar) for split, tar in tars.items()}
         for split, places in self.places.items():
             for name in places:
                 if name.split("/")[0] not in subjects:
@@ -179,7 +170,7 @@ class Photos:
         for places in self.places.values():
             if name in places:
                 shape = (IMAGE_PX, IMAGE_PX, IMAGE_CHANNELS)
-                return decode_picture(places[name], name, "RGB", shape)
+                return _decode(places[name], name, "RGB", shape)
         raise DataError(f"{owner} has no {name} {where}")
 
 
@@ -206,11 +197,8 @@ def read_pairs(path: Path, subjects: Sequence[str]) -> Iterator[Pair]:
             raise DataError(f"{where}: unknown split or class")
         if not row["window"].isdigit():
             raise DataError(f"{path} cannot be read: {row['window']!r} is no number of a second")
-        split, subject, video, window, spectrogram, photo = row.values()
-        yield Pair(
-            split=split, subject=subject, video=video, window=int(window),
-            spectrogram=spectrogram, photo=photo,
-        )  # fmt: skip
+        window, subject = int(row.pop("window")), row.pop("class")
+        yield Pair(subject=subject, window=window, **row)
 
 
 def find_bench(path: str | Path | None = None) -> Bench:
@@ -248,19 +236,19 @@ def known_split(split: str) -> str:
     return split
 
 
-def index_tar(path: Path) -> dict[str, Place]:
+def _index_tar(path: Path) -> dict[str, Place]:
     """Walk the headers of a tar and return where each regular file lies."""
     places: dict[str, Place] = {}
+    end = 0
     try:
         size = path.stat().st_size
-        end = 0
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 end = member.offset_data + -(-member.size // _TAR_BLOCK) * _TAR_BLOCK
                 if end > size:
                     raise DataError(f"{path} is truncated: {member.name} is cut off")
                 if member.isfile():
-                    places[member.name] = Place(path, member.offset_data, member.size)
+                    places[member.name] = (path, member.offset_data, member.size)
     except (OSError, tarfile.TarError) as error:
         if not os.path.exists(path):
             raise DataError(f"{path} is missing") from error
@@ -271,19 +259,18 @@ def index_tar(path: Path) -> dict[str, Place]:
     return places
 
 
-def decode_picture(place: Place, name: str, mode: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _decode(place: Place, name: str, mode: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Read a picture out of a tar, in the mode and of the shape that are expected of it."""
+    tar, offset, size = place
     try:
-        handle = os.open(place.tar, os.O_RDONLY)
-        try:
-            data = os.pread(handle, place.size, place.offset)
-        finally:
-            os.close(handle)
+        with tar.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
         with Image.open(io.BytesIO(data)) as picture:
             levels = np.asarray(picture.convert(mode), dtype=np.uint8)
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{place.tar}: {name} is no readable picture") from error
+        raise DataError(f"{tar}: {name} is no readable picture") from error
     if levels.shape != shape:
         seen, wanted = (f"{s[1]}x{s[0]}" for s in (levels.shape, shape))
-        raise DataError(f"{place.tar}: {name} is {seen} pixels, not {wanted}")
+        raise DataError(f"{tar}: {name} is {seen} pixels, not {wanted}")
     return levels

@@ -31,8 +31,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-_WIDER = 4  # the feed-forward part's inner width, in widths
-
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
@@ -47,7 +45,7 @@ class AttentionConfig:
     audio_tokens: int  #: m
 
 
-def sinusoids(places: int, width: int) -> Float[Tensor, "t d"]:
+def _sinusoids(places: int, width: int) -> Float[Tensor, "t d"]:
     """Positions of Vaswani et al. 2017: sin and cos of p / 10000^(2i/d) by turns, in [-1, 1]."""
     place = torch.arange(places, dtype=torch.float64)[:, None]
     angle = place * torch.exp(
@@ -57,10 +55,7 @@ def sinusoids(places: int, width: int) -> Float[Tensor, "t d"]:
 
 
 class Attention(nn.Module):
-    """Multi-head attention: softmax(q k^T / sqrt(d / heads)) v, projected.
-
-    ``one_token``: the memory is always a single token; see the head of this file.
-    """
+    """Multi-head attention: softmax(q k^T / sqrt(d / heads)) v, projected."""
 
     def __init__(self, width: int, heads: int, *, one_token: bool = False) -> None:
         super().__init__()
@@ -95,14 +90,14 @@ class DecoderBlock(nn.Module):
         self.attend_norm = nn.LayerNorm(d)
         self.listen = Attention(d, config.heads, one_token=config.audio_tokens == 1)
         self.listen_norm = nn.LayerNorm(d)
-        self.widen = nn.Linear(d, _WIDER * d)
-        self.narrow = nn.Linear(_WIDER * d, d)
+        self.widen = nn.Linear(d, 4 * d)
+        self.narrow = nn.Linear(4 * d, d)
         self.feed_norm = nn.LayerNorm(d)
 
     def forward(
         self, x: Float[Tensor, "n t d"], audio: Float[Tensor, "n m d"]
     ) -> Float[Tensor, "n t d"]:
-        """Look around, listen, think."""
+        """Attend to all places, then to the sound, then to each place by itself."""
         x = self.attend_norm(x + self.attend(x, x))
         x = self.listen_norm(x + self.listen(x, audio))
         return self.feed_norm(x + self.narrow(torch.relu(self.widen(x))))
@@ -124,8 +119,8 @@ class AttentionStack(nn.Module):
         nn.init.zeros_(self.back.weight)
         nn.init.zeros_(self.back.bias)
         # A function of the sizes: no part of a checkpoint.
-        self.register_buffer("places", sinusoids(config.places, d), persistent=False)
-        self.register_buffer("moments", sinusoids(config.audio_tokens, d), persistent=False)
+        self.register_buffer("places", _sinusoids(config.places, d), persistent=False)
+        self.register_buffer("moments", _sinusoids(config.audio_tokens, d), persistent=False)
 
     def forward(
         self, maps: Float[Tensor, "n c h w"], audio: Float[Tensor, "n m s"]

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from soundsight.core.errors import ConfigError
 from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
+from soundsight.models.published.layers import NamedLayers
 
 Size = tuple[int, int]
 
@@ -49,8 +50,7 @@ def _layer_sizes() -> tuple[Size, ...]:
 
 
 LAYER_SIZES = _layer_sizes()
-"""Height and width of what each of the encoder's layers gives: 61 x 48 for layer 1, ..., 3 x 3 for
-layer 12, 1 x 1 for layer 13."""
+"""Height and width of what each of the encoder's layers gives."""
 
 
 def check_source(source: int) -> None:
@@ -75,8 +75,8 @@ class AutoencoderConfig:
     )  # fmt: skip
 
 
-class Autoencoder(nn.Module):
-    """The published audio autoencoder. Layers are named as in its checkpoints."""
+class Autoencoder(NamedLayers):
+    """The published audio autoencoder."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -84,12 +84,10 @@ class Autoencoder(nn.Module):
         self.embedding_size = self.feature_size = config.embedding_size
         maps = (1, *config.maps, config.embedding_size)
         for i, (kernel, stride) in enumerate(_KERNELS, 1):
-            setattr(self, f"conv{i}", nn.Conv2d(maps[i - 1], maps[i], kernel, stride))
-            setattr(self, f"conv{i}_bn", nn.BatchNorm2d(maps[i]))
+            self.add(f"conv{i}", nn.Conv2d(maps[i - 1], maps[i], kernel, stride))
         maps = maps[::-1]
         for i, (kernel, stride) in enumerate(_MIRROR_KERNELS, 1):
-            setattr(self, f"convT{i}", nn.ConvTranspose2d(maps[i - 1], maps[i], kernel, stride))
-            setattr(self, f"convT{i}_bn", nn.BatchNorm2d(maps[i]))
+            self.add(f"convT{i}", nn.ConvTranspose2d(maps[i - 1], maps[i], kernel, stride))
         self.dropouts = nn.ModuleList(nn.Dropout2d(rate) for rate in config.dropout)
 
     def encode(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n e"]:
@@ -105,38 +103,33 @@ class Autoencoder(nn.Module):
     ) -> Float[Tensor, "n c"]:
         """Return a generator's condition of each segment.
 
-        ``source`` is the layer, 1 to 13, that its attention listens to
-        (``DenseGeneratorConfig.audio_source``).
+        Args:
+            source: the layer, 1 to 13, that the generator's attention listens to.
 
         Returns:
-            The embedding (E numbers in [-1, 1]) and, for an earlier layer than 13, its maps after
-            BatchNorm and ReLU, flattened: C * h * w numbers from 0 up, with h x w as in
-            ``LAYER_SIZES``.
+            The embedding (E numbers in [-1, 1]) and, for an earlier layer than 13, its C maps of
+            ``LAYER_SIZES`` after BatchNorm and ReLU, flattened.
 
         Raises:
             ConfigError: when there is no such layer.
         """
         check_source(source)
-        x = source_maps = mel
-        for i in range(1, EMBEDDING_LAYER + 1):
-            x = getattr(self, f"conv{i}_bn")(getattr(self, f"conv{i}")(x))
-            x = torch.relu(x) if i < EMBEDDING_LAYER else torch.tanh(x)
-            if i == source:
-                source_maps = x
-        embedding = x.flatten(1)
+        x = maps = mel
+        for i in range(1, EMBEDDING_LAYER):
+            x = torch.relu(self.normed(f"conv{i}", x))
+            maps = x if i == source else maps
+        embedding = torch.tanh(self.normed(f"conv{EMBEDDING_LAYER}", x)).flatten(1)
         if source == EMBEDDING_LAYER:
             return embedding
-        return torch.cat([embedding, source_maps.flatten(1)], dim=1)
+        return torch.cat([embedding, maps.flatten(1)], dim=1)
 
     def decode(self, embedding: Float[Tensor, "n e"]) -> Float[Tensor, "n 1 128 100"]:
         """Draw the log-mel again from its embedding, in [-1, 1]."""
         x = embedding[:, :, None, None]
         last = len(_MIRROR_KERNELS)
-        for i in range(1, last):
-            x = torch.relu(getattr(self, f"convT{i}_bn")(getattr(self, f"convT{i}")(x)))
-            x = self.dropouts[i - 1](x)
-        x = getattr(self, f"convT{last}_bn")(getattr(self, f"convT{last}")(x))
-        return torch.tanh(x)
+        for i, dropout in enumerate(self.dropouts, start=1):
+            x = dropout(torch.relu(self.normed(f"convT{i}", x)))
+        return torch.tanh(self.normed(f"convT{last}", x))
 
     def forward(
         self, mel: Float[Tensor, "n 1 128 100"]

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,10 @@ from soundsight.core.errors import ConfigError, DataError
 from soundsight.models.published.autoencoder import Autoencoder, AutoencoderConfig
 from soundsight.models.published.discriminator import RCDiscriminator, RCDiscriminatorConfig
 from soundsight.models.published.generator import DenseGenerator, DenseGeneratorConfig
-from soundsight.models.published.informativity import InformativityClassifier
+from soundsight.models.published.informativity import (
+    InformativityClassifier,
+    InformativityConfig,
+)
 
 _PREFIX = "module."
 _WRAPPERS = ("state_dict", "model_state_dict")
@@ -42,19 +45,7 @@ _COUNTER = "num_batches_tracked"
 _AGAIN = "save it again with torch.save(network.state_dict(), PATH)"
 
 
-@overload
-def load(
-    kind: Literal["generator"], path: str | Path, *, embedding_size: int | None = None
-) -> DenseGenerator: ...
-@overload
-def load(kind: Literal["autoencoder"], path: str | Path) -> Autoencoder: ...
-@overload
-def load(kind: Literal["discriminator"], path: str | Path) -> RCDiscriminator: ...
-@overload
-def load(kind: Literal["informativity"], path: str | Path) -> InformativityClassifier: ...
-
-
-def load(kind: str, path: str | Path, *, embedding_size: int | None = None) -> nn.Module:
+def load(kind: str, path: str | Path, *, embedding_size: int | None = None) -> Any:
     """Read a checkpoint of the published code.
 
     Its outputs are those of that code to 1e-4. The network is in evaluation mode, float32, on the
@@ -80,27 +71,29 @@ def load(kind: str, path: str | Path, *, embedding_size: int | None = None) -> n
             its sizes do not fit together.
         ConfigError: on an unknown ``kind``, or an ``embedding_size`` that is out of place.
     """
-    build = choose("kind of network", kind, _BUILD)
+    choose("kind of network", kind, _KINDS)
     if embedding_size is not None and (kind != "generator" or embedding_size < 1):
         raise ConfigError("embedding_size is a generator's, and at least 1")
-    where = str(path)
     tensors = _read(Path(path))
-    _check_names(tensors, kind, where)
-    with torch.device("meta"):
-        network = build(tensors, where, embedding_size)
+    with torch.device("meta"):  # no memory is filled before all sizes are known to fit
+        names = {k: _names(network(config())) for k, (network, config, _) in _KINDS.items()}
+        _check_names(tensors, names, kind, path)
+        sizes = _Sizes(tensors, path, embedding_size)
+        of_network, _, of_sizes = _KINDS[kind]
+        network = of_network(of_sizes(sizes))
     for name, expected in network.state_dict().items():
         if name.endswith(_COUNTER):
             tensors[name] = torch.zeros((), dtype=expected.dtype)
         elif tensors[name].shape != expected.shape:
             raise DataError(
-                f"{where}: {name} is {_shown(tensors[name])}, where its other layers need "
+                f"{path}: {name} is {_shown(tensors[name])}, where its other layers need "
                 f"{_shown(expected)}: the file is damaged, or of a changed {kind}"
             )
     network = network.to_empty(device="cpu")
     network.load_state_dict(tensors)
     for name, value in network.state_dict().items():
         if not torch.isfinite(value).all():
-            raise DataError(f"{where}: {name} holds numbers that are not finite in float32")
+            raise DataError(f"{path}: {name} holds numbers that are not finite in float32")
     return network.eval()
 
 
@@ -145,81 +138,89 @@ def _read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_names(tensors: Mapping[str, Tensor], kind: str, where: str) -> None:
-    with torch.device("meta"):  # names are the same at every size
-        states = {kind: make().state_dict() for kind, make in _PLAIN.items()}
-    names = {kind: [n for n in s if not n.endswith(_COUNTER)] for kind, s in states.items()}
+def _names(network: nn.Module) -> list[str]:
+    return [name for name in network.state_dict() if not name.endswith(_COUNTER)]
+
+
+def _check_names(
+    tensors: Mapping[str, Tensor], names: Mapping[str, list[str]], kind: str, where: str | Path
+) -> None:
+    """Names are the same at every size."""
     expected = names[kind]
-    for other in names:
-        if set(tensors) == set(names[other]):
-            if other == kind:
-                return
+    for other, of_other in names.items():
+        if other != kind and set(tensors) == set(of_other):
             raise DataError(f"{where} is a checkpoint of the {other}, not of the {kind}")
-    found = sum(name in tensors for name in expected)
-    if not found:
-        raise DataError(f"{where} is no checkpoint of the published {kind}: no layer is called so")
     missing = [name for name in expected if name not in tensors]
+    if len(missing) == len(expected):
+        raise DataError(f"{where} is no checkpoint of the published {kind}: no layer is called so")
     if missing:
         raise DataError(
             f"{where} is not whole, or is of another network than the published {kind}: it has "
-            f"{found} of {len(expected)} tensors; {missing[0]} is missing"
+            f"{len(expected) - len(missing)} of {len(expected)} tensors; {missing[0]} is missing"
         )
-    extra = next(name for name in tensors if name not in expected)
-    raise DataError(f"{where} is of another network: the published {kind} has no {extra}")
-
-
-def _size(tensors: Mapping[str, Tensor], where: str, layer: str, axis: int) -> int:
-    """Return one size of a convolution's weight: [out, in, h, w], transposed [in, out, h, w]."""
-    weight = tensors[f"{layer}.weight"]
-    if weight.ndim != 4 or not weight.numel():
-        raise DataError(f"{where}: {layer}.weight is {_shown(weight)}, no convolution's")
-    return weight.shape[axis]
+    if extra := next((name for name in tensors if name not in expected), None):
+        raise DataError(f"{where} is of another network: the published {kind} has no {extra}")
 
 
 def _shown(tensor: Tensor) -> str:
     return " x ".join(str(size) for size in tensor.shape) or "one number"
 
 
-def _generator(
-    tensors: Mapping[str, Tensor], where: str, embedding_size: int | None
-) -> DenseGenerator:
-    taken = _size(tensors, where, "transition0", 0)
-    size = taken if embedding_size is None else embedding_size
-    if taken < size:
-        raise DataError(f"{where} takes {taken} numbers, fewer than an embedding of {size}")
-    maps = [_size(tensors, where, f"convT{i}", 1) for i in range(1, 19)]
-    config = DenseGeneratorConfig(
-        embedding_size=size,
-        blocks=tuple((maps[i], maps[i + 1], maps[i + 2]) for i in range(0, 18, 3)),
-        transitions=tuple(_size(tensors, where, f"transition{k}", 1) for k in range(6)),
-        noise_ratio=(taken - size) / size,
-    )
-    return DenseGenerator(config)
+class _Sizes:
+    """Reads sizes off the weights of convolutions."""
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], where: str | Path, embedding_size: int | None
+    ) -> None:
+        self._tensors, self._where, self._embedding_size = tensors, where, embedding_size
+
+    def of(self, names: str, numbers: Iterable[int], axis: int) -> tuple[int, ...]:
+        """Weights are [out, in, h, w], transposed [in, out, h, w]."""
+        found = []
+        for name in (f"{names}{number}.weight" for number in numbers):
+            weight = self._tensors[name]
+            if weight.ndim != 4 or not weight.numel():
+                raise DataError(f"{self._where}: {name} is {_shown(weight)}, no convolution's")
+            found.append(weight.shape[axis])
+        return tuple(found)
+
+    def generator(self) -> DenseGeneratorConfig:
+        (taken,) = self.of("transition", [0], axis=0)
+        size = taken if self._embedding_size is None else self._embedding_size
+        if taken < size:
+            raise DataError(
+                f"{self._where} takes {taken} numbers, fewer than an embedding of {size}"
+            )
+        maps = self.of("convT", range(1, 19), axis=1)
+        return DenseGeneratorConfig(
+            embedding_size=size,
+            blocks=tuple(zip(maps[::3], maps[1::3], maps[2::3], strict=True)),
+            transitions=self.of("transition", range(6), axis=1),
+            noise_ratio=(taken - size) / size,
+        )
+
+    def autoencoder(self) -> AutoencoderConfig:
+        *maps, size = self.of("conv", range(1, 14), axis=0)
+        return AutoencoderConfig(embedding_size=size, maps=tuple(maps))
+
+    def discriminator(self) -> RCDiscriminatorConfig:
+        maps = self.of("conv", range(1, 13), axis=0)
+        # At 2x2 the picture's maps and a quarter of the embedding come together.
+        quarter = self.of("conv", [13], axis=1)[0] - maps[-1]
+        if quarter < 1:
+            raise DataError(
+                f"{self._where}: its last layer takes no embedding: no discriminator of sounds"
+            )
+        return RCDiscriminatorConfig(embedding_size=4 * quarter, maps=maps)
+
+    def informativity(self) -> InformativityConfig:
+        return InformativityConfig()
 
 
-def _autoencoder(tensors: Mapping[str, Tensor], where: str, _: int | None) -> Autoencoder:
-    maps = [_size(tensors, where, f"conv{i}", 0) for i in range(1, 14)]
-    return Autoencoder(AutoencoderConfig(embedding_size=maps[-1], maps=tuple(maps[:-1])))
-
-
-def _discriminator(tensors: Mapping[str, Tensor], where: str, _: int | None) -> RCDiscriminator:
-    maps = [_size(tensors, where, f"conv{i}", 0) for i in range(1, 13)]
-    # At 2x2 the picture's maps and a quarter of the embedding come together.
-    quarter = _size(tensors, where, "conv13", 1) - maps[-1]
-    if quarter < 1:
-        raise DataError(f"{where}: its last layer takes no embedding: no discriminator of sounds")
-    return RCDiscriminator(RCDiscriminatorConfig(embedding_size=4 * quarter, maps=tuple(maps)))
-
-
-_BUILD: dict[str, Callable[[Mapping[str, Tensor], str, int | None], Any]] = {
-    "generator": _generator,
-    "autoencoder": _autoencoder,
-    "discriminator": _discriminator,
-    "informativity": lambda _tensors, _where, _size: InformativityClassifier(),
+_KINDS: dict[str, tuple[Any, Any, Callable[[_Sizes], Any]]] = {
+    "generator": (DenseGenerator, DenseGeneratorConfig, _Sizes.generator),
+    "autoencoder": (Autoencoder, AutoencoderConfig, _Sizes.autoencoder),
+    "discriminator": (RCDiscriminator, RCDiscriminatorConfig, _Sizes.discriminator),
+    "informativity": (InformativityClassifier, InformativityConfig, _Sizes.informativity),
 }
-_PLAIN: dict[str, Callable[[], nn.Module]] = {
-    "generator": lambda: DenseGenerator(DenseGeneratorConfig()),
-    "autoencoder": lambda: Autoencoder(AutoencoderConfig()),
-    "discriminator": lambda: RCDiscriminator(RCDiscriminatorConfig()),
-    "informativity": InformativityClassifier,
-}
+"""Kind -> network, its sizes by default, and those of a file."""

@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from soundsight.core.errors import ConfigError
+from soundsight.models.published.layers import NamedLayers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,22 +47,20 @@ class RCDiscriminatorConfig:
             )
 
 
-class RCDiscriminator(nn.Module):
-    """The published discriminator. Layers are named as in its checkpoints."""
+class RCDiscriminator(NamedLayers):
+    """The published discriminator."""
 
     def __init__(self, config: RCDiscriminatorConfig) -> None:
         super().__init__()
         self.config = config
         maps_in = 3
         for i, maps in enumerate(config.maps, 1):
-            kernel, stride = ((5, 2), (3, 2))[i - 1] if i <= 2 else (3, 1)
-            setattr(self, f"conv{i}", nn.Conv2d(maps_in, maps, kernel, stride, bias=False))
-            setattr(self, f"conv{i}_bn", nn.BatchNorm2d(maps))
+            kernel, stride = {1: (5, 2), 2: (3, 2)}.get(i, (3, 1))
+            self.add(f"conv{i}", nn.Conv2d(maps_in, maps, kernel, stride, bias=False))
             maps_in = maps
-        last = len(config.maps) + 1
         maps_in += config.embedding_size // 4
-        setattr(self, f"conv{last}", nn.Conv2d(maps_in, 1, 2, bias=False))
-        setattr(self, f"conv{last}_bn", nn.BatchNorm2d(1))
+        self._last = f"conv{len(config.maps) + 1}"
+        self.add(self._last, nn.Conv2d(maps_in, 1, 2, bias=False))
         self.dropout = nn.Dropout2d(config.dropout)
 
     def forward(
@@ -69,13 +68,10 @@ class RCDiscriminator(nn.Module):
     ) -> Float[Tensor, " n"]:
         """Return the RC-score of each picture with its sound, in [-1, 1]."""
         x: Tensor = image
-        last = len(self.config.maps) + 1
-        for i in range(1, last):
-            x = torch.relu(getattr(self, f"conv{i}_bn")(getattr(self, f"conv{i}")(x)))
-            x = self.dropout(x)
+        for i in range(1, len(self.config.maps) + 1):
+            x = self.dropout(torch.relu(self.normed(f"conv{i}", x)))
         x = torch.cat([x, embedding.reshape(len(x), -1, 2, 2)], dim=1)
-        x = getattr(self, f"conv{last}_bn")(getattr(self, f"conv{last}")(x))
-        return torch.tanh(x).flatten()
+        return torch.tanh(self.normed(self._last, x)).flatten()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +102,8 @@ class ProjectionDiscriminator(nn.Module):
     def maps(self, image: Float[Tensor, "n 3 96 96"]) -> list[Tensor]:
         """Return the maps after each stage: what the discriminator sees, from fine to coarse."""
         maps: list[Tensor] = []
-        x: Tensor = image
         for stage in self.stages:
-            x = F.leaky_relu(stage(x), 0.2)
-            maps.append(x)
+            maps.append(F.leaky_relu(stage(maps[-1] if maps else image), 0.2))
         return maps
 
     def features(self, image: Float[Tensor, "n 3 96 96"]) -> Float[Tensor, "n h"]:

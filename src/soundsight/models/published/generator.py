@@ -40,10 +40,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from soundsight.core.config import check_values
 from soundsight.core.errors import ConfigError
 from soundsight.core.units import IMAGE_CHANNELS
 from soundsight.models.published.attention import AttentionConfig, AttentionStack
 from soundsight.models.published.autoencoder import EMBEDDING_LAYER, LAYER_SIZES, check_source
+from soundsight.models.published.layers import NamedLayers
 
 # kernel, stride, padding of transitions 0..6: sides 1 -> 2 -> 4 -> 6 -> 12 -> 24 -> 48 -> 96.
 _TRANSITIONS: tuple[tuple[int, int, int], ...] = (
@@ -78,30 +80,27 @@ class DenseGeneratorConfig:
     attention_width: int = 320
     attention_heads: int = 8  #: heads of each attention
     #: the layer of the autoencoder's encoder that the blocks listen to. 13 (published) is the
-    #: embedding: one token, so that every place of the picture hears the same and cross-attention
-    #: is constant over space. 12 gives the 3x3 places of layer 12, in time and frequency, among
-    #: which each place of the picture can choose; earlier layers give more and finer ones
-    #: (``LAYER_SIZES``), and a longer condition.
+    #: embedding: one token, so that every place of the picture hears the same. 12 gives 3x3 places
+    #: in time and frequency, among which each place of the picture can choose; earlier layers give
+    #: more and finer ones (``LAYER_SIZES``), and a longer condition.
     audio_source: int = EMBEDDING_LAYER
     source_maps: int = 0  #: C, maps of that layer when it is an earlier one than 13; else 0
     #: S, length of the style that modulates transitions 0 to 5; 0 (published) for none
     modulation: int = 0
 
     def __post_init__(self) -> None:
-        if self.modulation < 0:
-            raise ConfigError("modulation must not be negative")
-        if len(self.attention) != len(_TRANSITIONS) or min(self.attention) < 0:
+        last = len(_TRANSITIONS) - 1
+        if len(self.attention) != last + 1 or min(self.attention) < 0:
             raise ConfigError(
-                f"attention: {len(_TRANSITIONS)} numbers of blocks are expected, one for each of "
-                f"transitions 0 to {len(_TRANSITIONS) - 1}, none below 0"
+                f"attention: {last + 1} numbers of blocks are expected, one for each of "
+                f"transitions 0 to {last}, none below 0"
             )
-        if self.attention[-1]:
+        if self.attention[last]:
             raise ConfigError(
-                f"attention: after transition {len(_TRANSITIONS) - 1} stands the picture itself, "
-                "no block can follow it"
+                f"attention: after transition {last} stands the picture itself, no block can "
+                "follow it"
             )
-        if self.attention_heads < 1 or self.attention_width < 1:
-            raise ConfigError("attention_width and attention_heads must be at least 1")
+        check_values(self, at_least_0="modulation", at_least_1="attention_heads attention_width")
         if self.attention_width % self.attention_heads or self.attention_width % 2:
             raise ConfigError(
                 f"attention_width {self.attention_width} must be even and a multiple of "
@@ -131,7 +130,7 @@ class DenseGeneratorConfig:
         return self.embedding_size + self.source_maps * self.source_tokens
 
 
-class SameConvTranspose2d(nn.ConvTranspose2d):
+class _SameConvTranspose2d(nn.ConvTranspose2d):
     """A 3x3 transposed convolution of stride 1 and padding 1, weights as ``ConvTranspose2d``.
 
     It is an ordinary convolution with the kernel turned by half a turn, and is run as one: CPUs and
@@ -141,12 +140,7 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
     def __init__(self, maps_in: int, maps_out: int) -> None:
         super().__init__(maps_in, maps_out, 3, padding=1)
 
-    def forward(
-        self,
-        input: Float[Tensor, "n i h w"],
-        output_size: list[int] | None = None,  # noqa: ARG002 (the base class has it)
-    ) -> Float[Tensor, "n o h w"]:
-        """Convolve; the size does not change."""
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: ARG002
         kernel = self.weight.flip(2, 3).transpose(0, 1).contiguous()
         return F.conv2d(input, kernel, self.bias, padding=1)
 
@@ -172,8 +166,8 @@ class _Style(nn.Module):
         return style
 
 
-class DenseGenerator(nn.Module):
-    """The published generator at any width. Layers are named as in its checkpoints."""
+class DenseGenerator(NamedLayers):
+    """The published generator at any width."""
 
     def __init__(self, config: DenseGeneratorConfig) -> None:
         super().__init__()
@@ -184,15 +178,12 @@ class DenseGenerator(nn.Module):
         self.dropout_size = sum(config.transitions) if any(config.dropout) else 0
         maps_in = config.embedding_size + self.noise_size
         widths = (*config.transitions, IMAGE_CHANNELS)
-        for k, (kernel, stride, padding) in enumerate(_TRANSITIONS):
-            layer = nn.ConvTranspose2d(maps_in, widths[k], kernel, stride, padding)
-            setattr(self, f"transition{k}", layer)
-            setattr(self, f"transition{k}_bn", nn.BatchNorm2d(widths[k]))
+        for k, (width, shape) in enumerate(zip(widths, _TRANSITIONS, strict=True)):
+            self.add(f"transition{k}", nn.ConvTranspose2d(maps_in, width, *shape))
             if k < len(config.blocks):
                 a, b, c = config.blocks[k]
-                for i, (n_in, n_out) in enumerate(((widths[k], a), (a, b), (a + b, c)), 3 * k + 1):
-                    setattr(self, f"convT{i}", SameConvTranspose2d(n_in, n_out))
-                    setattr(self, f"convT{i}_bn", nn.BatchNorm2d(n_out))
+                for i, (n_in, n_out) in enumerate(((width, a), (a, b), (a + b, c)), 3 * k + 1):
+                    self.add(f"convT{i}", _SameConvTranspose2d(n_in, n_out))
                 maps_in = a + b + c
         # Last, so that with one seed the layers above are those of the plain generator.
         if config.modulation:
@@ -210,24 +201,12 @@ class DenseGenerator(nn.Module):
                 )
                 setattr(self, f"attention{k}", AttentionStack(sizes))
 
-    def _layer(self, name: str, x: Tensor) -> Tensor:
-        return torch.relu(getattr(self, f"{name}_bn")(getattr(self, name)(x)))
-
-    def _transition(self, k: int, x: Tensor, style: Tensor | None) -> Tensor:
-        """Transition k < 6 and its modulation: [n, maps, s, s] -> [n, transition, s', s']."""
-        x = getattr(self, f"transition{k}_bn")(getattr(self, f"transition{k}")(x))
-        if style is not None:
-            gamma, beta = self.style.speak[k](style).chunk(2, dim=1)
-            x = x * (1.0 + gamma[:, :, None, None]) + beta[:, :, None, None]
-        return torch.relu(x)
-
     def _block(self, k: int, x: Tensor) -> Tensor:
         """Dense block k (0-based): [n, transition, s, s] -> [n, a+b+c, s, s]."""
-        a = self._layer(f"convT{3 * k + 1}", x)
-        b = self._layer(f"convT{3 * k + 2}", a)
+        a = torch.relu(self.normed(f"convT{3 * k + 1}", x))
+        b = torch.relu(self.normed(f"convT{3 * k + 2}", a))
         ab = torch.cat([a, b], dim=1)
-        c = self._layer(f"convT{3 * k + 3}", ab)
-        return torch.cat([ab, c], dim=1)
+        return torch.cat([ab, torch.relu(self.normed(f"convT{3 * k + 3}", ab))], dim=1)
 
     def _parts(self, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Part a condition into the embedding [n, E] and the audio tokens [n, m, S]."""
@@ -256,25 +235,26 @@ class DenseGenerator(nn.Module):
         Returns:
             Pictures in [-1, 1].
         """
+        config = self.config
         x, audio = self._parts(embedding.flatten(1))
         if self.noise_size:
             if noise is None:
                 noise = x.new_zeros(len(x), self.noise_size)
-            x = torch.cat([noise * self.config.noise_std, x], dim=1)
-        style = self.style(x) if self.config.modulation else None
+            x = torch.cat([noise * config.noise_std, x], dim=1)
+        style = self.style(x) if config.modulation else None
         x = x[:, :, None, None]
         start = 0
-        for k, (width, rate) in enumerate(
-            zip(self.config.transitions, self.config.dropout, strict=True)
-        ):
-            x = self._transition(k, x, style)
+        for k, (width, rate) in enumerate(zip(config.transitions, config.dropout, strict=True)):
+            x = self.normed(f"transition{k}", x)
+            if style is not None:
+                gamma, beta = self.style.speak[k](style).chunk(2, dim=1)
+                x = x * (1.0 + gamma[:, :, None, None]) + beta[:, :, None, None]
+            x = torch.relu(x)
             if dropout is not None and rate > 0:
                 kept = (dropout[:, start : start + width] >= rate).to(x.dtype) / (1.0 - rate)
                 x = x * kept[:, :, None, None]
             start += width
-            if self.config.attention[k]:
+            if config.attention[k]:
                 x = getattr(self, f"attention{k}")(x, audio)
             x = self._block(k, x)
-        last = len(self.config.transitions)
-        x = getattr(self, f"transition{last}_bn")(getattr(self, f"transition{last}")(x))
-        return torch.tanh(x)
+        return torch.tanh(self.normed(f"transition{len(config.transitions)}", x))
