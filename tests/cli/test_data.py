@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from soundsight.cli import data as module
 from soundsight.cli.group import Commands
+from soundsight.core import errors
 from soundsight.data.records import Record
 from soundsight.data.store.shards import open_dataset, write_dataset, write_shard
 from soundsight.data.vegas.batches import BatchRecord, batch_records, read_batches, write_batches
@@ -24,6 +25,12 @@ def run(*arguments: object) -> Result:
     app.callback()(lambda: None)
     module.register(app)
     return CliRunner().invoke(app, ["data", *map(str, arguments)])
+
+
+def refused(words: str, *arguments: object) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert words in result.output
 
 
 def pair(code: int, video: int, window: int, embedding_size: int | None = None) -> BatchRecord:
@@ -53,10 +60,6 @@ def write_batch_folder(folder: Path, kind: str = "spectrogram", size: int | None
 def finish(folder: Path, splits: dict[str, list[Record]], **change: object) -> Path:
     """Write a dataset of a shard a split."""
     files = sorted(set().union(*(r.files for records in splits.values() for r in records)))
-    shards = {
-        split: [vars(write_shard(folder / f"{split}-000000.tar", records))]
-        for split, records in splits.items()
-    }
     about = {
         "format": "soundsight-pairs",
         "format_version": 1,
@@ -71,8 +74,12 @@ def finish(folder: Path, splits: dict[str, list[Record]], **change: object) -> P
         "counts": {"videos": 4},
         "statistics": {},
         "splits": {
-            split: {"pairs": len(splits[split]), "videos": 2, "shards": infos}
-            for split, infos in shards.items()
+            split: {
+                "pairs": len(records),
+                "videos": 2,
+                "shards": [vars(write_shard(folder / f"{split}-000000.tar", records))],
+            }
+            for split, records in splits.items()
         },
         **change,
     }
@@ -149,7 +156,7 @@ def test_verify_ends_well_or_with_2_and_a_line_a_problem(data: Path) -> None:
     assert run("verify", data, "--quick").exit_code == 0
 
 
-def test_a_dataset_at_a_url(data: Path) -> None:
+def test_a_dataset_at_a_url(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
     memory.put(str(data), "/bucket/app", recursive=True)
@@ -158,15 +165,9 @@ def test_a_dataset_at_a_url(data: Path) -> None:
         assert run("verify", "memory://bucket/app").exit_code == 0
     finally:
         memory.rm("/bucket", recursive=True)
-
-
-def test_a_url_needs_the_extra_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from soundsight.core import errors
-
     monkeypatch.setattr(errors, "find_spec", lambda _: None)
-    result = run("info", "s3://bucket/data")
-    assert result.exit_code == 2
-    assert "needs the extra 'prepare' (fsspec is not installed)" in result.output
+    words = "needs the extra 'prepare' (fsspec is not installed)"
+    refused(words, "info", "s3://bucket/data")
 
 
 # --- sheet -------------------------------------------------------------------------------------
@@ -188,12 +189,8 @@ def test_a_sheet_shows_frames_and_log_mels(data: Path, tmp_path: Path) -> None:
              for s in range(4)]  # fmt: skip
     assert all(r.exit_code == 0 for r in other)
     assert len({(tmp_path / f"{seed}.png").read_bytes() for seed in range(4)}) > 1
-
-
-def test_a_sheet_of_no_split(data: Path, tmp_path: Path) -> None:
-    result = run("sheet", data, "-o", tmp_path / "x.png", "--split", "dev")
-    assert result.exit_code == 2
-    assert "has no split 'dev'; choose from train, val" in result.output
+    words = "has no split 'dev'; choose from train, val"
+    refused(words, "sheet", data, "-o", tmp_path / "x.png", "--split", "dev")
     assert not (tmp_path / "x.png").exists()
 
 
@@ -269,14 +266,11 @@ def test_names_become_numbers_and_a_table_says_which(tmp_path: Path) -> None:
 def test_an_export_replaces_only_an_export(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run("export", data, "-o", out).exit_code == 0
-    again = run("export", data, "-o", out)
-    assert again.exit_code == 2
-    assert "exists already" in again.output
+    refused("exists already", "export", data, "-o", out)
     assert run("export", data, "-o", out, "--overwrite", "--kind", "audio").exit_code == 0
     assert (out / "data_batch_001.bin").stat().st_size == 4 * 12_801
-    refused = run("export", data, "-o", data, "--overwrite")
-    assert refused.exit_code == 2
-    assert "holds something else and is kept" in refused.output
+    words = "holds something else and is kept"
+    refused(words, "export", data, "-o", data, "--overwrite")
     assert len(open_dataset(data)) == 5
 
 
@@ -294,13 +288,7 @@ def test_what_no_batch_can_hold_is_refused_at_once(
 ) -> None:
     made = records_of(write_batch_folder(tmp_path / "batches"))
     data = finish(tmp_path / "data", made, **change)
-    result = run("export", data, "-o", tmp_path / "out")
-    assert result.exit_code == 2
-    assert words in result.output
+    refused(words, "export", data, "-o", tmp_path / "out")
+    words = "unknown kind 'video'; choose from audio, embedding, spectrogram"
+    refused(words, "export", data, "-o", tmp_path / "out", "--kind", "video")
     assert not (tmp_path / "out").exists()
-
-
-def test_an_unknown_kind(data: Path, tmp_path: Path) -> None:
-    result = run("export", data, "-o", tmp_path / "out", "--kind", "video")
-    assert result.exit_code == 2
-    assert "unknown kind 'video'; choose from audio, embedding, spectrogram" in result.output

@@ -36,7 +36,7 @@ def open_all(data: list[Path] | None) -> list[Bench | PairFolder]:
     """Open the pairs that ``--data`` names; without it the bench."""
     from soundsight.data.store.dataset import open_pairs
 
-    return [open_pairs(where) for where in data or [None]]
+    return [open_pairs(where) for where in data] if data else [open_pairs(None)]
 
 
 def about_all(pairs: list[Bench | PairFolder], split: str) -> dict[str, Any]:

@@ -35,12 +35,6 @@ class Seconds:
     first: NDArray[np.int64]
     sounds: Sequence[Sound]
 
-    def of(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Seconds:
-        """Return some of the seconds."""
-        return Seconds(
-            mels=self.mels[rows], sound=self.sound[rows], first=self.first[rows], sounds=self.sounds
-        )
-
     @property
     def kinds(self) -> list[str]:
         """The kind of each second; for tables and evaluation only."""
@@ -104,26 +98,21 @@ def read_seconds(
 ) -> Seconds:
     """Read the seconds of sounds, each file by itself as :func:`seconds_of_file` does.
 
-    Args:
-        everyday: where they lie.
-        sounds: which.
-        hop: frames between the beginnings of two seconds.
-        narrow_hz: as in :func:`read_sound`.
-        progress: called with (sounds read, sounds in all).
+    ``progress`` is called with (sounds read, sounds in all).
     """
     mels = [np.zeros((0, N_MELS, FRAMES_PER_SEGMENT), np.uint8)]
-    sound: list[int] = []
-    first: list[int] = []
+    sound = [np.zeros(0, np.int64)]
+    first = [np.zeros(0, np.int64)]
     for number, one in enumerate(sounds):
         levels, starts = seconds_of_file(everyday.path(one), hop=hop, narrow_hz=narrow_hz)
         mels.append(levels)
-        sound += [number] * len(levels)
-        first += starts.tolist()
+        sound.append(np.full(len(levels), number))
+        first.append(starts)
         progress(number + 1, len(sounds))
     return Seconds(
         mels=np.concatenate(mels),
-        sound=np.array(sound, np.int64),
-        first=np.array(first, np.int64),
+        sound=np.concatenate(sound),
+        first=np.concatenate(first),
         sounds=sounds,
     )
 
