@@ -6,10 +6,23 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from soundsight.models.published.generator import DenseGenerator, DenseGeneratorConfig
+
+
+@pytest.fixture(scope="session")
+def all_learn() -> Callable[[nn.Module], None]:
+    """See that every parameter of a network has a gradient."""
+
+    def check(network: nn.Module) -> None:
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+    return check
 
 
 @pytest.fixture(scope="session")

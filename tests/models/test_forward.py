@@ -18,7 +18,7 @@ from soundsight.models.picture_posterior import PicturePosterior
 from soundsight.models.presets import preset
 from soundsight.models.published.autoencoder import Autoencoder
 from soundsight.models.published.discriminator import ProjectionDiscriminator, RCDiscriminator
-from soundsight.models.published.generator import DenseGenerator, DenseGeneratorConfig
+from soundsight.models.published.generator import DenseGenerator
 
 SIZES = preset("tiny")
 E = SIZES.generator.embedding_size
@@ -46,57 +46,47 @@ def seeded(network: nn.Module) -> nn.Module:
     return network
 
 
-def generate(config: DenseGeneratorConfig = SIZES.generator) -> Tensor:
-    network = seeded(DenseGenerator(config)).eval()
+def generate(**changes: object) -> Tensor:
+    network = seeded(DenseGenerator(replace(SIZES.generator, **changes))).eval()
     dropout = (pattern(2, network.dropout_size) + 1) / 2
     condition = pattern(2, network.condition_size)
     return network(condition, pattern(2, network.noise_size), dropout)
 
 
-def generate_with_attention() -> Tensor:
-    return generate(
-        replace(
-            SIZES.generator, attention=(0, 2, 0, 0, 0, 0, 0), attention_width=16,
-            attention_heads=4, audio_source=12, source_maps=SIZES.autoencoder.maps[11],
-        )
-    )  # fmt: skip
+def outputs(network: nn.Module, *shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    found = seeded(network).eval()(*(pattern(*shape) for shape in shapes))
+    return found if isinstance(found, tuple) else (found,)
 
 
-def read_off() -> Tensor:
-    network = seeded(PicturePosterior(SIZES.picture_posterior)).eval()
-    return torch.cat(network(pattern(2, 3, 96, 96)), dim=1)
-
-
-def autoencode() -> tuple[Tensor, Tensor]:
-    return seeded(Autoencoder(SIZES.autoencoder)).eval()(pattern(2, 1, 128, 100))
-
-
-def contrast(**changes: int) -> tuple[Tensor, Tensor]:
-    network = seeded(ContrastivePair(replace(SIZES.contrastive, **changes))).eval()
-    return network(pattern(2, 1, 128, 100), pattern(2, 3, 96, 96))
-
-
-def score(network: nn.Module) -> Tensor:
-    return seeded(network).eval()(pattern(2, 3, 96, 96), pattern(2, E))
-
-
+MEL, IMAGE = (2, 1, 128, 100), (2, 3, 96, 96)
+ATTENTION = {
+    "attention": (0, 2, 0, 0, 0, 0, 0), "attention_width": 16, "attention_heads": 4,
+    "audio_source": 12, "source_maps": SIZES.autoencoder.maps[11],
+}  # fmt: skip
+POOLED = replace(SIZES.contrastive, frames_pooled=2, picture_px=64)
 CASES: dict[str, tuple[Callable[[], Tensor], tuple[int, ...]]] = {
-    "autoencoder": (lambda: autoencode()[0], (2, 1, 128, 100)),
-    "embedding": (lambda: autoencode()[1], (2, E)),
-    "sound": (lambda: contrast()[0], (2, E)),
-    "picture": (lambda: contrast()[1], (2, E)),
-    "generator": (generate, (2, 3, 96, 96)),
-    "attention_generator": (generate_with_attention, (2, 3, 96, 96)),
-    "modulated_generator": (
-        lambda: generate(replace(SIZES.generator, modulation=16)), (2, 3, 96, 96),
-    ),
-    "picture_posterior": (read_off, (2, 128)),
+    "autoencoder": (lambda: outputs(Autoencoder(SIZES.autoencoder), MEL)[0], MEL),
+    "embedding": (lambda: outputs(Autoencoder(SIZES.autoencoder), MEL)[1], (2, E)),
+    "sound": (lambda: outputs(ContrastivePair(SIZES.contrastive), MEL, IMAGE)[0], (2, E)),
+    "picture": (lambda: outputs(ContrastivePair(SIZES.contrastive), MEL, IMAGE)[1], (2, E)),
     "pooled_pair": (
-        lambda: torch.cat(contrast(frames_pooled=2, picture_px=64), dim=1), (2, 2 * E),
+        lambda: torch.cat(outputs(ContrastivePair(POOLED), MEL, IMAGE), dim=1), (2, 2 * E),
     ),
-    "rc_discriminator": (lambda: score(RCDiscriminator(SIZES.rc_discriminator)), (2,)),
+    "generator": (generate, IMAGE),
+    "attention_generator": (lambda: generate(**ATTENTION), IMAGE),
+    "modulated_generator": (lambda: generate(modulation=16), IMAGE),
+    "picture_posterior": (
+        lambda: torch.cat(outputs(PicturePosterior(SIZES.picture_posterior), IMAGE), dim=1),
+        (2, 128),
+    ),
+    "rc_discriminator": (
+        lambda: outputs(RCDiscriminator(SIZES.rc_discriminator), IMAGE, (2, E))[0], (2,),
+    ),
     "projection_discriminator": (
-        lambda: score(ProjectionDiscriminator(SIZES.projection_discriminator)), (2,),
+        lambda: outputs(
+            ProjectionDiscriminator(SIZES.projection_discriminator), IMAGE, (2, E)
+        )[0],
+        (2,),
     ),
 }  # fmt: skip
 """The outputs that are compared, and their shapes."""

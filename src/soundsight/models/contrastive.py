@@ -70,10 +70,7 @@ def unit_rms(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def limit_temperature(log_scale: Tensor) -> None:
-    """Keep the temperature at .02 or above: lower only sharpens what is already memorised.
-
-    ``log_scale`` is the natural logarithm of one over the temperature, changed in place.
-    """
+    """Keep the temperature at .02 or above: lower only sharpens what is already memorised."""
     log_scale.clamp_(max=math.log(50.0))
 
 

@@ -257,6 +257,7 @@ def test_attention_that_cannot_be_is_refused_in_a_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_exported_model_listens_as_pytorch_does(tmp_path: Path) -> None:
     from soundsight.core.draws import generator_draws, item_of
     from soundsight.core.units import to_levels, to_unit

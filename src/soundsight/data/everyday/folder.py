@@ -171,13 +171,9 @@ def read_photo(everyday: Everyday, bench: Bench, name: str) -> NDArray[np.uint8]
 def read_photos(
     everyday: Everyday, bench: Bench, split: str, *, every: int = 1
 ) -> tuple[list[str], NDArray[np.uint8]]:
-    """Read the photos of a split of both sets, in the order of their names.
+    """Return names and levels, uint8 [n, 3, 96, 96], of a split's photos of both sets by name.
 
-    Args:
-        every: take one in so many.
-
-    Returns:
-        Their names, and uint8 [n, 3, 96, 96].
+    One ``every`` so many is taken.
     """
     names = sorted(n for of in photos_of(everyday, bench, split).values() for n in of)[::every]
     levels = np.stack([read_photo(everyday, bench, name) for name in names])

@@ -41,13 +41,7 @@ ROWS_EACH = 4500
 
 
 class EverydayPairs:
-    """A table of pairs, and where the sounds and photos that it names lie.
-
-    Args:
-        everyday: Everyday's folder.
-        bench: the bench that stands beside it.
-        table: a file that :func:`write_pairs` wrote.
-    """
+    """A table that :func:`write_pairs` wrote, and where the sounds and photos of it lie."""
 
     def __init__(self, everyday: Everyday, bench: Bench, table: Path) -> None:
         self.everyday, self.bench, self.root = everyday, bench, table
@@ -103,11 +97,8 @@ def make_pairs(
     """Make the table of pairs of a split by the rule above.
 
     Args:
-        everyday: Everyday's folder.
-        bench: the bench beside it.
         seconds: those of the split's sounds, every half second; of alert kinds, which have
             no photos, nothing is made.
-        split: which.
         seed: of what is dealt to whom.
         rows_each: rows for each subject; more where a subject has more photos.
     """

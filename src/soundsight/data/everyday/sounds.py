@@ -74,14 +74,9 @@ def read_sound(
 def seconds_of_file(
     path: Path, *, hop: int, narrow_hz: int | None = None, longest_s: int | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return the seconds of a file, scaled by its own loudest point.
+    """Return the seconds of a file, uint8 [n, 128, 100], and their first frames, [n].
 
-    Args:
-        path, narrow_hz, longest_s: as in :func:`read_sound`.
-        hop: frames between the beginnings of two seconds.
-
-    Returns:
-        The seconds, uint8 [n, 128, 100], and their first frames, [n].
+    They begin ``hop`` frames apart and are scaled by the file's own loudest point.
     """
     samples = read_sound(path, narrow_hz=narrow_hz, longest_s=longest_s)
     mels = slices(log_mel(samples), hop).copy()

@@ -32,7 +32,7 @@ from typing import Any
 from soundsight.core.errors import DataError, OutputError
 from soundsight.core.files import atomic_file, move_into_place, write_json
 from soundsight.data.records import Record
-from soundsight.data.store.shards import ABOUT, WORK, Entry, index_name, parse_entry, shard_infos
+from soundsight.data.store.shards import ABOUT, WORK, Entry, index_name, shard_infos
 
 FAILURES = "failures.csv"
 DAMAGED = "damaged.csv"
@@ -72,7 +72,7 @@ class Part:
         try:
             index = json.loads(path.with_name(index_name(path.name)).read_bytes())
             self.about: dict[str, Any] = index["about"]
-            self.entries: list[Entry] = [parse_entry(values) for values in index["records"]]
+            self.entries: list[Entry] = [Entry(**values) for values in index["records"]]
             if path.stat().st_size != index["bytes"]:
                 raise ValueError("it is cut short")
         except (OSError, ValueError, KeyError, TypeError) as error:

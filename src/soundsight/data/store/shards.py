@@ -60,7 +60,7 @@ class ShardInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Where a pair lies in its tar.
+    """Where a pair lies in its tar, as the index says it in JSON.
 
     Attributes:
         key: of the record.
@@ -73,9 +73,9 @@ class Entry:
     key: str
     group: str
     crc32: int
-    files: Mapping[str, tuple[int, int]]
-    reasons: tuple[str, ...] = ()
-    sums: tuple[int, ...] = ()
+    files: Mapping[str, Sequence[int]]
+    reasons: Sequence[str] = ()
+    sums: Sequence[int] = ()
 
     @property
     def start(self) -> int:
@@ -367,7 +367,7 @@ class PairFolder:
             raise IndexError(f"the {split} split has no pair {index}")
         at = bisect_right(ends, index) - 1
         line = self._index(shards[at])[index - ends[at]]
-        return shards[at].name, parse_entry(json.loads(line))
+        return shards[at].name, Entry(**json.loads(line))
 
     def read(self, tar: str, entry: Entry) -> Record:
         """Read the pair that :meth:`find` found.
@@ -430,18 +430,6 @@ class PairFolder:
 def index_lines(data: bytes) -> list[bytes]:
     """Return the JSON of each pair out of an index."""
     return [line.rstrip(b",") for line in data.split(b"\n")[1:-2] if line]
-
-
-def parse_entry(values: Mapping[str, Any]) -> Entry:
-    """Read an entry of an index out of its JSON."""
-    return Entry(
-        key=values["key"],
-        group=values["group"],
-        crc32=values["crc32"],
-        files={name: (offset, size) for name, (offset, size) in values["files"].items()},
-        reasons=tuple(values.get("reasons", ())),
-        sums=tuple(values.get("sums", ())),
-    )
 
 
 def decode_mel(data: bytes) -> NDArray[np.uint8]:

@@ -21,10 +21,10 @@ from soundsight.data.store.shards import (
     END_BYTES,
     SUMS,
     WORK,
+    Entry,
     about_bytes,
     index_lines,
     index_name,
-    parse_entry,
     read_about,
     recorded_sums,
     shard_infos,
@@ -170,7 +170,7 @@ class _Check:
         digest = hashlib.sha256(data).hexdigest()
         if digest not in (self._sums.get(index), self._recorded.get(index)):
             return
-        entries = [parse_entry(json.loads(line)) for line in index_lines(data)]
+        entries = [Entry(**json.loads(line)) for line in index_lines(data)]
         size = self._sizes[name]
         whole = END_BYTES + sum(entry.size for entry in entries)
         found = False

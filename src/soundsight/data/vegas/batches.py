@@ -128,8 +128,7 @@ def batch_files(path: Path) -> list[tuple[str, Path]]:
 def read_batches(path: Path) -> Iterator[BatchRecord]:
     """Yield the records of a file, or of a folder in the order train, val, test, as they lie.
 
-    Their kind is recognised by the first file, where every place at which a record would begin is
-    looked at.
+    Their kind is recognised by the first file.
 
     Raises:
         DataError: naming file and byte, when one is cut short, foreign, or holds a number that is
@@ -227,17 +226,10 @@ def repack(
     shard_bytes: int,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> dict[str, Any]:
-    """Write batches as shards; the splits are those of the files' names.
+    """Write batches (files, or folders of them) as a dataset, and return its dataset.json.
 
-    Args:
-        stage: the locked workplace.
-        sources: files, or folders of them.
-        about: what dataset.json says beside counts and splits.
-        shard_bytes: bound on the size of a shard.
-        progress: called with the number of records that are written.
-
-    Returns:
-        The content of dataset.json.
+    The splits are those of the files' names. ``about`` is what dataset.json says beside counts and
+    splits; ``progress`` is called with the number of records so far.
     """
     out = stage.out
     with writing(stage.data):
@@ -351,17 +343,10 @@ def write_batches(
     prefix: str = "data",
     records_per_file: int = 5000,
 ) -> list[Path]:
-    """Write records as batches ``PREFIX_batch_001.bin``, ``PREFIX_batch_002.bin`` and so on.
+    """Write records as batches ``PREFIX_batch_001.bin`` and so on, and return these files.
 
-    Args:
-        folder: made where it is missing.
-        kind: of the batches; each record must hold what it asks for.
-        records: taken one at a time.
-        prefix: ``data``, ``val`` or ``test``.
-        records_per_file: at most so many records a file.
-
-    Returns:
-        The files, none for no records.
+    ``prefix`` is ``data``, ``val`` or ``test``; the records are taken one at a time, and each must
+    hold what the kind asks for.
 
     Raises:
         DataError: when a record lacks something or a number of it does not fit the digits.

@@ -2,8 +2,7 @@
 
 Their code (arXiv 2106.01266) saves plain state dicts from ``DataParallel``: every key starts with
 ``module.``. Sizes are not in the files; they are read off the tensors, so that any E and any widths
-load. Layers of the generator, autoencoder, discriminator and informativity classifiers keep their
-published names here, hence names match as they are.
+load. Layers keep their published names here.
 
 Shapes (n pictures or sounds, E = embedding size, Z = noise size)::
 
@@ -12,7 +11,6 @@ Shapes (n pictures or sounds, E = embedding size, Z = noise size)::
     discriminator  image [n, 3, 96, 96], embedding -> RC-score [n]
     informativity  image [n, 3, 96, 96]            -> log-probabilities [n, 2]
 
-A file is read as data: what would run code is refused.
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ _AGAIN = "save it again with torch.save(network.state_dict(), PATH)"
 
 
 def load(kind: str, path: str | Path, *, embedding_size: int | None = None) -> Any:
-    """Read a checkpoint of the published code.
+    """Read a checkpoint of the published code, as data: what would run code is refused.
 
     Its outputs are those of that code to 1e-4. The network is in evaluation mode, float32, on the
     CPU. Keys may or may not start with ``module.``; a state dict may lie under ``state_dict`` or
