@@ -187,21 +187,6 @@ def export(
     embed = _embedder(model, stored=stored) if embeds else None
     folder.require_pairs(mel=not stored, image=wanted is not Kind.AUDIO)
 
-    def records(split: str) -> Iterator[BatchRecord]:
-        for record in folder.records(split):
-            files, (unit, window) = record.files, _place(record)
-            code, video = numbers[unit]
-            image = files.get(folder.image_name or "")
-            yield BatchRecord(
-                class_code=code,
-                video=video,
-                window=window,
-                mel=decode_mel(files[MEL]) if MEL in files else None,
-                embedding=None if embed is None else embed(record),
-                image=None if image is None else decode_image(image),
-            )
-            advance()
-
     with (
         atomic_folder(out, overwrite=overwrite, ours=_is_export) as made,
         progress_bar() as show,
@@ -212,6 +197,22 @@ def export(
             show("exporting", next(steps), 2 * len(folder))
 
         numbers = _number(folder, advance)
+
+        def records(split: str) -> Iterator[BatchRecord]:
+            for record in folder.records(split):
+                files, (unit, window) = record.files, _place(record)
+                code, video = numbers[unit]
+                image = files.get(folder.image_name or "")
+                yield BatchRecord(
+                    class_code=code,
+                    video=video,
+                    window=window,
+                    mel=decode_mel(files[MEL]) if MEL in files else None,
+                    embedding=None if embed is None else embed(record),
+                    image=None if image is None else decode_image(image),
+                )
+                advance()
+
         for split in folder.splits:
             write_batches(made, wanted, records(split), PREFIXES[split], per_file)
         classes = {f"c{code:03d}": unit.label for unit, (code, _) in numbers.items()}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from soundsight.core.errors import DataError
 from soundsight.core.files import sha256_of
 from soundsight.data.everyday.folder import BENCH_PREFIX, SUBJECTS, Everyday, photos_of, read_photo
-from soundsight.data.everyday.pairs import EverydayPairs, make_pairs, write_pairs
+from soundsight.data.everyday.pairs import checked_pairs, make_pairs, write_pairs
 from soundsight.data.everyday.sounds import HALF_SECOND, recording_ids
 from soundsight.data.store.dataset import PairDataset
 from soundsight.data.vegas.bench import Bench
@@ -105,7 +105,7 @@ def open_ears_data(
     table = folder / PAIRS_TABLE
     if not table.exists():
         write_pairs(table, make_pairs(everyday, bench, bank.seconds(), "train", seed=config.seed))
-    pairs = EverydayPairs(everyday, bench, table).pairs("train")
+    pairs = checked_pairs(everyday, bench, table, "train")
     of_bench = sorted({p.spectrogram for p in pairs if p.spectrogram.startswith(BENCH_PREFIX)})
     numbers = {
         f"{bank.sounds[sound].file}@{first // HALF_SECOND}": row

@@ -19,9 +19,8 @@ from soundsight.data.everyday.folder import (
     Everyday,
     find_everyday,
     photos_of,
-    read_photo,
 )
-from soundsight.data.everyday.pairs import EverydayPairs, make_pairs, write_pairs
+from soundsight.data.everyday.pairs import checked_pairs, make_pairs, write_pairs
 from soundsight.data.everyday.sounds import (
     HALF_SECOND,
     audible,
@@ -31,17 +30,16 @@ from soundsight.data.everyday.sounds import (
     read_sound,
     recording_ids,
 )
-from soundsight.data.store.dataset import PairDataset
-from soundsight.data.vegas.bench import Bench, find_bench
+from soundsight.data.vegas.bench import Bench, Pair, find_bench
 from soundsight.media.audio import decode
 from soundsight.media.mel import log_mel
 from soundsight.media.segments import segments
 
 
-def written(everyday: Everyday, bench: Bench, path: Path, **changes: int) -> EverydayPairs:
+def written(everyday: Everyday, bench: Bench, path: Path, **changes: int) -> list[Pair]:
     seconds = read_seconds(everyday, everyday.sounds("train"), hop=HALF_SECOND)
     write_pairs(path, make_pairs(everyday, bench, seconds, "train", **changes))
-    return EverydayPairs(everyday, bench, path)
+    return checked_pairs(everyday, bench, path, "train")
 
 
 def test_kinds_are_22_subjects_and_6_alerts_in_one_order() -> None:
@@ -142,8 +140,13 @@ def test_inaudible_seconds_and_recording_numbers() -> None:
 def test_pairs_keep_to_their_subject_and_use_every_photo(
     toy_everyday: Everyday, toy_bench: Bench, tmp_path: Path
 ) -> None:
-    table = written(toy_everyday, toy_bench, tmp_path / "pairs.csv", rows_each=40)
-    pairs = table.pairs("train")
+    pairs = written(toy_everyday, toy_bench, tmp_path / "pairs.csv", rows_each=40)
+    seconds = read_seconds(toy_everyday, toy_everyday.sounds("train"), hop=HALF_SECOND)
+    heard = {
+        f"{seconds.sounds[sound].file}@{first // HALF_SECOND}"
+        for sound, first in zip(seconds.sound, seconds.first, strict=True)
+    }
+    assert all(p.spectrogram.startswith("bench:") or p.spectrogram in heard for p in pairs)
     there = photos_of(toy_everyday, toy_bench, "train")
     for pair in pairs:
         assert pair.photo in there[pair.subject]
@@ -158,28 +161,8 @@ def test_pairs_keep_to_their_subject_and_use_every_photo(
     # The same seed deals the same photos, another one others.
     again = written(toy_everyday, toy_bench, tmp_path / "again.csv", rows_each=40)
     other = written(toy_everyday, toy_bench, tmp_path / "other.csv", rows_each=40, seed=1)
-    assert again.pairs("train") == pairs
-    assert other.pairs("train") != pairs
-
-
-def test_a_table_becomes_a_dataset_with_opaque_ids(
-    toy_everyday: Everyday, toy_bench: Bench, tmp_path: Path
-) -> None:
-    table = written(toy_everyday, toy_bench, tmp_path / "pairs.csv", rows_each=12)
-    data = PairDataset(table, "train")
-    assert len(data) == len(table.pairs("train"))
-    assert set(data[0]) == {"mel", "image", "video", "photo"}
-    pair = next(p for p in table.pairs("train") if p.spectrogram.endswith("@1"))
-    seconds = read_seconds(toy_everyday, toy_everyday.sounds("train"), hop=HALF_SECOND)
-    sounds = [seconds.sounds[i].file for i in seconds.sound]
-    row = next(
-        i for i, (file, first) in enumerate(zip(sounds, seconds.first, strict=True))
-        if f"{file}@{first // HALF_SECOND}" == pair.spectrogram
-    )  # fmt: skip
-    assert np.array_equal(table.mel(pair.spectrogram), seconds.mels[row])
-    assert np.array_equal(table.photo(pair.photo), read_photo(toy_everyday, toy_bench, pair.photo))
-    videos = {int(data[i]["video"]) for i in range(len(data))}
-    assert len(videos) == len({p.video for p in table.pairs("train")})
+    assert again == pairs
+    assert other != pairs
 
 
 @pytest.mark.parametrize(
@@ -197,7 +180,7 @@ def test_a_table_that_names_what_is_not_there_is_refused(
     written(toy_everyday, toy_bench, path, rows_each=12)
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(DataError, match=complaint):
-        EverydayPairs(toy_everyday, toy_bench, path)
+        checked_pairs(toy_everyday, toy_bench, path, "train")
 
 
 def test_the_shared_data_are_whole() -> None:

@@ -44,8 +44,8 @@ def test_a_part_gives_back_what_was_put_in(tmp_path: Path) -> None:
     part = Part(path)
     assert part.about == {"clip": "v\udcff.mp4"}
     assert [part.record(entry).files for entry in part.entries] == [r.files for r in RECORDS]
-    assert [entry.reasons for entry in part.entries] == [r.reasons for r in RECORDS]
-    assert [entry.sums for entry in part.entries] == [r.sums for r in RECORDS]
+    assert [tuple(entry.reasons) for entry in part.entries] == [r.reasons for r in RECORDS]
+    assert [tuple(entry.sums) for entry in part.entries] == [r.sums for r in RECORDS]
     assert part.kept == part.entries[:1]
     # What a part knows of a pair is not written into a dataset.
     write_shard(tmp_path / "shard.tar", [part.record(entry) for entry in part.entries])

@@ -12,26 +12,21 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import astuple
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
 from soundsight.core.files import atomic_file
-from soundsight.core.units import FRAMES_PER_SEGMENT
 from soundsight.data.everyday.folder import (
     BENCH_PREFIX,
     SUBJECTS,
     Everyday,
     bench_kind,
     photos_of,
-    read_photo,
 )
-from soundsight.data.everyday.sounds import HALF_SECOND, Seconds, audible, read_sound
+from soundsight.data.everyday.sounds import HALF_SECOND, Seconds, audible
 from soundsight.data.vegas.bench import PAIR_COLUMNS, Bench, Pair, read_pairs
-from soundsight.media.mel import log_mel
 
 PHOTOS_EACH = 8
 """Photos that a recording has, where there are rows for so many."""
@@ -40,49 +35,25 @@ ROWS_EACH = 4500
 """Rows of the table for each subject."""
 
 
-class EverydayPairs:
-    """A table that :func:`write_pairs` wrote, and where the sounds and photos of it lie."""
+def checked_pairs(everyday: Everyday, bench: Bench, table: Path, split: str) -> list[Pair]:
+    """Read the pairs of a split out of a table that :func:`write_pairs` wrote.
 
-    def __init__(self, everyday: Everyday, bench: Bench, table: Path) -> None:
-        self.everyday, self.bench, self.root = everyday, bench, table
-        self._pairs = list(read_pairs(table, SUBJECTS))
-        for split in sorted({pair.split for pair in self._pairs}):
-            self._check(split)
-        self._levels = lru_cache(maxsize=256)(
-            lambda file: log_mel(read_sound(everyday.root / file))
-        )
-
-    def pairs(self, split: str) -> list[Pair]:
-        """Return the pairs of ``split`` in the table's order."""
-        return [pair for pair in self._pairs if pair.split == split]
-
-    def mel(self, name: str) -> NDArray[np.uint8]:
-        """Read the log-mel of a second by its name in the table: uint8 [128, 100]."""
-        if name.startswith(BENCH_PREFIX):
-            return self.bench.spectrogram(name.removeprefix(BENCH_PREFIX))
-        file, _, half = name.rpartition("@")
-        first = int(half) * HALF_SECOND
-        levels = self._levels(file)
-        if first + FRAMES_PER_SEGMENT > levels.shape[1]:
-            raise DataError(f"{self.root}: there is no second {name}")
-        return levels[:, first : first + FRAMES_PER_SEGMENT].copy()
-
-    def photo(self, name: str) -> NDArray[np.uint8]:
-        """Read a photo by its name in the table: uint8 [96, 96, 3], RGB."""
-        return read_photo(self.everyday, self.bench, name)
-
-    def _check(self, split: str) -> None:
-        photos = set().union(*photos_of(self.everyday, self.bench, split).values())
-        files = {sound.file for sound in self.everyday.sounds(split)}
-        for pair in self.pairs(split):
-            file = pair.spectrogram.rpartition("@")[0]
-            if pair.photo not in photos:
-                what = f"the photo {pair.photo}"
-            elif not pair.spectrogram.startswith(BENCH_PREFIX) and file not in files:
-                what = f"the sound {file}"
-            else:
-                continue
-            raise DataError(f"{self.root} names {what}, which {split} does not have")
+    Raises:
+        DataError: when it is damaged, or names what the split does not have.
+    """
+    photos = set().union(*photos_of(everyday, bench, split).values())
+    files = {sound.file for sound in everyday.sounds(split)}
+    pairs = [pair for pair in read_pairs(table, SUBJECTS) if pair.split == split]
+    for pair in pairs:
+        file = pair.spectrogram.rpartition("@")[0]
+        if pair.photo not in photos:
+            what = f"the photo {pair.photo}"
+        elif not pair.spectrogram.startswith(BENCH_PREFIX) and file not in files:
+            what = f"the sound {file}"
+        else:
+            continue
+        raise DataError(f"{table} names {what}, which {split} does not have")
+    return pairs
 
 
 def make_pairs(

@@ -1,4 +1,4 @@
-"""Training pairs from a bench, an Everyday table or a prepared dataset: the one loader.
+"""Training pairs from a bench or a prepared dataset: the one loader.
 
 Ids are opaque, and there is no label. Which pairs make up batch ``step`` is a function of (seed,
 step) alone, so that an interrupted run goes on with the very batch it would have seen. An epoch
@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from soundsight.core.errors import ConfigError, DataError, OutputError
 from soundsight.core.files import atomic_folder, write_json
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_CHANNELS, IMAGE_PX, N_MELS
-from soundsight.data.everyday.pairs import EverydayPairs
 from soundsight.data.records import opaque_id
 from soundsight.data.store.shards import ABOUT, WORK, Entry, PairFolder, open_dataset
 from soundsight.data.vegas.bench import BENCH_VARIABLE, DEFAULT_BENCH, Bench, find_bench
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int64, UInt8
     from torch import Tensor
 
-Pairs = Bench | PairFolder | EverydayPairs
+Pairs = Bench | PairFolder
 """Where pairs may lie."""
 
 Levels = NDArray[np.uint8]
@@ -64,27 +63,23 @@ class PairBatch:
 
 
 class _Table:
-    """The pairs that a bench's or an Everyday table names, in the order of their opaque numbers."""
+    """The pairs that a bench's table names, in the order of their opaque numbers."""
 
-    def __init__(self, data: Bench | EverydayPairs, split: str) -> None:
-        self._mel = data.spectrogram if isinstance(data, Bench) else data.mel
-        self._image = data.photo
-        # Everyday's table may show a second with several photos, and with one more than once.
-        unique = isinstance(data, Bench)
-        found = []
-        for row, pair in enumerate(data.pairs(split)):
-            own = pair.spectrogram if unique else f"{row} {pair.spectrogram}"
-            numbers = (opaque_id(own), opaque_id(pair.video), opaque_id(pair.photo))
-            found.append((numbers, pair.spectrogram, pair.photo))
+    def __init__(self, bench: Bench, split: str) -> None:
+        self._bench = bench
+        found = [
+            ((opaque_id(pair.spectrogram), opaque_id(pair.video), opaque_id(pair.photo)), pair)
+            for pair in bench.pairs(split)
+        ]
         self._rows = sorted(found, key=lambda one: one[0])
-        self.sizes = [len(found)]
+        self.sizes = [len(self._rows)]
 
     def numbers(self, row: int) -> Numbers:
         return self._rows[row][0]
 
     def read(self, row: int) -> Row:
-        numbers, mel, image = self._rows[row]
-        return numbers, self._mel(mel), self._image(image)
+        numbers, pair = self._rows[row]
+        return numbers, self._bench.spectrogram(pair.spectrogram), self._bench.photo(pair.photo)
 
 
 class _Prepared:
@@ -113,7 +108,7 @@ class _Prepared:
 
 
 class PairDataset:
-    """The pairs of one split of benches, Everyday tables and prepared datasets.
+    """The pairs of one split of benches and prepared datasets.
 
     It is a map-style dataset for PyTorch, whose ``DataLoader`` may read with several workers:
     ``DataLoader(data, sampler=data.order(seed, epoch), batch_size=64, num_workers=4)``.
@@ -320,8 +315,7 @@ def describe(pairs: Pairs, split: str) -> dict[str, Any]:
         return {**about, "split": split}
     names = sorted(f"{pair.spectrogram} {pair.photo}\n" for pair in pairs.pairs(split))
     digest = hashlib.sha256("".join(names).encode()).hexdigest()
-    kind = "bench" if isinstance(pairs, Bench) else "everyday"
-    return {"kind": kind, "pairs": len(names), "sha256": digest, "split": split}
+    return {"kind": "bench", "pairs": len(names), "sha256": digest, "split": split}
 
 
 def batch_indices(length: int, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
