@@ -42,7 +42,7 @@ from soundsight.training.configs import (
     default_config,
     default_encoder_config,
 )
-from soundsight.training.devices import DeviceConfig, start_devices
+from soundsight.training.devices import start_devices
 from soundsight.training.encoder import EncoderTask, load_encoder, to_float
 from soundsight.training.published import TranslatorTask
 from soundsight.training.trainer import fit
@@ -147,7 +147,7 @@ def through_fit(
 
     task.step = step  # type: ignore[method-assign,assignment]
     # The number of threads stays what it was set to.
-    devices = start_devices(DeviceConfig(compile=compiled), config.loop.precision)
+    devices = start_devices(compiled=compiled, precision=config.loop.precision)
     fit(task, run, config.loop, to_dict(config), devices=devices)
     lines = (run / "log.jsonl").read_text("utf-8").splitlines()
     timed.losses = [json.loads(line)[key] for line in lines]

@@ -81,6 +81,19 @@ class ToyPairs:
         return wrong
 
 
+class Frozen(ToyPairs):
+    """Pairs of another size that may not be written to."""
+
+    def __init__(self) -> None:
+        super().__init__(frames=60, px=64)
+        self.videos.flags.writeable = False
+
+    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mels, pictures = super().gather(indices)
+        mels.flags.writeable = pictures.flags.writeable = False
+        return mels, pictures
+
+
 LEARNS = replace(
     TINY, folds=3, min_steps=60, max_steps=60, batch_size=32, learning_rate=1e-2, picture_px=32
 )
@@ -185,10 +198,11 @@ def test_too_little_to_learn_from_is_said() -> None:
 
 def test_scores_hang_on_the_seed_alone_and_leave_the_callers_random_state() -> None:
     torch.manual_seed(5)
-    first = contrastive_scores(ToyPairs(**SMALL), TINY)
+    first = contrastive_scores(ToyPairs(frames=60, px=64), TINY)
     drawn = torch.rand(3)
-    assert (contrastive_scores(ToyPairs(**SMALL), TINY) == first).all()
-    assert (contrastive_scores(ToyPairs(**SMALL), replace(TINY, seed=1)) != first).any()
+    assert np.isfinite(first).all()
+    assert (contrastive_scores(Frozen(), TINY) == first).all()
+    assert (contrastive_scores(Frozen(), replace(TINY, seed=1)) != first).any()
     torch.manual_seed(5)
     assert (torch.rand(3) == drawn).all()
 
@@ -246,9 +260,9 @@ def test_other_sizes_are_brought_to_the_towers_and_wrong_shapes_refused() -> Non
     np.testing.assert_allclose(halved[0, 0].numpy(), means, atol=1e-6)
 
     for turn, message in (
-        (lambda m, p: (m[:, :64], p), "128 bands"),
-        (lambda m, p: (m[:, :, :20], p), "20 frames are too short"),
-        (lambda m, p: (m.astype(np.float32), p), "8-bit"),
+        (lambda m, p: (m[:, :64], p), "cannot be judged"),
+        (lambda m, p: (m[:, :, :20], p), "at least 32 frames"),
+        (lambda m, p: (m.astype(np.float32), p), "float32"),
         (lambda m, p: (m, p[..., 0]), "8-bit RGB"),
     ):
         pairs = ToyPairs()
@@ -257,20 +271,6 @@ def test_other_sizes_are_brought_to_the_towers_and_wrong_shapes_refused() -> Non
         with pytest.raises(DataError, match=message) as raised:
             read_batch(pairs, np.arange(5))
         assert "\n" not in str(raised.value)
-
-
-def test_read_only_arrays_of_another_size_are_scored() -> None:
-    class Frozen(ToyPairs):
-        def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            mels, pictures = super().gather(indices)
-            mels.flags.writeable = pictures.flags.writeable = False
-            return mels, pictures
-
-    pairs = Frozen(frames=60, px=64)
-    pairs.videos.flags.writeable = False
-    scores = contrastive_scores(ToyPairs(frames=60, px=64), TINY)
-    assert np.isfinite(scores).all()
-    assert (contrastive_scores(pairs, TINY) == scores).all()
 
 
 def test_a_loss_that_is_not_finite_stops_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,25 +301,6 @@ def test_labels_must_fit_the_pairs() -> None:
     labels = ["rare"] * 3 + ["common"] * 237
     with pytest.raises(DataError, match="class rare hangs together"):
         classifier_scores(pairs, labels, TINY_CLASSES)
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes"),
-    [
-        (CoherenceConfig, {"folds": 1}),
-        (CoherenceConfig, {"passes": 0.0}),
-        (CoherenceConfig, {"min_steps": 9, "max_steps": 8}),
-        (CoherenceConfig, {"learning_rate": 0.0}),
-        (CoherenceConfig, {"seed": -1}),
-        (CoherenceConfig, {"frames_pooled": 0}),
-        (CoherenceConfig, {"picture_px": 16}),
-        (ClassifierConfig, {"kind": "forest"}),
-        (ClassifierConfig, {"smoothing": 1.0}),
-    ],
-)
-def test_settings_out_of_range_are_refused(kind: type, changes: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(changes))):
-        kind(**changes)
 
 
 def test_pairs_of_the_same_video_or_photo_are_no_comparison() -> None:

@@ -12,28 +12,30 @@ import torch
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError
+from soundsight.core.units import RATE_HZ
 from soundsight.data.everyday.folder import Everyday
+from soundsight.data.everyday.sounds import bands_above
 from soundsight.data.vegas.bench import Bench
+from soundsight.media.mel import log_mel
 from soundsight.models.ears import Ears, EarsAndMore, EarsConfig, ears_preset
-from soundsight.models.eyes import NETWORKS, Eyes
-from soundsight.training import photo_features, teacher
-from soundsight.training.configs import BankConfig, EarsTrainingConfig, LoopConfig, MixtureConfig
+from soundsight.training import teacher
+from soundsight.training.configs import (
+    BankConfig,
+    CopyConfig,
+    EarsTrainingConfig,
+    LoopConfig,
+    MixtureConfig,
+)
 from soundsight.training.ears import EarsTask
 from soundsight.training.ears_data import EarsData, open_ears_data
 from soundsight.training.encoder import load_encoder
-from soundsight.training.sound_bank import open_bank
+from soundsight.training.sound_bank import copy_of, open_bank, through_codec, through_jpeg
 from soundsight.training.teacher import FEATURES
 from soundsight.training.trainer import fit, step_rng
 
+pytestmark = pytest.mark.usefixtures("random_eyes")
+
 BANK = BankConfig(copies=2)
-
-
-@pytest.fixture(autouse=True)
-def random_eyes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eyes without the package of weights."""
-    torch.manual_seed(0)
-    eyes = Eyes(NETWORKS["lite0"]).eval().requires_grad_(False)
-    monkeypatch.setattr(photo_features.Eyes, "load", lambda _name: eyes)
 
 
 @pytest.fixture(scope="module")
@@ -132,16 +134,8 @@ def test_data_hold_numbers_and_no_kind(data: EarsData) -> None:
     # A knock and a pig have no photos; no recording stands on both sides.
     kinds = {data.bank.sounds[data.bank.sound[i]].kind for rows in data.alone for i in rows}
     assert kinds == {"knock", "pig"}
-    assert not set(data.alone_recording) & set(data.pair_recording)
+    assert not {int(i) for rows in data.alone for i in rows} & set(data.pair_second.tolist())
     assert data.photos.shape == (2, 60, 1280)
-
-
-def test_a_finished_run_is_loaded_like_any_encoder(data: EarsData, tmp_path: Path) -> None:
-    train(data, tmp_path / "run", config_of(2))
-    ears = load_encoder(tmp_path / "run")
-    assert isinstance(ears, Ears)
-    assert ears.embedding_size == 16
-    assert (tmp_path / "run" / "picture_encoder.safetensors").is_file()
 
 
 def test_ears_learn_who_has_which_photos(data: EarsData) -> None:
@@ -237,16 +231,62 @@ def test_a_stop_changes_nothing(
     assert train(taught, tmp_path / "halves", config) == whole
     files = [tmp_path / run / "encoder.safetensors" for run in ("whole", "halves")]
     assert files[0].read_bytes() == files[1].read_bytes()
+    # A finished run is loaded like any encoder.
+    ears = load_encoder(tmp_path / "whole")
+    assert isinstance(ears, Ears)
+    assert ears.embedding_size == 16
+    assert (tmp_path / "whole" / "picture_encoder.safetensors").is_file()
 
 
-def test_settings_out_of_range_are_refused() -> None:
-    for name, value in (
-        ("alone", 2.0),
-        ("learning_rate", 0.0),
-        ("photos_each", 0),
-        ("last_layer_dropout", 1.0),
-    ):
-        with pytest.raises(ConfigError, match=name):
-            config_of(**{name: value})
-    with pytest.raises(ConfigError, match="copies"):
-        BankConfig(copies=-1)
+# --- copies of recordings: as often as asked, always the same, and still sounds ----------------
+
+NOTHING = CopyConfig(**dict.fromkeys(vars(CopyConfig()), 0.0))
+"""A copy that only has another level."""
+
+
+@pytest.fixture(scope="module")
+def hiss() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.1, RATE_HZ).astype(np.float32)
+
+
+def copied(sound: np.ndarray, seed: int = 0, **shares: float) -> np.ndarray:
+    config = replace(NOTHING, **shares)
+    return copy_of(sound, sound[::-1].copy(), np.random.default_rng(seed), config)
+
+
+def test_a_copy_that_gets_nothing_is_the_sound_at_another_level(hiss: np.ndarray) -> None:
+    copy = copied(hiss)
+    assert np.corrcoef(copy, hiss)[0, 1] == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("share", sorted(set(vars(NOTHING)) - {"jpeg"}))
+def test_everything_that_a_copy_can_get_changes_it_and_leaves_a_sound(
+    hiss: np.ndarray, share: str
+) -> None:
+    copy = copied(hiss, **{share: 1.0})
+    assert np.array_equal(copy, copied(hiss, **{share: 1.0}))
+    assert np.isfinite(copy).all()
+    assert copy.dtype == np.float32
+    assert abs(len(copy) - len(hiss)) <= 0.12 * len(hiss)
+    same = min(len(copy), len(hiss))
+    assert not np.allclose(copy[:same], copied(hiss)[:same], atol=1e-4)
+    assert log_mel(copy).mean() > 20
+
+
+def test_narrow_copies_end_where_a_low_rate_would_end_them(hiss: np.ndarray) -> None:
+    for share, end_hz in (("narrow_8khz", 4000.0), ("narrow_16khz", 8000.0)):
+        mel = log_mel(copied(hiss, **{share: 1.0}))
+        assert mel[: bands_above(end_hz) - 1, 5:95].max() < 30
+        assert mel[bands_above(0.8 * end_hz) :].mean() > 100
+
+
+def test_codecs_and_jpeg_keep_the_length_and_most_of_the_sound(hiss: np.ndarray) -> None:
+    tone = np.sin(2 * np.pi * 440 * np.arange(RATE_HZ) / RATE_HZ).astype(np.float32) * 0.3
+    for seed in range(3):
+        heard = through_codec(tone, np.random.default_rng(seed))
+        assert len(heard) == len(tone)
+        assert np.sqrt((heard**2).mean()) == pytest.approx(0.21, abs=0.06)
+    mel = log_mel(hiss)
+    again = through_jpeg(mel, 70)
+    assert again.shape == mel.shape
+    assert 0 < np.abs(again.astype(int) - mel).mean() < 30

@@ -14,8 +14,7 @@ from soundsight.core.errors import DataError
 from soundsight.data.store.dataset import PairDataset
 from soundsight.data.vegas.bench import Bench
 from soundsight.runtime import model_folder
-from soundsight.training.checkpoints import read_tensors
-from soundsight.training.fine_tuning import Pretrained
+from soundsight.training.checkpoints import Pretrained, read_tensors
 
 STEPS = ["--set", "loop.log_every=1", "--set", "loop.checkpoint_every=2"]
 

@@ -10,12 +10,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError, ModelError
 from soundsight.data.vegas.bench import Bench
 from soundsight.models.contrastive import SoundEncoder
 from soundsight.models.presets import preset
 from soundsight.training import other_sounds
+from soundsight.training.checkpoints import save_weights
 from soundsight.training.configs import LabelHeadConfig
+from soundsight.training.kinds import hear_labelled, hear_made
 from soundsight.training.labels import (
     BENCH_NAMES,
     FittedLabelHead,
@@ -23,8 +26,6 @@ from soundsight.training.labels import (
     calibration_error,
     fit_label_head,
     load_label_head,
-    named_seconds,
-    other_seconds,
     write_label_head,
 )
 
@@ -175,18 +176,6 @@ def test_too_few_seconds_or_names() -> None:
         fit_label_head((x, ["dog"] * len(names)), (x, ["dog"] * len(names)), ONE)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"penalties": ()}, {"penalties": (0.0,)}, {"penalties": (-1.0,)}, {"iterations": 0},
-        {"others": ("thunder",)}, {"others_each": -1}, {"others_weight": 0.0},
-    ],
-)  # fmt: skip
-def test_settings_that_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError):
-        LabelHeadConfig(**wrong)  # type: ignore[arg-type]
-
-
 def test_calibration_error_by_hand() -> None:
     shares = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.45, 0.55]])
     # 0.9: one of two right; 0.6 and 0.55 lie in bins of their own.
@@ -197,19 +186,18 @@ def test_calibration_error_by_hand() -> None:
 
 
 def test_the_bench_s_audible_seconds_have_names(toy_bench: Bench) -> None:
-    x, names = named_seconds(encoder(), [toy_bench], "train")
+    heard = hear_labelled(encoder(), [toy_bench], "train")
     # Twelve seconds a subject, of which one cannot be heard.
-    assert x.shape == (55, SIZES.embedding_size)
-    assert {name: names.count(name) for name in names} == dict.fromkeys(BENCH_NAMES.values(), 11)
-    both, twice = named_seconds(encoder(), [toy_bench, toy_bench], "train")
-    assert len(both) == len(twice) == 110
-    np.testing.assert_allclose(both[:55], x, rtol=1e-5, atol=1e-6)
+    assert heard.embeddings.shape == (55, SIZES.embedding_size)
+    names, counts = np.unique(heard.kinds, return_counts=True)
+    assert set(names) == set(BENCH_NAMES)
+    assert set(counts) == {11}
+    both = hear_labelled(encoder(), [toy_bench, toy_bench], "train")
+    assert len(both) == 110
+    np.testing.assert_allclose(both.embeddings[:55], heard.embeddings, rtol=1e-5, atol=1e-6)
 
 
 def test_names_come_back_from_disk_and_belong_to_their_encoder(tmp_path: Path) -> None:
-    from soundsight.core.config import to_dict
-    from soundsight.training.checkpoints import save_weights
-
     def run_folder(name: str, network: SoundEncoder) -> Path:
         folder = tmp_path / name
         about = {"kind": "contrastive", "preset": "tiny", "network": to_dict(SIZES)}
@@ -275,13 +263,13 @@ def test_made_sounds(kind: str) -> None:
 
 def test_made_sounds_of_train_and_val_are_others() -> None:
     config = LabelHeadConfig(others=("ticking", "noise"), others_each=1)
-    train, val = other_seconds(encoder(), config)
+    train, val = hear_made(encoder(), config)
     assert train.shape[1] == val.shape[1] == SIZES.embedding_size
     assert len(train) > 4
     assert len(val) > 4
     count = min(len(train), len(val))
     assert not np.array_equal(train[:count], val[:count])
-    none = other_seconds(encoder(), LabelHeadConfig(others_each=0))
+    none = hear_made(encoder(), LabelHeadConfig(others_each=0))
     assert [len(part) for part in none] == [0, 0]
     with pytest.raises(ConfigError, match="other sound"):
         other_sounds.made("thunder", 0)

@@ -17,37 +17,29 @@ from soundsight.core.errors import DataError
 from soundsight.data.everyday.folder import Everyday
 from soundsight.data.store.dataset import PairDataset
 from soundsight.data.vegas.bench import Bench
-from soundsight.models.eyes import NETWORKS, Eyes
-from soundsight.training import decoder, ears, flow
-from soundsight.training.checkpoints import load_weights, read_tensors, save_weights
+from soundsight.models.eyes import Eyes
+from soundsight.training.checkpoints import TAUGHT_BY, Pretrained, read_tensors, save_weights
 from soundsight.training.configs import (
     BankConfig,
     DecoderConfig,
     EarsTrainingConfig,
     FlowTrainingConfig,
     LoopConfig,
+    fine_tuned,
 )
 from soundsight.training.decoder import DecoderTask
 from soundsight.training.ears import EarsTask
 from soundsight.training.ears_data import EarsData, joined, open_ears_data, prepared_ears_data
-from soundsight.training.fine_tuning import FLOW, LATENT_ENCODER, TAUGHT_BY, Pretrained
-from soundsight.training.flow import FlowTask, load_flow
-from soundsight.training.flow_data import FlowPairs, flow_pairs_of
+from soundsight.training.flow import FlowPairs, FlowTask, flow_pairs_of, load_flow
 from soundsight.training.trainer import Task, fit, step_rng
 
 LOOP = LoopConfig(steps=2, batch_size=8, log_every=1, checkpoint_every=1)
 
 
-@pytest.fixture(scope="module")
-def eyes() -> Eyes:
-    torch.manual_seed(0)
-    return Eyes(NETWORKS["lite0"]).eval().requires_grad_(False)
-
-
 @pytest.fixture(autouse=True)
-def random_eyes(monkeypatch: pytest.MonkeyPatch, eyes: Eyes) -> None:
+def eyes(random_eyes: Eyes) -> Eyes:
     """Eyes without the package of weights."""
-    monkeypatch.setattr(Eyes, "load", lambda _name: eyes)
+    return random_eyes
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +118,6 @@ def test_two_sets_are_numbered_one_after_the_other(
         assert np.array_equal(both.photos[:, photo], own.photos[:, own.pair_photo[row]])
         assert photo in both.photos_of[both.pair_recording[pairs + row]]
     assert not set(both.pair_recording[pairs:]) & {*both.pair_recording[:pairs]}
-    assert not set(both.pair_recording[pairs:]) & {*both.alone_recording}
     task = EarsTask(ears_config(alone=0.25, bank=BankConfig(copies=1)), both)
     assert "alone" in task.step(0, step_rng(0, 0))
 
@@ -150,13 +141,44 @@ def test_a_flow_is_fed_from_prepared_pairs(
     drawn = trained(
         DecoderTask(config, torch.from_numpy(photos), eyes), tmp_path / "decoder", config
     )
-    pairs = flow_pairs_of(tmp_path, own, heard, drawn, lambda: photos, seed=0)
+    told: list[str] = []
+
+    def opened(data: EarsData, encoder: Path = heard) -> FlowPairs:
+        told.clear()
+        return flow_pairs_of(
+            tmp_path, data, encoder, drawn, lambda: photos, seed=0,
+            tell=lambda what, *_: told.append(what),
+        )  # fmt: skip
+
+    pairs = opened(own)
+    assert {*told} == {"photos encoded", "sounds embedded"}
     assert pairs.embeddings.shape[1:] == (len(own.spectrograms), 16)
     assert pairs.latents.shape[1:] == (len(photos), 4, 6, 6)
     assert pairs.rows.tolist() == np.stack([own.pair_second, own.pair_photo], axis=1).tolist()
     # Copies of a spectrogram differ: other backgrounds, fewer bands.
     assert not torch.equal(pairs.embeddings[0], pairs.embeddings[1])
     FlowTask(flow_config(), pairs, runs=(heard, drawn)).step(0, step_rng(0, 0))
+    # They are kept, and made anew when something changed: photos are encoded once, sounds for each
+    # of their encoders and of the seconds that are named.
+    again = opened(own)
+    assert not told
+    assert again.digest == pairs.digest
+    assert torch.equal(again.embeddings, pairs.embeddings)
+    other = opened(
+        own,
+        trained(
+            EarsTask(ears_config(learning_rate=1.0), own),
+            tmp_path / "more",
+            ears_config(init="other"),
+        ),
+    )
+    assert {*told} == {"sounds embedded"}
+    assert other.digest != pairs.digest
+    order = np.array([7, 3, 7])
+    few = opened(replace(own, pair_second=order, pair_photo=np.array([0, 1, 1])))
+    assert {*told} == {"sounds embedded"}
+    # Second 3 comes first, second 7 next.
+    assert few.rows.tolist() == [[1, 0], [0, 1], [1, 1]]
 
 
 def same(task: torch.nn.Module, path: Path) -> None:
@@ -170,15 +192,15 @@ def test_all_three_start_from_finished_weights(
 ) -> None:
     photos = torch.from_numpy(PairDataset(toy_bench, "train").photos())
     run = trained(EarsTask(ears_config(), own), tmp_path / "ears", ears_config())
-    again = EarsTask(ears.fine_tuning_config(ears_config(), "x"), own, start=Pretrained(run))
+    again = EarsTask(fine_tuned(ears_config(), "x"), own, start=Pretrained(run))
     same(again.network.ears, run / "encoder.safetensors")
     same(again.network.picture, run / "picture_encoder.safetensors")
     assert again.config.learning_rate < ears_config().learning_rate
 
     config = decoder_config(eyes)
     run = trained(DecoderTask(config, photos, eyes), tmp_path / "decoder", config)
-    fine_tuning_config = replace(decoder.fine_tuning_config(config, "x"), loop=LOOP)
-    second = DecoderTask(fine_tuning_config, photos, eyes, start=Pretrained(run))
+    tuned = replace(fine_tuned(config, "x"), loop=LOOP)
+    second = DecoderTask(tuned, photos, eyes, start=Pretrained(run))
     same(second.encoder, run / "latent_encoder.safetensors")
     same(second.decoder, run / "latent_decoder.safetensors")
     same(second.ema.average, run / "latent_decoder.safetensors")
@@ -189,7 +211,7 @@ def test_all_three_start_from_finished_weights(
     first = FlowTask(flow_config(), flow_pairs(), runs=(tmp_path, tmp_path))
     run = trained(first, tmp_path / "flow", flow_config())
     third = FlowTask(
-        flow.fine_tuning_config(flow_config(), "x"), flow_pairs(), runs=(tmp_path, tmp_path),
+        fine_tuned(flow_config(), "x"), flow_pairs(), runs=(tmp_path, tmp_path),
         start=Pretrained(run),
     )  # fmt: skip
     same(third.flow, run / "flow.safetensors")
@@ -199,7 +221,7 @@ def test_training_goes_on_from_what_taught_a_copy_in_few_steps(tmp_path: Path) -
     first = FlowTask(flow_config(), flow_pairs(), runs=(tmp_path, tmp_path))
     run = trained(first, tmp_path / "flow", flow_config())
     network, about = load_flow(run)
-    save_weights(tmp_path / "few" / f"{FLOW}.safetensors", network, {**about, "times": [0.0, 1.0]})
+    save_weights(tmp_path / "few" / "flow.safetensors", network, {**about, "times": [0.0, 1.0]})
     few = Pretrained(tmp_path / "few")
 
     def started() -> FlowTask:
@@ -211,24 +233,24 @@ def test_training_goes_on_from_what_taught_a_copy_in_few_steps(tmp_path: Path) -
     same(started().flow, run / "flow.safetensors")
 
 
-def other_eyes(path: Path, network: torch.nn.Module) -> None:
-    about = load_weights(path, network)
-    save_weights(path, network, {**about, "eyes": "0" * 64})
+def other_eyes(path: Path) -> None:
+    tensors, about = read_tensors(path)
+    save_weights(path, tensors, {**about, "eyes": "0" * 64})
 
 
-def test_features_of_other_eyes_are_refused(
+def test_features_of_other_eyes_and_weights_of_other_sizes_are_refused(
     own: EarsData, tmp_path: Path, eyes: Eyes, toy_bench: Bench
 ) -> None:
     photos = torch.from_numpy(PairDataset(toy_bench, "train").photos())
-    task = EarsTask(ears_config(), own)
-    run = trained(task, tmp_path / "ears", ears_config())
-    other_eyes(run / "picture_encoder.safetensors", task.network.picture)
+    run = trained(EarsTask(ears_config(), own), tmp_path / "ears", ears_config())
+    with pytest.raises(DataError, match="other sizes"):
+        EarsTask(ears_config(preset="everyday"), own, start=Pretrained(run))
+    other_eyes(run / "picture_encoder.safetensors")
     with pytest.raises(DataError, match="other eyes"):
         EarsTask(ears_config(), own, start=Pretrained(run))
     config = decoder_config(eyes)
-    redrawing = DecoderTask(config, photos, eyes)
-    run = trained(redrawing, tmp_path / "decoder", config)
-    other_eyes(run / f"{LATENT_ENCODER}.safetensors", redrawing.encoder)
+    run = trained(DecoderTask(config, photos, eyes), tmp_path / "decoder", config)
+    other_eyes(run / "latent_encoder.safetensors")
     with pytest.raises(DataError, match="other eyes"):
         DecoderTask(config, photos, eyes, start=Pretrained(run))
 
@@ -246,12 +268,6 @@ def test_sizes_that_do_not_fit_are_one_line(
     with pytest.raises(DataError, match=words) as error:
         FlowTask(flow_config(), make(), runs=(tmp_path, tmp_path))
     assert "\n" not in str(error.value)
-
-
-def test_weights_of_other_sizes_are_refused(own: EarsData, tmp_path: Path) -> None:
-    run = trained(EarsTask(ears_config(), own), tmp_path / "ears", ears_config())
-    with pytest.raises(DataError, match="other sizes"):
-        EarsTask(ears_config(preset="everyday"), own, start=Pretrained(run))
 
 
 def test_micro_batches_are_told_their_own_sounds() -> None:

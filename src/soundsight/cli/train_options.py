@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -21,10 +21,6 @@ from soundsight.cli.options import option, panel
 from soundsight.core.config import from_dict, to_dict
 from soundsight.core.errors import ConfigError, require_extra
 from soundsight.core.files import local_output
-
-if TYPE_CHECKING:
-    from soundsight.training.devices import Devices
-    from soundsight.training.trainer import Evaluate, Task
 
 _OfSettings = panel("Settings")
 _OfDevices = panel("Devices")
@@ -183,34 +179,6 @@ class RunOptions(FitOptions):
         """Return the options that are settings of the loop; None where they are not given."""
         names = ("steps", "batch_size", "seed", "accumulate", "precision", "keep")
         return {name: getattr(self, name) for name in names}
-
-    def start(self, config: Any) -> Devices:
-        """Return the devices that the run trains on."""
-        from soundsight.training.devices import DeviceConfig, start_devices
-
-        wanted = DeviceConfig(
-            accelerator=self.accelerator, devices=self.devices, nodes=self.nodes,
-            compile=self.compiled, threads=self.threads,
-        )  # fmt: skip
-        return start_devices(wanted, config.loop.precision)
-
-    def fit(
-        self,
-        task: Task,
-        config: Any,
-        here: Devices,
-        data: dict[str, Any],
-        evaluate: Evaluate | None = None,
-    ) -> None:
-        """Train a task in the run folder."""
-        from soundsight.training.trainer import fit
-
-        finished = fit(
-            task, self.out, config.loop, to_dict(config), devices=here, data=data,
-            evaluate=evaluate, max_time_s=None if self.max_time is None else 60.0 * self.max_time,
-        )  # fmt: skip
-        if finished and here.first:
-            typer.echo(f"finished: {self.out}")
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

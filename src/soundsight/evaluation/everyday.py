@@ -39,7 +39,7 @@ from soundsight.judges.pictures import columns_of
 from soundsight.models.eyes import POOLED_SIZE, Eyes
 from soundsight.runtime.surest import SurestSeconds, mean_embedding
 from soundsight.runtime.translator import Translator
-from soundsight.training.photo_features import look
+from soundsight.training.ears_data import look
 
 KIND = "everyday"
 """Stands in report.json where a report on the bench has none."""

@@ -37,9 +37,8 @@ from soundsight.media.mel import MelConfig
 from soundsight.models.published.autoencoder import EMBEDDING_LAYER
 from soundsight.runtime import model_folder
 from soundsight.training.align import AlignTask
-from soundsight.training.checkpoints import read_tensors, save_tensors
+from soundsight.training.checkpoints import TRAINABLE, Pretrained, read_tensors, save_weights
 from soundsight.training.encoder import AudioEncoder, condition, load_encoder
-from soundsight.training.fine_tuning import TRAINABLE, Pretrained
 from soundsight.training.flow import DistilTask, FlowTask, load_flow_generator
 from soundsight.training.labels import FittedLabelHead, load_label_head
 from soundsight.training.ood import LIMIT, load_ood
@@ -241,10 +240,10 @@ def export_networks(
 def _carry(start: Pretrained, folder: Path) -> None:
     """Write the weights of a run that training can go on from, rounded to fp16."""
     for name in TRAINABLE:
-        if start.has(name):
+        if start.file(name).is_file():
             tensors, about = read_tensors(start.file(name))
             halved = {k: t.half() if t.dtype == torch.float32 else t for k, t in tensors.items()}
-            save_tensors(folder / f"{name}.safetensors", halved, about)
+            save_weights(folder / f"{name}.safetensors", halved, about)
 
 
 def _is_model(folder: Path) -> bool:

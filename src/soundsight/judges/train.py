@@ -280,7 +280,9 @@ class JudgeTask(LossTask[Network]):
             weight_decay=how.weight_decay, warm_up=_WARM_UP, average_decay=how.average_decay,
         )  # fmt: skip
         # All weights decay, those of normalisations as well, as in the packaged judges.
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=how.weight_decay)
+        self.optimizers["network"] = torch.optim.AdamW(
+            self.network.parameters(), weight_decay=how.weight_decay
+        )
 
 
 def fit(name: str, task: JudgeTask[Network], folder: JudgeFolder) -> Network:

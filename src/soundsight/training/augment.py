@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from soundsight.media.mel import DEFAULT
+
 
 def _uniform(n: int, low: float, high: float, like: Tensor, rng: Generator) -> Tensor:
     draws = torch.rand(n, generator=rng) * (high - low) + low
@@ -55,7 +57,6 @@ def add_background(
     mel: Float[Tensor, "n 1 128 100"],
     rng: Generator,
     *,
-    range_db: float,
     sounds: float = 0.0,
     noise: float = 0.0,
     tilt: float = 0.0,
@@ -66,13 +67,13 @@ def add_background(
     slope of at most 10 dB either way over the bands and lies 8 to 38 dB below full scale.
 
     Args:
-        mel: in [-1, 1], -1 for ``range_db`` below full scale and less.
-        range_db: what [-1, 1] spans, in dB.
+        mel: in [-1, 1], -1 for the range of a log-mel below full scale and less.
         sounds: share of the sounds that get another one behind them.
         noise: share of the sounds that get noise behind them.
         tilt: standard deviation of a smooth curve over the bands that is added to what sounds, as
             a share of half the range: another microphone, another room.
     """
+    range_db = DEFAULT.range_db
     n, _, bands, _ = mel.shape
     if tilt:
         bends = torch.randn(n, 1, 5, generator=rng) * tilt

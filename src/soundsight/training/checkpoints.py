@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,23 +23,45 @@ from soundsight.core.config import from_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import atomic_file, sha256_of, write_json
 
-Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
+Optimizers = dict[str, torch.optim.Optimizer]
+
+TRAINABLE = (
+    "encoder", "picture_encoder", "generator", "discriminator", "posterior", "latent_encoder",
+    "latent_decoder", "flow",
+)  # fmt: skip
+"""Every network whose weights a run leaves, or may leave, for others to start from."""
+
+TAUGHT_BY = "many_step_flow"
+"""The flow whose few-step copy a run's flow is; training goes on from this one."""
 
 _ADVICE = "put another one in its place, or train into another folder"
 
 
-def save_weights(path: Path, network: nn.Module, about: dict[str, Any] | None = None) -> None:
-    """Write one network's weights to ``path`` (.safetensors) and their SHA-256 to a .json."""
-    tensors = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
-    save_tensors(path, tensors, about)
+def save_weights(
+    path: Path, network: nn.Module | dict[str, Tensor], about: dict[str, Any] | None = None
+) -> None:
+    """Write the weights of a network, or named tensors, to ``path`` (.safetensors).
 
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] | None) -> None:
-    """Write named tensors as :func:`save_weights` writes those of a network."""
+    Their SHA-256 goes into a .json beside it, with what ``about`` holds.
+    """
+    named = network.state_dict() if isinstance(network, nn.Module) else network
     with atomic_file(path) as temporary:
-        temporary.write_bytes(save(tensors))
+        temporary.write_bytes(save({n: value.detach().contiguous() for n, value in named.items()}))
     write_json(path.with_suffix(".json"), {**(about or {}), "sha256": sha256_of(path)})
+
+
+def copy_weights(source: Path, run: Path, *names: str, **renamed: str) -> None:
+    """Copy the weights of networks, those that are there, from one run into another.
+
+    ``renamed`` are copied as well: the name in ``source`` = the name in ``run``.
+    """
+    for name, new in {**dict.fromkeys(names), **renamed}.items():
+        path = source / f"{name}.safetensors"
+        if path.is_file():
+            for file in (path, path.with_suffix(".json")):
+                with atomic_file(run / f"{new or name}{file.suffix}") as temporary:
+                    shutil.copyfile(file, temporary)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -62,18 +85,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DataError(f"{path} is no safetensors file") from error
 
 
-def network_config(kind: type[Config], path: Path, about: dict[str, Any]) -> Config:
-    """Return the sizes of the network whose weights are at ``path``, from the JSON beside them.
-
-    Raises:
-        DataError: when it does not say them.
-    """
-    try:
-        return from_dict(kind, about["network"])
-    except (KeyError, ConfigError) as error:
-        raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error
-
-
 def load_network(
     path: Path, kind: Callable[[Any], Network], sizes: type
 ) -> tuple[Network, dict[str, Any]]:
@@ -85,28 +96,22 @@ def load_network(
         DataError: when the file is missing, damaged, or of a network of other sizes.
     """
     tensors, about = read_tensors(path)
-    network = kind(network_config(sizes, path, about))
-    load_state(network, tensors, str(path))
+    try:
+        network = kind(from_dict(sizes, about["network"]))
+    except (KeyError, ConfigError) as error:
+        raise DataError(f"{path.with_suffix('.json')} is damaged: {error}") from error
+    _load_state(network, tensors, path)
     return network.eval().requires_grad_(False), about
 
 
 def load_weights(path: Path, network: nn.Module) -> dict[str, Any]:
-    """Load weights that :func:`save_weights` wrote into ``network``; return the JSON beside them.
-
-    Raises:
-        DataError: as :func:`load_network`.
-    """
+    """Load weights into ``network``; return the JSON beside them (errors: :func:`load_network`)."""
     tensors, about = read_tensors(path)
-    load_state(network, tensors, str(path))
+    _load_state(network, tensors, path)
     return about
 
 
-def load_state(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Load named tensors into ``network``.
-
-    Raises:
-        DataError: naming the first tensor that is missing, left over or of another shape.
-    """
+def _load_state(network: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
     expected = network.state_dict()
     for name, value in expected.items():
         if name not in tensors:
@@ -116,35 +121,85 @@ def load_state(network: nn.Module, tensors: dict[str, Tensor], where: str) -> No
                 f"{where} belongs to a network of other sizes: {name} is "
                 f"{tuple(tensors[name].shape)}, not {tuple(value.shape)}"
             )
-    extra = sorted(set(tensors) - set(expected))
-    if extra:
-        raise DataError(f"{where} belongs to another network: {extra[0]} is not in this one")
+    for name in sorted(set(tensors) - set(expected)):
+        raise DataError(f"{where} belongs to another network: {name} is not in this one")
     network.load_state_dict(tensors)
 
 
+class Pretrained:
+    """Weights to start from: those of a finished run, or of a model folder that carries them.
+
+    Raises:
+        DataError: from every method, when the weights are missing, damaged or of other sizes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def file(self, name: str) -> Path:
+        """Return where the weights of this network are, or would be."""
+        taught_by = self.folder / f"{TAUGHT_BY}.safetensors"
+        if name == "flow" and taught_by.is_file():
+            return taught_by
+        return self.folder / f"{name}.safetensors"
+
+    def about(self, name: str) -> dict[str, Any]:
+        """Return what stands beside the weights of a network."""
+        return read_tensors(self._needed(name))[1]
+
+    def load(self, name: str, network: nn.Module) -> dict[str, Any]:
+        """Load weights into ``network``; return what stands beside them."""
+        return load_weights(self._needed(name), network)
+
+    def sha256(self, *names: str) -> str:
+        """Return one hash for those networks' weights that are there; the first must be."""
+        present = [name for name in names if name == names[0] or self.file(name).is_file()]
+        hashes = "".join(str(self.about(name)["sha256"]) for name in present)
+        return hashlib.sha256(hashes.encode()).hexdigest()
+
+    def preset(self, name: str = "encoder") -> str:
+        """Return the name of the sizes that a network has."""
+        try:
+            return str(self.about(name)["preset"])
+        except KeyError as error:
+            raise DataError(f"{self.folder}/{name}.json is damaged: no preset") from error
+
+    def _needed(self, name: str) -> Path:
+        if self.file(name).is_file():
+            return self.file(name)
+        if not self.folder.is_dir():
+            raise DataError(f"there is no folder {self.folder} to start from")
+        if (self.folder / "model.json").is_file():
+            advice = "export its run with --trainable, or start from the run"
+        elif (self.folder / "run.json").is_file():
+            kind = json.loads((self.folder / "run.json").read_text("utf-8")).get("kind")
+            advice = f"it is a run of kind {kind}"
+            if not (self.folder / "done.json").is_file():
+                advice += ": go on with its command until it is finished"
+        else:
+            advice = "a finished run or a model folder is expected"
+        raise DataError(f"{self.folder} holds no weights of a {name} to start from: {advice}")
+
+
 def save_checkpoint(
-    path: Path,
-    step: int,
-    networks: dict[str, nn.Module],
-    optimizers: dict[str, torch.optim.Optimizer],
+    path: Path, step: int, networks: dict[str, nn.Module], optimizers: Optimizers
 ) -> None:
     """Write everything that training step ``step`` starts from."""
     tensors: dict[str, Tensor] = {}
     for key, network in networks.items():
         for name, value in network.state_dict().items():
             tensors[f"network.{key}.{name}"] = value.detach().contiguous()
-    groups: dict[str, Any] = {}
-    scalars: dict[str, Any] = {}
+    about: dict[str, Any] = {"step": step, "groups": {}, "scalars": {}}
     for key, optimizer in optimizers.items():
         state = optimizer.state_dict()
-        groups[key] = state["param_groups"]
+        about["groups"][key] = state["param_groups"]
         for index, values in state["state"].items():
             for name, value in values.items():
                 if isinstance(value, Tensor):
                     tensors[f"optimizer.{key}.{index}.{name}"] = value.detach().contiguous()
                 else:
-                    scalars[f"{key}.{index}.{name}"] = value
-    about = {"step": step, "groups": groups, "scalars": scalars, "sha256": _digest(tensors)}
+                    about["scalars"][f"{key}.{index}.{name}"] = value
+    about["sha256"] = _digest(tensors)
     with atomic_file(path) as temporary:
         temporary.write_bytes(save(tensors, {"checkpoint": json.dumps(about)}))
 
@@ -168,7 +223,6 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names and bytes of tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -177,11 +231,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def load_checkpoint(
-    path: Path,
-    networks: dict[str, nn.Module],
-    optimizers: dict[str, torch.optim.Optimizer],
-) -> int:
+def load_checkpoint(path: Path, networks: dict[str, nn.Module], optimizers: Optimizers) -> int:
     """Load a checkpoint in place and return its step.
 
     Raises:
@@ -189,19 +239,15 @@ def load_checkpoint(
     """
     tensors, about = read_checkpoint(path)
 
-    def of(prefix: str) -> dict[str, Tensor]:
-        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    def below(prefix: str, named: dict[str, Any]) -> dict[str, Any]:
+        return {n.removeprefix(prefix): v for n, v in named.items() if n.startswith(prefix)}
 
     for key, network in networks.items():
-        load_state(network, of(f"network.{key}."), str(path))
+        _load_state(network, below(f"network.{key}.", tensors), path)
     for key, optimizer in optimizers.items():
         state: dict[int, dict[str, Any]] = {}
-        scalars = {
-            n.removeprefix(f"{key}."): v
-            for n, v in about["scalars"].items()
-            if n.startswith(f"{key}.")
-        }
-        for full, value in {**of(f"optimizer.{key}."), **scalars}.items():
+        values = below(f"optimizer.{key}.", tensors) | below(f"{key}.", about["scalars"])
+        for full, value in values.items():
             index, name = full.split(".", 1)
             state.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": about["groups"][key]})

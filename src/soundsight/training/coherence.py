@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from soundsight.core.config import check_values, to_dict
+from soundsight.core.config import to_dict
 from soundsight.core.errors import ConfigError, DataError, SoundsightError
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_PX, N_MELS
 from soundsight.data.store.dataset import batch_indices
@@ -43,18 +43,19 @@ from soundsight.models.contrastive import (
 )
 from soundsight.models.published.informativity import InformativityClassifier, InformativityConfig
 from soundsight.training.augment import augment_image, augment_mel
-from soundsight.training.configs import LoopConfig
+from soundsight.training.configs import Checked, Count, Decay, LoopConfig, Positive, Weight
 from soundsight.training.encoder import to_float
 from soundsight.training.kept import kept_arrays
 from soundsight.training.losses import info_nce
 from soundsight.training.trainer import LossTask, fit
 
 Network = TypeVar("Network", bound=nn.Module)
+Rows = NDArray[np.int64]
+Scores = NDArray[np.float32]
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all), over every fold and network of a call."""
 
-CLASSIFIER_KINDS = ("binary", "multiclass")
 FEWEST_PAIRS = 200
 FEWEST_GROUPS = 40
 """With fewer pairs, or fewer separate groups of videos, a held-out score is noise."""
@@ -66,9 +67,8 @@ _SCORED_AT_ONCE = 256
 class Pairs(Protocol):
     """What is scored: n pairs.
 
-    Attributes:
-        videos: int64 [n], equal where the sound is of one video.
-        photos: int64 [n], equal where the picture is one (bench) or of one video.
+    ``videos``, int64 [n], are equal where the sound is of one video; ``photos`` where the picture
+    is one (bench) or of one video.
     """
 
     @property
@@ -79,35 +79,30 @@ class Pairs(Protocol):
 
     def __len__(self) -> int: ...
 
-    def gather(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def gather(self, indices: Rows) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return log-mels uint8 [k, 128, frames] and pictures uint8 [k, h, w, 3]."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class _FitConfig:
+class _FitConfig(Checked):
     """How the networks of a scorer are fitted."""
 
-    #: parts of the data, each scored by networks fitted on the rest; at least 2. More leave more to
-    #: learn from and take as much longer.
-    folds: int = 3
+    folds: int = 3  #: parts of the data, each scored by networks fitted on the rest
     #: times a network sees each pair (or photo) it learns from, within ``min_steps``, ``max_steps``
-    passes: float = 20.0
-    min_steps: int = 300  #: fewest batches a network
+    passes: Positive = 20.0
+    min_steps: Count = 300  #: fewest batches a network
     max_steps: int = 20_000  #: most batches a network: the time for millions of pairs is bounded
     batch_size: int = 128  #: pairs a batch; fewer where there are few
-    #: AdamW's peak: a line up over a tenth of the steps, then a cosine to 0
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2  #: AdamW's, on matrices and filters
+    learning_rate: Positive = 2e-3  #: AdamW's peak
+    weight_decay: Weight = 1e-2  #: AdamW's, on matrices and filters
     picture_px: int = 64  #: side to which pictures are shrunk before the picture tower
     seed: int = 0  #: of folds, networks, batches and candidates
     #: sizes of the towers
     network: ContrastiveConfig = field(default_factory=ContrastiveConfig)
 
     def __post_init__(self) -> None:
-        check_values(
-            self, above_0="passes learning_rate", at_least_0="weight_decay", at_least_1="min_steps"
-        )
+        super().__post_init__()
         if self.folds < 2 or self.min_steps > self.max_steps:
             raise ConfigError("folds must be at least 2, and min_steps at most max_steps")
         if self.batch_size < 8 or not 0 <= self.seed < 2**32:
@@ -127,14 +122,12 @@ class CoherenceConfig(_FitConfig):
 
     #: random pairs of the held-out fold that stand for "any sound, any picture"
     candidates: int = 2000
-    frames_pooled: int = 2  #: neighbouring 10-ms frames averaged into one before the sound tower
-    #: convolutions in bfloat16: twice as fast on a processor that has it (AVX512-BF16, AMX), slower
-    #: on one that has not
+    frames_pooled: Count = 2  #: neighbouring 10-ms frames averaged into one before the sound tower
+    #: convolutions in bfloat16: twice as fast where the processor has it, slower elsewhere
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_values(self, at_least_1="frames_pooled")
         if self.candidates < 16 or self.frames_pooled > 4:
             raise ConfigError("candidates must be at least 16, frames_pooled at most 4")
 
@@ -143,24 +136,19 @@ class CoherenceConfig(_FitConfig):
 class ClassifierConfig(_FitConfig):
     """How the photo classifiers are fitted; of a batch every class is as likely as another."""
 
-    #: ``binary``, one published classifier of 96 px a class (half a batch are its own), or
-    #: ``multiclass``, one network for all
-    kind: str = "multiclass"
-    passes: float = 30.0
-    min_steps: int = 200
-    learning_rate: float = 3e-3
-    weight_decay: float = 2e-2
-    smoothing: float = 0.1  #: label smoothing of ``multiclass``
+    #: one published classifier of 96 px a class (half a batch are its own), or one for all
+    kind: Annotated[str, ("binary", "multiclass")] = "multiclass"
+    passes: Positive = 30.0
+    min_steps: Count = 200
+    learning_rate: Positive = 3e-3
+    weight_decay: Weight = 2e-2
+    smoothing: Decay = 0.1  #: label smoothing of ``multiclass``
     #: the published classifier
     binary: InformativityConfig = field(
         default_factory=lambda: InformativityConfig(
             spatial_dropout=(0.0, 0.0, 0.05, 0.1, 0.1), dropout=0.2
         )
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_values(self, kind=CLASSIFIER_KINDS, below_1="smoothing")
 
 
 def contrastive_scores(
@@ -169,7 +157,7 @@ def contrastive_scores(
     *,
     work: Path | None = None,
     progress: Progress | None = None,
-) -> NDArray[np.float32]:
+) -> Scores:
     """Score how well each pair's sound and picture agree, without any label.
 
     The score is an estimate of the pointwise mutual information in nats: how much likelier the
@@ -195,8 +183,7 @@ def contrastive_scores(
     fold = folds_of(pairs.videos, pairs.photos, config.folds, config.seed)
     steps = [config.steps(int((fold != k).sum())) for k in range(config.folds)]
 
-    def score(k: int, stepped: Callable[[], None]) -> NDArray[np.float32]:
-        learned, held_out = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+    def score(k: int, learned: Rows, held_out: Rows, stepped: Callable[[], None]) -> Scores:
         seed = _seed(config.seed, k, 0)
         network = fit_pair(pairs, learned, config, steps[k], seed, stepped)
         return agreement(network, pairs, held_out, config).astype(np.float32)
@@ -212,7 +199,7 @@ def classifier_scores(
     *,
     work: Path | None = None,
     progress: Progress | None = None,
-) -> NDArray[np.float32]:
+) -> Scores:
     """Return the probability, float32 [n], that each pair's picture is of its own class.
 
     Every class counts as likely as another; sounds play no part. ``pairs``, ``work`` and errors are
@@ -234,32 +221,31 @@ def classifier_scores(
     photos = pairs.photos
     fold = folds_of(pairs.videos, photos, config.folds, config.seed)
     for k in range(config.folds):
-        lacking = sorted(set(range(len(names))) - set(label[fold != k].tolist()))
-        if lacking:
+        for lacking in sorted(set(range(len(names))) - set(label[fold != k].tolist())):
             raise DataError(
-                f"class {names[lacking[0]]} hangs together by its videos and photos and cannot be "
+                f"class {names[lacking]} hangs together by its videos and photos and cannot be "
                 "divided into folds: leave it out or give it more videos"
             )
     steps = [config.steps(len(np.unique(photos[fold != k]))) for k in range(config.folds)]
     # One network for all classes, or one for each.
-    networks: list[int | None] = [*range(len(names))] if config.kind == "binary" else [None]
+    binary = config.kind == "binary"
+    networks: list[int | None] = [*range(len(names))] if binary else [None]
 
-    def score(k: int, stepped: Callable[[], None]) -> NDArray[np.float32]:
-        learned, held_out = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        draw = _ByClass(photos[learned], label[learned], len(names))
+    def score(k: int, learned: Rows, held_out: Rows, stepped: Callable[[], None]) -> Scores:
         result = np.empty(len(held_out), dtype=np.float32)
         for own in networks:
             seed = _seed(config.seed, k, own or 0)
-            network = _fit_classes(pairs, learned, draw, config, steps[k], seed, stepped, own)
+            network = _fit_classes(
+                pairs, learned, label, len(names), config, steps[k], seed, stepped, own
+            )
             rows = np.flatnonzero((label[held_out] == own) | (own is None))
             for start in range(0, len(rows), _SCORED_AT_ONCE):
                 part = rows[start : start + _SCORED_AT_ONCE]
-                column = label[held_out[part]] if own is None else np.ones(len(part), np.int64)
+                target = label[held_out[part]] if own is None else np.ones(len(part), np.int64)
                 _, image = read_batch(pairs, held_out[part], px=_side(config))
                 with torch.no_grad():
-                    logs = network(_last(image))
-                own_logs = logs.gather(1, torch.from_numpy(column)[:, None])[:, 0]
-                result[part] = own_logs.exp().numpy()
+                    logs = network(_last(image)).gather(1, torch.from_numpy(target)[:, None])
+                result[part] = logs[:, 0].exp().numpy()
         return result
 
     text = hashlib.sha256(json.dumps([str(name) for name in names]).encode() + label.tobytes())
@@ -288,9 +274,7 @@ def keep_share(scores: NDArray[np.floating], drop_share: float) -> NDArray[np.bo
     return keep
 
 
-def folds_of(
-    videos: NDArray[np.int64], photos: NDArray[np.int64], folds: int, seed: int
-) -> NDArray[np.int64]:
+def folds_of(videos: Rows, photos: Rows, folds: int, seed: int) -> Rows:
     """Return the fold of each pair, int64 [n]; folds share neither a video nor a photo.
 
     Pairs linked by a video or a photo, directly or through others, stay together; the largest such
@@ -334,7 +318,7 @@ def folds_of(
 
 def fit_pair(
     pairs: Pairs,
-    rows: NDArray[np.int64],
+    rows: Rows,
     config: CoherenceConfig,
     steps: int,
     seed: int,
@@ -366,7 +350,7 @@ def fit_pair(
 
 @torch.no_grad()
 def agreement(
-    network: ContrastivePair, pairs: Pairs, rows: NDArray[np.int64], config: CoherenceConfig
+    network: ContrastivePair, pairs: Pairs, rows: Rows, config: CoherenceConfig
 ) -> NDArray[np.float64]:
     """Return the score in nats of each pair at ``rows``, among random pairs of ``rows``."""
     sounds, pictures = [], []
@@ -395,8 +379,13 @@ def agreement(
     return result
 
 
+def _log_mean_exp(values: Float[Tensor, "n k"], valid: Tensor) -> Float[Tensor, " n"]:
+    total = torch.logsumexp(values.masked_fill(~valid, float("-inf")), dim=1)
+    return total - valid.sum(dim=1).clamp(min=1).log()
+
+
 def read_batch(
-    pairs: Pairs, rows: NDArray[np.int64], *, pooled: int = 1, px: int = IMAGE_PX
+    pairs: Pairs, rows: Rows, *, pooled: int = 1, px: int = IMAGE_PX
 ) -> tuple[Float[Tensor, "n 1 128 t"], Float[Tensor, "n 3 px px"]]:
     """Return log-mels and pictures of some pairs at the networks' sizes, in [-1, 1].
 
@@ -406,15 +395,11 @@ def read_batch(
         DataError: on log-mels or pictures of a shape that cannot be judged.
     """
     mel, image = pairs.gather(rows)
-    if mel.ndim != 3 or mel.shape[1] != N_MELS or mel.dtype != np.uint8:
+    bands, frames = mel.shape[1:]
+    if bands != N_MELS or frames < _FEWEST_FRAMES or mel.dtype != np.uint8:
         raise DataError(
-            f"log-mels of shape {mel.shape[1:]} ({mel.dtype}) cannot be judged: "
-            f"{N_MELS} bands of 8-bit levels are expected"
-        )
-    if mel.shape[2] < _FEWEST_FRAMES:
-        raise DataError(
-            f"log-mels of {mel.shape[2]} frames are too short to be judged: "
-            f"at least {_FEWEST_FRAMES} are needed"
+            f"log-mels of shape {mel.shape[1:]} ({mel.dtype}) cannot be judged: 8-bit levels of "
+            f"{N_MELS} bands and at least {_FEWEST_FRAMES} frames are expected"
         )
     if image.ndim != 4 or image.shape[3] != 3 or image.dtype != np.uint8:
         raise DataError(
@@ -433,54 +418,67 @@ def read_batch(
     return sound, picture
 
 
+def _read(pairs: Pairs, rows: Rows, config: CoherenceConfig) -> tuple[Tensor, Tensor]:
+    return read_batch(pairs, rows, pooled=config.frames_pooled, px=config.picture_px)
+
+
+def _last(values: Tensor) -> Tensor:
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def _side(config: ClassifierConfig) -> int:
+    return config.picture_px if config.kind == "multiclass" else IMAGE_PX
+
+
+def _seed(*words: int) -> int:
+    """Mix numbers into one 63-bit seed for PyTorch."""
+    state = np.random.SeedSequence(words).generate_state(2, np.uint32)
+    return (int(state[0]) << 31) ^ int(state[1])
+
+
 def _cross_fit(
     pairs: Pairs,
-    fold: NDArray[np.int64],
-    score: Callable[[int, Callable[[], None]], NDArray[np.float32]],
+    fold: Rows,
+    score: Callable[[int, Rows, Rows, Callable[[], None]], Scores],
     settings: dict[str, Any],
     work: Path | None,
     progress: Progress | None,
     steps: Sequence[int],
-) -> NDArray[np.float32]:
+) -> Scores:
     """Score every fold that is not in ``work`` yet; return the scores in the pairs' order.
 
-    ``score`` takes a fold and what to call after each of its ``steps``; ``settings`` are what the
-    scores depend on beside the pairs.
+    ``score`` takes a fold, its rows to learn from and to score, and what to call after each of its
+    ``steps``; ``settings`` are what the scores depend on beside the pairs.
     """
-
     report = progress or (lambda _done, _of: None)
     total, fitted = sum(steps), set()
 
-    def make(k: int) -> dict[str, NDArray[np.float32]]:
+    def make(k: int) -> dict[str, Scores]:
         fitted.add(k)
         done = itertools.count(sum(steps[:k]) + 1)
-        scores = score(k, lambda: report(next(done), total))
+        learned, held_out = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        scores = score(k, learned, held_out, lambda: report(next(done), total))
         if not np.isfinite(scores).all():
             raise SoundsightError("a coherence score is not finite: try a lower learning_rate")
         return {"scores": scores}
 
-    made_of = "" if work is None else _digest(pairs, settings)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    # Kept scores are void when the pairs are others. Ids may stay while the pictures change: a few
+    # pairs stand for all.
+    some = np.linspace(0, len(pairs) - 1, 16).astype(np.int64)
+    for values in (pairs.videos, pairs.photos, *pairs.gather(some)) if work else ():
+        digest.update(np.ascontiguousarray(values).tobytes())
     result = np.empty(len(pairs), dtype=np.float32)
     for k in range(len(steps)):
         if work is None:
             kept = make(k)
         else:
             path = work / f"{settings['scorer']}-{k:02d}.npz"
-            kept = kept_arrays(path, made_of, partial(make, k), repair=True)
+            kept = kept_arrays(path, digest.hexdigest(), partial(make, k), repair=True)
         if k not in fitted:
             report(sum(steps[: k + 1]), total)
         result[fold == k] = kept["scores"]
     return result
-
-
-def _digest(pairs: Pairs, settings: dict[str, Any]) -> str:
-    """Hash settings and pairs: kept scores are void when either is not the same."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    # Ids may stay while the pictures change: a few pairs stand for all.
-    some = np.linspace(0, len(pairs) - 1, 16).astype(np.int64)
-    for values in (pairs.videos, pairs.photos, *pairs.gather(some)):
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
 
 
 def _fit(
@@ -504,38 +502,6 @@ def _fit(
     return network.eval()
 
 
-def _log_mean_exp(values: Float[Tensor, "n k"], valid: Tensor) -> Float[Tensor, " n"]:
-    total = torch.logsumexp(values.masked_fill(~valid, float("-inf")), dim=1)
-    return total - valid.sum(dim=1).clamp(min=1).log()
-
-
-class _ByClass:
-    """Draws pairs with every class as likely as another, and every photo of a class."""
-
-    def __init__(self, photos: NDArray[np.int64], label: NDArray[np.int64], classes: int) -> None:
-        self.label, self.classes = label, classes
-        both = np.stack([label, photos])
-        distinct, photo, pairs = np.unique(both, axis=1, return_inverse=True, return_counts=True)
-        in_class = np.bincount(distinct[0], minlength=classes)
-        self._weight = 1.0 / (pairs[photo] * in_class[label])
-
-    def __call__(
-        self, count: int, own: int | None, rng: np.random.Generator
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return positions [count] and targets [count]: the class, or 1 where it is ``own``."""
-        if own is None:
-            rows = self._some(count, np.ones(len(self.label)), rng)
-            return rows, self.label[rows]
-        mine = self.label == own
-        parts = ((count // 2, mine), (count - count // 2, ~mine))
-        rows = np.concatenate([self._some(n, among, rng) for n, among in parts])
-        return rows, mine[rows].astype(np.int64)
-
-    def _some(self, count: int, among: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
-        weight = self._weight * among
-        return rng.choice(len(weight), size=count, p=weight / weight.sum())
-
-
 class _PictureClassifier(nn.Module):
     """A picture tower and a linear layer: [n, 3, 96, 96] -> log-probabilities [n, classes]."""
 
@@ -550,8 +516,9 @@ class _PictureClassifier(nn.Module):
 
 def _fit_classes(
     pairs: Pairs,
-    learned: NDArray[np.int64],
-    draw: _ByClass,
+    learned: Rows,
+    label: Rows,
+    classes: int,
     config: ClassifierConfig,
     steps: int,
     seed: int,
@@ -559,36 +526,32 @@ def _fit_classes(
     own: int | None,
 ) -> nn.Module:
     """Return a classifier of all classes, or of the class ``own`` against the others."""
+    label = label[learned]
+    # Every class is as likely as another, and every photo of a class.
+    both = np.stack([label, pairs.photos[learned]])
+    distinct, photo, count = np.unique(both, axis=1, return_inverse=True, return_counts=True)
+    weight = 1.0 / (count[photo] * np.bincount(distinct[0], minlength=classes)[label])
+
+    def some(count: int, among: NDArray[Any], rng: np.random.Generator) -> Rows:
+        share = weight * among
+        return rng.choice(len(share), size=count, p=share / share.sum())
+
+    def loss(network: nn.Module, step: int, rng: torch.Generator) -> Tensor:
+        draws, size = np.random.default_rng((seed, step)), config.batch_size
+        if own is None:
+            rows, target, smooth = some(size, np.ones(len(label)), draws), label, config.smoothing
+        else:
+            target, smooth, half = (label == own).astype(np.int64), 0.0, size // 2
+            parts = (some(half, target, draws), some(size - half, 1 - target, draws))
+            rows = np.concatenate(parts)
+        _, image = read_batch(pairs, learned[rows], px=_side(config))
+        logs = network(_last(augment_image(image, rng)))
+        nll = F.nll_loss(logs, torch.from_numpy(target[rows]))
+        return (1 - smooth) * nll - smooth * logs.mean()
 
     def make() -> nn.Module:
         if own is None:
-            return _PictureClassifier(config.network, draw.classes)
+            return _PictureClassifier(config.network, classes)
         return InformativityClassifier(config.binary)
 
-    def loss(network: nn.Module, step: int, rng: torch.Generator) -> Tensor:
-        rows, target = draw(config.batch_size, own, np.random.default_rng((seed, step)))
-        _, image = read_batch(pairs, learned[rows], px=_side(config))
-        logs = network(_last(augment_image(image, rng)))
-        smooth = config.smoothing if own is None else 0.0
-        nll = F.nll_loss(logs, torch.from_numpy(target))
-        return (1 - smooth) * nll - smooth * logs.mean()
-
     return _fit(make, loss, config, steps, seed, stepped)
-
-
-def _side(config: ClassifierConfig) -> int:
-    return config.picture_px if config.kind == "multiclass" else IMAGE_PX
-
-
-def _read(pairs: Pairs, rows: NDArray[np.int64], config: CoherenceConfig) -> tuple[Tensor, Tensor]:
-    return read_batch(pairs, rows, pooled=config.frames_pooled, px=config.picture_px)
-
-
-def _last(values: Tensor) -> Tensor:
-    return values.contiguous(memory_format=torch.channels_last)
-
-
-def _seed(*words: int) -> int:
-    """Mix numbers into one 63-bit seed for PyTorch."""
-    state = np.random.SeedSequence(words).generate_state(2, np.uint32)
-    return (int(state[0]) << 31) ^ int(state[1])

@@ -1,12 +1,13 @@
 """The settings of every training, without PyTorch: the command line checks them before it loads it.
 
 ``SIZES``, ``EARS_SIZES`` and ``PART_SIZES`` are the names of the presets in ``models.presets``,
-``models.ears`` and ``training.decoder``, ``training.flow``, ``training.drawing``.
+``models.ears`` and ``training.decoder``, ``training.flow``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from soundsight.core.config import check_values, choose
 from soundsight.core.errors import ConfigError
@@ -16,45 +17,64 @@ EARS_SIZES = ("everyday", "everyday-tiny")
 PART_SIZES = ("everyday", "tiny")
 """Of decoder, flow and discriminator of the everyday model."""
 
-ENCODERS = ("contrastive", "autoencoder")
-SCHEDULES = ("modern", "published")
-OBJECTIVES = ("relativistic", "rc")
-PIXEL_LOSSES = ("l1", "mse")
-READINGS = ("off", "snapshots", "ema")
-"""Of the moving-average adversarial loss."""
-PRECISIONS = ("32-true", "bf16-mixed")
 MAX_NOISE_RATIO = 64
 MADE_SOUNDS = (
     "noise", "ticking", "crackling", "engine", "calls", "bangs", "tones", "babble",
 )  # fmt: skip
 """Kinds of sounds in ``training.other_sounds``."""
 
+Positive = Annotated[float, "above_0"]
+Weight = Annotated[float, "at_least_0"]
+Share = Annotated[float, "share"]  # [0, 1]
+Decay = Annotated[float, "below_1"]  # [0, 1)
+Count = Annotated[int, "at_least_1"]
+Natural = Annotated[int, "at_least_0"]
+Size = Annotated[str, SIZES]
+EarsSize = Annotated[str, EARS_SIZES]
+PartSize = Annotated[str, PART_SIZES]
+
+Config = TypeVar("Config")
+
 
 @dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """How long, how much at once and how often."""
+class Checked:
+    """Settings whose annotations say their ranges: a rule of ``check_values``, or the choices.
 
-    steps: int  #: optimiser steps in all
-    batch_size: int  #: pairs a step, over all processes and micro-batches
-    #: micro-batches a step, whose gradients are added up: what does not fit into memory at once.
-    #: BatchNorm, and losses that compare the items of a batch with each other, then see a micro-
-    #: batch, so results differ.
-    accumulate: int = 1
-    #: ``32-true``, or ``bf16-mixed``: networks run in bfloat16, weights, statistics and losses stay
-    #: in float32. Faster where the processor has it, and less exact.
-    precision: str = "32-true"
-    seed: int = 0  #: of the weights, the order of the pairs and every random draw
-    log_every: int = 20  #: steps between two log lines
-    checkpoint_every: int = 250  #: steps between two checkpoints
-    keep: int = 0  #: how many of the latest checkpoints stay, beside the latest; 0 for none
-    picture_every: int = 500  #: steps between two picture grids
-    evaluate_every: int = 500  #: steps between two evaluations, where there is one to do
+    Raises:
+        ConfigError: naming the first value that is out of its range.
+    """
+
+    where: ClassVar[str] = ""  #: put before names in messages
 
     def __post_init__(self) -> None:
-        check_values(
-            self, "loop.", precision=PRECISIONS, at_least_0="seed keep",
-            at_least_1="steps accumulate log_every checkpoint_every picture_every evaluate_every",
-        )  # fmt: skip
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            for rule in getattr(hint, "__metadata__", ()):
+                rules = {rule: name} if isinstance(rule, str) else {name: rule}
+                check_values(self, self.where, **rules)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig(Checked):
+    """How long, how much at once and how often."""
+
+    where = "loop."
+
+    steps: Count  #: optimiser steps in all
+    batch_size: int  #: pairs a step, over all processes and micro-batches
+    #: micro-batches a step, whose gradients are added up. BatchNorm, and losses that compare the
+    #: items of a batch with each other, see a micro-batch, so results differ.
+    accumulate: Count = 1
+    #: ``bf16-mixed``: networks run in bfloat16, weights, statistics and losses stay in float32
+    precision: Annotated[str, ("32-true", "bf16-mixed")] = "32-true"
+    seed: Natural = 0  #: of the weights, the order of the pairs and every random draw
+    log_every: Count = 20  #: steps between two log lines
+    checkpoint_every: Count = 250  #: steps between two checkpoints
+    keep: Natural = 0  #: how many of the latest checkpoints stay, beside the latest; 0 for none
+    picture_every: Count = 500  #: steps between two picture grids
+    evaluate_every: Count = 500  #: steps between two evaluations, where there is one to do
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.batch_size < 2:
             raise ConfigError(f"loop.batch_size must be at least 2, not {self.batch_size}")
         if self.seed >= 2**63:
@@ -67,7 +87,7 @@ class LoopConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(Checked):
     """Training of an audio encoder.
 
     Two schedules. ``modern``: AdamW, one cycle, augmented sounds, for short runs.
@@ -75,29 +95,23 @@ class EncoderConfig:
     .9 in batches of 64, sounds as they are, for a thousand epochs and more.
     """
 
-    kind: str = "contrastive"  #: ``contrastive`` or ``autoencoder``
-    preset: str = "compact"  #: sizes of the network
+    kind: Annotated[str, ("contrastive", "autoencoder")] = "contrastive"
+    preset: Size = "compact"  #: sizes of the network
     embedding_size: int | None = None  #: E; None for the preset's
-    schedule: str = "modern"  #: ``modern`` or ``published``
-    learning_rate: float = 2e-3  #: AdamW's peak, or SGD's constant, learning rate
-    momentum: float = 0.9  #: SGD's
-    weight_decay: float = 1e-2  #: AdamW's
-    #: share of the sounds that get another one behind them (contrastive only, as the two below;
-    #: ``augment.add_background``).
-    other_sounds: float = 0.0
-    noise: float = 0.0  #: share of the sounds that get steady noise behind them
-    tilt: float = 0.0  #: strength of a random microphone's curve over the bands
-    #: share of the steps in which AdamW's rate rises; it then falls as a cosine
-    warm_up: float = 0.1
+    schedule: Annotated[str, ("modern", "published")] = "modern"
+    learning_rate: Positive = 2e-3  #: AdamW's peak, or SGD's constant, learning rate
+    momentum: Decay = 0.9  #: SGD's
+    weight_decay: Weight = 1e-2  #: AdamW's
+    # Of the contrastive encoder (``augment.add_background``):
+    other_sounds: Share = 0.0  #: share of the sounds that get another one behind them
+    noise: Share = 0.0  #: share of the sounds that get steady noise behind them
+    tilt: Share = 0.0  #: strength of a random microphone's curve over the bands
+    warm_up: Share = 0.1  #: share of the steps in which AdamW's rate rises; a cosine follows
     init: str = ""  #: hash of the weights that it starts from; empty for random ones
-    #: steps, batch and seed
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=400, batch_size=256))
+    loop: LoopConfig = LoopConfig(steps=400, batch_size=256)  #: steps, batch and seed
 
     def __post_init__(self) -> None:
-        check_values(
-            self, kind=ENCODERS, preset=SIZES, schedule=SCHEDULES, above_0="learning_rate",
-            at_least_0="weight_decay", share="other_sounds noise tilt warm_up", below_1="momentum",
-        )  # fmt: skip
+        super().__post_init__()
         if self.schedule == "published" and self.kind != "autoencoder":
             raise ConfigError("the published schedule belongs to the autoencoder: --kind")
         if self.embedding_size is not None and not 4 <= self.embedding_size <= 65536:
@@ -122,80 +136,67 @@ def default_encoder_config(kind: str, preset: str, schedule: str) -> EncoderConf
 
 
 @dataclass(frozen=True, kw_only=True)
-class MovingAverageConfig:
-    """Which reading, and over how long.
+class MovingAverageConfig(Checked):
+    """Which reading of the moving-average adversarial loss, and over how long.
 
     K and the decay are not published; the defaults reach back a hundred steps either way.
     """
 
-    reading: str = "off"  #: ``off``, ``snapshots`` or ``ema``
+    where = "moving_average."
+
+    reading: Annotated[str, ("off", "snapshots", "ema")] = "off"
     snapshots: int = 5  #: K, discriminators averaged over, the live one among them (``snapshots``)
-    snapshot_every: int = 25  #: steps between two snapshots
-    decay: float = 0.99  #: share of the average that is kept at each step (``ema``)
+    snapshot_every: Count = 25  #: steps between two snapshots
+    decay: Decay = 0.99  #: share of the average that is kept at each step (``ema``)
 
     def __post_init__(self) -> None:
-        check_values(
-            self, "moving_average.", reading=READINGS, at_least_1="snapshot_every", below_1="decay"
-        )
+        super().__post_init__()
         if self.snapshots < 2:
             raise ConfigError("moving_average.snapshots must be at least 2")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TranslatorConfig:
+class TranslatorConfig(Checked):
     """Training of a translator."""
 
     encoder: str  #: SHA-256 of the frozen encoder's weights, so that a resumed run cannot change it
-    preset: str = "compact"  #: sizes of the networks
-    objective: str = "relativistic"  #: ``relativistic`` or ``rc``
-    generator_rate: float = 4e-4  #: Adam's learning rate for the generator
-    discriminator_rate: float = 4e-4  #: Adam's learning rate for the discriminator
-    beta1: float = 0.0  #: Adam's first decay
-    beta2: float = 0.99  #: Adam's second decay
-    pixel: str = "l1"  #: ``l1`` or ``mse``
-    pixel_weight: float = 0.0  #: weight of the pixel loss beside the adversarial loss
-    #: Gaussian noise dimensions per embedding dimension (published: 0), at most 64; None for the
-    #: preset's
+    preset: Size = "compact"  #: sizes of the networks
+    objective: Annotated[str, ("relativistic", "rc")] = "relativistic"
+    generator_rate: Positive = 4e-4  #: Adam's learning rate for the generator
+    discriminator_rate: Positive = 4e-4  #: Adam's learning rate for the discriminator
+    beta1: Decay = 0.0  #: Adam's first decay
+    beta2: Decay = 0.99  #: Adam's second decay
+    pixel: Annotated[str, ("l1", "mse")] = "l1"
+    pixel_weight: Weight = 0.0  #: weight of the pixel loss beside the adversarial loss
+    #: Gaussian noise dimensions per embedding dimension (published: 0); None for the preset's
     noise_ratio: float | None = None
     #: attention blocks after transitions 0 to 6 (published variant: 0,18,0,0,0,0,0)
     attention: tuple[int, ...] = (0,) * 7
     attention_width: int = 320  #: length of a token in these blocks
     attention_heads: int = 8  #: heads of each
     audio_source: int = 13  #: the encoder's layer that attention listens to; 13 = the embedding
-    #: the generator's adversaries (``rc``)
-    moving_average: MovingAverageConfig = field(default_factory=MovingAverageConfig)
-    penalty: float = 1.0  #: gamma of the R1 and R2 gradient penalties (``relativistic``)
-    penalty_every: int = 8  #: steps between two penalties; each is scaled up to make up for it
-    wrong_sound_weight: float = 0.5  #: weight of the matching-aware negative (``relativistic``)
-    #: weight of the discriminator's InfoNCE between sounds and real pictures (``relativistic``)
-    contrast_weight: float = 0.0
-    #: weight of the generator's InfoNCE between its pictures and their sounds, in the
-    #: discriminator's features (``relativistic``)
-    coherence_weight: float = 0.0
-    temperature: float = 0.1  #: of both
-    #: weight of drawing photos again from noise read off them (``relativistic``); 0 for none, and
-    #: no picture posterior. Of it:
-    variational_weight: float = 0.0
-    #: weight of the likeness in the discriminator's maps, the pixels' being 1;
-    feature_weight: float = 0.2
-    kl_weight: float = 0.006  #: weight of the KL divergence, a nat
+    moving_average: MovingAverageConfig = MovingAverageConfig()  #: adversaries (``rc``)
+    # Of ``relativistic``:
+    penalty: Weight = 1.0  #: gamma of the R1 and R2 gradient penalties
+    penalty_every: Count = 8  #: steps between two penalties; each is scaled up to make up for it
+    wrong_sound_weight: Weight = 0.5  #: weight of the matching-aware negative
+    contrast_weight: Weight = 0.0  #: of the discriminator's InfoNCE of sounds and real pictures
+    #: weight of the generator's, between its pictures and their sounds, in the same features
+    coherence_weight: Weight = 0.0
+    temperature: Positive = 0.1  #: of both
+    #: weight of drawing photos again from noise read off them; 0 for no picture posterior
+    variational_weight: Weight = 0.0
+    feature_weight: Weight = 0.2  #: in it, of likeness in the discriminator's maps; pixels' is 1
+    kl_weight: Weight = 0.006  #: in it, of the KL divergence, a nat
     #: standard deviation of noise on the embeddings, so that the generator meets sounds it has not
-    #: seen (``relativistic``). A contrastive encoder's have a root mean square of 1, those of an
-    #: autoencoder less.
-    embedding_noise: float = 0.15
-    ema_decay: float = 0.999  #: of the generator's average, which is the one that is kept
+    #: seen. A contrastive encoder's have a root mean square of 1, those of an autoencoder less.
+    embedding_noise: Weight = 0.15
+    ema_decay: Decay = 0.999  #: of the generator's average, which is the one that is kept
     init: str = ""  #: hash of the weights that the generator starts from; empty for random ones
-    #: steps, batch and seed
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=6000, batch_size=32))
+    loop: LoopConfig = LoopConfig(steps=6000, batch_size=32)  #: steps, batch and seed
 
     def __post_init__(self) -> None:
-        check_values(
-            self, preset=SIZES, objective=OBJECTIVES, pixel=PIXEL_LOSSES,
-            above_0="temperature generator_rate discriminator_rate", at_least_1="penalty_every",
-            at_least_0="pixel_weight penalty wrong_sound_weight contrast_weight coherence_weight "
-            "variational_weight feature_weight kl_weight embedding_noise",
-            below_1="beta1 beta2 ema_decay",
-        )  # fmt: skip
+        super().__post_init__()
         if self.objective != "rc" and self.moving_average.reading != "off":
             raise ConfigError("the moving average belongs to --objective rc")
         if self.noise_ratio is not None and not 0 <= self.noise_ratio <= MAX_NOISE_RATIO:
@@ -213,8 +214,6 @@ def default_config(objective: str, preset: str, encoder: str) -> TranslatorConfi
     """Return the settings that belong to an objective and a preset.
 
     Args:
-        objective: ``relativistic`` or ``rc``.
-        preset: sizes of the networks.
         encoder: SHA-256 of the encoder's weights.
 
     Raises:
@@ -233,204 +232,159 @@ def default_config(objective: str, preset: str, encoder: str) -> TranslatorConfi
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopyConfig:
-    """How often a copy gets what."""
+class CopyConfig(Checked):
+    """How often a copy of a recording gets what."""
 
-    #: share of the copies whose band ends below 4 kHz, as at a rate of 8 kHz
-    narrow_8khz: float = 0.18
-    narrow_16khz: float = 0.14  #: share whose band ends below 8 kHz, as at a rate of 16 kHz
-    narrow_any: float = 0.12  #: share whose band ends anywhere between 4.5 and 10.5 kHz.
-    pace: float = 0.3  #: share played faster or slower, by at most a tenth
-    behind: float = 0.35  #: share with another recording behind them, 6 to 26 dB lower
-    noise: float = 0.4  #: share with steady noise behind them, 3 to 40 dB lower
-    room: float = 0.4  #: share in a room with .1 to .9 s of reverberation.
-    #: share with a smooth curve over the bands, with a standard deviation of 6 dB
-    equaliser: float = 0.7
-    low_cut: float = 0.3  #: share without what lies under 40 to 400 Hz
-    codec: float = 0.2  #: share that went through MP3 or Opus
-    coarse: float = 0.08  #: share with 6 to 10 bits a sample
-    clipped: float = 0.12  #: share that is driven into clipping
-    offset: float = 0.05  #: share with a constant added
-    #: share of the seconds whose log-mel went through JPEG, as those of the bench did
-    jpeg: float = 0.6
+    narrow_8khz: Share = 0.18  #: share whose band ends below 4 kHz, as at a rate of 8 kHz
+    narrow_16khz: Share = 0.14  #: share whose band ends below 8 kHz, as at a rate of 16 kHz
+    narrow_any: Share = 0.12  #: share whose band ends anywhere between 4.5 and 10.5 kHz.
+    pace: Share = 0.3  #: share played faster or slower, by at most a tenth
+    behind: Share = 0.35  #: share with another recording behind them, 6 to 26 dB lower
+    noise: Share = 0.4  #: share with steady noise behind them, 3 to 40 dB lower
+    room: Share = 0.4  #: share in a room with .1 to .9 s of reverberation.
+    equaliser: Share = 0.7  #: share with a smooth curve over the bands, of 6 dB
+    low_cut: Share = 0.3  #: share without what lies under 40 to 400 Hz
+    codec: Share = 0.2  #: share that went through MP3 or Opus
+    coarse: Share = 0.08  #: share with 6 to 10 bits a sample
+    clipped: Share = 0.12  #: share that is driven into clipping
+    offset: Share = 0.05  #: share with a constant added
+    jpeg: Share = 0.6  #: share of the seconds whose log-mel went through JPEG, as the bench's did
 
     def __post_init__(self) -> None:
-        check_values(self, share=" ".join(vars(self)))
+        super().__post_init__()
         if self.narrow_8khz + self.narrow_16khz + self.narrow_any > 1:
             raise ConfigError("narrow_8khz, narrow_16khz and narrow_any are shares of one whole")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BankConfig:
-    """What a bank holds."""
+class BankConfig(Checked):
+    """What a bank of seconds holds."""
 
-    copies: int = 8  #: copies of every recording, beside the recording itself
+    where = "bank."
+
+    copies: Natural = 8  #: copies of every recording, beside the recording itself
     seed: int = 0  #: of every draw
-    copy: CopyConfig = field(default_factory=CopyConfig)  #: how often a copy gets what
-
-    def __post_init__(self) -> None:
-        check_values(self, "bank.", at_least_0="copies")
+    copy: CopyConfig = CopyConfig()  #: how often a copy gets what
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtureConfig:
-    """What the clips are made of."""
+class MixtureConfig(Checked):
+    """What the teacher's clips are made of."""
 
-    clips: int = 10_000  #: clips, each of ten seconds; 0 for none
+    clips: Natural = 10_000  #: clips, each of ten seconds; 0 for none
     #: shares of clips made of one, two and three recordings
-    recordings: tuple[float, float, float] = (0.4, 0.4, 0.2)
-    #: share of recordings that are played at another speed, half to twice as fast
-    speed: float = 0.6
-    reversed: float = 0.15  #: share that are played backwards
-    bursts: float = 0.15  #: share that are cut into bursts
-    copied: float = 0.7  #: share of clips of which the ears hear a copy
+    recordings: Annotated[tuple[float, float, float], "share"] = (0.4, 0.4, 0.2)
+    speed: Share = 0.6  #: share of recordings that are played half to twice as fast
+    reversed: Share = 0.15  #: share that are played backwards
+    bursts: Share = 0.15  #: share that are cut into bursts
+    copied: Share = 0.7  #: share of clips of which the ears hear a copy
 
     def __post_init__(self) -> None:
-        check_values(self, at_least_0="clips", share="recordings speed reversed bursts copied")
+        super().__post_init__()
         if abs(sum(self.recordings) - 1) > 1e-6:
             raise ConfigError("the shares of one, two and three recordings must sum to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EarsTrainingConfig:
+class EarsTrainingConfig(Checked):
     """Training of the ears."""
 
-    preset: str = "everyday"  #: sizes of the network
-    learning_rate: float = 2e-3  #: AdamW's peak rate
-    weight_decay: float = 0.05  #: AdamW's
-    warm_up: float = 0.05  #: share of the steps in which the rate rises; it then falls as a cosine
-    average: float = 0.998  #: decay of the moving average of the weights, which is what is kept
-    #: share of the steps, the last ones, in which the last layer is learned anew on features that
-    #: stay as they are
+    preset: EarsSize = "everyday"  #: sizes of the network
+    learning_rate: Positive = 2e-3  #: AdamW's peak rate
+    weight_decay: Weight = 0.05  #: AdamW's
+    warm_up: Share = 0.05  #: share of the steps in which the rate rises; it then falls as a cosine
+    average: Decay = 0.998  #: decay of the moving average of the weights, which is what is kept
+    #: share of the steps, the last ones, in which the last layer is learned anew on fixed features
     last_layer: float = 0.1
-    last_layer_rate: float = 1e-3  #: peak rate of these steps
-    last_layer_dropout: float = 0.8  #: dropout rate of the features in these steps
-    photos_each: int = 4  #: photos that a second meets in a step
-    alone: float = 0.2  #: share of a batch that are sounds without photos, which meet each other
-    alone_weight: float = 0.3  #: weight of their contrast
+    last_layer_rate: Positive = 1e-3  #: peak rate of these steps
+    last_layer_dropout: Decay = 0.8  #: dropout rate of the features in these steps
+    photos_each: Count = 4  #: photos that a second meets in a step
+    alone: Share = 0.2  #: share of a batch that are sounds without photos, which meet each other
+    alone_weight: Weight = 0.3  #: weight of their contrast
     teacher: str = ""  #: hash of the teacher's file; empty for none
-    teacher_weight: float = 6.0  #: weight of the squared error of its features
-    mixture_share: float = 0.5  #: share of a batch that are clips mixed for the teacher
-    mixtures: MixtureConfig = field(default_factory=MixtureConfig)  #: what these are made of
-    mixed: float = 0.5  #: share of the seconds that are mixed with another one of the batch
-    clean: float = 0.1  #: share of the seconds that are taken as they are, not from a copy
-    narrow: float = 0.35  #: share of the seconds without copies that lose their highest bands
-    #: share of the seconds with another one behind them (``add_background``)
-    other_sounds: float = 0.25
-    noise: float = 0.25  #: share with steady noise behind them
-    tilt: float = 0.1  #: strength of a random microphone's curve over the bands
-    bank: BankConfig = field(default_factory=BankConfig)  #: the copies
+    teacher_weight: Weight = 6.0  #: weight of the squared error of its features
+    mixture_share: Share = 0.5  #: share of a batch that are clips mixed for the teacher
+    mixtures: MixtureConfig = MixtureConfig()  #: what these are made of
+    mixed: Share = 0.5  #: share of the seconds that are mixed with another one of the batch
+    clean: Share = 0.1  #: share of the seconds that are taken as they are, not from a copy
+    narrow: Share = 0.35  #: share of the seconds without copies that lose their highest bands
+    other_sounds: Share = 0.25  #: share with another one behind them (``add_background``)
+    noise: Share = 0.25  #: share with steady noise behind them
+    tilt: Share = 0.1  #: strength of a random microphone's curve over the bands
+    bank: BankConfig = BankConfig()  #: the copies
     init: str | None = None  #: hash of the weights that it starts from; None for random ones
-    #: steps, batch and seed
-    loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=6000, batch_size=256, precision="bf16-mixed")
-    )
-
-    def __post_init__(self) -> None:
-        check_values(
-            self, preset=EARS_SIZES, above_0="learning_rate last_layer_rate",
-            at_least_0="weight_decay alone_weight teacher_weight", at_least_1="photos_each",
-            share="warm_up alone mixture_share mixed clean narrow other_sounds noise tilt",
-            below_1="average last_layer_dropout",
-        )  # fmt: skip
+    loop: LoopConfig = LoopConfig(
+        steps=6000, batch_size=256, precision="bf16-mixed"
+    )  #: steps, batch and seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
+class DecoderConfig(Checked):
     """Training of encoder and decoder of latent pictures."""
 
-    preset: str = "everyday"  #: sizes, ``everyday`` or ``tiny``
+    preset: PartSize = "everyday"  #: sizes
     eyes: str = ""  #: SHA-256 of the network through which photos are looked at
-    rate: float = 1e-3  #: Adam's learning rate of encoder and decoder together
-    sharpening_rate: float = 4e-4  #: of both, once the discriminator speaks
-    warm_up: int = 100  #: steps in which the rate rises
-    discriminator_rate: float = 4e-4  #: of the discriminator
-    sharpen_from: int = 1500  #: the step from which the discriminator speaks
-    frozen_from: int = 8000  #: the step from which the encoder stays as it is
-    adversarial_weight: float = 0.15  #: weight of its word
-    #: weight of the likeness of pooled features, that of each scale being 1/4
-    pooled_weight: float = 1.0
-    #: weight of reading the photo's pooled features off its latent picture
-    reading_weight: float = 1.0
-    pixel_weight: float = 3.0  #: weight of the pixels' likeness at half size
-    #: weight of the KL divergence, the mean over the numbers of a latent picture
-    kl_weight: float = 0.003
-    zoom: float = 0.3  #: photos are enlarged by up to this share
-    ema_decay: float = 0.999  #: of the decoder's average, which is the one that is kept
+    rate: Positive = 1e-3  #: Adam's learning rate of encoder and decoder together
+    sharpening_rate: Positive = 4e-4  #: of both, once the discriminator speaks
+    warm_up: Natural = 100  #: steps in which the rate rises
+    discriminator_rate: Positive = 4e-4  #: of the discriminator
+    sharpen_from: Natural = 1500  #: the step from which the discriminator speaks
+    frozen_from: Natural = 8000  #: the step from which the encoder stays as it is
+    adversarial_weight: Weight = 0.15  #: weight of its word
+    pooled_weight: Weight = 1.0  #: of the likeness of pooled features, each scale's being 1/4
+    reading_weight: Weight = 1.0  #: of reading the photo's pooled features off its latent picture
+    pixel_weight: Weight = 3.0  #: weight of the pixels' likeness at half size
+    kl_weight: Weight = 0.003  #: of the KL divergence, the mean over a latent picture's numbers
+    zoom: Weight = 0.3  #: photos are enlarged by up to this share
+    ema_decay: Decay = 0.999  #: of the decoder's average, which is the one that is kept
     init: str | None = None  #: hash of the weights that it starts from; None for random ones
-    #: steps, batch and seed
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=12_000, batch_size=32))
-
-    def __post_init__(self) -> None:
-        check_values(
-            self, preset=PART_SIZES, above_0="rate sharpening_rate discriminator_rate",
-            at_least_0="adversarial_weight pooled_weight reading_weight pixel_weight kl_weight "
-            "zoom warm_up sharpen_from frozen_from",
-            below_1="ema_decay",
-        )  # fmt: skip
+    loop: LoopConfig = LoopConfig(steps=12_000, batch_size=32)  #: steps, batch and seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowTrainingConfig:
+class FlowTrainingConfig(Checked):
     """Training of the flow."""
 
     encoder: str = ""  #: SHA-256 of the sound encoder's weights
     decoder: str = ""  #: SHA-256 of the latent encoder's weights
-    preset: str = "everyday"  #: sizes, ``everyday`` or ``tiny``
-    rate: float = 1e-3  #: AdamW's peak learning rate
-    weight_decay: float = 0.01  #: AdamW's
-    #: steps in which the rate rises; it then stays, and falls in the last ``cool_down`` share of
-    #: the steps to zero
-    warm_up: int = 200
-    cool_down: float = 0.3  #: that share
-    #: standard deviation of noise on the embeddings, whose root mean square is 1
-    jitter: float = 0.15
-    left_out: float = 0.125  #: share of the embeddings that are left out
-    ema_decay: float = 0.999  #: of the average, which is the one that is kept
+    preset: PartSize = "everyday"  #: sizes
+    rate: Positive = 1e-3  #: AdamW's peak learning rate
+    weight_decay: Weight = 0.01  #: AdamW's
+    warm_up: Natural = 200  #: steps in which the rate rises; it then stays
+    cool_down: Share = 0.3  #: share of the steps, the last ones, in which it falls to zero
+    jitter: Weight = 0.15  #: standard deviation of noise on the embeddings, whose own is about 1
+    left_out: Decay = 0.125  #: share of the embeddings that are left out
+    ema_decay: Decay = 0.999  #: of the average, which is the one that is kept
     init: str | None = None  #: hash of the weights that it starts from; None for random ones
-    #: steps, batch and seed
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=10_000, batch_size=128))
-
-    def __post_init__(self) -> None:
-        check_values(
-            self, preset=PART_SIZES, above_0="rate", at_least_0="weight_decay warm_up jitter",
-            share="cool_down", below_1="left_out ema_decay",
-        )  # fmt: skip
+    loop: LoopConfig = LoopConfig(steps=10_000, batch_size=128)  #: steps, batch and seed
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step: up, level, and down to zero at the end."""
         falling = self.cool_down * self.loop.steps
-        return self.rate * share_of_rate(step, self.loop.steps, self.warm_up, falling)
+        return self.rate * _share_of_rate(step, self.loop.steps, self.warm_up, falling)
 
 
-def share_of_rate(step: int, steps: int, rising: int, falling: float) -> float:
-    """Return the share of a peak rate: up, level, and down to zero at the end; 0 before step 0."""
+def _share_of_rate(step: int, steps: int, rising: int, falling: float) -> float:
+    """The share of a peak rate: up, level, and down to zero at the end; 0 before step 0."""
     rise = (step + 1) / max(1, rising)
     left = (steps - step) / max(1.0, falling)
     return max(0.0, min(rise, left, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistilConfig:
+class DistilConfig(Checked):
     """Training of the few-step copy."""
 
     flow: str = ""  #: SHA-256 of the flow's weights
-    steps: int = 5  #: evaluations for a picture
+    steps: Count = 5  #: evaluations for a picture
     #: how much denser the early times lie: t' = t / (t + shift (1 - t)); 1 for even ones
-    shift: float = 1.0
-    guidance: float = 4.0  #: what is folded in
-    substeps: int = 3  #: steps of the guided flow for one of the copy's
-    rate: float = 3e-4  #: AdamW's learning rate, which falls to zero
-    jitter: float = 0.1  #: standard deviation of noise on the embeddings
-    ema_decay: float = 0.995  #: of the average, which is the one that is kept
-    #: steps, batch and seed
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1500, batch_size=64))
-
-    def __post_init__(self) -> None:
-        check_values(
-            self, at_least_1="steps substeps", above_0="rate shift guidance", at_least_0="jitter",
-            below_1="ema_decay",
-        )  # fmt: skip
+    shift: Positive = 1.0
+    guidance: Positive = 4.0  #: what is folded in
+    substeps: Count = 3  #: steps of the guided flow for one of the copy's
+    rate: Positive = 3e-4  #: AdamW's learning rate, which falls to zero
+    jitter: Weight = 0.1  #: standard deviation of noise on the embeddings
+    ema_decay: Decay = 0.995  #: of the average, which is the one that is kept
+    loop: LoopConfig = LoopConfig(steps=1500, batch_size=64)  #: steps, batch and seed
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -440,117 +394,104 @@ class DistilConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignConfig:
+class AlignConfig(Checked):
     """Training of the few-step translator on its pictures."""
 
     flow: str = ""  #: SHA-256 of the weights of the few-step flow that it starts from
     eyes: str = ""  #: SHA-256 of the network through which pictures are looked at
-    preset: str = "everyday"  #: sizes of the discriminator, ``everyday`` or ``tiny``
-    rate: float = 1e-4  #: Adam's learning rate of flow and decoder
-    discriminator_rate: float = 2e-4  #: of the discriminator
-    ahead: int = 60  #: first steps, in which the discriminator learns alone
-    #: steps in which the rate then rises; it stays, and falls in the last ``cool_down`` share of
-    #: the steps to zero
-    warm_up: int = 50
-    cool_down: float = 0.3  #: that share
-    agreement_weight: float = 0.2  #: weight of the agreement of picture and sound
-    likeness_weight: float = 0.3  #: weight of the likeness of picture and photo
-    likeness_temperature: float = 0.07  #: of the cosines of their features
-    adversarial_weight: float = 0.3  #: weight of the discriminator's word
-    #: weight of the squared distance of latent pictures in the flow's unit scale
-    nearness_weight: float = 0.2
-    #: weight of the distance (L1) of colours in pictures shrunk to 12 x 12
-    colour_weight: float = 1.0
-    others: int = 480  #: sounds that a picture is told from, beside those of the batch
-    jitter: float = 0.1  #: standard deviation of noise on the embeddings
-    zoom: float = 0.3  #: pictures are enlarged by up to this share before they are looked at
-    ema_decay: float = 0.998  #: of the average, which is the one that is kept
-    #: steps, batch and seed
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1600, batch_size=32))
-
-    def __post_init__(self) -> None:
-        check_values(
-            self, preset=PART_SIZES, above_0="rate discriminator_rate likeness_temperature",
-            at_least_0="ahead warm_up agreement_weight likeness_weight adversarial_weight "
-            "nearness_weight colour_weight others jitter zoom",
-            share="cool_down", below_1="ema_decay",
-        )  # fmt: skip
+    preset: PartSize = "everyday"  #: sizes of the discriminator
+    rate: Positive = 1e-4  #: Adam's learning rate of flow and decoder
+    discriminator_rate: Positive = 2e-4  #: of the discriminator
+    ahead: Natural = 60  #: first steps, in which the discriminator learns alone
+    warm_up: Natural = 50  #: steps in which the rate then rises; it then stays
+    cool_down: Share = 0.3  #: share of the steps, the last ones, in which it falls to zero
+    agreement_weight: Weight = 0.2  #: weight of the agreement of picture and sound
+    likeness_weight: Weight = 0.3  #: weight of the likeness of picture and photo
+    likeness_temperature: Positive = 0.07  #: of the cosines of their features
+    adversarial_weight: Weight = 0.3  #: weight of the discriminator's word
+    nearness_weight: Weight = 0.2  #: of the squared distance of latents, in the flow's unit scale
+    colour_weight: Weight = 1.0  #: of the distance (L1) of colours in pictures of 12 x 12
+    others: Natural = 480  #: sounds that a picture is told from, beside those of the batch
+    jitter: Weight = 0.1  #: standard deviation of noise on the embeddings
+    zoom: Weight = 0.3  #: pictures are enlarged by up to this share before they are looked at
+    ema_decay: Decay = 0.998  #: of the average, which is the one that is kept
+    loop: LoopConfig = LoopConfig(steps=1600, batch_size=32)  #: steps, batch and seed
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step: none at first, up, level, and down to zero."""
         steps, falling = self.loop.steps - self.ahead, self.cool_down * self.loop.steps
-        return self.rate * share_of_rate(step - self.ahead, steps, self.warm_up, falling)
+        return self.rate * _share_of_rate(step - self.ahead, steps, self.warm_up, falling)
+
+
+_FINE_TUNED: dict[type, tuple[int, dict[str, Any]]] = {
+    # With the last layer that is there.
+    EarsTrainingConfig: (1500, {"learning_rate": 5e-4, "last_layer": 0.0}),
+    # The encoder stays, so that flows that know its latent pictures stay true, and the
+    # discriminator, which is new, speaks from the first step, while the decoder's rate still rises.
+    DecoderConfig: (2000, {"sharpen_from": 0, "frozen_from": 0}),
+    FlowTrainingConfig: (2500, {"rate": 3e-4}),
+}
+"""Steps and changes of a training that starts from finished weights: shorter, and slower."""
+
+
+def fine_tuned(config: Config, init: str) -> Config:
+    """Return the settings of ears, decoder or flow for starting from weights, of hash ``init``."""
+    settings: Any = config
+    steps, changes = _FINE_TUNED[type(config)]
+    tuned: Config = replace(
+        settings, init=init, loop=replace(settings.loop, steps=steps), **changes
+    )
+    return tuned
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelHeadConfig:
+class LabelHeadConfig(Checked):
     """How the label head is fitted."""
 
-    #: weights of the squared coefficients, of standardised embeddings, that are tried; the one with
-    #: the least log loss on val is kept
-    penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-    iterations: int = 200  #: of L-BFGS, at most
+    #: weights of the squared coefficients that are tried; that of the least log loss on val is kept
+    penalties: Annotated[tuple[float, ...], "above_0"] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    iterations: Count = 200  #: of L-BFGS, at most
     #: kinds of made sounds that are none of the subjects. Leave out what is a subject.
     others: tuple[str, ...] = MADE_SOUNDS
-    #: sounds of each kind, and a quarter as many beside val; 0 for none, and every sound is given
-    #: one of the names
-    others_each: int = 120
-    others_weight: float = 1.0  #: weight of all of them together beside that of all named seconds
+    #: sounds of each kind, and a quarter as many beside val; with 0 every sound gets a name
+    others_each: Natural = 120
+    others_weight: Positive = 1.0  #: weight of all of them together beside that of named seconds
     balanced: bool = False  #: let every name weigh the same, however many seconds it has
     #: names that are shown as words and never drawn; those that no second has are left out
     alerts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_values(
-            self, above_0="penalties others_weight", at_least_0="others_each",
-            at_least_1="iterations",
-        )  # fmt: skip
+        super().__post_init__()
         if not self.penalties:
             raise ConfigError("penalties must be numbers above 0")
         for kind in self.others:
             choose("kind of other sound", kind, dict.fromkeys(MADE_SOUNDS))
 
-    @property
-    def with_others(self) -> bool:
-        """Whether sounds are made that are none of the subjects."""
-        return bool(self.others) and self.others_each > 0
-
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
+class FitConfig(Checked):
     """How a :class:`NearestNeighbourOod` is fitted."""
 
-    accepted: float = 0.98  #: share of the audible val sounds that count as known
-    axes: int = 32  #: principal axes kept
-    sounds: int = 2048  #: train sounds kept; fewer where there are fewer
-    neighbours: int = 5  #: nearest sounds whose distances are averaged
+    #: share of the audible val sounds that count as known
+    accepted: Annotated[float, "above_0", "below_1"] = 0.98
+    axes: Count = 32  #: principal axes kept
+    sounds: Count = 2048  #: train sounds kept; fewer where there are fewer
+    neighbours: Count = 5  #: nearest sounds whose distances are averaged
     seed: int = 0  #: of which sounds are kept
-
-    def __post_init__(self) -> None:
-        check_values(
-            self, above_0="accepted", below_1="accepted", at_least_1="axes sounds neighbours"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class OodClassifierFitConfig:
+class OodClassifierFitConfig(Checked):
     """How the ood classifier is fitted."""
 
-    #: share of the known sounds of val that count as known, the mean over kinds, in their whole
-    #: band
-    kept: float = 0.9
-    others_weight: float = 0.8  #: weight of the others of train beside that of all known sounds
-    folder_weight: float = 2.4  #: weight of the sounds of a folder
-    made_weight: float = 0.8  #: weight of the made sounds
-    hidden: int = 256  #: hidden units
-    steps: int = 1500  #: of AdamW
-    batch_size: int = 1024  #: seconds of a step
-    learning_rate: float = 2e-3  #: peak rate
-    weight_decay: float = 0.01  #: AdamW's
+    #: share of the known sounds of val, in their whole band, that count as known: mean over kinds
+    kept: Annotated[float, "above_0", "below_1"] = 0.9
+    others_weight: Weight = 0.8  #: weight of the others of train beside that of all known sounds
+    folder_weight: Weight = 2.4  #: weight of the sounds of a folder
+    made_weight: Weight = 0.8  #: weight of the made sounds
+    hidden: Count = 256  #: hidden units
+    steps: Count = 1500  #: of AdamW
+    batch_size: Count = 1024  #: seconds of a step
+    learning_rate: Positive = 2e-3  #: peak rate
+    weight_decay: Weight = 0.01  #: AdamW's
     seed: int = 0  #: of weights, batches and dropout
-
-    def __post_init__(self) -> None:
-        check_values(
-            self, at_least_0="others_weight folder_weight made_weight weight_decay",
-            at_least_1="hidden steps batch_size", above_0="kept learning_rate", below_1="kept",
-        )  # fmt: skip

@@ -15,32 +15,32 @@ Source: docs/method.md; Esser et al. 2021 and Rombach et al. 2022 for the two lo
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from jaxtyping import UInt8
+from torch import Tensor
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import DataError
-from soundsight.data.store.dataset import batch_indices
 from soundsight.models.decoder import LatentConfig, LatentDecoder, LatentEncoder, LatentReading
-from soundsight.models.discriminator import hinge_generator
+from soundsight.models.discriminator import (
+    EyesDiscriminator,
+    EyesDiscriminatorConfig,
+    hinge_discriminator,
+    hinge_generator,
+)
 from soundsight.models.eyes import Eyes
 from soundsight.training.augment import augment_image
-from soundsight.training.checkpoints import load_network, save_weights
+from soundsight.training.checkpoints import Pretrained, load_network, save_weights
 from soundsight.training.configs import DecoderConfig
-from soundsight.training.drawing import DrawingTask, Seen
-from soundsight.training.ema import Ema
 from soundsight.training.encoder import to_float, to_levels
-from soundsight.training.fine_tuning import LATENT_DECODER, LATENT_ENCODER, Pretrained
-from soundsight.training.trainer import Scalars, channels_last, set_rate
-
-_SHOWN = 16
-"""Photos in the grid, above what the decoder makes of them."""
+from soundsight.training.trainer import Ema, Scalars, Task, channels_last, set_rate
 
 SIZES = {
     "everyday": LatentConfig(),
@@ -48,16 +48,63 @@ SIZES = {
         latent_maps=4, encoder_width=8, widths=(16, 12, 8, 8, 6), growth=(8, 8, 6, 4, 4)
     ),
 }
+DISCRIMINATORS = {
+    "everyday": EyesDiscriminatorConfig(),
+    "tiny": EyesDiscriminatorConfig(maps=8, head_maps=8),
+}
+
+_SHOWN = 16
+"""Photos in the grid, above what the decoder makes of them."""
 
 
-def fine_tuning_config(config: DecoderConfig, init: str) -> DecoderConfig:
-    """Return the settings for starting from finished weights.
+class DrawingTask(Task):
+    """A task whose pictures a discriminator over the frozen ``eyes`` tells from photos.
 
-    The encoder stays, so that flows that know its latent pictures stay true, and the discriminator,
-    which is new, speaks from the first step, while the decoder's rate still rises.
+    Its parts keep the features of photos (``real``) and of pictures (``drawn``), each scale over
+    the photos' usual size: they are found in the step of what draws, and used again in that of the
+    discriminator.
     """
-    loop = replace(config.loop, steps=2000)
-    return replace(config, init=init, sharpen_from=0, frozen_from=0, loop=loop)
+
+    eyes: Eyes
+
+    def adversaries(
+        self,
+        preset: str,
+        drawing: Sequence[torch.nn.Module],
+        rate: float,
+        discriminator_rate: float,
+    ) -> None:
+        """Make the discriminator, and the Adam of it and of the networks that draw."""
+        self.discriminator = channels_last(EyesDiscriminator(DISCRIMINATORS[preset]))
+        drawn_by = [p for network in drawing for p in network.parameters()]
+        heads = self.discriminator.heads.parameters()
+        self.optimizers = {
+            "generator": torch.optim.Adam(drawn_by, lr=rate, betas=(0.5, 0.99)),
+            "discriminator": torch.optim.Adam(heads, lr=discriminator_rate, betas=(0.0, 0.99)),
+        }
+        self.beside = [*self.beside, self.eyes]
+
+    def rescale(
+        self, part: SimpleNamespace, real: Sequence[Tensor], drawn: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Put features on the photos' scale, into ``part``; return those of the pictures."""
+        sizes = usual_sizes(real)
+        scaled = [d.float() / size for d, size in zip(drawn, sizes, strict=True)]
+        part.real = [r.float() / size for r, size in zip(real, sizes, strict=True)]
+        part.drawn = [d.detach() for d in scaled]
+        return scaled
+
+    def judge(self, part: SimpleNamespace) -> tuple[Tensor, Scalars]:
+        """Let the discriminator tell photos from pictures."""
+        with self.devices.autocast():
+            real, drawn = self.discriminator(part.real), self.discriminator(part.drawn)
+        loss = hinge_discriminator(real, drawn)
+        return loss, {"discriminator": loss}
+
+
+def usual_sizes(real: Sequence[Tensor]) -> list[Tensor]:
+    """Return the photos' mean size at each scale: it makes the scales comparable."""
+    return [r.float().abs().mean() for r in real]
 
 
 class DecoderTask(DrawingTask):
@@ -82,79 +129,66 @@ class DecoderTask(DrawingTask):
         *,
         start: Pretrained | None = None,
     ) -> None:
-        self.config, self.photos, self.eyes = config, photos, eyes
+        self.config, self.loop, self.photos, self.eyes = config, config.loop, photos, eyes
         self.shown = (photos if shown is None else shown)[:_SHOWN]
         torch.manual_seed(config.loop.seed)
-        sizes = SIZES[config.preset]
-        self.encoder = channels_last(LatentEncoder(sizes))
-        self.decoder = channels_last(LatentDecoder(sizes))
-        self.reading = channels_last(LatentReading(sizes))
+        self.sizes_of = SIZES[config.preset]
+        self.encoder = channels_last(LatentEncoder(self.sizes_of))
+        self.decoder = channels_last(LatentDecoder(self.sizes_of))
+        self.reading = channels_last(LatentReading(self.sizes_of))
         if start is not None:
-            check_eyes(start.load(LATENT_ENCODER, self.encoder), eyes, start.folder)
-            start.load(LATENT_DECODER, self.decoder)
-        self.make_discriminator(config.preset, config.discriminator_rate)
+            check_eyes(start.load("latent_encoder", self.encoder), eyes, start.folder)
+            start.load("latent_decoder", self.decoder)
+        drawing = (self.encoder, self.decoder, self.reading)
+        self.adversaries(config.preset, drawing, config.rate, config.discriminator_rate)
         self.ema = Ema(self.decoder, config.ema_decay)
-        self.optimizer = torch.optim.Adam(
-            [p for n in (self.encoder, self.decoder, self.reading) for p in n.parameters()],
-            lr=config.rate, betas=(0.5, 0.99),
-        )  # fmt: skip
-
-    def networks(self) -> dict[str, nn.Module]:
-        return {
+        self.networks = {
             "encoder": self.encoder, "decoder": self.decoder, "average": self.ema.average,
             "reading": self.reading, "discriminator": self.discriminator,
         }  # fmt: skip
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
-        loop, devices = self.config.loop, self.devices
-        sharpens = step >= self.config.sharpen_from
-        rate = self.config.sharpening_rate if sharpens else self.config.rate
-        set_rate(self.optimizer, rate * min(1.0, (step + 1) / max(1, self.config.warm_up)))
-        learns = step < self.config.frozen_from
+        config, device = self.config, self.devices.device
+        sharpens, learns = step >= config.sharpen_from, step < config.frozen_from
+        rate = config.sharpening_rate if sharpens else config.rate
+        optimizer = self.optimizers["generator"]
+        set_rate(optimizer, rate * min(1.0, (step + 1) / max(1, config.warm_up)))
         self.encoder.train(learns).requires_grad_(learns)
-        self.decoder.train()
-        self.reading.train()
-        self.discriminator.train()
-        rows = batch_indices(len(self.photos), loop.batch_size, loop.seed, step)
+        for network in (self.decoder, self.reading, self.discriminator):
+            network.train()
         parts = []
-        for own in devices.parts_of(rows, loop.accumulate):
-            image = to_float(self.photos[torch.from_numpy(own)].to(devices.device))
-            image = augment_image(image, rng, zoom=self.config.zoom, colour=0.05)
-            noise = torch.randn(len(own), *self._latent_shape, generator=rng)
+        for own in self.parts(step, len(self.photos)):
+            image = to_float(self.photos[torch.from_numpy(own)].to(device))
+            image = augment_image(image, rng, zoom=config.zoom, colour=0.05)
+            noise = torch.randn(len(own), self.sizes_of.latent_maps, 6, 6, generator=rng)
             image = image.clamp(-1.0, 1.0).contiguous(memory_format=torch.channels_last)
-            parts.append(_Part(image, noise.to(devices.device)))
+            parts.append(SimpleNamespace(image=image, noise=noise.to(device)))
         # Its gradients are not wanted while the decoder learns.
         self.discriminator.heads.requires_grad_(False)
-        scalars = self.descend(
-            "gradient", self.optimizer, parts, lambda part: self._redraw(part, sharpens=sharpens)
-        )
+        redraw = partial(self._redraw, sharpens=sharpens)
+        scalars = self.descend("gradient", optimizer, parts, redraw)
         if sharpens:
             self.discriminator.heads.requires_grad_(True)
-            scalars |= self.descend("d_gradient", self.d_optimizer, parts, self.judge)
+            scalars |= self.descend(
+                "d_gradient", self.optimizers["discriminator"], parts, self.judge
+            )
         self.ema.update(self.decoder, step)
         return scalars
 
-    @property
-    def _latent_shape(self) -> tuple[int, int, int]:
-        return SIZES[self.config.preset].latent_maps, 6, 6
-
-    def _redraw(self, part: _Part, *, sharpens: bool) -> tuple[Tensor, Scalars]:
+    def _redraw(self, part: SimpleNamespace, *, sharpens: bool) -> tuple[Tensor, Scalars]:
         """Draw photos again; compare them as the eyes see them."""
-        config, devices = self.config, self.devices
+        config = self.config
         with torch.no_grad():
             real = self.eyes(part.image)
             pooled = self.eyes.pool(real[3])
-        with devices.autocast():
+        with self.devices.autocast():
             mean, log_variance = self.encoder(part.image, real)
             latent = mean + (0.5 * log_variance).exp() * part.noise
             drawn, read = self.decoder(latent), self.reading(latent)
         mean, log_variance, drawn = mean.float(), log_variance.float(), drawn.float()
         seen = self.eyes(drawn)
-        sizes = self.usual_sizes(real)
-        scales = torch.stack(
-            [(s - r).abs().mean() / size for s, r, size in zip(seen, real, sizes, strict=True)]
-        )
-        likeness = scales.mean()
+        scales = zip(seen, real, usual_sizes(real), strict=True)
+        likeness = torch.stack([(s - r).abs().mean() / size for s, r, size in scales]).mean()
         whole = (self.eyes.pool(seen[3]) - pooled).abs().mean() / pooled.mean()
         pixels = (F.avg_pool2d(drawn, 2) - F.avg_pool2d(part.image, 2)).abs().mean()
         # Both about the mean of the batch: what all photos share is worth nothing.
@@ -167,58 +201,41 @@ class DecoderTask(DrawingTask):
             "features": likeness, "pooled": whole, "pixels": pixels, "unread": unread, "kl": kl,
         }  # fmt: skip
         if sharpens:
-            scaled = self.rescale(part, real, seen, sizes)
-            with devices.autocast():
+            scaled = self.rescale(part, real, seen)
+            with self.devices.autocast():
                 scores = self.discriminator(scaled)
-            adversarial = hinge_generator(scores)
-            loss = loss + config.adversarial_weight * adversarial
-            scalars["adversarial"] = adversarial
-        loss = loss + config.kl_weight * kl
-        return loss, {name: value.detach() for name, value in scalars.items()}
+            scalars["adversarial"] = hinge_generator(scores)
+            loss = loss + config.adversarial_weight * scalars["adversarial"]
+        return loss + config.kl_weight * kl, scalars
 
     @torch.no_grad()
-    def redraw(self, photos: UInt8[Tensor, "n 3 96 96"]) -> UInt8[Tensor, "n 3 96 96"]:
-        """Draw photos again from the means of their latent pictures, by the decoder's average."""
-        self.encoder.eval()
-        parts = []
-        for batch in photos.split(64):
-            image = to_float(batch.to(self.devices.device))
-            image = image.contiguous(memory_format=torch.channels_last)
-            mean, _ = self.encoder(image, self.eyes(image))
-            parts.append(to_levels(self.ema.average(mean)).cpu())
-        return torch.cat(parts)
-
     def pictures(self) -> Tensor | None:
-        """Photos, and what the decoder makes of them."""
+        """Photos, and what the decoder's average makes of the means of their latent pictures."""
+        self.encoder.eval()
+        image = to_float(self.shown.to(self.devices.device))
+        image = image.contiguous(memory_format=torch.channels_last)
+        mean, _ = self.encoder(image, self.eyes(image))
+        drawn = to_levels(self.ema.average(mean)).cpu()
         half = _SHOWN // 2
-        drawn = self.redraw(self.shown)
-        rows = [self.shown[:half], drawn[:half], self.shown[half:], drawn[half:]]
-        return torch.cat(rows)
+        return torch.cat([self.shown[:half], drawn[:half], self.shown[half:], drawn[half:]])
 
     def finish(self, run: Path) -> None:
         """Write ``latent_encoder.safetensors`` and ``latent_decoder.safetensors``."""
         about = {
-            "preset": self.config.preset, "network": to_dict(SIZES[self.config.preset]),
+            "preset": self.config.preset, "network": to_dict(self.sizes_of),
             "eyes": self.config.eyes,
         }  # fmt: skip
-        save_weights(run / f"{LATENT_ENCODER}.safetensors", self.encoder, about)
-        save_weights(run / f"{LATENT_DECODER}.safetensors", self.ema.average, about)
-
-
-class _Part(Seen):
-    """Photos of one micro-batch, and what was found out about them in the decoder's step."""
-
-    def __init__(self, image: Float[Tensor, "n 3 96 96"], noise: Tensor) -> None:
-        self.image, self.noise = image, noise
+        save_weights(run / "latent_encoder.safetensors", self.encoder, about)
+        save_weights(run / "latent_decoder.safetensors", self.ema.average, about)
 
 
 def load_latent_encoder(run: Path, eyes: Eyes) -> tuple[LatentEncoder, dict[str, Any]]:
     """Load the encoder of latent pictures of a finished run; return what stands beside it, too.
 
     Raises:
-        DataError: when the run is not finished or damaged, or was trained through other eyes.
+        DataError: when it is missing, damaged, or was trained through other eyes.
     """
-    path = run / f"{LATENT_ENCODER}.safetensors"
+    path = run / "latent_encoder.safetensors"
     network, about = load_network(path, LatentEncoder, LatentConfig)
     check_eyes(about, eyes, path)
     return channels_last(network), about
@@ -230,7 +247,7 @@ def load_latent_decoder(run: Path) -> tuple[LatentDecoder, dict[str, Any]]:
     Raises:
         DataError: when the run is not finished or damaged.
     """
-    return load_network(run / f"{LATENT_DECODER}.safetensors", LatentDecoder, LatentConfig)
+    return load_network(run / "latent_decoder.safetensors", LatentDecoder, LatentConfig)
 
 
 def check_eyes(about: dict[str, Any], eyes: Eyes, where: Path) -> None:

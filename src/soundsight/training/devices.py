@@ -15,23 +15,19 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Shaped
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from soundsight.core.config import check_values
+from soundsight.core.config import choose
 from soundsight.core.errors import ConfigError, SoundsightError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-ACCELERATORS = ("auto", "cpu", "cuda")
 
 T = TypeVar("T")
 
@@ -49,22 +45,6 @@ def numpy_on_one_thread() -> AbstractContextManager[Any]:
     return limited
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeviceConfig:
-    """On what a run runs. A resumed run may run on something else."""
-
-    accelerator: str = "auto"  #: ``cpu``, ``cuda``, or ``auto``: cuda where there is one
-    #: processes on this node; None for as many as torchrun or SLURM started, else 1
-    devices: int | None = None
-    nodes: int | None = None  #: nodes; None for as many as torchrun or SLURM started, else 1
-    compile: bool = False  #: run the networks through ``torch.compile``.
-    #: CPU threads of a process; None for all (of one process) or for a fair share
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        check_values(self, at_least_1="devices nodes threads", accelerator=ACCELERATORS)
-
-
 class Devices:
     """One process of a run, its device, and its way to the other processes.
 
@@ -74,7 +54,7 @@ class Devices:
 
     Attributes:
         device: where this process computes.
-        rank: number of this process, from 0.
+        rank: number of this process, from 0; the first writes files and messages.
         world: number of processes.
     """
 
@@ -139,7 +119,7 @@ class Devices:
             tensor.copy_(piece.view(tensor.shape))
 
     @torch.no_grad()
-    def mean(self, x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    def mean(self, x: Tensor) -> Tensor:
         """Return the mean of a tensor over all processes, without gradients."""
         if self.world == 1:
             return x
@@ -149,11 +129,8 @@ class Devices:
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """Return for each flag whether any process raised it."""
-        if self.world == 1:
-            return flags
-        raised = torch.tensor(flags, dtype=torch.int32, device=self.device)
-        dist.all_reduce(raised)
-        return tuple(bool(n) for n in raised.tolist())
+        raised = torch.tensor(flags, dtype=torch.float32, device=self.device)
+        return tuple(share > 0 for share in self.mean(raised).tolist())
 
     def on_first(self, act: Callable[[], T]) -> T:
         """Let the first process act, and return in every process what it returned.
@@ -177,33 +154,43 @@ class Devices:
         return result
 
 
-def start_devices(config: DeviceConfig, precision: str = "32-true") -> Devices:
+def start_devices(
+    accelerator: str = "auto",
+    devices: int | None = None,
+    nodes: int | None = None,
+    *,
+    compiled: bool = False,
+    threads: int | None = None,
+    precision: str = "32-true",
+) -> Devices:
     """Find the device and start, or join, the processes of a run.
 
     Started by torchrun or SLURM, a process joins the others. Started plainly with more than one
-    device, it starts the others itself, by its own command line.
-
-    On a GPU float32 matrices are multiplied in TF32 (as its convolutions are by default), which
-    keeps float32's range and 10 bits of its mantissa.
+    device, it starts the others itself, by its own command line. A resumed run may run on other
+    devices. On a GPU float32 matrices are multiplied in TF32, as its convolutions are by default.
 
     Args:
-        precision: ``32-true``, or ``bf16-mixed``: networks in bfloat16, weights and losses in
-            float32.
+        accelerator: ``cpu``, ``cuda``, or ``auto``: cuda where there is one.
+        devices: processes on each node; None for as many as torchrun or SLURM started, else 1.
+        nodes: None likewise.
+        compiled: run the networks through ``torch.compile``.
+        threads: CPU threads of a process; None for all (of one process) or for a fair share.
+        precision: ``32-true`` or ``bf16-mixed`` (``LoopConfig``).
 
     Raises:
-        ConfigError: when there is no such device, when ``config`` and the launcher disagree, or
+        ConfigError: when there is no such device, when the launcher started another number, or
             when ``torch.compile`` has no compiler.
     """
     from lightning_fabric import Fabric
 
-    accelerator = config.accelerator
+    choose("accelerator", accelerator, dict.fromkeys(("auto", "cpu", "cuda")))
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("accelerator cuda: PyTorch finds no CUDA device here; take cpu")
-    if config.compile and accelerator == "cpu":
+    if compiled and accelerator == "cpu":
         _need_compiler()
-    devices, nodes = _launched(config)
+    devices, nodes = _launched(devices, nodes)
     if accelerator == "cuda" and devices > torch.cuda.device_count():
         raise ConfigError(
             f"{devices} devices are asked for and there are {torch.cuda.device_count()}"
@@ -223,12 +210,12 @@ def start_devices(config: DeviceConfig, precision: str = "32-true") -> Devices:
         raise ConfigError(f"the processes of the run did not start: {error}") from error
     # A thread that still listens to the other processes would abort the program at its end.
     atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    if threads:
+        torch.set_num_threads(threads)
     if accelerator == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    return Devices(fabric, compiled=config.compile)
+    return Devices(fabric, compiled=compiled)
 
 
 @contextlib.contextmanager
@@ -248,24 +235,23 @@ def enough_memory() -> Iterator[None]:
         ) from error
 
 
-def _launched(config: DeviceConfig) -> tuple[int, int]:
-    """Return (processes a node, nodes): what the launcher started, or what ``config`` says."""
+def _launched(devices: int | None, nodes: int | None) -> tuple[int, int]:
+    """Return (processes a node, nodes): what the launcher started, or what is asked for."""
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     if TorchElasticEnvironment.detect():
         local = int(os.environ["LOCAL_WORLD_SIZE"])
-        found = {"devices": local, "nodes": int(os.environ["WORLD_SIZE"]) // local}
+        found = local, int(os.environ["WORLD_SIZE"]) // local
     elif SLURMEnvironment.detect():
-        nodes = int(os.environ.get("SLURM_NNODES", 1))
-        found = {"devices": int(os.environ["SLURM_NTASKS"]) // nodes, "nodes": nodes}
+        started = int(os.environ.get("SLURM_NNODES", 1))
+        found = int(os.environ["SLURM_NTASKS"]) // started, started
     else:
-        return config.devices or 1, config.nodes or 1
-    for name, value in found.items():
-        asked = getattr(config, name)
-        if asked is not None and asked != value:
+        return devices or 1, nodes or 1
+    for name, asked, value in zip(("devices", "nodes"), (devices, nodes), found, strict=True):
+        if asked not in (None, value):
             raise ConfigError(f"{name} is {asked} but the launcher started {value}: leave it out")
-    return found["devices"], found["nodes"]
+    return found
 
 
 def _need_compiler() -> None:

@@ -1,7 +1,8 @@
 """What ears are trained on, without a label: seconds by number, photos by number, and who has whom.
 
-Everything lies in one folder beside the runs: the bank of copies, the photos' features, the pairs
-table and the teacher's features. It is made when it is first needed.
+Everything lies in one folder beside the runs: the bank of copies, the photos' features (what frozen
+eyes see of every photo, in several views), the pairs table and the teacher's features. It is made
+when it is first needed.
 
 Of a prepared dataset each frame belongs to its very second, and the frames of a video are all
 photos of one recording. Its sounds are spectrograms: they have no copies, and no teacher hears
@@ -11,11 +12,17 @@ them.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from soundsight.core.errors import DataError
 from soundsight.core.files import sha256_of
@@ -24,14 +31,22 @@ from soundsight.data.everyday.pairs import checked_pairs, make_pairs, write_pair
 from soundsight.data.everyday.sounds import HALF_SECOND, recording_ids
 from soundsight.data.store.dataset import PairDataset
 from soundsight.data.vegas.bench import Bench
-from soundsight.models.eyes import NETWORKS
+from soundsight.models.eyes import POOLED_SIZE, Eyes
+from soundsight.training.augment import augment_image
 from soundsight.training.configs import BankConfig, MixtureConfig
-from soundsight.training.kept import Tell, tell_nothing
-from soundsight.training.photo_features import EYES, photo_features
+from soundsight.training.encoder import to_float
+from soundsight.training.kept import Arrays, Tell, kept_arrays, tell_nothing
 from soundsight.training.sound_bank import SoundBank, open_bank
 from soundsight.training.teacher import TeacherTargets, open_targets
 
-PAIRS_TABLE = "pairs.csv"
+EYES = "lite0"
+"""Whose eyes training sees photos through."""
+
+EYES_PX = 128
+"""Side at which the eyes look at photos of 96 pixels."""
+
+_VIEWS = 2  # the photo itself, and once with another crop, flip and colour
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,19 +62,25 @@ class EarsData:
     pair_second: NDArray[np.int64]  #: second of each pair, int64 [r]
     pair_photo: NDArray[np.int64]  #: photo of each pair, int64 [r]
     pair_recording: NDArray[np.int64]  #: recording of each pair, int64 [r]
-    photos_of: list[NDArray[np.int64]]  #: photos of each recording, a list of int64 arrays
     #: seconds of each recording that has no photos, a list of int64 arrays
-    alone: list[NDArray[np.int64]]
-    alone_recording: NDArray[np.int64]  #: number of each such recording, int64
+    alone: Sequence[NDArray[np.int64]] = ()
     #: the teacher's features of the waveforms' seconds and of mixtures; or None
-    targets: TeacherTargets | None
-    eyes: str  #: hash of the network that saw the photos
+    targets: TeacherTargets | None = None
     digest: str  #: a hash of the pairs and of the bank's settings
 
     @property
     def waveforms(self) -> int:
         """B: seconds that have copies."""
         return 0 if self.bank is None else len(self.bank)
+
+    @cached_property
+    def photos_of(self) -> list[NDArray[np.int64]]:
+        """Photos of each recording."""
+        photos: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * (self.pair_recording.max() + 1)
+        order = np.argsort(self.pair_recording, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(self.pair_recording[order])) + 1):
+            photos[self.pair_recording[rows[0]]] = np.unique(self.pair_photo[rows])
+        return photos
 
     def mels(self, seconds: NDArray[np.int64], copies: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return seconds, those of the bank in the copies that are named: uint8 [n, 128, 100]."""
@@ -85,8 +106,8 @@ def open_ears_data(
 
     Args:
         config: of the bank; its seed deals the photos too.
-        teacher: its ONNX file, or None.
-        mixtures: what else the teacher hears; None for nothing.
+        teacher: its ONNX file.
+        mixtures: what else the teacher hears.
 
     Raises:
         DataError: when data are missing or damaged.
@@ -96,13 +117,12 @@ def open_ears_data(
     bank = open_bank(folder, everyday, config, tell)
     photo_names = sorted(n for of in photos_of(everyday, bench, "train").values() for n in of)
     features = photo_features(
-        folder, photo_names, lambda name: read_photo(everyday, bench, name), tell=tell
+        folder, photo_names, lambda name: read_photo(everyday, bench, name), tell
     )
     targets = None
     if teacher is not None:
         targets = open_targets(folder, everyday, bank, config, teacher, mixtures, tell)
-
-    table = folder / PAIRS_TABLE
+    table = folder / "pairs.csv"
     if not table.exists():
         write_pairs(table, make_pairs(everyday, bench, bank.seconds(), "train", seed=config.seed))
     pairs = checked_pairs(everyday, bench, table, "train")
@@ -116,12 +136,10 @@ def open_ears_data(
         pair_second = np.array([numbers[pair.spectrogram] for pair in pairs], np.int64)
     except KeyError as error:
         raise DataError(f"{table} names a second that cannot be heard: {error}") from None
-    pair_photo = np.array([photo_numbers[pair.photo] for pair in pairs], np.int64)
-    # Recordings are told apart over everything, those without photos too.
-    names = [pair.video for pair in pairs] + [sound.recording for sound in bank.sounds]
-    recordings = recording_ids(names)
-    pair_recording, of_sound = recordings[: len(pairs)], recordings[len(pairs) :]
-    alone = _without_photos(bank, of_sound)
+    alone: dict[str, list[int]] = {}
+    for row, sound in enumerate(bank.sound):
+        if bank.sounds[sound].kind not in SUBJECTS:
+            alone.setdefault(bank.sounds[sound].recording, []).append(row)
     digest = sha256_of(table) + str(features.shape) + str(config)
     return EarsData(
         bank=bank,
@@ -130,65 +148,41 @@ def open_ears_data(
         ),
         photos=features,
         pair_second=pair_second,
-        pair_photo=pair_photo,
-        pair_recording=pair_recording,
-        photos_of=_dealt(pair_recording, pair_photo),
-        alone=list(alone.values()),
-        alone_recording=np.array(list(alone), np.int64),
+        pair_photo=np.array([photo_numbers[pair.photo] for pair in pairs], np.int64),
+        pair_recording=recording_ids(pair.video for pair in pairs),
+        alone=[np.array(rows, np.int64) for rows in alone.values()],
         targets=targets,
-        eyes=NETWORKS[EYES].sha256,
         digest=hashlib.sha256(digest.encode()).hexdigest(),
     )
 
 
 def prepared_ears_data(
-    folder: Path,
-    pairs: PairDataset,
-    digest: str,
-    *,
-    tell: Tell = tell_nothing,
+    folder: Path, pairs: PairDataset, digest: str, *, tell: Tell = tell_nothing
 ) -> EarsData:
     """Return what ears are trained on of pairs of a second with its own frame.
 
-    Args:
-        folder: where the photos' features are kept.
-        pairs: the pairs; one that is there several times counts as often.
-        digest: a hash that says which pairs these are.
-
-    Raises:
-        ConfigError: when the eyes are not installed.
-        DataError: when a pair is damaged.
-        OutputError: when ``folder`` cannot be written to.
+    A pair that is there several times counts as often. ``folder`` keeps the photos' features,
+    ``digest`` says which pairs these are. Errors are those of :func:`open_ears_data`.
     """
     pair, video, photo = pairs.numbers().T
     _, rows, pair_second = np.unique(pair, return_index=True, return_inverse=True)
     photos, photo_rows, pair_photo = np.unique(photo, return_index=True, return_inverse=True)
-    names = [f"{digest} {number}" for number in photos]
-    row_of = {name: int(row) for name, row in zip(names, photo_rows, strict=True)}
-    pair_recording = np.unique(video, return_inverse=True)[1]
+    row_of = {f"{digest} {n}": int(row) for n, row in zip(photos, photo_rows, strict=True)}
     return EarsData(
         bank=None,
         spectrograms=np.stack([pairs.mel(int(row)) for row in rows]),
-        photos=photo_features(folder, names, lambda name: pairs.image(row_of[name]), tell=tell),
+        photos=photo_features(folder, list(row_of), lambda name: pairs.image(row_of[name]), tell),
         pair_second=pair_second,
         pair_photo=pair_photo,
-        pair_recording=pair_recording,
-        photos_of=_dealt(pair_recording, pair_photo),
-        alone=[],
-        alone_recording=np.zeros(0, np.int64),
-        targets=None,
-        eyes=NETWORKS[EYES].sha256,
+        pair_recording=np.unique(video, return_inverse=True)[1],
         digest=digest,
     )
 
 
 def joined(first: EarsData, second: EarsData) -> EarsData:
     """Return two sets as one, numbered one after the other; the second has no waveforms."""
-    seconds = first.waveforms + len(first.spectrograms)
-    recordings = 1 + int(np.concatenate([first.pair_recording, first.alone_recording]).max())
-    # Recordings without photos have numbers too.
-    none = [np.zeros(0, np.int64)] * (recordings - len(first.photos_of))
-    photos = first.photos.shape[1]
+    seconds, photos = first.waveforms + len(first.spectrograms), first.photos.shape[1]
+    recordings = 1 + first.pair_recording.max()
     return EarsData(
         bank=first.bank,
         spectrograms=np.concatenate([first.spectrograms, second.spectrograms]),
@@ -196,28 +190,43 @@ def joined(first: EarsData, second: EarsData) -> EarsData:
         pair_second=np.concatenate([first.pair_second, second.pair_second + seconds]),
         pair_photo=np.concatenate([first.pair_photo, second.pair_photo + photos]),
         pair_recording=np.concatenate([first.pair_recording, second.pair_recording + recordings]),
-        photos_of=first.photos_of + none + [own + photos for own in second.photos_of],
         alone=first.alone,
-        alone_recording=first.alone_recording,
         targets=first.targets,
-        eyes=first.eyes,
         digest=hashlib.sha256(f"{first.digest} {second.digest}".encode()).hexdigest(),
     )
 
 
-def _dealt(recording: NDArray[np.int64], photo: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Return the photos of each recording, from the recording and the photo of each pair."""
-    photos: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * (int(recording.max()) + 1)
-    order = np.argsort(recording, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(recording[order])) + 1):
-        photos[recording[rows[0]]] = np.unique(photo[rows])
-    return photos
+@torch.no_grad()
+def look(eyes: Eyes, image: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 1280"]:
+    """Return the pooled features of pictures in [-1, 1], enlarged to what the eyes look at."""
+    large = F.interpolate(
+        image, size=(EYES_PX, EYES_PX), mode="bicubic", align_corners=False, antialias=False
+    )
+    return eyes.pooled(large.clamp(-1, 1))
 
 
-def _without_photos(bank: SoundBank, of_sound: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
-    """Return the seconds of each recording that has no photos, by the recording's number."""
-    found: dict[int, list[int]] = {}
-    for row, sound in enumerate(bank.sound):
-        if bank.sounds[sound].kind not in SUBJECTS:
-            found.setdefault(int(of_sound[sound]), []).append(row)
-    return {number: np.array(rows, np.int64) for number, rows in found.items()}
+def photo_features(
+    folder: Path, names: Sequence[str], read: Callable[[str], NDArray[np.uint8]], tell: Tell
+) -> NDArray[np.float16]:
+    """Return the pooled features of photos, from ``folder`` or made now: float16 [2, n, 1280].
+
+    The first view is the photo itself. ``read`` takes a name, and gives uint8 [96, 96, 3].
+    """
+    eyes = Eyes.load(EYES)
+
+    def make() -> Arrays:
+        features = np.empty((_VIEWS, len(names), POOLED_SIZE), np.float16)
+        for start in range(0, len(names), _AT_ONCE):
+            part = slice(start, min(start + _AT_ONCE, len(names)))
+            levels = torch.from_numpy(np.stack([read(name) for name in names[part]]))
+            image = to_float(levels.permute(0, 3, 1, 2))
+            for view in range(_VIEWS):
+                rng = torch.Generator().manual_seed(_VIEWS * start + view)
+                seen = augment_image(image, rng, zoom=0.3) if view else image
+                features[view, part] = look(eyes, seen).half().numpy()
+            tell("photos seen", part.stop, len(names))
+        return {"features": features}
+
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    made_of = {"eyes": eyes.sha256, "photos": digest, "views": _VIEWS, "px": EYES_PX}
+    return kept_arrays(folder / "photos.npz", made_of, make)["features"]

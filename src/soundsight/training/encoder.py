@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from soundsight.core.config import choose, to_dict
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.data.store.dataset import PairDataset
-from soundsight.media.mel import MelConfig
 from soundsight.models.contrastive import (
     FIRST_TEMPERATURE,
     ContrastiveConfig,
@@ -30,20 +29,12 @@ from soundsight.models.ears import Ears, EarsConfig
 from soundsight.models.presets import preset
 from soundsight.models.published.autoencoder import EMBEDDING_LAYER, Autoencoder, AutoencoderConfig
 from soundsight.training.augment import add_background, augment_image, augment_mel
-from soundsight.training.checkpoints import load_network, read_tensors, save_weights
+from soundsight.training.checkpoints import Pretrained, load_network, read_tensors, save_weights
 from soundsight.training.configs import EncoderConfig
 from soundsight.training.devices import Devices
-from soundsight.training.fine_tuning import ENCODER, PICTURE_ENCODER, Pretrained
 from soundsight.training.losses import info_nce
 from soundsight.training.run_folder import read_run
-from soundsight.training.trainer import (
-    Scalars,
-    Task,
-    adamw,
-    channels_last,
-    one_cycle,
-    set_rate,
-)
+from soundsight.training.trainer import Scalars, Task, adamw, channels_last, one_cycle, set_rate
 
 AudioEncoder = Autoencoder | SoundEncoder | Ears
 """Each has ``encode(mel [n, 1, 128, 100]) -> [n, E]`` with ``embedding_size`` E, and
@@ -74,10 +65,9 @@ class EncoderTask(Task):
     def __init__(
         self, config: EncoderConfig, data: PairDataset, *, start: Pretrained | None = None
     ) -> None:
-        self.config, self.data = config, data
+        self.config, self.loop, self.data = config, config.loop, data
         torch.manual_seed(config.loop.seed)
-        sizes = preset(config.preset)
-        size = config.embedding_size
+        sizes, size = preset(config.preset), config.embedding_size
         changes: dict[str, Any] = {} if size is None else {"embedding_size": size}
         self.network: nn.Module = (
             ContrastivePair(replace(sizes.contrastive, **changes))
@@ -85,8 +75,15 @@ class EncoderTask(Task):
             else Autoencoder(replace(sizes.autoencoder, **changes))
         )
         if start is not None:
-            self._start_from(start)
+            kind = start.about("encoder").get("kind")
+            if kind != config.kind:
+                raise DataError(f"{start.folder} has an encoder of kind {kind}, not {config.kind}")
+            if isinstance(self.network, ContrastivePair):
+                load_towers(start, self.network.sound, self.network.picture, self.network.log_scale)
+            else:
+                start.load("encoder", self.network)
         channels_last(self.network)
+        self.networks = {"encoder": self.network}
         self.optimizer: torch.optim.Optimizer = (
             torch.optim.SGD(
                 self.network.parameters(), lr=config.learning_rate, momentum=config.momentum
@@ -94,32 +91,14 @@ class EncoderTask(Task):
             if config.schedule == "published"
             else adamw(self.network, config.learning_rate, config.weight_decay)
         )
-
-    def _start_from(self, start: Pretrained) -> None:
-        network = self.network
-        kind = start.about(ENCODER).get("kind")
-        if kind != self.config.kind:
-            raise DataError(f"{start.folder} has an encoder of kind {kind}, not {self.config.kind}")
-        if not isinstance(network, ContrastivePair):
-            start.load(ENCODER, network)
-            return
-        start.load(ENCODER, network.sound)
-        about = start.load(PICTURE_ENCODER, network.picture)
-        with torch.no_grad():
-            network.log_scale.fill_(-math.log(about.get("temperature", FIRST_TEMPERATURE)))
-
-    def networks(self) -> dict[str, nn.Module]:
-        return {"encoder": self.network}
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"encoder": self.optimizer}
+        self.optimizers = {"encoder": self.optimizer}
 
     def place(self, devices: Devices) -> None:
         super().place(devices)
         devices.compile(self.network)
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
-        loop = self.config.loop
+        loop = self.loop
         modern = self.config.schedule == "modern"
         share = one_cycle(step, loop.steps, self.config.warm_up) if modern else 1.0
         set_rate(self.optimizer, self.config.learning_rate * share)
@@ -134,37 +113,32 @@ class EncoderTask(Task):
 
     def _contrast(self, rows: NDArray[np.int64], *, rng: torch.Generator) -> tuple[Tensor, Scalars]:
         """The contrast of these sounds with these pictures."""
-        devices, network = self.devices, self.network
-        config = self.config
+        device, config = self.devices.device, self.config
         batch = self.data.gather(rows)
-        image = augment_image(to_float(batch.image.to(devices.device)), rng)
-        mel = to_float(batch.mel.to(devices.device))
+        image = augment_image(to_float(batch.image.to(device)), rng)
+        mel = to_float(batch.mel.to(device))
         if config.other_sounds or config.noise or config.tilt:
             mel = add_background(
-                mel, rng, range_db=MelConfig().range_db, sounds=config.other_sounds,
-                noise=config.noise, tilt=config.tilt,
-            )  # fmt: skip
+                mel, rng, sounds=config.other_sounds, noise=config.noise, tilt=config.tilt
+            )
         mel = augment_mel(mel, rng)
-        with devices.autocast():
-            sound, picture = network(mel, image)
-        log_scale = cast(Tensor, network.log_scale)
-        loss = info_nce(
-            sound.float(), picture.float(), batch.video.to(devices.device),
-            batch.photo.to(devices.device), log_scale,
-        )  # fmt: skip
-        return loss, {"loss": loss.detach(), "temperature": (-log_scale).exp().detach()}
+        with self.devices.autocast():
+            sound, picture = self.network(mel, image)
+        log_scale = cast(Tensor, self.network.log_scale)
+        video, photo = batch.video.to(device), batch.photo.to(device)
+        loss = info_nce(sound.float(), picture.float(), video, photo, log_scale)
+        return loss, {"loss": loss, "temperature": (-log_scale).exp()}
 
     def _redraw(self, rows: NDArray[np.int64], *, rng: torch.Generator) -> tuple[Tensor, Scalars]:
         """What the autoencoder makes of these sounds."""
-        devices = self.devices
-        mel = to_float(self.data.gather(rows).mel.to(devices.device))
+        mel = to_float(self.data.gather(rows).mel.to(self.devices.device))
         if self.config.schedule == "modern":
             # Masks would be drawn again as if they were sound: shift and gain alone.
             mel = augment_mel(mel, rng, masks=0)
-        with devices.autocast():
+        with self.devices.autocast():
             reconstruction, _ = self.network(mel)
         loss = (reconstruction.float() - mel).square().mean()
-        return loss, {"loss": loss.detach()}
+        return loss, {"loss": loss}
 
     def pictures(self) -> Tensor | None:
         """Log-mels and, for the autoencoder, what it makes of them."""
@@ -180,15 +154,29 @@ class EncoderTask(Task):
     def finish(self, run: Path) -> None:
         """Write ``encoder.safetensors``: the sound tower, or the whole autoencoder."""
         network, sizes = self.network, to_dict(self.network.config)
-        kept = network.sound if isinstance(network, ContrastivePair) else network
         about = {"kind": self.config.kind, "preset": self.config.preset, "network": sizes}
-        save_weights(run / "encoder.safetensors", kept, about)
-        if isinstance(network, ContrastivePair):
-            temperature = float((-network.log_scale.detach()).exp())
-            save_weights(
-                run / "picture_encoder.safetensors", network.picture,
-                {"network": sizes, "temperature": temperature},
-            )  # fmt: skip
+        if not isinstance(network, ContrastivePair):
+            save_weights(run / "encoder.safetensors", network, about)
+            return
+        save_weights(run / "encoder.safetensors", network.sound, about)
+        temperature = float((-network.log_scale.detach()).exp())
+        beside = {"network": sizes, "temperature": temperature}
+        save_weights(run / "picture_encoder.safetensors", network.picture, beside)
+
+
+@torch.no_grad()
+def load_towers(
+    start: Pretrained, sound: nn.Module, picture: nn.Module, log_scale: Tensor
+) -> dict[str, Any]:
+    """Load both sides of a contrast, and its temperature; return what stands beside the pictures'.
+
+    Raises:
+        DataError: when they are missing, damaged or of other sizes.
+    """
+    start.load("encoder", sound)
+    about = start.load("picture_encoder", picture)
+    log_scale.fill_(-math.log(about.get("temperature", FIRST_TEMPERATURE)))
+    return about
 
 
 def load_encoder(folder: Path) -> AudioEncoder:
@@ -227,10 +215,7 @@ def embed(
     encoder: AudioEncoder, data: PairDataset, *, batch_size: int = 256
 ) -> Float[Tensor, "pairs E"]:
     """Return the embedding of every pair of ``data``, float32, on the encoder's device."""
-    parts = []
     device = next(encoder.parameters()).device
-    for start in range(0, len(data), batch_size):
-        rows = range(start, min(start + batch_size, len(data)))
-        mel = to_float(data.gather(rows).mel.to(device))
-        parts.append(encoder.encode(mel))
-    return torch.cat(parts)
+    starts = range(0, len(data), batch_size)
+    batches = (data.gather(range(s, min(s + batch_size, len(data)))) for s in starts)
+    return torch.cat([encoder.encode(to_float(batch.mel.to(device))) for batch in batches])

@@ -62,12 +62,9 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
 
 
 def begin_or_check(path: Path, about: dict[str, Any], count: str) -> None:
-    """Write what a folder is made of; where that stands there already, check that it is the same.
+    """Write to ``path`` what a folder is made of, or check that the same stands there.
 
-    Args:
-        path: the file that says it.
-        about: what it is made of; its ``config`` has ``count``.
-        count: how many there are. More may be asked for later: those that are there stay.
+    ``about["config"]`` has ``count``: how many there are. More may be asked for later.
 
     Raises:
         ConfigError: when the folder is made of something else.

@@ -1,14 +1,16 @@
-"""Seconds of Everyday with what they are, heard by finished ears: for label head and ood score.
+"""Seconds with what they are, heard by a finished encoder: for the label head and the ood score.
 
-Labels are read here after all other training is done: no label reaches ears, decoder or flow.
-Every sound is heard in its whole band and as recorded at 16 and 8 kHz, as telephones and old
-collections have it; the bench's seconds, which are no waveforms, lose the bands above instead.
+Labels are read here after all other training is done: no label reaches encoder, decoder or flow.
+Every sound of Everyday is heard in its whole band and as recorded at 16 and 8 kHz, as telephones
+and old collections have it; the bench's seconds, which are no waveforms, lose the bands above
+instead.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import sha256_of
 from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
-from soundsight.data.everyday.folder import ALERTS, WORDS, Everyday, bench_kind
+from soundsight.data.everyday.folder import WORDS, Everyday, bench_kind
 from soundsight.data.everyday.sounds import (
     HALF_SECOND,
     audible,
@@ -28,15 +30,16 @@ from soundsight.data.everyday.sounds import (
     read_seconds,
     seconds_of_file,
 )
+from soundsight.data.records import SIDECAR
 from soundsight.data.sources.listing import walk
 from soundsight.data.store.shards import PairFolder
 from soundsight.data.vegas.bench import Bench
 from soundsight.media.audio import SOUND_SUFFIXES
 from soundsight.models.ears import Ears
 from soundsight.training.configs import LabelHeadConfig
-from soundsight.training.encoder import load_encoder, to_float
+from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
 from soundsight.training.kept import Tell, kept_arrays, tell_nothing
-from soundsight.training.labels import FittedLabelHead, fit_label_head, labelled, other_seconds
+from soundsight.training.other_sounds import log_mels
 
 BANDS_HZ = (0, 16_000, 8_000)
 """Sample rates at which every sound is heard; 0 is its own."""
@@ -52,9 +55,7 @@ class KindSeconds:
     """n seconds that have been heard."""
 
     embeddings: NDArray[np.float32]  #: float32 [n, E]
-    features: NDArray[np.float16]  #: float16 [n, F]
-    kinds: NDArray[np.str_]  #: kind of each
-    recordings: NDArray[np.str_]  #: recording of each
+    kinds: NDArray[np.str_]  #: kind of each, or its label in words; empty where it has none
     known: NDArray[np.bool_]  #: bool [n], whether the kind is one that the model knows
     bands: NDArray[np.int64]  #: sample rate at which each was heard, int64 [n]; 0 for its own
 
@@ -63,53 +64,13 @@ class KindSeconds:
 
     def of(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> KindSeconds:
         """Return some of them."""
-        return KindSeconds(
-            **{field.name: getattr(self, field.name)[rows] for field in fields(self)}
-        )
+        return KindSeconds(**{name: values[rows] for name, values in vars(self).items()})
 
 
-def hear_kinds(
-    ears: Ears,
-    everyday: Everyday,
-    bench: Bench,
-    split: str,
-    *,
-    tell: Tell = tell_nothing,
-) -> KindSeconds:
-    """Hear the audible seconds of a split: of all kinds, and of the others that are none of them.
-
-    Args:
-        split: ``train`` (every half second), ``val`` or ``devtest`` (every second).
-
-    Raises:
-        DataError: when a sound is missing or damaged.
-    """
-    hop = HALF_SECOND if split == "train" else 2 * HALF_SECOND
-    known, others = everyday.sounds(split), everyday.others(split)
-    pairs = bench.pairs(split)
-    spectrograms = np.stack([bench.spectrogram(pair.spectrogram) for pair in pairs])
-    sounds = len(known) + len(others)
-    parts = []
-    for place, rate_hz in enumerate(BANDS_HZ):
-
-        def show(done: int, _of: int, before: int = place * sounds) -> None:
-            tell("sounds heard", before + done, len(BANDS_HZ) * sounds)
-
-        seconds = read_seconds(
-            everyday, known + others, hop=hop, narrow_hz=rate_hz or None, progress=show
-        )
-        dark = darkened(spectrograms, rate_hz / 2) if rate_hz else spectrograms
-        parts.append(
-            _embedded(
-                ears,
-                np.concatenate([seconds.mels, dark]),
-                seconds.kinds + [bench_kind(pair.subject) for pair in pairs],
-                seconds.recordings + [f"bench:{pair.video}" for pair in pairs],
-                np.concatenate([seconds.sound < len(known), np.ones(len(pairs), bool)]),
-                rate_hz,
-            )
-        )
-    return joined(parts)
+def joined(parts: Sequence[KindSeconds]) -> KindSeconds:
+    """Return the seconds of several as one."""
+    names = [field.name for field in fields(KindSeconds)]
+    return KindSeconds(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
 
 
 def open_kinds(
@@ -121,47 +82,41 @@ def open_kinds(
     *,
     tell: Tell = tell_nothing,
 ) -> KindSeconds:
-    """Return what :func:`hear_kinds` gives, kept in ``folder`` until the ears are others.
+    """Hear the audible seconds of a split: of all kinds, and of the others that are none of them.
+
+    What was heard is kept in ``folder`` until the ears are others.
+
+    Args:
+        split: ``train`` (every half second), ``val`` or ``devtest`` (every second).
 
     Raises:
         ConfigError: when the run's encoder is none of the ears.
         DataError: when the run is not finished, or a sound or what is kept is damaged.
         OutputError: when ``folder`` cannot be written to.
     """
-    ears = _ears_of(encoder_run)
-    own = sha256_of(encoder_run / "encoder.safetensors")
-    path = folder / f"kinds-{split}.npz"
-    return _kept(path, own, lambda: hear_kinds(ears, everyday, bench, split, tell=tell))
 
+    def hear(ears: Ears) -> list[KindSeconds]:
+        hop = HALF_SECOND if split == "train" else 2 * HALF_SECOND
+        known, others = everyday.sounds(split), everyday.others(split)
+        pairs = bench.pairs(split)
+        spectrograms = np.stack([bench.spectrogram(pair.spectrogram) for pair in pairs])
+        parts = []
+        for place, rate_hz in enumerate(BANDS_HZ):
 
-def hear_others(
-    ears: Ears,
-    files: Sequence[Path],
-    *,
-    tell: Tell = tell_nothing,
-    unread: Callable[[str], None] = lambda _why: None,
-) -> KindSeconds:
-    """Hear sound files that are of none of the kinds, each at its beginning and in every band.
+            def show(done: int, of: int, before: int = place) -> None:
+                tell("sounds heard", before * of + done, len(BANDS_HZ) * of)
 
-    Of each file the first ``OTHERS_S`` seconds are heard, a second every half second.
+            seconds = read_seconds(
+                everyday, known + others, hop=hop, narrow_hz=rate_hz or None, progress=show
+            )
+            dark = darkened(spectrograms, rate_hz / 2) if rate_hz else spectrograms
+            kinds = seconds.kinds + [bench_kind(pair.subject) for pair in pairs]
+            is_known = np.concatenate([seconds.sound < len(known), np.ones(len(pairs), bool)])
+            mels = np.concatenate([seconds.mels, dark])
+            parts.append(_heard(ears, mels, kinds, is_known, rate_hz))
+        return parts
 
-    Args:
-        unread: called with a line for each file that cannot be read; it is left out.
-    """
-    # An empty part: there may be no file, or none that can be read.
-    parts = [_embedded(ears, np.zeros((0, N_MELS, FRAMES_PER_SEGMENT), np.uint8), [], [], False, 0)]
-    for number, path in enumerate(files):
-        try:
-            for rate_hz in BANDS_HZ:
-                mels, _ = seconds_of_file(
-                    path, hop=HALF_SECOND, narrow_hz=rate_hz or None, longest_s=OTHERS_S
-                )
-                n = len(mels)
-                parts.append(_embedded(ears, mels, [""] * n, [str(path)] * n, False, rate_hz))
-        except DataError as error:
-            unread(str(error))
-        tell("other sounds heard", number + 1, len(files))
-    return joined(parts)
+    return _kept(folder / f"kinds-{split}.npz", encoder_run, "", hear)
 
 
 def open_others(
@@ -172,113 +127,130 @@ def open_others(
     tell: Tell = tell_nothing,
     unread: Callable[[str], None] = lambda _why: None,
 ) -> KindSeconds:
-    """Return what :func:`hear_others` gives of a folder of sounds, kept in ``folder``.
+    """Hear a folder of sounds of none of the kinds, each at its beginning and in every band.
+
+    Of each file the first ``OTHERS_S`` seconds are heard, a second every half second; what was
+    heard is kept in ``folder``.
+
+    Args:
+        unread: called with a line for each file that cannot be read; it is left out.
 
     Raises:
         ConfigError: when the run's encoder is none of the ears.
         DataError: when the folder holds no sound that can be heard, or what is kept is damaged.
         OutputError: when ``folder`` cannot be written to.
     """
-    ears = _ears_of(encoder_run)
     suffixes = frozenset(suffix.removeprefix(".") for suffix in SOUND_SUFFIXES)
     listing = walk(str(others), barred=lambda _path: False, suffixes=suffixes)
     files = [Path(listing.files[name].path) for name in sorted(listing.files)]
     sizes = "".join(f"{path} {path.stat().st_size}\n" for path in files)
-    key = f"{sha256_of(encoder_run / 'encoder.safetensors')} {others.resolve()}\n{sizes}"
-    own = hashlib.sha256(key.encode()).hexdigest()
-    found = _kept(
-        folder / "others.npz", own, lambda: hear_others(ears, files, tell=tell, unread=unread)
-    )
+
+    def hear(ears: Ears) -> list[KindSeconds]:
+        parts = []
+        for number, path in enumerate(files):
+            try:
+                for rate_hz in BANDS_HZ:
+                    mels, _ = seconds_of_file(
+                        path, hop=HALF_SECOND, narrow_hz=rate_hz or None, longest_s=OTHERS_S
+                    )
+                    parts.append(_heard(ears, mels, [""] * len(mels), False, rate_hz))
+            except DataError as error:
+                unread(str(error))
+            tell("other sounds heard", number + 1, len(files))
+        return parts
+
+    made_of = hashlib.sha256(f"{others.resolve()}\n{sizes}".encode()).hexdigest()
+    found = _kept(folder / "others.npz", encoder_run, made_of, hear)
     if not len(found):
         raise DataError(f"{others} holds no sound that can be heard")
     return found
 
 
-def _ears_of(encoder_run: Path) -> Ears:
+def _kept(
+    path: Path, encoder_run: Path, made_of: str, hear: Callable[[Ears], list[KindSeconds]]
+) -> KindSeconds:
+    """What is heard by a run's ears, from ``path`` or now."""
     ears = load_encoder(encoder_run)
     if not isinstance(ears, Ears):
         raise ConfigError(f"{encoder_run} has no ears: train them with --preset everyday")
-    return ears
-
-
-def _kept(path: Path, made_of: str, make: Callable[[], KindSeconds]) -> KindSeconds:
-    return KindSeconds(**kept_arrays(path, made_of, lambda: vars(make())))
+    about = {
+        "encoder": sha256_of(encoder_run / "encoder.safetensors"), "of": made_of,
+        "holds": [field.name for field in fields(KindSeconds)],
+    }  # fmt: skip
+    return KindSeconds(**kept_arrays(path, about, lambda: vars(_joined(ears, hear(ears)))))
 
 
 def hear_labelled(
-    ears: Ears, places: Sequence[Bench | PairFolder], split: str
-) -> list[KindSeconds]:
+    encoder: AudioEncoder, places: Sequence[Bench | PairFolder], split: str
+) -> KindSeconds:
     """Hear the audible seconds of other data, all of them known, as they were recorded.
 
-    Their kinds are their labels, in words; empty where there are none.
+    A bench names its subjects; a dataset of ``soundsight prepare`` has labels in its sidecars,
+    where the source had classes.
 
     Raises:
-        DataError: when a pair cannot be read.
+        DataError: when a record cannot be read, or there is no such split.
     """
-    pairs = (pair for place in places for pair in labelled(place, split))
-    parts = []
+    pairs = (pair for place in places for pair in _labelled(place, split))
+    parts: list[KindSeconds] = []
     while batch := list(islice(pairs, _AT_ONCE)):
-        mels = np.stack([mel for mel, _ in batch])
-        names = [name or "" for _, name in batch]
-        parts.append(_embedded(ears, mels, names, [""] * len(batch), True, 0))
-    return parts
+        mels, names = zip(*batch, strict=True)
+        parts.append(_heard(encoder, np.stack(mels), names, True, 0))
+    return _joined(encoder, parts)
 
 
-def fit_everyday_label_head(
-    train: KindSeconds, val: KindSeconds, ears: Ears, config: LabelHeadConfig
-) -> FittedLabelHead:
-    """Fit the label head of the 28 kinds; what is not known in either, and made sounds, are none.
-
-    Known seconds of other data without a label teach nothing.
-
-    Raises:
-        DataError: when there are too few seconds.
-    """
-    made = other_seconds(ears, config)
-    named, rest = [], []
-    for seconds, more in zip((train, val), made, strict=True):
-        embeddings = seconds.embeddings.astype(np.float64)
-        has_name = seconds.known & (seconds.kinds != "")
-        words = [WORDS.get(kind, str(kind)) for kind in seconds.kinds[has_name]]
-        named.append((embeddings[has_name], words))
-        rest.append(np.concatenate([embeddings[~seconds.known], more]))
-    return fit_label_head(named[0], named[1], config, (rest[0], rest[1]))
-
-
-def everyday_label_head() -> LabelHeadConfig:
-    """Return the settings of Everyday's label head."""
-    return LabelHeadConfig(balanced=True, alerts=tuple(WORDS[kind] for kind in ALERTS))
-
-
-def joined(parts: Sequence[KindSeconds]) -> KindSeconds:
-    """Return the seconds of several as one."""
-    return KindSeconds(
-        **{
-            field.name: np.concatenate([getattr(part, field.name) for part in parts])
-            for field in fields(KindSeconds)
-        }
+def hear_made(
+    encoder: AudioEncoder, config: LabelHeadConfig
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Make and embed sounds that are none of the subjects: float32 [n, E] for train and for val."""
+    each = config.others_each
+    train, val = (
+        _embedded(encoder, log_mels(config.others, numbers))
+        for numbers in (range(each), range(each, each + -(-each // 4)))
     )
+    return train, val
 
 
-@torch.no_grad()
-def _embedded(
-    ears: Ears,
+def _labelled(place: Bench | PairFolder, split: str) -> Iterator[tuple[NDArray[np.uint8], str]]:
+    """The log-mels of a split with their names as people write them; empty without a label."""
+    if isinstance(place, Bench):
+        for pair in place.pairs(split):
+            yield place.spectrogram(pair.spectrogram), WORDS[bench_kind(pair.subject)]
+        return
+    for record in place.records(split):
+        try:
+            label = json.loads(record.files[SIDECAR])["label"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{place.where}: the pair {record.key} has a bad sidecar") from error
+        mel = place.decode(record, with_image=False)[0]
+        yield mel, "" if label is None else " ".join(str(label).replace("_", " ").split())
+
+
+def _joined(encoder: AudioEncoder, parts: list[KindSeconds]) -> KindSeconds:
+    """The seconds of several as one, which may be of none."""
+    none = np.zeros((0, N_MELS, FRAMES_PER_SEGMENT), np.uint8)
+    return joined([_heard(encoder, none, [], False, 0), *parts])
+
+
+def _heard(
+    encoder: AudioEncoder,
     mels: NDArray[np.uint8],
     kinds: Sequence[str],
-    recordings: Sequence[str],
     known: NDArray[np.bool_] | bool,
     band_hz: int,
 ) -> KindSeconds:
-    """Embed the audible ones of log-mels uint8 [n, 128, 100], all of one band."""
+    """Hear the audible ones of log-mels uint8 [n, 128, 100], all of one band."""
     rows = np.flatnonzero(audible(mels))
-    embeddings = [np.zeros((0, ears.embedding_size), np.float32)]
-    features = [np.zeros((0, ears.feature_size), np.float16)]
-    for some in np.array_split(rows, -(-len(rows) // _AT_ONCE) or 1):
-        found = ears.features(to_float(torch.from_numpy(mels[some])[:, None]))
-        features.append(found.half().numpy())
-        embeddings.append(ears.read(found).numpy())
     return KindSeconds(
-        embeddings=np.concatenate(embeddings), features=np.concatenate(features),
-        kinds=np.array(kinds, str)[rows], recordings=np.array(recordings, str)[rows],
+        embeddings=_embedded(encoder, mels[rows]), kinds=np.array(kinds, str)[rows],
         known=np.broadcast_to(known, len(mels))[rows], bands=np.full(len(rows), band_hz),
     )  # fmt: skip
+
+
+@torch.no_grad()
+def _embedded(encoder: AudioEncoder, mels: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Embed log-mels, uint8 [128, 100] each, a few hundred at once: float32 [n, E]."""
+    parts, rest = [np.zeros((0, encoder.embedding_size), np.float32)], iter(mels)
+    while batch := list(islice(rest, _AT_ONCE)):
+        parts.append(encoder.encode(to_float(torch.from_numpy(np.stack(batch))[:, None])).numpy())
+    return np.concatenate(parts)

@@ -1,8 +1,8 @@
 """Fits the label head: a multinomial logistic regression on the embedding.
 
-Here, and only here, labels are read outside evaluation. They name sounds, for the words
-beside the pictures, after all other training is done: the encoder is frozen, and no label and no
-name reaches encoder or generator.
+Here, in ``training.kinds`` and in ``training.ood`` alone, labels are read outside evaluation. They
+name sounds, for the words beside the pictures, after all other training is done: the encoder is
+frozen, and no label and no name reaches encoder or generator.
 
 Train seconds fit the weights; val seconds choose the regularisation and the temperature, so that
 a probability means what it says. Beside the subjects' seconds stand sounds that are none of them
@@ -13,43 +13,37 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from soundsight.core.config import to_dict
 from soundsight.core.errors import DataError
 from soundsight.core.files import sha256_of, write_json
-from soundsight.core.units import INAUDIBLE_LEVEL
-from soundsight.data.records import SIDECAR
-from soundsight.data.store.shards import PairFolder
-from soundsight.data.vegas.bench import Bench
+from soundsight.data.everyday.folder import ALERTS, OF_BENCH, WORDS
 from soundsight.runtime.labels import LabelHead, read_label_head
 from soundsight.runtime.model_folder import LABELS
 from soundsight.training.configs import LabelHeadConfig
-from soundsight.training.encoder import AudioEncoder, to_float
-from soundsight.training.other_sounds import log_mels
+from soundsight.training.encoder import AudioEncoder
+from soundsight.training.kinds import KindSeconds, hear_made
 
-BENCH_NAMES = {
-    "baby": "baby crying",
-    "dog": "dog",
-    "rail": "train",
-    "fireworks": "fireworks",
-    "water": "water",
-}
-"""The bench's subjects in words for people."""
+BENCH_NAMES = tuple(WORDS[kind] for kind in OF_BENCH)
+"""The bench's subjects in words for people; they come first."""
 
-_AT_ONCE = 256
+EVERYDAY_HEAD = LabelHeadConfig(balanced=True, alerts=tuple(WORDS[kind] for kind in ALERTS))
+"""The settings of Everyday's label head."""
+
 _FEWEST = 20
 _LEAST_SPREAD = 1e-3
-_BINS = 15
 _COLDEST, _HOTTEST = 0.25, 8.0
+
+Floats = NDArray[np.float64]
+Seconds = tuple[Floats, list[str]]
+"""Embeddings, float64 [n, E], and n names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,57 +85,44 @@ class FittedLabelHead:
     figures: LabelHeadFigures  #: what they do on val
 
 
-Seconds = tuple[NDArray[np.float64], list[str]]
-"""Embeddings, float64 [n, E], and n names."""
+def fit_heard(
+    train: KindSeconds,
+    val: KindSeconds,
+    encoder: AudioEncoder,
+    config: LabelHeadConfig,
+    words: Mapping[str, str] | None = None,
+) -> FittedLabelHead:
+    """Fit the label head to heard seconds; what is not known in either, and made sounds, are none.
 
-
-def named_seconds(
-    encoder: AudioEncoder, places: Sequence[Bench | PairFolder], split: str
-) -> Seconds:
-    """Embed the audible seconds of a split that have a label: [n, E] and n names.
-
-    A bench names its subjects; a dataset of ``soundsight prepare`` has labels in its sidecars,
-    where the source had classes. Nearly black log-mels say nothing and are left out.
+    Known seconds without a name teach nothing. ``words`` say how kinds are called.
 
     Raises:
-        DataError: when a record cannot be read, or there is no such split.
+        DataError: as :func:`fit_label_head`.
     """
-    names: list[str] = []
-
-    def named() -> Iterator[NDArray[np.uint8]]:
-        for place in places:
-            for mel, name in labelled(place, split):
-                if name is not None and float(mel.mean()) >= INAUDIBLE_LEVEL:
-                    names.append(name)
-                    yield mel
-
-    return _embedded(encoder, named()), names
-
-
-def other_seconds(
-    encoder: AudioEncoder, config: LabelHeadConfig
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Make and embed sounds that are none of the subjects: float64 [n, E] for train and for val."""
-    if not config.with_others:
-        return (np.zeros((0, encoder.embedding_size)),) * 2
-    each, aside = config.others_each, -(-config.others_each // 4)
-    train = _embedded(encoder, log_mels(config.others, range(each)))
-    return train, _embedded(encoder, log_mels(config.others, range(each, each + aside)))
+    named: list[Seconds] = []
+    rest: list[Floats] = []
+    for seconds, made in zip((train, val), hear_made(encoder, config), strict=True):
+        embeddings = seconds.embeddings.astype(np.float64)
+        has_name = seconds.known & (seconds.kinds != "")
+        names = [(words or {}).get(kind, str(kind)) for kind in seconds.kinds[has_name]]
+        named.append((embeddings[has_name], names))
+        rest.append(np.concatenate([embeddings[~seconds.known], made]))
+    return fit_label_head(named[0], named[1], config, (rest[0], rest[1]))
 
 
 def fit_label_head(
     train: Seconds,
     val: Seconds,
     config: LabelHeadConfig,
-    others: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    others: tuple[Floats, Floats] | None = None,
 ) -> FittedLabelHead:
     """Fit names to train seconds; choose penalty and temperature by the log loss on val.
 
     A val second whose name train does not know is left out.
 
     Args:
-        train: embeddings and names, of ``named_seconds``.
-        others: of ``other_seconds``; None, or empty ones, for names that take every sound.
+        others: embeddings of none of the names, of train and val; None, or empty ones, for names
+            that take every sound.
 
     Raises:
         DataError: when no second has a label, when there are fewer than two names, or fewer than 20
@@ -149,7 +130,9 @@ def fit_label_head(
     """
     if not train[1]:
         raise DataError("no audible train second has a label: export the model without --labels")
-    names = tuple(_in_order(train[1]))
+    # An order that does not depend on that of the seconds: the bench's names, then the rest.
+    of_bench = [name for name in BENCH_NAMES if name in train[1]]
+    names = (*of_bench, *sorted(set(train[1]) - set(of_bench)))
     number = {name: i for i, name in enumerate(names)}
     known = [i for i, name in enumerate(val[1]) if name in number]
     if min(len(train[1]), len(known)) < _FEWEST or len(names) < 2:
@@ -158,22 +141,21 @@ def fit_label_head(
             f"{len(names)} names: at least {_FEWEST} of each, of two names, are needed"
         )
     other = others is not None and min(map(len, others)) > 0
-    fitting, choosing = (
-        _weighed(
-            x[rows], [number[labels[i]] for i in rows], rest if other else x[:0], len(names), config
-        )
-        for (x, labels), rows, rest in (
-            (train, range(len(train[1])), others[0] if others else None),
-            (val, known, others[1] if others else None),
-        )
+    none_of_train, none_of_val = (
+        others if others is not None and other else (train[0][:0], train[0][:0])
     )
-    mean, spread = fitting.x.mean(axis=0), fitting.x.std(axis=0, ddof=1) + _LEAST_SPREAD
+    fitting = _weighed(train[0], [number[name] for name in train[1]], none_of_train, names, config)
+    x, y, weight = choosing = _weighed(
+        val[0][known], [number[val[1][i]] for i in known], none_of_val, names, config
+    )
+    mean, spread = fitting[0].mean(axis=0), fitting[0].std(axis=0, ddof=1) + _LEAST_SPREAD
     tried = []
     for penalty in config.penalties:
-        slopes, bias = _regress(fitting, (fitting.x - mean) / spread, penalty, config.iterations)
+        standard = (fitting[0] - mean) / spread
+        slopes, bias = _regress(standard, *fitting[1:], penalty, config.iterations)
         weights = slopes / spread
         bias = bias - weights @ mean
-        temperature, loss = _cooled(choosing, choosing.x @ weights.T + bias)
+        temperature, loss = _cooled(x @ weights.T + bias, y, weight)
         tried.append((loss, penalty, temperature, weights / temperature, bias / temperature))
     _, penalty, temperature, weights, bias = min(tried, key=lambda one: one[0])
     head = LabelHead(
@@ -183,10 +165,10 @@ def fit_label_head(
         other=other,
         alerts=tuple(name for name in names if name in config.alerts),
     )
-    shares = head.probabilities(choosing.x).astype(np.float64)
+    shares = head.probabilities(choosing[0]).astype(np.float64)
     is_named = shares.max(axis=1) > 1 - shares.sum(axis=1) if other else np.ones(len(shares), bool)
-    own = choosing.y < len(names)
-    among, truth = shares[own], choosing.y[own]
+    own = y < len(names)
+    among, truth = shares[own], y[own]
     among /= among.sum(axis=1, keepdims=True)
     figures = LabelHeadFigures(
         seconds=len(truth),
@@ -202,63 +184,51 @@ def fit_label_head(
     return FittedLabelHead(head=head, figures=figures)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Weighed:
-    """Seconds [n, E], the numbers of their names [n], and weights [n] that sum to 1."""
-
-    x: NDArray[np.float64]
-    y: NDArray[np.int64]
-    weight: NDArray[np.float64]
-
-
 def _weighed(
-    x: NDArray[np.float64], y: Sequence[int], rest: Any, names: int, config: LabelHeadConfig
-) -> _Weighed:
-    """Weigh named seconds and, behind them, those of none, ``config.others_weight`` as much."""
-    counts = np.bincount(y, minlength=names)
+    x: Floats, y: Sequence[int], rest: Floats, names: Sequence[str], config: LabelHeadConfig
+) -> tuple[Floats, NDArray[np.int64], Floats]:
+    """Named seconds, then those of none; numbers of their names; weights, whose sum is 1."""
+    counts = np.bincount(y, minlength=len(names))
     own = 1.0 / (counts[y] * (counts > 0).sum()) if config.balanced else np.full(len(y), 1 / len(y))
     weight = np.concatenate([own, np.full(len(rest), config.others_weight / max(1, len(rest)))])
-    return _Weighed(
-        x=np.concatenate([x, rest]),
-        y=np.concatenate([np.asarray(y, np.int64), np.full(len(rest), names)]),
-        weight=weight / weight.sum(),
-    )
+    numbers = np.concatenate([np.asarray(y, np.int64), np.full(len(rest), len(names))])
+    return np.concatenate([x, rest]), numbers, weight / weight.sum()
 
 
 def _regress(
-    data: _Weighed, standard: NDArray[np.float64], penalty: float, iterations: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x: Floats, y: NDArray[np.int64], weight: Floats, penalty: float, iterations: int
+) -> tuple[Floats, Floats]:
     """Return the weights [count, E] and bias [count] of the least penalised log loss."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     # Two classes are fitted by one row of weights, the difference of the two rows that are meant.
-    two = len(np.unique(data.y)) == 2
+    two = len(np.unique(y)) == 2
     regression = LogisticRegression(C=(2 if two else 1) / penalty, max_iter=iterations, tol=1e-7)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        regression.fit(standard, data.y, data.weight)
+        regression.fit(x, y, weight)
     weights, bias = regression.coef_, regression.intercept_
     if two:
-        weights, bias = (np.concatenate([-x / 2, x / 2]) for x in (weights, bias))
+        weights, bias = (np.concatenate([-part / 2, part / 2]) for part in (weights, bias))
     return weights, bias
 
 
-def _cooled(data: _Weighed, logits: NDArray[np.float64]) -> tuple[float, float]:
+def _cooled(logits: Floats, y: NDArray[np.int64], weight: Floats) -> tuple[float, float]:
     """Return the temperature with the least log loss (Guo 2017), and that loss."""
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
     def loss(log_temperature: float) -> float:
         logs = log_softmax(logits / np.exp(log_temperature), axis=1)
-        return float(-(logs[np.arange(len(logs)), data.y] * data.weight).sum())
+        return float(-(logs[np.arange(len(logs)), y] * weight).sum())
 
     found = minimize_scalar(loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
     return float(np.exp(found.x)), float(found.fun)
 
 
 def calibration_error(
-    shares: NDArray[np.floating], truth: NDArray[np.integer], bins: int = _BINS
+    shares: NDArray[np.floating], truth: NDArray[np.integer], bins: int = 15
 ) -> float:
     """Expected calibration error (Guo 2017): how far probabilities are from shares that are right.
 
@@ -282,24 +252,20 @@ def write_label_head(
     Raises:
         OutputError: when the place cannot be written to.
     """
-    path = out / LABELS
-    write_json(
-        path,
-        {
-            **fitted.head.to_json(),
-            "encoder": sha256_of(encoder_run / "encoder.safetensors"),
-            "fitted": to_dict(config),
-            "figures": to_dict(fitted.figures),
-        },
-    )
-    return path
+    about = {
+        **fitted.head.to_json(),
+        "encoder": sha256_of(encoder_run / "encoder.safetensors"),
+        "fitted": to_dict(config),
+        "figures": to_dict(fitted.figures),
+    }
+    write_json(out / LABELS, about)
+    return out / LABELS
 
 
 def load_label_head(folder: Path, encoder_run: Path, embedding_size: int) -> FittedLabelHead:
-    """Read and check the names in ``folder``.
+    """Read and check the names in ``folder``, which ``soundsight train labels`` wrote.
 
     Args:
-        folder: of ``soundsight train labels``.
         encoder_run: the run whose encoder makes the embeddings.
         embedding_size: E of that encoder.
 
@@ -323,46 +289,3 @@ def load_label_head(folder: Path, encoder_run: Path, embedding_size: int) -> Fit
             "(soundsight train labels)"
         )
     return FittedLabelHead(head=head, figures=figures)
-
-
-@torch.no_grad()
-def _embedded(encoder: AudioEncoder, mels: Iterator[NDArray[np.uint8]]) -> NDArray[np.float64]:
-    """Embed log-mels, uint8 [128, 100] each, a few hundred at once: float64 [n, E]."""
-    parts = [np.zeros((0, encoder.embedding_size))]
-    while batch := list(islice(mels, _AT_ONCE)):
-        mel = to_float(torch.from_numpy(np.stack(batch))[:, None])
-        parts.append(encoder.encode(mel).double().numpy())
-    return np.concatenate(parts)
-
-
-def labelled(
-    place: Bench | PairFolder, split: str
-) -> Iterator[tuple[NDArray[np.uint8], str | None]]:
-    """Yield the log-mels of a split, uint8 [128, 100], with their names; None without a label.
-
-    Raises:
-        DataError: when a record cannot be read, or there is no such split.
-    """
-    if isinstance(place, Bench):
-        for pair in place.pairs(split):
-            yield place.spectrogram(pair.spectrogram), BENCH_NAMES[pair.subject]
-        return
-    for record in place.records(split):
-        try:
-            label = json.loads(record.files[SIDECAR])["label"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{place.where}: the pair {record.key} has a bad sidecar") from error
-        mel = place.decode(record, with_image=False)[0]
-        yield mel, None if label is None else _spoken(str(label))
-
-
-def _spoken(label: str) -> str:
-    """A class's name as people write it."""
-    return " ".join(label.replace("_", " ").split())
-
-
-def _in_order(names: Sequence[str]) -> list[str]:
-    """Names in an order that does not depend on that of the seconds: the bench's, then the rest."""
-    first = list(BENCH_NAMES.values())
-    rest = sorted(set(names) - set(first))
-    return [name for name in first if name in set(names)] + rest

@@ -13,11 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-REAL_COHERENT = 1.0
-"""Target r of a real picture with its sound (published: not known; the end of tanh's range)."""
-
-GENERATED = -1.0
-"""Target r of a generated picture."""
+# Targets r of a picture with its sound (published: not known; the ends of tanh's range).
+_REAL, _GENERATED = 1.0, -1.0
 
 
 def rc_discriminator_loss(
@@ -25,12 +22,12 @@ def rc_discriminator_loss(
 ) -> Float[Tensor, ""]:
     """|r - r^| over real and generated pictures (arXiv 2106.01266, the discriminator's loss)."""
     real, generated = real.float(), generated.float()
-    return (REAL_COHERENT - real).abs().mean() + (GENERATED - generated).abs().mean()
+    return (_REAL - real).abs().mean() + (_GENERATED - generated).abs().mean()
 
 
 def rc_generator_loss(generated: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     """|r_real - r^| of generated pictures (arXiv 2106.01266, the adversarial term of G)."""
-    return (REAL_COHERENT - generated.float()).abs().mean()
+    return (_REAL - generated.float()).abs().mean()
 
 
 def pixel_loss(
@@ -44,10 +41,7 @@ def pixel_loss(
 def reconstruction_loss(
     generated: Float[Tensor, "n c h w"], target: Float[Tensor, "n c h w"]
 ) -> Float[Tensor, ""]:
-    """L1 between pictures shrunk to a quarter of their side, and .3 of that between them as is.
-
-    The small pictures say what stands where; at full size a pixel loss mostly asks for blur.
-    """
+    """L1 between pictures shrunk to a quarter of their side, where things stand, and .3 as is."""
     generated = generated.float()
     coarse = F.l1_loss(F.avg_pool2d(generated, 4), F.avg_pool2d(target, 4))
     return coarse + 0.3 * F.l1_loss(generated, target)
@@ -77,9 +71,7 @@ def kl_divergence(
 
 
 def relativistic_loss(
-    better: Float[Tensor, " n"],
-    worse: Float[Tensor, " n"],
-    valid: Bool[Tensor, " n"] | None = None,
+    better: Float[Tensor, " n"], worse: Float[Tensor, " n"], valid: Bool[Tensor, " n"] | None = None
 ) -> Float[Tensor, ""]:
     """Softplus of how far ``worse`` scores above ``better``, paired item by item.
 
@@ -137,18 +129,10 @@ def pictures_nce(
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE between n sounds, which may be mixtures, and k pictures of each.
 
-    The target of sound i is spread over its own k pictures (``share``) and those of its partner
-    (the rest); that of a picture over the sounds that hold its own. Any other picture of the same
-    recording, and the same photo elsewhere, is no negative and is left out.
-
-    Args:
-        sound: sound embeddings (any length; they are normalised here).
-        picture: embeddings of the pictures of each.
-        recording: id of the recording of each sound.
-        photo: id of each picture.
-        partner: which sound is mixed into each.
-        share: how much of each mixture is the sound itself, in [0, 1].
-        log_scale: as in :func:`info_nce`.
+    The target of sound i is spread over its own k pictures (``share``, in [0, 1]) and those of the
+    ``partner`` that is mixed into it (the rest); that of a picture over the sounds that hold its
+    own. Any other picture of the same recording, and the same photo elsewhere, is no negative and
+    is left out. ``recording`` and ``photo`` are ids; the rest is as in :func:`info_nce`.
     """
     n, k = photo.shape
     logits = F.normalize(sound, dim=1) @ F.normalize(picture.flatten(0, 1), dim=1).T
@@ -162,9 +146,8 @@ def pictures_nce(
     flat = photo.flatten()
     alike = recording[:, None] == owner[None]
     alike |= recording[partner][:, None] == owner[None]
-    alike |= (photo[:, :, None] == flat).any(dim=1) | (photo[partner][:, :, None] == flat).any(
-        dim=1
-    )
+    for shown in (photo, photo[partner]):
+        alike |= (shown[:, :, None] == flat).any(dim=1)
     logits = logits.masked_fill(alike & (target == 0), -1e4)
     of_sound = -(target * logits.log_softmax(dim=1)).sum(dim=1).mean()
     back = target / target.sum(dim=0, keepdim=True)

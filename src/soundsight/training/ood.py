@@ -95,7 +95,7 @@ def fit_ood_classifier(
     folder: NDArray[np.float32] | None = None,
     made: NDArray[np.float32] | None = None,
 ) -> OodClassifier:
-    """Fit it.
+    """Fit an ood classifier.
 
     Args:
         train: seconds of train; those that are not known teach "none".
@@ -110,15 +110,12 @@ def fit_ood_classifier(
     own = val.bands == 0
     if not (val.known & own).any() or not (~val.known & own).any():
         raise DataError("val needs sounds of known kinds and of others")
-    sets = [
-        (one, share)
-        for one, share in (
-            (train.embeddings[~train.known], config.others_weight),
-            (folder, config.folder_weight),
-            (made, config.made_weight),
-        )
-        if one is not None and len(one) and share
-    ]
+    none = (
+        (train.embeddings[~train.known], config.others_weight),
+        (folder, config.folder_weight),
+        (made, config.made_weight),
+    )
+    sets = [(one, share) for one, share in none if one is not None and len(one) and share]
     if not train.known.any() or not sets:
         raise DataError("train needs sounds of known kinds and of others")
     kinds, number = np.unique(train.kinds[train.known], return_inverse=True)
@@ -137,29 +134,12 @@ def fit_ood_classifier(
     network.project_bias.copy_(bias.detach())
     network.mean.copy_(embeddings.mean(dim=0))
     network.scale.copy_(1 / (embeddings.std(dim=0) + _LEAST_SPREAD))
-    known = 1.0 / (np.bincount(number)[number] * len(kinds))
-    none = [np.full(len(one), share / len(one)) for one, share in sets]
-    classes = np.concatenate([number, np.full(len(embeddings) - len(number), len(kinds))])
-    _learn(network, embeddings, torch.from_numpy(classes), np.concatenate([known, *none]), config)
-    network.eval().requires_grad_(False)
-    rows = val.of(own)
-    parts = torch.from_numpy(rows.embeddings).split(4096)
-    margins = torch.cat([network.margin(part) for part in parts]).double().numpy()
-    limit = _limit(margins[rows.known], rows.kinds[rows.known], config.kept)
-    network.limit.copy_(torch.tensor(limit))
-    network.slope.copy_(torch.tensor(_slope(margins - limit, rows.known)))
-    return network
-
-
-def _learn(
-    network: OodClassifier,
-    embeddings: Tensor,
-    classes: Tensor,
-    weight: NDArray[np.float64],
-    config: OodClassifierFitConfig,
-) -> None:
-    """Fit the classifier to embeddings [n, E] and classes [n], drawn as often as they weigh."""
-    drawn_up_to = np.cumsum(weight / weight.sum())
+    classes = torch.full((len(embeddings),), len(kinds))
+    classes[: len(number)] = torch.from_numpy(number)
+    # A second is drawn as often as it weighs: all kinds alike, and so much of each other set.
+    weights = [1.0 / (np.bincount(number)[number] * len(kinds))]
+    weights += [np.full(len(one), share / len(one)) for one, share in sets]
+    drawn_up_to = np.cumsum(np.concatenate(weights) / np.concatenate(weights).sum())
     loop = LoopConfig(steps=config.steps, batch_size=max(2, config.batch_size), seed=config.seed)
 
     def loss(step: int, rng: torch.Generator) -> Tensor:
@@ -173,6 +153,14 @@ def _learn(
         weight_decay=config.weight_decay,
     )  # fmt: skip
     fit(task, None, loop)
+    network.eval().requires_grad_(False)
+    rows = val.of(own)
+    parts = torch.from_numpy(rows.embeddings).split(4096)
+    margins = torch.cat([network.margin(part) for part in parts]).double().numpy()
+    limit = _limit(margins[rows.known], rows.kinds[rows.known], config.kept)
+    network.limit.copy_(torch.tensor(limit))
+    network.slope.copy_(torch.tensor(_slope(margins - limit, rows.known)))
+    return network
 
 
 def _limit(scores: NDArray[np.float64], kinds: NDArray[np.str_], kept: float) -> float:

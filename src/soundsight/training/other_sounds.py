@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from soundsight.core.config import choose
 from soundsight.core.units import RATE_HZ
-from soundsight.media.mel import DEFAULT, MelConfig
+from soundsight.media.mel import DEFAULT
 from soundsight.media.segments import LiveCutter
 
 Samples = NDArray[np.float64]
@@ -36,14 +36,11 @@ _VOWELS_HZ = (
     (570, 840, 2410),
     (300, 870, 2240),
 )
+_FORMANTS = ((1.0, 90.0), (0.5, 120.0), (0.25, 180.0))  # weight, and width in Hz
 
 
 def made(kind: str, number: int) -> NDArray[np.float32]:
-    """Make one sound: float32 [t] at 44,100 Hz, 3 to 7 s, -45 to -12 dBFS, in a quiet room.
-
-    Args:
-        kind: one of ``KINDS``.
-        number: which of them.
+    """Make a sound of ``KINDS``: float32 [t] at 44.1 kHz, 3 to 7 s, -45 to -12 dBFS.
 
     Raises:
         ConfigError: when there is no such kind.
@@ -58,13 +55,11 @@ def made(kind: str, number: int) -> NDArray[np.float32]:
     return np.clip(whole, -1, 1).astype(np.float32)
 
 
-def log_mels(
-    kinds: Sequence[str], numbers: range, config: MelConfig = DEFAULT
-) -> Iterator[NDArray[np.uint8]]:
+def log_mels(kinds: Sequence[str], numbers: range) -> Iterator[NDArray[np.uint8]]:
     """Yield the log-mels, uint8 [128, 100], of every half second of these sounds that is heard."""
     for kind in kinds:
         for number in numbers:
-            cutter = LiveCutter(RATE_HZ, config, hop_s=0.5)
+            cutter = LiveCutter(RATE_HZ, DEFAULT, hop_s=0.5)
             for window in cutter.push(made(kind, number)):
                 if window.rms_dbfs >= _HEARD_DBFS:
                     yield window.mel
@@ -195,19 +190,13 @@ def _babble(count: int, rng: _Rng) -> Samples:
 
 
 def _vowel(
-    f0_hz: Samples,
-    first_hz: Sequence[float],
-    last_hz: Sequence[float],
-    size: float,
-    rng: _Rng,
+    f0_hz: Samples, first_hz: Sequence[float], last_hz: Sequence[float], size: float, rng: _Rng
 ) -> Samples:
     """Harmonics under three formants that move from one vowel to another."""
     count = len(f0_hz)
     phase = 2 * np.pi * np.cumsum(f0_hz) / RATE_HZ
     along = np.linspace(0, 1, count)
-    formants = [
-        size * (a + (b - a) * along) for a, b in zip(first_hz, last_hz, strict=True)
-    ]  # [t] each
+    formants = [size * (a + (b - a) * along) for a, b in zip(first_hz, last_hz, strict=True)]
     sound = np.zeros(count)
     for harmonic in range(1, 40):
         f_hz = harmonic * f0_hz
@@ -215,24 +204,16 @@ def _vowel(
             break
         gain = sum(
             weight / (1 + ((f_hz - formant) / width) ** 2)
-            for formant, weight, width in zip(
-                formants, (1.0, 0.5, 0.25), (90.0, 120.0, 180.0), strict=True
-            )
+            for formant, (weight, width) in zip(formants, _FORMANTS, strict=True)
         )
         sound += (gain + 0.02) * np.sin(harmonic * phase + rng.uniform(0, 2 * np.pi))
     return sound * np.sin(np.pi * along) ** 0.3
 
 
 KINDS: dict[str, Callable[[int, _Rng], Samples]] = {
-    "noise": _noise,
-    "ticking": _ticking,
-    "crackling": _crackling,
-    "engine": _engine,
-    "calls": _calls,
-    "bangs": _bangs,
-    "tones": _tones,
-    "babble": _babble,
-}
+    "noise": _noise, "ticking": _ticking, "crackling": _crackling, "engine": _engine,
+    "calls": _calls, "bangs": _bangs, "tones": _tones, "babble": _babble,
+}  # fmt: skip
 """Name -> its maker: (samples, random numbers) -> float64 [samples] of any level."""
 
 

@@ -27,10 +27,10 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -49,44 +49,28 @@ from soundsight.models.presets import preset
 from soundsight.models.published.autoencoder import EMBEDDING_LAYER, Autoencoder, check_source
 from soundsight.models.published.discriminator import ProjectionDiscriminator, RCDiscriminator
 from soundsight.models.published.generator import DenseGenerator, DenseGeneratorConfig
+from soundsight.training import losses
 from soundsight.training.augment import diff_augment
-from soundsight.training.checkpoints import load_network, read_tensors, save_weights
+from soundsight.training.checkpoints import (
+    Pretrained,
+    copy_weights,
+    load_network,
+    read_tensors,
+    save_weights,
+)
 from soundsight.training.configs import MovingAverageConfig, TranslatorConfig
 from soundsight.training.devices import Devices
-from soundsight.training.ema import Ema
 from soundsight.training.encoder import AudioEncoder, condition, embed, to_float, to_levels
-from soundsight.training.fine_tuning import (
-    DISCRIMINATOR,
-    GENERATOR,
-    PICTURE_ENCODER,
-    POSTERIOR,
-    Pretrained,
-)
-from soundsight.training.losses import (
-    feature_loss,
-    gradient_penalty,
-    info_nce,
-    kl_divergence,
-    pixel_loss,
-    rc_discriminator_loss,
-    rc_generator_loss,
-    reconstruction_loss,
-    relativistic_loss,
-)
 from soundsight.training.run_folder import read_run
-from soundsight.training.trainer import Scalars, Task, channels_last
+from soundsight.training.trainer import Ema, Scalars, Task, channels_last
 
 _EARLY_SHARES = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1)
 _EARLY_PICTURES = 128
 _DRAWN_AT_ONCE = 64
 
 
-def generator_config(config: TranslatorConfig, encoder: AudioEncoder) -> DenseGeneratorConfig:
-    """Return the sizes of the generator that listens to ``encoder``.
-
-    Raises:
-        ConfigError: when the encoder has no layers to listen to, or attention cannot be so.
-    """
+def _generator_config(config: TranslatorConfig, encoder: AudioEncoder) -> DenseGeneratorConfig:
+    """The sizes of the generator that listens to ``encoder``."""
     changes: dict[str, Any] = {
         name: getattr(config, name)
         for name in ("attention", "attention_width", "attention_heads", "audio_source")
@@ -100,25 +84,6 @@ def generator_config(config: TranslatorConfig, encoder: AudioEncoder) -> DenseGe
         changes["source_maps"] = encoder.config.maps[config.audio_source - 1]
     sizes = preset(config.preset).generator
     return replace(sizes, embedding_size=encoder.embedding_size, **changes)
-
-
-def _make_discriminator(config: TranslatorConfig, encoder: AudioEncoder) -> nn.Module:
-    sizes, size = preset(config.preset), encoder.embedding_size
-    if config.objective == "rc":
-        return RCDiscriminator(replace(sizes.rc_discriminator, embedding_size=size))
-    return ProjectionDiscriminator(replace(sizes.projection_discriminator, embedding_size=size))
-
-
-def _make_posterior(config: TranslatorConfig, generator: DenseGenerator) -> PicturePosterior | None:
-    if not config.variational_weight:
-        return None
-    if not generator.noise_size:
-        raise ConfigError(
-            "variational_weight: the generator takes no noise to be read off a photo; set "
-            "noise_ratio above 0"
-        )
-    sizes = preset(config.preset).picture_posterior
-    return channels_last(PicturePosterior(replace(sizes, noise_size=generator.noise_size)))
 
 
 class MovingAverageAdversary(nn.Module):
@@ -136,9 +101,8 @@ class MovingAverageAdversary(nn.Module):
                    average of the live one's.
 
     Every adversary sees real and generated pictures in one batch, with its own dropout, as the live
-    discriminator does: the RC-score ends in a one-channel BatchNorm.
-
-    The state (the kept discriminators and how many of them there are) belongs to a checkpoint.
+    discriminator does. The state (the kept discriminators and how many of them there are) belongs
+    to a checkpoint.
     """
 
     def __init__(self, discriminator: nn.Module, config: MovingAverageConfig) -> None:
@@ -148,8 +112,7 @@ class MovingAverageAdversary(nn.Module):
         self.register_buffer("taken", torch.zeros((), dtype=torch.int64))
         self._ema: Ema[nn.Module] | None = None
         if config.reading == "snapshots":
-            for _ in range(config.snapshots - 1):
-                self.past.append(copy.deepcopy(discriminator))
+            self.past.extend(copy.deepcopy(discriminator) for _ in range(config.snapshots - 1))
         elif config.reading == "ema":
             self._ema = Ema(discriminator, config.decay)
             self.past.append(self._ema.average)
@@ -178,7 +141,7 @@ class MovingAverageAdversary(nn.Module):
         sounds = torch.cat([embedding, embedding])
         # A copy is made in evaluation mode by some readings; its batch statistics must be these.
         terms = [
-            rc_generator_loss(adversary.train()(both, sounds)[len(real) :])
+            losses.rc_generator_loss(adversary.train()(both, sounds)[len(real) :])
             for adversary in self.adversaries(discriminator)
         ]
         return torch.stack(terms).mean()
@@ -190,25 +153,8 @@ class MovingAverageAdversary(nn.Module):
             self._ema.update(discriminator, step)
         elif len(self.past) and (step + 1) % self.config.snapshot_every == 0:
             taken = cast(Tensor, self.taken)
-            place = int(taken) % len(self.past)
-            self.past[place].load_state_dict(discriminator.state_dict())
+            self.past[int(taken) % len(self.past)].load_state_dict(discriminator.state_dict())
             taken += 1
-
-
-@dataclass(kw_only=True)
-class _Part:
-    """This process's pairs of one micro-batch, and what is drawn and found out about them."""
-
-    image: Tensor
-    condition: Tensor  #: of the generator: the embedding, and tokens that attention listens to
-    embedding: Tensor
-    noise: Tensor
-    dropout: Tensor
-    video: Tensor
-    photo: Tensor
-    generated: Tensor | None = None
-    real_score: Tensor | None = None
-    posterior: tuple[Tensor, Tensor] | None = None  #: mean and log variance, of every other photo
 
 
 class TranslatorTask(Task):
@@ -243,49 +189,54 @@ class TranslatorTask(Task):
                 f"{encoder_run} is an encoder of preset {about['preset']}, not {config.preset}: "
                 "train one of this preset, or choose the other one"
             )
-        self.config, self.data, self._encoder = config, data, encoder
-        picture_encoder = encoder_run / f"{PICTURE_ENCODER}.safetensors"
-        self._picture_encoder = picture_encoder if picture_encoder.is_file() else None
+        self.config, self.loop, self.data = config, config.loop, data
+        self._encoder, self._encoder_run, self.beside = encoder, encoder_run, [encoder]
         self._encoder_about = {key: about[key] for key in ("kind", "preset", "network")}
         torch.manual_seed(config.loop.seed)
-        self.generator = channels_last(DenseGenerator(generator_config(config, encoder)))
-        # A ProjectionDiscriminator where the objective is relativistic.
-        self.discriminator: Any = channels_last(_make_discriminator(config, encoder))
-        self.posterior = _make_posterior(config, self.generator)
-        if start is not None:
-            start.load(GENERATOR, self.generator)
-            others = {DISCRIMINATOR: self.discriminator, POSTERIOR: self.posterior}
-            for name, network in others.items():
-                if network is not None and start.has(name):
-                    start.load(name, network)
-        self.adversary = MovingAverageAdversary(self.discriminator, config.moving_average)
-        self.ema = Ema(self.generator, config.ema_decay)
-        betas = (config.beta1, config.beta2)
-        drawing = [*self.generator.parameters()]
-        if self.posterior is not None:
-            drawing += self.posterior.parameters()
-        self.g_optimizer = torch.optim.Adam(drawing, lr=config.generator_rate, betas=betas)
-        self.d_optimizer = torch.optim.Adam(
-            self.discriminator.parameters(), lr=config.discriminator_rate, betas=betas
+        sizes, size = preset(config.preset), encoder.embedding_size
+        self.generator = channels_last(DenseGenerator(_generator_config(config, encoder)))
+        judge: nn.Module = (
+            RCDiscriminator(replace(sizes.rc_discriminator, embedding_size=size))
+            if config.objective == "rc"
+            else ProjectionDiscriminator(
+                replace(sizes.projection_discriminator, embedding_size=size)
+            )
         )
+        self.discriminator: Any = channels_last(judge)
+        drawing: dict[str, nn.Module] = {"generator": self.generator}
+        self.posterior: PicturePosterior | None = None
+        if config.variational_weight:
+            noise_size = self.generator.noise_size
+            if not noise_size:
+                raise ConfigError(
+                    "variational_weight: the generator takes no noise to be read off a photo; set "
+                    "noise_ratio above 0"
+                )
+            self.posterior = channels_last(
+                PicturePosterior(replace(sizes.picture_posterior, noise_size=noise_size))
+            )
+            drawing["posterior"] = self.posterior
+        for name, network in {**drawing, "discriminator": judge}.items():
+            if start is not None and (name == "generator" or start.file(name).is_file()):
+                start.load(name, network)
+        self.adversary = MovingAverageAdversary(judge, config.moving_average)
+        self.ema = Ema(self.generator, config.ema_decay)
+        self.networks = {
+            **drawing, "average": self.ema.average, "discriminator": judge,
+            "adversary": self.adversary,
+        }  # fmt: skip
+        betas = (config.beta1, config.beta2)
+        drawn_by = [p for network in drawing.values() for p in network.parameters()]
+        self.g_optimizer = torch.optim.Adam(drawn_by, lr=config.generator_rate, betas=betas)
+        self.d_optimizer = torch.optim.Adam(
+            judge.parameters(), lr=config.discriminator_rate, betas=betas
+        )
+        self.optimizers = {"generator": self.g_optimizer, "discriminator": self.d_optimizer}
         self._penalties: Scalars = {}
         self._steps_to_sample = {max(1, round(s * config.loop.steps)) for s in _EARLY_SHARES}
 
-    def networks(self) -> dict[str, nn.Module]:
-        networks = {
-            "generator": self.generator,
-            "average": self.ema.average,
-            "discriminator": self.discriminator,
-            "adversary": self.adversary,
-        }
-        return networks if self.posterior is None else {**networks, "posterior": self.posterior}
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"generator": self.g_optimizer, "discriminator": self.d_optimizer}
-
     def place(self, devices: Devices) -> None:
         super().place(devices)
-        self._encoder.to(devices.device)
         if self.config.audio_source == EMBEDDING_LAYER:
             # Now, and not in the first step, whose time is taken.
             self.embeddings = embed(self._encoder, self.data)
@@ -304,68 +255,63 @@ class TranslatorTask(Task):
         """
         if self.config.audio_source == EMBEDDING_LAYER:
             return self.embeddings[torch.from_numpy(rows).to(self.embeddings.device)]
-        if mel is None:
-            mel = self.data.gather(rows).mel
-        return condition(
-            self._encoder, to_float(mel.to(self.devices.device)), self.config.audio_source
-        )
+        return self._condition(self.data.gather(rows).mel if mel is None else mel)
+
+    def _condition(self, mel: Tensor) -> Tensor:
+        unit = to_float(mel.to(self.devices.device))
+        return condition(self._encoder, unit, self.config.audio_source)
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
-        loop = self.config.loop
+        config, loop = self.config, self.loop
         rows = self.data.rows(loop.batch_size, loop.seed, step)
-        self.generator.train()
-        self.discriminator.train()
-        if self.posterior is not None:
-            self.posterior.train()
+        for network in (self.generator, self.discriminator, self.posterior):
+            if network is not None:
+                network.train()
         parts = [self._part(own, rng) for own in self.devices.parts_of(rows, loop.accumulate)]
-        rc, judge = self.config.objective == "rc", self.discriminator
-        penalised = step % self.config.penalty_every == 0
-        of_discriminator = (
-            self._rc_discriminator
-            if rc
-            else partial(self._relativistic_discriminator, rng=rng, penalised=penalised)
-        )
-        of_generator = self._rc_generator if rc else partial(self._relativistic_generator, rng=rng)
-        d_scalars = self.descend("d_gradient", self.d_optimizer, parts, of_discriminator)
-        judge.requires_grad_(False)
-        g_scalars = self.descend("g_gradient", self.g_optimizer, parts, of_generator)
-        judge.requires_grad_(True)
+        if config.objective == "rc":
+            judged, drawn = self._rc_discriminator, self._rc_generator
+        else:
+            penalised = step % config.penalty_every == 0
+            judged = partial(self._relativistic_discriminator, rng=rng, penalised=penalised)
+            drawn = partial(self._relativistic_generator, rng=rng)
+        d_scalars = self.descend("d_gradient", self.d_optimizer, parts, judged)
+        self.discriminator.requires_grad_(False)
+        g_scalars = self.descend("g_gradient", self.g_optimizer, parts, drawn)
+        self.discriminator.requires_grad_(True)
         self.ema.update(self.generator, step)
-        if rc:
-            self.adversary.update(judge, step)
+        if config.objective == "rc":
+            self.adversary.update(self.discriminator, step)
             return {**d_scalars, **g_scalars}
         # The last penalties stand in every log line: most steps have none of their own.
         self._penalties |= {key: d_scalars[key] for key in ("r1", "r2") if key in d_scalars}
         return {**g_scalars, **d_scalars, **self._penalties}
 
-    def _part(self, rows: NDArray[np.int64], rng: torch.Generator) -> _Part:
-        """Gather pairs and draw all that the generator needs for them."""
-        devices, config, n = self.devices, self.config, len(rows)
+    def _part(self, rows: NDArray[np.int64], rng: torch.Generator) -> SimpleNamespace:
+        """Gather the pairs of one micro-batch and draw all that the generator needs for them.
+
+        ``condition`` is the embedding, and tokens that attention listens to. What is drawn and
+        found out about the pairs is put beside them: ``generated``, ``real_score``, ``posterior``
+        (mean and log variance, of every other photo).
+        """
+        device, n, size = self.devices.device, len(rows), self._encoder.embedding_size
         batch = self.data.gather(rows)
-        image = to_float(batch.image.to(devices.device))
-        image = image.contiguous(memory_format=torch.channels_last)
+        image = to_float(batch.image.to(device)).contiguous(memory_format=torch.channels_last)
         given = self.conditions(rows, batch.mel)
-        if config.objective == "relativistic":
-            flip = (torch.rand(n, generator=rng) < 0.5).to(devices.device)
+        if self.config.objective == "relativistic":
+            flip = (torch.rand(n, generator=rng) < 0.5).to(device)
             image = torch.where(flip[:, None, None, None], image.flip(3), image)
             # The embedding alone: tokens behind it have another scale.
-            size = self._encoder.embedding_size
-            jitter = torch.randn(n, size, generator=rng) * config.embedding_noise
-            noisy = given[:, :size] + jitter.to(devices.device)
-            given = torch.cat([noisy, given[:, size:]], dim=1)
+            jitter = torch.randn(n, size, generator=rng) * self.config.embedding_noise
+            given = torch.cat([given[:, :size] + jitter.to(device), given[:, size:]], dim=1)
         noise = torch.randn(n, self.generator.noise_size, generator=rng)
         dropout = torch.rand(n, self.generator.dropout_size, generator=rng)
-        return _Part(
-            image=image,
-            condition=given,
-            embedding=given[:, : self._encoder.embedding_size],
-            noise=noise.to(devices.device),
-            dropout=dropout.to(devices.device),
-            video=batch.video.to(devices.device),
-            photo=batch.photo.to(devices.device),
-        )
+        return SimpleNamespace(
+            image=image, condition=given, embedding=given[:, :size], noise=noise.to(device),
+            dropout=dropout.to(device), video=batch.video.to(device), photo=batch.photo.to(device),
+            posterior=None,
+        )  # fmt: skip
 
-    def _draw(self, part: _Part) -> Tensor:
+    def _draw(self, part: SimpleNamespace) -> Tensor:
         noise = part.noise
         if self.posterior is not None:
             with self.devices.autocast():
@@ -377,45 +323,44 @@ class TranslatorTask(Task):
             picture: Tensor = self.generator(part.condition, noise, part.dropout)
         return picture.float()
 
-    def _shown(self, part: _Part) -> Tensor:
+    def _shown(self, part: SimpleNamespace) -> Tensor:
         """Pictures for the discriminator's turn: of one micro-batch, the generator's turn too.
 
         The graphs of several would fill the memory that micro-batches are there to save, so there
         the same pictures are drawn again.
         """
-        with torch.set_grad_enabled(self.config.loop.accumulate == 1):
-            part.generated = self._draw(part)
-        return part.generated.detach()
+        with torch.set_grad_enabled(self.loop.accumulate == 1):
+            part.generated = generated = self._draw(part)
+        return generated.detach()
 
-    def _drawn(self, part: _Part) -> Tensor:
+    def _drawn(self, part: SimpleNamespace) -> Tensor:
         """The same pictures with gradients, for the generator's turn."""
-        assert part.generated is not None  # the discriminator's turn comes first
-        return part.generated if part.generated.requires_grad else self._draw(part)
+        generated: Tensor = part.generated
+        return generated if generated.requires_grad else self._draw(part)
 
-    def _rc_discriminator(self, part: _Part) -> tuple[Tensor, Scalars]:
-        n, embedding = len(part.image), part.embedding
+    def _rc_discriminator(self, part: SimpleNamespace) -> tuple[Tensor, Scalars]:
         both = torch.cat([part.image, self._shown(part)])
         with self.devices.autocast():
-            scores = self.discriminator(both, torch.cat([embedding, embedding]))
-        loss = rc_discriminator_loss(scores[:n], scores[n:])
-        return loss, {"d_loss": loss.detach()}
+            scores = self.discriminator(both, part.embedding.repeat(2, 1))
+        loss = losses.rc_discriminator_loss(*scores.chunk(2))
+        return loss, {"d_loss": loss}
 
-    def _rc_generator(self, part: _Part) -> tuple[Tensor, Scalars]:
+    def _rc_generator(self, part: SimpleNamespace) -> tuple[Tensor, Scalars]:
         generated = self._drawn(part)
         with self.devices.autocast():
             adversarial = self.adversary.loss(
                 self.discriminator, part.image, generated, part.embedding
             )
-        pixels = pixel_loss(generated, part.image, self.config.pixel)
+        pixels = losses.pixel_loss(generated, part.image, self.config.pixel)
         return adversarial + self.config.pixel_weight * pixels, {
-            "g_adversarial": adversarial.detach(),
-            "pixel_loss": pixels.detach(),
+            "g_adversarial": adversarial,
+            "pixel_loss": pixels,
             # How much the pictures of one batch differ; near 0 they have collapsed into one.
-            "variety": generated.detach().std(dim=0).mean(),
+            "variety": generated.std(dim=0).mean(),
         }
 
     def _relativistic_discriminator(
-        self, part: _Part, *, rng: torch.Generator, penalised: bool
+        self, part: SimpleNamespace, *, rng: torch.Generator, penalised: bool
     ) -> tuple[Tensor, Scalars]:
         """The real picture above the generated one, and above itself with another video's sound."""
         config, judge = self.config, self.discriminator
@@ -430,71 +375,59 @@ class TranslatorTask(Task):
             fake_score = judge(fake, part.embedding)
             wrong_score = judge.score(seen, part.embedding.roll(1, dims=0))
         part.real_score = real_score.detach()
-        d_loss = relativistic_loss(real_score, fake_score)
+        d_loss = losses.relativistic_loss(real_score, fake_score)
         other = (part.video != part.video.roll(1)) & (part.photo != part.photo.roll(1))
-        wrong = relativistic_loss(real_score, wrong_score, other)
+        wrong = losses.relativistic_loss(real_score, wrong_score, other)
         total = d_loss + config.wrong_sound_weight * wrong
-        scalars = {"d_loss": d_loss.detach(), "wrong_sound": wrong.detach()}
+        scalars = {"d_loss": d_loss, "wrong_sound": wrong}
         if config.contrast_weight:
-            contrast = self._contrast(part, seen)
-            total = total + config.contrast_weight * contrast
-            scalars["contrast"] = contrast.detach()
+            scalars["contrast"] = self._contrast(part, seen)
+            total = total + config.contrast_weight * scalars["contrast"]
         if penalised:
-            r1, r2 = gradient_penalty(real_score, real), gradient_penalty(fake_score, fake)
+            r1 = losses.gradient_penalty(real_score, real)
+            r2 = losses.gradient_penalty(fake_score, fake)
             total = total + config.penalty * config.penalty_every * (r1 + r2)
-            scalars |= {"r1": r1.detach(), "r2": r2.detach()}
+            scalars |= {"r1": r1, "r2": r2}
         return total, scalars
 
     def _relativistic_generator(
-        self, part: _Part, *, rng: torch.Generator
+        self, part: SimpleNamespace, *, rng: torch.Generator
     ) -> tuple[Tensor, Scalars]:
         """The generated picture above the real one, whose score of a moment ago is a constant."""
-        assert part.real_score is not None  # the discriminator's turn comes first
+        config, judge = self.config, self.discriminator
         generated = self._drawn(part)
         shown = diff_augment(generated, rng)
-        judge = self.discriminator
         with self.devices.autocast():
             seen = judge.features(shown)
             fake_score = judge.score(seen, part.embedding)
-        g_loss = relativistic_loss(fake_score, part.real_score)
-        total = g_loss
-        scalars = {"g_loss": g_loss.detach()}
-        if self.config.coherence_weight:
-            coherence = self._contrast(part, seen)
-            total = total + self.config.coherence_weight * coherence
-            scalars["coherence"] = coherence.detach()
-        if self.config.pixel_weight:
-            pixels = pixel_loss(generated, part.image, self.config.pixel)
-            total = total + self.config.pixel_weight * pixels
+        total = losses.relativistic_loss(fake_score, part.real_score)
+        scalars = {"g_loss": total}
+        if config.coherence_weight:
+            scalars["coherence"] = self._contrast(part, seen)
+            total = total + config.coherence_weight * scalars["coherence"]
+        if config.pixel_weight:
+            pixels = losses.pixel_loss(generated, part.image, config.pixel)
+            total = total + config.pixel_weight * pixels
         if part.posterior is not None:
-            again, of_it = self._drawn_again(generated[::2], part.image[::2], part.posterior)
-            total = total + self.config.variational_weight * again
-            scalars |= of_it
+            # How far pictures are from the photos whose noise they were drawn from.
+            again, photo = generated[::2], part.image[::2]
+            with self.devices.autocast():
+                made = judge.maps(again)[1:]
+                with torch.no_grad():
+                    real = judge.maps(photo)[1:]
+            pixels = losses.reconstruction_loss(again, photo)
+            likeness, kl = losses.feature_loss(made, real), losses.kl_divergence(*part.posterior)
+            drawn = pixels + config.feature_weight * likeness + config.kl_weight * kl
+            total = total + config.variational_weight * drawn
+            scalars |= {"reconstruction": pixels, "likeness": likeness, "kl": kl}
         return total, scalars
 
-    def _drawn_again(
-        self, generated: Tensor, photo: Tensor, posterior: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Scalars]:
-        """How far pictures are from the photos whose noise they were drawn from."""
-        judge = self.discriminator
-        with self.devices.autocast():
-            made = judge.maps(generated)[1:]
-            with torch.no_grad():
-                real = judge.maps(photo)[1:]
-        pixels = reconstruction_loss(generated, photo)
-        features = feature_loss(made, real)
-        kl = kl_divergence(*posterior)
-        total = pixels + self.config.feature_weight * features + self.config.kl_weight * kl
-        return total, {
-            "reconstruction": pixels.detach(), "likeness": features.detach(), "kl": kl.detach(),
-        }  # fmt: skip
-
-    def _contrast(self, part: _Part, seen: Tensor) -> Tensor:
+    def _contrast(self, part: SimpleNamespace, seen: Tensor) -> Tensor:
         """InfoNCE between these pictures' features and the sounds."""
         with self.devices.autocast():
             embedding = self.discriminator.projected(part.embedding)
         scale = torch.tensor(-math.log(self.config.temperature), device=seen.device)
-        return info_nce(embedding.float(), seen.float(), part.video, part.photo, scale)
+        return losses.info_nce(embedding.float(), seen.float(), part.video, part.photo, scale)
 
     @torch.no_grad()
     def _imagine(self, network: DenseGenerator, conditions: Tensor, seed: int) -> Tensor:
@@ -522,9 +455,7 @@ class TranslatorTask(Task):
         drawn = []
         for start in range(0, len(mels), _DRAWN_AT_ONCE):
             levels = torch.from_numpy(mels[start : start + _DRAWN_AT_ONCE])[:, None]
-            mel = to_float(levels.to(self.devices.device))
-            given = condition(self._encoder, mel, self.config.audio_source)
-            drawn.append(self._imagine(self.ema.average, given, seed=start))
+            drawn.append(self._imagine(self.ema.average, self._condition(levels), seed=start))
         return torch.cat(drawn).permute(0, 2, 3, 1).cpu().numpy()
 
     def after_step(self, step: int, run: Path) -> None:
@@ -547,19 +478,14 @@ class TranslatorTask(Task):
             "preset": self.config.preset,
             "network": to_dict(self.generator.config),
             "objective": self.config.objective,
-            "pictures_seen": self.config.loop.steps * self.config.loop.batch_size,
+            "pictures_seen": self.loop.steps * self.loop.batch_size,
         }
         save_weights(run / "generator.safetensors", self.ema.average, about)
         save_weights(run / "encoder.safetensors", self._encoder, self._encoder_about)
-        save_weights(run / f"{DISCRIMINATOR}.safetensors", self.discriminator)
+        save_weights(run / "discriminator.safetensors", self.discriminator)
         if self.posterior is not None:
-            save_weights(run / f"{POSTERIOR}.safetensors", self.posterior)
-        if self._picture_encoder is not None:
-            for suffix in (".safetensors", ".json"):
-                shutil.copyfile(
-                    self._picture_encoder.with_suffix(suffix),
-                    (run / PICTURE_ENCODER).with_suffix(suffix),
-                )
+            save_weights(run / "posterior.safetensors", self.posterior)
+        copy_weights(self._encoder_run, run, "picture_encoder")
 
 
 def load_generator(run: Path) -> DenseGenerator:

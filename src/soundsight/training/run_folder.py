@@ -29,108 +29,84 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from soundsight import __version__
 from soundsight.core.config import differences
 from soundsight.core.errors import ConfigError, DataError, OutputError
 from soundsight.core.files import atomic_file, commit, write_json
-from soundsight.training.checkpoints import load_checkpoint, save_checkpoint
 
 CHECKPOINT = "checkpoint.safetensors"
-FAILED = "failed.safetensors"
 
 _PACKAGES = ("lightning-fabric", "numpy", "safetensors", "torch")
 
-State = tuple[dict[str, nn.Module], dict[str, torch.optim.Optimizer]]
-"""Networks and optimisers by name: everything that changes in a step."""
+
+def begin_run(
+    run: Path, kind: str, config: dict[str, Any], sizes: dict[str, Any], data: dict[str, Any]
+) -> None:
+    """Write ``run.json``; where it stands already, check that it says the same.
+
+    The networks' sizes stand in it, too: what a preset names may change from version to version.
+
+    Raises:
+        ConfigError: when the run was begun with something else, naming the keys.
+        DataError: when ``run.json`` is damaged.
+        OutputError: when the folder holds something else or cannot be written to.
+    """
+    if (run / "run.json").exists():
+        about = read_run(run, kind)
+        changed = differences(about["config"], config)
+        changed += differences(about.get("data", {}), data, "data.")
+        changed += differences(about.get("networks", sizes), sizes, "networks.")
+        if changed:
+            raise ConfigError(
+                f"{run} was begun with another config ({', '.join(changed)}): "
+                "choose another --out or give the same options"
+            )
+        return
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise OutputError(f"{run} exists and is no run folder: choose another --out")
+    write_json(
+        run / "run.json",
+        {
+            "kind": kind,
+            "config": config,
+            "networks": sizes,
+            "data": data,
+            "command": shlex.join(["soundsight", *sys.argv[1:]]),
+            "commit": commit(),
+            "soundsight": __version__,
+            "torch": torch.__version__,
+            "packages": {name: version(name) for name in _PACKAGES},
+            "python": platform.python_version(),
+            "machine": f"{platform.system()} {platform.machine()}",
+            "threads": torch.get_num_threads(),
+            "begun": now(),
+            "starts": [],
+        },
+    )
 
 
-class RunFolder:
-    """The folder of one run, made by :meth:`begin` when it is not there."""
+def add_start(run: Path, step: int, devices: dict[str, Any]) -> None:
+    """Write into ``run.json`` that the run begins, or goes on, here and now."""
+    about = read_run(run)
+    start = {"step": step, "at": now(), "commit": commit(), **devices}
+    write_json(run / "run.json", {**about, "starts": [*about.get("starts", []), start]})
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    @property
-    def finished(self) -> bool:
-        """Whether the last step is over and the weights are written."""
-        return (self.path / "done.json").exists()
+def keep_checkpoint(run: Path, step: int, keep: int) -> None:
+    """Let a copy of the checkpoint stay, and remove all but the last ``keep`` of them."""
+    folder = run / "checkpoints"
+    with atomic_file(folder / f"step-{step:07d}.safetensors") as temporary:
+        # A copy, no second name: somebody may copy one over the other to go back.
+        shutil.copyfile(run / CHECKPOINT, temporary)
+    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+        old.unlink()
 
-    def begin(
-        self, kind: str, config: dict[str, Any], sizes: dict[str, Any], data: dict[str, Any]
-    ) -> None:
-        """Write ``run.json``; where it stands already, check that it says the same.
 
-        The networks' sizes stand in it, too: what a preset names may change from version to
-        version.
-
-        Raises:
-            ConfigError: when the run was begun with something else, naming the keys.
-            DataError: when ``run.json`` is damaged.
-            OutputError: when the folder holds something else or cannot be written to.
-        """
-        run = self.path
-        if (run / "run.json").exists():
-            about = read_run(run, kind)
-            changed = differences(about["config"], config)
-            changed += differences(about.get("data", {}), data, "data.")
-            changed += differences(about.get("networks", sizes), sizes, "networks.")
-            if changed:
-                raise ConfigError(
-                    f"{run} was begun with another config ({', '.join(changed)}): "
-                    "choose another --out or give the same options"
-                )
-            return
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
-            raise OutputError(f"{run} exists and is no run folder: choose another --out")
-        write_json(
-            run / "run.json",
-            {
-                "kind": kind,
-                "config": config,
-                "networks": sizes,
-                "data": data,
-                "command": shlex.join(["soundsight", *sys.argv[1:]]),
-                "commit": commit(),
-                "soundsight": __version__,
-                "torch": torch.__version__,
-                "packages": {name: version(name) for name in _PACKAGES},
-                "python": platform.python_version(),
-                "machine": f"{platform.system()} {platform.machine()}",
-                "threads": torch.get_num_threads(),
-                "begun": datetime.now(UTC).isoformat(),
-                "starts": [],
-            },
-        )
-
-    def add_start(self, step: int, devices: dict[str, Any]) -> None:
-        """Write into ``run.json`` that the run begins, or goes on, here and now."""
-        about = read_run(self.path)
-        start = {"step": step, "at": datetime.now(UTC).isoformat(), "commit": commit()}
-        about["starts"] = [*about.get("starts", []), {**start, **devices}]
-        write_json(self.path / "run.json", about)
-
-    def load(self, state: State) -> int:
-        """Load the last checkpoint, where there is one; return its step, else 0."""
-        path = self.path / CHECKPOINT
-        return load_checkpoint(path, *state) if path.exists() else 0
-
-    def save(self, state: State, step: int, keep: int) -> None:
-        """Write a checkpoint, and let the last ``keep`` of them stay beside it."""
-        save_checkpoint(self.path / CHECKPOINT, step, *state)
-        if not keep:
-            return
-        folder = self.path / "checkpoints"
-        with atomic_file(folder / f"step-{step:07d}.safetensors") as temporary:
-            # A copy, no second name: somebody may copy one over the other to go back.
-            shutil.copyfile(self.path / CHECKPOINT, temporary)
-        for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
-            old.unlink()
-
-    def finish(self, step: int) -> None:
-        """Write that the last step is over."""
-        write_json(self.path / "done.json", {"steps": step, "ended": datetime.now(UTC).isoformat()})
+def now() -> str:
+    """Return the time as it stands in files."""
+    return datetime.now(UTC).isoformat()
 
 
 class RunLog:

@@ -10,7 +10,7 @@ Its input is its own log-mel: magnitudes of a 25-ms Hann window every 10 ms at 1
 The recordings are few, and their features are soon learned by heart. Those of any other sound
 teach as well, so clips are made that nobody recorded: one to three recordings at other speeds, some
 of them backwards or in bursts, laid over each other. The teacher hears the clip; the ears mostly
-hear a copy of it from another room, microphone and codec (``recording_copies``). Such a clip has no
+hear a copy of it from another room, microphone and codec (``sound_bank``). Such a clip has no
 photos, and takes part in nothing else. They lie in a folder, 500 clips a part, so that an
 interrupted run goes on where it was::
 
@@ -51,8 +51,7 @@ from soundsight.training.kept import (
     tell_nothing,
     write_array,
 )
-from soundsight.training.recording_copies import copy_of, rms
-from soundsight.training.sound_bank import SoundBank
+from soundsight.training.sound_bank import SoundBank, copy_of, rms
 
 FEATURES = 1024
 """How many features it has of a second: its last feature maps, averaged over the second."""
@@ -68,7 +67,6 @@ CLIP_S = 10
 """Seconds of a clip: its loudest point scales it, as in a recording."""
 
 _CLIPS_A_PART = 500
-_ABOUT = "mixtures.json"
 
 
 class Teacher:
@@ -165,20 +163,18 @@ def _bands() -> NDArray[np.float64]:
 
 
 class TeacherClips:
-    """Finished clips; :func:`open_clips` makes them.
-
-    Args:
-        clips: how many.
+    """``clips`` finished clips; :func:`open_clips` makes them.
 
     Raises:
         DataError: when they are damaged.
     """
 
     def __init__(self, folder: Path, clips: int) -> None:
-        parts = range(_parts_of(clips))
+        parts = [_part(folder, part) for part in range(_parts_of(clips))]
         try:
-            self._mels = [np.load(_part(folder, p)[0], mmap_mode="r") for p in parts]
-            self._features = [np.load(_part(folder, p)[1], mmap_mode="r") for p in parts]
+            self._mels, self._features = (
+                [np.load(paths[place], mmap_mode="r") for paths in parts] for place in (0, 1)
+            )
         except (OSError, ValueError) as error:
             raise DataError(f"the clips in {folder} are damaged: {error}") from error
         self._ends = np.cumsum([len(mels) for mels in self._mels])
@@ -211,13 +207,11 @@ def open_clips(
     seed: int,
     tell: Tell = tell_nothing,
 ) -> TeacherClips:
-    """Open the clips that are made of some sounds, and make what is not there yet.
+    """Open the clips that are mixed of ``sounds``, and make what is not there yet.
 
     Args:
-        sounds: which are mixed.
         teacher: loads the teacher, where there is something to make.
-        copy: what a copy is made of.
-        about: what else they depend on.
+        about: what else the clips depend on.
 
     Raises:
         ConfigError: when the folder holds clips of other settings.
@@ -225,11 +219,10 @@ def open_clips(
         OutputError: when the folder cannot be written to.
     """
     made_of = {**about, "config": to_dict(config), "copy": to_dict(copy), "seed": seed}
-    begin_or_check(folder / _ABOUT, made_of, "clips")
+    begin_or_check(folder / "mixtures.json", made_of, "clips")
     missing = [p for p in range(_parts_of(config.clips)) if not _part(folder, p)[1].exists()]
     if missing:
-        loaded = teacher()
-        recordings = []
+        loaded, recordings = teacher(), []
         for number, sound in enumerate(sounds):
             recordings.append(read_sound(everyday.path(sound)))
             tell("sounds read", number + 1, len(sounds))
@@ -238,11 +231,8 @@ def open_clips(
         for clip in range(part * _CLIPS_A_PART, (part + 1) * _CLIPS_A_PART):
             rng = np.random.default_rng((seed, 1, clip))
             made.append(make_clip(recordings, loaded, rng, config, copy))
-            tell(
-                "clips for the teacher",
-                done * _CLIPS_A_PART + len(made),
-                len(missing) * _CLIPS_A_PART,
-            )
+            ready = done * _CLIPS_A_PART + len(made)
+            tell("clips for the teacher", ready, len(missing) * _CLIPS_A_PART)
         for path, arrays in zip(_part(folder, part), zip(*made, strict=True), strict=True):
             write_array(path, np.concatenate(arrays))
     return TeacherClips(folder, config.clips)
@@ -277,10 +267,9 @@ def make_clip(
     config: MixtureConfig,
     copy: CopyConfig,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """Make one clip; return what the ears hear, and the teacher's features of its audible seconds.
+    """Make one clip: what the ears hear of it, and the teacher, every audible half second.
 
-    Returns:
-        Log-mels uint8 [n, 128, 100] and features float16 [n, a], every half second.
+    These are log-mels uint8 [n, 128, 100] and features float16 [n, FEATURES].
     """
     clip = mixture(recordings, rng, config)
     copied = clip
@@ -333,8 +322,7 @@ class TeacherTargets:
 
     def __init__(self, clean: NDArray[np.float16], clips: TeacherClips | None) -> None:
         self._clean, self.clips = clean, clips
-        every = clean if clips is None else np.concatenate([clean, clips.features()])
-        roots = np.sqrt(every)
+        roots = np.sqrt(clean if clips is None else np.concatenate([clean, clips.features()]))
         self._mean = roots.mean(axis=0, dtype=np.float32)
         spread = roots.std(axis=0, dtype=np.float32)
         widened = spread + 0.5 * np.sqrt(np.mean(spread**2)) + np.float32(1e-6)
@@ -364,13 +352,9 @@ def open_targets(
     clips: MixtureConfig | None,
     tell: Tell,
 ) -> TeacherTargets:
-    """Return the teacher's features of a bank's clean seconds and of clips; make what is missing.
+    """Return the features that the teacher at ``path`` has of a bank's clean seconds and of clips.
 
-    Args:
-        bank: the seconds.
-        config: of the bank; copies of the clips are made like its copies.
-        path: the teacher's file.
-        clips: what else the teacher hears; None for nothing.
+    What is missing is made. ``config`` is the bank's: copies of the clips are made like its copies.
     """
     sha256 = sha256_of(path)
 
