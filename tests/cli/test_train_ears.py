@@ -59,14 +59,6 @@ def test_ears_are_trained_and_measured(tmp_path: Path) -> None:
     assert report["split"] == "val"
 
 
-def test_weights_to_start_from_that_are_not_there_are_one_line(tmp_path: Path) -> None:
-    code, out, err = train(tmp_path / "run", "--init", "nowhere")
-    assert (code, out) == (2, "")
-    assert err.startswith("error: there is no folder nowhere")
-    assert err.count("\n") == 1
-    assert not (tmp_path / "run").exists()
-
-
 def test_absent_data_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(EVERYDAY_VARIABLE, str(tmp_path / "nowhere"))
     code, _, err = train(tmp_path / "run")

@@ -13,14 +13,11 @@ def softplus(x: np.ndarray) -> np.ndarray:
     return np.log1p(np.exp(-np.abs(x))) + np.maximum(x, 0)
 
 
-def test_rc_losses_are_the_published_distances() -> None:
+def test_published_losses_are_plain_distances() -> None:
     real, generated = torch.tensor([0.5, -0.25]), torch.tensor([0.0, 1.0])
     # |1 - .5|, |1 + .25| and |-1 - 0|, |-1 - 1|, each averaged.
     assert float(losses.rc_discriminator_loss(real, generated)) == pytest.approx(0.875 + 1.5)
     assert float(losses.rc_generator_loss(generated)) == pytest.approx(0.5)
-
-
-def test_pixel_losses() -> None:
     a, b = torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 2.0)
     assert float(losses.pixel_loss(a, b, "l1")) == pytest.approx(2.0)
     assert float(losses.pixel_loss(a, b, "mse")) == pytest.approx(4.0)
@@ -97,21 +94,11 @@ def test_info_nce_leaves_out_false_negatives() -> None:
     sound, picture = rng.normal(size=(6, 5)), rng.normal(size=(6, 5))
     video, photo = [0, 0, 1, 2, 3, 4], [9, 8, 7, 7, 6, 5]
     expected = reference_info_nce(sound, picture, video, photo, 8.0)
-    got = losses.info_nce(
-        torch.from_numpy(sound),
-        torch.from_numpy(picture),
-        torch.tensor(video),
-        torch.tensor(photo),
-        torch.tensor(8.0, dtype=torch.float64).log(),
-    )
+    both = torch.from_numpy(sound), torch.from_numpy(picture)
+    scale = torch.tensor(8.0, dtype=torch.float64).log()
+    got = losses.info_nce(*both, torch.tensor(video), torch.tensor(photo), scale)
     assert float(got) == pytest.approx(expected)
-    with_all = losses.info_nce(
-        torch.from_numpy(sound),
-        torch.from_numpy(picture),
-        torch.arange(6),
-        torch.arange(6),
-        torch.tensor(8.0, dtype=torch.float64).log(),
-    )
+    with_all = losses.info_nce(*both, torch.arange(6), torch.arange(6), scale)
     assert float(with_all) > float(got)
 
 
@@ -132,13 +119,9 @@ def test_pictures_nce_wants_both_parts_of_a_mixture() -> None:
     share = torch.tensor([0.5, 1.0, 1.0, 1.0])
 
     def loss(first: torch.Tensor) -> float:
-        sound = torch.cat([first[None], picture[1:]])
-        return float(
-            losses.pictures_nce(
-                sound, picture[:, None], everyone, everyone[:, None], partner, share,
-                torch.tensor(2.0),
-            )
-        )  # fmt: skip
+        sound, scale = torch.cat([first[None], picture[1:]]), torch.tensor(2.0)
+        ids = everyone, everyone[:, None], partner
+        return float(losses.pictures_nce(sound, picture[:, None], *ids, share, scale))
 
     assert loss(picture[0] + picture[3]) < min(loss(picture[0]), loss(picture[3]))
 

@@ -59,11 +59,8 @@ class AlignTask(DrawingTask):
     Args:
         pairs: whose embeddings are drawn for, and which photos go with them.
         photos: the photos by number, uint8 [p, 3, 96, 96].
-        run: a finished run of ``distil``, with its decoder and the ears' photo projection.
-
-    Raises:
-        DataError: when ``run`` is not finished, has no few-step flow or no photo projection, or
-            its ears or decoder met photos through other eyes.
+        run: a finished run of ``distil``; DataError when it has no few-step flow, decoder or photo
+            projection, or its ears or decoder met photos through other eyes.
     """
 
     kind = "align"

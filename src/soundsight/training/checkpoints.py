@@ -65,11 +65,7 @@ def copy_weights(source: Path, run: Path, *names: str, **renamed: str) -> None:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of ``path`` and the JSON beside it.
-
-    Raises:
-        DataError: when either is missing, damaged, or the SHA-256 does not match.
-    """
+    """Return the tensors of ``path`` and the JSON beside it; DataError when either is damaged."""
     try:
         about = json.loads(path.with_suffix(".json").read_text("utf-8"))
         expected = about["sha256"]
@@ -90,10 +86,8 @@ def load_network(
 ) -> tuple[Network, dict[str, Any]]:
     """Return a network with the weights at ``path``, frozen and in eval mode; and the JSON beside.
 
-    ``kind`` makes the network of its config, whose class is ``sizes``.
-
-    Raises:
-        DataError: when the file is missing, damaged, or of a network of other sizes.
+    ``kind`` makes it of its config, of the class ``sizes``. DataError when the file is missing,
+    damaged, or of a network of other sizes.
     """
     tensors, about = read_tensors(path)
     try:
@@ -129,8 +123,7 @@ def _load_state(network: nn.Module, tensors: dict[str, Tensor], where: Path) -> 
 class Pretrained:
     """Weights to start from: those of a finished run, or of a model folder that carries them.
 
-    Raises:
-        DataError: from every method, when the weights are missing, damaged or of other sizes.
+    Every method raises DataError when they are missing, damaged or of other sizes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -205,11 +198,7 @@ def save_checkpoint(
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return a checkpoint's tensors and the rest of it (``step``, ``groups``, ``scalars``).
-
-    Raises:
-        DataError: when it is missing or damaged.
-    """
+    """Return a checkpoint's tensors and ``step``, ``groups``, ``scalars``; DataError if damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["checkpoint"])
@@ -232,11 +221,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def load_checkpoint(path: Path, networks: dict[str, nn.Module], optimizers: Optimizers) -> int:
-    """Load a checkpoint in place and return its step.
-
-    Raises:
-        DataError: when it is missing, damaged or of other networks.
-    """
+    """Load a checkpoint in place, return its step; DataError if damaged or of other networks."""
     tensors, about = read_checkpoint(path)
 
     def below(prefix: str, named: dict[str, Any]) -> dict[str, Any]:

@@ -202,14 +202,9 @@ def classifier_scores(
 ) -> Scores:
     """Return the probability, float32 [n], that each pair's picture is of its own class.
 
-    Every class counts as likely as another; sounds play no part. ``pairs``, ``work`` and errors are
-    those of :func:`contrastive_scores`.
-
-    Args:
-        labels: class of each pair, [n]; at least two classes. For cleaning only.
-
-    Raises:
-        DataError: also when a class is missing from a fold's training part.
+    Every class counts as likely as another; sounds play no part. ``labels`` are the class of each
+    pair, of two at least, for cleaning only. ``pairs``, ``work`` and errors are those of
+    :func:`contrastive_scores`; DataError also when a class is missing from a fold's training part.
     """
     config = config or ClassifierConfig()
     if len(labels) != len(pairs):
@@ -257,11 +252,8 @@ def classifier_scores(
 def keep_share(scores: NDArray[np.floating], drop_share: float) -> NDArray[np.bool_]:
     """Return which pairs stay, bool [n], when the share with the lowest scores is dropped.
 
-    ``round(drop_share * n)`` pairs go; of equal scores the later ones go first.
-
-    Raises:
-        ConfigError: when ``drop_share`` does not lie in [0, 1).
-        DataError: when a score is not finite.
+    ``round(drop_share * n)`` pairs go; of equal scores the later ones go first. ConfigError when
+    ``drop_share`` does not lie in [0, 1), DataError when a score is not finite.
     """
     if not 0 <= drop_share < 1:
         raise ConfigError(f"the share to drop must lie in [0, 1), not {drop_share}")
@@ -278,11 +270,8 @@ def folds_of(videos: Rows, photos: Rows, folds: int, seed: int) -> Rows:
     """Return the fold of each pair, int64 [n]; folds share neither a video nor a photo.
 
     Pairs linked by a video or a photo, directly or through others, stay together; the largest such
-    groups are placed first, each into the emptiest fold. ``seed`` decides between groups of one
-    size.
-
-    Raises:
-        DataError: on too few pairs or groups, or when one group is larger than a fold.
+    groups are placed first, each into the emptiest fold, and ``seed`` decides between those of one
+    size. DataError on too few pairs or groups, or when one group is larger than a fold.
     """
     n = len(videos)
     if n < FEWEST_PAIRS:
@@ -324,11 +313,7 @@ def fit_pair(
     seed: int,
     stepped: Callable[[], None] = lambda: None,
 ) -> ContrastivePair:
-    """Return two towers fitted on the pairs at ``rows``, in eval mode.
-
-    Raises:
-        SoundsightError: when the loss is no longer finite.
-    """
+    """Return two towers fitted on the pairs at ``rows``, in eval mode."""
     videos, photos = torch.tensor(pairs.videos), torch.tensor(pairs.photos)
     batch_size = min(config.batch_size, len(rows) // 2)
     # Shifts and masks as long as on whole frames.
@@ -390,9 +375,7 @@ def read_batch(
     """Return log-mels and pictures of some pairs at the networks' sizes, in [-1, 1].
 
     ``pooled`` neighbouring frames are averaged into one; pictures become squares of ``px``.
-
-    Raises:
-        DataError: on log-mels or pictures of a shape that cannot be judged.
+    DataError on a shape that cannot be judged.
     """
     mel, image = pairs.gather(rows)
     bands, frames = mel.shape[1:]

@@ -40,8 +40,7 @@ Config = TypeVar("Config")
 class Checked:
     """Settings whose annotations say their ranges: a rule of ``check_values``, or the choices.
 
-    Raises:
-        ConfigError: naming the first value that is out of its range.
+    ConfigError names the first value that is out of its range.
     """
 
     where: ClassVar[str] = ""  #: put before names in messages
@@ -119,11 +118,7 @@ class EncoderConfig(Checked):
 
 
 def default_encoder_config(kind: str, preset: str, schedule: str) -> EncoderConfig:
-    """Return the settings that belong to a kind of encoder, its preset and its schedule.
-
-    Raises:
-        ConfigError: on an unknown kind or schedule, naming the choices.
-    """
+    """Return the settings that belong to a kind of encoder, its preset and its schedule."""
     config = EncoderConfig(kind=kind, preset=preset, schedule=schedule)
     if kind == "autoencoder":
         config = replace(config, loop=replace(config.loop, batch_size=64))
@@ -211,14 +206,7 @@ class TranslatorConfig(Checked):
 
 
 def default_config(objective: str, preset: str, encoder: str) -> TranslatorConfig:
-    """Return the settings that belong to an objective and a preset.
-
-    Args:
-        encoder: SHA-256 of the encoder's weights.
-
-    Raises:
-        ConfigError: on an unknown objective, naming the choices.
-    """
+    """Return the settings of an objective and a preset; ``encoder`` is its weights' SHA-256."""
     config = TranslatorConfig(encoder=encoder, preset=preset, objective=objective)
     if objective == "rc":
         return replace(

@@ -108,14 +108,10 @@ def usual_sizes(real: Sequence[Tensor]) -> list[Tensor]:
 
 
 class DecoderTask(DrawingTask):
-    """Fits encoder and decoder of latent pictures on photos.
+    """Fits encoder and decoder of latent pictures on photos, uint8 [n, 3, 96, 96].
 
-    Args:
-        photos: uint8 [n, 3, 96, 96].
-        shown: photos for the grid, which need not be among those; uint8 [m, 3, 96, 96].
-
-    Raises:
-        DataError: when ``start`` has other eyes or other sizes.
+    ``shown`` are photos for the grid, which need not be among those. DataError when ``start`` has
+    other eyes or other sizes.
     """
 
     kind = "decoder"
@@ -230,11 +226,7 @@ class DecoderTask(DrawingTask):
 
 
 def load_latent_encoder(run: Path, eyes: Eyes) -> tuple[LatentEncoder, dict[str, Any]]:
-    """Load the encoder of latent pictures of a finished run; return what stands beside it, too.
-
-    Raises:
-        DataError: when it is missing, damaged, or was trained through other eyes.
-    """
+    """Load a run's encoder of latent pictures, and the JSON beside; DataError for other eyes."""
     path = run / "latent_encoder.safetensors"
     network, about = load_network(path, LatentEncoder, LatentConfig)
     check_eyes(about, eyes, path)
@@ -242,20 +234,12 @@ def load_latent_encoder(run: Path, eyes: Eyes) -> tuple[LatentEncoder, dict[str,
 
 
 def load_latent_decoder(run: Path) -> tuple[LatentDecoder, dict[str, Any]]:
-    """Load the decoder of latent pictures of a finished run; return what stands beside it, too.
-
-    Raises:
-        DataError: when the run is not finished or damaged.
-    """
+    """Load a run's decoder of latent pictures, and the JSON beside it."""
     return load_network(run / "latent_decoder.safetensors", LatentDecoder, LatentConfig)
 
 
 def check_eyes(about: dict[str, Any], eyes: Eyes, where: Path) -> None:
-    """Check that what stands beside weights names these eyes.
-
-    Raises:
-        DataError: when it names others.
-    """
+    """Raise DataError when what stands beside weights names other eyes."""
     if about.get("eyes") != eyes.sha256:
         raise DataError(
             f"{where} was trained through other eyes than those that are installed: "

@@ -46,16 +46,13 @@ def numpy_on_one_thread() -> AbstractContextManager[Any]:
 
 
 class Devices:
-    """One process of a run, its device, and its way to the other processes.
+    """One process of a run, its ``device``, and its way to the ``world`` of processes.
+
+    The one of ``rank`` 0 writes files and messages.
 
     Args:
         fabric: launched; None for this process alone, on the CPU, in float32.
         compiled: run the networks through ``torch.compile``.
-
-    Attributes:
-        device: where this process computes.
-        rank: number of this process, from 0; the first writes files and messages.
-        world: number of processes.
     """
 
     def __init__(self, fabric: Fabric | None = None, *, compiled: bool = False) -> None:
@@ -98,8 +95,7 @@ class Devices:
     def parts_of(self, rows: NDArray[np.int64], accumulate: int) -> list[NDArray[np.int64]]:
         """Return this process's rows of each micro-batch of the batch ``rows``.
 
-        Raises:
-            ConfigError: when the batch cannot be divided evenly.
+        ConfigError when it cannot be divided evenly.
         """
         if len(rows) % (accumulate * self.world):
             raise ConfigError(
@@ -135,9 +131,7 @@ class Devices:
     def on_first(self, act: Callable[[], T]) -> T:
         """Let the first process act, and return in every process what it returned.
 
-        Raises:
-            SoundsightError: what the first process raised; the others leave without a message, with
-                the same exit code.
+        What it raises it raises there; the others leave without a message, with the same exit code.
         """
         if self._fabric is None or self.world == 1:
             return act()

@@ -51,11 +51,9 @@ def in_other_rooms(
     config: EarsTrainingConfig,
     rng: torch.Generator,
 ) -> Float[Tensor, "n 1 128 100"]:
-    """Put backgrounds behind seconds; those that have no copies lose high bands too.
+    """Put backgrounds behind seconds in [-1, 1]; those of ``narrows`` lose high bands too.
 
-    Args:
-        mel: in [-1, 1].
-        narrows: which of them have no copies.
+    They are those that have no copies.
     """
     mel = add_background(mel, rng, sounds=config.other_sounds, noise=config.noise, tilt=config.tilt)
     narrow = narrow_band(mel, rng, config.narrow, (bands_above(9000.0), bands_above(3400.0)))
@@ -66,12 +64,8 @@ class EarsTask(Task):
     """Fits ears on numbered seconds and photo features.
 
     A batch is pairs, then pairs of two seconds (or two copies of one) of recordings without photos.
-
-    Args:
-        data: the seconds, photos and pairs; with the teacher's scores where ``config.teacher``.
-
-    Raises:
-        DataError: when ``start`` has no ears, or ears of other sizes or beside other eyes.
+    ``data`` has the teacher's features where ``config.teacher``. DataError when ``start`` has no
+    ears, or ears of other sizes or beside other eyes.
     """
 
     kind = KIND

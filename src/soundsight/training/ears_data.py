@@ -104,15 +104,9 @@ def open_ears_data(
 ) -> EarsData:
     """Open what ears are trained on, and make what is not there yet.
 
-    Args:
-        config: of the bank; its seed deals the photos too.
-        teacher: its ONNX file.
-        mixtures: what else the teacher hears.
-
-    Raises:
-        DataError: when data are missing or damaged.
-        ConfigError: when the folder was made with other settings, or the eyes are not installed.
-        OutputError: when ``folder`` cannot be written to.
+    ``config`` is the bank's, and its seed deals the photos too; ``teacher`` is an ONNX file, and
+    ``mixtures`` what else it hears. ConfigError when the folder was made with other settings or the
+    eyes are not installed, DataError when data are missing or damaged.
     """
     bank = open_bank(folder, everyday, config, tell)
     photo_names = sorted(n for of in photos_of(everyday, bench, "train").values() for n in of)

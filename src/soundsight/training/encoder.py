@@ -168,11 +168,7 @@ class EncoderTask(Task):
 def load_towers(
     start: Pretrained, sound: nn.Module, picture: nn.Module, log_scale: Tensor
 ) -> dict[str, Any]:
-    """Load both sides of a contrast, and its temperature; return what stands beside the pictures'.
-
-    Raises:
-        DataError: when they are missing, damaged or of other sizes.
-    """
+    """Load both sides of a contrast, and its temperature; return the JSON beside the pictures'."""
     start.load("encoder", sound)
     about = start.load("picture_encoder", picture)
     log_scale.fill_(-math.log(about.get("temperature", FIRST_TEMPERATURE)))
@@ -180,12 +176,9 @@ def load_towers(
 
 
 def load_encoder(folder: Path) -> AudioEncoder:
-    """Load the audio encoder of a finished run (of an encoder or of a translator), in eval mode.
+    """Load the audio encoder of a finished run or of a model folder with its weights, in eval mode.
 
-    A model folder that carries its weights (``soundsight export --trainable``) serves as well.
-
-    Raises:
-        DataError: when ``folder`` is neither, is not finished or is damaged.
+    DataError when ``folder`` is neither, is not finished or is damaged.
     """
     path = folder / "encoder.safetensors"
     if not path.exists():

@@ -99,17 +99,9 @@ def flow_pairs_of(
 ) -> FlowPairs:
     """Return what the flow learns from of the data that ears are trained on.
 
-    It is kept in ``folder``, and made anew when encoder, decoder or data are others.
-
-    Args:
-        encoder_run: a finished run with the ears.
-        decoder_run: a finished run with the encoder of latent pictures.
-        photos: reads those of ``data``, in its order: uint8 [p, 3, 96, 96].
-
-    Raises:
-        DataError: when a run is not finished, or was trained through other eyes, or when what is
-            kept is damaged.
-        OutputError: when ``folder`` cannot be written to.
+    It is kept in ``folder``, and made anew when encoder, decoder or data are others. ``photos``
+    reads those of ``data``, in its order: uint8 [p, 3, 96, 96]. DataError when a run is not
+    finished or was trained through other eyes, or when what is kept is damaged.
     """
     encoder, eyes = load_encoder(encoder_run), Eyes.load(EYES)
     latent_encoder, about = load_latent_encoder(decoder_run, eyes)
@@ -220,10 +212,8 @@ class _OfFlow(Task):
 class FlowTask(_OfFlow):
     """Fits the flow on embedded sounds and encoded photos.
 
-    Args:
-        pairs: what to learn from.
-        runs: of encoder and decoder, whose weights ``finish`` writes into the run, so that it is
-            whole by itself.
+    ``runs`` are those of encoder and decoder, whose weights ``finish`` writes into the run, so that
+    it is whole by itself.
     """
 
     kind = "flow"
@@ -307,10 +297,7 @@ class DistilTask(_OfFlow):
     Sources: Salimans & Ho 2022 (progressive distillation), Meng et al. 2023 (distilled guidance);
     the copy's own points, in place of those of the data, as in Ross et al. 2011 (DAgger).
 
-    Args:
-        pairs: whose embeddings are drawn for.
-        flow: the finished flow; stays as it is.
-        run: whose; its encoder and decoder are written into the copy's run.
+    ``run`` is that of ``flow``; its encoder and decoder are written into the copy's run.
     """
 
     kind = "distil"
@@ -369,11 +356,7 @@ class DistilTask(_OfFlow):
 
 
 def load_flow(run: Path) -> tuple[Flow, dict[str, Any]]:
-    """Load the flow of a finished run, in eval mode; return what stands beside it, too.
-
-    Raises:
-        DataError: when the run is not finished or damaged.
-    """
+    """Load the flow of a finished run, in eval mode; return the JSON beside it, too."""
     return load_network(run / "flow.safetensors", Flow, FlowConfig)
 
 
@@ -381,9 +364,6 @@ def load_flow_generator(run: Path) -> FlowGenerator:
     """Load what draws pictures of a finished run.
 
     A few-step copy has its own times, and guidance folded in; a flow takes 16 even steps at 4.
-
-    Raises:
-        DataError: when the run is not finished or damaged.
     """
     flow, about = load_flow(run)
     decoder, _ = load_latent_decoder(run)

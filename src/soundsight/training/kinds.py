@@ -84,15 +84,12 @@ def open_kinds(
 ) -> KindSeconds:
     """Hear the audible seconds of a split: of all kinds, and of the others that are none of them.
 
-    What was heard is kept in ``folder`` until the ears are others.
-
-    Args:
-        split: ``train`` (every half second), ``val`` or ``devtest`` (every second).
+    Of ``train`` every half second is heard, of ``val`` and ``devtest`` every second. What was heard
+    is kept in ``folder`` until the ears are others.
 
     Raises:
         ConfigError: when the run's encoder is none of the ears.
         DataError: when the run is not finished, or a sound or what is kept is damaged.
-        OutputError: when ``folder`` cannot be written to.
     """
 
     def hear(ears: Ears) -> list[KindSeconds]:
@@ -130,15 +127,9 @@ def open_others(
     """Hear a folder of sounds of none of the kinds, each at its beginning and in every band.
 
     Of each file the first ``OTHERS_S`` seconds are heard, a second every half second; what was
-    heard is kept in ``folder``.
-
-    Args:
-        unread: called with a line for each file that cannot be read; it is left out.
-
-    Raises:
-        ConfigError: when the run's encoder is none of the ears.
-        DataError: when the folder holds no sound that can be heard, or what is kept is damaged.
-        OutputError: when ``folder`` cannot be written to.
+    heard is kept in ``folder``. ``unread`` is called with a line for each file that cannot be read;
+    it is left out. Errors are those of :func:`open_kinds`; DataError also when nothing can be
+    heard.
     """
     suffixes = frozenset(suffix.removeprefix(".") for suffix in SOUND_SUFFIXES)
     listing = walk(str(others), barred=lambda _path: False, suffixes=suffixes)
@@ -186,10 +177,7 @@ def hear_labelled(
     """Hear the audible seconds of other data, all of them known, as they were recorded.
 
     A bench names its subjects; a dataset of ``soundsight prepare`` has labels in its sidecars,
-    where the source had classes.
-
-    Raises:
-        DataError: when a record cannot be read, or there is no such split.
+    where the source had classes. DataError when a record cannot be read, or there is no such split.
     """
     pairs = (pair for place in places for pair in _labelled(place, split))
     parts: list[KindSeconds] = []

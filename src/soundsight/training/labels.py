@@ -95,9 +95,6 @@ def fit_heard(
     """Fit the label head to heard seconds; what is not known in either, and made sounds, are none.
 
     Known seconds without a name teach nothing. ``words`` say how kinds are called.
-
-    Raises:
-        DataError: as :func:`fit_label_head`.
     """
     named: list[Seconds] = []
     rest: list[Floats] = []
@@ -118,15 +115,9 @@ def fit_label_head(
 ) -> FittedLabelHead:
     """Fit names to train seconds; choose penalty and temperature by the log loss on val.
 
-    A val second whose name train does not know is left out.
-
-    Args:
-        others: embeddings of none of the names, of train and val; None, or empty ones, for names
-            that take every sound.
-
-    Raises:
-        DataError: when no second has a label, when there are fewer than two names, or fewer than 20
-            seconds in either.
+    A val second whose name train does not know is left out. ``others`` are embeddings of none of
+    the names, of train and val; without them names take every sound. DataError when no second has a
+    label, or there are fewer than two names, or than 20 seconds in either.
     """
     if not train[1]:
         raise DataError("no audible train second has a label: export the model without --labels")
@@ -232,10 +223,8 @@ def calibration_error(
 ) -> float:
     """Expected calibration error (Guo 2017): how far probabilities are from shares that are right.
 
-    Args:
-        shares: [n, K], rows sum to 1.
-        truth: [n], numbers of the right names.
-        bins: of equal width, over the probability of the most probable name.
+    ``shares`` [n, K] sum to 1, ``truth`` [n] are numbers of the right names; ``bins`` are of equal
+    width, over the probability of the most probable name.
     """
     top = shares.max(axis=1)
     right = shares.argmax(axis=1) == truth
@@ -247,11 +236,7 @@ def calibration_error(
 def write_label_head(
     out: Path, encoder_run: Path, fitted: FittedLabelHead, config: LabelHeadConfig
 ) -> Path:
-    """Write ``labels.json``: what the runtime reads, and whose embedding it reads.
-
-    Raises:
-        OutputError: when the place cannot be written to.
-    """
+    """Write ``labels.json``: what the runtime reads, and whose embedding it reads."""
     about = {
         **fitted.head.to_json(),
         "encoder": sha256_of(encoder_run / "encoder.safetensors"),
@@ -265,13 +250,8 @@ def write_label_head(
 def load_label_head(folder: Path, encoder_run: Path, embedding_size: int) -> FittedLabelHead:
     """Read and check the names in ``folder``, which ``soundsight train labels`` wrote.
 
-    Args:
-        encoder_run: the run whose encoder makes the embeddings.
-        embedding_size: E of that encoder.
-
-    Raises:
-        DataError: when there are none, or they were fitted to another encoder.
-        ModelError: when they are damaged.
+    DataError when there are none, or they were fitted to another encoder than that of
+    ``encoder_run``; ModelError when they are damaged, or of another length than ``embedding_size``.
     """
     path = folder / LABELS
     if not path.is_file():

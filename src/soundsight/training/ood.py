@@ -52,10 +52,7 @@ def fit_nearest_neighbours(
 ) -> NearestNeighbourOod:
     """Keep train sounds and set the limit so that a share of the val sounds counts as known.
 
-    Nearly black log-mels teach nothing and are left out of both.
-
-    Raises:
-        DataError: when there are fewer than 20 audible sounds in either.
+    Nearly black log-mels are left out of both. DataError when fewer than 20 are left of either.
     """
     from sklearn.decomposition import PCA
 
@@ -95,17 +92,11 @@ def fit_ood_classifier(
     folder: NDArray[np.float32] | None = None,
     made: NDArray[np.float32] | None = None,
 ) -> OodClassifier:
-    """Fit an ood classifier.
+    """Fit an ood classifier to the embeddings of ``ears``.
 
-    Args:
-        train: seconds of train; those that are not known teach "none".
-        val: seconds of val, with others.
-        ears: whose embeddings these are.
-        folder: embeddings [n, E] of sounds of a folder that are of none of the kinds.
-        made: likewise of made sounds.
-
-    Raises:
-        DataError: when train or val has no known sounds, or no others.
+    Seconds of train that are not known teach "none", as do the embeddings [n, E] of sounds of a
+    ``folder``, and of ``made`` sounds; ``val`` sets the limit. DataError when train or val has no
+    known sounds, or no others.
     """
     own = val.bands == 0
     if not (val.known & own).any() or not (~val.known & own).any():
@@ -204,11 +195,7 @@ def write_ood(
 
 
 def load_ood(folder: Path, encoder_run: Path) -> NearestNeighbourOod | OodClassifier:
-    """Load what was fitted to the features of the encoder of ``encoder_run``.
-
-    Raises:
-        DataError: when it is missing, damaged, or was fitted to another encoder.
-    """
+    """Load what was fitted to the encoder of ``encoder_run``; DataError if it is another's."""
     path = folder / WEIGHTS
     about = read_tensors(path)[1]
     if about.get("encoder") != sha256_of(encoder_run / "encoder.safetensors"):

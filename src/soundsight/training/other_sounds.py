@@ -40,11 +40,7 @@ _FORMANTS = ((1.0, 90.0), (0.5, 120.0), (0.25, 180.0))  # weight, and width in H
 
 
 def made(kind: str, number: int) -> NDArray[np.float32]:
-    """Make a sound of ``KINDS``: float32 [t] at 44.1 kHz, 3 to 7 s, -45 to -12 dBFS.
-
-    Raises:
-        ConfigError: when there is no such kind.
-    """
+    """Make a sound of ``KINDS``: float32 [t] at 44.1 kHz, 3 to 7 s, -45 to -12 dBFS."""
     make = choose("kind of other sound", kind, KINDS)
     rng = np.random.default_rng((list(KINDS).index(kind), number, 17))
     pause = np.zeros(RATE_HZ // 2)

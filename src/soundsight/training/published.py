@@ -160,15 +160,9 @@ class MovingAverageAdversary(nn.Module):
 class TranslatorTask(Task):
     """Fits generator and discriminator on a split's pairs; the encoder stays as it is.
 
-    Args:
-        encoder_run: where the encoder's weights came from; ``finish`` writes them into the run,
-            so that the run is whole by itself.
-        start: weights to start from; None for random ones. Of a discriminator and a posterior
-            only where they are there.
-
-    Raises:
-        ConfigError: when the encoder is of another preset.
-        DataError: when ``start`` is of other sizes.
+    The weights of ``encoder_run`` go into the run, so that it is whole by itself. ``start`` may
+    lack discriminator and posterior. ConfigError when the encoder is of another preset, DataError
+    when ``start`` is of other sizes.
     """
 
     kind = "translator"
@@ -249,9 +243,9 @@ class TranslatorTask(Task):
     def conditions(self, rows: NDArray[np.int64], mel: Tensor | None = None) -> Tensor:
         """Return the generator's condition of some pairs, float32 [n, c].
 
-        The embeddings of all pairs are kept. The maps of an earlier layer are a hundred times as
-        large (6 GiB for the bench at ``paper``, layer 5) and are made anew, from ``mel`` (uint8)
-        where that is at hand.
+        Embeddings of all pairs are kept. The maps of an earlier layer are a hundred times as large
+        (6 GiB for the bench at ``paper``, layer 5): they are made anew, from ``mel`` (uint8) if at
+        hand.
         """
         if self.config.audio_source == EMBEDDING_LAYER:
             return self.embeddings[torch.from_numpy(rows).to(self.embeddings.device)]
@@ -287,12 +281,7 @@ class TranslatorTask(Task):
         return {**g_scalars, **d_scalars, **self._penalties}
 
     def _part(self, rows: NDArray[np.int64], rng: torch.Generator) -> SimpleNamespace:
-        """Gather the pairs of one micro-batch and draw all that the generator needs for them.
-
-        ``condition`` is the embedding, and tokens that attention listens to. What is drawn and
-        found out about the pairs is put beside them: ``generated``, ``real_score``, ``posterior``
-        (mean and log variance, of every other photo).
-        """
+        """Gather the pairs of one micro-batch; what is found out about them is put beside them."""
         device, n, size = self.devices.device, len(rows), self._encoder.embedding_size
         batch = self.data.gather(rows)
         image = to_float(batch.image.to(device)).contiguous(memory_format=torch.channels_last)
@@ -489,11 +478,7 @@ class TranslatorTask(Task):
 
 
 def load_generator(run: Path) -> DenseGenerator:
-    """Load the generator of a finished translator run, in eval mode.
-
-    Raises:
-        DataError: when ``run`` is no translator run, is not finished or is damaged.
-    """
+    """Load the generator of a finished translator run, in eval mode; DataError when it is none."""
     read_run(run, "translator")
     path = run / "generator.safetensors"
     if not path.exists():

@@ -47,11 +47,7 @@ def begin_run(
     """Write ``run.json``; where it stands already, check that it says the same.
 
     The networks' sizes stand in it, too: what a preset names may change from version to version.
-
-    Raises:
-        ConfigError: when the run was begun with something else, naming the keys.
-        DataError: when ``run.json`` is damaged.
-        OutputError: when the folder holds something else or cannot be written to.
+    ConfigError names what is not the same; OutputError when the folder holds something else.
     """
     if (run / "run.json").exists():
         about = read_run(run, kind)
@@ -112,10 +108,8 @@ def now() -> str:
 class RunLog:
     """Writes scalars and pictures to ``log.jsonl``, ``pictures/`` and TensorBoard, from a step on.
 
-    What was logged after the checkpoint is done again, so those lines are removed first.
-
-    Raises:
-        OutputError: when the folder cannot be written to; also from every method.
+    What was logged after the checkpoint is done again, so those lines are removed first. Every
+    method raises OutputError when the folder cannot be written to.
     """
 
     def __init__(self, run: Path, step: int) -> None:
@@ -175,11 +169,7 @@ def picture_grid(pictures: Tensor, columns: int = 8) -> np.ndarray:
 
 
 def read_run(run: Path, kind: str | None = None) -> dict[str, Any]:
-    """Return ``run.json``.
-
-    Raises:
-        DataError: when ``run`` is no run folder, is damaged, or is of another kind than ``kind``.
-    """
+    """Return ``run.json``; DataError when it is absent, damaged, or of another ``kind``."""
     try:
         about: dict[str, Any] = json.loads((run / "run.json").read_text("utf-8"))
         found, _ = about["kind"], about["config"]

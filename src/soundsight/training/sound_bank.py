@@ -44,13 +44,10 @@ _INDEX = "seconds.npz"
 
 
 class SoundBank:
-    """A finished bank; :func:`open_bank` makes one.
+    """A finished bank of ``sounds``; :func:`open_bank` makes one.
 
-    Attributes:
-        sounds: the sounds.
-        sound: of which sound each second is, int64 [n].
-        first: where each second begins in its sound, int64 [n], in frames of 10 ms.
-        copies: copies of every second, the clean one not counted.
+    Of which of them each second is stands in ``sound``, int64 [n]; where it begins there in
+    ``first``, in frames of 10 ms; ``copies`` does not count the clean one.
     """
 
     def __init__(self, folder: Path, sounds: Sequence[Sound], copies: int) -> None:
@@ -79,12 +76,8 @@ def open_bank(
 ) -> SoundBank:
     """Open the bank of the train sounds (of all kinds, and others); make what is not there of it.
 
-    Interrupted, the same call goes on with the copy that it was at.
-
-    Raises:
-        DataError: when a sound is damaged, or the bank is.
-        ConfigError: when the folder holds another bank.
-        OutputError: when it cannot be written to.
+    Interrupted, the same call goes on with the copy that it was at. ConfigError when the folder
+    holds another bank, DataError when that or a sound is damaged.
     """
     sounds = everyday.sounds("train") + everyday.others("train")
     names = "".join(f"{s.recording} {s.file}\n" for s in sounds)

