@@ -171,10 +171,14 @@ def train(config: Any, task: Task, run: Path, here: Devices) -> None:
             assert torch.equal(one, two), name
 
 
+def encoder_task(bench: Bench, **changes: int) -> tuple[EncoderTask, EncoderConfig]:
+    config = EncoderConfig(preset="tiny", loop=replace(LOOP, **changes))
+    return EncoderTask(config, PairDataset(bench, "train")), config
+
+
 def stop_on_the_second(run: Path, here: Devices, bench: Bench) -> None:
     """Ask the second process alone to stop, in the middle of the second step."""
-    config = EncoderConfig(preset="tiny", loop=LOOP)
-    task = EncoderTask(config, PairDataset(bench, "train"))
+    task, config = encoder_task(bench)
     inner = task.step
 
     def step(number: int, rng: torch.Generator) -> Scalars:
@@ -187,8 +191,7 @@ def stop_on_the_second(run: Path, here: Devices, bench: Bench) -> None:
 
 
 def change_the_config(run: Path, here: Devices, bench: Bench) -> None:
-    config = EncoderConfig(preset="tiny", loop=replace(LOOP, seed=1))
-    task = EncoderTask(config, PairDataset(bench, "train"))
+    task, config = encoder_task(bench, seed=1)
     fit(task, run, config.loop, to_dict(config), devices=here)
 
 
@@ -209,8 +212,7 @@ def pair(
     """Folder of the runs, one a preset, of two processes started as torchrun would."""
     out = tmp_path_factory.mktemp("pair")
     write_few_steps(out / "few")
-    encoder = EncoderConfig(preset="tiny", loop=replace(LOOP, steps=1))
-    task = EncoderTask(encoder, PairDataset(toy_bench, "train"))
+    task, encoder = encoder_task(toy_bench, steps=1)
     assert fit(task, out / "encoder", encoder.loop, to_dict(encoder))
     # The bank is made once: two processes would both make it.
     make_task(CONFIGS["ears"], toy_bench, toy_everyday, out / "encoder")
@@ -258,8 +260,7 @@ def test_all_stop_when_one_is_asked_to(rank: int, pair: Path, toy_bench: Bench) 
         assert read_checkpoint(run / "checkpoint.safetensors")[1]["step"] == 2
         assert not (run / "done.json").exists()
         # One process goes on with what two began.
-        config = EncoderConfig(preset="tiny", loop=LOOP)
-        task = EncoderTask(config, PairDataset(toy_bench, "train"))
+        task, config = encoder_task(toy_bench)
         assert fit(task, run, config.loop, to_dict(config))
         starts = json.loads((run / "run.json").read_text())["starts"]
         assert [(s["step"], s["processes"]) for s in starts] == [(0, 2), (2, 1)]

@@ -79,7 +79,9 @@ def flow_pairs(embedding_size: int = 16) -> FlowPairs:
     )
 
 
-def test_a_second_has_its_own_frame_and_a_video_has_many(own: EarsData, toy_bench: Bench) -> None:
+def test_a_second_has_its_own_frame_and_a_video_has_many(
+    own: EarsData, folder: Path, toy_bench: Bench
+) -> None:
     pairs = PairDataset(toy_bench, "train")
     photos = pairs.photos()
     for row in range(len(pairs)):
@@ -91,11 +93,7 @@ def test_a_second_has_its_own_frame_and_a_video_has_many(own: EarsData, toy_benc
     assert own.photos.shape == (2, len(photos), 1280)
     assert own.waveforms == 0
     assert len(set(own.pair_recording)) == len(set(pairs.numbers()[:, 1]))
-
-
-def test_pairs_named_twice_count_twice_and_are_seen_once(
-    own: EarsData, folder: Path, toy_bench: Bench
-) -> None:
+    # Pairs that are named twice count twice and are seen once.
     twice = prepared_ears_data(folder / "own", PairDataset([toy_bench] * 2, "train"), "own")
     assert len(twice.pair_second) == 2 * len(own.pair_second)
     assert np.array_equal(twice.spectrograms, own.spectrograms)
@@ -187,72 +185,58 @@ def same(task: torch.nn.Module, path: Path) -> None:
         assert torch.equal(task.state_dict()[name], tensor.to(task.state_dict()[name].dtype))
 
 
-def test_all_three_start_from_finished_weights(
-    own: EarsData, tmp_path: Path, eyes: Eyes, toy_bench: Bench
-) -> None:
-    photos = torch.from_numpy(PairDataset(toy_bench, "train").photos())
-    run = trained(EarsTask(ears_config(), own), tmp_path / "ears", ears_config())
-    again = EarsTask(fine_tuned(ears_config(), "x"), own, start=Pretrained(run))
-    same(again.network.ears, run / "encoder.safetensors")
-    same(again.network.picture, run / "picture_encoder.safetensors")
-    assert again.config.learning_rate < ears_config().learning_rate
-
-    config = decoder_config(eyes)
-    run = trained(DecoderTask(config, photos, eyes), tmp_path / "decoder", config)
-    tuned = replace(fine_tuned(config, "x"), loop=LOOP)
-    second = DecoderTask(tuned, photos, eyes, start=Pretrained(run))
-    same(second.encoder, run / "latent_encoder.safetensors")
-    same(second.decoder, run / "latent_decoder.safetensors")
-    same(second.ema.average, run / "latent_decoder.safetensors")
-    # The encoder stays what flows know, and the discriminator speaks at once.
-    assert "adversarial" in second.step(0, step_rng(0, 0))
-    same(second.encoder, run / "latent_encoder.safetensors")
-
-    first = FlowTask(flow_config(), flow_pairs(), runs=(tmp_path, tmp_path))
-    run = trained(first, tmp_path / "flow", flow_config())
-    third = FlowTask(
-        fine_tuned(flow_config(), "x"), flow_pairs(), runs=(tmp_path, tmp_path),
-        start=Pretrained(run),
-    )  # fmt: skip
-    same(third.flow, run / "flow.safetensors")
-
-
-def test_training_goes_on_from_what_taught_a_copy_in_few_steps(tmp_path: Path) -> None:
-    first = FlowTask(flow_config(), flow_pairs(), runs=(tmp_path, tmp_path))
-    run = trained(first, tmp_path / "flow", flow_config())
-    network, about = load_flow(run)
-    save_weights(tmp_path / "few" / "flow.safetensors", network, {**about, "times": [0.0, 1.0]})
-    few = Pretrained(tmp_path / "few")
-
-    def started() -> FlowTask:
-        return FlowTask(flow_config(), flow_pairs(), runs=(tmp_path, tmp_path), start=few)
-
-    with pytest.raises(DataError, match="copy in few steps"):
-        started()
-    save_weights(tmp_path / "few" / f"{TAUGHT_BY}.safetensors", network, about)
-    same(started().flow, run / "flow.safetensors")
-
-
 def other_eyes(path: Path) -> None:
     tensors, about = read_tensors(path)
     save_weights(path, tensors, {**about, "eyes": "0" * 64})
 
 
-def test_features_of_other_eyes_and_weights_of_other_sizes_are_refused(
-    own: EarsData, tmp_path: Path, eyes: Eyes, toy_bench: Bench
+def test_ears_start_from_finished_weights_of_their_sizes_and_eyes(
+    own: EarsData, tmp_path: Path
 ) -> None:
-    photos = torch.from_numpy(PairDataset(toy_bench, "train").photos())
     run = trained(EarsTask(ears_config(), own), tmp_path / "ears", ears_config())
+    again = EarsTask(fine_tuned(ears_config(), "x"), own, start=Pretrained(run))
+    same(again.network.ears, run / "encoder.safetensors")
+    same(again.network.picture, run / "picture_encoder.safetensors")
     with pytest.raises(DataError, match="other sizes"):
         EarsTask(ears_config(preset="everyday"), own, start=Pretrained(run))
     other_eyes(run / "picture_encoder.safetensors")
     with pytest.raises(DataError, match="other eyes"):
         EarsTask(ears_config(), own, start=Pretrained(run))
+
+
+def test_a_decoder_starts_from_finished_weights_of_its_eyes(
+    tmp_path: Path, eyes: Eyes, toy_bench: Bench
+) -> None:
+    photos = torch.from_numpy(PairDataset(toy_bench, "train").photos())
     config = decoder_config(eyes)
     run = trained(DecoderTask(config, photos, eyes), tmp_path / "decoder", config)
+    tuned = replace(fine_tuned(config, "x"), loop=LOOP)
+    task = DecoderTask(tuned, photos, eyes, start=Pretrained(run))
+    same(task.encoder, run / "latent_encoder.safetensors")
+    same(task.decoder, run / "latent_decoder.safetensors")
+    same(task.ema.average, run / "latent_decoder.safetensors")
+    # The encoder stays what flows know, and the discriminator speaks at once.
+    assert "adversarial" in task.step(0, step_rng(0, 0))
+    same(task.encoder, run / "latent_encoder.safetensors")
     other_eyes(run / "latent_encoder.safetensors")
     with pytest.raises(DataError, match="other eyes"):
         DecoderTask(config, photos, eyes, start=Pretrained(run))
+
+
+def test_a_flow_starts_from_finished_weights_or_from_what_taught_a_copy(tmp_path: Path) -> None:
+    def task(start: Path | None = None) -> FlowTask:
+        config = flow_config() if start is None else fine_tuned(flow_config(), "x")
+        given = None if start is None else Pretrained(start)
+        return FlowTask(config, flow_pairs(), runs=(tmp_path, tmp_path), start=given)
+
+    run, few = trained(task(), tmp_path / "flow", flow_config()), tmp_path / "few"
+    same(task(run).flow, run / "flow.safetensors")
+    network, about = load_flow(run)
+    save_weights(few / "flow.safetensors", network, {**about, "times": [0.0, 1.0]})
+    with pytest.raises(DataError, match="copy in few steps"):
+        task(few)
+    save_weights(few / f"{TAUGHT_BY}.safetensors", network, about)
+    same(task(few).flow, run / "flow.safetensors")
 
 
 @pytest.mark.parametrize(

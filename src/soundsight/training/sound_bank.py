@@ -85,15 +85,21 @@ def open_bank(
     begin_or_check(folder / "bank.json", about, "copies")
     missing = [c for c in range(config.copies + 1) if not _copy(folder, c).exists()]
     if missing or not (folder / _INDEX).exists():
-        samples = []
-        for number, one in enumerate(sounds):
-            samples.append(read_sound(everyday.path(one)))
-            tell("sounds read", number + 1, len(sounds))
+        samples = read_all(everyday, sounds, tell)
         sound, first = _make_clean(folder, samples)
         for copy in missing:
             if copy:
                 _make_copy(folder, copy, samples, sound, first, config, tell)
     return SoundBank(folder, sounds, config.copies)
+
+
+def read_all(everyday: Everyday, sounds: Sequence[Sound], tell: Tell) -> list[Samples]:
+    """Return whole sounds, float32 [t] mono at 44.1 kHz each."""
+    samples = []
+    for number, one in enumerate(sounds):
+        samples.append(read_sound(everyday.path(one)))
+        tell("sounds read", number + 1, len(sounds))
+    return samples
 
 
 def _copy(folder: Path, copy: int) -> Path:

@@ -51,7 +51,7 @@ from soundsight.training.kept import (
     tell_nothing,
     write_array,
 )
-from soundsight.training.sound_bank import SoundBank, copy_of, rms
+from soundsight.training.sound_bank import SoundBank, copy_of, read_all, rms
 
 FEATURES = 1024
 """How many features it has of a second: its last feature maps, averaged over the second."""
@@ -207,10 +207,7 @@ def open_clips(
     begin_or_check(folder / "mixtures.json", made_of, "clips")
     missing = [p for p in range(_parts_of(config.clips)) if not _part(folder, p)[1].exists()]
     if missing:
-        loaded, recordings = teacher(), []
-        for number, sound in enumerate(sounds):
-            recordings.append(read_sound(everyday.path(sound)))
-            tell("sounds read", number + 1, len(sounds))
+        loaded, recordings = teacher(), read_all(everyday, sounds, tell)
     for done, part in enumerate(missing):
         made = []
         for clip in range(part * _CLIPS_A_PART, (part + 1) * _CLIPS_A_PART):
