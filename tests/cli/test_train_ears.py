@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ import torch
 from typer.testing import CliRunner
 
 from soundsight.cli import main as cli
+from soundsight.cli import train_runs
 from soundsight.data.everyday.folder import EVERYDAY_VARIABLE, OF_BENCH, Everyday
 from soundsight.data.vegas.bench import BENCH_VARIABLE, Bench
 from soundsight.models.eyes import NETWORKS, Eyes
 from soundsight.models.ood import OodClassifier
+from soundsight.training.labels import EVERYDAY_HEAD
 from soundsight.training.ood import load_ood
 
 
@@ -68,14 +71,15 @@ def test_absent_data_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_none_of_the_kinds_is_learned_from_a_folder(
-    tmp_path: Path, write_sound: Callable[..., Path]
+    tmp_path: Path, write_sound: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(train_runs, "EVERYDAY_HEAD", replace(EVERYDAY_HEAD, others_each=1))
     run, others = tmp_path / "ears", tmp_path / "others"
     assert train(run)[0] == 0
     for number in range(3):
         write_sound(others / f"saw {number}.wav", 1.0, hz=2000.0 + 900 * number, level=0.3)
     (others / "broken.ogg").write_bytes(b"OggS, and nothing else")
-    quick = ["--set", "others_each=1", "--set", "iterations=5"]
+    quick = ["--set", "iterations=5"]
     names = ["train", "labels", "--encoder", str(run), "--others", str(others)]
     code, out, err = told(*names, "-o", str(tmp_path / "names"), *quick)
     assert code == 0, err

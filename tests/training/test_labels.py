@@ -263,13 +263,13 @@ def test_made_sounds(kind: str) -> None:
 
 def test_made_sounds_of_train_and_val_are_others() -> None:
     config = LabelHeadConfig(others=("ticking", "noise"), others_each=1)
-    train, val = hear_made(encoder(), config)
+    train, val = (hear_made(encoder(), config, split) for split in ("train", "val"))
     assert train.shape[1] == val.shape[1] == SIZES.embedding_size
     assert len(train) > 4
     assert len(val) > 4
     count = min(len(train), len(val))
     assert not np.array_equal(train[:count], val[:count])
-    none = hear_made(encoder(), LabelHeadConfig(others_each=0))
-    assert [len(part) for part in none] == [0, 0]
+    none = LabelHeadConfig(others_each=0)
+    assert [len(hear_made(encoder(), none, split)) for split in ("train", "val")] == [0, 0]
     with pytest.raises(ConfigError, match="other sound"):
         other_sounds.made("thunder", 0)

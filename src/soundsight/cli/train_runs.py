@@ -381,7 +381,7 @@ def train_ood(
     if isinstance(network, Ears) and everyday:
         train, val, other = _everyday_seconds(network, encoder, options.data, others, bank)
         folder = None if other is None else other.embeddings
-        made, _ = hear_made(network, EVERYDAY_HEAD)
+        made = hear_made(network, EVERYDAY_HEAD, "train")
         fitted = fit_ood_classifier(train, val, network, config, folder=folder, made=made)
     else:
         pairs = open_all(options.data)

@@ -187,16 +187,11 @@ def hear_labelled(
     return _joined(encoder, parts)
 
 
-def hear_made(
-    encoder: AudioEncoder, config: LabelHeadConfig
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Make and embed sounds that are none of the subjects: float32 [n, E] for train and for val."""
+def hear_made(encoder: AudioEncoder, config: LabelHeadConfig, split: str) -> NDArray[np.float32]:
+    """Make and embed sounds that are none of the subjects, for train or for val: float32 [n, E]."""
     each = config.others_each
-    train, val = (
-        _embedded(encoder, log_mels(config.others, numbers))
-        for numbers in (range(each), range(each, each + -(-each // 4)))
-    )
-    return train, val
+    numbers = range(each) if split == "train" else range(each, each + -(-each // 4))
+    return _embedded(encoder, log_mels(config.others, numbers))
 
 
 def _labelled(place: Bench | PairFolder, split: str) -> Iterator[tuple[NDArray[np.uint8], str]]:

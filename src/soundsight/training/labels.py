@@ -98,11 +98,12 @@ def fit_heard(
     """
     named: list[Seconds] = []
     rest: list[Floats] = []
-    for seconds, made in zip((train, val), hear_made(encoder, config), strict=True):
+    for seconds, split in ((train, "train"), (val, "val")):
         embeddings = seconds.embeddings.astype(np.float64)
         has_name = seconds.known & (seconds.kinds != "")
         names = [(words or {}).get(kind, str(kind)) for kind in seconds.kinds[has_name]]
         named.append((embeddings[has_name], names))
+        made = hear_made(encoder, config, split)
         rest.append(np.concatenate([embeddings[~seconds.known], made]))
     return fit_label_head(named[0], named[1], config, (rest[0], rest[1]))
 
