@@ -21,8 +21,7 @@ from soundsight.models.discriminator import (
 )
 from soundsight.models.eyes import MAPS, NETWORKS, POOLED_SIZE, Eyes
 from soundsight.models.flow import Flow, FlowConfig, FlowGenerator
-from soundsight.training.decoder import SIZES
-from soundsight.training.decoder import DISCRIMINATORS
+from soundsight.training.decoder import DISCRIMINATORS, SIZES
 from soundsight.training.flow import SIZES as FLOW_SIZES
 
 Check = Callable[[nn.Module], None]
