@@ -18,6 +18,7 @@ from soundsight.models.published.discriminator import (
     RCDiscriminatorConfig,
 )
 from soundsight.models.published.generator import DenseGenerator, DenseGeneratorConfig
+from soundsight.models.published.informativity import InformativityClassifier
 
 
 def count(network: nn.Module) -> int:
@@ -31,6 +32,7 @@ def test_published_networks_have_the_published_sizes(flop: Flop) -> None:
     assert count(Autoencoder(AutoencoderConfig())) == pytest.approx(33.42e6, rel=2e-4)
     assert count(DenseGenerator(DenseGeneratorConfig())) == pytest.approx(38.64e6, rel=2e-4)
     assert count(RCDiscriminator(RCDiscriminatorConfig())) == pytest.approx(5.28e6, rel=1e-3)
+    assert count(InformativityClassifier()) == 34_730
     assert flop(DenseGeneratorConfig()) == pytest.approx(4.46e9, rel=1e-3)
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from soundsight.core.errors import DataError, OutputError
+from soundsight.core.files import atomic_file
 from soundsight.data.records import Clip, Record
+from soundsight.data.store import shards
 from soundsight.data.store.dataset import PairDataset
 from soundsight.data.store.shards import (
     END_BYTES,
@@ -63,23 +66,20 @@ def test_the_same_records_give_the_same_bytes_on_any_machine(tmp_path: Path) -> 
             assert told == (0, 0, 0, "", "", 0o644, True)
 
 
-@pytest.mark.parametrize("key", ["", "a.b", "a/b"])
-def test_a_key_that_would_break_the_grouping_is_refused(tmp_path: Path, key: str) -> None:
-    with pytest.raises(ValueError, match="no key of a record"):
-        write_shard(tmp_path / "x.tar", [plain(key, jpg=1)])
-    with pytest.raises(ValueError, match="two records are named a"):
-        write_shard(tmp_path / "x.tar", [plain("a", jpg=1), plain("a", jpg=1)])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_shard_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
-    def records() -> Iterator[Record]:
+def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    def full() -> Iterator[Record]:
         yield plain("a", jpg=1000)
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OutputError, match="No space left"):
-        write_shard(tmp_path / "x.tar", records())
-    assert list(tmp_path.iterdir()) == []
+    # A key with a dot or a slash would break WebDataset's grouping.
+    for records, kind, words in (
+        *(([plain(key, jpg=1)], ValueError, "no key of a record") for key in ("", "a.b", "a/b")),
+        ([plain("a", jpg=1)] * 2, ValueError, "two records are named a"),
+        (full(), OutputError, "No space left"),
+    ):
+        with pytest.raises(kind, match=words):
+            write_shard(tmp_path / "x.tar", records)
+        assert list(tmp_path.iterdir()) == []
 
 
 # Its reader leaves its files to be closed by whoever collects them.
@@ -148,24 +148,35 @@ def test_a_dataset_is_read_over_fsspec(toy_data: Path) -> None:
         memory.rm("/bucket", recursive=True)
 
 
-def test_a_url_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
+def test_nothing_there_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("fsspec")
-    with pytest.raises(DataError, match="there is no dataset at memory://nowhere/x: check"):
-        open_dataset("memory://nowhere/x")
-    with pytest.raises(DataError, match=r"nosuch://x cannot be opened: ") as caught:
-        open_dataset("nosuch://x")
-    assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match=r"there is no dataset at .*: check the path"):
-        open_dataset(tmp_path / "nowhere")
+    for where, words in (
+        ("memory://nowhere/x", "there is no dataset at memory://nowhere/x: check the path"),
+        ("nosuch://x", "nosuch://x cannot be opened: "),
+        (tmp_path / "nowhere", f"there is no dataset at {tmp_path}/nowhere: check the path"),
+    ):
+        with pytest.raises(DataError, match=words) as caught:
+            open_dataset(where)
+        assert "\n" not in str(caught.value)
 
 
-def test_lossless_log_mels() -> None:
+def test_log_mels_are_lossless_and_what_does_not_fit_is_refused(
+    toy_data: Path, make_record: Callable[..., Record]
+) -> None:
     mel = np.random.default_rng(0).integers(0, 256, (128, 250), dtype=np.uint8)
     assert (decode_mel(encode_mel(mel)) == mel).all()
     with pytest.raises(DataError, match="no readable JPEG or WEBP"):
         decode_image(encode_mel(mel))
     with pytest.raises(DataError, match="no readable PNG"):
         decode_mel(b"")
+    data = open_dataset(toy_data)
+    clip = Clip(path="", key="x", group="x")
+    large = make_record(clip, 0, np.random.default_rng(0), 128)
+    with pytest.raises(DataError, match=r"is of another size than dataset\.json says"):
+        data.decode(large)
+    assert data.decode(large, with_image=False)[1] is None
+    with pytest.raises(DataError, match=r"has no 'mel\.png'"):
+        data.decode(Record(key="x", files={"jpg": large.files["jpg"]}))
 
 
 # --- finished or not ---------------------------------------------------------------------------
@@ -186,22 +197,18 @@ def test_a_kill_while_finishing_leaves_no_finished_dataset(
 ) -> None:
     about = json.loads((own_data / "dataset.json").read_bytes())
     whole = {p.name: p.read_bytes() for p in own_data.iterdir() if p.is_file()}
-    from soundsight.data.store import shards
+    for last in ("SHA256SUMS", "dataset.json"):
 
-    real = shards.atomic_file
-    for survivors in (0, 1):
-        left = iter([True] * survivors)
-
-        def killed(path: Path, left: Iterator[bool] = left):  # type: ignore[no-untyped-def]
-            if not next(left, False):
+        def killed(path: Path, last: str = last) -> AbstractContextManager[Path]:
+            if path.name == last:
                 raise KeyboardInterrupt
-            return real(path)
+            return atomic_file(path)
 
         monkeypatch.setattr(shards, "atomic_file", killed)
         with pytest.raises(KeyboardInterrupt):
             write_dataset(own_data, about)
         assert not (own_data / "dataset.json").exists()
-    monkeypatch.setattr(shards, "atomic_file", real)
+    monkeypatch.undo()
     write_dataset(own_data, about)
     assert {p.name: p.read_bytes() for p in own_data.iterdir() if p.is_file()} == whole
 
@@ -282,13 +289,11 @@ def test_every_flipped_byte_is_found(toy_data: Path, data: st.DataObject) -> Non
     assert all("\n" not in str(problem) for problem in problems)
     if name.endswith(".tar"):
         entries = json.loads((toy_data / name.replace(".tar", ".index.json")).read_bytes())
-        hurt = [
-            e["key"]
-            for e in entries["records"]
-            if min(o for o, _ in e["files"].values()) - 512
-            <= at
-            < max(o + -(-s // 512) * 512 for o, s in e["files"].values())
-        ]
+        hurt = []
+        for entry in entries["records"]:
+            start = min(offset for offset, _ in entry["files"].values()) - 512
+            end = max(offset + -(-size // 512) * 512 for offset, size in entry["files"].values())
+            hurt += [entry["key"]] if start <= at < end else []
         assert [p.key for p in problems] == (hurt or [None])
     elif not name.startswith("SHA"):
         assert name in {problem.file for problem in problems}
@@ -380,16 +385,3 @@ def test_reading_a_damaged_pair_says_which(own_data: Path) -> None:
     flip(own_data / "val-000000.index.json", 100)
     with pytest.raises(DataError, match=r"val-000000\.index\.json is damaged: run"):
         data.record("val", 0)
-
-
-def test_a_pair_of_another_size_is_refused(
-    tmp_path: Path, make_dataset: Callable[..., Path], make_record: Callable[..., Record]
-) -> None:
-    data = open_dataset(make_dataset(tmp_path / "data"))
-    clip = Clip(path="", key="x", group="x")
-    large = make_record(clip, 0, np.random.default_rng(0), 128)
-    with pytest.raises(DataError, match=r"is of another size than dataset\.json says"):
-        data.decode(large)
-    assert data.decode(large, with_image=False)[1] is None
-    with pytest.raises(DataError, match=r"has no 'mel\.png'"):
-        data.decode(Record(key="x", files={"jpg": large.files["jpg"]}))

@@ -128,7 +128,7 @@ def test_a_damaged_table_is_refused(bench_root: Path, old: str, new: str, words:
         find_bench(bench_root)
 
 
-def test_a_picture_of_another_size_or_kind_is_refused(bench_root: Path, write_tar, jpeg) -> None:
+def test_pictures_that_do_not_belong_are_refused(bench_root: Path, write_tar, jpeg) -> None:
     pictures = [("baby/a.jpg", jpeg(np.zeros((64, 96, 3), np.uint8))), ("baby/b.jpg", b"no JPEG")]
     write_tar(bench_root / "photos" / "val.tar", pictures)
     bench = Bench(bench_root)
@@ -138,12 +138,7 @@ def test_a_picture_of_another_size_or_kind_is_refused(bench_root: Path, write_ta
         bench.photo("baby/b.jpg")
     with pytest.raises(DataError, match=r"has no baby/c\.jpg in photos"):
         bench.photo("baby/c.jpg")
-
-
-def test_a_photo_outside_the_subjects_folders_is_refused(bench_root, write_tar, jpeg) -> None:
-    write_tar(
-        bench_root / "photos" / "val.tar", [("cat/a.jpg", jpeg(np.zeros((96, 96, 3), np.uint8)))]
-    )
+    write_tar(bench_root / "photos" / "val.tar", [("cat/a.jpg", b"")])
     with pytest.raises(DataError, match=r"cat/a\.jpg is in none of the folders baby, dog"):
         Bench(bench_root).photos("val")
     with pytest.raises(DataError, match="its folder is none of"):

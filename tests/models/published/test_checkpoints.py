@@ -10,6 +10,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,102 +26,89 @@ KINDS = ("generator", "autoencoder", "discriminator", "informativity")
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
 
 
-def add(network: nn.Module, name: str, layer: nn.Module, maps: int) -> None:
-    network.add_module(name, layer)
-    norm = nn.BatchNorm1d if isinstance(layer, nn.Linear) else nn.BatchNorm2d
-    network.add_module(f"{name}_bn", norm(maps))
+class Plain(nn.Module):
+    def add(self, name: str, layer: nn.Module) -> None:
+        self.add_module(name, layer)
+        linear = isinstance(layer, nn.Linear)
+        norm = nn.BatchNorm1d(layer.out_features) if linear else nn.BatchNorm2d(layer.out_channels)
+        self.add_module(f"{name}_bn", norm)
+
+    def run(self, name: str, x: Tensor) -> Tensor:
+        return self.get_submodule(f"{name}_bn")(self.get_submodule(name)(x))
+
+    def relus(self, name: str, last: int, x: Tensor) -> Tensor:
+        for i in range(1, last + 1):
+            x = F.relu(self.run(f"{name}{i}", x))
+        return x
 
 
-def run(network: nn.Module, name: str, x: Tensor) -> Tensor:
-    return network.get_submodule(f"{name}_bn")(network.get_submodule(name)(x))
-
-
-class PlainGenerator(nn.Module):
+class PlainGenerator(Plain):
     def __init__(self, taken: int, widths: Sequence[int], blocks: Sequence[Sequence[int]]) -> None:
         super().__init__()
         shapes = [(2, 1, 0), (3, 1, 0), (3, 1, 0), *[(4, 2, 1)] * 4]
-        layer, before = 1, taken
-        for k, (width, shape) in enumerate(zip([*widths, 3], shapes, strict=True)):
-            add(self, f"transition{k}", nn.ConvTranspose2d(before, width, *shape), width)
-            if k == 6:
-                break
-            a, b, c = blocks[k]
-            for maps_in, maps in ((width, a), (a, b), (a + b, c)):
-                convolution = nn.ConvTranspose2d(maps_in, maps, 3, padding=1)
-                add(self, f"convT{layer}", convolution, maps)
-                layer += 1
-            before = a + b + c
+        for k, (a, b, c) in enumerate(blocks):
+            self.add(f"transition{k}", nn.ConvTranspose2d(taken, widths[k], *shapes[k]))
+            for i, maps in enumerate(((widths[k], a), (a, b), (a + b, c)), start=3 * k + 1):
+                self.add(f"convT{i}", nn.ConvTranspose2d(*maps, 3, padding=1))
+            taken = a + b + c
+        self.add("transition6", nn.ConvTranspose2d(taken, 3, *shapes[6]))
 
     def forward(self, x: Tensor, uniforms: Tensor | None = None) -> Tensor:
-        rates = (0.15, 0.13, 0.11, 0.09, 0.07, 0.05)
-        for k, rate in enumerate(rates):
-            x = F.relu(run(self, f"transition{k}", x))
+        for k, rate in enumerate((0.15, 0.13, 0.11, 0.09, 0.07, 0.05)):
+            x = F.relu(self.run(f"transition{k}", x))
             if uniforms is not None:
                 mine, uniforms = uniforms[:, : x.shape[1]], uniforms[:, x.shape[1] :]
                 x = torch.where(mine[:, :, None, None] < rate, 0.0, x / (1 - rate))
-            a = F.relu(run(self, f"convT{3 * k + 1}", x))
-            b = F.relu(run(self, f"convT{3 * k + 2}", a))
-            c = F.relu(run(self, f"convT{3 * k + 3}", torch.cat((a, b), 1)))
+            a = F.relu(self.run(f"convT{3 * k + 1}", x))
+            b = F.relu(self.run(f"convT{3 * k + 2}", a))
+            c = F.relu(self.run(f"convT{3 * k + 3}", torch.cat((a, b), 1)))
             x = torch.cat((a, b, c), 1)
-        return torch.tanh(run(self, "transition6", x))
+        return torch.tanh(self.run("transition6", x))
 
 
-class PlainAutoencoder(nn.Module):
+class PlainAutoencoder(Plain):
     def __init__(self, maps: Sequence[int], size: int) -> None:
         super().__init__()
         widths = [1, *maps, size]
         kernels = [(7, 5), (5, 3), (5, 3), (5, 3), (5, 3)] + [(3, 3)] * 8
         mirror = [(3, 3)] * 8 + [(5, 3), (5, 3), (5, 3), (5, 4), (8, 6)]
-        for i in range(13):
-            down = nn.Conv2d(widths[i], widths[i + 1], kernels[i], stride=2 if i < 2 else 1)
-            add(self, f"conv{i + 1}", down, widths[i + 1])
-        for i in range(13):
-            wide, narrow = widths[13 - i], widths[12 - i]
-            up = nn.ConvTranspose2d(wide, narrow, mirror[i], stride=2 if i > 10 else 1)
-            add(self, f"convT{i + 1}", up, narrow)
+        for i, kernel in enumerate(kernels, start=1):
+            stride = 2 if i < 3 else 1
+            self.add(f"conv{i}", nn.Conv2d(widths[i - 1], widths[i], kernel, stride))
+        for i, kernel in enumerate(mirror, start=1):
+            stride = 2 if i > 11 else 1
+            self.add(f"convT{i}", nn.ConvTranspose2d(widths[-i], widths[-i - 1], kernel, stride))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        for i in range(1, 13):
-            x = F.relu(run(self, f"conv{i}", x))
-        code = torch.tanh(run(self, "conv13", x))
-        x = code
-        for i in range(1, 13):
-            x = F.relu(run(self, f"convT{i}", x))
-        return torch.tanh(run(self, "convT13", x)), code
+        code = torch.tanh(self.run("conv13", self.relus("conv", 12, x)))
+        return torch.tanh(self.run("convT13", self.relus("convT", 12, code))), code
 
 
-class PlainDiscriminator(nn.Module):
+class PlainDiscriminator(Plain):
     def __init__(self, maps: Sequence[int], size: int) -> None:
         super().__init__()
-        before = 3
-        for i, width in enumerate(maps, 1):
+        for i, (before, width) in enumerate(pairwise((3, *maps)), start=1):
             kernel, stride = (5, 2) if i == 1 else (3, 2) if i == 2 else (3, 1)
-            add(self, f"conv{i}", nn.Conv2d(before, width, kernel, stride, bias=False), width)
-            before = width
-        add(self, "conv13", nn.Conv2d(before + size // 4, 1, 2, bias=False), 1)
+            self.add(f"conv{i}", nn.Conv2d(before, width, kernel, stride, bias=False))
+        self.add("conv13", nn.Conv2d(maps[-1] + size // 4, 1, 2, bias=False))
 
     def forward(self, image: Tensor, code: Tensor) -> Tensor:
-        x = image
-        for i in range(1, 13):
-            x = F.relu(run(self, f"conv{i}", x))
-        x = torch.cat((x, code.reshape(len(code), -1, 2, 2)), 1)
-        return torch.tanh(run(self, "conv13", x)).reshape(-1)
+        x = torch.cat((self.relus("conv", 12, image), code.reshape(len(code), -1, 2, 2)), 1)
+        return torch.tanh(self.run("conv13", x)).reshape(-1)
 
 
-class PlainInformativity(nn.Module):
+class PlainInformativity(Plain):
     def __init__(self) -> None:
         super().__init__()
-        for i, (before, width) in enumerate(((3, 12), (12, 32), (32, 32), (32, 32), (32, 32)), 1):
-            add(self, f"conv{i}", nn.Conv2d(before, width, 5 if i == 1 else 3, 2), width)
-        add(self, "fc1", nn.Linear(32, 32), 32)
-        add(self, "fc2", nn.Linear(32, 32), 32)
+        for i, (before, width) in enumerate(pairwise((3, 12, 32, 32, 32, 32)), start=1):
+            self.add(f"conv{i}", nn.Conv2d(before, width, 5 if i == 1 else 3, 2))
+        self.add("fc1", nn.Linear(32, 32))
+        self.add("fc2", nn.Linear(32, 32))
         self.fc3 = nn.Linear(32, 2)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = image
-        for i in range(1, 6):
-            x = F.relu(run(self, f"conv{i}", x))
-        return F.log_softmax(self.fc3(F.relu(run(self, "fc2", x.flatten(1)))), 1)
+        x = self.relus("conv", 5, image).flatten(1)
+        return F.log_softmax(self.fc3(F.relu(self.run("fc2", x))), 1)
 
 
 WIDTHS = (512, 512, 352, 224, 160, 112)
@@ -149,10 +137,6 @@ def network(kind: str, size: int = 16, noise: int = 0) -> nn.Module:
     )
 
 
-# At the ends of a tanh all outputs look the same.
-BEFORE_TANH = ("transition6_bn", "conv13_bn", "convT13_bn")
-
-
 def scattered(made: nn.Module, seed: int = 1) -> nn.Module:
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -160,11 +144,9 @@ def scattered(made: nn.Module, seed: int = 1) -> nn.Module:
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 module.running_mean.uniform_(-0.2, 0.2, generator=rng)
                 module.running_var.uniform_(0.3, 1.5, generator=rng)
-                if name in BEFORE_TANH:
-                    module.running_var.mul_(20.0)
-                    module.bias.zero_()
-                if isinstance(made, PlainDiscriminator) and name == "conv13_bn":
-                    module.running_var.mul_(20.0)
+                # At the ends of a tanh all outputs look the same.
+                if name in ("transition6_bn", "conv13_bn", "convT13_bn"):
+                    module.running_var.mul_(400.0 if isinstance(made, PlainDiscriminator) else 20.0)
                 module.weight.uniform_(0.7, 1.4, generator=rng)
                 module.bias.uniform_(-0.2, 0.2, generator=rng)
             elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -224,25 +206,18 @@ def test_outputs_are_those_of_the_published_networks(kind: str, size: int, pth: 
             assert torch.equal(loaded(*image, code), loaded(*image, code.flatten(1)))
 
 
-@pytest.mark.parametrize(
-    ("kind", "make", "parameters"),
-    [
-        ("generator", lambda: PlainGenerator(512, WIDTHS, BLOCKS), 38.64e6),
-        ("autoencoder", lambda: PlainAutoencoder(SOUND_MAPS, 512), 33.42e6),
-        ("discriminator", lambda: PlainDiscriminator(PICTURE_MAPS, 512), 5.3e6),
-        ("informativity", PlainInformativity, 34_730),
-    ],
-    ids=KINDS,
-)
-def test_published_sizes(
-    kind: str, make: Callable[[], nn.Module], parameters: float, pth: Path
-) -> None:
-    with torch.no_grad():
-        made = scattered(make())
-    loaded = check(kind, save(made, pth), made, 512, n=2)
+PUBLISHED: dict[str, Callable[[], nn.Module]] = {
+    "generator": lambda: PlainGenerator(512, WIDTHS, BLOCKS),
+    "autoencoder": lambda: PlainAutoencoder(SOUND_MAPS, 512),
+    "discriminator": lambda: PlainDiscriminator(PICTURE_MAPS, 512),
+}
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_outputs_at_the_published_sizes(kind: str, pth: Path) -> None:
+    made = scattered(PUBLISHED[kind]())
+    check(kind, save(made, pth), made, 512, n=2)
     pth.unlink()
-    count = sum(p.numel() for p in loaded.parameters())
-    assert count == pytest.approx(parameters, rel=0.005)
 
 
 def test_dropout_is_on_when_its_numbers_are_given(pth: Path) -> None:

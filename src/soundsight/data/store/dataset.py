@@ -47,19 +47,12 @@ WINDOW = 50_000
 
 @dataclass(frozen=True, kw_only=True)
 class PairBatch:
-    """A batch of n pairs.
+    """A batch of n pairs."""
 
-    Attributes:
-        mel: log-mels, uint8 [n, 1, 128, 100].
-        image: frames, uint8 [n, 3, 96, 96].
-        video: opaque number of the source video; equal where the video is.
-        photo: opaque number of the frame; equal where the frame is.
-    """
-
-    mel: UInt8[Tensor, "n 1 128 100"]
-    image: UInt8[Tensor, "n 3 96 96"]
-    video: Int64[Tensor, " n"]
-    photo: Int64[Tensor, " n"]
+    mel: UInt8[Tensor, "n 1 128 100"]  #: log-mels
+    image: UInt8[Tensor, "n 3 96 96"]  #: frames
+    video: Int64[Tensor, " n"]  #: opaque number of the source video; equal where the video is
+    photo: Int64[Tensor, " n"]  #: opaque number of the frame; equal where the frame is
 
 
 class _Table:
