@@ -135,9 +135,7 @@ class LatentEncoder(nn.Module):
 class LatentReading(nn.Module):
     """A latent picture -> the photo's pooled features, as far as they can be told from it.
 
-    Training only: what the eyes see in the whole photo must be in its latent picture, so that a
-    decoder can draw, and a flow can aim at, what the photo is of (as latent spaces aligned with
-    vision models are: Yao et al. 2025, VA-VAE).
+    Training only: so that what the photo is of can be drawn and aimed at (Yao et al. 2025, VA-VAE).
     """
 
     def __init__(self, config: LatentConfig) -> None:

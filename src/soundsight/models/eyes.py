@@ -130,7 +130,7 @@ class Eyes(nn.Module):
 
         Raises:
             ConfigError: on an unknown name, or when its package is not installed.
-            DataError: when the package holds other weights than those that are expected.
+            DataError: when it holds other weights than those that are expected.
         """
         config = choose("eyes", name, NETWORKS)
         path = _weights_file(config)

@@ -21,18 +21,11 @@ HALF_SECOND = FRAMES_PER_SEGMENT // 2
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Seconds:
-    """Seconds of several sounds, one after the other.
+    """Seconds of several sounds, one after the other."""
 
-    Attributes:
-        mels: uint8 [n, 128, 100], row 0 the highest band, scaled by the clip.
-        sound: which sound each is of, int64 [n]: a place in ``sounds``.
-        first: first frame of each within its sound, int64 [n], 10 ms each.
-        sounds: the sounds.
-    """
-
-    mels: NDArray[np.uint8]
-    sound: NDArray[np.int64]
-    first: NDArray[np.int64]
+    mels: NDArray[np.uint8]  #: [n, 128, 100], row 0 the highest band, scaled by the clip
+    sound: NDArray[np.int64]  #: which sound each is of, [n]: a place in ``sounds``
+    first: NDArray[np.int64]  #: first frame of each within its sound, [n], 10 ms each
     sounds: Sequence[Sound]
 
     @property

@@ -158,13 +158,9 @@ class PairDataset:
     def order(
         self, seed: int = 0, epoch: int = 0, *, rank: int = 0, world: int = 1
     ) -> NDArray[np.int64]:
-        """Return the rows of an epoch in the order in which they are read: int64 [n].
+        """Return the rows of an epoch (from 0) in the order in which they are read: int64 [n].
 
-        Args:
-            seed: of the order.
-            epoch: its number, from 0.
-            rank: number of this process among the ``world`` that share the epoch, pair by pair.
-            world: how many they are.
+        ``world`` processes may share the epoch, pair by pair; ``rank`` is this one's number.
         """
         if min(seed, epoch) < 0 or not 0 <= rank < world:
             raise ConfigError("seed and epoch must be at least 0, and rank from 0 to below world")

@@ -60,21 +60,14 @@ class ShardInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Where a pair lies in its tar, as the index says it in JSON.
-
-    Attributes:
-        key: of the record.
-        group: of its clip; pairs of one group show one source video.
-        crc32: of the ``size`` bytes from ``start`` on.
-        files: name (``mel.png``, ...) -> (offset of its data in the tar, size), as they lie.
-        reasons, sums: as in ``Record``; only in a preparation's parts.
-    """
+    """Where a pair lies in its tar, as the index says it in JSON."""
 
     key: str
-    group: str
-    crc32: int
+    group: str  #: of its clip; pairs of one group show one source video
+    crc32: int  #: of the ``size`` bytes from ``start`` on
+    #: name (``mel.png``, ...) -> (offset of its data in the tar, size), as they lie
     files: Mapping[str, Sequence[int]]
-    reasons: Sequence[str] = ()
+    reasons: Sequence[str] = ()  #: as in ``Record``; only in a preparation's parts
     sums: Sequence[int] = ()
 
     @property
@@ -187,12 +180,9 @@ def _stretch(record: Record, place: int) -> tuple[bytes, dict[str, tuple[int, in
 
 
 class ShardWriter:
-    """Fills the shards of one split up to a bound on their size, one after the other.
+    """Fills the shards of one split, one after the other, up to ``limit`` bytes.
 
-    Args:
-        split: whose.
-        limit: bytes that a shard may have; a pair that is larger gets one of its own.
-        write: writes the shard of a name with some rows.
+    A pair that is larger gets a shard of its own.
     """
 
     def __init__(
@@ -237,16 +227,10 @@ class ShardWriter:
 
 
 def write_dataset(folder: Path, about: Mapping[str, Any]) -> None:
-    """Finish a dataset: write SHA256SUMS, then dataset.json.
+    """Finish a dataset: write SHA256SUMS, then ``about`` as dataset.json.
 
     dataset.json comes last because it alone says that a dataset is finished; one of before is
-    removed first. A program killed between the two leaves an unfinished dataset, never a finished
-    one without checksums.
-
-    Args:
-        folder: holds all other files.
-        about: becomes dataset.json. Hashes of shards and indexes are taken from it; other files
-            are read.
+    removed first. Hashes of shards and indexes are taken from it; other files are read.
     """
     # Names of files may hold what is no UTF-8; escaped it is valid JSON all the same.
     text = json.dumps(about, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")

@@ -37,17 +37,11 @@ _LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f]+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something that is not as it was written.
+    """Something that is not as it was written."""
 
-    Attributes:
-        file: path below the dataset.
-        what: in words.
-        key: the damaged pair, where one can be named.
-    """
-
-    file: str
-    what: str
-    key: str | None = None
+    file: str  #: path below the dataset
+    what: str  #: in words
+    key: str | None = None  #: the damaged pair, where one can be named
 
     def __str__(self) -> str:
         return f"{self.file}: {self.what}"
@@ -60,17 +54,10 @@ Progress = Callable[[int, int], None]
 def verify(
     where: str | Path, *, deep: bool = True, progress: Progress = lambda _done, _of: None
 ) -> Iterator[Problem]:
-    """Compare a dataset with its checksums.
+    """Yield what of a dataset (a folder or URL) is damaged, missing or does not belong.
 
-    Args:
-        where: its folder, or a URL that fsspec understands.
-        deep: read every byte. Otherwise only the size of a shard is looked at, and damage inside
-            it is not found.
-        progress: called after every chunk that was read.
-
-    Yields:
-        What is damaged, missing or does not belong; nothing when all is well. Hidden files and
-        folders are no part of a dataset.
+    Hidden files and folders are no part of a dataset. Unless ``deep``, only the size of a shard is
+    looked at, and damage inside it is not found.
 
     Raises:
         DataError: when there is no finished dataset, or its files cannot be listed.

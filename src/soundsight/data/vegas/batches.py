@@ -79,23 +79,14 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BatchRecord:
-    """One record of a batch.
+    """One record of a batch; an audio batch has class and log-mel alone."""
 
-    Attributes:
-        class_code: 0 to 999; to 255 in an audio batch.
-        video: number of the source video within its class, 0 to 99999; None in an audio batch.
-        window: second within the video, 0 to 999; None in an audio batch.
-        mel: uint8 [128, 100], row 0 the highest band; None in an embedding batch.
-        embedding: float32 [E]; only in an embedding batch.
-        image: uint8 [96, 96, 3], RGB; None in an audio batch.
-    """
-
-    class_code: int
-    video: int | None = None
-    window: int | None = None
-    mel: NDArray[np.uint8] | None = None
-    embedding: NDArray[np.float32] | None = None
-    image: NDArray[np.uint8] | None = None
+    class_code: int  #: 0 to 999; to 255 in an audio batch
+    video: int | None = None  #: number of the source video within its class, 0 to 99999
+    window: int | None = None  #: second within the video, 0 to 999
+    mel: NDArray[np.uint8] | None = None  #: [128, 100], row 0 the highest band
+    embedding: NDArray[np.float32] | None = None  #: [E]; instead of the log-mel
+    image: NDArray[np.uint8] | None = None  #: [96, 96, 3], RGB
 
 
 # --- reading ---------------------------------------------------------------------------------
