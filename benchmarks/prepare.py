@@ -24,6 +24,7 @@ second.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -331,8 +332,9 @@ def packing(clips: int) -> None:
                 write_shard(stage.part_path(clip.id), records, known)
             about = {"mel_bands": 128, "mel_frames": 100, "image_px": 96}
             began, began_s = time.process_time(), time.perf_counter()
-            packed = pack(stage, made, PackConfig(), about)
+            pack(stage, made, PackConfig(), about)
             cpu_s, clock_s = time.process_time() - began, time.perf_counter() - began_s
+            packed = json.loads((stage.data / "dataset.json").read_text("utf-8"))
     count = packed["counts"]["pairs"]
     size = sum(shard["bytes"] for part in packed["splits"].values() for shard in part["shards"])
     print(

@@ -532,13 +532,6 @@ def test_ctrl_c_is_one_line_and_130(videos: Path, data: Path) -> None:
         assert all(line.startswith(("found: ", "taken over ")) for line in lines[:-1])
 
 
-@pytest.mark.usefixtures("cut")
-def test_two_runs_on_one_output(videos: Path, data: Path) -> None:
-    with Stage(data, {}):
-        output = run(videos, "-o", data, *RAW, code=2)
-    assert f"error: another preparation is writing to {data}" in output
-
-
 def test_only_what_is_missing_or_changed_is_cut(broken: Path, data: Path, cut: list[str]) -> None:
     run(broken, "-o", data, *RAW, "--max-failures", 0, code=2)
     assert cut == ["baby_0.mp4", "broken.mp4"]

@@ -21,28 +21,18 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A video, or a part of one, to be cut into pairs.
+    """A video, or a part of one, to be cut into pairs."""
 
-    Attributes:
-        path: where it is read: a local path, or a URL that fsspec opens.
-        key: its stable name: the path below the source (with ``/``), followed by ``#start-end``
-            where only a part is used. The same on every machine, unique within a dataset.
-        group: clips of one group stay in one split (the YouTube id where it is known).
-        start_s: where the part to use starts, in seconds of the file; None for its beginning.
-        end_s: where it ends; None for the file's end.
-        label: class name, for cleaning and evaluation only.
-        split: the split that the source asks for, or None.
-        licence: licence of the video, or None.
-    """
-
-    path: str
+    path: str  #: where it is read: a local path, or a URL that fsspec opens
+    #: Its stable name: the path below the source (with ``/``), followed by ``#start-end`` where
+    #: only a part is used. The same on every machine, unique within a dataset.
     key: str
-    group: str
-    start_s: float | None = None
-    end_s: float | None = None
-    label: str | None = None
-    split: str | None = None
-    licence: str | None = None
+    group: str  #: clips of one group stay in one split (the YouTube id where it is known)
+    start_s: float | None = None  #: seconds of the file; None for its beginning
+    end_s: float | None = None  #: where it ends; None for the file's end
+    label: str | None = None  #: class name, for cleaning and evaluation only
+    split: str | None = None  #: the split that the source asks for
+    licence: str | None = None  #: of the video
 
     @property
     def id(self) -> str:
@@ -52,21 +42,13 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One pair as it lies in a shard.
+    """One pair as it lies in a shard."""
 
-    Attributes:
-        key: ``<clip id>_<window, 6 digits>``; no dot, as WebDataset splits names at the first.
-        files: name (``MEL``, ``SIDECAR``, ``jpg`` ...) -> content; a shard's member is named
-            ``key.name``.
-        reasons: cleaning steps that drop it; empty for a pair that is kept.
-        sums: of the levels and of their squares: of the log-mel, of red, of green, of blue.
-        stretch: its bytes in a tar, headers and padding included, where it was read from a part.
-    """
-
-    key: str
-    files: Mapping[str, bytes]
-    reasons: tuple[str, ...] = ()
-    sums: tuple[int, ...] = ()
+    key: str  #: ``<clip id>_<window, 6 digits>``: no dot, WebDataset splits names at the first
+    files: Mapping[str, bytes]  #: ``MEL``, ``SIDECAR``, ``jpg`` ... -> content
+    reasons: tuple[str, ...] = ()  #: cleaning steps that drop it
+    sums: tuple[int, ...] = ()  #: of levels and of their squares: log-mel, red, green, blue
+    #: Its bytes in a tar, headers and padding included, where it was read from a part.
     stretch: bytes = field(default=b"", compare=False, repr=False)
 
 

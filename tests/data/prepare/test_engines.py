@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from recipes import synth
-from soundsight.core.errors import DataError, OutputError
+from soundsight.core.errors import DataError
 from soundsight.data.prepare import engines
 from soundsight.data.prepare.clean import CleanConfig
 from soundsight.data.prepare.engines import Job, run_local
@@ -147,12 +147,6 @@ def test_a_full_disk_ends_the_run_and_closing_an_engine_stops_its_processes(
     with closing(run_local(work[:1] + work[2:3], RAW, 2)) as outcomes:  # type: ignore[type-var]
         assert next(outcomes).key == "a"
     assert multiprocessing.active_children() == []
-
-
-def test_a_place_that_cannot_be_written_ends_the_run(video: Path, tmp_path: Path) -> None:
-    (tmp_path / "parts").write_text("a file")
-    with pytest.raises(OutputError, match="parts"):
-        list(run_local(jobs(video, ["a"], tmp_path / "parts"), RAW, 1))
 
 
 PARENT = """

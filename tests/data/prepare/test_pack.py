@@ -87,7 +87,9 @@ class World:
 
     def pack(self, config: PackConfig = PLAIN, **options: Any) -> dict[str, Any]:
         with Stage(self.folder, {}) as stage:
-            return pack(stage, self.clips, config, ABOUT, **options)
+            pack(stage, self.clips, config, ABOUT, **options)
+        about: dict[str, Any] = json.loads((self.folder / "dataset.json").read_text("utf-8"))
+        return about
 
     def clips_of(self, split: str) -> set[str]:
         return {about["clip"] for about in sidecars(self.folder, split)}

@@ -89,15 +89,17 @@ class Cluster:
         alive = re.search(r"^alive: (\d+)$", asked.stdout, re.MULTILINE)
         return int(alive[1]) if alive and asked.returncode == 0 else 0
 
+    def reaches(self, nodes: int, within_s: float) -> bool:
+        ends = time.monotonic() + within_s
+        while self.nodes() != nodes and time.monotonic() < ends:
+            time.sleep(1)
+        return self.nodes() == nodes
+
     def kill(self, number: int) -> None:
         """Kill a node with all its processes, as a power cut would."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._nodes[number].pid, signal.SIGKILL)
         self._nodes[number].wait()
-
-    def close(self) -> None:
-        for number in reversed(range(len(self._nodes))):
-            self.kill(number)
 
 
 @pytest.fixture
@@ -105,35 +107,31 @@ def cluster() -> Iterator[Cluster]:
     with tempfile.TemporaryDirectory(prefix="ray") as folder:
         made = Cluster(Path(folder))
         try:
-            ends = time.monotonic() + 90
-            while made.nodes() < 2 and time.monotonic() < ends:
-                time.sleep(1)
-            assert made.nodes() == 2, (Path(folder) / "node1.log").read_text()
+            assert made.reaches(2, 90), (Path(folder) / "node1.log").read_text()
             yield made
         finally:
-            made.close()
+            made.kill(1)
+            made.kill(0)
 
 
-def prepare(videos: Path, data: Path, *options: str, env: dict[str, str]) -> subprocess.Popen[str]:
-    command = [
-        sys.executable, "-c", PROGRAM, "prepare", str(videos), "-o", str(data), "--clean", "none",
-        *options,
-    ]  # fmt: skip
+def prepare(
+    videos: Path, data: Path, *options: str, env: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM, "prepare", str(videos), "-o", str(data)]
     return subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        [*command, "--clean", "none", *options], env=env, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
 
 
 def test_same_bytes_as_here_though_a_node_dies(
     videos: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
-    here = prepare(videos, tmp_path / "here", "--workers", "1", env=dict(os.environ))
+    here = prepare(videos, tmp_path / "here", "--workers", "1")
     said, _ = here.communicate(timeout=200)
     assert here.returncode == 0, said
-    there = prepare(
-        videos, tmp_path / "there", "--engine", "ray", "--address", cluster.address,
-        env=cluster.env,
-    )  # fmt: skip
+    options = ("--engine", "ray", "--address", cluster.address)
+    there = prepare(videos, tmp_path / "there", *options, env=cluster.env)
     parts = tmp_path / "there" / ".work" / "parts"
     ends = time.monotonic() + 150
     while there.poll() is None and time.monotonic() < ends:
@@ -147,10 +145,7 @@ def test_same_bytes_as_here_though_a_node_dies(
     said, _ = there.communicate(timeout=250)
     assert there.returncode == 0, said
     # The cluster takes its time to notice.
-    ends = time.monotonic() + 60
-    while cluster.nodes() != 1 and time.monotonic() < ends:
-        time.sleep(1)
-    assert cluster.nodes() == 1
+    assert cluster.reaches(1, 60)
     names = sorted(p.name for p in (tmp_path / "here").iterdir())
     assert names == sorted(p.name for p in (tmp_path / "there").iterdir())
     assert "text.mp4" in (tmp_path / "there" / "failures.csv").read_text()
@@ -159,10 +154,7 @@ def test_same_bytes_as_here_though_a_node_dies(
 
 
 def test_a_cluster_that_is_not_there(videos: Path, tmp_path: Path) -> None:
-    run = prepare(
-        videos, tmp_path / "data", "--engine", "ray", "--address", "127.0.0.1:1",
-        env=dict(os.environ),
-    )  # fmt: skip
+    run = prepare(videos, tmp_path / "data", "--engine", "ray", "--address", "127.0.0.1:1")
     said, _ = run.communicate(timeout=60)
     assert run.returncode == 2
     assert "Traceback" not in said

@@ -15,18 +15,15 @@ from soundsight.data.sources.layouts import LAYOUTS, bracketed_id, stem_of
 DOG, CAT, RAIL = "-0SQ2mV4YJg", "_x9YzAbC-12", "Yabcdefghij"
 
 
-def tree(root: Path, *names: str, **tables: str) -> Path:
+def tree(root: Path, *names: str) -> Path:
     for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    for name, text in tables.items():
-        write(root, name, text)
+        write(root, name, "")
     return root
 
 
 def write(root: Path, name: str, text: str) -> None:
     (root / name).parent.mkdir(parents=True, exist_ok=True)
-    (root / name).write_text(text, "utf-8")
+    (root / name).write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 def told(clips: Clips) -> dict[str, tuple[str, str | None, str | None]]:
@@ -57,18 +54,7 @@ def test_a_plain_folder_knows_no_label(tmp_path: Path) -> None:
 
 
 def test_class_folders_give_the_label_and_a_split_where_there_is_one(tmp_path: Path) -> None:
-    root = tree(
-        tmp_path,
-        f"train/playing drums/{DOG}_000010_000020.mp4",
-        f"validate/tap_dancing/{CAT}_000000_000010.mp4",
-        f"testing/laughing/more/{RAIL}_000005.mp4",
-        f"test/{RAIL}_000007_000017.mp4",
-        "singing/my song.mp4",
-        f"singing/Title [{DOG}].webm",
-        "at the root.mp4",
-    )
-    found = find_clips([str(root)], layout="classes")
-    assert told(found) == {
+    expected = {
         f"train/playing drums/{DOG}_000010_000020.mp4": (DOG, "playing drums", "train"),
         f"validate/tap_dancing/{CAT}_000000_000010.mp4": (CAT, "tap_dancing", "val"),
         f"testing/laughing/more/{RAIL}_000005.mp4": (RAIL, "laughing", "test"),
@@ -76,47 +62,38 @@ def test_class_folders_give_the_label_and_a_split_where_there_is_one(tmp_path: P
         "singing/my song.mp4": ("my song", "singing", None),
         f"singing/Title [{DOG}].webm": (DOG, "singing", None),
     }
+    found = find_clips([str(tree(tmp_path, *expected, "at the root.mp4"))], layout="classes")
+    assert told(found) == expected
     assert reasons(found) == {"at the root.mp4": "in no class folder"}
     assert found.layouts == ("classes",)
 
 
 def test_a_class_named_train_is_no_split(tmp_path: Path) -> None:
-    root = tree(tmp_path, "dog/a.mp4", "train/b.mp4", "train/c.mp4")
-    found = find_clips([str(root)], layout="classes")
-    assert told(found) == {
+    expected = {
         "dog/a.mp4": ("a", "dog", None),
         "train/b.mp4": ("b", "train", None),
         "train/c.mp4": ("c", "train", None),
     }
+    assert told(find_clips([str(tree(tmp_path, *expected))], layout="classes")) == expected
 
 
 # --- VEGAS ---------------------------------------------------------------------------------------
 
 
 def test_vegas_takes_the_class_from_the_folder_and_the_id_from_its_row(tmp_path: Path) -> None:
-    root = tree(
-        tmp_path,
-        "dog/videos/video_00000.mp4",
-        "dog/videos/video_00002.mp4",
-        "dog/videos/video_00003.mp4",
-        "dog/audios/video_00000.wav",
-        "dog/img/video_00000.jpg",
-        "rail_transport/videos/video_00000.mp4",
-    )
+    dogs, rail = "dog/videos/video_0000", "rail_transport/videos/video_00000"
+    expected = {
+        f"{dogs}0.mp4": (DOG, "dog", None),
+        f"{dogs}2.mp4": (DOG, "dog", None),
+        f"{dogs}3.mp4": (f"{dogs}3", "dog", None),
+        f"{rail}.mp4": (rail, "rail_transport", None),
+    }
+    root = tree(tmp_path, *expected, "dog/audios/video_00000.wav", "dog/img/video_00000.jpg")
     rows = f"YTID,start_second,end_second\n{DOG},30,40\n{CAT},0,10\n{DOG},70,80\n"
     write(root, "dog/video_info.csv", rows)
     found = find_clips([str(root)])
     assert found.layouts == ("vegas",)
-    assert told(found) == {
-        "dog/videos/video_00000.mp4": (DOG, "dog", None),
-        "dog/videos/video_00002.mp4": (DOG, "dog", None),
-        "dog/videos/video_00003.mp4": ("dog/videos/video_00003", "dog", None),
-        "rail_transport/videos/video_00000.mp4": (
-            "rail_transport/videos/video_00000",
-            "rail_transport",
-            None,
-        ),
-    }
+    assert told(found) == expected
     assert all(clip.start_s is None and clip.end_s is None for clip in found.clips)
     assert found.ignored == 3
 
@@ -146,22 +123,16 @@ VGGSOUND = (
 
 
 def test_vggsound_finds_each_clip_by_id_and_start(tmp_path: Path) -> None:
-    root = tree(
-        tmp_path,
-        f"video/{DOG}_000010.mp4",
-        f"video/{DOG}_000170.mp4",
-        f"{CAT}_0_10000.mp4",
-        f"video/{CAT}_000099.mp4",
-        "video/other.mp4",
-    )
-    write(root, "vggsound.csv", VGGSOUND)
-    found = find_clips([str(root)])
-    assert found.layouts == ("vggsound",)
-    assert told(found) == {
+    expected = {
         f"video/{DOG}_000010.mp4": (DOG, "dog barking", "train"),
         f"video/{DOG}_000170.mp4": (DOG, "dog bow-wow, again", "test"),
         f"{CAT}_0_10000.mp4": (CAT, "cat meowing", "test"),
     }
+    root = tree(tmp_path, *expected, f"video/{CAT}_000099.mp4", "video/other.mp4")
+    write(root, "vggsound.csv", VGGSOUND)
+    found = find_clips([str(root)])
+    assert found.layouts == ("vggsound",)
+    assert told(found) == expected
     assert all(clip.start_s is None for clip in found.clips)
     assert found.missing == 1
     assert reasons(found) == {
@@ -179,29 +150,6 @@ def test_vggsound_finds_its_table_in_a_folder_when_asked(tmp_path: Path) -> None
     write(root, "spare/vggsound.csv", VGGSOUND)
     message = refused(root, "vggsound")
     assert "has annotations/vggsound.csv and spare/vggsound.csv: keep one" in message
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (f"{DOG},10,dog,train\n{CAT},10,cat\n", "line 2: 4 fields expected"),
-        (f"{DOG},ten,dog,train\n", "line 1: start is 'ten', a number of seconds is expected"),
-        (f"{DOG},10,dog,dev\n", "line 1: unknown split 'dev'"),
-        ("id,start,label,split\n", "line 1: 'id' is no YouTube id: this is a foreign csv"),
-        (f"{DOG},10,dog,train\n\n{DOG},10,cat,test\n", "line 3: repeats line 1"),
-        (f'{DOG},10,"dog,train\n', "line 1: unexpected end of data"),
-    ],
-)
-def test_a_faulty_vggsound_table_is_one_line(tmp_path: Path, text: str, message: str) -> None:
-    root = tree(tmp_path, f"{DOG}_000010.mp4")
-    write(root, "vggsound.csv", text)
-    assert refused(root).startswith(f"{root}/vggsound.csv, {message}")
-
-
-def test_a_table_in_another_encoding_is_one_line(tmp_path: Path) -> None:
-    root = tree(tmp_path, f"{DOG}_000010.mp4")
-    (root / "vggsound.csv").write_bytes(f"{DOG},1,a,test\n{CAT},1,caf\xe9,test\n".encode("cp1252"))
-    assert refused(root) == f"{root}/vggsound.csv, line 2: no UTF-8 text: save it as UTF-8"
 
 
 # --- AVE -----------------------------------------------------------------------------------------
@@ -248,22 +196,6 @@ def test_ave_without_its_sets_asks_for_no_split(tmp_path: Path) -> None:
     assert {clip.split for clip in find_clips([str(root)]).clips} == {None}
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("Annotations.txt", "Category,VideoID\n", "line 1: the header must be Category&VideoID&"),
-        ("Annotations.txt", AVE_HEADER + f"Cat&{CAT}&good&0\n", "line 2: 5 fields expected"),
-        ("Annotations.txt", AVE_HEADER + f"Cat&{CAT}&good&a&1\n", "line 2: StartTime is 'a'"),
-        ("valSet.txt", f"Cat&{CAT}&good&0&10\nCat\n", "line 2: 5 fields expected"),
-        ("valSet.txt", f"Cat&{CAT}&good&0&-1\n", "line 1: EndTime is '-1', it cannot be negative"),
-    ],
-)
-def test_a_faulty_ave_table_is_one_line(tmp_path: Path, name: str, text: str, message: str) -> None:
-    root = ave(tmp_path)
-    write(root, name, text)
-    assert refused(root, "ave").startswith(f"{root}/{name}, {message}")
-
-
 # --- AudioSet ------------------------------------------------------------------------------------
 
 COMMENTS = (
@@ -282,23 +214,25 @@ def audioset(root: Path) -> Path:
 
 def test_audioset_cuts_whole_videos_and_keeps_cut_ones(tmp_path: Path) -> None:
     root = audioset(tmp_path)
-    tree(root, f"v/{DOG}.mp4", f"v/Y{DOG}.mp4", f"v/{DOG}_30.mp4", f"v/{DOG}_30000_40000.mp4")
-    tree(root, f"v/{RAIL}_000021.mkv", f"v/{DOG}_000050.mp4", "v/AAAAAAAAAAA.mp4", "v/b.mp4")
-    found = find_clips([str(root)])
-    assert found.layouts == ("audioset",)
-    assert told(found) == {
-        f"v/{DOG}.mp4#30-40": (DOG, "/m/0bt9lr", "train"),
-        f"v/Y{DOG}.mp4": (DOG, "/m/0bt9lr", "train"),
-        f"v/{DOG}_30.mp4": (DOG, "/m/0bt9lr", "train"),
-        f"v/{DOG}_30000_40000.mp4": (DOG, "/m/0bt9lr", "train"),
+    dog = (DOG, "/m/0bt9lr", "train")
+    expected = {
+        f"v/{DOG}.mp4#30-40": dog,
+        f"v/Y{DOG}.mp4": dog,
+        f"v/{DOG}_30.mp4": dog,
+        f"v/{DOG}_30000_40000.mp4": dog,
         f"v/{RAIL}_000021.mkv": (RAIL, "/m/06d_3", "test"),
     }
-    assert found.missing == 1
-    assert reasons(found) == {
+    unknown = {
         f"v/{DOG}_000050.mp4": "no row in the segments csv",
         "v/AAAAAAAAAAA.mp4": "no row in the segments csv",
         "v/b.mp4": "not named ID, YID, ID_START or ID_START_END",
     }
+    tree(root, *(key.partition("#")[0] for key in expected), *unknown)
+    found = find_clips([str(root)])
+    assert found.layouts == ("audioset",)
+    assert told(found) == expected
+    assert found.missing == 1
+    assert reasons(found) == unknown
 
 
 def test_audioset_shows_names_where_it_has_them(tmp_path: Path) -> None:
@@ -328,18 +262,45 @@ def test_a_csv_of_audiosets_kind_is_found_when_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("layout", "name", "text", "message"),
     [
-        (f"{DOG}, 30.000, 40.000, /m/a,/m/b\n", "line 4: 4 fields expected"),
-        (f'{DOG}, x, 40.000, "/m/a"\n', "line 4: start_seconds is 'x'"),
-        (f'{DOG}, 40.000, 40.000, "/m/a"\n', "line 4: end_seconds must be greater"),
-        ('short, 30.000, 40.000, "/m/a"\n', "line 4: 'short' is no YouTube id"),
+        ("vggsound", "vggsound.csv", text, message)
+        for text, message in (
+            (f"{DOG},10,dog,train\n{CAT},10,cat\n", "line 2: 4 fields expected"),
+            (f"{DOG},ten,dog,train\n", "line 1: start is 'ten', a number of seconds is expected"),
+            (f"{DOG},10,dog,dev\n", "line 1: unknown split 'dev'"),
+            ("id,start,label,split\n", "line 1: 'id' is no YouTube id: this is a foreign csv"),
+            (f"{DOG},10,dog,train\n\n{DOG},10,cat,test\n", "line 3: repeats line 1"),
+            (f'{DOG},10,"dog,train\n', "line 1: unexpected end of data"),
+            (f"{DOG},1,a,test\n{CAT},1,caf\udce9,test\n", "line 2: no UTF-8 text: save it as"),
+        )
+    ]
+    + [
+        ("ave", name, text, message)
+        for name, text, message in (
+            ("Annotations.txt", "Category,VideoID\n", "line 1: the header must be Category&Video"),
+            ("Annotations.txt", f"{AVE_HEADER}Cat&{CAT}&good&0\n", "line 2: 5 fields expected"),
+            ("Annotations.txt", f"{AVE_HEADER}Cat&{CAT}&good&a&1\n", "line 2: StartTime is 'a'"),
+            ("valSet.txt", f"Cat&{CAT}&good&0&10\nCat\n", "line 2: 5 fields expected"),
+            ("valSet.txt", f"Cat&{CAT}&good&0&-1\n", "line 1: EndTime is '-1', it cannot be neg"),
+        )
+    ]
+    + [
+        ("auto", "eval_segments.csv", COMMENTS + row, message)
+        for row, message in (
+            (f"{DOG}, 30.000, 40.000, /m/a,/m/b\n", "line 4: 4 fields expected"),
+            (f'{DOG}, x, 40.000, "/m/a"\n', "line 4: start_seconds is 'x'"),
+            (f'{DOG}, 40.000, 40.000, "/m/a"\n', "line 4: end_seconds must be greater"),
+            ('short, 30.000, 40.000, "/m/a"\n', "line 4: 'short' is no YouTube id"),
+        )
     ],
 )
-def test_a_faulty_audioset_table_is_one_line(tmp_path: Path, row: str, message: str) -> None:
-    root = tree(tmp_path, f"{DOG}.mp4")
-    write(root, "eval_segments.csv", COMMENTS + row)
-    assert refused(root).startswith(f"{root}/eval_segments.csv, {message}")
+def test_a_faulty_table_is_one_line(
+    tmp_path: Path, layout: str, name: str, text: str, message: str
+) -> None:
+    root = ave(tmp_path) if layout == "ave" else tree(tmp_path, f"{DOG}_000010.mp4")
+    write(root, name, text)
+    assert refused(root, layout).startswith(f"{root}/{name}, {message}")
 
 
 # --- all of them ---------------------------------------------------------------------------------

@@ -48,33 +48,18 @@ Plane = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class CleanConfig:
-    """Which steps clean, and from where on each one drops a pair.
+    """Which steps clean, and from where on each one drops a pair."""
 
-    Attributes:
-        steps: any of ``STEPS``; none keeps every pair.
-        silence_dbfs: silence is a second under this level (root mean square, dB re full scale),
-        heard_share: or one of which less than this share of the 10-ms frames shows anything (a
-            quiet second of a loud clip), 0..1.
-        clipped_share: clipping is more than this share of the samples on a plateau, 0..1.
-        black_mean: black is a mean luma under this level, 0..255,
-        black_top: or a 99th percentile of luma under this level, 0..255 (fades).
-        frozen_motion: frozen is a motion of at most this many levels, 0..255: nothing but what a
-            codec adds to a repeated picture.
-        sharpness: blurred is a sharpness under this; see ``measure_picture``.
-        text_score: text is a score of at least this, 0..1.
-        cut_score: a cut is a score of at least this, 0..1.
-    """
-
-    steps: tuple[str, ...] = STEPS
-    silence_dbfs: float = -60.0
-    heard_share: float = 0.05
-    clipped_share: float = 0.03
-    black_mean: float = 5.0
-    black_top: float = 32.0
-    frozen_motion: float = 0.5
-    sharpness: float = 0.01
-    text_score: float = 0.6
-    cut_score: float = 0.2
+    steps: tuple[str, ...] = STEPS  #: any of ``STEPS``; none keeps every pair
+    silence_dbfs: float = -60.0  #: silence is a second under this level, dB re full scale,
+    heard_share: float = 0.05  #: or one in which less of the 10-ms frames shows anything, 0..1
+    clipped_share: float = 0.03  #: clipping is more of the samples on a plateau, 0..1
+    black_mean: float = 5.0  #: black is a mean luma under this level, 0..255,
+    black_top: float = 32.0  #: or a 99th percentile of luma under this one (fades)
+    frozen_motion: float = 0.5  #: frozen is at most this motion, 0..255: what a codec adds
+    sharpness: float = 0.01  #: blurred is a sharpness under this, see ``measure_picture``
+    text_score: float = 0.6  #: text is a score of at least this, 0..1
+    cut_score: float = 0.2  #: a cut is a score of at least this, 0..1
 
 
 def frames_needed(config: CleanConfig) -> tuple[float, ...]:
@@ -177,17 +162,13 @@ _MOTION_TILE_PX = 8
 
 
 def measure_picture(frames: Sequence[Frame], centre: int) -> dict[str, float]:
-    """Measure the frames of one second.
-
-    Args:
-        frames: uint8 [px, px, 3], RGB, in time order; those at ``frames_needed``, or just one.
-        centre: index of the frame that is kept.
+    """Measure the frames of one second, uint8 [px, px, 3] in time order, of which one is kept.
 
     Returns:
-        Of the kept frame: ``luma_mean`` and ``luma_top`` (mean and 99th percentile, 0..255),
-        ``contrast`` (standard deviation of luma), ``sharpness`` (variance of the Laplacian of
-        luma over the variance of luma, black bars left out: about 0.6 in a photo, under 0.01
-        after a Gaussian blur of 3 px) and ``text`` (see ``text_score``).
+        Of the kept frame, number ``centre``: ``luma_mean`` and ``luma_top`` (mean and 99th
+        percentile, 0..255), ``contrast`` (standard deviation of luma), ``sharpness`` (variance of
+        the Laplacian of luma over the variance of luma, black bars left out: about 0.6 in a photo,
+        under 0.01 after a Gaussian blur of 3 px) and ``text`` (see ``text_score``).
         Where there are two frames or more: ``motion`` (levels 0..255: mean difference in the tile
         of 8 x 8 px that changes most; the second lowest of the intervals of five frames, because
         a key frame repaints a still picture) and ``cut`` (see ``cut_score``).

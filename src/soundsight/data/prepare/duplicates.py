@@ -70,19 +70,12 @@ _ARRAYS = {"pictures": "<u8", "sounds": "<u4", "sound_at": "<i4"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VideoPrint:
-    """What a video is known by. Flat pictures and unchanging sound leave nothing in it.
+    """What a video is known by. Flat pictures and unchanging sound leave nothing in it."""
 
-    Attributes:
-        key: ``Clip.key``.
-        pictures: uint64 [n], the perceptual hash of each informative picture, in time order.
-        sounds: uint32 [m], the print of each informative moment of the sound.
-        sound_at: int32 [m], when, in steps of 50 ms from the start of the video; ascending.
-    """
-
-    key: str
-    pictures: Bits64
-    sounds: Bits32
-    sound_at: NDArray[np.int32]
+    key: str  #: ``Clip.key``
+    pictures: Bits64  #: uint64 [n], perceptual hashes of the informative pictures, in time order
+    sounds: Bits32  #: uint32 [m], the print of each informative moment of the sound
+    sound_at: NDArray[np.int32]  #: int32 [m], when, in steps of 50 ms of the video; ascending
 
     def to_json(self) -> dict[str, Any]:
         """Return the print as JSON, the same on every machine."""
@@ -105,8 +98,8 @@ class Printer:
     """Makes the print of one video from its seconds as they come, in constant memory.
 
     Of a long video every second, fourth, eighth ... second is kept, so that at most ``max_seconds``
-    are; which ones depends on nothing but how many there are. A copy of a longer video is found
-    when it starts at the same place, one of up to this length wherever it starts.
+    are. A copy of a longer video is found when it starts at the same place, one of up to this
+    length wherever it starts.
     """
 
     def __init__(self, max_seconds: int = 120) -> None:

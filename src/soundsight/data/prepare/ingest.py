@@ -58,8 +58,6 @@ from soundsight.media.mel import MelConfig
 from soundsight.media.segments import Segment, check_lengths, segments
 
 FRAMES = ("center", "sharpest")
-MIN_SIZE_PX, MAX_SIZE_PX = 64, 256
-
 _SHARPEST = tuple(k / 10 for k in range(1, 10))
 """Where in a segment the sharpest frame is looked for."""
 
@@ -68,42 +66,25 @@ _FETCH_TRIES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class IngestConfig:
-    """How a clip is cut into pairs.
+    """How a clip is cut into pairs."""
 
-    Attributes:
-        segment_s: length of a segment in seconds, a multiple of .01 s.
-        hop_s: seconds between the starts of segments, a multiple of .01 s.
-        size_px: side of the picture in pixels, 64 to 256.
-        frame: ``center`` (the frame shown in the middle of the segment) or ``sharpest`` (of nine
-            spread over it).
-        crop: ``center`` (the central square) or ``letterbox`` (the whole frame, black bars).
-        image_format: ``jpg`` or ``webp``.
-        quality: of the picture's coding, 1 to 100.
-        duplicates: take fingerprints, by which near-duplicate videos are found.
-        clean: the filters that look at one pair.
-        mel: settings of the log-mel.
-        strict: refuse a clip that is damaged anywhere, instead of using what can be read of it.
-    """
-
-    segment_s: float = SEGMENT_S
-    hop_s: float = SEGMENT_S
-    size_px: int = IMAGE_PX
-    frame: str = "center"
-    crop: str = "center"
-    image_format: str = "jpg"
-    quality: int = 95
-    duplicates: bool = True
-    clean: CleanConfig = field(default_factory=CleanConfig)
+    segment_s: float = SEGMENT_S  #: length of a segment, a multiple of .01 s
+    hop_s: float = SEGMENT_S  #: between the starts of segments, a multiple of .01 s
+    size_px: int = IMAGE_PX  #: side of the picture, 64 to 256
+    frame: str = "center"  #: of the middle of the segment, or the ``sharpest`` of nine
+    crop: str = "center"  #: the central square, or ``letterbox``: the whole frame, black bars
+    image_format: str = "jpg"  #: or ``webp``
+    quality: int = 95  #: of the picture's coding, 1 to 100
+    duplicates: bool = True  #: take fingerprints, by which near-duplicate videos are found
+    clean: CleanConfig = field(default_factory=CleanConfig)  #: the filters of one pair
     mel: MelConfig = field(default_factory=MelConfig)
-    strict: bool = False
+    strict: bool = False  #: refuse a clip that is damaged, instead of using what can be read
 
     def __post_init__(self) -> None:
         check_lengths(self.segment_s, self.hop_s, self.mel)
         check_values(self, frame=FRAMES, crop=CROPS, image_format=IMAGES)
-        if not MIN_SIZE_PX <= self.size_px <= MAX_SIZE_PX:
-            raise ConfigError(
-                f"size_px is from {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels, not {self.size_px}"
-            )
+        if not 64 <= self.size_px <= 256:
+            raise ConfigError(f"size_px is from 64 to 256 pixels, not {self.size_px}")
         if not 1 <= self.quality <= 100:
             raise ConfigError(f"quality is from 1 to 100, not {self.quality}")
 
@@ -344,12 +325,12 @@ def _record(
 
 
 def _picture_bytes(image: NDArray[np.uint8], config: IngestConfig) -> bytes:
-    file = io.BytesIO()
-    # At this size halved colours would show.
     webp = config.image_format == "webp"
+    # At this size halved colours would show.
     settings: dict[str, Any] = {"method": 4} if webp else {"subsampling": 0}
-    kind = "WEBP" if webp else "JPEG"
-    Image.fromarray(image).save(file, format=kind, quality=config.quality, **settings)
+    file = io.BytesIO()
+    picture = Image.fromarray(image)
+    picture.save(file, "WEBP" if webp else "JPEG", quality=config.quality, **settings)
     return file.getvalue()
 
 

@@ -59,41 +59,26 @@ SHEET_PAIRS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
-    """How the pairs of all clips become a dataset.
+    """How the pairs of all clips become a dataset."""
 
-    Attributes:
-        steps: the filters that looked at each pair, in the order in which they are counted.
-        shares: of train, val and test, by group.
-        shard_bytes: bound on the size of a shard.
-        duplicates: drop near-duplicate videos, and keep those that share picture or sound in one
-            split.
-        coherence_share: share of the pairs, those that agree worst, that a learned step drops.
-    """
-
-    steps: tuple[str, ...] = STEPS
-    shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    shard_bytes: int = 256 << 20
-    duplicates: bool = True
-    coherence_share: float = 0.15
+    steps: tuple[str, ...] = STEPS  #: the filters, in the order in which they are counted
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1)  #: of train, val and test, by group
+    shard_bytes: int = 256 << 20  #: bound on the size of a shard
+    duplicates: bool = True  #: drop near-duplicate videos; similar ones share a split
+    coherence_share: float = 0.15  #: of the pairs, that a learned step drops
 
 
 class StagedPairs:
-    """The pairs that are left, read from their parts at random.
-
-    Attributes:
-        keys: of the records.
-        videos: int64 [n], opaque number of the source video (its group).
-        photos: the same: a video's own frames are no other video's.
-        labels: class names, or None where there is none; for cleaning only.
-    """
+    """The pairs that are left, read from their parts at random."""
 
     def __init__(self, stage: Stage, rows: Sequence[tuple[Clip, str, Entry]]) -> None:
         self._stage = stage
         self._rows = rows
-        self.keys = [entry.key for _, _, entry in rows]
+        self.keys = [entry.key for _, _, entry in rows]  #: of the records
+        #: int64 [n], opaque number of the source video; its own frames are no other video's.
         self.videos = np.array([stable_hash(group) >> 1 for _, group, _ in rows], np.int64)
         self.photos = self.videos
-        self.labels = [clip.label for clip, _, _ in rows]
+        self.labels = [clip.label for clip, _, _ in rows]  #: class names or None, for cleaning
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -136,7 +121,7 @@ def pack(
     scorers: Mapping[str, Scorer] | None = None,
     draw: Draw | None = None,
     progress: Progress = lambda _what, _done, _of: None,
-) -> dict[str, Any]:
+) -> None:
     """Make the dataset out of the parts of ``clips``, all of which must be there.
 
     Args:
@@ -148,9 +133,6 @@ def pack(
         scorers: step -> what says which pairs agree worst; these are dropped.
         draw: draws the sheets of dropped pairs.
         progress: called as it goes on.
-
-    Returns:
-        The content of dataset.json.
     """
     with writing(stage.data):
         packer = _Packer(stage, clips, config, progress)
@@ -159,9 +141,8 @@ def pack(
         packer.place()
         for step, scorer in (scorers or {}).items():
             packer.drop_incoherent(step, scorer)
-        finished = packer.write(about, draw)
+        packer.write(about, draw)
         stage.move_into_place()
-    return finished
 
 
 class _Packer:
@@ -314,8 +295,8 @@ class _Packer:
 
     # --- writing -------------------------------------------------------------------------------
 
-    def write(self, about: Mapping[str, Any], draw: Draw | None) -> dict[str, Any]:
-        """Write shards, tables and sheets; return the content of dataset.json."""
+    def write(self, about: Mapping[str, Any], draw: Draw | None) -> None:
+        """Write shards, tables, sheets and dataset.json."""
         out = self._stage.out
         out.mkdir(exist_ok=True)
         shards = {
@@ -373,7 +354,6 @@ class _Packer:
             "splits": splits,
         }
         write_dataset(out, finished)
-        return finished
 
     def _write_shard(self, name: str, rows: Sequence[tuple[Clip, Entry]]) -> ShardInfo:
         """Write a shard, or take over what a run that was stopped has finished of it."""

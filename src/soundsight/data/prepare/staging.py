@@ -106,17 +106,14 @@ class Stage:
         self.out = self.work / "out"
         self._settings = json.loads(json.dumps(settings))
         self._restart = restart
-        self._lock = contextlib.ExitStack()
 
     def __enter__(self) -> Stage:
-        with contextlib.ExitStack() as lock, writing(self.data):
+        with contextlib.ExitStack() as failing, writing(self.data):
+            self.data.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.data, os.O_RDONLY | os.O_DIRECTORY)
+            failing.callback(os.close, self._lock)
             try:
-                self.data.mkdir(parents=True, exist_ok=True)
-                handle = os.open(self.data, os.O_RDONLY | os.O_DIRECTORY)
-                lock.callback(os.close, handle)
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (NotADirectoryError, FileExistsError):
-                raise OutputError(f"cannot write to {self.data}: it is no folder") from None
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise OutputError(
                     f"another preparation is writing to {self.data}: wait for it, or choose "
@@ -124,11 +121,11 @@ class Stage:
                 ) from None
             self.work.mkdir(exist_ok=True)
             self._agree()
-            self._lock = lock.pop_all()
+            failing.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        os.close(self._lock)
 
     def _agree(self) -> None:
         """See that the work that lies here was begun with the same settings."""
@@ -136,23 +133,22 @@ class Stage:
         try:
             begun = json.loads(plan.read_text("utf-8"))
         except FileNotFoundError:
-            begun = None
+            write_json(plan, self._settings)
+            return
         except ValueError:
             begun = {}
-        if begun == self._settings:
-            return
-        if begun is not None and not self._restart:
-            names = sorted({*begun, *self._settings})
-            changed = [name for name in names if begun.get(name) != self._settings.get(name)]
+        names = sorted({*begun, *self._settings})
+        changed = [name for name in names if begun.get(name) != self._settings.get(name)]
+        if changed and not self._restart:
             raise OutputError(
                 f"{self.data} holds an unfinished preparation with other settings "
                 f"({', '.join(changed)}): repeat its command, or pass --overwrite to start anew"
             )
-        if begun is not None:
+        if changed:
             if self.is_moving:
                 self._move()  # half of it lies in place: whole, it can be replaced
             self._clear()
-        write_json(plan, self._settings)
+            write_json(plan, self._settings)
 
     def _clear(self, *kept: str) -> None:
         for entry in list(self.work.iterdir()):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,24 +36,15 @@ _MANIFESTS = frozenset(["csv", "parquet", "pq"])
 
 @dataclass(frozen=True, kw_only=True)
 class Clips:
-    """What the sources hold.
+    """What the sources hold."""
 
-    Attributes:
-        clips: sorted by key.
-        skipped: (name like a clip's key, why in a few words) of what was meant as a video and is
-            none, sorted.
-        ignored: number of files in folders that are of other kinds.
-        repeated: number of times that a file, or the same part of one, was met again.
-        missing: number of rows in a dataset's own table whose video is not there.
-        layouts: the layout of each folder among the sources, in their order.
-    """
-
-    clips: tuple[Clip, ...]
+    clips: tuple[Clip, ...]  #: sorted by key
+    #: (name like a clip's key, why) of what was meant as a video and is none, sorted
     skipped: tuple[tuple[str, str], ...]
-    ignored: int
-    repeated: int
-    missing: int
-    layouts: tuple[str, ...]
+    ignored: int  #: number of files in folders that are of other kinds
+    repeated: int  #: how often a file, or the same part of one, was met again
+    missing: int  #: number of rows in a dataset's own table whose video is not there
+    layouts: tuple[str, ...]  #: of each folder among the sources, in their order
 
 
 def find_clips(
@@ -98,20 +89,19 @@ def _read(source: str, layout: str, barred: Callable[[str], bool]) -> Listing:
     kind = place.kind()
     if kind is None and not has_wildcard(place.path):
         raise DataError(f"no such source: {source}")
-    if kind == "directory":
-        found = place.listing()
-        found.name = source.rstrip("/") or source
-        found.read = lambda name: place.read(posixpath.join(place.path, name))
-        found.layout = detect(found) if layout == "auto" else layout
-        rows = LAYOUTS[found.layout](found)
-        found.items += [(row.path, found.files[row.path], row) for row in rows]
-        return found
-    if layout not in ("auto", "folder"):
+    if kind != "directory" and layout not in ("auto", "folder"):
         raise DataError(f"--layout {layout} needs a folder: {source} is none")
-    if kind is None:
-        found = place.matching()
-        found.items += [(name, file, Row(name)) for name, file in found.files.items()]
-        found.ignored = 0
+    if kind != "file":
+        found = place.listing(glob=kind is None)
+        rows: Iterable[Row] = map(Row, found.files)
+        if kind is None:
+            found.ignored = 0
+        else:
+            found.name = source.rstrip("/") or source
+            found.read = lambda name: place.read(posixpath.join(place.path, name))
+            found.layout = detect(found) if layout == "auto" else layout
+            rows = LAYOUTS[found.layout](found)
+        found.items += [(row.path, found.files[row.path], row) for row in rows]
         return found
     name = posixpath.basename(place.path)
     if suffix_of(name) in _LISTS | _MANIFESTS:

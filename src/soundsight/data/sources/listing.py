@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from soundsight.core.errors import DataError
 from soundsight.data.sources.tables import Row
@@ -40,31 +40,20 @@ class File(NamedTuple):
 
 @dataclass(kw_only=True)
 class Listing:
-    """What a source holds; all names are below it, with ``/``.
+    """What a source holds; all names are below it, with ``/``."""
 
-    Attributes:
-        name: what errors call it.
-        base: what comes before its names where there are several sources.
-        read: returns the content of a table.
-        files: name -> video.
-        tables: names of ``.csv`` and ``.txt`` files.
-        items: (name, file, what a table or the layout says of it) of each clip.
-        skipped: (name, why) of what is meant as a video, or is a folder, and cannot be used.
-        ignored: number of files of other kinds.
-        missing: number of rows in the dataset's own table whose video is not there.
-        layout: how the folder was read; None for what is no folder.
-    """
-
-    name: str = ""
-    base: str = ""
-    read: Callable[[str], bytes] = lambda _: b""
-    files: dict[str, File] = field(default_factory=dict)
-    tables: list[str] = field(default_factory=list)
+    name: str = ""  #: what errors call it
+    base: str = ""  #: comes before its names where there are several sources
+    read: Callable[[str], bytes] = lambda _: b""  #: returns the content of a table
+    files: dict[str, File] = field(default_factory=dict)  #: name -> video
+    tables: list[str] = field(default_factory=list)  #: names of ``.csv`` and ``.txt`` files
+    #: (name, file, what a table or the layout says of it) of each clip
     items: list[tuple[str, File, Row]] = field(default_factory=list)
+    #: (name, why) of what is meant as a video, or is a folder, and cannot be used
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    ignored: int = 0
-    missing: int = 0
-    layout: str | None = None
+    ignored: int = 0  #: files of other kinds
+    missing: int = 0  #: rows in the dataset's own table whose video is not there
+    layout: str | None = None  #: how the folder was read; None for what is no folder
 
 
 def is_url(text: str) -> bool:
@@ -186,28 +175,23 @@ class Disk:
         except OSError as error:
             raise DataError(f"{path} cannot be read: {reason_of(error)}") from None
 
-    def listing(self) -> Listing:
-        """List the files of the folder."""
-        return self._listed(self.path, barred=self._barred)
-
-    def matching(self) -> Listing:
-        """List the files that the place matches as a glob."""
+    def listing(self, *, glob: bool) -> Listing:
+        """List the files of the folder, or those that the place matches as a glob."""
         from fsspec.utils import glob_translate
 
-        root, rest = _split_glob(self.path, os.path.isdir)
+        root, rest = _split_glob(self.path, os.path.isdir) if glob else (self.path, ["**"])
         if not os.path.isdir(root):
             raise DataError(f"no such folder: {root} (looking for {self.source})")
+        suffixes = _suffixes(self.path) if glob else VIDEO_SUFFIXES
         depth = None if "**" in rest else len(rest)
-        found = self._listed(root, barred=self._barred, suffixes=_suffixes(self.path), depth=depth)
+        found = walk(root, barred=self._barred, suffixes=suffixes, depth=depth)
+        found.base = Path(os.path.realpath(root)).name or "root"
+        if not glob:
+            return found
         matches = re.compile(glob_translate("/".join(rest))).match
         found.files = {name: file for name, file in found.files.items() if matches(name)}
         found.skipped = [row for row in found.skipped if matches(row[0]) or _UNLISTED in row[1]]
         return found
-
-    def _listed(self, root: str, **how: Any) -> Listing:
-        listing = walk(root, **how)
-        listing.base = Path(os.path.realpath(root)).name or "root"
-        return listing
 
 
 class Remote:
@@ -239,7 +223,7 @@ class Remote:
             raise DataError(f"{self.source} cannot be read: {reason_of(error)}") from None
 
     def kind(self) -> str | None:
-        """Return ``directory``, ``file``, or None where there is nothing of that very name."""
+        """As that of a place on a disk."""
         with self._reading():
             try:
                 return str(self._fs.info(self.path)["type"])
@@ -261,18 +245,12 @@ class Remote:
             data: bytes = self._fs.cat_file(path)
         return data
 
-    def listing(self) -> Listing:
-        """List the files of the folder."""
-        return self._listed(self._fs.find, self.path, VIDEO_SUFFIXES)
-
-    def matching(self) -> Listing:
-        """List the files that the place matches as a glob."""
-        root, _ = _split_glob(self.path, lambda _: False)
-        return self._listed(self._fs.glob, root, _suffixes(self.path))
-
-    def _listed(self, find: Callable[..., Any], root: str, suffixes: frozenset[str]) -> Listing:
+    def listing(self, *, glob: bool) -> Listing:
+        """As that of a place on a disk."""
+        root = _split_glob(self.path, lambda _: False)[0] if glob else self.path
+        suffixes = _suffixes(self.path) if glob else VIDEO_SUFFIXES
         with self._reading():
-            found = find(self.path, detail=True)
+            found = (self._fs.glob if glob else self._fs.find)(self.path, detail=True)
         root = root.strip("/")
         archive = posixpath.splitext(posixpath.basename(self._links[-1]))[0]
         base = posixpath.basename(root) or (archive if len(self._links) > 1 else "root")

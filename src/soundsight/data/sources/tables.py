@@ -49,8 +49,13 @@ def read_list(data: bytes, name: str) -> list[Row]:
 def read_manifest(data: bytes, name: str) -> list[Row]:
     """Read a CSV manifest, or a Parquet one where ``name`` ends so; see ``Row``."""
     parquet = name.lower().endswith((".parquet", ".pq"))
-    lines = (_parquet_rows if parquet else _manifest_rows)(data, name)
+    lines: Iterator[tuple[str, list[Any]]]
+    if parquet:
+        lines = _parquet_rows(data, name)
+    else:
+        lines = csv_rows(text_of(data, name, errors="surrogateescape"), name)
     where, header = next(lines, (name, []))
+    header = [column.strip() for column in header]
     if not header:
         raise DataError(f"{name} is empty: a header with at least path is expected")
     if "path" not in header:
@@ -73,12 +78,6 @@ def read_manifest(data: bytes, name: str) -> list[Row]:
         found[key] = where
         rows.append(row)
     return rows
-
-
-def _manifest_rows(data: bytes, name: str) -> Iterator[tuple[str, list[Any]]]:
-    lines = csv_rows(text_of(data, name, errors="surrogateescape"), name)
-    for number, (where, values) in enumerate(lines):
-        yield where, values if number else [column.strip() for column in values]
 
 
 def _parquet_rows(data: bytes, name: str) -> Iterator[tuple[str, list[Any]]]:
