@@ -258,7 +258,7 @@ def test_names_become_numbers_and_a_table_says_which(tmp_path: Path) -> None:
         ["001", "00002", "dog", "z.mp4", "b/z.mp4", "1000"],
         ["002", "00000", "rain", "k.mp4", "a/k.mp4", "0"],
     ]
-    read = [(r.class_code, r.video, r.window) for r in read_batches(tmp_path / "out")]
+    read = [(r.class_code, r.video, r.window) for _, _, r in read_batches(tmp_path / "out")]
     assert read == [(1, 1, 0), (1, 2, 4), (2, 0, 7), (1, 0, 0), (0, 0, 2)]
     assert (tmp_path / "out" / "data_batch_002.bin").stat().st_size == 40_459
 

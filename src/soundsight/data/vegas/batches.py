@@ -116,8 +116,8 @@ def batch_files(path: Path) -> list[tuple[str, Path]]:
     return [(splits[match[1]], path / match[0]) for match in matches]
 
 
-def read_batches(path: Path) -> Iterator[BatchRecord]:
-    """Yield the records of a file, or of a folder in the order train, val, test, as they lie.
+def read_batches(path: Path) -> Iterator[tuple[str, str, BatchRecord]]:
+    """Yield (split, where, record) of a file, or of a folder in the order train, val, test.
 
     Their kind is recognised by the first file.
 
@@ -125,11 +125,6 @@ def read_batches(path: Path) -> Iterator[BatchRecord]:
         DataError: naming file and byte, when one is cut short, foreign, or holds a number that is
             not finite.
     """
-    return (record for _, _, record in _read(path))
-
-
-def _read(path: Path) -> Iterator[tuple[str, str, BatchRecord]]:
-    """Yield (split, where, record)."""
     layout: np.dtype[Any] | None = None
     for split, file in batch_files(path):
         try:
@@ -275,7 +270,7 @@ def batch_records(path: Path) -> Iterator[tuple[str, Record]]:
     """
     seen: set[tuple[str, int]] = set()
     counts = dict.fromkeys(PREFIXES, 0)
-    for split, where, record in _read(path):
+    for split, where, record in read_batches(path):
         label = f"c{record.class_code:03d}"
         window = record.window or 0
         if record.video is None:
