@@ -147,32 +147,34 @@ EVERYDAY_SOUNDS = {
 def write_everyday(root: Path, write_sound: Callable[..., Path]) -> Path:
     """Write Everyday data: 2 recordings of a kind a split, of 2 s, and of .4 s and 1.6 s."""
     rng = np.random.default_rng(7)
-    rest = ["recording", "file", "seconds", "rate_hz", "source", "licence"]
+    tables: dict[str, list[list[object]]] = {table: [] for table in EVERYDAY_SOUNDS}
     for table, kinds in EVERYDAY_SOUNDS.items():
-        rows = []
         for number, split in enumerate(SPLITS):
             for kind, hz in kinds:
                 for piece, (recording, seconds) in enumerate((("a", 2.0), ("b", 0.4), ("b", 1.6))):
                     file = f"{table}/{kind}/{kind}_{piece}_{split}.ogg"
-                    write_sound(
-                        root / file, seconds, hz=hz * (1 + 0.1 * number), level=0.3, format="WAV"
-                    )
+                    f_hz = hz * (1 + 0.1 * number)
+                    write_sound(root / file, seconds, hz=f_hz, level=0.3, format="WAV")
                     of = f"{kind}{number}{recording}"
-                    rows.append([split, kind, of, file, seconds, 44_100, "toy", "CC0"])
+                    tables[table].append([split, kind, of, file, seconds, 44_100, "toy", "CC0"])
+    write_tables(root, tables)
+    for split in SPLITS:
+        members = []
+        for kind in ("baby", "cat"):
+            for k in range(EVERYDAY_PHOTOS):
+                photo = rng.integers(256, size=(96, 96, 3)).astype(np.uint8)
+                members.append((f"{kind}/{kind}_{k:04d}_{split}.jpg", jpeg(photo)))
+        write_tar(root / f"photos-{split}.tar", members)
+    return root
+
+
+def write_tables(root: Path, tables: dict[str, list[list[object]]]) -> None:
+    """Write Everyday's tables of sounds."""
+    rest = ["recording", "file", "seconds", "rate_hz", "source", "licence"]
+    for table, rows in tables.items():
         with (root / f"{table}.csv").open("w", newline="") as file:
             head = ["split", "subject" if table == "sounds" else "kind", *rest]
             csv.writer(file).writerows([head, *rows])
-    for split in SPLITS:
-        members = [
-            (
-                f"{kind}/{kind}_{k:04d}_{split}.jpg",
-                jpeg(rng.integers(256, size=(96, 96, 3)).astype(np.uint8)),
-            )
-            for kind in ("baby", "cat")
-            for k in range(EVERYDAY_PHOTOS)
-        ]
-        write_tar(root / f"photos-{split}.tar", members)
-    return root
 
 
 @pytest.fixture
@@ -195,7 +197,6 @@ def write_every_kind(root: Path) -> Path:
     A photo is grey, at a level of its subject's own.
     """
     rng = np.random.default_rng(0)
-    columns = ["recording", "file", "seconds", "rate_hz", "source", "licence"]
     tables: dict[str, list[list[object]]] = {"sounds": [], "others": []}
     for split in SPLITS:
         photos = []
@@ -212,9 +213,7 @@ def write_every_kind(root: Path) -> Path:
                 soundfile.write(root / name, samples, 16000)
                 row = [split, kind, f"{kind}-{split}", name, 2, 16000, "made", "CC0"]
                 tables[table].append(row)
-    for table, word in (("sounds", "subject"), ("others", "kind")):
-        with (root / f"{table}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["split", word, *columns], *tables[table]])
+    write_tables(root, tables)
     return root
 
 
@@ -230,16 +229,10 @@ TINY_E, TINY_F, TINY_Z, TINY_M, TINY_SIDE = 8, 32, 4, 5, 6
 
 
 def write_tiny_model(
-    folder: Path,
-    *,
-    noise_size: int = TINY_Z,
-    dropout_size: int = TINY_M,
-    ood_score: float | None = None,
-    confidence: float | None = None,
-    quiet_dbfs: float = -60.0,
-    labels: object = None,
-    seed: int = 0,
-) -> Path:
+    folder: Path, *, noise_size: int = TINY_Z, dropout_size: int = TINY_M,
+    ood_score: float | None = None, confidence: float | None = None, quiet_dbfs: float = -60.0,
+    labels: object = None, seed: int = 0,
+) -> Path:  # fmt: skip
     """Write a model folder by hand: small random networks with the real inputs and outputs.
 
     The features are the means of 32 patches of the log-mel; the ood score is the sigmoid of minus
@@ -249,7 +242,6 @@ def write_tiny_model(
     import json
 
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
 
     from soundsight.core.config import to_dict
     from soundsight.media.mel import MelConfig
@@ -257,101 +249,67 @@ def write_tiny_model(
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
 
-    def constant(name: str, value: np.ndarray) -> onnx.TensorProto:
-        return numpy_helper.from_array(value, name)
-
-    def weight(name: str, *shape: int) -> onnx.TensorProto:
-        return constant(name, rng.normal(0.0, 1.0, shape).astype(np.float32))
-
-    def value(name: str, *shape: int | str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
-    def save(name: str, nodes: list, inputs: list, outputs: list, constants: list) -> None:
-        graph = helper.make_graph(nodes, name, inputs, outputs, constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-        model.ir_version = 8
+    def save(name: str, network: str, **constants: np.ndarray) -> None:
+        text = f'<ir_version: 8, opset_import: ["": 17]> network {network}'
+        model = onnx.parser.parse_model(text)
+        for key, value in constants.items():
+            model.graph.initializer.append(onnx.numpy_helper.from_array(value, key))
         onnx.checker.check_model(model)
         onnx.save(model, folder / name)
 
-    node = helper.make_node
-    save(
-        "encoder.onnx",
-        [
-            node("AveragePool", ["mel"], ["p"], kernel_shape=[16, 25], strides=[16, 25]),
-            node("Flatten", ["p"], ["features"]),
-            node("Gemm", ["features", "w"], ["g"]),
-            node("Tanh", ["g"], ["embedding"]),
-        ],
-        [value("mel", "n", 1, 128, 100)],
-        [value("embedding", "n", TINY_E), value("features", "n", TINY_F)],
-        [weight("w", TINY_F, TINY_E)],
-    )
+    def weight(*shape: int) -> np.ndarray:
+        return rng.normal(0.0, 1.0, shape).astype(np.float32)
+
+    encoder = f"""
+        (float[n, 1, 128, 100] mel)
+        => (float[n, {TINY_E}] embedding, float[n, {TINY_F}] features) {{
+            patches = AveragePool<kernel_shape=[16, 25], strides=[16, 25]>(mel)
+            features = Flatten(patches)
+            product = Gemm(features, w)
+            embedding = Tanh(product)
+        }}"""
+    save("encoder.onnx", encoder, w=weight(TINY_F, TINY_E))
     sizes = {"embedding": TINY_E, "noise": noise_size, "dropout": dropout_size}
     sizes = {name: size for name, size in sizes.items() if size}
-    small = 3 * TINY_SIDE * TINY_SIDE
-    save(
-        "generator.onnx",
-        [
-            node("Concat", list(sizes), ["x"], axis=1),
-            node("Gemm", ["x", "w"], ["g"]),
-            node("Tanh", ["g"], ["t"]),
-            node("Reshape", ["t", "shape"], ["r"]),
-            node("Resize", ["r", "", "scales"], ["image"], mode="nearest"),
-        ],
-        [value(name, "n", size) for name, size in sizes.items()],
-        [value("image", "n", 3, 96, 96)],
-        [
-            weight("w", sum(sizes.values()), small),
-            constant("shape", np.array([-1, 3, TINY_SIDE, TINY_SIDE])),
-            constant("scales", np.array([1, 1, 16, 16], np.float32)),
-        ],
-    )
+    generator = f"""
+        ({", ".join(f"float[n, {size}] {name}" for name, size in sizes.items())})
+        => (float[n, 3, 96, 96] image) {{
+            inputs = Concat<axis=1>({", ".join(sizes)})
+            product = Gemm(inputs, w)
+            levels = Tanh(product)
+            small = Reshape(levels, shape)
+            image = Resize<mode="nearest">(small, , scales)
+        }}"""
+    w = weight(sum(sizes.values()), 3 * TINY_SIDE * TINY_SIDE)
+    shape, scales = np.array([-1, 3, TINY_SIDE, TINY_SIDE]), np.array([1, 1, 16, 16], np.float32)
+    save("generator.onnx", generator, w=w, shape=shape, scales=scales)
     thresholds = {"quiet_dbfs": quiet_dbfs}
     if confidence is not None:
         thresholds["confidence"] = confidence
     if ood_score is not None:
         thresholds["ood_score"] = ood_score
-        save(
-            "ood.onnx",
-            [
-                node("ReduceMean", ["features"], ["m"], axes=[1], keepdims=0),
-                node("Neg", ["m"], ["negated"]),
-                node("Sigmoid", ["negated"], ["ood_score"]),
-            ],
-            [value("features", "n", TINY_F)],
-            [value("ood_score", "n")],
-            [],
-        )
+        ood = f"""
+            (float[n, {TINY_F}] features) => (float[n] ood_score) {{
+                mean = ReduceMean<axes=[1], keepdims=0>(features)
+                negated = Neg(mean)
+                ood_score = Sigmoid(negated)
+            }}"""
+        save("ood.onnx", ood)
     if labels is not None:
         content = labels if isinstance(labels, bytes) else json.dumps(labels).encode()
         (folder / "labels.json").write_bytes(content)
     (folder / "CARD.md").write_text("# tiny\n", "utf-8")
-    files = {
-        path.name: {
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "bytes": path.stat().st_size,
-        }
-        for path in sorted(folder.iterdir())
-    }
+    files = {}
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        files[path.name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     values = {
-        "format": "soundsight-model",
-        "format_version": 3,
-        "name": "tiny",
-        "version": "0.0.1",
-        "licence": "BSD-3-Clause",
-        "created": "2026-01-01T00:00:00Z",
-        "segment_s": 1.0,
-        "mel": to_dict(MelConfig()),
-        "image_px": 96,
-        "embedding_size": TINY_E,
-        "feature_size": TINY_F,
-        "noise_size": noise_size,
-        "dropout_size": dropout_size,
-        "thresholds": thresholds,
-        "figures": {},
-        "trained_on": "nothing",
-        "files": files,
-    }
+        "format": "soundsight-model", "format_version": 3, "name": "tiny", "version": "0.0.1",
+        "licence": "BSD-3-Clause", "created": "2026-01-01T00:00:00Z", "segment_s": 1.0,
+        "mel": to_dict(MelConfig()), "image_px": 96, "embedding_size": TINY_E,
+        "feature_size": TINY_F, "noise_size": noise_size, "dropout_size": dropout_size,
+        "thresholds": thresholds, "figures": {}, "trained_on": "nothing", "files": files,
+    }  # fmt: skip
     (folder / "model.json").write_text(json.dumps(values), "utf-8")
     return folder
 
@@ -400,14 +358,9 @@ def write_sound() -> Callable[..., Path]:
     """
 
     def write(
-        path: Path,
-        seconds: float,
-        *,
-        hz: float = 440.0,
-        level: float = 0.3,
-        rate_hz: int = 44_100,
-        **kwargs: object,
-    ) -> Path:
+        path: Path, seconds: float, *, hz: float = 440.0, level: float = 0.3,
+        rate_hz: int = 44_100, **kwargs: object,
+    ) -> Path:  # fmt: skip
         t = np.arange(int(seconds * rate_hz)) / rate_hz
         noise = np.random.default_rng(int(hz)).normal(0.0, 0.02, len(t))
         swell = np.where(t >= seconds - 1.0, 1.0, 0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,61 +34,48 @@ def commands() -> list[str]:
     return sorted(set(found))
 
 
-@pytest.mark.parametrize("line", commands())
-def test_every_command_in_the_documents_parses(line: str) -> None:
+def parse(line: str) -> None:
+    """Raises a usage error on an unknown option, a missing argument or a wrong value."""
     command = typer.main.get_command(build_app())
     args = shlex.split(line)[1:]
     context = command.make_context("soundsight", list(args))
     while args and hasattr(command, "get_command"):
         name, command, args = command.resolve_command(context, args)
-        # Raises a usage error on an unknown option, a missing argument or a wrong value.
         context = command.make_context(name, list(args), parent=context)
     assert not hasattr(command, "get_command"), f"{line}: no such command"
 
 
-def test_there_are_commands_to_parse() -> None:
+def test_every_command_in_the_documents_parses() -> None:
     assert len(commands()) > 8
-
-
-def test_an_unknown_option_would_be_noticed() -> None:
+    for line in commands():
+        parse(line)
     with pytest.raises(Exception, match="--nonsense"):
-        test_every_command_in_the_documents_parses("soundsight translate a.wav -o out --nonsense")
-
-
-@pytest.fixture(scope="module")
-def address(serving: Callable[..., Any]) -> Iterator[str]:
-    """The address of a server, as it prints it."""
-    with serving() as (printed, _):
-        yield printed.rstrip("/")
+        parse("soundsight translate a.wav -o out --nonsense")
 
 
 def test_python_in_the_readme_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serving: Callable[..., Any]
 ) -> None:
     synth.write_examples(tmp_path)
     monkeypatch.chdir(tmp_path)
     (sound,) = tmp_path.glob("dog.*")
-    for block in blocks((ROOT / "README.md").read_text("utf-8"), "python"):
-        here = block.replace("dog.wav", sound.name).replace("http://127.0.0.1:8000", address)
-        exec(compile(here, "README.md", "exec"), {})
+    with serving() as (address, _):
+        for block in blocks((ROOT / "README.md").read_text("utf-8"), "python"):
+            here = block.replace("dog.wav", sound.name)
+            here = here.replace("http://127.0.0.1:8000", address.rstrip("/"))
+            exec(compile(here, "README.md", "exec"), {})
 
 
-def test_links_in_the_documents_lead_somewhere() -> None:
-    for path in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#\s]+)\)", path.read_text("utf-8")):
-            if not target.startswith("http"):
-                assert (path.parent / target).exists(), f"{path.name}: {target}"
-
-
-def test_make_targets_in_the_documents_exist() -> None:
+def test_links_and_targets_in_the_documents_lead_somewhere() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     for path in DOCUMENTS:
-        assert set(re.findall(r"^make ([a-z]+)", path.read_text("utf-8"), re.MULTILINE)) <= targets
-
-
-def test_no_figure_is_still_to_be_filled_in() -> None:
-    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
-        assert "@@" not in document.read_text("utf-8"), document.name
+        text = path.read_text("utf-8")
+        for target in re.findall(r"\]\(([^)#\s]+)\)", text):
+            if not target.startswith("http"):
+                assert (path.parent / target).exists(), f"{path.name}: {target}"
+        assert set(re.findall(r"^make ([a-z]+)", text, re.MULTILINE)) <= targets
+    for path in {*DOCUMENTS, *ROOT.glob("*.md")}:
+        assert "@@" not in path.read_text("utf-8"), f"{path.name}: a figure is to be filled in"
 
 
 def test_the_page_of_the_house_names_every_module() -> None:

@@ -6,9 +6,9 @@ import contextlib
 import fcntl
 import os
 import stat
-import subprocess
-import sys
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,7 +43,7 @@ def rewrite(path: Path) -> None:
         temporary.write_text("new")
 
 
-def no_exchange(_a: Path, _b: Path) -> bool:
+def no_exchange(*_: Path) -> bool:
     return False
 
 
@@ -66,24 +66,48 @@ def stop_after(calls: int, stop: Callable[[], None]) -> None:
         setattr(place, name, counted(getattr(place, name)))
 
 
-def wherever_the_machine_stops(what: str, places: Path) -> list[int]:
-    """Replace ``places``/1, 2, ... in programs that are gone after 1, 2, ... calls.
+def wherever_the_machine_stops(change: Callable[[Path], None], places: Path) -> list[int]:
+    """Change ``places``/1, 2, ... in processes that are gone after 1, 2, ... calls.
 
     Returns:
         How each of them ended, up to the first that came to its own end.
     """
-    # One program that loads little and forks: hundreds of starts would take minutes.
-    command = [sys.executable, __file__, what, str(places)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [int(code) for code in done.stdout.split()]
+    codes: list[int] = []
+    while not codes or codes[-1]:
+
+        def work(calls: int = len(codes) + 1) -> None:
+            stop_after(calls, lambda: os._exit(STOPPED))
+            change(places / str(calls) / "model")
+
+        codes.append(end_of(work))
+    return codes
+
+
+def end_of(work: Callable[[], None]) -> int:
+    """How a process ends that does this and no more."""
+    with warnings.catch_warnings():
+        # Other threads of the tests hold nothing that writing files needs.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "no exchange"])
-def test_a_folder_is_old_or_new_wherever_the_machine_stops(tmp_path: Path, exchange: bool) -> None:
+def test_a_folder_is_old_or_new_wherever_the_machine_stops(
+    tmp_path: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchange:
+        monkeypatch.setattr(runs, "_exchange", no_exchange)
     places = [tmp_path / str(calls) / "model" for calls in range(1, 30)]
     for path in places:
         write(path, OLD)
-    codes = wherever_the_machine_stops("exchange" if exchange else "aside", tmp_path)
+    codes = wherever_the_machine_stops(replace, tmp_path)
     assert codes == [STOPPED] * (len(codes) - 1) + [0]
     # Two files, two folders, the change of names and the folder around are the least.
     assert len(codes) > 6
@@ -139,9 +163,20 @@ def test_an_interrupt_leaves_the_old_or_the_new_folder_and_nothing_else(
 
 def stopped_half_way(path: Path) -> None:
     """Leave what a stop leaves between the two renames, where names cannot be exchanged."""
-    command = [sys.executable, __file__, "between", str(path)]
     write(path, OLD)
-    assert subprocess.run(command).returncode == STOPPED
+    rename = os.rename
+
+    def stepped_aside(a: Path, b: Path) -> None:
+        rename(a, b)
+        if a == path:
+            os._exit(STOPPED)
+
+    def work() -> None:
+        runs._exchange = no_exchange
+        os.rename = stepped_aside  # type: ignore[assignment]
+        replace(path)
+
+    assert end_of(work) == STOPPED
     assert not os.path.lexists(path)
 
 
@@ -239,17 +274,13 @@ def test_all_is_on_the_disk_before_it_gets_its_name(
         happened.append(("sync", os.fstat(handle).st_ino))
         sync(handle)
 
-    def renamed(a: Path, b: Path) -> None:
+    def named(call: Callable[[Path, Path], None], a: Path, b: Path) -> None:
         happened.append(("rename", b))
-        rename(a, b)
-
-    def replaced(a: Path, b: Path) -> None:
-        happened.append(("rename", b))
-        over(a, b)
+        call(a, b)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(os, "rename", renamed)
-    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(os, "rename", partial(named, rename))
+    monkeypatch.setattr(os, "replace", partial(named, over))
     (replace if kind == "folder" else rewrite)(path)
     at = happened.index(("rename", path))
     before = {inode for what, inode in happened[:at] if what == "sync"}
@@ -262,7 +293,7 @@ def test_a_file_is_old_or_new_wherever_the_machine_stops(tmp_path: Path) -> None
     for path in places:
         path.parent.mkdir()
         path.write_text("old")
-    codes = wherever_the_machine_stops("file", tmp_path)
+    codes = wherever_the_machine_stops(rewrite, tmp_path)
     # Its content is synced, it gets its name, the folder is synced; no fourth call comes.
     assert codes == [STOPPED] * 3 + [0]
     assert [path.read_text() for path in places] == ["old", "new", "new", "new"]
@@ -329,40 +360,3 @@ def test_what_appears_has_the_permissions_that_the_umask_leaves(tmp_path: Path) 
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "model").stat().st_mode) == 0o750
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
-
-
-def main(what: str, places: Path) -> None:
-    """The program that stops; says how each of its children ended."""
-    code, calls = STOPPED, 0
-    if what == "aside":
-        runs._exchange = no_exchange
-    while code:
-        calls += 1
-        child = os.fork()
-        if not child:
-            stop_after(calls, lambda: os._exit(STOPPED))
-            (rewrite if what == "file" else replace)(places / str(calls) / "model")
-            os._exit(0)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(code)
-
-
-def stop_between(path: Path) -> None:
-    """The program that stops when the old folder has stepped aside."""
-    rename = os.rename
-
-    def stepped_aside(a: Path, b: Path) -> None:
-        rename(a, b)
-        if a == path:
-            os._exit(STOPPED)
-
-    runs._exchange = no_exchange
-    os.rename = stepped_aside  # type: ignore[assignment]
-    replace(path)
-
-
-if __name__ == "__main__":
-    if sys.argv[1] == "between":
-        stop_between(Path(sys.argv[2]))
-    else:
-        main(sys.argv[1], Path(sys.argv[2]))

@@ -43,6 +43,11 @@ def seconds_of(samples: np.ndarray) -> float:
     return len(samples) / RATE_HZ
 
 
+def heard_at(samples: np.ndarray, at_s: float) -> float:
+    """The pitch of the half second around a time."""
+    return tone_hz(samples[round((at_s - 0.25) * RATE_HZ) : round((at_s + 0.25) * RATE_HZ)])
+
+
 def read(path: Path, **options: Any) -> tuple[np.ndarray, list[str]]:
     sound = audio.stream(path, **options)
     return np.concatenate(list(sound)), sound.warnings
@@ -97,7 +102,8 @@ def test_what_libsndfile_writes(tmp_path: Path, name: str) -> None:
     [
         ("a.mp3", "libmp3lame", 44_100), ("a.m4a", "aac", 44_100), ("a.aac", "aac", 48_000),
         ("a.mp4", "aac", 16_000), ("a.mkv", "aac", 44_100), ("a.webm", "libopus", 48_000),
-        ("a.opus", "libopus", 48_000), ("a.mov", "pcm_s24le", 96_000), ("a.mkv", "pcm_f64le", 8000),
+        ("a.opus", "libopus", 48_000), ("a.avi", "aac", 44_100), ("a.mov", "pcm_s24le", 96_000),
+        ("a.mkv", "pcm_f64le", 8000), ("a.wma", "wmav2", 44_100),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("channels", [1, 2])
@@ -124,19 +130,6 @@ def test_the_name_does_not_matter(tmp_path: Path, encode) -> None:
     assert tone_hz(audio.decode(tmp_path / "mp3.wav")) == pytest.approx(440, abs=2)
 
 
-def test_an_mp3_with_tags_and_without_a_declared_length(tmp_path: Path, encode) -> None:
-    path = encode(tmp_path / "a.mp3", tone(2.0), "libmp3lame", write_xing="0", id3v2_version="0")
-    assert seconds_of(audio.decode(path)) == pytest.approx(2, abs=0.1)
-    data = path.read_bytes()
-    path.write_bytes(data + b"TAG" + bytes(125))
-    assert seconds_of(audio.decode(path)) == pytest.approx(2, abs=0.1)
-    path.write_bytes(data[: len(data) // 2 - 7])
-    samples, told = warned(path)
-    assert seconds_of(samples) == pytest.approx(1, abs=0.1)
-    assert "is damaged at 1.0" in told
-    assert "cut short" in fault(path, strict=True)
-
-
 @pytest.mark.parametrize("rate_hz", [4000, 8000, 11_025, 16_000, 22_050, 48_000, 96_000, 384_000])
 def test_rates(tmp_path: Path, rate_hz: int) -> None:
     path = tmp_path / "a.wav"
@@ -147,11 +140,11 @@ def test_rates(tmp_path: Path, rate_hz: int) -> None:
     np.testing.assert_array_equal(audio.from_array(tone(1.0, rate_hz=rate_hz), rate_hz), samples)
 
 
-@pytest.mark.parametrize("channels", range(1, 9))
-def test_a_sound_that_is_the_same_in_all_channels(tmp_path: Path, channels: int) -> None:
-    many = np.repeat(tone()[:, None], channels, axis=1)
-    soundfile.write(tmp_path / "a.wav", many, RATE_HZ, subtype="FLOAT")
-    np.testing.assert_allclose(audio.decode(tmp_path / "a.wav"), tone(), atol=1e-6)
+def test_a_sound_that_is_the_same_in_all_channels(tmp_path: Path) -> None:
+    for channels in range(1, 9):
+        many = np.repeat(tone()[:, None], channels, axis=1)
+        soundfile.write(tmp_path / "a.wav", many, RATE_HZ, subtype="FLOAT")
+        np.testing.assert_allclose(audio.decode(tmp_path / "a.wav"), tone(), atol=1e-6)
 
 
 def test_blocks_join_to_the_whole(tmp_path: Path) -> None:
@@ -171,9 +164,7 @@ def test_three_hours_need_no_more_memory(tmp_path: Path) -> None:
     """Constant memory, shown on five minutes in a process of its own."""
     path = tmp_path / "long.wav"
     minute = np.random.default_rng(0).normal(0, 1000, (60 * 16_000, 2)).astype(np.int16)
-    with soundfile.SoundFile(path, "w", 16_000, 2, "PCM_16") as file:
-        for _ in range(5):
-            file.write(minute)
+    soundfile.write(path, np.tile(minute, (5, 1)), 16_000)
     script = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -268,13 +259,14 @@ def test_files_that_are_no_sound(tmp_path: Path, suffix: str) -> None:
         assert "no sound or video" in fault(path)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.099])
 @pytest.mark.parametrize("rate_hz", [8000, 44_100])
-def test_too_short(tmp_path: Path, seconds: float, rate_hz: int) -> None:
-    soundfile.write(tmp_path / "a.wav", tone(seconds, rate_hz=rate_hz), rate_hz)
-    assert "at least 100 ms" in fault(tmp_path / "a.wav")
-    soundfile.write(tmp_path / "a.wav", tone(0.1, rate_hz=rate_hz), rate_hz)
-    assert len(audio.decode(tmp_path / "a.wav")) == 4410
+def test_too_short(tmp_path: Path, rate_hz: int) -> None:
+    path = tmp_path / "a.wav"
+    for seconds in (0.0, 0.05, 0.099):
+        soundfile.write(path, tone(seconds, rate_hz=rate_hz), rate_hz)
+        assert "at least 100 ms" in fault(path)
+    soundfile.write(path, tone(0.1, rate_hz=rate_hz), rate_hz)
+    assert len(audio.decode(path)) == 4410
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -285,19 +277,16 @@ def test_samples_that_are_not_finite(tmp_path: Path, value: float) -> None:
     assert "2.50 s" in fault(tmp_path / "a.wav")
 
 
-@pytest.mark.parametrize("rate_hz", [0, 1000, 768_000])
-def test_rates_out_of_range(tmp_path: Path, rate_hz: int) -> None:
+def test_rates_and_channels_out_of_range(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
-    soundfile.write(path, tone(), RATE_HZ)
-    data = bytearray(path.read_bytes())
-    data[24:28] = rate_hz.to_bytes(4, "little")
-    path.write_bytes(data)
-    assert f"sample rate of {rate_hz} Hz" in fault(path)
-
-
-def test_too_many_channels(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", np.zeros((RATE_HZ, 9)), RATE_HZ)
-    assert "9 channels" in fault(tmp_path / "a.wav")
+    for rate_hz in (0, 1000, 768_000):
+        soundfile.write(path, tone(), RATE_HZ)
+        data = bytearray(path.read_bytes())
+        data[24:28] = rate_hz.to_bytes(4, "little")
+        path.write_bytes(data)
+        assert f"sample rate of {rate_hz} Hz" in fault(path)
+    soundfile.write(path, np.zeros((RATE_HZ, 9)), RATE_HZ)
+    assert "9 channels" in fault(path)
 
 
 @pytest.mark.parametrize(
@@ -418,16 +407,12 @@ def test_of_two_tracks_the_one_that_sounds_is_heard(
 
 
 def test_the_default_track_comes_first(tmp_path: Path, encode: Encode) -> None:
+    silent = np.zeros(2 * RATE_HZ, np.float32)
     path = encode(tmp_path / "a.mkv", [tone(2, 440), tone(2, 880)], "aac", default=1)
     assert tone_hz(read(path)[0]) == pytest.approx(880, abs=1)
-    path = encode(tmp_path / "b.mkv", [tone(2, 440), 0 * tone(2, 880)], "aac", default=1)
+    path = encode(tmp_path / "b.mkv", [tone(2, 440), silent], "aac", default=1)
     assert tone_hz(read(path)[0]) == pytest.approx(440, abs=1)
-
-
-def test_where_no_track_sounds_the_first_is_silent(tmp_path: Path, encode: Encode) -> None:
-    silent = np.zeros(2 * RATE_HZ, np.float32)
-    path = encode(tmp_path / "a.mkv", [silent, silent], "aac")
-    samples, (told,) = read(path)
+    samples, (told,) = read(encode(tmp_path / "c.mkv", [silent, silent], "aac"))
     assert np.abs(samples).max() < 1e-3
     assert "track 1 is heard, as none sounds" in told
 
@@ -457,9 +442,7 @@ def test_a_chain_of_recordings_is_heard_to_its_end(tmp_path: Path, codec: str, n
     samples, warnings = read(path, strict=True)
     assert warnings == []
     assert seconds_of(samples) == pytest.approx(6, abs=0.1)
-    for at_s, f_hz in ((1, 440), (3.5, 880), (5.4, 1320)):
-        part = samples[round((at_s - 0.2) * RATE_HZ) : round((at_s + 0.2) * RATE_HZ)]
-        assert tone_hz(part) == pytest.approx(f_hz, abs=5)
+    assert [heard_at(samples, s) for s in (1, 3.5, 5.4)] == pytest.approx([440, 880, 1320], abs=5)
 
 
 @pytest.mark.parametrize("later_s", [0.0, 0.3, 1.0, 30.0])
@@ -505,43 +488,38 @@ def test_where_runs_belong(stamps_s: list[float], steps_s: list[float], is_damag
     clock = decoder._Clock(faults, joins=True)
     found = []
     for at_s in stamps_s:
-        clock.take_rate(8000)
-        step_s = clock.step(at_s)
+        step_s = clock.step(at_s, 8000)
         assert step_s is not None
         found.append(step_s)
-        clock.pass_by(round((1 + step_s) * 8000))
+        clock.samples += round((1 + step_s) * 8000)
     assert found == pytest.approx(steps_s)
     assert bool(faults.damages) == is_damage
 
 
 def test_a_rate_that_changes_is_resampled_on(tmp_path: Path, encode: Encode) -> None:
-    """Two MP3s of different rates and channels, one behind the other."""
-    low = encode(tmp_path / "low.mp3", tone(2, 440, 24_000), "libmp3lame", 24_000, write_xing="0")
-    both = np.stack([tone(3, 880)] * 2, axis=1)
-    high = encode(tmp_path / "high.mp3", both, "libmp3lame", RATE_HZ, write_xing="0")
-    path = tmp_path / "a.mp3"
-    path.write_bytes(low.read_bytes() + high.read_bytes())
-    samples, _ = read(path)
-    assert seconds_of(samples) == pytest.approx(5, abs=0.3)
-    assert tone_hz(samples[RATE_HZ // 2 : RATE_HZ]) == pytest.approx(440, abs=5)
-    assert tone_hz(samples[3 * RATE_HZ : 4 * RATE_HZ]) == pytest.approx(880, abs=5)
-
-
-def test_raw_aac_whose_rate_changes(tmp_path: Path, encode: Encode) -> None:
-    """It has no time stamps, and those that FFmpeg makes up go by the first rate."""
-    low = encode(tmp_path / "low.aac", tone(3, 440, 22_050), "aac", 22_050)
-    high = encode(tmp_path / "high.aac", tone(3, 880), "aac")
-    for first, second, f_hz in ((low, high, 880), (high, low, 440)):
-        path = tmp_path / "a.aac"
-        path.write_bytes(first.read_bytes() + second.read_bytes())
-        samples, warnings = read(path, strict=True)
-        assert warnings == []
-        assert seconds_of(samples) == pytest.approx(6, abs=0.3)
-        assert tone_hz(samples[4 * RATE_HZ : 5 * RATE_HZ]) == pytest.approx(f_hz, abs=5)
+    """Two files of different rates and channels, one behind the other."""
+    for name, codec, more in (("mp3", "libmp3lame", {"write_xing": "0"}), ("aac", "aac", {})):
+        low = encode(tmp_path / f"low.{name}", tone(3, 440, 24_000), codec, 24_000, **more)
+        both = np.stack([tone(3, 880)] * 2, axis=1)
+        high = encode(tmp_path / f"high.{name}", both, codec, RATE_HZ, **more)
+        path = tmp_path / f"a.{name}"
+        for files, pitches in (((low, high), [440, 880]), ((high, low), [880, 440])):
+            path.write_bytes(b"".join(file.read_bytes() for file in files))
+            # Raw AAC has no time stamps: those that FFmpeg makes up go by the first rate.
+            samples, warnings = read(path, strict=name == "aac")
+            assert name == "mp3" or warnings == []
+            assert seconds_of(samples) == pytest.approx(6, abs=0.3)
+            assert [heard_at(samples, s) for s in (1, 4.5)] == pytest.approx(pitches, abs=5)
 
 
 @pytest.mark.parametrize(
-    "tail", [b"APETAGEX" + bytes(600), b"ID3\x04\0\0\0\0\4\0" + bytes(512), bytes(3000)]
+    "tail",
+    [
+        b"TAG" + bytes(125),
+        b"APETAGEX" + bytes(600),
+        b"ID3\x04\0\0\0\0\4\0" + bytes(512),
+        bytes(3000),
+    ],
 )
 @pytest.mark.parametrize("xing", ["0", "1"])
 def test_what_stands_behind_an_mp3_is_no_damage(
@@ -552,13 +530,6 @@ def test_what_stands_behind_an_mp3_is_no_damage(
     samples, warnings = read(path, strict=True)
     assert warnings == []
     assert seconds_of(samples) == pytest.approx(3, abs=0.15)
-
-
-def test_a_codec_whose_tag_is_a_number(tmp_path: Path, encode: Encode) -> None:
-    path = encode(tmp_path / "a.avi", tone(2), "aac")
-    samples, warnings = read(path, strict=True)
-    assert warnings == []
-    assert tone_hz(samples) == pytest.approx(440, abs=1)
 
 
 def test_a_hole_in_an_ogg_is_damage(tmp_path: Path) -> None:
@@ -576,23 +547,19 @@ def test_a_hole_in_an_ogg_is_damage(tmp_path: Path) -> None:
     assert "is damaged at" in told
 
 
-def test_two_files_joined_with_a_tag_between_them(tmp_path: Path, encode: Encode) -> None:
+def test_an_mp3_that_says_another_length(tmp_path: Path, encode: Encode) -> None:
+    """Two files joined with a tag between them, and one of which the half is lost."""
     path = encode(tmp_path / "a.mp3", tone(3), "libmp3lame", id3v2_version="3", title="a" * 900)
-    path.write_bytes(path.read_bytes() * 2)
+    data = path.read_bytes()
+    path.write_bytes(data * 2)
     samples, warnings = read(path)
     assert seconds_of(samples) == pytest.approx(6, abs=0.15)
     assert all("what can be read is used" in told for told in warnings)
-
-
-def test_a_declared_length_that_is_twice_the_true_one(tmp_path: Path, encode: Encode) -> None:
-    path = encode(tmp_path / "a.mp3", tone(6), "libmp3lame")
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-    samples, (told,) = read(path)
-    assert seconds_of(samples) == pytest.approx(3, abs=0.15)
-    assert "is cut short: it says it lasts 6.0" in told
-    with pytest.raises(AudioError, match="cut short"):
-        read(path, strict=True)
+    path.write_bytes(data[: (len(data) + 900) // 2])
+    samples, told = warned(path)
+    assert seconds_of(samples) == pytest.approx(1.5, abs=0.15)
+    assert "is cut short: it says it lasts 3.0" in told
+    assert "cut short" in fault(path, strict=True)
 
 
 def test_packets_that_are_lost(tmp_path: Path, encode: Encode) -> None:
@@ -610,8 +577,7 @@ def test_packets_that_are_lost(tmp_path: Path, encode: Encode) -> None:
     assert seconds_of(samples) == pytest.approx(6, abs=0.15)
     assert np.argmax(np.abs(samples) > 0.3) / RATE_HZ == pytest.approx(4, abs=0.05)
     assert "is damaged at" in told
-    with pytest.raises(AudioError, match="damaged or cut short at"):
-        read(path, strict=True)
+    assert "damaged or cut short at" in fault(path, strict=True)
 
 
 def test_a_file_that_is_mostly_damaged_is_refused(tmp_path: Path, encode: Encode) -> None:
@@ -622,8 +588,7 @@ def test_a_file_that_is_mostly_damaged_is_refused(tmp_path: Path, encode: Encode
     for pos, size in packets[len(packets) // 4 :]:
         data[pos : pos + size] = b"\xff" * size
     path.write_bytes(data)
-    with pytest.raises(AudioError, match="most of its sound cannot be decoded"):
-        read(path)
+    assert "most of its sound cannot be decoded" in fault(path)
 
 
 def test_words_in_a_wav_are_no_rate(tmp_path: Path) -> None:
@@ -645,10 +610,8 @@ def test_a_codec_that_is_not_known_is_named(tmp_path: Path, tag: int) -> None:
     data = bytearray(path.read_bytes())
     data[20:22] = tag.to_bytes(2, "little")
     path.write_bytes(data)
-    with pytest.raises(AudioError) as caught:
-        audio.stream(path)
-    assert str(caught.value) == (
-        f"the sound of {path} is coded as 0x{tag:04x}, which is not known here: "
+    assert fault(path) == (
+        f"the sound of FILE is coded as 0x{tag:04x}, which is not known here: "
         "convert it to wav or flac"
     )
 
@@ -678,24 +641,20 @@ def test_open_files_and_bytes_in_memory(tmp_path: Path, encode: Encode) -> None:
 @pytest.mark.parametrize("module", ["gzip", "bz2", "lzma"])
 def test_an_open_compressed_file_is_what_it_holds(tmp_path: Path, module: str) -> None:
     """Its descriptor is that of the compressed bytes."""
+    path, packed = tmp_path / "a.wav", importlib.import_module(module)
+    soundfile.write(path, tone(2), RATE_HZ)
+    with packed.open(tmp_path / "packed", "wb") as file:
+        file.write(path.read_bytes())
+    with packed.open(tmp_path / "packed", "rb") as file:
+        np.testing.assert_array_equal(audio.decode(file), audio.decode(path))
+
+
+@pytest.mark.parametrize("kind", ["TemporaryFile", "NamedTemporaryFile", "SpooledTemporaryFile"])
+def test_temporary_files(tmp_path: Path, kind: str) -> None:
     soundfile.write(tmp_path / "a.wav", tone(2), RATE_HZ)
-    packed = importlib.import_module(module)
-    with packed.open(tmp_path / "a.wav.packed", "wb") as file:
+    with getattr(tempfile, kind)() as file:
         file.write((tmp_path / "a.wav").read_bytes())
-    with packed.open(tmp_path / "a.wav.packed", "rb") as file:
         np.testing.assert_array_equal(audio.decode(file), audio.decode(tmp_path / "a.wav"))
-
-
-def test_temporary_files(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", tone(2), RATE_HZ)
-    for kind in (
-        tempfile.TemporaryFile,
-        tempfile.NamedTemporaryFile,
-        tempfile.SpooledTemporaryFile,
-    ):
-        with kind() as file:
-            file.write((tmp_path / "a.wav").read_bytes())
-            np.testing.assert_array_equal(audio.decode(file), audio.decode(tmp_path / "a.wav"))
 
 
 def test_a_named_pipe_is_read_to_its_end(tmp_path: Path, encode: Encode) -> None:
@@ -726,8 +685,7 @@ def test_playlists_are_refused(tmp_path: Path, text: str) -> None:
     """FFmpeg would open what they name, and wait for more."""
     soundfile.write(tmp_path / "a.wav", tone(1), RATE_HZ)
     (tmp_path / "list.mp3").write_text(text, "utf-8")
-    with pytest.raises(AudioError, match="is a playlist: pass the files that it names"):
-        audio.decode(tmp_path / "list.mp3")
+    assert "is a playlist: pass the files that it names" in fault(tmp_path / "list.mp3")
 
 
 @pytest.mark.parametrize("address", ["https://example.org/dog.mp3", "rtsp://camera/1", "s3://b/c"])
@@ -748,46 +706,19 @@ def test_names_that_are_no_utf_8(tmp_path: Path, encode: Encode) -> None:
 # --- real files ------------------------------------------------------------------------------
 
 
-def test_real_sounds(bench: Path) -> None:
+def test_real_sounds_and_videos(bench: Path) -> None:
     files = sorted((bench / "sounds").glob("*.ogg"))[::20]
     assert files
     for file in files:
         samples = audio.decode(file)
         assert seconds_of(samples) == pytest.approx(5, abs=0.1)
         assert 0.001 < np.abs(samples).max() < 1.5
-
-
-def test_real_videos(bench: Path) -> None:
-    files = sorted((bench / "videos").glob("*.mp4"))
-    assert files
     heard = 0
-    for file in files:
+    for file in sorted((bench / "videos").glob("*.mp4")):
         if "no_audio" in file.name:
             assert "has no sound track" in fault(file)
             continue
-        with audio.stream(file) as sound:
-            duration_s = sound.duration_s
-            assert duration_s is not None
-            assert seconds_of(np.concatenate(list(sound))) == pytest.approx(duration_s, abs=0.1)
+        sound = audio.stream(file)
+        assert seconds_of(np.concatenate(list(sound))) == pytest.approx(sound.duration_s, abs=0.1)
         heard += 1
     assert heard == 6
-
-
-RIGHT = {
-    "antiphase.flac": (2.0, 0), "cat_id3.mp3": (10.0, 1), "chained.ogg": (9.96, 0),
-    "data_size_0.wav": (2.0, 0), "dog.m4a": (5.0, 0), "dog.wma": (5.0, 0), "gap2s.mp4": (12.0, 0),
-    "late.mp4": (8.0, 0), "lost3pkts.ts": (5.0, 1), "plain_dog.wav": (2.0, 0),
-    "two_tracks.mp4": (5.0, 1), "xing_double.mp3": (5.0, 1),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", sorted(RIGHT))
-def test_files_that_failed(bench: Path, name: str) -> None:
-    path = bench.parent / "failing" / name
-    if not path.exists():
-        pytest.skip(f"there is no {path}")
-    seconds, told = RIGHT[name]
-    samples, warnings = read(path)
-    assert seconds_of(samples) == pytest.approx(seconds, abs=0.1)
-    assert len(warnings) == told
-    assert np.abs(samples).max() > 0.01

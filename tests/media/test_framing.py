@@ -41,9 +41,8 @@ def write(
         track.pix_fmt = pix_fmt
         if tagged:
             track.codec_context.colorspace = {"ITU709": 1, "ITU601": 6}[space]
+        if tagged or full:
             track.codec_context.color_range = 2 if full else 1
-        elif full:
-            track.codec_context.color_range = 2
         if prepare is not None:
             prepare(track)
         for index in range(3):
@@ -156,21 +155,17 @@ def test_odd_sizes(tmp_path: Path, width: int, height: int, crop: str) -> None:
     np.testing.assert_allclose(inside.astype(int), 150, atol=2)
 
 
-def test_an_odd_h264(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mp4", quarters(101, 57), pix_fmt="yuv444p")
-    assert_colours(corners(seen(path)), CORNERS)
-
-
 def test_the_center_is_the_central_square(tmp_path: Path) -> None:
-    """What lies left and right of the square is not seen, what lies in it is in its place."""
+    """What lies beside the square is not seen, what lies in it is in its place."""
     wide = np.zeros((96, 160, 3), np.uint8)
     wide[:, 32:128] = quarters(96, 96)
-    path = write(tmp_path / "a.mkv", wide, "ffv1", "bgr0")
-    np.testing.assert_array_equal(seen(path, 96), quarters(96, 96))
     tall = np.zeros((160, 96, 3), np.uint8)
     tall[32:128] = quarters(96, 96)
-    path = write(tmp_path / "b.mkv", tall, "ffv1", "bgr0")
-    np.testing.assert_array_equal(seen(path, 96), quarters(96, 96))
+    for picture in (wide, tall):
+        path = write(tmp_path / "a.mkv", picture, "ffv1", "bgr0")
+        np.testing.assert_array_equal(seen(path, 96), quarters(96, 96))
+    path = write(tmp_path / "odd.mp4", quarters(101, 57), pix_fmt="yuv444p")
+    assert_colours(corners(seen(path)), CORNERS)
 
 
 @pytest.mark.parametrize("size_px", [64, 96, 128, 255, 256])
@@ -181,13 +176,8 @@ def test_sizes(tmp_path: Path, size_px: int) -> None:
         if crop == "center":
             assert_colours(corners(picture), CORNERS)
             # The border between the quarters lies in the middle, to a pixel.
-            middle = size_px // 2
-            assert (
-                picture[size_px // 4, middle - 4, 0]
-                > 150
-                > 90
-                > picture[size_px // 4, middle + 4, 0]
-            )
+            left, right = picture[size_px // 4, size_px // 2 + np.array([-4, 4]), 0]
+            assert left > 150 > 90 > right
         else:
             height = round(size_px * 180 / 320)
             top = (size_px - height) // 2
@@ -205,13 +195,15 @@ def test_a_crop_that_does_not_exist(tmp_path: Path) -> None:
 # --- turned and stretched ----------------------------------------------------------------------
 
 
-def turned(path: Path, picture: np.ndarray, degrees: int, aspect: Fraction | None = None) -> Path:
+def turned(
+    path: Path, picture: np.ndarray, degrees: int, aspect: Fraction | None = None, **how: Any
+) -> Path:
     def prepare(track: Any) -> None:
         track.set_display_rotation(degrees)
         if aspect is not None:
             track.codec_context.sample_aspect_ratio = aspect
 
-    return write(path, picture, prepare=prepare)
+    return write(path, picture, prepare=prepare, **how)
 
 
 @pytest.mark.parametrize(("degrees", "turns"), [(0, 0), (90, 1), (180, 2), (270, 3), (-90, 3)])
@@ -290,18 +282,14 @@ def test_one_moment_of_an_interlaced_frame(tmp_path: Path, name: str, crop: str)
     assert sorted(bars) == pytest.approx([30, 220], abs=12)
 
 
-@pytest.mark.parametrize(
-    ("matrix", "expected"),
-    [
-        ((-1, 0, 0, 1), [GREEN, RED, YELLOW, BLUE]),
-        ((1, 0, 0, -1), [BLUE, YELLOW, RED, GREEN]),
-        ((0, 1, 1, 0), [RED, BLUE, GREEN, YELLOW]),
-        ((0, -1, -1, 0), [YELLOW, GREEN, BLUE, RED]),
-    ],
-)
-def test_mirrored_pictures(
-    tmp_path: Path, matrix: tuple[int, int, int, int], expected: list[tuple[int, int, int]]
-) -> None:
+MIRRORED = {
+    (-1, 0, 0, 1): [GREEN, RED, YELLOW, BLUE], (1, 0, 0, -1): [BLUE, YELLOW, RED, GREEN],
+    (0, 1, 1, 0): [RED, BLUE, GREEN, YELLOW], (0, -1, -1, 0): [YELLOW, GREEN, BLUE, RED],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("matrix", MIRRORED)
+def test_mirrored_pictures(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
     """Selfies: across, upside down, and along either diagonal."""
     a, b, c, d = (value << 16 for value in matrix)
 
@@ -309,16 +297,12 @@ def test_mirrored_pictures(
         track.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
 
     path = write(tmp_path / "a.mp4", quarters(160, 96), prepare=prepare)
-    assert_colours(corners(seen(path)), expected)
+    assert_colours(corners(seen(path)), MIRRORED[matrix])
 
 
 def test_a_field_keeps_its_shape_turn_and_colours(tmp_path: Path) -> None:
-    def prepare(track: Any) -> None:
-        track.set_display_rotation(90)
-        track.codec_context.sample_aspect_ratio = Fraction(4, 3)
-
-    path = write(
-        tmp_path / "a.mp4", quarters(144, 108), space="ITU709", tagged=True, prepare=prepare,
+    path = turned(
+        tmp_path / "a.mp4", quarters(144, 108), 90, Fraction(4, 3), space="ITU709", tagged=True,
         options={"x264-params": "tff=1", "crf": "5"},
     )  # fmt: skip
     frame, aspect = first_frame(path)

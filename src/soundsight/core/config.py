@@ -6,6 +6,7 @@ error that says what is expected.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -39,76 +40,52 @@ def from_dict(kind: type[C], values: Mapping[str, Any], where: str = "") -> C:
         name = where.rstrip(".") or kind.__name__
         raise ConfigError(f"{name}: a table of settings is expected")
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, kind))}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        raise ConfigError(
-            f"unknown key {where}{unknown[0]} for {kind.__name__}; choose from "
-            + ", ".join(sorted(fields))
-        )
+    for name in sorted(set(values) - set(fields)):
+        choices = ", ".join(sorted(fields))
+        raise ConfigError(f"unknown key {where}{name} for {kind.__name__}; choose from {choices}")
     hints = typing.get_type_hints(kind)
-    kwargs: dict[str, Any] = {}
-    for name, value in values.items():
-        kwargs[name] = _restore(hints[name], value, f"{where}{name}.")
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in kwargs
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"missing key {where}{missing[0]} for {kind.__name__}")
+    kwargs = {key: _restored(hints[key], values[key], f"{where}{key}.") for key in values}
+    for name, field in fields.items():
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if required and name not in kwargs:
+            raise ConfigError(f"missing key {where}{name} for {kind.__name__}")
     return kind(**kwargs)
 
 
-def _restore(hint: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(hint)
-    if origin in (types.UnionType, typing.Union):
+def _restored(hint: Any, value: Any, where: str) -> Any:
+    """A value of JSON as its type has it."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
         if value is None:
             return None
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-        origin = typing.get_origin(hint)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)
-    if origin is tuple:
-        return _restore_tuple(typing.get_args(hint), value, where)
-    return _restore_scalar(hint, value, where)
-
-
-def _restore_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise _unexpected("a list", value, where)
-    if len(inner) == 2 and inner[1] is Ellipsis:
-        inner = (inner[0],) * len(value)
-    elif len(inner) != len(value):
-        raise _unexpected(f"a list of {len(inner)}", value, where)
-    return tuple(
-        _restore(hint, item, f"{where}{place}.")
-        for place, (hint, item) in enumerate(zip(inner, value, strict=True))
-    )
-
-
-def _restore_scalar(hint: Any, value: Any, where: str) -> Any:
+    expected = None
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)
+        if not isinstance(value, list | tuple):
+            expected = "a list"
+        elif inner[1:] == (Ellipsis,):
+            inner = inner[:1] * len(value)
+        elif len(inner) != len(value):
+            expected = f"a list of {len(inner)}"
+        if expected is None:
+            places = enumerate(zip(inner, value, strict=True))
+            return tuple(_restored(each, item, f"{where}{n}.") for n, (each, item) in places)
     # In Python true is a whole number, in a file of settings it is a mistake.
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is float:
-        try:
-            result = float(value) if number else math.nan
-        except OverflowError:
-            result = math.inf
-        if not math.isfinite(result):
-            raise _unexpected("a finite number", value, where)
-        return result
-    if hint in _SCALARS and type(value) is not hint:
-        raise _unexpected(_SCALARS[hint], value, where)
-    return value
-
-
-def _unexpected(what: str, value: Any, where: str) -> ConfigError:
+    elif hint is float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        with contextlib.suppress(OverflowError):
+            if is_number and math.isfinite(value):
+                return float(value)
+        expected = "a finite number"
+    elif hint in _SCALARS and type(value) is not hint:
+        expected = _SCALARS[hint]
+    if expected is None:
+        return value
     shown = repr(value)
-    if len(shown) > _SHOWN_CHARS:
-        shown = shown[:_SHOWN_CHARS] + "..."
-    return ConfigError(f"{where.rstrip('.')}: {what} is expected, not {shown}")
+    shown = shown[:_SHOWN_CHARS] + "..." * (len(shown) > _SHOWN_CHARS)
+    raise ConfigError(f"{where.rstrip('.')}: {expected} is expected, not {shown}")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
@@ -124,11 +101,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
 
 
 def choose(kind: str, name: str, choices: Mapping[str, C]) -> C:
-    """Return ``choices[name]``.
-
-    Raises:
-        ConfigError: naming the choices when there is no such name.
-    """
+    """Return ``choices[name]``; ``ConfigError`` names the choices when there is no such name."""
     if name not in choices:
         raise ConfigError(f"unknown {kind} {name!r}; choose from {', '.join(sorted(choices))}")
     return choices[name]
@@ -157,15 +130,12 @@ def check_values(config: Any, where: str = "", **rules: str | Iterable[str]) -> 
         ConfigError: naming the first value that breaks a rule, and the rule.
     """
     for rule, wanted in rules.items():
-        if isinstance(wanted, str):
-            words, holds = _RULES[rule]
-            for name in wanted.split():
-                value = getattr(config, name)
-                values = value if isinstance(value, tuple) else (value,)
-                if not all(v is None or holds(v) for v in values):
-                    raise ConfigError(f"{where}{name} {words}, not {value}")
-        elif getattr(config, rule) not in tuple(wanted):
-            raise ConfigError(
-                f"unknown {where}{rule} {getattr(config, rule)!r}; "
-                f"choose from {', '.join(sorted(wanted))}"
-            )
+        if not isinstance(wanted, str):
+            choose(f"{where}{rule}", getattr(config, rule), dict.fromkeys(wanted))
+            continue
+        words, holds = _RULES[rule]
+        for name in wanted.split():
+            value = getattr(config, name)
+            values = value if isinstance(value, tuple) else (value,)
+            if not all(v is None or holds(v) for v in values):
+                raise ConfigError(f"{where}{name} {words}, not {value}")

@@ -21,25 +21,21 @@ def usable_cpus() -> int:
 
 def _quota(root: Path, own: Path) -> float:
     """CPUs that the control groups above a process grant; infinity without a limit."""
-    # Version 2 has one tree, "0::/path"; version 1 one for each resource.
-    places = []
+    limits = [math.inf]
     try:
         for line in own.read_text("utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
-            if not controllers:
-                places.append((root, path))
-            elif "cpu" in controllers.split(","):
-                places.append((root / "cpu", path))
+            # Version 2 has one tree, "0::/path"; version 1 one for each resource.
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            tree = root / "cpu" if controllers else root
+            # In a container the path may be the host's, of which the container sees its own end.
+            group = Path(os.path.normpath(f"{tree}/{path}"))
+            folders = (group, *group.parents)
+            limits += [_limit(folder) for folder in folders if folder.is_relative_to(tree)]
     except (OSError, ValueError):
         return math.inf
-    least = math.inf
-    for tree, path in places:
-        # In a container the path may be that of the host, of which the container sees its own end.
-        group = Path(os.path.normpath(f"{tree}/{path}"))
-        for folder in (group, *group.parents):
-            if folder.is_relative_to(tree):
-                least = min(least, _limit(folder))
-    return least
+    return min(limits)
 
 
 def _limit(folder: Path) -> float:

@@ -1,8 +1,7 @@
 """Random draws that belong to one item, not to its batch.
 
 A picture's noise and dropout are drawn here from ``(seed, item)`` and handed to the generator as
-plain inputs. The same sound with the same seed therefore gives the same picture in any batch, at
-any position, in PyTorch and in ONNX Runtime alike.
+plain inputs: a sound and a seed give the same picture in any batch, in PyTorch and in ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-_KEY_MASK = (1 << 64) - 1
-
 
 def item_of(mel: NDArray[np.uint8], draw: int = 0) -> int:
     """Name a sound by its content: a 63-bit number from the 8-bit log-mel and the draw's number.
@@ -22,9 +19,8 @@ def item_of(mel: NDArray[np.uint8], draw: int = 0) -> int:
         mel: uint8 [128, 100], one segment.
         draw: which of several pictures of this sound (0, 1, ...).
     """
-    digest = hashlib.blake2b(np.ascontiguousarray(mel).tobytes(), digest_size=8)
-    digest.update(draw.to_bytes(4, "little"))
-    return int.from_bytes(digest.digest(), "little") >> 1
+    content = np.ascontiguousarray(mel).tobytes() + draw.to_bytes(4, "little")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
 
 
 def generator_draws(
@@ -37,8 +33,7 @@ def generator_draws(
         dropout: float32 [dropout_size], uniform in [0, 1); a channel is dropped where its value
             is below the layer's rate.
     """
-    bits = np.random.Philox(key=np.array([seed & _KEY_MASK, item & _KEY_MASK], dtype=np.uint64))
-    rng = np.random.Generator(bits)
+    key = np.array([seed % 2**64, item % 2**64], dtype=np.uint64)
+    rng = np.random.Generator(np.random.Philox(key=key))
     noise = rng.standard_normal(noise_size, dtype=np.float32)
-    dropout = rng.random(dropout_size, dtype=np.float32)
-    return noise, dropout
+    return noise, rng.random(dropout_size, dtype=np.float32)

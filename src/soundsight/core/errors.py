@@ -61,8 +61,7 @@ def first_line(error: BaseException) -> str:
 def require_extra(command: str, extra: str, *packages: str) -> None:
     """Check that ``packages`` are installed.
 
-    Raises:
-        MissingExtraError: naming the first that is not, and the extra that brings it.
+    ``MissingExtraError`` naming the first that is not, and the extra that brings it.
     """
     for package in packages:
         if find_spec(package) is None:

@@ -24,6 +24,15 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say of a fault of the disk, in one line, that ``path`` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` when the block succeeds.
 
@@ -34,33 +43,24 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: when the place cannot be written to.
     """
-    temporary: Path | None = None
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name[:80]}.", suffix=path.suffix
-        )
+        prefix = f".{path.name[:80]}."
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
-        temporary.chmod(_as_umask_has_it(0o666))
-    except OSError as error:
-        if temporary is not None:
+        try:
+            temporary.chmod(_as_umask_has_it(0o666))
+            yield temporary
+            move_into_place(temporary, path)
+        finally:
             temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    try:
-        yield temporary
-        move_into_place(temporary, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
     """Give a file that is written its name, in the same file system, once its content is on disk.
 
-    Raises:
-        OSError: when it cannot be read, written to the disk, or renamed.
+    ``OSError`` when it cannot be read, written to the disk, or renamed.
     """
     sync(temporary)
     temporary.replace(path)
@@ -79,10 +79,9 @@ def atomic_folder(
     stop between those two steps leaves is put back by the next call for the same ``path``, unless
     something else stands there by then: then it is kept until a new folder has taken the place.
 
-    What else a stop leaves beside ``path``, a half-written folder or one that was replaced, has a
-    hidden name (``.soundsight-*``) and is removed by the next call for the same ``path``. A folder
-    that another program is writing is locked and left alone; where the file system has no such
-    locks, half-written ones stay until somebody removes them.
+    What else a stop leaves beside ``path`` has a hidden name (``.soundsight-*``) and is removed by
+    the next call for the same ``path``. A folder that another program is writing is locked and left
+    alone; where there are no such locks, half-written ones stay until somebody removes them.
 
     Args:
         path: the folder that appears whole or not at all.
@@ -93,50 +92,47 @@ def atomic_folder(
         OutputError: when ``path`` exists and ``overwrite`` is false, when it holds something that
             is not ``ours``, or when it cannot be written to.
     """
-    try:
+    with _writing(path):
         # A name that no folder can have is told now, not when all is done.
         with contextlib.suppress(FileNotFoundError):
             path.lstat()
         _settle(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    if os.path.lexists(path):
-        if not overwrite:
-            raise OutputError(f"{path} exists already: choose another place or pass --overwrite")
-        empty = os.path.isdir(path) and not os.listdir(path)
-        if not empty and ours is not None and not ours(path):
-            raise OutputError(f"{path} holds something else and is kept: choose another place")
-    try:
+        if os.path.lexists(path):
+            if not overwrite:
+                raise OutputError(
+                    f"{path} exists already: choose another place or pass --overwrite"
+                )
+            empty = os.path.isdir(path) and not os.listdir(path)
+            if not empty and ours is not None and not ours(path):
+                raise OutputError(f"{path} holds something else and is kept: choose another place")
         path.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=path.parent, prefix=_hidden(path)))
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    new, old = made.with_suffix(_NEW), made.with_suffix(_OLD)
-    replaced = False
-    try:
-        made.chmod(_as_umask_has_it(0o777))
-        with _locked(made):
-            # Only now: what has this name and is not locked is a leftover.
-            made.rename(new)
-            yield new
-            sync_tree(new)
-            if not (os.path.lexists(path) and _exchange(new, path)):
-                if os.path.lexists(path):
-                    path.rename(old)
-                    sync(path.parent)
-                new.rename(path)
-            # Before the old folder is removed.
-            sync(path.parent)
-            replaced = True
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            _settle(path, replaced=replaced)
-        # Where there are no locks. Beside an old folder it stays: nothing has replaced that one.
-        if not os.path.lexists(old):
-            _remove(new)
-        _remove(made)
+        new, old = made.with_suffix(_NEW), made.with_suffix(_OLD)
+        replaced = False
+        try:
+            made.chmod(_as_umask_has_it(0o777))
+            with _locked(made):
+                # Only now: what has this name and is not locked is a leftover.
+                made.rename(new)
+                yield new
+                for place in (*new.rglob("*"), new):
+                    if not place.is_symlink():
+                        sync(place)
+                if not (os.path.lexists(path) and _exchange(new, path)):
+                    if os.path.lexists(path):
+                        path.rename(old)
+                        sync(path.parent)
+                    new.rename(path)
+                # Before the old folder is removed.
+                sync(path.parent)
+                replaced = True
+        finally:
+            with contextlib.suppress(OSError):
+                _settle(path, replaced=replaced)
+            # Where there are no locks. Beside an old folder it stays: nothing has replaced that.
+            if not os.path.lexists(old):
+                _remove(new)
+            _remove(made)
 
 
 _NEW, _OLD = ".new", ".old"
@@ -149,10 +145,7 @@ def _hidden(path: Path) -> str:
 
 
 def _settle(path: Path, *, replaced: bool = False) -> None:
-    """Put back what a stopped replacement has moved aside; remove what is left over.
-
-    ``replaced`` says that a new folder has just taken the place.
-    """
+    """Put back what was moved aside, unless it was just ``replaced``; remove what is left over."""
     for new in path.parent.glob(f"{_hidden(path)}*{_NEW}"):
         old = new.with_suffix(_OLD)
         if os.path.lexists(old) and not replaced:
@@ -205,8 +198,7 @@ def _remove(path: Path) -> None:
 def sync(path: Path) -> None:
     """Have a file's or a folder's content on the disk; some file systems know no such thing.
 
-    Raises:
-        OSError: when it cannot be read, or written to the disk.
+    ``OSError`` when it cannot be read, or written to the disk.
     """
     try:
         handle = os.open(path, os.O_RDONLY)
@@ -220,29 +212,17 @@ def sync(path: Path) -> None:
             raise
 
 
-def sync_tree(folder: Path) -> None:
-    """Have a folder and all that lies below it on the disk.
-
-    Raises:
-        OSError: when something cannot be read, or written to the disk.
-    """
-    for place in (*folder.rglob("*"), folder):
-        if not place.is_symlink():
-            sync(place)
-
-
 def _exchange(a: Path, b: Path) -> bool:
     """Let two paths exchange their names in one step; say whether the system did it."""
     import ctypes
 
-    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
     try:
         renameat2 = ctypes.CDLL(None).renameat2
     except AttributeError:  # a C library that has no such call
         return False
-    renameat2.argtypes = (
-        ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint,
-    )  # fmt: skip
+    at: list[Any] = [ctypes.c_int, ctypes.c_char_p]
+    renameat2.argtypes = [*at, *at, ctypes.c_uint]
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
     # Old kernels and some file systems cannot.
     done: int = renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange)
     return done == 0
@@ -251,8 +231,7 @@ def _exchange(a: Path, b: Path) -> bool:
 def usable_folder(out: Path) -> None:
     """Make an output folder and try it, before work that would be lost starts.
 
-    Raises:
-        OutputError: when it cannot be written to.
+    ``OutputError`` when it cannot be written to.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -295,8 +274,7 @@ def commit() -> str | None:
 def local_output(out: Path) -> None:
     """Check that an output is a path.
 
-    Raises:
-        OutputError: when it is a URL: as a path it would become a folder named ``s3:``.
+    ``OutputError`` when it is a URL: as a path it would become a folder named ``s3:``.
     """
     # A path loses one of the two slashes.
     scheme, found, _ = str(out).partition(":/")

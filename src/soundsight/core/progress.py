@@ -30,14 +30,10 @@ def progress_bar(unit: str = "", *, log: bool = False, hidden: bool = False) -> 
         log: without a terminal, write a line every ``LOG_EVERY_S`` instead.
         hidden: show nothing.
     """
-    if hidden:
-        yield lambda *_: None
-    elif sys.stderr.isatty():
+    if sys.stderr.isatty() and not hidden:
         yield from _bar(unit)
-    elif log:
-        yield _logger()
     else:
-        yield lambda *_: None
+        yield _logger() if log and not hidden else lambda *_: None
 
 
 def _logger() -> Progress:
@@ -68,17 +64,16 @@ def _bar(unit: str) -> Iterator[Progress]:
     from rich.table import Column
     from rich.text import Text
 
-    amount: Callable[[float], str] = {
+    amounts: dict[str, Callable[[float], str]] = {
         "": lambda n: f"{n:,.0f}",
         "bytes": lambda n: decimal(int(n)),
         "seconds": lambda n: str(timedelta(seconds=int(n))),
-    }[unit]
+    }
+    amount = amounts[unit]
 
     class Amount(rich.ProgressColumn):
         def render(self, task: rich.Task) -> Text:
-            text = amount(task.completed)
-            if task.total:
-                text += f" of {amount(task.total)}"
+            text = amount(task.completed) + (f" of {amount(task.total)}" if task.total else "")
             if task.speed and unit == "seconds":
                 text += f"   {task.speed:.0f} x real time"
             elif task.speed:
@@ -96,14 +91,9 @@ def _bar(unit: str) -> Iterator[Progress]:
         rich.TimeRemainingColumn(), Note(Column(no_wrap=True, overflow="ellipsis")),
     )  # fmt: skip
     # Standard output may be a file that gets lines of JSON: it is then left alone.
-    with rich.Progress(
-        *columns,
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),
-    ) as bar:
-        shown = ""
-        task = bar.add_task("", total=None, note="")
+    console, redirect = Console(stderr=True), sys.stdout.isatty()
+    with rich.Progress(*columns, console=console, transient=True, redirect_stdout=redirect) as bar:
+        shown, task = "", bar.add_task("", total=None, note="")
 
         def show(what: str, done: float, of: float | None = None, note: str = "", /) -> None:
             nonlocal shown

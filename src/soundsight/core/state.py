@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core import units
-from soundsight.core.units import INAUDIBLE_LEVEL
 
 CALM_LEVEL = 44
 """Grey level of the flat picture that stands where no picture is shown."""
@@ -67,19 +66,10 @@ def calm_picture(image_px: int = units.IMAGE_PX) -> NDArray[np.uint8]:
 
 
 def is_quiet(mel: NDArray[np.uint8], rms_dbfs: float, thresholds: Thresholds) -> bool:
-    """Tell whether a second is too quiet to imagine anything.
-
-    Args:
-        mel: uint8 [128, 100].
-        rms_dbfs: level of the second, in dB re full scale.
-    """
-    return rms_dbfs < thresholds.quiet_dbfs or float(mel.mean()) < INAUDIBLE_LEVEL
+    """Whether a second, uint8 [128, 100], of a level in dB re full scale is too quiet to draw."""
+    return rms_dbfs < thresholds.quiet_dbfs or float(mel.mean()) < units.INAUDIBLE_LEVEL
 
 
 def is_out_of_distribution(ood_score: float, thresholds: Thresholds) -> bool:
-    """Return whether a sound is of no kind that the model was trained on.
-
-    Args:
-        ood_score: in [0, 1]; NaN where the model cannot tell, which refuses no sound.
-    """
+    """Whether a sound is of no kind that is known; a score of NaN (not known) refuses none."""
     return ood_score > thresholds.ood_score

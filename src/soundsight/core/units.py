@@ -20,20 +20,8 @@ RATE_HZ = 44_100
 """Rate at which the log-mel is computed; every sound is resampled to it."""
 
 
-def exact_div(numerator: int, denominator: int) -> int:
-    """Divide two integers that must divide without remainder.
-
-    Raises:
-        ValueError: when they do not.
-    """
-    quotient, remainder = divmod(numerator, denominator)
-    if remainder:
-        raise ValueError(f"{numerator} is not a multiple of {denominator}")
-    return quotient
-
-
 SEGMENT_SAMPLES = int(RATE_HZ * SEGMENT_S)
-HOP_SAMPLES = exact_div(SEGMENT_SAMPLES, FRAMES_PER_SEGMENT)
+HOP_SAMPLES = SEGMENT_SAMPLES // FRAMES_PER_SEGMENT
 HOP_S = SEGMENT_S / FRAMES_PER_SEGMENT
 
 CLIP_SCALE_S = 10.0

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import DataError
-from soundsight.core.units import IMAGE_CHANNELS, IMAGE_PX, exact_div
+from soundsight.core.units import IMAGE_CHANNELS, IMAGE_PX
 from soundsight.data.vegas.bench import fold_of
 
 KINDS = ("average", "blur", "patches", "noise")
@@ -57,7 +57,7 @@ def blur(photo: Photos, rng: np.random.Generator) -> Photos:
 
 def patches(photo: Photos, rng: np.random.Generator) -> Photos:
     """Shuffle the 64 patches of 12 x 12 px. uint8 [96, 96, 3] both ways."""
-    side = exact_div(IMAGE_PX, PATCH_PX)
+    side = IMAGE_PX // PATCH_PX
     grid = photo.reshape(side, PATCH_PX, side, PATCH_PX, 3).swapaxes(1, 2)
     shuffled = rng.permutation(grid.reshape(side * side, PATCH_PX, PATCH_PX, 3), axis=0)
     tiles = shuffled.reshape(side, side, PATCH_PX, PATCH_PX, 3).swapaxes(1, 2)

@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,28 +22,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from soundsight.core.errors import AudioError, ConfigError
 from soundsight.core.units import CLIP_SCALE_S, RATE_HZ
-from soundsight.media.container import (
-    SoundFile,
-    check_encryption,
-    codec_name,
-    discard_others,
-    is_open_file,
-    is_still,
-    local_file,
-    name_of,
-    open_container,
-    opened,
-    quiet_av,
-)
+from soundsight.media import container as containers
+from soundsight.media.container import SoundFile, name_of, open_container
 from soundsight.media.decoder import (
     JITTER_S,
     MAX_CHANNELS,
     Chunk,
     Faults,
     TrackDecoder,
-    check_channels,
-    check_rate,
+    check_form,
     full_scale,
+    silence,
 )
 from soundsight.media.downmix import Downmix
 from soundsight.media.lengths import declared_end_s, riff_chunks
@@ -60,36 +50,33 @@ SOUND_SUFFIXES = frozenset(
 )  # fmt: skip
 """Suffixes (lower case) by which sounds are found in a folder. Reading does not look at them."""
 
-SOUNDS_DBFS = -60.0
-"""Level of half a second, in dB re full scale, from which on a track counts as one that sounds."""
-
+_SOUNDS = 1e-6  # power of half a second (-60 dBFS) from which on a track counts as one that sounds
 _SEARCH_S = 600.0
 """So much of a track is listened to in search of one that sounds."""
 
 
+@dataclass(eq=False)
 class SoundStream(Iterator[NDArray[np.float32]]):
     """The sound of a file in blocks, mono. It closes the file at its end, or as a context.
 
     Attributes:
         rate_hz: rate of the blocks, in hertz.
-        name: what the file is called: its path, or what an open file says of itself.
         start_s: when its first sample sounds, in seconds of the file's clock.
         duration_s: when the sound ends, in seconds from the beginning of the file, or None where
             the file does not say. Some formats say it only roughly.
     """
 
-    def __init__(
-        self,
-        blocks: Iterator[NDArray[np.float32]],
-        rate_hz: int,
-        start_s: float,
-        duration_s: float | None,
-        faults: Faults,
-        files: contextlib.ExitStack,
-    ) -> None:
-        self.name, self.rate_hz = faults.where, rate_hz
-        self.start_s, self.duration_s = start_s, duration_s
-        self._blocks, self._faults, self._files = blocks, faults, files
+    _blocks: Iterator[NDArray[np.float32]]
+    rate_hz: int
+    start_s: float
+    duration_s: float | None
+    _faults: Faults
+    _files: contextlib.ExitStack
+
+    @property
+    def name(self) -> str:
+        """What the file is called: its path, or what an open file says of itself."""
+        return self._faults.where
 
     @property
     def damages(self) -> list[str]:
@@ -130,11 +117,12 @@ def decode(
 def stream(
     sound: SoundFile,
     rate_hz: int | None = RATE_HZ,
-    block_s: float = 10.0,
+    block_s: float | None = 10.0,
     *,
     track: int | None = None,
     strict: bool = False,
     name: str | None = None,
+    part: tuple[float | None, float | None] | None = None,
 ) -> SoundStream:
     """Read the sound of a file in blocks, in constant memory.
 
@@ -146,11 +134,13 @@ def stream(
         sound: a path of a sound file or of a video with sound, of a pipe, or a file that is open
             for reading bytes (read from its beginning where it can be sought).
         rate_hz: the rate to resample to, in hertz; None keeps that of the beginning.
-        block_s: length of a block in seconds; the last one is shorter.
+        block_s: length of a block in seconds; the last one is shorter. None: blocks come as they
+            are decoded, from ``SoundStream.start_s`` on.
         track: which sound track, from 1. None takes the first that sounds, beginning with those
             that the file marks as its default.
         strict: raise instead of leaving out what is damaged.
         name: what the sound is called in messages; None takes its path.
+        part: from when to when, see ``soundtrack``.
 
     Returns:
         An iterator of float32 [block_s * rate_hz], mono, full scale 1; at least one block.
@@ -161,8 +151,36 @@ def stream(
             mode: damaged or cut short), shorter than 100 ms, or holds samples that are not finite.
             The message is one line.
     """
-    faults = Faults(name or name_of(sound), strict)
-    return _open(sound, faults, rate_hz=rate_hz, track=track, block_s=block_s)
+    where = name or name_of(sound)
+    faults = Faults(where, strict)
+    with contextlib.ExitStack() as stack:
+        path = stack.enter_context(containers.local_file(sound))
+        _check_wav(path, where)
+        container = stack.enter_context(open_container(path, AudioError, where))
+        found = _choose_track(container, path, track, faults)
+        containers.check_encryption(found, where, AudioError)
+        if found.duration is not None:
+            containers.discard_others(container, found)
+        start_s, end_s = part or (None, None)
+        decoder = TrackDecoder(container, found, path, faults, start_s, end_s, joins=part is None)
+        chunks = decoder.chunks()
+        first = next(chunks, None)
+        if first is None:
+            if decoder.failed or not found.codec_context.sample_rate:
+                raise AudioError(
+                    f"cannot read {where}: it is no sound or video file, or it is damaged"
+                )
+            if start_s is None and end_s is None:
+                raise AudioError(f"{where} has no sound in it: at least 100 ms are needed")
+            raise AudioError(f"{where} has no sound in this part")
+        to_hz = first[1] if rate_hz is None else rate_hz
+        begin_s = decoder.first_s or 0.0
+        blocks = _mono(chain([first], chunks), to_hz, where)
+        if block_s is not None:
+            lead = silence(begin_s if begin_s > JITTER_S else 0.0, to_hz)
+            blocks = _of_size(chain(lead, blocks), max(1, round(block_s * to_hz)))
+        ends_s = declared_end_s(container, found)
+        return SoundStream(blocks, to_hz, begin_s, ends_s, faults, stack.pop_all())
 
 
 def soundtrack(
@@ -181,21 +199,17 @@ def soundtrack(
     Raises:
         AudioError: see ``stream``; also where there is no sound in the part.
     """
-    faults = Faults(name_of(path), strict)
-    return _open(path, faults, start_s=start_s, end_s=end_s, joins=False)
+    return stream(path, block_s=None, strict=strict, part=(start_s, end_s))
 
 
 def from_array(samples: ArrayLike, rate_hz: int) -> NDArray[np.float32]:
-    """Make a mono clip at ``RATE_HZ`` from samples in memory.
+    """Make a mono clip, float32 [t] at 44,100 Hz, from samples in memory.
 
     Args:
         samples: [t], [t, channels], or [channels, t] where the first length is at most 8 and the
             second is more; 1 to 8 channels. Integers (int8, int16, int32, uint8) are divided by
             their full scale, floats (16 to 64 bits) are taken as they are.
         rate_hz: their rate, 4,000 to 384,000 Hz.
-
-    Returns:
-        float32 [t at 44,100 Hz].
 
     Raises:
         AudioError: on another type or shape, a rate out of range, fewer than 100 ms, or samples
@@ -209,12 +223,11 @@ def from_array(samples: ArrayLike, rate_hz: int) -> NDArray[np.float32]:
         raise AudioError(f"{where} has shape {array.shape}: pass [t] or [t, channels]")
     if array.ndim == 1:
         array = array[:, None]
-    check_rate(rate_hz, where)
-    check_channels(array.shape[1], where)
+    check_form(where, rate_hz, array.shape[1])
     if array.dtype not in (np.uint8, np.int8, np.int16, np.int32) and array.dtype.kind != "f":
         raise AudioError(f"{where} holds {array.dtype}: pass int8, int16, int32, uint8 or floats")
     chunks = (
-        Chunk(full_scale(array[i : i + rate_hz], i / rate_hz, rate_hz, where), rate_hz)
+        (full_scale(array[i : i + rate_hz], i / rate_hz, rate_hz, where), rate_hz)
         for i in range(0, len(array), rate_hz)
     )
     return np.concatenate(list(_mono(chunks, RATE_HZ, where)))
@@ -252,52 +265,7 @@ def blocks_of(sound: Sound, rate_hz: int | None) -> Iterator[NDArray[np.float32]
 
 
 def _is_file(sound: object) -> bool:
-    return isinstance(sound, (str, os.PathLike)) or is_open_file(sound)
-
-
-# --- opening a track -------------------------------------------------------------------------
-
-
-def _open(
-    sound: SoundFile,
-    faults: Faults,
-    *,
-    rate_hz: int | None = RATE_HZ,
-    track: int | None = None,
-    block_s: float | None = None,
-    start_s: float | None = None,
-    end_s: float | None = None,
-    joins: bool = True,
-) -> SoundStream:
-    """Open a sound, or a part of it; without ``block_s`` its blocks come as they are decoded."""
-    where = faults.where
-    with contextlib.ExitStack() as stack:
-        path = stack.enter_context(local_file(sound))
-        _check_wav(path, where)
-        container = stack.enter_context(open_container(path, AudioError, where))
-        found = _choose_track(container, path, track, faults)
-        check_encryption(found, where, AudioError)
-        if found.duration is not None:
-            discard_others(container, found)
-        decoder = TrackDecoder(container, found, path, faults, start_s, end_s, joins)
-        chunks = decoder.chunks()
-        first = next(chunks, None)
-        if first is None:
-            if decoder.failed or not found.codec_context.sample_rate:
-                raise AudioError(
-                    f"cannot read {where}: it is no sound or video file, or it is damaged"
-                )
-            if start_s is None and end_s is None:
-                raise AudioError(f"{where} has no sound in it: at least 100 ms are needed")
-            raise AudioError(f"{where} has no sound in this part")
-        to_hz = first.rate_hz if rate_hz is None else rate_hz
-        begin_s = decoder.first_s or 0.0
-        blocks = _mono(chain([first], chunks), to_hz, where)
-        if block_s is not None:
-            lead = _silence(begin_s if begin_s > JITTER_S else 0.0, to_hz)
-            blocks = _of_size(chain(lead, blocks), max(1, round(block_s * to_hz)))
-        ends_s = declared_end_s(container, found)
-        return SoundStream(blocks, to_hz, begin_s, ends_s, faults, stack.pop_all())
+    return isinstance(sound, (str, os.PathLike)) or hasattr(sound, "read")
 
 
 def _check_wav(path: Path, where: str) -> None:
@@ -307,7 +275,7 @@ def _check_wav(path: Path, where: str) -> None:
             raise AudioError(f"{where} is a big-endian wav (RIFX): convert it to wav or flac")
         for name, _size in riff_chunks(file):
             if name == b"fmt ":
-                check_rate(int.from_bytes(file.read(8)[4:], "little"), where)
+                check_form(where, int.from_bytes(file.read(8)[4:], "little"))
                 return
 
 
@@ -315,7 +283,7 @@ def _choose_track(container: Any, path: Path, wanted: int | None, faults: Faults
     """Choose a sound track whose codec is known."""
     where, tracks = faults.where, list(container.streams.audio)
     if not tracks:
-        if container.streams.video and not is_still(container):
+        if container.streams.video and not containers.is_still(container):
             raise AudioError(f"{where} has no sound track: pass a file with sound")
         raise AudioError(f"cannot read {where}: it is no sound or video file")
     if wanted is not None:
@@ -323,7 +291,7 @@ def _choose_track(container: Any, path: Path, wanted: int | None, faults: Faults
             count = f"{len(tracks)} sound track{'s' if len(tracks) > 1 else ''}"
             raise AudioError(f"{where} has {count}: there is no track {wanted}")
         tracks = [tracks[wanted - 1]]
-    known = [track for track in tracks if codec_name(track)]
+    known = [track for track in tracks if containers.codec_name(track)]
     if not known:
         raise AudioError(
             f"the sound of {where} is coded as {_unknown_codec(path)}, which is not known here: "
@@ -348,13 +316,12 @@ def _sounds(path: Path, where: str, index: int) -> bool:
     """Whether a track is louder than silence and hiss somewhere in its first minutes."""
     with open_container(path, AudioError, where) as container:
         track = container.streams[index]
-        discard_others(container, track)
+        containers.discard_others(container, track)
         decoder = TrackDecoder(container, track, path, Faults(where), end_s=_SEARCH_S)
         try:
             return any(
-                np.square(chunk.samples, dtype=np.float64).mean(axis=0).max()
-                >= 10 ** (SOUNDS_DBFS / 10)
-                for chunk in decoder.chunks()
+                np.square(samples, dtype=np.float64).mean(axis=0).max() >= _SOUNDS
+                for samples, _ in decoder.chunks()
             )
         except AudioError:
             return False
@@ -362,23 +329,20 @@ def _sounds(path: Path, where: str, index: int) -> bool:
 
 def _unknown_codec(path: Path) -> str:
     """What FFmpeg says of a codec that it does not know; it says so in its log alone."""
-    av = quiet_av()
+    av = containers.quiet_av()
     try:
         av.logging.set_level(av.logging.INFO)
         av.logging.set_libav_level(av.logging.INFO)
         with av.logging.Capture() as log, contextlib.suppress(av.error.FFmpegError):
-            opened(path).close()
+            containers.opened(path).close()
         text = " ".join(entry[2] for entry in log)
     finally:
-        quiet_av()
+        containers.quiet_av()
     for pattern in (r"AVCodecID (\S+?)\.?\s", r"Audio: none \([^/]*/ (0x\w+)\)", r"Audio: (\w+)"):
         found = re.search(pattern, text)
         if found and found[1] != "none":
             return found[1]
     return "something"
-
-
-# --- samples ---------------------------------------------------------------------------------
 
 
 class MonoConverter:
@@ -425,9 +389,7 @@ class MonoConverter:
         return rest
 
     def _resampled(self, mono: NDArray[np.float32]) -> NDArray[np.float32]:
-        samples: NDArray[np.float32] = (
-            mono if self._resampler is None else self._resampler.resample_chunk(mono)
-        )
+        samples = mono if self._resampler is None else self._resampler.resample_chunk(mono)
         self._given += len(samples)
         return samples
 
@@ -452,13 +414,6 @@ def _mono(chunks: Iterable[Chunk], rate_hz: int, where: str) -> Iterator[NDArray
         yield rest
 
 
-def _silence(seconds: float, rate_hz: int) -> Iterator[NDArray[np.float32]]:
-    left = round(seconds * rate_hz)
-    while left > 0:
-        yield np.zeros(min(left, rate_hz), np.float32)
-        left -= rate_hz
-
-
 def _of_size(pieces: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
     """Cut or join samples to blocks [size]; the last one is shorter."""
     waiting: list[NDArray[np.float32]] = []
@@ -469,8 +424,7 @@ def _of_size(pieces: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArr
         if held >= size:
             joined = np.concatenate(waiting)
             whole = held - held % size
-            for first in range(0, whole, size):
-                yield joined[first : first + size]
+            yield from (joined[first : first + size] for first in range(0, whole, size))
             waiting, held = [joined[whole:].copy()], held - whole
     if held:
         yield np.concatenate(waiting)

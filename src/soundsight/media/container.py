@@ -43,9 +43,6 @@ def quiet_av() -> ModuleType:
     return av
 
 
-# --- a path to what is to be read --------------------------------------------------------------
-
-
 def missing(path: Path) -> str:
     """Say that there is no such file."""
     if _ADDRESS.match(str(path)):
@@ -68,14 +65,13 @@ def check_file(path: Path, error: type[Exception]) -> None:
     except FileNotFoundError:
         raise error(missing(path)) from None
     except (OSError, ValueError) as fault:
-        raise error(f"cannot read {path}: {getattr(fault, 'strerror', None) or fault}") from None
+        raise error(_unreadable(path, fault)) from None
     if empty:
         raise error(f"{path} is empty: the file has 0 bytes")
 
 
-def is_open_file(sound: object) -> bool:
-    """Whether an object is an open file, or like one."""
-    return hasattr(sound, "read")
+def _unreadable(where: object, fault: Exception) -> str:
+    return f"cannot read {where}: {getattr(fault, 'strerror', None) or fault}"
 
 
 def name_of(sound: SoundFile) -> str:
@@ -100,14 +96,18 @@ def local_file(sound: SoundFile) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         if isinstance(sound, (str, os.PathLike)):
             path = Path(sound)
-            if not _is_pipe(path):
+            # A pipe, a socket or a device can be read once only.
+            mode = 0
+            with contextlib.suppress(OSError, ValueError):
+                mode = path.stat().st_mode
+            if not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)):
                 check_file(path, AudioError)
                 yield path
                 return
             try:
                 file: IO[bytes] = stack.enter_context(path.open("rb"))
             except OSError as error:
-                raise AudioError(f"cannot read {where}: {error.strerror or error}") from None
+                raise AudioError(_unreadable(where, error)) from None
             if file.isatty():
                 raise AudioError(f"{where} is a terminal: pipe a sound into it")
         else:
@@ -115,17 +115,10 @@ def local_file(sound: SoundFile) -> Iterator[Path]:
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 file.seek(0)
         if not _is_on_disk(file):
-            file = stack.enter_context(_copy(file, where))
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            _copy(file, copy, where)
+            file = copy
         yield Path(f"/proc/self/fd/{file.fileno()}")
-
-
-def _is_pipe(path: Path) -> bool:
-    """Whether a path is a pipe, a socket or a device, which can be read once only."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
 
 
 def _is_on_disk(file: IO[bytes]) -> bool:
@@ -139,30 +132,23 @@ def _is_on_disk(file: IO[bytes]) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
-@contextlib.contextmanager
-def _copy(source: Any, where: str) -> Iterator[IO[bytes]]:
-    with tempfile.TemporaryFile() as copy:
-        try:
-            while chunk := source.read(1 << 20):
-                if not isinstance(chunk, (bytes, bytearray, memoryview)):
-                    raise AudioError(f"{where} is open for text: open it for bytes, as with 'rb'")
-                copy.write(chunk)
-                if copy.tell() > MAX_PIPE_BYTES:
-                    raise AudioError(
-                        f"{where} does not end within {MAX_PIPE_BYTES >> 30} GiB: cut the sound"
-                    )
-            copy.flush()
-        except UnicodeDecodeError:
-            raise AudioError(f"{where} is open for text: open it for bytes, as with 'rb'") from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise AudioError(f"cannot read {where}: {reason}") from None
-        if not copy.tell():
-            raise AudioError(f"{where} is empty: it has 0 bytes")
-        yield copy
-
-
-# --- an open container -------------------------------------------------------------------------
+def _copy(source: Any, copy: IO[bytes], where: str) -> None:
+    text = AudioError(f"{where} is open for text: open it for bytes, as with 'rb'")
+    try:
+        while chunk := source.read(1 << 20):
+            if not isinstance(chunk, (bytes, bytearray, memoryview)):
+                raise text
+            copy.write(chunk)
+            if copy.tell() > MAX_PIPE_BYTES:
+                gib = MAX_PIPE_BYTES >> 30
+                raise AudioError(f"{where} does not end within {gib} GiB: cut the sound")
+        copy.flush()
+    except UnicodeDecodeError:
+        raise text from None
+    except (OSError, ValueError) as error:
+        raise AudioError(_unreadable(where, error)) from None
+    if not copy.tell():
+        raise AudioError(f"{where} is empty: it has 0 bytes")
 
 
 def opened(path: Path) -> av.container.InputContainer:
@@ -184,8 +170,7 @@ def open_container(
 ) -> Iterator[av.container.InputContainer]:
     """Open a file with FFmpeg's libraries; messages call it ``where``, or by its path.
 
-    Raises:
-        error: with one clear line, when it is no sound or video that they read.
+    ``error`` with one clear line, when it is no sound or video that they read.
     """
     av = quiet_av()
     with path.open("rb") as file:
@@ -223,18 +208,16 @@ def can_seek(container: Any) -> bool:
 
 def codec_name(track: Any) -> str:
     """FFmpeg's name of a track's coding; empty where it does not know it."""
-    try:
+    with contextlib.suppress(AttributeError, ValueError):
         return str(track.codec_context.name)
-    except (AttributeError, ValueError):
-        return ""
+    return ""
 
 
 def check_encryption(track: Any, where: object, error: type[Exception]) -> None:
     """Raise ``error`` where a track's header says that it is encrypted."""
-    try:
+    tag = ""
+    with contextlib.suppress(AttributeError, UnicodeDecodeError):  # no codec; a tag of a number
         tag = str(track.codec_context.codec_tag).lower()
-    except (AttributeError, UnicodeDecodeError):  # no codec; a tag that is a number
-        return
     if tag in ("encv", "enca", "drmi", "drms", "p608"):
         raise error(f"{where} is encrypted: decrypt it first")
 

@@ -10,14 +10,16 @@ What cannot be decoded is left out and reported in a warning; the time stamps ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import AudioError
+from soundsight.media import lengths
 from soundsight.media.container import (
     can_seek,
     check_packet,
@@ -27,13 +29,6 @@ from soundsight.media.container import (
     origin_s,
     quiet_av,
 )
-from soundsight.media.lengths import (
-    declared_end_s,
-    is_streamed_caf,
-    mp3_frame_bytes,
-    mp3_frames,
-    riff_share,
-)
 
 MIN_RATE_HZ = 4_000
 MAX_RATE_HZ = 384_000
@@ -42,51 +37,36 @@ MAX_CHANNELS = 8
 JITTER_S = 0.04
 """Time stamps that disagree with the count of samples by less are taken for rounding."""
 
-_SAME_S = 0.001
-"""Frames whose time stamps follow one another this closely are one run."""
-
-_LONGEST_HOLE_S = 600.0
-"""A longer silence between two time stamps is taken for damage."""
-
+_SAME_S = 0.001  # frames whose time stamps follow one another this closely are one run
+_LONGEST_HOLE_S = 600.0  # a longer silence between two time stamps is taken for damage
 _GAPLESS = frozenset(("flac", "ogg", "tta", "wv"))
 """Formats in which a hole in the time stamps is damage: they have no pauses of a recorder."""
 
 _UNSTAMPED = frozenset(("aac", "ac3", "dts", "eac3", "mp3", "truehd"))
 """Formats that hold no time stamps: FFmpeg makes them up from the rate of the beginning."""
 
-_LONGEST_OVERLAP_S = 3.0
-"""A clock that goes back by more is another recording's."""
-
+_LONGEST_OVERLAP_S = 3.0  # a clock that goes back by more is another recording's
 _PREROLL_S = 0.25
 """Read before a part that starts inside the file: a decoder's first frames are not yet whole."""
 
 _BLOCK_S = 1.0
 
-_READ_FAULTS = 100
-"""Faults in a row, with no packet between them, after which a file is given up."""
-
+_READ_FAULTS = 100  # faults in a row, with no packet between them, after which a file is given up
 _ONE_PLACE_S = 0.5
 """Faults that follow one another this closely count as one place."""
 
 
-class Chunk(NamedTuple):
-    """Samples of a track: float32 [t, channels], full scale 1, and their rate in hertz."""
-
-    samples: NDArray[np.float32]
-    rate_hz: int
+Chunk = tuple[NDArray[np.float32], int]
+"""Samples of a track: float32 [t, channels], full scale 1, and their rate in hertz."""
 
 
-def check_rate(rate_hz: int, where: str) -> None:
-    """Raise ``AudioError`` where a sample rate is out of range."""
+def check_form(where: str, rate_hz: int, channels: int = 1) -> None:
+    """Raise ``AudioError`` where a sample rate or a number of channels is out of range."""
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
         raise AudioError(
             f"{where} has a sample rate of {rate_hz} Hz: rates from {MIN_RATE_HZ} to "
             f"{MAX_RATE_HZ} Hz are understood"
         )
-
-
-def check_channels(channels: int, where: str) -> None:
-    """Raise ``AudioError`` where a number of channels is out of range."""
     if not 1 <= channels <= MAX_CHANNELS:
         raise AudioError(f"{where} has {channels} channels: 1 to {MAX_CHANNELS} are understood")
 
@@ -96,8 +76,7 @@ def full_scale(
 ) -> NDArray[np.float32]:
     """Bring samples [t, channels] of any type, the first at ``first_s``, to float32, full scale 1.
 
-    Raises:
-        AudioError: when one is not a finite number.
+    ``AudioError`` when one is not a finite number.
     """
     if samples.dtype.kind in "iu":
         half = float(1 << (8 * samples.dtype.itemsize - 1))
@@ -124,8 +103,7 @@ class Faults:
     """
 
     def __init__(self, where: str, strict: bool = False) -> None:
-        self.where = where
-        self._strict = strict
+        self.where, self._strict = where, strict
         self._first_s = self._last_s = 0.0
         self._places = 0
         self._cut = ""
@@ -134,19 +112,18 @@ class Faults:
     @property
     def damages(self) -> list[str]:
         """What of the file cannot be read: one line, or none."""
-        parts = []
-        more = f" and in {self._places - 1} more places" if self._places > 2 else ""
-        more = " and in one more place" if self._places == 2 else more
-        if self._places:
-            parts.append(f"is damaged at {self._first_s:.2f} s{more}")
-        if self._cut:
-            parts.append(f"is cut short: {self._cut}")
+        more = self._places - 1
+        others = (
+            f" and in {more} more places" if more > 1 else " and in one more place" * (more == 1)
+        )
+        parts = [f"is damaged at {self._first_s:.2f} s{others}"] if self._places else []
+        parts += [f"is cut short: {self._cut}"] if self._cut else []
         return [f"{self.where} {' and '.join(parts)}; what can be read is used"] if parts else []
 
-    def damage(self, at_s: float) -> None:
-        """Count a place that cannot be decoded."""
+    def damage(self, at_s: float, words: str = "") -> None:
+        """Count a place that cannot be decoded; ``words`` say it otherwise where strict."""
         if self._strict:
-            raise AudioError(damaged(self.where, at_s))
+            raise AudioError(f"{self.where} {words}" if words else damaged(self.where, at_s))
         if not self._places:
             self._first_s = at_s
         if not self._places or at_s > self._last_s + _ONE_PLACE_S:
@@ -155,37 +132,28 @@ class Faults:
 
     def jump(self, at_s: float, by_s: float) -> None:
         """Count a place where the time stamps go astray."""
-        if self._strict:
-            raise AudioError(
-                f"{self.where} jumps by {by_s:.0f} s at {at_s:.2f} s: its time stamps are damaged"
-            )
-        self.damage(at_s)
+        self.damage(at_s, f"jumps by {by_s:.0f} s at {at_s:.2f} s: its time stamps are damaged")
 
     def check_complete(self, ended_s: float, declared_s: float | None) -> None:
         """Compare where the sound ends with where the file says that it ends."""
         # Encoders pad and trim a few frames; a file that was cut misses more.
         if declared_s is None or ended_s >= declared_s - max(0.25, 0.01 * declared_s):
             return
-        cut = f"it says it lasts {declared_s:.2f} s but ends at {ended_s:.2f} s"
+        self._cut = f"it says it lasts {declared_s:.2f} s but ends at {ended_s:.2f} s"
         if self._strict:
-            raise AudioError(f"{self.where} is cut short: {cut}: get the whole file again")
-        self._cut = cut
+            raise AudioError(f"{self.where} is cut short: {self._cut}: get the whole file again")
 
 
 class _Clock:
-    """Where the runs of a track belong on the file's clock, whatever their time stamps say.
-
-    ``gapless``: a hole in them is damage, as the format knows no pauses. ``joins``: go on where
-    another recording is joined to the first; or else end there, as a video's picture does.
-    """
+    """Where the runs of a track belong on the file's clock, whatever their time stamps say."""
 
     def __init__(self, faults: Faults, *, joins: bool, gapless: bool = False) -> None:
-        self._faults = faults
-        self._gapless = gapless
-        self._joins = joins
+        # Gapless: a hole is damage, as the format knows no pauses. Joins: goes on where another
+        # recording is joined to the first; or else ends there, as a video's picture does.
+        self._faults, self._gapless, self._joins = faults, gapless, joins
         self.rate_hz = 0
         self._base_s = 0.0  # when the rate was last another one
-        self._samples = 0  # since then
+        self.samples = 0  # since then
         self._begin_s: float | None = None  # of this recording, by its own clock
         self._shift_s = 0.0  # what its clock differs from the file's by
         self._overlaps = False
@@ -193,20 +161,15 @@ class _Clock:
     @property
     def now_s(self) -> float:
         """When the next sample is due."""
-        return self._base_s + (self._samples / self.rate_hz if self.rate_hz else 0.0)
+        return self._base_s + self.samples / max(1, self.rate_hz)
 
-    def take_rate(self, rate_hz: int) -> None:
-        if rate_hz != self.rate_hz:
-            self._base_s, self._samples, self.rate_hz = self.now_s, 0, rate_hz
-
-    def pass_by(self, samples: int) -> None:
-        self._samples += samples
-
-    def step(self, at_s: float) -> float | None:
-        """Seconds of silence before a run that is stamped ``at_s``.
+    def step(self, at_s: float, rate_hz: int) -> float | None:
+        """Seconds of silence before a run of a rate that is stamped ``at_s``.
 
         Below 0: what of it has been given out already; None: the run is of another clock, the end.
         """
+        if rate_hz != self.rate_hz:
+            self._base_s, self.samples, self.rate_hz = self.now_s, 0, rate_hz
         if self._begin_s is None:
             self._begin_s = at_s
             if self._joins and at_s > _LONGEST_HOLE_S:
@@ -215,7 +178,7 @@ class _Clock:
             self._base_s = at_s + self._shift_s
             return 0.0
         hole_s = at_s + self._shift_s - self.now_s
-        # A clock that goes back by little overlaps the end of what came before; one that goes
+        # a clock that goes back by little overlaps the end of what came before; one that goes
         # back far, or to its beginning, is that of another recording.
         another = at_s <= self._begin_s + JITTER_S or hole_s < -_LONGEST_OVERLAP_S
         if hole_s > _LONGEST_HOLE_S or (hole_s < -JITTER_S and another):
@@ -272,50 +235,34 @@ class TrackDecoder:
         self._last: Any = None
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield what the part holds, in time and without a hole, in pieces of about half a second.
-
-        Raises:
-            AudioError: see ``audio.stream``.
-        """
-        start_s, end_s = self._start_s, self._end_s
-        for at_s, (samples, rate_hz) in self._placed():
-            if self.first_s is None:
-                early = 0 if start_s is None else max(0, round((start_s - at_s) * rate_hz))
-                if early >= len(samples):
-                    continue
-                samples = samples[early:]
-                self.first_s = at_s = at_s + early / rate_hz
-            if end_s is not None:
-                samples = samples[: max(0, round((end_s - at_s) * rate_hz))]
-            if len(samples):
-                yield Chunk(samples, rate_hz)
-            if end_s is not None and at_s + len(samples) / rate_hz >= end_s - 1e-9:
-                return
+        """Yield what the part holds, without a hole, in pieces of about half a second."""
+        clock, start_s, end_s = self._clock, self._start_s, self._end_s
+        for at_s, samples, rate_hz in self._runs():
+            step = clock.step(at_s, rate_hz)
+            if step is None:
+                break
+            pieces: Iterable[NDArray[np.float32]] = [samples[max(0, round(-step * rate_hz)) :]]
+            if step > 0:
+                pieces = chain(silence(step, rate_hz, samples.shape[1]), pieces)
+            for piece in pieces:
+                now_s = clock.now_s
+                clock.samples += len(piece)
+                if self.first_s is None:
+                    early = 0 if start_s is None else max(0, round((start_s - now_s) * rate_hz))
+                    piece = piece[early:]
+                    if not len(piece):
+                        continue
+                    self.first_s = now_s = now_s + early / rate_hz
+                if end_s is not None:
+                    piece = piece[: max(0, round((end_s - now_s) * rate_hz))]
+                if len(piece):
+                    yield piece, rate_hz
+                if end_s is not None and now_s + len(piece) / rate_hz >= end_s - 1e-9:
+                    return
         self._check_whole()
 
-    def _placed(self) -> Iterator[tuple[float, Chunk]]:
-        """Yield (when it sounds, samples) one after the other: holes are silence."""
-        clock = self._clock
-        for at_s, (samples, rate_hz) in self._runs():
-            clock.take_rate(rate_hz)
-            step = clock.step(at_s)
-            if step is None:
-                return
-            left = round(step * rate_hz) if step > 0 else 0
-            while left > 0:
-                length = min(left, round(_BLOCK_S * rate_hz))
-                silence = np.zeros((length, samples.shape[1]), np.float32)
-                yield clock.now_s, Chunk(silence, rate_hz)
-                clock.pass_by(length)
-                left -= length
-            if step < 0:
-                samples = samples[round(-step * rate_hz) :]
-            if len(samples):
-                yield clock.now_s, Chunk(samples, rate_hz)
-            clock.pass_by(len(samples))
-
-    def _runs(self) -> Iterator[tuple[float, Chunk]]:
-        """Yield (its stamp, samples) of frames without a break: they are mixed at once."""
+    def _runs(self) -> Iterator[tuple[float, NDArray[np.float32], int]]:
+        """Yield (its stamp, samples, rate) of frames without a break: they are mixed at once."""
         # A FLAC without its header has stamps that are of no use.
         headless = self._format == "flac" and self._track.duration is None
         stamped = self._format not in _UNSTAMPED and not headless
@@ -323,16 +270,15 @@ class TrackDecoder:
         rate_hz = 0
         run_s = expected_s = 0.0
 
-        def whole() -> tuple[float, Chunk]:
+        def whole() -> tuple[float, NDArray[np.float32], int]:
             samples = full_scale(np.concatenate(run), run_s, rate_hz, self._where)
-            return run_s, Chunk(samples, rate_hz)
+            return run_s, samples, rate_hz
 
         for frame in self._frames():
             at_s = None
             if frame.pts is not None and (stamped or expected_s == 0.0):
                 at_s = frame.time - self._origin_s
             channels = frame.layout.nb_channels
-            check_channels(channels, self._where)
             array = frame.to_ndarray()
             samples = array.T if frame.format.is_planar else array.reshape(-1, channels)
             broken = at_s is not None and abs(at_s - expected_s) > _SAME_S
@@ -341,10 +287,9 @@ class TrackDecoder:
                 yield whole()
                 run = []
             if not run:
-                run_s = expected_s if at_s is None else at_s
-                expected_s = run_s
+                run_s = expected_s = expected_s if at_s is None else at_s
                 rate_hz = frame.sample_rate
-                check_rate(rate_hz, self._where)
+                check_form(self._where, rate_hz, channels)
             run.append(samples)
             expected_s += len(samples) / rate_hz
         if run:
@@ -358,9 +303,8 @@ class TrackDecoder:
         junk_s: float | None = None
         for packet in self._packets():
             if by_latest and packet.pts is not None and packet.time_base is not None:
-                end = packet.pts + (packet.duration or 0)
-                end_s = float(end * packet.time_base) - self._origin_s
-                self._latest_s = max(self._latest_s, end_s)
+                end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                self._latest_s = max(self._latest_s, end_s - self._origin_s)
             # At the end, packets of all tracks have the index 0.
             if packet.stream.index != self._track.index:
                 continue
@@ -377,7 +321,7 @@ class TrackDecoder:
                 frames = packet.decode()
             except (av.error.FFmpegError, OSError, ValueError):
                 self.failed += 1
-                if self._is_mp3 and not mp3_frame_bytes(packet):
+                if self._is_mp3 and not lengths.mp3_frame_bytes(packet):
                     # What stands behind the last frame is a tag; elsewhere it is damage.
                     junk_s = self._time_of(packet) if junk_s is None else junk_s
                     continue
@@ -422,34 +366,29 @@ class TrackDecoder:
             else:
                 return
 
-    # --- whether it is all there ---------------------------------------------------------------
-
-    def _declared_end_s(self) -> float | None:
-        """When the track ends by what is written in the file; None where it does not say."""
-        if self._format in ("wav", "avi"):
-            return self._clock.now_s * riff_share(self._path)
-        if self._format == "mp3":
-            frames = mp3_frames(self._path)
-            samples = 1152 if self._clock.rate_hz >= 32_000 else 576
-            return frames * samples / max(1, self._clock.rate_hz) if frames else None
-        says = ("mp4", "matroska", "flv", "flac", "aiff")
-        if self._format == "au" or any(each in self._format for each in says):
-            return declared_end_s(self._container, self._track)
-        return None
-
     def _check_whole(self) -> None:
         if self._bad_bytes > self._good_bytes:
             raise AudioError(
                 f"{self._where} is damaged: most of its sound cannot be decoded, get the whole "
                 "file again"
             )
-        last = self._last if self._is_mp3 and self._end_s is None else None
-        if last is not None and last.size < mp3_frame_bytes(last):
-            self._faults.damage(self._clock.now_s)
-        declared_s = self._declared_end_s()
+        last, now_s = self._last, self._clock.now_s
+        ends = self._is_mp3 and self._end_s is None and last is not None
+        if ends and last.size < lengths.mp3_frame_bytes(last):
+            self._faults.damage(now_s)
+        declared_s = lengths.written_end_s(
+            self._container, self._track, self._path, now_s, self._clock.rate_hz
+        )
         if self._end_s is not None and declared_s is not None:
             declared_s = min(declared_s, self._end_s)
-        self._faults.check_complete(max(self._latest_s, self._clock.now_s), declared_s)
-        streamed = self._format == "caf" and is_streamed_caf(self._path)
+        self._faults.check_complete(max(self._latest_s, now_s), declared_s)
+        streamed = self._format == "caf" and lengths.is_streamed_caf(self._path)
         if self._ends_corrupt and self._format in ("w64", "caf") and not streamed:
-            self._faults.damage(self._clock.now_s)
+            self._faults.damage(now_s)
+
+
+def silence(seconds: float, rate_hz: int, *channels: int) -> Iterator[NDArray[np.float32]]:
+    """Yield silence [t] or [t, channels] in pieces of at most a second."""
+    size = round(_BLOCK_S * rate_hz)
+    for left in range(round(seconds * rate_hz), 0, -size):
+        yield np.zeros((min(left, size), *channels), np.float32)

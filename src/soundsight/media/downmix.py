@@ -20,9 +20,7 @@ _FRAME_S = 0.046
 _FAR_LOUDER = 4.0
 """Power (6 dB) by which another channel has to be louder at a frequency to take its place."""
 
-_LEAD = 2.0
-"""Power (3 dB) by which another channel has to be louder to become the leading one."""
-
+_LEAD = 2.0  # power (3 dB) by which another channel has to be louder to become the leading one
 _FRAMES = 11
 """Frames that count as "of late": a quarter of a second. What begins counts at once."""
 
@@ -46,10 +44,8 @@ class Downmix:
         self._owed = self._hop  # samples at the beginning that are not the sound's
         self._taken = self._given = 0
         # Of each of the last frames, 0 for one that is the same in all channels.
-        bins = self._size // 2 + 1
-        self._powers = np.zeros((_FRAMES, self._channels, bins), np.float32)
-        self._frame = 0
-        self._leader = 0
+        self._powers = np.zeros((_FRAMES, self._channels, self._hop + 1), np.float32)
+        self._frame = self._leader = 0
 
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Take the next samples [t, channels] and return float32 [t'] mono, full scale 1.
@@ -58,26 +54,30 @@ class Downmix:
         """
         if self._channels == 1:
             return samples[:, 0]
+        hop = self._hop
         self._taken += len(samples)
         self._held = np.concatenate([self._held, samples])
-        count = (len(self._held) - self._hop) // self._hop
+        count = len(self._held) // hop - 1
         if count <= 0:
             return np.zeros(0, np.float32)
         # Each channel in one piece of memory: sums across channels are ten times faster.
-        used = np.ascontiguousarray(self._held[: (count + 1) * self._hop].T)
-        hops = used.reshape(self._channels, -1, self._hop)
+        used = np.ascontiguousarray(self._held[: (count + 1) * hop].T)
+        hops = used.reshape(self._channels, -1, hop)
         frames = np.concatenate([hops[:, :-1], hops[:, 1:]], axis=2) * self._window
-        self._held = self._held[count * self._hop :].copy()
+        self._held = self._held[count * hop :].copy()
+        mixed = frames[0].copy()
         # What is the same in all channels needs no mixing.
         differ = (frames[1:] != frames[0]).any(axis=(0, 2))
-        mixed = frames[0].copy()
-        if differ.any():
-            spectra = np.fft.rfft(frames[:, differ], axis=2)
-            chosen = self._chosen(spectra, differ)
-            mixed[differ] = np.fft.irfft(chosen, n=self._size, axis=1)
-        else:
-            self._forget(len(differ))
-        return self._overlapped(mixed * self._window)
+        spectra = np.fft.rfft(frames[:, differ], axis=2) if differ.any() else frames[:, :0]
+        mixed[differ] = np.fft.irfft(self._chosen(spectra, differ), n=self._size, axis=1)
+        mixed *= self._window
+        made = np.concatenate([self._tail[None], mixed[:-1, hop:]]) + mixed[:, :hop]
+        self._tail = mixed[-1, hop:].copy()
+        mono: NDArray[np.float32] = made.reshape(-1)[self._owed :]
+        self._owed = max(0, self._owed - made.size)
+        mono = mono[: self._taken - self._given]
+        self._given += len(mono)
+        return mono
 
     def finish(self) -> NDArray[np.float32]:
         """End the sound: return the rest of it, float32 [t]. Another one may begin."""
@@ -91,14 +91,14 @@ class Downmix:
     def _chosen(
         self, spectra: NDArray[np.complexfloating], differ: NDArray[np.bool_]
     ) -> NDArray[np.complexfloating]:
-        """Choose a channel for each frequency: [channels, count, bins] of the frames that differ
-        -> [count, bins].
-        """
+        """Choose a channel for each frequency of the frames that differ -> [count, bins]."""
         power = np.square(spectra.real) + np.square(spectra.imag)
-        chosen = np.empty(spectra.shape[1:], spectra.dtype)
+        chosen = np.empty((spectra.shape[1], self._hop + 1), np.complex64)
         number = 0
         for is_one in differ:
-            self._forget(1)
+            # Of the next frame nothing is known yet.
+            self._frame = (self._frame + 1) % _FRAMES
+            self._powers[self._frame] = 0
             if not is_one:
                 continue
             self._powers[self._frame] = power[:, number]
@@ -109,27 +109,8 @@ class Downmix:
             chosen[number] = spectra[self._leader, number]
             loudest = powers.max(axis=0)
             far = loudest > _FAR_LOUDER * powers[self._leader]
-            if far.any():
-                for channel, its_power in enumerate(powers):
-                    there = far & (its_power == loudest)
-                    chosen[number, there] = spectra[channel, number, there]
+            for channel, its_power in enumerate(powers if far.any() else ()):
+                there = far & (its_power == loudest)
+                chosen[number, there] = spectra[channel, number, there]
             number += 1
         return chosen
-
-    def _forget(self, frames: int) -> None:
-        """Make room for the next frames, of which nothing is known yet."""
-        for _ in range(frames):
-            self._frame = (self._frame + 1) % _FRAMES
-            self._powers[self._frame] = 0
-
-    def _overlapped(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
-        hop = self._hop
-        made = np.empty((len(frames), hop), np.float32)
-        made[0] = self._tail + frames[0, :hop]
-        made[1:] = frames[:-1, hop:] + frames[1:, :hop]
-        self._tail = frames[-1, hop:].copy()
-        samples = made.reshape(-1)[self._owed :]
-        self._owed = max(0, self._owed - made.size)
-        samples = samples[: self._taken - self._given]
-        self._given += len(samples)
-        return samples

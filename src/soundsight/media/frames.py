@@ -19,47 +19,29 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from soundsight.core.errors import VideoError
 from soundsight.core.units import IMAGE_PX
-from soundsight.media.container import (
-    can_seek,
-    check_encryption,
-    check_file,
-    check_packet,
-    damaged,
-    demux,
-    discard_others,
-    is_still,
-    open_container,
-    origin_s,
-    quiet_av,
-)
+from soundsight.media import container as containers
+from soundsight.media.container import quiet_av
 from soundsight.media.framing import square
 
 _HELD_BYTES = 64 << 20
 """Compressed packets that wait for a wanted time at most; then they are decoded as they come."""
 
-_FAR_S = 2.0
-"""A first wanted time later than this is sought, not read up to."""
-
+_FAR_S = 2.0  # a first wanted time later than this is sought, not read up to
 _SEEK_BACK_S = (0.0, 10.0, 60.0)
 """An index may land after the time asked for: then an earlier time is tried, last the start."""
 
-_FAULTS = 20
-"""Packets in a row that cannot be decoded before a file counts as damaged."""
-
-_UNDATED = 32
-"""Packets in a row without a decoding time before they count as unordered."""
-
+_FAULTS = 20  # packets in a row that cannot be decoded before a file counts as damaged
+_UNDATED = 32  # packets in a row without a decoding time before they count as unordered
 _TOLERANCE_S = 0.001
 """Half a tick at most: a time such as 0.1 s may have no exact tick. Longer ticks are exact."""
 
@@ -67,8 +49,7 @@ _SKIPPING = frozenset(("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"))
 """Decoders that skip frames packet by packet; others do it for the whole file or not at all."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shown:
+class Shown(NamedTuple):
     """The frame that a wanted time shows.
 
     Attributes:
@@ -95,35 +76,30 @@ class FrameReader:
     """
 
     def __init__(self, container: Any, track: Any, where: str, *, strict: bool = True) -> None:
-        self._container = container
-        self._track = track
-        self._where = where
+        self._container, self._track, self._where = container, track, where
         self.strict = strict
         self.warnings: list[str] = []
         self._tick_s = float(track.time_base)
-        self._origin_s = origin_s(container)
-        self.skips = str(track.codec_context.name) in _SKIPPING
+        self._origin_s = containers.origin_s(container)
+        # How much later than a wanted time a frame may be stamped and still be shown then.
+        self.tolerance_s = min(0.5 * self._tick_s, _TOLERANCE_S)
         # AVI has no time stamps: it counts frames.
         self.counts = container.format.name == "avi"
         self.pixel_aspect: Fraction | None = track.sample_aspect_ratio or None
         # Whether reading has failed before the file's end.
         self.torn = False
-        self.start_s = float((track.start_time or 0) * track.time_base) - self._origin_s
+        self._start = track.start_time or 0
+        self.start_s = float(self._start * track.time_base) - self._origin_s
         self.duration_s: float | None = None
         if track.duration is not None:
-            end = (track.start_time or 0) + track.duration
+            end = self._start + track.duration
             self.duration_s = float(end * track.time_base) - self._origin_s
 
     def at(self, times_s: Iterable[float]) -> Iterator[Shown]:
         """Yield the frame that each time shows.
 
-        Args:
-            times_s: ascending, in seconds of the file's clock; may be endless. It is read ahead
-                of what has been yielded.
-
-        Raises:
-            VideoError: where the picture is damaged and the reader is strict; where it is
-                encrypted.
+        The times ascend, in seconds of the file's clock, and may be endless; they are read ahead.
+        ``VideoError`` where the picture is damaged and the reader strict, or it is encrypted.
         """
         times = iter(times_s)
         first_s = next(times, None)
@@ -132,7 +108,7 @@ class FrameReader:
 
     def _packets_before(self, first_s: float) -> Iterator[Any]:
         """The packets from a key frame on that is shown at ``first_s`` or earlier."""
-        if first_s <= _FAR_S or not can_seek(self._container):
+        if first_s <= _FAR_S or not containers.can_seek(self._container):
             return self._packets()
         for back_s in _SEEK_BACK_S:
             if first_s - back_s > _FAR_S and self._seek(self._origin_s + first_s - back_s):
@@ -140,7 +116,7 @@ class FrameReader:
                 head = next((packet for packet in packets if packet.size), None)
                 if head is not None and self.starts(head) and self.seconds(head.pts) <= first_s:
                     return chain([head], packets)
-        self._seek(float((self._track.start_time or 0) * self._track.time_base))
+        self._seek(float(self._start * self._track.time_base))
         return self._packets()
 
     def _seek(self, stamp_s: float) -> bool:
@@ -154,11 +130,6 @@ class FrameReader:
         """A time stamp of the track in seconds of the file's clock."""
         return ticks * self._tick_s - self._origin_s
 
-    @property
-    def tolerance_s(self) -> float:
-        """How much later than a wanted time a frame may be stamped and still be shown then."""
-        return min(0.5 * self._tick_s, _TOLERANCE_S)
-
     def starts(self, packet: Any) -> bool:
         """Whether decoding can start at a packet, and its frame's time is known."""
         if not packet.is_keyframe or packet.pts is None:
@@ -170,9 +141,9 @@ class FrameReader:
         av = quiet_av()
         first = True
         try:
-            for packet in demux(self._container, self._track):
+            for packet in containers.demux(self._container, self._track):
                 if first:
-                    check_packet(packet, Path(self._where), VideoError)
+                    containers.check_packet(packet, self._where, VideoError)
                     first = False
                 yield packet
         except (av.error.FFmpegError, OSError):
@@ -180,13 +151,9 @@ class FrameReader:
             self.note(VideoError(f"{self._where} is damaged or cut short: get it again"))
 
     def decode(self, packet: Any, *, wanted: bool) -> list[Any]:
-        """Send one packet (None: no more) and return the frames that come out.
-
-        Raises:
-            FFmpegError: where the packet cannot be decoded.
-        """
+        """Send one packet (None: no more), return the frames that come out; or ``FFmpegError``."""
         context = self._track.codec_context
-        if self.skips:
+        if str(context.name) in _SKIPPING:
             context.skip_frame = "DEFAULT" if wanted else "NONREF"
         frames: list[Any] = context.decode(packet)
         return frames
@@ -197,7 +164,7 @@ class FrameReader:
 
     def damage(self, at_s: float) -> VideoError:
         """The error for a picture that is damaged at a time."""
-        return VideoError(damaged(self._where, max(0.0, at_s)))
+        return VideoError(containers.damaged(self._where, max(0.0, at_s)))
 
     def note(self, error: VideoError) -> None:
         """Raise an error, or keep its words where the reader is not strict."""
@@ -219,16 +186,14 @@ class _Plan:
     def __init__(
         self, reader: FrameReader, packets: Iterator[Any], first_s: float, times: Iterator[float]
     ) -> None:
-        self._reader = reader
-        self._packets = packets
-        self._times = times
+        self._reader, self._packets, self._times = reader, packets, times
         self._next_s: float | None = first_s
         # Wanted times whose frame is known, by its time stamp (None: nothing is shown).
         self._known: deque[tuple[float, int | None]] = deque()
         self._held: list[Any] = []
         self._held_bytes = 0
         self._stamps: list[int] = []
-        # A few frames back: close wanted times may show one that has come already.
+        # a few frames back: close wanted times may show one that has come already.
         self._recent: deque[Any] = deque(maxlen=4)
         self._decode_all = reader.counts
         self._undated = 0
@@ -237,13 +202,10 @@ class _Plan:
         self._faults = 0
         # After a fault, until the next key frame: what is decoded builds on what is missing. Time
         # stamps of such packets, and whether there was one since a frame came.
-        self._broken = False
+        self._broken = self._interrupted = False
         self._lost: set[int] = set()
-        self._interrupted = False
-        # Whether any packet has failed, and whether any frame has come.
-        self._failed = False
-        self._began = False
-        self._started = False
+        # Whether any packet has been sent, any has failed, any frame has come.
+        self._started = self._failed = self._began = False
         self._end_s = 0.0
 
     def run(self) -> Iterator[Shown]:
@@ -275,8 +237,12 @@ class _Plan:
         if packet.pts is not None and not packet.is_discard:
             self._stamps.append(packet.pts)
             if not self._reader.counts:
-                end = packet.pts + (packet.duration or 0)
-                self._end_s = max(self._end_s, self._reader.seconds(end))
+                self._ends(packet)
+
+    def _ends(self, shown: Any) -> None:
+        """Take note of when a packet's or frame's time ends."""
+        end_s = self._reader.seconds(shown.pts + (shown.duration or 0))
+        self._end_s = max(self._end_s, end_s)
 
     def _resolve(self, horizon_s: float) -> Iterator[Shown]:
         """Choose the frames of the wanted times before ``horizon_s``: no earlier one can come."""
@@ -285,16 +251,19 @@ class _Plan:
             stamp = self._shown_at(self._next_s)
             if stamp is not None:
                 self._stamps = [s for s in self._stamps if s >= stamp]
-            self._known.append((self._next_s, stamp))
+            self._choose(stamp)
             chosen |= stamp is not None
-            self._next_s = next(self._times, None)
         if chosen:
             stamps = {stamp for _, stamp in self._known}
-            last = max(
-                (i for i, packet in enumerate(self._held) if packet.pts in stamps), default=-1
-            )
-            yield from self._send(last + 1)
+            wanted = [i for i, packet in enumerate(self._held) if packet.pts in stamps]
+            yield from self._send(wanted[-1] + 1 if wanted else 0)
         yield from self._empty()
+
+    def _choose(self, stamp: int | None) -> None:
+        """Say which frame the next wanted time shows, and go on to the time after it."""
+        assert self._next_s is not None
+        self._known.append((self._next_s, stamp))
+        self._next_s = next(self._times, None)
 
     def _shown_at(self, t_s: float) -> int | None:
         """The latest time stamp so far that is shown at a time."""
@@ -370,14 +339,12 @@ class _Plan:
 
     def _stamp_of(self, frame: Any) -> int | None:
         """The time stamp of a decoded frame."""
-        stamp = frame.pts
-        if self._reader.counts:
-            stamp = frame.dts
-            if stamp is not None and self._first_dts is not None:
-                # The decoder's delay is no part of the count.
-                if self._count_shift is None:
-                    self._count_shift = stamp - self._first_dts
-                stamp -= self._count_shift
+        stamp = frame.dts if self._reader.counts else frame.pts
+        if stamp is not None and self._reader.counts and self._first_dts is not None:
+            # The decoder's delay is no part of the count.
+            if self._count_shift is None:
+                self._count_shift = stamp - self._first_dts
+            stamp -= self._count_shift
         if stamp is None and self._recent:
             before = self._recent[-1]
             return int(before.pts + (before.duration or 1))
@@ -392,8 +359,7 @@ class _Plan:
             begin_s = self._reader.seconds(frame.pts) - self._reader.tolerance_s
             last = self._recent[-1].pts if self._recent and not self._interrupted else None
             while self._next_s is not None and self._next_s < begin_s:
-                self._known.append((self._next_s, last))
-                self._next_s = next(self._times, None)
+                self._choose(last)
             yield from self._empty()
         self._recent.append(frame)
         self._began, self._interrupted = True, False
@@ -403,19 +369,16 @@ class _Plan:
         """Yield the wanted times whose frame has come."""
         while self._known:
             t_s, stamp = self._known[0]
-            if stamp is None:
-                yield Shown(t_s=t_s, frame=None, frame_s=t_s)
-            else:
-                newest = self._recent[-1] if self._recent else None
-                if (newest is None or newest.pts < stamp) and not last:
+            frame = None
+            if stamp is not None:
+                if not last and not (self._recent and self._recent[-1].pts >= stamp):
                     return
-                # A frame that the decoder could not make is stood in for by the one before it.
-                fits = [frame for frame in self._recent if frame.pts <= stamp]
-                frame = fits[-1] if fits else None
-                if stamp in self._lost:
-                    frame = None
-                at_s = self._reader.seconds(frame.pts) if frame is not None else t_s
-                yield Shown(t_s=t_s, frame=frame, frame_s=at_s)
+                if stamp not in self._lost:
+                    # a frame that the decoder could not make is stood in for by the one before it.
+                    fits = [frame for frame in self._recent if frame.pts <= stamp]
+                    frame = fits[-1] if fits else None
+            at_s = t_s if frame is None else self._reader.seconds(frame.pts)
+            yield Shown(t_s, frame, at_s)
             self._known.popleft()
 
     def _drain(self) -> Iterator[Shown]:
@@ -423,47 +386,46 @@ class _Plan:
         yield from self._empty(last=True)
 
     def _finish(self) -> Iterator[Shown]:
+        reader = self._reader
         if self._decode_all:
             yield from self._send(len(self._held))
             yield from self._drain()
             if self._recent:
-                last = self._recent[-1]
-                end = last.pts + (last.duration or 0)
-                self._end_s = max(self._end_s, self._reader.seconds(end))
-                self._stamps = [last.pts]
+                self._ends(self._recent[-1])
+                self._stamps = [self._recent[-1].pts]
         else:
             yield from self._resolve(self._end_s)
-        if self._failed and not self._began and not self._reader.warnings:
+        if self._failed and not self._began and not reader.warnings:
             # No frame has come, and none will.
-            self._reader.note(self._reader.damage(0.0))
-        end_s = max(self._end_s, self._reader.duration_s or 0.0)
+            reader.note(reader.damage(0.0))
+        end_s = max(self._end_s, reader.duration_s or 0.0)
         missing = self._next_s is not None and self._next_s < end_s - 1e-9
-        is_cut = missing and (self._reader.torn or self._reader.is_cut())
+        is_cut = missing and (reader.torn or reader.is_cut())
         if not is_cut:
             # The last frame stays to the end.
             yield from self._resolve(end_s)
         if self._started and not self._decode_all:
             yield from self._drain()
-        if is_cut and not self._reader.torn:
-            self._reader.note(self._reader.damage(self._end_s))
+        if is_cut and not reader.torn:
+            reader.note(reader.damage(self._end_s))
         while self._next_s is not None:
-            yield Shown(t_s=self._next_s, frame=None, frame_s=self._next_s)
-            self._next_s = next(self._times, None)
+            self._choose(None)
+            yield from self._empty()
 
 
 def _is_clean(data: bytes, header: bytes) -> bool:
     """Whether an H.264 key frame (a packet and its track's extradata) shows all at once.
 
-    Containers also mark points from which a picture only builds up (gradual refresh).
+    Containers also mark points from which a picture only builds up (gradual refresh): of those the
+    message of recovery (ITU-T H.264, D.2.8) counts frames until it is whole.
     """
     for unit in _units(data, header):
-        kind = unit[0] & 31
+        kind, message = unit[0] & 31, unit[1:4]
         if kind == 5:
             return True
-        if kind == 6:
-            recovers = _recovers_at_once(unit)
-            if recovers is not None:
-                return recovers
+        if kind == 6 and message[:1] == b"\x06" and len(message) == 3:
+            # The count is 0 where its first bit is set.
+            return message[2] >= 128
     return False
 
 
@@ -480,42 +442,16 @@ def _units(data: bytes, header: bytes) -> Iterator[bytes]:
         at += width + size
 
 
-def _recovers_at_once(unit: bytes) -> bool | None:
-    """What a unit of side messages says of recovery (ITU-T H.264, D.2.8); None: nothing."""
-    body = unit[1:].replace(b"\x00\x00\x03", b"\x00\x00")
-    at = 0
-
-    def number() -> int:
-        nonlocal at
-        total = 0
-        while at < len(body) - 1 and body[at] == 255:
-            total, at = total + 255, at + 1
-        total, at = total + body[at], at + 1
-        return total
-
-    while at + 2 < len(body):
-        kind, size = number(), number()
-        if kind == 6:
-            # The count of frames until then is 0 where its first bit is set.
-            return at < len(body) and bool(body[at] & 128)
-        at += size
-    return None
-
-
 def frame_at(
     path: str | os.PathLike[str], t_s: float, size_px: int = IMAGE_PX, crop: str = "center"
 ) -> NDArray[np.uint8]:
     """Read the frame shown ``t_s`` after the picture's start: RGB, uint8 [size_px, size_px, 3].
 
-    ``crop`` is one of ``framing.CROPS``.
-
-    Raises:
-        VideoError: when the file is missing, cannot be read, has no picture track, or has no
-            frame at ``t_s``.
-        ConfigError: on an unknown crop.
+    ``crop`` is one of ``framing.CROPS``. ``VideoError`` when the file is missing, cannot be read,
+    has no picture track, or has no frame at ``t_s``.
     """
     with open_frames(path) as reader:
-        # A comparison with nan is false.
+        # a comparison with nan is false.
         times = [reader.start_s + t_s] if t_s >= 0 else []
         shown = next(reader.at(times), None)
         if shown is None or shown.frame is None:
@@ -527,25 +463,24 @@ def frame_at(
 def open_frames(path: str | os.PathLike[str], *, strict: bool = True) -> Iterator[FrameReader]:
     """Open the picture of a video; where ``strict``, damage raises instead of being noted.
 
-    Raises:
-        VideoError: when the file is missing, cannot be read, is encrypted or has no picture track.
+    ``VideoError`` when the file is missing, cannot be read, is encrypted or has no picture track.
     """
     file = Path(path)
-    check_file(file, VideoError)
-    with open_container(file, VideoError) as container:
-        if is_still(container):
+    containers.check_file(file, VideoError)
+    with containers.open_container(file, VideoError) as container:
+        if containers.is_still(container):
             raise VideoError(f"{file} is no video: pass a video file")
-        # A sound file's cover is stored as a picture track.
-        tracks = [
+        # a sound file's cover is stored as a picture track.
+        own = (
             each
             for each in container.streams.video
             if not each.disposition & type(each.disposition).attached_pic
-        ]
-        if not tracks:
+        )
+        track: Any = next(own, None)
+        if track is None:
             raise VideoError(f"{file} has no picture track: pass a video file")
-        track: Any = tracks[0]
-        check_encryption(track, file, VideoError)
-        discard_others(container, track)
+        containers.check_encryption(track, file, VideoError)
+        containers.discard_others(container, track)
         # Whole videos are spread over the cores; a thread each is the fastest a core.
         track.codec_context.thread_count = 1
         yield FrameReader(container, track, str(file), strict=strict)

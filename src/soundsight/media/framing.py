@@ -21,20 +21,6 @@ _HD_LINES = 720
 """Untagged video of at least so many lines is BT.709, below BT.601, as players take it."""
 
 
-def _as_shown(picture: NDArray[np.uint8], frame: Any) -> NDArray[np.uint8]:
-    """Turn a picture by its display matrix (ISO 14496-12): (x, y) to (a x + c y, b x + d y)."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return picture
-    values = np.frombuffer(bytes(matrix), "<i4").astype(np.int64)
-    a, b, c, d = values[0], values[1], values[3], values[4]
-    if abs(b) > abs(a):
-        picture, a, d = picture.swapaxes(0, 1), c, b
-    if a < 0:
-        picture = picture[:, ::-1]
-    return picture[::-1] if d < 0 else picture
-
-
 def square(frame: Any, size_px: int, crop: str = "center", aspect: Any = None) -> NDArray[np.uint8]:
     """Make the square picture of a PyAV frame: RGB, uint8 [size_px, size_px, 3].
 
@@ -47,15 +33,12 @@ def square(frame: Any, size_px: int, crop: str = "center", aspect: Any = None) -
 
     if crop not in CROPS:
         raise ConfigError(f"unknown crop {crop!r}; choose from {', '.join(CROPS)}")
-    pixel_aspect = Fraction(aspect) if aspect else Fraction(1)
-    if not Fraction(1, 8) <= pixel_aspect <= 8:
-        # Nonsense in a header would crop to a sliver.
-        pixel_aspect = Fraction(1)
-    lines = frame.height
+    # Nonsense in a header would crop to a sliver.
+    pixel_aspect = Fraction(aspect) if aspect and Fraction(1, 8) <= aspect <= 8 else Fraction(1)
+    stored, lines = frame, frame.height
     if frame.interlaced_frame and lines >= 4:
         frame = _one_field(frame)
         pixel_aspect *= Fraction(frame.height, lines)
-    stored = frame
     levels = _rgb(frame, lines)
     if crop == "center" and pixel_aspect == 1:
         # Whole pixels, cut out before anything else is done with the frame.
@@ -69,25 +52,32 @@ def square(frame: Any, size_px: int, crop: str = "center", aspect: Any = None) -
         side = min(width, height)
         half_x, half_y = side / 2 / float(pixel_aspect), side / 2
         middle_x, middle_y = shown.width / 2, shown.height / 2
-        box = (
+        picture = _resized(
+            shown,
+            (size_px, size_px),
             max(0.0, middle_x - half_x),
             max(0.0, middle_y - half_y),
             min(float(shown.width), middle_x + half_x),
             min(float(shown.height), middle_y + half_y),
         )
-        picture = _resized(shown, (size_px, size_px), box)
     else:
         scale = size_px / max(width, height)
-        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-        whole = (0.0, 0.0, float(shown.width), float(shown.height))
+        inner = max(1, round(width * scale)), max(1, round(height * scale))
         picture = Image.new("RGB", (size_px, size_px))
-        picture.paste(
-            _resized(shown, inner, whole), ((size_px - inner[0]) // 2, (size_px - inner[1]) // 2)
-        )
-    return np.ascontiguousarray(_as_shown(np.asarray(picture, dtype=np.uint8), stored))
+        whole = _resized(shown, inner, 0.0, 0.0, float(shown.width), float(shown.height))
+        picture.paste(whole, ((size_px - inner[0]) // 2, (size_px - inner[1]) // 2))
+    pixels = np.asarray(picture, dtype=np.uint8)
+    matrix = stored.side_data.get("DISPLAYMATRIX")
+    if matrix is not None:
+        # ISO 14496-12: (x, y) is shown at (a x + c y, b x + d y).
+        a, b, _, c, d = np.frombuffer(bytes(matrix), "<i4").astype(np.int64)[:5]
+        if abs(b) > abs(a):
+            pixels, a, d = pixels.swapaxes(0, 1), c, b
+        pixels = pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return np.ascontiguousarray(pixels)
 
 
-def _resized(shown: Any, size: tuple[int, int], box: tuple[float, float, float, float]) -> Any:
+def _resized(shown: Any, size: tuple[int, int], *box: float) -> Any:
     from PIL import Image
 
     if (box[2] - box[0], box[3] - box[1]) == size and all(v == int(v) for v in box):
@@ -104,13 +94,9 @@ def _one_field(frame: Any) -> Any:
     source = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25)
     )
-    field = graph.add("field", "type=top")
-    sink = graph.add("buffersink")
-    source.link_to(field)
-    field.link_to(sink)
-    graph.configure()
-    source.push(frame)
-    return sink.pull()
+    graph.link_nodes(source, graph.add("field", "type=top"), graph.add("buffersink")).configure()
+    graph.push(frame)
+    return graph.pull()
 
 
 def _rgb(frame: Any, lines: int) -> NDArray[np.uint8]:
@@ -127,7 +113,6 @@ def _rgb(frame: Any, lines: int) -> NDArray[np.uint8]:
             "dst_color_range": ColorRange.JPEG,
         }
     # One thread: videos are spread over the cores, and waking others costs more than they do.
-    shown = VideoReformatter().reformat(frame, format="rgb24", threads=1, **settings)
-    levels: Any = shown.to_ndarray()
-    rgb: NDArray[np.uint8] = levels
+    shown: Any = VideoReformatter().reformat(frame, format="rgb24", threads=1, **settings)
+    rgb: NDArray[np.uint8] = shown.to_ndarray()
     return rgb

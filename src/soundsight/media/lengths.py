@@ -8,6 +8,9 @@ from typing import IO, Any
 
 from soundsight.media.container import origin_s
 
+_CONTAINERS = ("mp4", "matroska", "flv", "flac", "aiff")
+"""Formats, by a part of their name, whose length as FFmpeg has it is that which is written."""
+
 _STREAMED_BYTES = 0x7FFF_F000
 """Sizes from here on, and 0, are what a recorder writes that does not know the length yet."""
 
@@ -26,11 +29,26 @@ def declared_end_s(container: Any, track: Any) -> float | None:
     return None
 
 
-def riff_chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
-    """The chunks of a wav: name and size; the file then stands at the chunk's content.
+def written_end_s(
+    container: Any, track: Any, path: Path, decoded_s: float, rate_hz: int
+) -> float | None:
+    """When a track ends by what is written in the file; None where it does not say.
 
-    Nothing for any other file.
+    ``decoded_s`` is where decoding it has ended, at ``rate_hz``.
     """
+    name = str(container.format.name)
+    if name in ("wav", "avi"):
+        return decoded_s * _riff_share(path)
+    if name == "mp3":
+        samples = _mp3_frames(path) * (1152 if rate_hz >= 32_000 else 576)
+        return samples / max(1, rate_hz) if samples else None
+    if name == "au" or any(each in name for each in _CONTAINERS):
+        return declared_end_s(container, track)
+    return None
+
+
+def riff_chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+    """The chunks of a wav: name and size; the file then stands at the chunk's content."""
     file.seek(0)
     head = file.read(12)
     if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
@@ -41,7 +59,7 @@ def riff_chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
         file.seek(at + size + size % 2)
 
 
-def riff_share(path: Path) -> float:
+def _riff_share(path: Path) -> float:
     """How much longer a wav or AVI is by what it says than it is; 1 where it does not say."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -67,7 +85,7 @@ def is_streamed_caf(path: Path) -> bool:
     return at >= 0 and head[at + 4 : at + 12] == b"\xff" * 8
 
 
-def mp3_frames(path: Path) -> int:
+def _mp3_frames(path: Path) -> int:
     """How many frames an mp3 says that it has (Xing, VBRI); 0 where it does not."""
     with path.open("rb") as file:
         head = file.read(10)

@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 
 from soundsight.core import units
 from soundsight.core.errors import AudioError, ConfigError
-from soundsight.core.units import exact_div
 
 BLOCKS_PER_SEGMENT = 4
 """Frames are computed a quarter of a second at a time: small enough to stay in the cache."""
@@ -67,21 +66,22 @@ class MelConfig:
     floor_db: float = -60.0
 
     def __post_init__(self) -> None:
-        problems = {
-            "rate_hz must be above 0": self.rate_hz <= 0,
-            "window_samples must be even and at least 16": self.window_samples < 16
-            or bool(self.window_samples % 2),
-            "hop_samples must divide rate_hz into a multiple of 4 frames": self.hop_samples < 1
-            or bool(self.rate_hz % (self.hop_samples * BLOCKS_PER_SEGMENT)),
-            "n_mels must be at least 1": self.n_mels < 1,
-            "0 <= f_min_hz < f_max_hz <= rate_hz / 2 must hold": not (
-                0 <= self.f_min_hz < self.f_max_hz <= self.rate_hz / 2
-            ),
-            "range_db must be above 0": not self.range_db > 0,
+        window, hop = self.window_samples, self.hop_samples
+        rules = {
+            "rate_hz must be above 0": self.rate_hz > 0,
+            "window_samples must be even and at least 16": window >= 16 and window % 2 == 0,
+            "hop_samples must divide rate_hz into a multiple of 4 frames": hop >= 1
+            and self.rate_hz % (hop * BLOCKS_PER_SEGMENT) == 0,
+            "n_mels must be at least 1": self.n_mels >= 1,
+            "0 <= f_min_hz < f_max_hz <= rate_hz / 2 must hold": 0
+            <= self.f_min_hz
+            < self.f_max_hz
+            <= self.rate_hz / 2,
+            "range_db must be above 0": self.range_db > 0,
         }
-        for problem, found in problems.items():
-            if found:
-                raise ConfigError(f"MelConfig: {problem}")
+        for rule, holds in rules.items():
+            if not holds:
+                raise ConfigError(f"MelConfig: {rule}")
 
     @property
     def segment_samples(self) -> int:
@@ -91,7 +91,7 @@ class MelConfig:
     @property
     def segment_frames(self) -> int:
         """Frames of one segment."""
-        return exact_div(self.segment_samples, self.hop_samples)
+        return self.segment_samples // self.hop_samples
 
     @property
     def scale_frames(self) -> int:
@@ -101,13 +101,10 @@ class MelConfig:
     @property
     def block_frames(self) -> int:
         """Frames that are computed together (a quarter of a second)."""
-        return exact_div(self.segment_frames, BLOCKS_PER_SEGMENT)
+        return self.segment_frames // BLOCKS_PER_SEGMENT
 
 
 DEFAULT = MelConfig()
-
-
-# --- the bands -------------------------------------------------------------------------------
 
 
 def hz_to_mel(f_hz: NDArray[np.float64] | float) -> NDArray[np.float64]:
@@ -124,56 +121,37 @@ def mel_to_hz(mel: NDArray[np.float64] | float) -> NDArray[np.float64]:
     return np.where(m < 15.0, m * (200.0 / 3.0), log_part)
 
 
-@lru_cache(maxsize=8)
 def mel_weights(config: MelConfig = DEFAULT) -> NDArray[np.float64]:
     """Weights of the mel bands over the FFT's bins: float64 [n_mels, window_samples // 2 + 1].
 
     Row 0 is the highest band. Each band is a triangle between its neighbours' centres with an
-    area of 1 over frequency (in 1/Hz). The array is shared: it cannot be written to.
+    area of 1 over frequency (in 1/Hz).
     """
-    edges = mel_to_hz(
-        np.linspace(
-            float(hz_to_mel(config.f_min_hz)), float(hz_to_mel(config.f_max_hz)), config.n_mels + 2
-        )
-    )
+    lowest, highest = float(hz_to_mel(config.f_min_hz)), float(hz_to_mel(config.f_max_hz))
+    edges = mel_to_hz(np.linspace(lowest, highest, config.n_mels + 2))
     bins_hz = np.arange(config.window_samples // 2 + 1) * (config.rate_hz / config.window_samples)
     low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising = (bins_hz - low) / (centre - low)
     falling = (high - bins_hz) / (high - centre)
     triangles = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (high - low))
-    weights = np.ascontiguousarray(triangles[::-1])
-    weights.setflags(write=False)
-    return weights
-
-
-def reference_power(config: MelConfig = DEFAULT) -> float:
-    """The mel power that reads 0 dB: a full-scale sine in the middle of a band below 1 kHz.
-
-    Its bin has the power ``(sum(window) / 2) ** 2``, and the band's peak is 1 / spacing.
-    """
-    spacing_mel = float(hz_to_mel(config.f_max_hz) - hz_to_mel(config.f_min_hz)) / (
-        config.n_mels + 1
-    )
-    # A periodic Hann window sums to half its length.
-    return (config.window_samples / 4.0) ** 2 / (spacing_mel * 200.0 / 3.0)
-
-
-@dataclass(frozen=True)
-class _Bank:
-    """The window, and the band weights in dense groups of neighbouring bands.
-
-    A triangle touches few bins: the groups need a quarter of the products of the whole matrix.
-    """
-
-    window: NDArray[np.float32]
-    groups: tuple[tuple[slice, slice, NDArray[np.float32]], ...]
+    return np.ascontiguousarray(triangles[::-1])
 
 
 @lru_cache(maxsize=8)
-def _bank(config: MelConfig) -> _Bank:
+def _bank(
+    config: MelConfig,
+) -> tuple[NDArray[np.float32], list[tuple[slice, slice, NDArray[np.float32]]]]:
+    """The window, and the weights of neighbouring bands: (bands, bins that they touch, weights).
+
+    A triangle touches few bins: the groups need a quarter of the products of the whole matrix.
+    """
     n = config.window_samples
     window = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(n) / n)
-    weights = mel_weights(config) / reference_power(config)
+    # What reads 0 dB is a full-scale sine in the middle of a band below 1 kHz: its bin has the
+    # power (sum(window) / 2) ** 2 with a sum of n / 2, and the band's peak is 1 / spacing.
+    width_mel = float(hz_to_mel(config.f_max_hz) - hz_to_mel(config.f_min_hz))
+    spacing_mel = width_mel / (config.n_mels + 1)
+    weights = mel_weights(config) / ((n / 4.0) ** 2 / (spacing_mel * 200.0 / 3.0))
     groups = []
     for first in range(0, config.n_mels, _BANDS_PER_GROUP):
         bands = slice(first, min(first + _BANDS_PER_GROUP, config.n_mels))
@@ -182,42 +160,58 @@ def _bank(config: MelConfig) -> _Bank:
         bins = slice(int(touched[0]), int(touched[-1]) + 1) if touched.size else slice(0, 1)
         dense = np.ascontiguousarray(weights[bands, bins].T, dtype=np.float32)
         groups.append((bands, bins, dense))
-    return _Bank(window=window.astype(np.float32), groups=tuple(groups))
+    return window.astype(np.float32), groups
 
 
-# --- frames ----------------------------------------------------------------------------------
+class Frames:
+    """The frames of a sound that arrives in pieces, and the samples that are still needed.
 
-
-@dataclass(slots=True)
-class HeldSamples:
-    """A stretch of a clip: ``samples`` begin at the clip's sample ``origin``.
-
-    ``total`` is the clip's length once it is known: what lies beyond it is the mirror image.
+    Attributes:
+        samples: float32 [t], those from sample ``origin`` of the sound on.
+        total: the sound's length, once it is known: what lies beyond is its mirror image.
+        computed: frames so far.
     """
 
-    samples: NDArray[np.float32]
-    origin: int = 0
-    total: int | None = None
+    def __init__(self, config: MelConfig) -> None:
+        self._config = config
+        self.samples = np.empty(0, np.float32)
+        self.origin = 0
+        self.total: int | None = None
+        self.computed = 0
+        self._window, self._groups = _bank(config)
+        frames, bins = config.block_frames, config.window_samples // 2 + 1
+        self._windowed = np.empty((frames, config.window_samples), np.float32)
+        self._spectrum = np.empty((frames, bins), np.complex64)
+        self._power = np.empty((frames, bins), np.float32)
 
     @property
     def end(self) -> int:
-        """The clip's sample after the last one that is held."""
+        """The number of samples so far."""
         return self.origin + len(self.samples)
+
+    @property
+    def known(self) -> int:
+        """Frames that see no sample that is still to come; whole blocks of them, if any is."""
+        config = self._config
+        if self.total is not None:
+            return self.end // config.hop_samples
+        # Each frame sees half a window more.
+        seen = (self.end - config.window_samples // 2) // config.hop_samples + 1
+        return max(0, seen // config.block_frames * config.block_frames)
 
     def append(self, samples: NDArray[np.float32]) -> None:
         """Take the next samples, as a copy: the caller may use its buffer again."""
         self.samples = np.concatenate([self.samples, samples])
 
     def drop(self, before: int) -> None:
-        """Let go of what lies before the clip's sample ``before``."""
+        """Let go of what lies before sample ``before``."""
         if before > self.origin:
             self.samples = self.samples[before - self.origin :].copy()
             self.origin = before
 
     def span(self, low: int, high: int) -> NDArray[np.float32]:
-        """Samples ``low .. high - 1`` of the clip, mirrored at its ends."""
-        inside_end = low >= 0 and (self.total is None or high <= self.total)
-        if inside_end and low >= self.origin and high <= self.origin + len(self.samples):
+        """Samples ``low .. high - 1`` of the sound, mirrored at its ends."""
+        if self.origin <= low and high <= (self.end if self.total is None else self.total):
             return self.samples[low - self.origin : high - self.origin]
         index = np.abs(np.arange(low, high))
         if self.total is not None:
@@ -225,53 +219,37 @@ class HeldSamples:
             index %= period
             index = np.where(index >= self.total, period - index, index)
         # Frames that fill the last block without being asked for may lie outside of what is held.
-        index = np.clip(index - self.origin, 0, len(self.samples) - 1)
-        gathered: NDArray[np.float32] = self.samples[index]
-        return gathered
+        return self.samples.take(index - self.origin, mode="clip")
 
+    def compute(self) -> NDArray[np.float32]:
+        """The next known frames, and those that fill their last block: float32 [n, n_mels], dB."""
+        size = self._config.block_frames
+        count = max(0, -(-(self.known - self.computed) // size))
+        db = np.empty((count * size, self._config.n_mels), np.float32)
+        for first in range(0, len(db), size):
+            self._block(self.computed + first, db[first : first + size])
+        self.computed += len(db)
+        return db
 
-class Framer:
-    """Computes blocks of frames into buffers of its own."""
-
-    def __init__(self, config: MelConfig) -> None:
-        self._config = config
-        self._bank = _bank(config)
-        self._frames = frames = config.block_frames
-        bins = config.window_samples // 2 + 1
-        self._windowed = np.empty((frames, config.window_samples), np.float32)
-        self._spectrum = np.empty((frames, bins), np.complex64)
-        self._power = np.empty((frames, bins), np.float32)
-        self._parts = self._spectrum.view(np.float32)
-
-    def block(self, held: HeldSamples, index: int, out: NDArray[np.float32]) -> None:
-        """Write block ``index``, in decibels, to ``out``: float32 [block_frames, n_mels]."""
-        config = self._config
-        window, hop = config.window_samples, config.hop_samples
-        low = index * self._frames * hop - window // 2
-        span = held.span(low, low + (self._frames - 1) * hop + window)
+    def _block(self, frame: int, out: NDArray[np.float32]) -> None:
+        window, hop = self._config.window_samples, self._config.hop_samples
+        low = frame * hop - window // 2
+        span = self.span(low, low + (len(out) - 1) * hop + window)
         # Overlapping rows of one contiguous stretch; nothing is copied.
         frames: NDArray[np.float32] = np.ndarray(
-            (self._frames, window), np.float32, span, strides=(4 * hop, 4)
+            (len(out), window), np.float32, span, strides=(4 * hop, 4)
         )
-        np.multiply(frames, self._bank.window, out=self._windowed)
+        np.multiply(frames, self._window, out=self._windowed)
         np.fft.rfft(self._windowed, axis=1, out=self._spectrum)  # type: ignore[arg-type]
         # Real and imaginary parts lie side by side: one pass squares both.
-        np.square(self._parts, out=self._parts)
-        np.add(self._parts[:, 0::2], self._parts[:, 1::2], out=self._power)
-        for bands, bins, weights in self._bank.groups:
+        parts = self._spectrum.view(np.float32)
+        np.square(parts, out=parts)
+        np.add(parts[:, 0::2], parts[:, 1::2], out=self._power)
+        for bands, bins, weights in self._groups:
             np.matmul(self._power[:, bins], weights, out=out[:, bands])
         np.maximum(out, _POWER_FLOOR, out=out)
         np.log(out, out=out)
         out *= _DB_PER_NEPER
-
-    def blocks(self, held: HeldSamples, first: int, last: int) -> NDArray[np.float32]:
-        """Blocks ``first .. last - 1``: float32 [frames, n_mels], in decibels."""
-        frames = self._frames
-        db = np.empty(((last - first) * frames, self._config.n_mels), np.float32)
-        for index in range(first, last):
-            at = (index - first) * frames
-            self.block(held, index, db[at : at + frames])
-        return db
 
 
 def one_channel(samples: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -283,39 +261,17 @@ def one_channel(samples: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def mel_db(samples: NDArray[np.floating], config: MelConfig = DEFAULT) -> NDArray[np.float32]:
-    """Mel power of a clip in absolute decibels.
+    """Mel power of a clip [t], in absolute decibels: float32 [n_mels, t // hop_samples].
 
-    Args:
-        samples: [t] mono at ``config.rate_hz``, full scale 1.
-
-    Returns:
-        float32 [n_mels, t // hop_samples], row 0 the highest band; 0 dB is a full-scale sine in
-        the middle of a band below 1 kHz, digital silence reads -200 dB.
-
-    Raises:
-        AudioError: when ``samples`` is empty or not one-dimensional.
+    Row 0 is the highest band; 0 dB is a full-scale sine in the middle of a band below 1 kHz,
+    digital silence reads -200 dB. ``AudioError`` when the clip is empty or not one-dimensional.
     """
-    clip = one_channel(samples)
-    if not len(clip):
+    frames = Frames(config)
+    frames.samples = one_channel(samples)
+    frames.total = frames.end
+    if not frames.total:
         raise AudioError("there is no sound: the clip has no samples")
-    frames = len(clip) // config.hop_samples
-    blocks = -(-frames // config.block_frames)
-    db = Framer(config).blocks(HeldSamples(clip, total=len(clip)), 0, blocks)
-    return np.ascontiguousarray(db[:frames].T)
-
-
-def to_unit_range(
-    db: NDArray[np.floating], peak_db: float, config: MelConfig = DEFAULT
-) -> NDArray[np.float32]:
-    """Map decibels to [0, 1], unrounded: 0 is ``range_db`` below the peak or lower, 1 the peak.
-
-    A ``peak_db`` under ``config.floor_db`` counts as ``floor_db`` (any shape).
-    """
-    bottom = max(float(peak_db), config.floor_db) - config.range_db
-    unit = (np.asarray(db, np.float32) - np.float32(bottom)) * np.float32(1.0 / config.range_db)
-    # Twice as fast as np.clip.
-    clipped: NDArray[np.float32] = np.minimum(np.maximum(unit, np.float32(0)), np.float32(1))
-    return clipped
+    return np.ascontiguousarray(frames.compute()[: frames.known].T)
 
 
 def to_levels(
@@ -325,25 +281,20 @@ def to_levels(
 
     A ``peak_db`` under ``config.floor_db`` counts as ``floor_db`` (any shape).
     """
-    unit = to_unit_range(db, peak_db, config)
+    bottom = max(float(peak_db), config.floor_db) - config.range_db
+    unit = (np.asarray(db, np.float32) - np.float32(bottom)) * np.float32(1.0 / config.range_db)
+    # Twice as fast as np.clip.
+    unit = np.minimum(np.maximum(unit, np.float32(0)), np.float32(1))
     levels: NDArray[np.uint8] = np.rint(unit * np.float32(255)).astype(np.uint8)
     return levels
 
 
 def log_mel(samples: NDArray[np.floating], config: MelConfig = DEFAULT) -> NDArray[np.uint8]:
-    """Log-mel of a whole clip as grey levels.
+    """Log-mel of a whole clip [t] as grey levels: uint8 [n_mels, t // hop_samples].
 
     A clip of at most 10.5 s is scaled by its loudest point. In a longer one each second (counted
     from the start) is scaled by the loudest point of the 10 s that end with its last frame.
-
-    Args:
-        samples: [t] mono at ``config.rate_hz``, full scale 1.
-
-    Returns:
-        uint8 [n_mels, t // hop_samples], row 0 the highest band.
-
-    Raises:
-        AudioError: when ``samples`` is empty or not one-dimensional.
+    ``AudioError`` when it is empty or not one-dimensional.
     """
     db = mel_db(samples, config)
     if is_short(len(samples), config):

@@ -21,8 +21,7 @@ from soundsight.media.decoder import MAX_RATE_HZ, MIN_RATE_HZ
 from soundsight.media.mel import (
     BLOCKS_PER_SEGMENT,
     DEFAULT,
-    Framer,
-    HeldSamples,
+    Frames,
     MelConfig,
     is_short,
     one_channel,
@@ -83,14 +82,14 @@ def whole_frames(seconds: float, name: str, config: MelConfig = DEFAULT) -> int:
     return round(frames)
 
 
-def check_lengths(segment_s: float, hop_s: float, config: MelConfig = DEFAULT) -> None:
-    """Raise ``ConfigError`` where a length or step is out of range or no whole number of frames."""
+def check_lengths(segment_s: float, hop_s: float, config: MelConfig = DEFAULT) -> tuple[int, int]:
+    """A length and a step in frames; ``ConfigError`` where one is out of range or not whole."""
     if not MIN_SEGMENT_S <= segment_s <= MAX_SEGMENT_S:
         raise ConfigError(
             f"segment_s is from {MIN_SEGMENT_S:g} to {MAX_SEGMENT_S:g} s, not {segment_s:g}"
         )
-    whole_frames(segment_s, "segment_s", config)
-    whole_frames(hop_s, "hop_s", config)
+    length = whole_frames(segment_s, "segment_s", config)
+    return length, whole_frames(hop_s, "hop_s", config)
 
 
 def slices(mel: NDArray[np.uint8], hop: int) -> NDArray[np.uint8]:
@@ -100,9 +99,6 @@ def slices(mel: NDArray[np.uint8], hop: int) -> NDArray[np.uint8]:
     """
     windows = np.lib.stride_tricks.sliding_window_view(mel, units.FRAMES_PER_SEGMENT, axis=1)
     return windows[:, ::hop].swapaxes(0, 1)
-
-
-# --- the end of a sound ----------------------------------------------------------------------
 
 
 def pad_to_seconds(
@@ -130,9 +126,8 @@ def filled(samples: NDArray[np.float32], missing: int, *, short: bool) -> NDArra
     if not short:
         return np.concatenate([samples, samples[: -missing - 1 : -1]])
     length = min(round(_FADE_S * units.RATE_HZ), len(samples) // 4)
-    ramp = (np.sin(0.5 * np.pi * (np.arange(length) + 0.5) / max(1, length)) ** 2).astype(
-        np.float32
-    )
+    turn = 0.5 * np.pi * (np.arange(length) + 0.5) / max(1, length)
+    ramp = (np.sin(turn) ** 2).astype(np.float32)
     soft = np.concatenate([samples, np.zeros(missing, np.float32)])
     soft[:length] *= ramp
     soft[len(samples) - length : len(samples)] *= ramp[::-1]
@@ -145,9 +140,6 @@ def _missing(samples: int, length: int, hop: int) -> int:
     end = whole * hop + length
     unseen = samples - max(whole * hop, end - hop)
     return end - samples if whole == 0 or 2 * unseen >= length else 0
-
-
-# --- the cutter ------------------------------------------------------------------------------
 
 
 class Cutter:
@@ -165,6 +157,8 @@ class Cutter:
             scaled by the 10 s that end with it from the first one on. A short sound then looks
             different, as the loudest point so far is not yet that of the whole.
         with_samples: whether segments hold their samples.
+        loudest: whether ``flush`` returns the loudest segment of all after the last one: the one
+            of the highest energy at any frame (of equals the first), without its samples.
 
     Raises:
         ConfigError: when a length is out of range.
@@ -178,40 +172,38 @@ class Cutter:
         *,
         live: bool = False,
         with_samples: bool = False,
+        loudest: bool = False,
     ) -> None:
-        check_lengths(segment_s, hop_s, config)
-        self._config = config
-        self._live = live
-        self._with_samples = with_samples
-        self._length = whole_frames(segment_s, "segment_s", config)
-        self._hop = whole_frames(hop_s, "hop_s", config)
-        self._framer = Framer(config)
+        self._length, self._hop = check_lengths(segment_s, hop_s, config)
+        self._config, self._live, self._with_samples = config, live, with_samples
+        self._searches = loudest
         self._reset()
 
     def _reset(self) -> None:
-        self._held = HeldSamples(np.empty(0, np.float32))
+        self._frames = Frames(self._config)
         self._next = 0  # the frame at which the next segment starts
-        self._computed = 0  # frames so far
-        # Of the last of these their decibels, and of some more their loudest band.
+        # Of the last frames their decibels, and of some more their loudest band.
         self._db = np.empty((0, self._config.n_mels), np.float32)
         self._loud = np.empty(0, np.float32)
+        self._searched = 0  # the frame up to which the loudest segment is known
+        self._loudest: Segment | None = None
+        self._energy = -1.0
 
     def push(self, samples: NDArray[np.floating]) -> list[Segment]:
-        """Take the next samples and return the segments they complete.
+        """Take the next samples, [t] mono at ``config.rate_hz``; return the segments they complete.
 
-        Args:
-            samples: [t] mono at ``config.rate_hz``, full scale 1; any length, 0 included.
-
-        Raises:
-            AudioError: when ``samples`` is not one-dimensional.
+        ``AudioError`` when ``samples`` is not one-dimensional.
         """
         block = one_channel(samples)
         done: list[Segment] = []
         # No more than a few seconds at a time, however large the blocks are.
         step = 2 * self._config.segment_samples
         for first in range(0, len(block), step):
-            self._held.append(block[first : first + step])
-            if self._live or not is_short(self._held.end, self._config):
+            self._frames.append(block[first : first + step])
+            if self._live or not is_short(self._frames.end, self._config):
+                self._compute()
+                if self._searches:
+                    self._search()
                 done += self._cut()
                 self._forget()
         return done
@@ -222,70 +214,100 @@ class Cutter:
         What is left at the end makes a segment, filled up, when no segment has shown it yet and it
         is at least half of one; a sound shorter than a segment makes one. No sound makes none.
         """
-        held, config = self._held, self._config
-        if not held.end:
+        frames, config = self._frames, self._config
+        end, samples = frames.end, frames.samples
+        if not end:
             return []
-        as_whole = not self._live and is_short(held.end, config)
+        as_whole = not self._live and is_short(end, config)
         length, hop = self._length * config.hop_samples, self._hop * config.hop_samples
-        end, samples = held.end, held.samples
-        held.samples = filled(samples, _missing(end, length, hop), short=end < length)
-        held.total = held.end
-        done = self._cut(end, as_whole=as_whole)
+        frames.total = end
+        if self._searches and end >= length:
+            # The loudest segment sees the end as it is, the last one that which fills it up.
+            before = frames.computed, self._db, self._loud
+            self._compute()
+            self._search(as_whole)
+            frames.computed, self._db, self._loud = before
+        frames.samples = filled(samples, _missing(end, length, hop), short=end < length)
+        frames.total = frames.end
+        self._compute()
+        done = self._cut(end, as_whole)
         if end < length:
             # As it is, not faded.
             waveform = _waveform(samples, self._length, config.hop_samples)
             done = [replace(segment, waveform=waveform) for segment in done]
+        if self._searches:
+            done.append(replace(self._loudest or done[0], samples=_NOTHING))
         self._reset()
         return done
 
-    def _cut(self, end: int | None = None, *, as_whole: bool = False) -> list[Segment]:
-        """Make the segments that are there; ``end``: the sound's; ``as_whole``: one scale."""
-        config, held = self._config, self._held
-        frames = held.end // config.hop_samples
-        if held.total is None:
-            # Each frame sees half a window more; the end of a sound is mirrored.
-            seen = (held.end - config.window_samples // 2) // config.hop_samples + 1
-            frames = max(0, seen // config.block_frames * config.block_frames)
-        self._compute(frames)
+    def _compute(self) -> None:
+        db = self._frames.compute()
+        self._db = np.concatenate([self._db, db])
+        self._loud = np.concatenate([self._loud, db.max(axis=1)])
+
+    def _cut(self, end: int | None = None, as_whole: bool = False) -> list[Segment]:
+        """Make the segments that are there; ``end``: the sound's, once it is known."""
         done = []
-        while self._next + self._length <= frames:
-            first, last = self._next, self._next + self._length
-            low = 0 if as_whole else max(0, last - config.scale_frames)
-            high = frames if as_whole else last
-            peak_db = float(_part(self._loud, self._computed, low, high).max())
-            db = _part(self._db, self._computed, first, last)
-            segment = _segment(held, db, first, peak_db, config, end)
+        while self._next + self._length <= self._frames.known:
+            segment = self._segment(self._next, as_whole, end)
             done.append(segment if self._with_samples else replace(segment, samples=_NOTHING))
             self._next += self._hop
         return done
 
-    def _compute(self, frames: int) -> None:
-        """Compute the decibels of all frames up to a number, and of those that fill its block."""
-        block = self._config.block_frames
-        if frames <= self._computed:
+    def _search(self, as_whole: bool = False) -> None:
+        """Look for the loudest segment among those that end with the frames that are new."""
+        known, hop = self._frames.known, self._config.hop_samples
+        first = max(0, self._searched - self._length + 1)
+        self._searched = known
+        if known - first < self._length:
             return
-        db = self._framer.blocks(self._held, self._computed // block, -(-frames // block))
-        self._computed += len(db)
-        self._db = np.concatenate([self._db, db])
-        self._loud = np.concatenate([self._loud, db.max(axis=1)])
+        hops = self._frames.span(first * hop, known * hop).reshape(-1, hop)
+        energies = np.square(hops, dtype=np.float64).sum(axis=1)
+        sums = np.lib.stride_tricks.sliding_window_view(energies, self._length).sum(axis=1)
+        best = int(sums.argmax())
+        if sums[best] > self._energy:
+            self._energy = float(sums[best])
+            self._loudest = self._segment(first + best, as_whole)
+
+    def _segment(self, first: int, as_whole: bool, end: int | None = None) -> Segment:
+        """The segment from a frame on, scaled by the sound ``as_whole`` or by 10 s."""
+        config, frames, last = self._config, self._frames, first + self._length
+        low, high = max(0, last - config.scale_frames), last
+        if as_whole:
+            low, high = 0, frames.known
+        peak_db = max(float(self._part(self._loud, low, high).max()), config.floor_db)
+        hop = config.hop_samples
+        samples = frames.span(first * hop, last * hop).copy()
+        heard = samples if end is None else samples[: end - first * hop]
+        return Segment(
+            start_s=first * units.SEGMENT_S / config.segment_frames,
+            mel=np.ascontiguousarray(
+                to_levels(self._part(self._db, first, last), peak_db, config).T
+            ),
+            peak_db=peak_db,
+            rms_dbfs=rms_dbfs(samples),
+            waveform=_waveform(heard, self._length, hop),
+            samples=samples,
+        )
+
+    def _part(self, kept: NDArray[np.float32], first: int, last: int) -> NDArray[np.float32]:
+        """Of the last frames, which are kept, those from ``first`` to ``last - 1``."""
+        begin = self._frames.computed - len(kept)
+        return kept[max(0, first - begin) : max(0, last - begin)]
 
     def _forget(self) -> None:
         """Drop what no later segment sees; the next one may start after all that is there."""
-        config = self._config
-        needed = min(self._next, self._computed)
-        self._db = _part(self._db, self._computed, needed, self._computed)
-        low = min(max(0, self._next + self._length - config.scale_frames), self._computed)
-        self._loud = _part(self._loud, self._computed, low, self._computed)
+        config, frames = self._config, self._frames
+        needed = min(self._next, frames.computed)
+        if self._searches:
+            needed = min(needed, max(0, self._searched - self._length + 1))
+        self._db = self._part(self._db, needed, frames.computed)
+        low = min(max(0, needed + self._length - config.scale_frames), frames.computed)
+        self._loud = self._part(self._loud, low, frames.computed)
         # The mirror image at the end needs one window back.
         keep = needed * config.hop_samples - 2 * config.window_samples
-        if keep >= self._held.origin + config.segment_samples // BLOCKS_PER_SEGMENT:
-            self._held.drop(keep)
-
-
-def _part(frames: NDArray[np.float32], computed: int, first: int, last: int) -> NDArray[np.float32]:
-    """Frames ``first .. last - 1`` of the last ones of ``computed``."""
-    begin = computed - len(frames)
-    return frames[max(0, first - begin) : last - begin]
+        if keep >= frames.origin + config.segment_samples // BLOCKS_PER_SEGMENT:
+            frames.drop(keep)
 
 
 def segments(
@@ -295,14 +317,13 @@ def segments(
     config: MelConfig = DEFAULT,
     *,
     with_samples: bool = False,
+    loudest: bool = False,
 ) -> Iterator[Segment]:
     """Cut a sound, blocks of float32 [t] at ``config.rate_hz``, into segments; see ``Cutter``.
 
-    Raises:
-        AudioError: when there is no sample at all.
-        ConfigError: when a length is out of range.
+    ``AudioError`` when there is no sample at all.
     """
-    cutter = Cutter(segment_s, hop_s, config, with_samples=with_samples)
+    cutter = Cutter(segment_s, hop_s, config, with_samples=with_samples, loudest=loudest)
     any_sound = False
     for block in blocks:
         any_sound = any_sound or len(block) > 0
@@ -315,10 +336,7 @@ def segments(
 class LiveCutter:
     """Segments of 1 s, every ``hop_s`` (0.25, 0.5, 0.75 or 1), of a live signal.
 
-    The resampler keeps its state from block to block: one that forgets drifts and clicks.
-
-    Raises:
-        ConfigError: when ``rate_hz`` or ``hop_s`` is wrong.
+    ``ConfigError`` when ``rate_hz`` or ``hop_s`` is wrong.
     """
 
     def __init__(self, rate_hz: int, config: MelConfig, hop_s: float = 0.25) -> None:
@@ -335,12 +353,8 @@ class LiveCutter:
     def push(self, samples: ArrayLike) -> list[Segment]:
         """Take the next samples and return the segments they complete.
 
-        Args:
-            samples: [t] or [t, channels], floats of full scale 1 or int16; any t, 0 included.
-
-        Raises:
-            AudioError: on another kind or shape, or samples that are not finite. The signal is
-                as before and may go on.
+        They are [t] or [t, channels], floats of full scale 1 or int16. On others, or where one is
+        not finite, there is an ``AudioError``; the signal is as before and may go on.
         """
         return self._cutter.push(self._converter.push(_checked(samples), self._rate_hz))
 
@@ -365,125 +379,6 @@ def _checked(samples: ArrayLike) -> NDArray[np.float32]:
     if not np.isfinite(block).all():
         raise AudioError("samples hold a number that is not finite")
     return block[:, None] if block.ndim == 1 else block
-
-
-# --- the loudest second ----------------------------------------------------------------------
-
-
-class LoudestSecond:
-    """Finds the second with the highest energy of a sound that arrives in blocks.
-
-    The search steps by one frame (10 ms); of equals the first wins. Only energies are computed on
-    the way, and the log-mel of a second once all that its frames see has come.
-    """
-
-    def __init__(self, config: MelConfig = DEFAULT) -> None:
-        self._config = config
-        self._held = HeldSamples(np.empty(0, np.float32))
-        self._energies = np.empty(0)  # of the last frames
-        self._frames = 0  # so far
-        self._loudest, self._start = -1.0, 0
-        self._found: Segment | None = None
-
-    def push(self, samples: NDArray[np.floating]) -> None:
-        """Take the next samples [t], mono at ``config.rate_hz``."""
-        config, held = self._config, self._held
-        second, width, hop = config.segment_samples, config.segment_frames, config.hop_samples
-        block = one_channel(samples)
-        for first in range(0, len(block), 10 * second):
-            held.append(block[first : first + 10 * second])
-            count = held.end // hop - self._frames
-            new = held.span(self._frames * hop, (self._frames + count) * hop).reshape(count, hop)
-            energy = np.square(new, dtype=np.float64).sum(axis=1)
-            energies = np.concatenate([self._energies, energy])
-            self._frames += count
-            if len(energies) >= width:
-                sums = np.lib.stride_tricks.sliding_window_view(energies, width).sum(axis=1)
-                best = int(sums.argmax())
-                if sums[best] > self._loudest:
-                    self._loudest = float(sums[best])
-                    self._start = self._frames - len(energies) + best
-                    self._found = None
-            self._energies = energies[-(width - 1) :]
-            # All that the frames of this second see, and those of the 10 s that set its scale.
-            ahead = (self._start + width + config.block_frames) * hop + config.window_samples
-            if self._found is None and held.end >= ahead and not is_short(held.end, config):
-                self._found = _segment_at(held, self._start, config)
-            held.drop(held.end - 22 * second)
-
-    def finish(self) -> Segment:
-        """End the sound: return its loudest second.
-
-        Raises:
-            AudioError: when there was no sample at all.
-        """
-        held, size = self._held, self._held.end
-        if not size:
-            raise AudioError("there is no sound: the clip has no samples")
-        config, samples = self._config, held.samples
-        held.samples = filled(samples, config.segment_samples - size, short=True)
-        held.total = held.end
-        found = self._found or _segment_at(held, self._start, config, size)
-        if size < config.segment_samples:
-            waveform = _waveform(samples, config.segment_frames, config.hop_samples)
-            found = replace(found, waveform=waveform)
-        return found
-
-
-def seconds_and_loudest(
-    blocks: Iterable[NDArray[np.floating]], config: MelConfig = DEFAULT
-) -> Iterator[Segment]:
-    """Cut a sound into seconds, see ``segments``; the last that is given is the loudest second.
-
-    The loudest may be one of the others, which begin with whole seconds, or lie between them.
-
-    Raises:
-        AudioError: when there is no sample at all.
-    """
-    cutter, search = Cutter(config=config), LoudestSecond(config)
-    for block in blocks:
-        search.push(block)
-        yield from cutter.push(block)
-    loudest = search.finish()
-    yield from cutter.flush()
-    yield loudest
-
-
-def _segment_at(
-    held: HeldSamples, start: int, config: MelConfig, size: int | None = None
-) -> Segment:
-    """The second that starts at a frame, scaled as ``media.mel`` says."""
-    end, frames = start + config.segment_frames, held.end // config.hop_samples
-    low, high = max(0, end - config.scale_frames), end
-    if held.total is not None and is_short(held.total, config):
-        low, high = 0, frames
-    block = low // config.block_frames
-    db = Framer(config).blocks(held, block, -(-high // config.block_frames))
-    db = db[low - block * config.block_frames : high - block * config.block_frames]
-    segment = _segment(held, db[start - low : end - low], start, float(db.max()), config, size)
-    return replace(segment, samples=_NOTHING)
-
-
-def _segment(
-    held: HeldSamples,
-    db: NDArray[np.float32],
-    start: int,
-    peak_db: float,
-    config: MelConfig,
-    end: int | None,
-) -> Segment:
-    """The segment of frames ``db`` from ``start`` on; ``end``: samples of the sound, if known."""
-    peak_db = max(peak_db, config.floor_db)
-    hop = config.hop_samples
-    samples = held.span(start * hop, (start + len(db)) * hop).copy()
-    return Segment(
-        start_s=start * units.SEGMENT_S / config.segment_frames,
-        mel=np.ascontiguousarray(to_levels(db, peak_db, config).T),
-        peak_db=peak_db,
-        rms_dbfs=rms_dbfs(samples),
-        waveform=_waveform(samples if end is None else samples[: end - start * hop], len(db), hop),
-        samples=samples,
-    )
 
 
 def _waveform(samples: NDArray[np.float32], frames: int, hop: int) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""A sound track that is written as its samples come: AAC, mono, in an MP4."""
+"""A sound track that is written as its samples come, mono: AAC, FLAC or plain samples."""
 
 from __future__ import annotations
 
@@ -12,44 +12,39 @@ from numpy.typing import NDArray
 from soundsight.core import units
 from soundsight.media.container import quiet_av
 
-_FRAME_SAMPLES = 1024  # of AAC
+_FORMATS = {"aac": "fltp", "flac": "s16", "pcm_f32le": "flt"}
 
 
 class VoiceTrack:
     """Adds a track of sound to a container that PyAV has opened for writing."""
 
-    def __init__(self, container: Any, rate_hz: int, bit_rate_bps: int | None = None) -> None:
-        self._av = quiet_av()
-        self._container = container
-        self._rate_hz = rate_hz
-        self._track = container.add_stream("aac", rate=rate_hz, layout="mono")
+    def __init__(
+        self, container: Any, rate_hz: int, bit_rate_bps: int | None = None, codec: str = "aac"
+    ) -> None:
+        self._container, self._rate_hz, self._format = container, rate_hz, _FORMATS[codec]
+        self._track = container.add_stream(codec, rate=rate_hz, layout="mono")
+        self._track.format = self._format
         if bit_rate_bps is not None:
             self._track.bit_rate = bit_rate_bps
-        self._cutter = self._av.AudioResampler(
-            format="fltp", layout="mono", rate=rate_hz, frame_size=_FRAME_SAMPLES
-        )
         self.samples = 0
 
     def push(self, samples: NDArray[np.float32]) -> None:
-        """Write the next samples, float32 [t]; beyond full scale they are clipped."""
-        limited = np.clip(samples, -1.0, 1.0, dtype=np.float32)
-        frame = self._av.AudioFrame.from_ndarray(
-            np.ascontiguousarray(limited)[None], format="fltp", layout="mono"
-        )
-        frame.sample_rate = self._rate_hz
-        frame.time_base = Fraction(1, self._rate_hz)
+        """Write the next samples, float32 [t]; AAC and FLAC clip them beyond full scale."""
+        made: NDArray[Any] = np.ascontiguousarray(samples, np.float32)
+        if self._format == "fltp":
+            made = np.clip(made, -1.0, 1.0)
+        elif self._format == "s16":
+            made = np.rint(np.clip(made, -1.0, 32767 / 32768) * 32768).astype(np.int16)
+        # PyAV cuts it into frames of the codec's length.
+        frame = quiet_av().AudioFrame.from_ndarray(made[None], self._format, "mono")
+        frame.sample_rate, frame.time_base = self._rate_hz, Fraction(1, self._rate_hz)
         frame.pts = self.samples
         self.samples += len(samples)
-        self._write(frame)
+        self._container.mux(self._track.encode(frame))
 
     def close(self) -> None:
         """Write what is left."""
-        self._write(None)
         self._container.mux(self._track.encode(None))
-
-    def _write(self, frame: Any) -> None:
-        for cut in self._cutter.resample(frame):
-            self._container.mux(self._track.encode(cut))
 
 
 def write_samples(
@@ -59,22 +54,11 @@ def write_samples(
 
     ``file`` is a path, or open for writing and seekable.
     """
-    if format == "flac":
-        codec, kind = "flac", "s16"
-        planes = np.rint(np.clip(samples, -1.0, 32767 / 32768) * 32768).astype(np.int16)
-    else:
-        codec, kind, planes = "pcm_f32le", "flt", np.ascontiguousarray(samples, np.float32)
-    av = quiet_av()
-    with av.open(file, "w", format=format) as container:
-        track = container.add_stream(codec, rate=rate_hz, layout="mono")
-        track.format = kind
-        size = track.codec_context.frame_size or rate_hz
-        for first in range(0, len(planes), size):
-            frame = av.AudioFrame.from_ndarray(planes[None, first : first + size], kind, "mono")
-            frame.sample_rate, frame.time_base = rate_hz, Fraction(1, rate_hz)
-            frame.pts = first
-            container.mux(track.encode(frame))
-        container.mux(track.encode(None))
+    with quiet_av().open(file, "w", format=format) as container:
+        codec = "flac" if format == "flac" else "pcm_f32le"
+        track = VoiceTrack(container, rate_hz, codec=codec)
+        track.push(samples)
+        track.close()
 
 
 def m4a(

@@ -16,7 +16,7 @@ from soundsight.core.errors import AudioError, ConfigError
 from soundsight.core.state import State, calm_picture, is_out_of_distribution, is_quiet
 from soundsight.media import audio
 from soundsight.media.audio import Sound
-from soundsight.media.segments import Segment, seconds_and_loudest, segments
+from soundsight.media.segments import Segment, segments
 from soundsight.runtime import model_folder
 from soundsight.runtime.labels import Guess, confidence_of
 from soundsight.runtime.session import Session, checked_seed, checked_whole
@@ -130,7 +130,7 @@ class Translator(Session):
         """Imagine a sound from its surest seconds: of a second each, and its loudest one."""
         surest = SurestSeconds()
         count, segment = 0, None
-        for segment in seconds_and_loudest(blocks, self.info.mel):
+        for segment in segments(blocks, config=self.info.mel, loudest=True):
             # The loudest, which is the last, may be one of the others.
             again = segment.start_s.is_integer() and segment.start_s < count
             count += 1
