@@ -23,7 +23,8 @@ TOOLS = (
 )  # fmt: skip
 """What these tests need beside the core. PyTorch is not among them."""
 TESTS = (
-    "tests/test_no_torch.py", "tests/core/test_core.py", "tests/media/test_audio.py",
+    "tests/test_no_torch.py", "tests/core/test_core.py", "tests/core/test_files.py",
+    "tests/media/test_audio.py",
     "tests/media/test_frames.py::test_every_frame_of_every_format[pyramid.mp4]",
     "tests/runtime/test_translator.py", "tests/cli/test_cli.py", "tests/cli/test_translate.py",
 )  # fmt: skip

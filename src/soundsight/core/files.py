@@ -24,12 +24,12 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Say of a fault of the disk, in one line, that ``path`` cannot be written."""
+def _writing(what: object) -> Iterator[None]:
+    """Say of a fault of the disk, in one line, what cannot be written."""
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write {what}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -229,18 +229,13 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def usable_folder(out: Path) -> None:
-    """Make an output folder and try it, before work that would be lost starts.
-
-    ``OutputError`` when it cannot be written to.
-    """
-    try:
+    """Make an output folder and try it, before work that would be lost; or ``OutputError``."""
+    with _writing(f"to {out}"):
+        if os.path.lexists(out) and not os.path.isdir(out):
+            raise OutputError(f"cannot write to {out}: it is a file, not a folder")
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
-    except FileExistsError:
-        raise OutputError(f"cannot write to {out}: it is a file, not a folder") from None
-    except OSError as error:
-        raise OutputError(f"cannot write to {out}: {error.strerror or error}") from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -272,10 +267,7 @@ def commit() -> str | None:
 
 
 def local_output(out: Path) -> None:
-    """Check that an output is a path.
-
-    ``OutputError`` when it is a URL: as a path it would become a folder named ``s3:``.
-    """
+    """Raise ``OutputError`` for a URL: as a path it would become a folder named ``s3:``."""
     # A path loses one of the two slashes.
     scheme, found, _ = str(out).partition(":/")
     if found and len(scheme) > 1 and scheme.isalnum():

@@ -148,7 +148,7 @@ class FrameReader:
                 yield packet
         except (av.error.FFmpegError, OSError):
             self.torn = True
-            self.note(VideoError(f"{self._where} is damaged or cut short: get it again"))
+            self.note(f"{self._where} is damaged or cut short: get it again")
 
     def decode(self, packet: Any, *, wanted: bool) -> list[Any]:
         """Send one packet (None: no more), return the frames that come out; or ``FFmpegError``."""
@@ -162,15 +162,15 @@ class FrameReader:
         """Make the decoder forget what it has seen, before it goes on at a key frame."""
         self._track.codec_context.flush_buffers()
 
-    def damage(self, at_s: float) -> VideoError:
-        """The error for a picture that is damaged at a time."""
-        return VideoError(containers.damaged(self._where, max(0.0, at_s)))
-
-    def note(self, error: VideoError) -> None:
-        """Raise an error, or keep its words where the reader is not strict."""
+    def note(self, words: str) -> None:
+        """Raise ``VideoError``, or keep its words where the reader is not strict."""
         if self.strict:
-            raise error from None
-        self.warnings.append(str(error))
+            raise VideoError(words) from None
+        self.warnings.append(words)
+
+    def damage(self, at_s: float) -> None:
+        """Note that the picture is damaged at a time."""
+        self.note(containers.damaged(self._where, max(0.0, at_s)))
 
     def is_cut(self) -> bool:
         """Whether the index lists frames beyond the file's end."""
@@ -322,7 +322,7 @@ class _Plan:
         self._faults += 1
         if self._reader.strict:
             if self._faults >= _FAULTS:
-                raise self._reader.damage(self._end_s) from None
+                self._reader.damage(self._end_s)
             return
         self._failed |= packet is not None
         # Cut recordings often begin inside a picture: that is no damage yet.
@@ -335,7 +335,7 @@ class _Plan:
             self._lost.add(packet.pts)
             at_s = self._reader.seconds(packet.pts)
         if self._faults == reported_from:
-            self._reader.note(self._reader.damage(at_s))
+            self._reader.damage(at_s)
 
     def _stamp_of(self, frame: Any) -> int | None:
         """The time stamp of a decoded frame."""
@@ -397,7 +397,7 @@ class _Plan:
             yield from self._resolve(self._end_s)
         if self._failed and not self._began and not reader.warnings:
             # No frame has come, and none will.
-            reader.note(reader.damage(0.0))
+            reader.damage(0.0)
         end_s = max(self._end_s, reader.duration_s or 0.0)
         missing = self._next_s is not None and self._next_s < end_s - 1e-9
         is_cut = missing and (reader.torn or reader.is_cut())
@@ -407,7 +407,7 @@ class _Plan:
         if self._started and not self._decode_all:
             yield from self._drain()
         if is_cut and not reader.torn:
-            reader.note(reader.damage(self._end_s))
+            reader.damage(self._end_s)
         while self._next_s is not None:
             self._choose(None)
             yield from self._empty()

@@ -242,8 +242,9 @@ class Cutter:
 
     def _compute(self) -> None:
         db = self._frames.compute()
-        self._db = np.concatenate([self._db, db])
-        self._loud = np.concatenate([self._loud, db.max(axis=1)])
+        if len(db):
+            self._db = np.concatenate([self._db, db])
+            self._loud = np.concatenate([self._loud, db.max(axis=1)])
 
     def _cut(self, end: int | None = None, as_whole: bool = False) -> list[Segment]:
         """Make the segments that are there; ``end``: the sound's, once it is known."""
