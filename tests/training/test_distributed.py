@@ -32,20 +32,9 @@ from soundsight.models.decoder import LatentDecoder
 from soundsight.models.ears import PictureProjection, ears_preset
 from soundsight.models.eyes import NETWORKS, Eyes
 from soundsight.models.flow import Flow
+from soundsight.training import configs
 from soundsight.training.align import AlignTask
 from soundsight.training.checkpoints import read_checkpoint, save_weights
-from soundsight.training.configs import (
-    AlignConfig,
-    BankConfig,
-    DecoderConfig,
-    DistilConfig,
-    EarsTrainingConfig,
-    EncoderConfig,
-    FlowTrainingConfig,
-    LoopConfig,
-    MovingAverageConfig,
-    TranslatorConfig,
-)
 from soundsight.training.decoder import SIZES, DecoderTask
 from soundsight.training.devices import Devices, start_devices
 from soundsight.training.ears import EarsTask
@@ -56,17 +45,17 @@ from soundsight.training.flow import DistilTask, FlowPairs, FlowTask
 from soundsight.training.published import TranslatorTask
 from soundsight.training.trainer import Scalars, Task, fit, step_rng
 
-LOOP = LoopConfig(
+LOOP = configs.LoopConfig(
     steps=3, batch_size=8, log_every=1, checkpoint_every=3, picture_every=3, evaluate_every=3
 )
 IN_TWO = replace(LOOP, accumulate=2)
-RELATIVISTIC = TranslatorConfig(
+RELATIVISTIC = configs.TranslatorConfig(
     encoder="x", preset="tiny", objective="relativistic", penalty_every=2, loop=LOOP
 )
 CONFIGS: dict[str, Any] = {
-    "contrastive": EncoderConfig(kind="contrastive", preset="tiny", loop=LOOP),
-    "autoencoder": EncoderConfig(kind="autoencoder", preset="tiny", loop=LOOP),
-    "published": EncoderConfig(
+    "contrastive": configs.EncoderConfig(kind="contrastive", preset="tiny", loop=LOOP),
+    "autoencoder": configs.EncoderConfig(kind="autoencoder", preset="tiny", loop=LOOP),
+    "published": configs.EncoderConfig(
         kind="autoencoder", preset="tiny", schedule="published", learning_rate=0.05, loop=LOOP
     ),
     "relativistic": RELATIVISTIC,
@@ -74,18 +63,20 @@ CONFIGS: dict[str, Any] = {
     "variational": replace(
         RELATIVISTIC, contrast_weight=1.0, coherence_weight=1.0, variational_weight=1.0
     ),
-    "rc": TranslatorConfig(
+    "rc": configs.TranslatorConfig(
         encoder="x", preset="tiny", objective="rc", pixel_weight=1.0, loop=LOOP,
-        moving_average=MovingAverageConfig(reading="snapshots", snapshots=2, snapshot_every=1),
+        moving_average=configs.MovingAverageConfig(
+            reading="snapshots", snapshots=2, snapshot_every=1
+        ),
     ),
-    "ears": EarsTrainingConfig(
-        preset="everyday-tiny", alone=0.25, bank=BankConfig(copies=1),
+    "ears": configs.EarsTrainingConfig(
+        preset="everyday-tiny", alone=0.25, bank=configs.BankConfig(copies=1),
         loop=replace(LOOP, batch_size=16),
     ),
-    "decoder": DecoderConfig(preset="tiny", sharpen_from=1, frozen_from=2, loop=LOOP),
-    "flow": FlowTrainingConfig(preset="tiny", loop=LOOP),
-    "distil": DistilConfig(loop=LOOP),
-    "align": AlignConfig(preset="tiny", ahead=1, others=4, loop=LOOP),
+    "decoder": configs.DecoderConfig(preset="tiny", sharpen_from=1, frozen_from=2, loop=LOOP),
+    "flow": configs.FlowTrainingConfig(preset="tiny", loop=LOOP),
+    "distil": configs.DistilConfig(loop=LOOP),
+    "align": configs.AlignConfig(preset="tiny", ahead=1, others=4, loop=LOOP),
 }  # fmt: skip
 
 
@@ -102,26 +93,26 @@ def make_task(config: Any, bench: Bench, everyday: Everyday, encoder_run: Path) 
         rows=torch.stack([torch.arange(12)] * 2, dim=1),
     )
     match config:
-        case EncoderConfig():
+        case configs.EncoderConfig():
             return EncoderTask(config, data)
-        case TranslatorConfig():
+        case configs.TranslatorConfig():
             encoder = load_encoder(encoder_run)
             return TranslatorTask(config, encoder, data, encoder_run=encoder_run)
-        case EarsTrainingConfig():
+        case configs.EarsTrainingConfig():
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(Eyes, "load", lambda _name: eyes)
                 bank = encoder_run.parent / "bank"
                 return EarsTask(config, open_ears_data(bank, everyday, bench, config.bank))
-        case DecoderConfig():
+        case configs.DecoderConfig():
             return DecoderTask(config, torch.from_numpy(data.photos()), eyes)
-        case FlowTrainingConfig():
+        case configs.FlowTrainingConfig():
             return FlowTask(config, pairs, runs=(encoder_run, encoder_run))
-        case DistilConfig():
+        case configs.DistilConfig():
             flow = Flow(FLOW_SIZES["tiny"])
             for parameter in flow.parameters():  # A new flow says nothing.
                 torch.nn.init.normal_(parameter, std=0.1)
             return DistilTask(config, pairs, flow, run=few_steps)
-        case AlignConfig():
+        case configs.AlignConfig():
             return AlignTask(config, pairs, torch.from_numpy(data.photos()), eyes, run=few_steps)
     raise AssertionError(config)
 
@@ -171,8 +162,8 @@ def train(config: Any, task: Task, run: Path, here: Devices) -> None:
             assert torch.equal(one, two), name
 
 
-def encoder_task(bench: Bench, **changes: int) -> tuple[EncoderTask, EncoderConfig]:
-    config = EncoderConfig(preset="tiny", loop=replace(LOOP, **changes))
+def encoder_task(bench: Bench, **changes: int) -> tuple[EncoderTask, configs.EncoderConfig]:
+    config = configs.EncoderConfig(preset="tiny", loop=replace(LOOP, **changes))
     return EncoderTask(config, PairDataset(bench, "train")), config
 
 

@@ -18,24 +18,17 @@ from soundsight.data.everyday.sounds import bands_above
 from soundsight.data.vegas.bench import Bench
 from soundsight.media.mel import log_mel
 from soundsight.models.ears import Ears, EarsAndMore, EarsConfig, ears_preset
-from soundsight.training import teacher
-from soundsight.training.configs import (
-    BankConfig,
-    CopyConfig,
-    EarsTrainingConfig,
-    LoopConfig,
-    MixtureConfig,
-)
+from soundsight.training import configs, teacher
 from soundsight.training.ears import EarsTask
 from soundsight.training.ears_data import EarsData, open_ears_data
 from soundsight.training.encoder import load_encoder
-from soundsight.training.sound_bank import copy_of, open_bank, through_codec, through_jpeg
+from soundsight.training.sound_bank import SoundBank, copy_of, through_codec, through_jpeg
 from soundsight.training.teacher import FEATURES
 from soundsight.training.trainer import fit, step_rng
 
 pytestmark = pytest.mark.usefixtures("random_eyes")
 
-BANK = BankConfig(copies=2)
+BANK = configs.BankConfig(copies=2)
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +42,10 @@ def data(folder: Path, toy_everyday: Everyday, toy_bench: Bench) -> EarsData:
     return open_ears_data(folder, toy_everyday, toy_bench, BANK)
 
 
-def config_of(steps: int = 4, **changes: object) -> EarsTrainingConfig:
-    loop = LoopConfig(steps=steps, batch_size=16, log_every=1, checkpoint_every=1)
+def config_of(steps: int = 4, **changes: object) -> configs.EarsTrainingConfig:
+    loop = configs.LoopConfig(steps=steps, batch_size=16, log_every=1, checkpoint_every=1)
     return replace(
-        EarsTrainingConfig(
+        configs.EarsTrainingConfig(
             preset="everyday-tiny", bank=BANK, alone=0.25, last_layer=0.0, loop=loop
         ),
         **changes,
@@ -60,7 +53,7 @@ def config_of(steps: int = 4, **changes: object) -> EarsTrainingConfig:
 
 
 def train(
-    data: EarsData, run: Path, config: EarsTrainingConfig, stop_at: int | None = None
+    data: EarsData, run: Path, config: configs.EarsTrainingConfig, stop_at: int | None = None
 ) -> list[dict[str, float]]:
     task = EarsTask(config, data)
     if stop_at is not None:
@@ -105,7 +98,7 @@ def test_the_bank_is_made_once_and_goes_on_where_it_stopped(
     toy_everyday: Everyday, tmp_path: Path
 ) -> None:
     place = tmp_path / "bank"
-    bank = open_bank(place, toy_everyday, BANK)
+    bank = SoundBank(place, toy_everyday, BANK)
     rows = np.arange(len(bank))
     clean, one, two = (bank.take(rows, np.full(len(rows), copy)) for copy in range(3))
     assert not np.array_equal(clean, one)
@@ -114,14 +107,14 @@ def test_the_bank_is_made_once_and_goes_on_where_it_stopped(
     # A copy that was not finished is made again, to the same bytes; more may be added.
     before = (place / "copy-001.npy").read_bytes()
     (place / "copy-001.npy").unlink()
-    more = open_bank(place, toy_everyday, replace(BANK, copies=3))
+    more = SoundBank(place, toy_everyday, replace(BANK, copies=3))
     assert (place / "copy-001.npy").read_bytes() == before
     assert more.copies == 3
     with pytest.raises(ConfigError, match="another folder"):
-        open_bank(place, toy_everyday, replace(BANK, seed=1))
+        SoundBank(place, toy_everyday, replace(BANK, seed=1))
     (place / "copy-002.npy").write_bytes(b"no")
     with pytest.raises(DataError, match="damaged"):
-        open_bank(place, toy_everyday, BANK)
+        SoundBank(place, toy_everyday, BANK)
 
 
 def test_data_hold_numbers_and_no_kind(data: EarsData) -> None:
@@ -190,7 +183,12 @@ def taught(
     network = tmp_path / "any.onnx"
     network.write_bytes(b"a network")
     return open_ears_data(
-        folder, toy_everyday, toy_bench, BANK, teacher=network, mixtures=MixtureConfig(clips=1)
+        folder,
+        toy_everyday,
+        toy_bench,
+        BANK,
+        teacher=network,
+        mixtures=configs.MixtureConfig(clips=1),
     )
 
 
@@ -240,7 +238,7 @@ def test_a_stop_changes_nothing(
 
 # --- copies of recordings: as often as asked, always the same, and still sounds ----------------
 
-NOTHING = CopyConfig(**dict.fromkeys(vars(CopyConfig()), 0.0))
+NOTHING = configs.CopyConfig(**dict.fromkeys(vars(configs.CopyConfig()), 0.0))
 """A copy that only has another level."""
 
 

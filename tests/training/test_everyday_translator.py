@@ -16,15 +16,9 @@ from soundsight.core.config import to_dict
 from soundsight.core.errors import DataError
 from soundsight.models.ears import PictureProjection, ears_preset
 from soundsight.models.eyes import POOLED_SIZE, Eyes
+from soundsight.training import configs
 from soundsight.training.align import AlignTask
 from soundsight.training.checkpoints import read_tensors, save_weights
-from soundsight.training.configs import (
-    AlignConfig,
-    DecoderConfig,
-    DistilConfig,
-    FlowTrainingConfig,
-    LoopConfig,
-)
 from soundsight.training.decoder import DecoderTask, load_latent_decoder, load_latent_encoder
 from soundsight.training.flow import (
     DistilTask,
@@ -49,15 +43,15 @@ def photos(n: int = 8) -> Tensor:
     return (torch.nn.functional.interpolate(small, size=(96, 96), mode="bilinear") * 255).byte()
 
 
-def loop(steps: int, batch_size: int = 4) -> LoopConfig:
-    return LoopConfig(
+def loop(steps: int, batch_size: int = 4) -> configs.LoopConfig:
+    return configs.LoopConfig(
         steps=steps, batch_size=batch_size, log_every=1, checkpoint_every=1, picture_every=2
     )
 
 
-def decoder_config(steps: int = 6, **changes: Any) -> DecoderConfig:
+def decoder_config(steps: int = 6, **changes: Any) -> configs.DecoderConfig:
     values = {"preset": "tiny", "sharpen_from": 2, "frozen_from": 4, "warm_up": 0, **changes}
-    return DecoderConfig(eyes=Eyes.load("lite0").sha256, loop=loop(steps), **values)
+    return configs.DecoderConfig(eyes=Eyes.load("lite0").sha256, loop=loop(steps), **values)
 
 
 def flow_pairs() -> FlowPairs:
@@ -70,8 +64,8 @@ def flow_pairs() -> FlowPairs:
     return FlowPairs(embeddings=embeddings.half(), latents=latents.half(), rows=rows, digest="d")
 
 
-def flow_config(steps: int = 4, **changes: Any) -> FlowTrainingConfig:
-    return FlowTrainingConfig(preset="tiny", warm_up=1, loop=loop(steps, 6), **changes)
+def flow_config(steps: int = 4, **changes: Any) -> configs.FlowTrainingConfig:
+    return configs.FlowTrainingConfig(preset="tiny", warm_up=1, loop=loop(steps, 6), **changes)
 
 
 def trained(run: Path, task: Any) -> Path:
@@ -94,7 +88,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, eyes: Eyes) -> Path:
     trained(root / "decoder", DecoderTask(decoder_config(), photos(), eyes))
     flow = FlowTask(flow_config(), flow_pairs(), runs=(root / "ears", root / "decoder"))
     trained(root / "flow", flow)
-    few = DistilConfig(steps=2, substeps=1, loop=loop(1, 6))
+    few = configs.DistilConfig(steps=2, substeps=1, loop=loop(1, 6))
     network = load_flow(root / "flow")[0]
     trained(root / "few", DistilTask(few, flow_pairs(), network, run=root / "flow"))
     return root
@@ -102,7 +96,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, eyes: Eyes) -> Path:
 
 def aligner(eyes: Eyes, run: Path, steps: int = 4, **changes: Any) -> AlignTask:
     values = {"preset": "tiny", "ahead": 1, "warm_up": 0, "others": 6, **changes}
-    config = AlignConfig(loop=loop(steps), **values)
+    config = configs.AlignConfig(loop=loop(steps), **values)
     return AlignTask(config, flow_pairs(), photos(12), eyes, run=run)
 
 
@@ -222,7 +216,7 @@ def test_a_copy_in_few_steps_goes_where_guidance_goes(tmp_path: Path, runs: Path
         tmp_path / "flow", FlowTask(flow_config(steps=60, rate=3e-3), flow_pairs(), runs=parts)
     )
     flow, about = load_flow(run)
-    few = DistilConfig(
+    few = configs.DistilConfig(
         flow=about["sha256"], steps=2, substeps=4, guidance=3.0, rate=2e-3, ema_decay=0.9,
         loop=loop(80, 12),
     )  # fmt: skip

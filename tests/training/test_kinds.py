@@ -16,15 +16,8 @@ from soundsight.data.everyday.folder import ALERTS, WORDS, Everyday
 from soundsight.data.vegas.bench import Bench
 from soundsight.media.voice import write_samples
 from soundsight.models.ears import Ears, EarsConfig
+from soundsight.training import kinds
 from soundsight.training.checkpoints import save_weights
-from soundsight.training.kinds import (
-    BANDS_HZ,
-    KindSeconds,
-    hear_labelled,
-    joined,
-    open_kinds,
-    open_others,
-)
 from soundsight.training.labels import EVERYDAY_HEAD, fit_heard
 
 SIZES = EarsConfig(embedding_size=16, maps=(4, 4, 4, 4, 4), blocks=(0, 0, 0, 0))
@@ -46,8 +39,8 @@ def run(tmp_path: Path, ears: Ears) -> Path:
 def test_every_sound_is_heard_in_three_bands(
     tmp_path: Path, run: Path, toy_everyday: Everyday, toy_bench: Bench
 ) -> None:
-    heard = open_kinds(tmp_path, run, toy_everyday, toy_bench, "val")
-    assert set(heard.bands.tolist()) == set(BANDS_HZ)
+    heard = kinds.open_kinds(tmp_path, run, toy_everyday, toy_bench, "val")
+    assert set(heard.bands.tolist()) == set(kinds.BANDS_HZ)
     assert heard.embeddings.shape == (len(heard), 16)
     assert set(heard.kinds[~heard.known]) == {s.kind for s in toy_everyday.others("val")}
     assert {"baby", "cat", "knock"} <= set(heard.kinds[heard.known])
@@ -64,7 +57,7 @@ def test_what_was_heard_is_kept_until_the_ears_are_others(
     told: list[str] = []
 
     def opened() -> np.ndarray:
-        heard = open_kinds(
+        heard = kinds.open_kinds(
             tmp_path, run, toy_everyday, toy_bench, "val", tell=lambda what, *_: told.append(what)
         )
         return heard.embeddings
@@ -86,23 +79,23 @@ def test_kinds_are_heard_by_ears_alone(
     tmp_path: Path, encoder_run: Path, toy_everyday: Everyday, toy_bench: Bench
 ) -> None:
     with pytest.raises(ConfigError, match="no ears"):
-        open_kinds(tmp_path, encoder_run, toy_everyday, toy_bench, "val")
+        kinds.open_kinds(tmp_path, encoder_run, toy_everyday, toy_bench, "val")
 
 
 def test_other_data_have_their_labels_for_kinds(
     tmp_path: Path, run: Path, ears: Ears, toy_everyday: Everyday, toy_bench: Bench
 ) -> None:
-    everyday = open_kinds(tmp_path, run, toy_everyday, toy_bench, "val")
-    own = hear_labelled(ears, [toy_bench], "val")
+    everyday = kinds.open_kinds(tmp_path, run, toy_everyday, toy_bench, "val")
+    own = kinds.hear_labelled(ears, [toy_bench], "val")
     # Of each class one second of twelve cannot be heard.
     assert len(own) == 5 * 11
     assert "baby crying" in own.kinds
-    both = joined([everyday, own])
+    both = kinds.joined([everyday, own])
     assert len(both) == len(everyday) + len(own)
     assert both.known[len(everyday) :].all()
     own.kinds[:] = np.where(own.kinds == "water", "", own.kinds)
     own.kinds[:] = np.where(own.kinds == "dog", "helicopter", own.kinds)
-    both = joined([everyday, own])
+    both = kinds.joined([everyday, own])
     config = replace(EVERYDAY_HEAD, others_each=1, iterations=5, penalties=(1e-2,))
     head = fit_heard(both, both, ears, config, WORDS).head
     assert "helicopter" in head.labels
@@ -132,17 +125,17 @@ def test_a_folder_of_other_sounds_is_heard_once_and_what_is_broken_is_named(
     told: list[str] = []
     unread: list[str] = []
 
-    def opened() -> KindSeconds:
-        return open_others(
+    def opened() -> kinds.KindSeconds:
+        return kinds.open_others(
             tmp_path / "bank", run, others, tell=lambda what, *_: told.append(what),
             unread=unread.append,
         )  # fmt: skip
 
     first = opened()
     # Four seconds of each, a second every half second, in three bands.
-    assert len(first) == 2 * 7 * len(BANDS_HZ)
+    assert len(first) == 2 * 7 * len(kinds.BANDS_HZ)
     assert not first.known.any()
-    assert set(first.bands.tolist()) == set(BANDS_HZ)
+    assert set(first.bands.tolist()) == set(kinds.BANDS_HZ)
     whole, narrow = (first.of(first.bands == band).embeddings for band in (0, 8000))
     assert not np.allclose(whole, narrow)
     assert len(told) == 3
@@ -157,6 +150,6 @@ def test_a_folder_of_other_sounds_is_heard_once_and_what_is_broken_is_named(
 def test_a_folder_without_sounds_is_refused(tmp_path: Path, run: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no sound"):
-        open_others(tmp_path / "bank", run, tmp_path / "empty")
+        kinds.open_others(tmp_path / "bank", run, tmp_path / "empty")
     with pytest.raises(DataError, match="cannot be listed"):
-        open_others(tmp_path / "bank", run, tmp_path / "nowhere")
+        kinds.open_others(tmp_path / "bank", run, tmp_path / "nowhere")

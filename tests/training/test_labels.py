@@ -15,26 +15,17 @@ from soundsight.core.errors import ConfigError, DataError, ModelError
 from soundsight.data.vegas.bench import Bench
 from soundsight.models.contrastive import SoundEncoder
 from soundsight.models.presets import preset
-from soundsight.training import other_sounds
+from soundsight.training import labels, other_sounds
 from soundsight.training.checkpoints import save_weights
 from soundsight.training.configs import LabelHeadConfig
 from soundsight.training.kinds import hear_labelled, hear_made
-from soundsight.training.labels import (
-    BENCH_NAMES,
-    FittedLabelHead,
-    Seconds,
-    calibration_error,
-    fit_label_head,
-    load_label_head,
-    write_label_head,
-)
 
 SIZES = preset("tiny").contrastive
 E = 6
 ONE = LabelHeadConfig(penalties=(1e-3,))
 
 
-def seconds(count: int, seed: int, *, spread: float = 1.0) -> Seconds:
+def seconds(count: int, seed: int, *, spread: float = 1.0) -> labels.Seconds:
     """Three names, each around its own axis, overlapping."""
     rng = np.random.default_rng(seed)
     kind = rng.integers(0, 3, count)
@@ -56,7 +47,7 @@ def encoder(seed: int = 0) -> SoundEncoder:
 
 
 def test_names_are_right_as_often_as_they_say() -> None:
-    fitted = fit_label_head(seconds(4000, 0), seconds(4000, 1), LabelHeadConfig())
+    fitted = labels.fit_label_head(seconds(4000, 0), seconds(4000, 1), LabelHeadConfig())
     assert fitted.head.labels == ("dog", "train", "zebra")
     assert not fitted.head.other
     unseen, truth = seconds(6000, 2)
@@ -64,7 +55,7 @@ def test_names_are_right_as_often_as_they_say() -> None:
     numbers = np.array([fitted.head.labels.index(name) for name in truth])
     # The best that can be done with three Gaussians of this spread is 85 %.
     assert (shares.argmax(axis=1) == numbers).mean() > 0.83
-    assert calibration_error(shares, numbers) < 0.02
+    assert labels.calibration_error(shares, numbers) < 0.02
     figures = fitted.figures
     assert figures.seconds == 4000
     assert figures.calibration_error < 0.02
@@ -77,7 +68,7 @@ def test_names_are_right_as_often_as_they_say() -> None:
 def test_weights_against_plain_gradient_descent() -> None:
     data = seconds(400, 0)
     config = LabelHeadConfig(penalties=(0.1,))
-    fitted = fit_label_head(data, seconds(400, 1), config)
+    fitted = labels.fit_label_head(data, seconds(400, 1), config)
     mean, spread = data[0].mean(axis=0), data[0].std(axis=0, ddof=1) + 1e-3
     x = (data[0] - mean) / spread
     y = np.array([fitted.head.labels.index(name) for name in data[1]])
@@ -94,13 +85,13 @@ def test_weights_against_plain_gradient_descent() -> None:
 
 
 def test_two_names_are_fitted_as_three_are() -> None:
-    def pair(count: int, seed: int) -> Seconds:
+    def pair(count: int, seed: int) -> labels.Seconds:
         x, names = seconds(count, seed)
         kept = [i for i, name in enumerate(names) if name != "zebra"]
         return x[kept], [names[i] for i in kept]
 
     config = LabelHeadConfig(penalties=(0.1,))
-    fitted = fit_label_head(pair(400, 0), pair(400, 1), config)
+    fitted = labels.fit_label_head(pair(400, 0), pair(400, 1), config)
     x, names = pair(400, 0)
     standard = (x - x.mean(axis=0)) / (x.std(axis=0, ddof=1) + 1e-3)
     y, w, b = np.array([name == "train" for name in names]), np.zeros(E), 0.0
@@ -115,8 +106,8 @@ def test_two_names_are_fitted_as_three_are() -> None:
 
 def test_overconfident_weights_are_cooled() -> None:
     """On val that is noisier than train, the temperature makes the names less sure."""
-    sure = fit_label_head(seconds(500, 0, spread=0.4), seconds(2000, 1, spread=0.4), ONE)
-    noisy = fit_label_head(seconds(500, 0, spread=0.4), seconds(2000, 1, spread=1.5), ONE)
+    sure = labels.fit_label_head(seconds(500, 0, spread=0.4), seconds(2000, 1, spread=0.4), ONE)
+    noisy = labels.fit_label_head(seconds(500, 0, spread=0.4), seconds(2000, 1, spread=1.5), ONE)
     assert noisy.figures.temperature > 1.5 * sure.figures.temperature
     assert noisy.figures.calibration_error < 0.06
 
@@ -124,17 +115,17 @@ def test_overconfident_weights_are_cooled() -> None:
 def test_the_best_penalty_on_val_is_kept() -> None:
     few, val = seconds(40, 0), seconds(2000, 1)
     losses = {
-        p: fit_label_head(few, val, LabelHeadConfig(penalties=(p,))).figures.log_loss
+        p: labels.fit_label_head(few, val, LabelHeadConfig(penalties=(p,))).figures.log_loss
         for p in (1e-5, 1e-1, 1e2)
     }
-    both = fit_label_head(few, val, LabelHeadConfig(penalties=tuple(losses))).figures
+    both = labels.fit_label_head(few, val, LabelHeadConfig(penalties=tuple(losses))).figures
     assert both.penalty == min(losses, key=lambda p: losses[p])
     assert both.log_loss == pytest.approx(min(losses.values()))
 
 
 def test_other_sounds_get_no_name() -> None:
     others = elsewhere(900, 3), elsewhere(300, 4)
-    fitted = fit_label_head(seconds(2000, 0), seconds(1000, 1), ONE, others)
+    fitted = labels.fit_label_head(seconds(2000, 0), seconds(1000, 1), ONE, others)
     assert fitted.head.other
     assert fitted.head.weights.shape == (4, E)
     unknown = fitted.head.probabilities(elsewhere(500, 5))
@@ -150,7 +141,7 @@ def test_other_sounds_get_no_name() -> None:
 def test_a_larger_weight_of_others_tells_more_of_them() -> None:
     others = elsewhere(900, 3), elsewhere(300, 4)
     told = [
-        fit_label_head(
+        labels.fit_label_head(
             seconds(2000, 0), seconds(1000, 1),
             LabelHeadConfig(penalties=(1e-3,), others_weight=weight), others,
         ).figures.others_told
@@ -162,27 +153,27 @@ def test_a_larger_weight_of_others_tells_more_of_them() -> None:
 def test_val_seconds_of_a_name_that_train_does_not_know_are_left_out() -> None:
     x, names = seconds(500, 1)
     val = x, ["giraffe" if name == "zebra" else name for name in names]
-    fitted = fit_label_head(seconds(500, 0), val, ONE)
+    fitted = labels.fit_label_head(seconds(500, 0), val, ONE)
     assert fitted.figures.seconds == sum(name != "giraffe" for name in val[1])
 
 
 def test_too_few_seconds_or_names() -> None:
     with pytest.raises(DataError, match="at least 20"):
-        fit_label_head(seconds(10, 0), seconds(500, 1), ONE)
+        labels.fit_label_head(seconds(10, 0), seconds(500, 1), ONE)
     with pytest.raises(DataError, match="at least 20"):
-        fit_label_head(seconds(500, 0), seconds(10, 1), ONE)
+        labels.fit_label_head(seconds(500, 0), seconds(10, 1), ONE)
     x, names = seconds(500, 0)
     with pytest.raises(DataError, match="1 names"):
-        fit_label_head((x, ["dog"] * len(names)), (x, ["dog"] * len(names)), ONE)
+        labels.fit_label_head((x, ["dog"] * len(names)), (x, ["dog"] * len(names)), ONE)
 
 
 def test_calibration_error_by_hand() -> None:
     shares = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.45, 0.55]])
     # 0.9: one of two right; 0.6 and 0.55 lie in bins of their own.
     expected = 0.5 * abs(0.5 - 0.9) + 0.25 * (1 - 0.6) + 0.25 * 0.55
-    assert calibration_error(shares, np.array([0, 1, 0, 0])) == pytest.approx(expected)
+    assert labels.calibration_error(shares, np.array([0, 1, 0, 0])) == pytest.approx(expected)
     certain = np.eye(2)
-    assert calibration_error(certain, np.array([0, 1])) == 0.0
+    assert labels.calibration_error(certain, np.array([0, 1])) == 0.0
 
 
 def test_the_bench_s_audible_seconds_have_names(toy_bench: Bench) -> None:
@@ -190,7 +181,7 @@ def test_the_bench_s_audible_seconds_have_names(toy_bench: Bench) -> None:
     # Twelve seconds a subject, of which one cannot be heard.
     assert heard.embeddings.shape == (55, SIZES.embedding_size)
     names, counts = np.unique(heard.kinds, return_counts=True)
-    assert set(names) == set(BENCH_NAMES)
+    assert set(names) == set(labels.BENCH_NAMES)
     assert set(counts) == {11}
     both = hear_labelled(encoder(), [toy_bench, toy_bench], "train")
     assert len(both) == 110
@@ -205,21 +196,21 @@ def test_names_come_back_from_disk_and_belong_to_their_encoder(tmp_path: Path) -
         return folder
 
     own, other = run_folder("own", encoder()), run_folder("other", encoder(1))
-    fitted = fit_label_head(
+    fitted = labels.fit_label_head(
         seconds(500, 0), seconds(300, 1), ONE, (elsewhere(50, 2), elsewhere(20, 3))
     )
-    path = write_label_head(tmp_path / "names", own, fitted, ONE)
-    again = load_label_head(tmp_path / "names", own, E)
-    assert isinstance(again, FittedLabelHead)
+    path = labels.write_label_head(tmp_path / "names", own, fitted, ONE)
+    again = labels.load_label_head(tmp_path / "names", own, E)
+    assert isinstance(again, labels.FittedLabelHead)
     assert again.figures == fitted.figures
     assert again.head.other
     np.testing.assert_allclose(again.head.weights, fitted.head.weights, atol=1e-6)
     with pytest.raises(DataError, match="another encoder"):
-        load_label_head(tmp_path / "names", other, E)
+        labels.load_label_head(tmp_path / "names", other, E)
     with pytest.raises(ModelError, match="another length"):
-        load_label_head(tmp_path / "names", own, E - 1)
+        labels.load_label_head(tmp_path / "names", own, E - 1)
     with pytest.raises(DataError, match="soundsight train labels"):
-        load_label_head(tmp_path / "nowhere", own, E)
+        labels.load_label_head(tmp_path / "nowhere", own, E)
     values = json.loads(path.read_text("utf-8"))
     for damaged in (
         {k: v for k, v in values.items() if k != "encoder"},
@@ -230,10 +221,10 @@ def test_names_come_back_from_disk_and_belong_to_their_encoder(tmp_path: Path) -
     ):
         path.write_text(json.dumps(damaged), "utf-8")
         with pytest.raises(DataError, match="fit it again"):
-            load_label_head(tmp_path / "names", own, E)
+            labels.load_label_head(tmp_path / "names", own, E)
     path.write_text("{", "utf-8")
     with pytest.raises(ModelError, match="damaged"):
-        load_label_head(tmp_path / "names", own, E)
+        labels.load_label_head(tmp_path / "names", own, E)
 
 
 # --- sounds that are none of the subjects ----------------------------------------------------

@@ -18,22 +18,15 @@ from soundsight.data.everyday.folder import Everyday
 from soundsight.data.store.dataset import PairDataset
 from soundsight.data.vegas.bench import Bench
 from soundsight.models.eyes import Eyes
+from soundsight.training import configs
 from soundsight.training.checkpoints import TAUGHT_BY, Pretrained, read_tensors, save_weights
-from soundsight.training.configs import (
-    BankConfig,
-    DecoderConfig,
-    EarsTrainingConfig,
-    FlowTrainingConfig,
-    LoopConfig,
-    fine_tuned,
-)
 from soundsight.training.decoder import DecoderTask
 from soundsight.training.ears import EarsTask
 from soundsight.training.ears_data import EarsData, joined, open_ears_data, prepared_ears_data
 from soundsight.training.flow import FlowPairs, FlowTask, flow_pairs_of, load_flow
 from soundsight.training.trainer import Task, fit, step_rng
 
-LOOP = LoopConfig(steps=2, batch_size=8, log_every=1, checkpoint_every=1)
+LOOP = configs.LoopConfig(steps=2, batch_size=8, log_every=1, checkpoint_every=1)
 
 
 @pytest.fixture(autouse=True)
@@ -53,16 +46,16 @@ def own(folder: Path, toy_bench: Bench) -> EarsData:
     return prepared_ears_data(folder / "own", PairDataset(toy_bench, "train"), "own")
 
 
-def ears_config(**changes: Any) -> EarsTrainingConfig:
-    return replace(EarsTrainingConfig(preset="everyday-tiny", loop=LOOP), **changes)
+def ears_config(**changes: Any) -> configs.EarsTrainingConfig:
+    return replace(configs.EarsTrainingConfig(preset="everyday-tiny", loop=LOOP), **changes)
 
 
-def decoder_config(eyes: Eyes, **changes: Any) -> DecoderConfig:
-    return replace(DecoderConfig(preset="tiny", eyes=eyes.sha256, loop=LOOP), **changes)
+def decoder_config(eyes: Eyes, **changes: Any) -> configs.DecoderConfig:
+    return replace(configs.DecoderConfig(preset="tiny", eyes=eyes.sha256, loop=LOOP), **changes)
 
 
-def flow_config(**changes: Any) -> FlowTrainingConfig:
-    return replace(FlowTrainingConfig(preset="tiny", loop=LOOP), **changes)
+def flow_config(**changes: Any) -> configs.FlowTrainingConfig:
+    return replace(configs.FlowTrainingConfig(preset="tiny", loop=LOOP), **changes)
 
 
 def trained(task: Task, run: Path, config: Any) -> Path:
@@ -103,7 +96,9 @@ def test_a_second_has_its_own_frame_and_a_video_has_many(
 def test_two_sets_are_numbered_one_after_the_other(
     own: EarsData, folder: Path, toy_everyday: Everyday, toy_bench: Bench
 ) -> None:
-    everyday = open_ears_data(folder / "bank", toy_everyday, toy_bench, BankConfig(copies=1))
+    everyday = open_ears_data(
+        folder / "bank", toy_everyday, toy_bench, configs.BankConfig(copies=1)
+    )
     both = joined(everyday, own)
     pairs, first = len(everyday.pair_second), np.zeros(1, np.int64)
     for row in (0, pairs - 1):
@@ -116,7 +111,7 @@ def test_two_sets_are_numbered_one_after_the_other(
         assert np.array_equal(both.photos[:, photo], own.photos[:, own.pair_photo[row]])
         assert photo in both.photos_of[both.pair_recording[pairs + row]]
     assert not set(both.pair_recording[pairs:]) & {*both.pair_recording[:pairs]}
-    task = EarsTask(ears_config(alone=0.25, bank=BankConfig(copies=1)), both)
+    task = EarsTask(ears_config(alone=0.25, bank=configs.BankConfig(copies=1)), both)
     assert "alone" in task.step(0, step_rng(0, 0))
 
 
@@ -194,7 +189,7 @@ def test_ears_start_from_finished_weights_of_their_sizes_and_eyes(
     own: EarsData, tmp_path: Path
 ) -> None:
     run = trained(EarsTask(ears_config(), own), tmp_path / "ears", ears_config())
-    again = EarsTask(fine_tuned(ears_config(), "x"), own, start=Pretrained(run))
+    again = EarsTask(configs.fine_tuned(ears_config(), "x"), own, start=Pretrained(run))
     same(again.network.ears, run / "encoder.safetensors")
     same(again.network.picture, run / "picture_encoder.safetensors")
     with pytest.raises(DataError, match="other sizes"):
@@ -210,7 +205,7 @@ def test_a_decoder_starts_from_finished_weights_of_its_eyes(
     photos = torch.from_numpy(PairDataset(toy_bench, "train").photos())
     config = decoder_config(eyes)
     run = trained(DecoderTask(config, photos, eyes), tmp_path / "decoder", config)
-    tuned = replace(fine_tuned(config, "x"), loop=LOOP)
+    tuned = replace(configs.fine_tuned(config, "x"), loop=LOOP)
     task = DecoderTask(tuned, photos, eyes, start=Pretrained(run))
     same(task.encoder, run / "latent_encoder.safetensors")
     same(task.decoder, run / "latent_decoder.safetensors")
@@ -225,7 +220,7 @@ def test_a_decoder_starts_from_finished_weights_of_its_eyes(
 
 def test_a_flow_starts_from_finished_weights_or_from_what_taught_a_copy(tmp_path: Path) -> None:
     def task(start: Path | None = None) -> FlowTask:
-        config = flow_config() if start is None else fine_tuned(flow_config(), "x")
+        config = flow_config() if start is None else configs.fine_tuned(flow_config(), "x")
         given = None if start is None else Pretrained(start)
         return FlowTask(config, flow_pairs(), runs=(tmp_path, tmp_path), start=given)
 

@@ -16,9 +16,9 @@ from soundsight.training.teacher import (
     CLIP_S,
     FEATURES,
     Teacher,
+    TeacherClips,
     make_clip,
     mixture,
-    open_clips,
     teacher_mel,
 )
 
@@ -102,7 +102,7 @@ def test_what_is_there_is_not_made_again(
 
     def opened(config: MixtureConfig, seed: int = 0) -> tuple[int, NDArray[np.float16]]:
         Counting.heard = 0
-        found = open_clips(
+        found = TeacherClips(
             tmp_path, toy_everyday, sounds, Counting, config, CopyConfig(),  # type: ignore[arg-type]
             about={"teacher": "hash"}, seed=seed,
         )  # fmt: skip

@@ -28,24 +28,15 @@ from soundsight.data.store.shards import PairFolder
 from soundsight.data.vegas.bench import Bench, find_bench
 from soundsight.models.ears import Ears
 from soundsight.models.eyes import Eyes
-from soundsight.training import configs
+from soundsight.training import configs, ears_data, kinds
 from soundsight.training.align import AlignTask
 from soundsight.training.checkpoints import Pretrained
 from soundsight.training.decoder import DecoderTask
 from soundsight.training.devices import Devices, enough_memory, start_devices
 from soundsight.training.ears import EarsTask
-from soundsight.training.ears_data import (
-    EYES,
-    EarsData,
-    joined,
-    open_ears_data,
-    prepared_ears_data,
-)
 from soundsight.training.encoder import EncoderTask, load_encoder
 from soundsight.training.flow import DistilTask, FlowPairs, FlowTask, flow_pairs_of, load_flow
 from soundsight.training.kept import Tell
-from soundsight.training.kinds import KindSeconds, hear_labelled, hear_made, open_kinds, open_others
-from soundsight.training.kinds import joined as joined_seconds
 from soundsight.training.labels import EVERYDAY_HEAD, fit_heard, write_label_head
 from soundsight.training.ood import fit_nearest_neighbours, fit_ood_classifier, write_ood
 from soundsight.training.published import TranslatorTask
@@ -125,21 +116,21 @@ class EverydayData:
         tell: Tell,
         teacher: Path | None = None,
         mixtures: configs.MixtureConfig | None = None,
-    ) -> EarsData:
+    ) -> ears_data.EarsData:
         """Return seconds, photo features and pairs."""
         if self.everyday is None and teacher is not None:
             raise ConfigError("--teacher hears waveforms, and prepared pairs hold none")
         parts = []
         if self.everyday is not None:
             parts.append(
-                open_ears_data(
+                ears_data.open_ears_data(
                     bank, *self.everyday, config, teacher=teacher, mixtures=mixtures, tell=tell
                 )
             )
         if self.pairs:
             folder = self.folder(bank)
-            parts.append(prepared_ears_data(folder, self._train, self._digest, tell=tell))
-        return functools.reduce(joined, parts)
+            parts.append(ears_data.prepared_ears_data(folder, self._train, self._digest, tell=tell))
+        return functools.reduce(ears_data.joined, parts)
 
     def photos(self) -> tuple[str, NDArray[np.uint8]]:
         """Return a hash of the train photos, and them, in the order of those of :meth:`ears`."""
@@ -218,7 +209,7 @@ def _made_once(here: Devices, opened: Callable[[Tell], Any]) -> Any:
 
 def train_decoder(options: RunOptions, sizes: str | None, init: Path | None) -> None:
     """Train encoder and decoder of latent pictures."""
-    eyes = Eyes.load(EYES)
+    eyes = Eyes.load(ears_data.EYES)
     start = None if init is None else Pretrained(init)
     sizes = sizes or (start.preset("latent_encoder") if start else "everyday")
     config = configs.DecoderConfig(preset=sizes, eyes=eyes.sha256)
@@ -302,7 +293,7 @@ def train_copy(options: RunOptions, translator: Path, bank: Path) -> None:
 def train_alignment(options: RunOptions, translator: Path, bank: Path) -> None:
     """Train the few-step translator on its pictures."""
     _, about = load_flow(translator)
-    eyes = Eyes.load(EYES)
+    eyes = Eyes.load(ears_data.EYES)
     config = options.resolve(configs.AlignConfig(flow=about["sha256"], eyes=eyes.sha256))
 
     def task_of(pairs: FlowPairs, source: EverydayData) -> Task:
@@ -381,7 +372,7 @@ def train_ood(
     if isinstance(network, Ears) and everyday:
         train, val, other = _everyday_seconds(network, encoder, options.data, others, bank)
         folder = None if other is None else other.embeddings
-        made = hear_made(network, EVERYDAY_HEAD, "train")
+        made = kinds.hear_made(network, EVERYDAY_HEAD, "train")
         fitted = fit_ood_classifier(train, val, network, config, folder=folder, made=made)
     else:
         pairs = open_all(options.data)
@@ -400,11 +391,11 @@ def train_labels(options: FitOptions, encoder: Path, others: Path | None, bank: 
         return
     if isinstance(network, Ears) and everyday:
         train, val, other = _everyday_seconds(network, encoder, options.data, others, bank)
-        train = train if other is None else joined_seconds([train, other])
+        train = train if other is None else kinds.joined([train, other])
         fitted = fit_heard(train, val, network, config, WORDS)
     else:
         pairs = open_all(options.data)
-        train, val = (hear_labelled(network, pairs, split) for split in ("train", "val"))
+        train, val = (kinds.hear_labelled(network, pairs, split) for split in ("train", "val"))
         fitted = fit_heard(train, val, network, config)
     write_label_head(options.out, encoder, fitted, config)
     typer.echo(f"{', '.join(fitted.head.labels)}: {fitted.figures.words()}")
@@ -422,24 +413,24 @@ def _is_everyday(network: Any, data: list[Path] | None, others: Path | None) -> 
 
 def _everyday_seconds(
     ears: Ears, encoder: Path, data: list[Path] | None, others: Path | None, bank: Path
-) -> tuple[KindSeconds, KindSeconds, KindSeconds | None]:
+) -> tuple[kinds.KindSeconds, kinds.KindSeconds, kinds.KindSeconds | None]:
     """Seconds of train and val, and of a folder of other sounds where there is one."""
     source = EverydayData(data)
     assert source.everyday is not None
     unread: list[str] = []
     with progress_bar(log=True) as show:
         train, val = (
-            joined_seconds(
+            kinds.joined(
                 [
-                    open_kinds(bank, encoder, *source.everyday, split, tell=show),
-                    hear_labelled(ears, source.pairs, split),
+                    kinds.open_kinds(bank, encoder, *source.everyday, split, tell=show),
+                    kinds.hear_labelled(ears, source.pairs, split),
                 ]
             )
             for split in ("train", "val")
         )
         found = None
         if others is not None:
-            found = open_others(bank, encoder, others, tell=show, unread=unread.append)
+            found = kinds.open_others(bank, encoder, others, tell=show, unread=unread.append)
     if unread:
         say(f"left out {len(unread)} that cannot be read, such as: {unread[0]}", err=True)
     return train, val, found

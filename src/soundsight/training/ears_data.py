@@ -36,8 +36,8 @@ from soundsight.training.augment import augment_image
 from soundsight.training.configs import BankConfig, MixtureConfig
 from soundsight.training.encoder import to_float
 from soundsight.training.kept import Arrays, Tell, kept_arrays, tell_nothing
-from soundsight.training.sound_bank import SoundBank, open_bank
-from soundsight.training.teacher import TeacherTargets, open_targets
+from soundsight.training.sound_bank import SoundBank
+from soundsight.training.teacher import TeacherTargets
 
 EYES = "lite0"
 """Whose eyes training sees photos through."""
@@ -108,14 +108,14 @@ def open_ears_data(
     ``mixtures`` what else it hears. ConfigError when the folder was made with other settings or the
     eyes are not installed, DataError when data are missing or damaged.
     """
-    bank = open_bank(folder, everyday, config, tell)
+    bank = SoundBank(folder, everyday, config, tell)
     photo_names = sorted(n for of in photos_of(everyday, bench, "train").values() for n in of)
     features = photo_features(
         folder, photo_names, lambda name: read_photo(everyday, bench, name), tell
     )
     targets = None
     if teacher is not None:
-        targets = open_targets(folder, everyday, bank, config, teacher, mixtures, tell)
+        targets = TeacherTargets(folder, everyday, bank, config, teacher, mixtures, tell)
     table = folder / "pairs.csv"
     if not table.exists():
         write_pairs(table, make_pairs(everyday, bench, bank.seconds(), "train", seed=config.seed))

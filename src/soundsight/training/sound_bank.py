@@ -44,18 +44,43 @@ _INDEX = "seconds.npz"
 
 
 class SoundBank:
-    """A finished bank of ``sounds``; :func:`open_bank` makes one.
+    """The bank of the train sounds: of all kinds, and others.
 
-    Of which of them each second is stands in ``sound``, int64 [n]; where it begins there in
-    ``first``, in frames of 10 ms; ``copies`` does not count the clean one.
+    What is not there yet is made; interrupted, the same call goes on with the copy that it was at.
+
+    Attributes:
+        sounds: the sounds.
+        sound: of which sound each second is, int64 [n].
+        first: where each second begins in its sound, int64 [n], in frames of 10 ms.
+        copies: copies of every second, the clean one not counted.
+
+    Raises:
+        ConfigError: when the folder holds another bank.
+        DataError: when a sound is damaged, or the bank is.
+        OutputError: when it cannot be written to.
     """
 
-    def __init__(self, folder: Path, sounds: Sequence[Sound], copies: int) -> None:
-        self.sounds, self.copies = sounds, copies
+    def __init__(
+        self, folder: Path, everyday: Everyday, config: BankConfig, tell: Tell = tell_nothing
+    ) -> None:
+        self.sounds = everyday.sounds("train") + everyday.others("train")
+        self.copies = config.copies
+        names = "".join(f"{s.recording} {s.file}\n" for s in self.sounds)
+        about = {"config": to_dict(config), "sounds": hashlib.sha256(names.encode()).hexdigest()}
+        begin_or_check(folder / "bank.json", about, "copies")
+        missing = [c for c in range(config.copies + 1) if not _copy(folder, c).exists()]
+        if missing or not (folder / _INDEX).exists():
+            samples = read_all(everyday, self.sounds, tell)
+            sound, first = _make_clean(folder, samples)
+            for copy in missing:
+                if copy:
+                    _make_copy(folder, copy, samples, sound, first, config, tell)
         try:
             with np.load(folder / _INDEX) as index:
                 self.sound, self.first = index["sound"], index["first"]
-            self._copies = [np.load(_copy(folder, c), mmap_mode="r") for c in range(copies + 1)]
+            self._copies = [
+                np.load(_copy(folder, c), mmap_mode="r") for c in range(1 + self.copies)
+            ]
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"the sound bank {folder} is damaged: {error}") from error
 
@@ -69,28 +94,6 @@ class SoundBank:
     def take(self, rows: NDArray[np.int64], copies: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return seconds, each in the copy that is named (0: clean): uint8 [n, 128, 100]."""
         return np.stack([self._copies[c][r] for r, c in zip(rows, copies, strict=True)])
-
-
-def open_bank(
-    folder: Path, everyday: Everyday, config: BankConfig, tell: Tell = tell_nothing
-) -> SoundBank:
-    """Open the bank of the train sounds (of all kinds, and others); make what is not there of it.
-
-    Interrupted, the same call goes on with the copy that it was at. ConfigError when the folder
-    holds another bank, DataError when that or a sound is damaged.
-    """
-    sounds = everyday.sounds("train") + everyday.others("train")
-    names = "".join(f"{s.recording} {s.file}\n" for s in sounds)
-    about = {"config": to_dict(config), "sounds": hashlib.sha256(names.encode()).hexdigest()}
-    begin_or_check(folder / "bank.json", about, "copies")
-    missing = [c for c in range(config.copies + 1) if not _copy(folder, c).exists()]
-    if missing or not (folder / _INDEX).exists():
-        samples = read_all(everyday, sounds, tell)
-        sound, first = _make_clean(folder, samples)
-        for copy in missing:
-            if copy:
-                _make_copy(folder, copy, samples, sound, first, config, tell)
-    return SoundBank(folder, sounds, config.copies)
 
 
 def read_all(everyday: Everyday, sounds: Sequence[Sound], tell: Tell) -> list[Samples]:

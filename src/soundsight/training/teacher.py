@@ -157,10 +157,44 @@ def _bands() -> NDArray[np.float64]:
 
 
 class TeacherClips:
-    """``clips`` finished clips; :func:`open_clips` makes them. DataError when they are damaged."""
+    """The clips that are mixed of ``sounds``; what is not there yet of them is made.
 
-    def __init__(self, folder: Path, clips: int) -> None:
-        parts = [_part(folder, part) for part in range(_parts_of(clips))]
+    ``teacher`` loads the teacher, where there is something to make; ``about`` is what else the
+    clips depend on. ConfigError when the folder holds clips of other settings, DataError when a
+    sound, or what is there, is damaged.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        everyday: Everyday,
+        sounds: Sequence[Sound],
+        teacher: Callable[[], Teacher],
+        config: MixtureConfig,
+        copy: CopyConfig,
+        *,
+        about: dict[str, str],
+        seed: int,
+        tell: Tell = tell_nothing,
+    ) -> None:
+        made_of = {**about, "config": to_dict(config), "copy": to_dict(copy), "seed": seed}
+        begin_or_check(folder / "mixtures.json", made_of, "clips")
+        parts = [
+            (folder / f"mixture-{p:03d}.npy", folder / f"mixture-{p:03d}-features.npy")
+            for p in range(-(-config.clips // _CLIPS_A_PART))
+        ]
+        missing = [p for p, (_, features) in enumerate(parts) if not features.exists()]
+        if missing:
+            loaded, recordings = teacher(), read_all(everyday, sounds, tell)
+        for done, part in enumerate(missing):
+            made = []
+            for clip in range(part * _CLIPS_A_PART, (part + 1) * _CLIPS_A_PART):
+                rng = np.random.default_rng((seed, 1, clip))
+                made.append(make_clip(recordings, loaded, rng, config, copy))
+                ready = done * _CLIPS_A_PART + len(made)
+                tell("clips for the teacher", ready, len(missing) * _CLIPS_A_PART)
+            for path, arrays in zip(parts[part], zip(*made, strict=True), strict=True):
+                write_array(path, np.concatenate(arrays))
         try:
             self._mels, self._features = (
                 [np.load(paths[place], mmap_mode="r") for paths in parts] for place in (0, 1)
@@ -183,50 +217,6 @@ class TeacherClips:
         where = list(zip(parts, within, strict=True))
         mels = np.stack([self._mels[part][row] for part, row in where])
         return mels, np.stack([self._features[part][row] for part, row in where])
-
-
-def open_clips(
-    folder: Path,
-    everyday: Everyday,
-    sounds: Sequence[Sound],
-    teacher: Callable[[], Teacher],
-    config: MixtureConfig,
-    copy: CopyConfig,
-    *,
-    about: dict[str, str],
-    seed: int,
-    tell: Tell = tell_nothing,
-) -> TeacherClips:
-    """Open the clips that are mixed of ``sounds``, and make what is not there yet.
-
-    ``teacher`` loads the teacher, where there is something to make; ``about`` is what else the
-    clips depend on. ConfigError when the folder holds clips of other settings, DataError for
-    damage.
-    """
-    made_of = {**about, "config": to_dict(config), "copy": to_dict(copy), "seed": seed}
-    begin_or_check(folder / "mixtures.json", made_of, "clips")
-    missing = [p for p in range(_parts_of(config.clips)) if not _part(folder, p)[1].exists()]
-    if missing:
-        loaded, recordings = teacher(), read_all(everyday, sounds, tell)
-    for done, part in enumerate(missing):
-        made = []
-        for clip in range(part * _CLIPS_A_PART, (part + 1) * _CLIPS_A_PART):
-            rng = np.random.default_rng((seed, 1, clip))
-            made.append(make_clip(recordings, loaded, rng, config, copy))
-            ready = done * _CLIPS_A_PART + len(made)
-            tell("clips for the teacher", ready, len(missing) * _CLIPS_A_PART)
-        for path, arrays in zip(_part(folder, part), zip(*made, strict=True), strict=True):
-            write_array(path, np.concatenate(arrays))
-    return TeacherClips(folder, config.clips)
-
-
-def _parts_of(clips: int) -> int:
-    return -(-clips // _CLIPS_A_PART)
-
-
-def _part(folder: Path, part: int) -> tuple[Path, Path]:
-    """Where a part's seconds and its features are."""
-    return folder / f"mixture-{part:03d}.npy", folder / f"mixture-{part:03d}-features.npy"
 
 
 def mixture(
@@ -292,16 +282,47 @@ def _bursts(count: int, rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 class TeacherTargets:
-    """The teacher's features as a target: square roots, mean 0, together of variance 1.
+    """What the teacher at ``path`` says of a bank's clean seconds and of clips, as a target.
 
-    Most features are 0 most of the time and then large. Their square roots are not, and a feature
-    that hardly moves is not blown up to the size of the others. ``clean`` are those of the
-    waveforms' seconds as they are, float16 [B, FEATURES].
+    What is missing is made; copies of the clips are made like the bank's, whose ``config`` it is.
+    The target is square roots of features, mean 0, together of variance 1. Most features are 0 most
+    of the time and then large. Their square roots are not, and a feature that hardly moves is not
+    blown up to the size of the others.
     """
 
-    def __init__(self, clean: NDArray[np.float16], clips: TeacherClips | None) -> None:
-        self._clean, self.clips = clean, clips
-        roots = np.sqrt(clean if clips is None else np.concatenate([clean, clips.features()]))
+    def __init__(
+        self,
+        folder: Path,
+        everyday: Everyday,
+        bank: SoundBank,
+        config: BankConfig,
+        path: Path,
+        clips: MixtureConfig | None,
+        tell: Tell,
+    ) -> None:
+        sha256 = sha256_of(path)
+
+        def make() -> Arrays:
+            teacher = Teacher(path)
+            rows = []
+            bounds = np.searchsorted(bank.sound, np.arange(len(bank.sounds) + 1))
+            for number, sound in enumerate(bank.sounds):
+                starts_s = bank.first[bounds[number] : bounds[number + 1]] / 100.0
+                if len(starts_s):
+                    rows.append(teacher.features(read_sound(everyday.path(sound)), starts_s))
+                tell("sounds heard by the teacher", number + 1, len(bank.sounds))
+            return {"features": np.concatenate(rows).astype(np.float16)}
+
+        made_of = {"teacher": sha256, "seconds": len(bank), "features": FEATURES}
+        every = self._clean = kept_arrays(folder / "teacher.npz", made_of, make)["features"]
+        self.clips = None
+        if clips is not None and clips.clips:
+            self.clips = TeacherClips(
+                folder, everyday, bank.sounds, lambda: Teacher(path), clips, config.copy,
+                about={"teacher": sha256}, seed=config.seed, tell=tell,
+            )  # fmt: skip
+            every = np.concatenate([every, self.clips.features()])
+        roots = np.sqrt(every)
         self._mean = roots.mean(axis=0, dtype=np.float32)
         spread = roots.std(axis=0, dtype=np.float32)
         widened = spread + 0.5 * np.sqrt(np.mean(spread**2)) + np.float32(1e-6)
@@ -320,40 +341,3 @@ class TeacherTargets:
     def _target(self, features: NDArray[np.float16]) -> NDArray[np.float32]:
         target: NDArray[np.float32] = (np.sqrt(features) - self._mean) * self._scale
         return target
-
-
-def open_targets(
-    folder: Path,
-    everyday: Everyday,
-    bank: SoundBank,
-    config: BankConfig,
-    path: Path,
-    clips: MixtureConfig | None,
-    tell: Tell,
-) -> TeacherTargets:
-    """Return the features that the teacher at ``path`` has of a bank's clean seconds and of clips.
-
-    What is missing is made. ``config`` is the bank's: copies of the clips are made like its copies.
-    """
-    sha256 = sha256_of(path)
-
-    def make() -> Arrays:
-        teacher = Teacher(path)
-        rows = []
-        bounds = np.searchsorted(bank.sound, np.arange(len(bank.sounds) + 1))
-        for number, sound in enumerate(bank.sounds):
-            starts_s = bank.first[bounds[number] : bounds[number + 1]] / 100.0
-            if len(starts_s):
-                rows.append(teacher.features(read_sound(everyday.path(sound)), starts_s))
-            tell("sounds heard by the teacher", number + 1, len(bank.sounds))
-        return {"features": np.concatenate(rows).astype(np.float16)}
-
-    made_of = {"teacher": sha256, "seconds": len(bank), "features": FEATURES}
-    clean = kept_arrays(folder / "teacher.npz", made_of, make)["features"]
-    others = None
-    if clips is not None and clips.clips:
-        others = open_clips(
-            folder, everyday, bank.sounds, lambda: Teacher(path), clips, config.copy,
-            about={"teacher": sha256}, seed=config.seed, tell=tell,
-        )  # fmt: skip
-    return TeacherTargets(clean, others)
