@@ -1,8 +1,7 @@
 """Aligning: the few-step translator learns to draw pictures that belong to their sounds.
 
-Flow and decoder were trained apart: one never saw a picture, the other had no sound. Here
-both learn together, from the finished picture back through decoder and all steps, and no label is
-used:
+Flow and decoder were trained apart. Here both learn together, from the finished picture back
+through decoder and all steps, and no label is used:
 
     agreement    the picture, seen by the eyes and projected as photos were when the ears were
                  trained, is told from other sounds by its own one (InfoNCE, one direction)
@@ -12,9 +11,8 @@ used:
     + nearness   the latent picture stays near that of the flow as it was
     + colours    so do the colours of the picture, shrunk to 12 x 12: the eyes hardly look at them
 
-Pictures and photos are looked at mirrored, enlarged and shifted at random, so that a picture has to
-please the eyes from wherever they look: what pleases them in one place only, other networks and
-people do not see.
+Pictures and photos are looked at mirrored, enlarged and shifted at random: what pleases the eyes in
+one place only, other networks and people do not see.
 
 Sources: Clark et al. 2023 (DRaFT) and Prabhudesai et al. 2023 (AlignProp) for a reward's gradient
 through the steps of a diffusion model; van den Oord et al. 2018 (InfoNCE); Sauer et al. 2021 for

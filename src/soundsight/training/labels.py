@@ -1,12 +1,10 @@
 """Fits the label head: a multinomial logistic regression on the embedding.
 
-Here, in ``training.kinds`` and in ``training.ood`` alone, labels are read outside evaluation. They
-name sounds, for the words beside the pictures, after all other training is done: the encoder is
-frozen, and no label and no name reaches encoder or generator.
-
-Train seconds fit the weights; val seconds choose the regularisation and the temperature, so that
-a probability means what it says. Beside the subjects' seconds stand sounds that are none of them
-(``training.other_sounds``): one more row of weights takes what no name fits.
+It names sounds, for the words beside the pictures, after all other training is done: the encoder is
+frozen, and no label and no name reaches encoder or generator. Train seconds fit the weights; val
+seconds choose the regularisation and the temperature, so that a probability means what it says.
+Beside the subjects' seconds stand sounds that are none of them (``training.other_sounds``): one
+more row of weights takes what no name fits.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Fits ood scores: how far a sound is from the known ones.
 
 ``neighbours``: train sounds are kept, val sounds set the limit; no label is used.
-``classifier``: known seconds of train teach the kinds, all kinds alike; every sound that is of none
-of them teaches "none": the others of train, sounds from a folder of one's own, and sounds made by
-arithmetic. Sounds of val, known ones and others, set the limit and how steeply the ood score rises
-around it.
+``classifier``: known seconds of train teach the kinds, all kinds alike; sounds of none of them
+teach "none". Sounds of val set the limit and how steeply the ood score rises around it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """Sounds that are none of a model's subjects, made by arithmetic: what names must not be given to.
 
-A model that knows five subjects and must choose among them names everything. Beside the seconds
-of its subjects the names therefore learn from sounds that nobody has recorded: noise of all
-colours, ticking, crackling, engines, calls, bangs, tones, and voices that say nothing. They are
-no model of any real thing; what they share with real ones is enough to tell "something else".
-
+A model that must choose among its subjects names everything. The names therefore learn from sounds
+that nobody has recorded, too: what these share with real ones is enough to tell "something else".
 Every sound is a function of its kind and its number: the same on every machine with the same NumPy.
 """
 

@@ -7,11 +7,9 @@ Made once, so that a step of training costs only the network. A folder::
     copy-000.npy     uint8 [n, 128, 100]: the seconds as they are
     copy-001.npy ..  the same seconds of copies of the recordings (:func:`copy_of`)
 
-A copy is the recording as another room, microphone and coding would have given it. Sources of sound
-sound differently (level, band, noise floor, room, coding), and a network would learn the source in
-place of the sound. Each copy therefore draws its own: pitch and pace, another recording or noise
-behind it, a room, an equaliser, a band, a level, a codec. Its seconds begin up to a quarter of a
-second earlier or later than the clean ones.
+A copy is the recording as another room, microphone and coding would have given it: a network would
+learn the source (level, band, noise floor, room, coding) in place of the sound. Its seconds begin
+up to a quarter of a second earlier or later than the clean ones.
 """
 
 from __future__ import annotations

@@ -1,18 +1,16 @@
 """The teacher that ears may imitate: YAMNet, an AudioSet tagger of 521 kinds, as 8-bit ONNX.
 
-It hears a recording as it is, and the features of which its scores are a linear reading become what
-the ears are to predict from any copy of it. AudioSet's labels, by which it was trained, therefore
-reach the ears; a model card says so.
+It hears a recording as it is, and its features, of which its scores are a linear reading, become
+what the ears are to predict from any copy of it. AudioSet's labels, by which it was trained,
+therefore reach the ears; a model card says so.
 
 Its input is its own log-mel: magnitudes of a 25-ms Hann window every 10 ms at 16 kHz, 64 bands of
 125 to 7,500 Hz on the HTK scale, log(x + .001), 96 frames (Plakal & Ellis, *YAMNet*, 2020).
 
-The recordings are few, and their features are soon learned by heart. Those of any other sound
-teach as well, so clips are made that nobody recorded: one to three recordings at other speeds, some
-of them backwards or in bursts, laid over each other. The teacher hears the clip; the ears mostly
-hear a copy of it from another room, microphone and codec (``sound_bank``). Such a clip has no
-photos, and takes part in nothing else. They lie in a folder, 500 clips a part, so that an
-interrupted run goes on where it was::
+As the features of a few recordings are soon learned by heart, clips are made that nobody recorded:
+one to three recordings at other speeds, backwards or in bursts, laid over each other. The teacher
+hears the clip; the ears mostly hear a copy of it from another room, microphone and codec
+(``sound_bank``). They lie in a folder, 500 clips a part::
 
     teacher.npz                float16 [B, FEATURES]: features of the bank's clean seconds
     mixtures.json              settings of the clips
