@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +21,15 @@ from soundsight.training.labels import EVERYDAY_HEAD
 from soundsight.training.ood import load_ood
 
 
-@pytest.fixture(autouse=True)
-def places(toy_everyday: Everyday, toy_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def places(toy_everyday: Everyday, toy_bench: Bench) -> Iterator[None]:
     torch.manual_seed(0)
     eyes = Eyes(NETWORKS["lite0"]).eval()
-    monkeypatch.setattr(Eyes, "load", lambda _name="lite0": eyes)
-    monkeypatch.setenv(EVERYDAY_VARIABLE, str(toy_everyday.root))
-    monkeypatch.setenv(BENCH_VARIABLE, str(toy_bench.root))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Eyes, "load", lambda _name="lite0": eyes)
+        patch.setenv(EVERYDAY_VARIABLE, str(toy_everyday.root))
+        patch.setenv(BENCH_VARIABLE, str(toy_bench.root))
+        yield
 
 
 def told(*args: str) -> tuple[int, str, str]:
@@ -43,11 +45,17 @@ def train(run: Path, *more: str) -> tuple[int, str, str]:
     )  # fmt: skip
 
 
-def test_ears_are_trained_and_measured(tmp_path: Path) -> None:
-    run = tmp_path / "ears"
-    code, out, err = train(run)
-    assert (code, out) == (0, f"finished: {run}\n"), err
-    assert {path.name for path in (tmp_path / "bank").iterdir()} == {
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of ears."""
+    place = tmp_path_factory.mktemp("trained") / "ears"
+    code, out, err = train(place)
+    assert (code, out) == (0, f"finished: {place}\n"), err
+    return place
+
+
+def test_ears_are_trained_and_measured(run: Path, tmp_path: Path) -> None:
+    assert {path.name for path in (run.parent / "bank").iterdir()} == {
         "bank.json", "copy-000.npy", "copy-001.npy", "pairs.csv", "photos.npz",
         "seconds.npz",
     }  # fmt: skip
@@ -71,11 +79,10 @@ def test_absent_data_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_none_of_the_kinds_is_learned_from_a_folder(
-    tmp_path: Path, write_sound: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    run: Path, tmp_path: Path, write_sound: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_runs, "EVERYDAY_HEAD", replace(EVERYDAY_HEAD, others_each=1))
-    run, others = tmp_path / "ears", tmp_path / "others"
-    assert train(run)[0] == 0
+    others = tmp_path / "others"
     for number in range(3):
         write_sound(others / f"saw {number}.wav", 1.0, hz=2000.0 + 900 * number, level=0.3)
     (others / "broken.ogg").write_bytes(b"OggS, and nothing else")
@@ -102,11 +109,12 @@ def test_what_is_none_of_the_kinds_is_learned_from_a_folder(
         assert not (tmp_path / "none").exists()
 
 
-def test_a_folder_of_other_sounds_goes_with_everyday(tmp_path: Path, toy_bench: Bench) -> None:
-    assert train(tmp_path / "ears")[0] == 0
+def test_a_folder_of_other_sounds_goes_with_everyday(
+    run: Path, tmp_path: Path, toy_bench: Bench
+) -> None:
     for part in ("labels", "ood"):
         code, out, err = told(
-            "train", part, "--encoder", str(tmp_path / "ears"), "--others", str(tmp_path),
+            "train", part, "--encoder", str(run), "--others", str(tmp_path),
             "--data", str(toy_bench.root), "-o", str(tmp_path / "none"),
         )  # fmt: skip
         assert (code, out) == (2, "")

@@ -138,8 +138,10 @@ class Interrupted:
 @pytest.mark.parametrize(
     ("kind", "accumulate"),
     [
-        ("contrastive", 1), ("autoencoder", 1), ("relativistic", 1), ("rc", 1),
-        ("autoencoder", 3), ("relativistic", 2), ("rc", 3), ("variational", 1), ("variational", 2),
+        ("contrastive", 1), ("autoencoder", 1), ("relativistic", 1), ("rc", 1), ("variational", 1),
+        ("autoencoder", 3),
+        *(pytest.param(*one, marks=pytest.mark.slow)
+          for one in (("relativistic", 2), ("rc", 3), ("variational", 2))),
     ],
 )  # fmt: skip
 def test_two_and_two_steps_equal_four_to_the_last_bit(
