@@ -57,6 +57,8 @@ def encode() -> Callable[..., Path]:
             for number, samples in enumerate(sounds):
                 layout = LAYOUTS[np.atleast_2d(np.transpose(samples)).shape[0]]
                 tracks.append(container.add_stream(codec, rate=rate_hz, layout=layout))
+                if codec == "wmav2":
+                    tracks[-1].bit_rate = 96_000  # it has no default
                 if default is not None:
                     marked = av.stream.Disposition.default
                     tracks[-1].disposition = marked if number == default else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -186,32 +187,34 @@ def test_every_frame_of_every_format(
     capfd.readouterr()  # an encoder of AV1 talks
 
 
+GOPS = {"g": "45", "bf": "3", "x264-params": OPEN["x264-params"]}
+LONG = {
+    "a.mp4": ("libx264", GOPS, {}), "a.mkv": ("libx264", GOPS, {}), "a.ts": ("libx264", GOPS, {}),
+    "noindex.mkv": ("libx264", GOPS, {"live": "1"}), "hevc.mp4": ("libx265", X265, {}),
+    "pieces.mp4": ("libx264", GOPS, {"movflags": "frag_keyframe+empty_moov"}),
+    "refresh.mp4": ("libx264", REFRESH, {}),
+}  # fmt: skip
+QUICK_LONG = ["a.mkv", "a.ts", "refresh.mp4"]
+
+
 @pytest.fixture(scope="module")
-def long_videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Naive]]:
+def long_video(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Naive]]:
     """Eight seconds with a key frame a second and a half: far times are sought or jumped to."""
     folder = tmp_path_factory.mktemp("long")
-    gops = {"g": "45", "bf": "3", "x264-params": OPEN["x264-params"]}
-    made: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
-        "a.mp4": ("libx264", gops, {}), "a.mkv": ("libx264", gops, {}),
-        "a.ts": ("libx264", gops, {}), "noindex.mkv": ("libx264", gops, {"live": "1"}),
-        "pieces.mp4": ("libx264", gops, {"movflags": "frag_keyframe+empty_moov"}),
-        "hevc.mp4": ("libx265", X265, {}), "refresh.mp4": ("libx264", REFRESH, {}),
-    }  # fmt: skip
-    assert list(made) == NAMES
-    paths = [
-        write(folder / name, codec, 240, options=options, container_options=more)
-        for name, (codec, options, more) in made.items()
-    ]
-    return {path.name: (path, Naive(path)) for path in paths}
+
+    @functools.cache
+    def make(name: str) -> tuple[Path, Naive]:
+        codec, options, more = LONG[name]
+        path = write(folder / name, codec, 240, options=options, container_options=more)
+        return path, Naive(path)
+
+    return make
 
 
-NAMES = ["a.mp4", "a.mkv", "a.ts", "noindex.mkv", "pieces.mp4", "hevc.mp4", "refresh.mp4"]
-
-
-@pytest.mark.parametrize("name", some_slow(NAMES, {"a.mkv", "a.ts", "refresh.mp4"}))
-def test_far_times(long_videos: dict[str, tuple[Path, Naive]], name: str) -> None:
+@pytest.mark.parametrize("name", some_slow(LONG, set(QUICK_LONG)))
+def test_far_times(long_video: Callable[[str], tuple[Path, Naive]], name: str) -> None:
     """The first time is sought: the times around every key frame are the ones that may go wrong."""
-    path, naive = long_videos[name]
+    path, naive = long_video(name)
     for k in range(70, 240, 7):
         compare(path, naive, [k / FPS])
     compare_all(path, naive)
@@ -221,7 +224,7 @@ def test_far_times(long_videos: dict[str, tuple[Path, Naive]], name: str) -> Non
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    name=st.sampled_from(NAMES),
+    name=st.sampled_from(QUICK_LONG),
     times_s=st.lists(
         st.one_of(
             st.floats(-0.5, 8.5), st.integers(-5, 250).map(lambda k: k / FPS), st.just(3.0)
@@ -230,9 +233,9 @@ def test_far_times(long_videos: dict[str, tuple[Path, Naive]], name: str) -> Non
     ),
 )  # fmt: skip
 def test_any_ascending_times(
-    long_videos: dict[str, tuple[Path, Naive]], name: str, times_s: list[float]
+    long_video: Callable[[str], tuple[Path, Naive]], name: str, times_s: list[float]
 ) -> None:
-    compare(*long_videos[name], sorted(times_s))
+    compare(*long_video(name), sorted(times_s))
 
 
 def test_frames_may_have_any_length(tmp_path: Path) -> None:
