@@ -265,21 +265,19 @@ INTERLACED = {
 
 
 @pytest.mark.parametrize("name", INTERLACED)
-@pytest.mark.parametrize("crop", CROPS)
-def test_one_moment_of_an_interlaced_frame(tmp_path: Path, name: str, crop: str) -> None:
+def test_one_moment_of_an_interlaced_frame(tmp_path: Path, name: str) -> None:
     """The two fields of a frame are two moments: a picture of both has a comb at every edge."""
     codec, options = INTERLACED[name]
     woven = moving(0)
     woven[1::2] = moving(1)[1::2]
     pix_fmt = "yuv422p10le" if codec == "prores_ks" else "yuv420p"
     path = write(tmp_path / name, woven, codec, pix_fmt, options=options)
-    frame, _ = first_frame(path)
-    assert frame.interlaced_frame
-    picture = seen(path, 96, crop)[..., 0]
-    columns = picture[8:-8].astype(float)
-    assert columns.std(axis=0).max() < 8, "no comb"
-    bars = [columns[:, 18:30].mean(), columns[:, 50:62].mean()]
-    assert sorted(bars) == pytest.approx([30, 220], abs=12)
+    assert first_frame(path)[0].interlaced_frame
+    for crop in CROPS:
+        columns = seen(path, 96, crop)[8:-8, :, 0].astype(float)
+        assert columns.std(axis=0).max() < 8, "no comb"
+        bars = [columns[:, 18:30].mean(), columns[:, 50:62].mean()]
+        assert sorted(bars) == pytest.approx([30, 220], abs=12)
 
 
 MIRRORED = {

@@ -414,11 +414,9 @@ class _Plan:
 
 
 def _is_clean(data: bytes, header: bytes) -> bool:
-    """Whether an H.264 key frame (a packet and its track's extradata) shows all at once.
-
-    Containers also mark points from which a picture only builds up (gradual refresh): of those the
-    message of recovery (ITU-T H.264, D.2.8) counts frames until it is whole.
-    """
+    """Whether an H.264 key frame (a packet and its track's extradata) shows all at once."""
+    # Containers also mark points from which a picture only builds up (gradual refresh): of those
+    # the message of recovery (ITU-T H.264, D.2.8) counts frames until it is whole.
     for unit in _units(data, header):
         kind, message = unit[0] & 31, unit[1:4]
         if kind == 5:

@@ -66,17 +66,15 @@ class MelConfig:
     floor_db: float = -60.0
 
     def __post_init__(self) -> None:
-        window, hop = self.window_samples, self.hop_samples
+        window, hop, rate_hz = self.window_samples, self.hop_samples, self.rate_hz
+        divides = hop >= 1 and rate_hz % (hop * BLOCKS_PER_SEGMENT) == 0
+        band = 0 <= self.f_min_hz < self.f_max_hz <= rate_hz / 2
         rules = {
-            "rate_hz must be above 0": self.rate_hz > 0,
+            "rate_hz must be above 0": rate_hz > 0,
             "window_samples must be even and at least 16": window >= 16 and window % 2 == 0,
-            "hop_samples must divide rate_hz into a multiple of 4 frames": hop >= 1
-            and self.rate_hz % (hop * BLOCKS_PER_SEGMENT) == 0,
+            "hop_samples must divide rate_hz into a multiple of 4 frames": divides,
             "n_mels must be at least 1": self.n_mels >= 1,
-            "0 <= f_min_hz < f_max_hz <= rate_hz / 2 must hold": 0
-            <= self.f_min_hz
-            < self.f_max_hz
-            <= self.rate_hz / 2,
+            "0 <= f_min_hz < f_max_hz <= rate_hz / 2 must hold": band,
             "range_db must be above 0": self.range_db > 0,
         }
         for rule, holds in rules.items():
@@ -137,14 +135,12 @@ def mel_weights(config: MelConfig = DEFAULT) -> NDArray[np.float64]:
     return np.ascontiguousarray(triangles[::-1])
 
 
-@lru_cache(maxsize=8)
-def _bank(
-    config: MelConfig,
-) -> tuple[NDArray[np.float32], list[tuple[slice, slice, NDArray[np.float32]]]]:
-    """The window, and the weights of neighbouring bands: (bands, bins that they touch, weights).
+Bands = list[tuple[slice, slice, NDArray[np.float32]]]
 
-    A triangle touches few bins: the groups need a quarter of the products of the whole matrix.
-    """
+
+@lru_cache(maxsize=8)
+def _bank(config: MelConfig) -> tuple[NDArray[np.float32], Bands]:
+    """The window, and the weights of neighbouring bands: (bands, bins that they touch, weights)."""
     n = config.window_samples
     window = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(n) / n)
     # What reads 0 dB is a full-scale sine in the middle of a band below 1 kHz: its bin has the
@@ -153,6 +149,7 @@ def _bank(
     spacing_mel = width_mel / (config.n_mels + 1)
     weights = mel_weights(config) / ((n / 4.0) ** 2 / (spacing_mel * 200.0 / 3.0))
     groups = []
+    # A triangle touches few bins: groups need a quarter of the products of the whole matrix.
     for first in range(0, config.n_mels, _BANDS_PER_GROUP):
         bands = slice(first, min(first + _BANDS_PER_GROUP, config.n_mels))
         touched = np.flatnonzero(weights[bands].any(axis=0))

@@ -104,11 +104,7 @@ def slices(mel: NDArray[np.uint8], hop: int) -> NDArray[np.uint8]:
 def pad_to_seconds(
     samples: NDArray[np.float32], config: MelConfig = DEFAULT
 ) -> NDArray[np.float32]:
-    """Lengthen a clip [t] to whole seconds where its last part is worth one, see ``filled``.
-
-    A last part of less than half a second stays as it is: it makes no segment, yet the frames
-    before it still see it.
-    """
+    """Lengthen a clip [t] to whole seconds where its last part is worth one, see ``filled``."""
     second = config.segment_samples
     return filled(samples, _missing(len(samples), second, second), short=len(samples) < second)
 
