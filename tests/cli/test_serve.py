@@ -25,9 +25,11 @@ import psutil
 import pytest
 import soundfile
 from cryptography import x509
+from typer.testing import CliRunner
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from soundsight.cli.main import build_app
 from soundsight.cli.serve import _own_certificate as own_certificate
 from soundsight.core import protocol
 from soundsight.core.errors import OutputError
@@ -106,23 +108,31 @@ def decoders(server: Server) -> list[psutil.Process]:
 # --- what it refuses -------------------------------------------------------------------------
 
 
-def refused(args: list[str], folder: Path, **env: str) -> str:
-    """Run a command that must fail in one line; the line."""
-    done = subprocess.run(
-        args, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
-        env=surroundings(folder, **env),
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert list(folder.iterdir()) == []
-    return done.stderr
+@pytest.fixture
+def refused(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """Runs a command that must fail in one line, and leave nothing; the line."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.delenv("SOUNDSIGHT_TOKEN", raising=False)
+
+    def run(*args: str) -> str:
+        result = CliRunner().invoke(build_app(), command(tiny_model, *args)[3:])
+        assert (result.exit_code, result.stdout) == (2, ""), result.output
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1
+        assert list(folder.iterdir()) == []
+        return result.stderr
+
+    return run
 
 
-def test_a_port_that_is_taken(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_port_that_is_taken(refused: Callable[..., str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        line = refused(command(tiny_model, "--port", port), tmp_path / "tmp")
+        line = refused("--port", port)
     assert f"cannot listen on 127.0.0.1, port {port}: Address already in use (choose" in line
 
 
@@ -142,17 +152,24 @@ def test_a_port_that_is_taken(tiny_model: Path, tmp_path: Path) -> None:
         (["--root-path", "/file"], "--root-path: /file is the server's own, choose another path"),
         (["--origin", "example.org"], "'example.org' is no origin"),
         (["--token", "\u00f6"], "the token must be plain printable ASCII text"),
-        ([], "SOUNDSIGHT_TOKEN is empty"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be(args: list[str], words: str, tiny_model: Path, tmp_path: Path) -> None:
-    # A server that was meant to have a token is not to serve without one.
-    env = {} if args else {"SOUNDSIGHT_TOKEN": ""}
-    assert words in refused(command(tiny_model, *args), tmp_path / "tmp", **env)
+def test_what_cannot_be(args: list[str], words: str, refused: Callable[..., str]) -> None:
+    assert words in refused(*args)
 
 
-def test_a_certificate_that_does_not_fit(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_token_that_could_not_be_read(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that was meant to have a token is not to serve without one."""
+    monkeypatch.setenv("SOUNDSIGHT_TOKEN", "")
+    assert "SOUNDSIGHT_TOKEN is empty" in refused()
+
+
+def test_a_certificate_that_does_not_fit(
+    refused: Callable[..., str], tiny_model: Path, tmp_path: Path
+) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     for folder in (one, other):
         folder.mkdir()
@@ -162,26 +179,11 @@ def test_a_certificate_that_does_not_fit(tiny_model: Path, tmp_path: Path) -> No
         (one / tls.KEY, one / tls.CERTIFICATE),
         (tiny_model / "CARD.md", one / tls.KEY),
     ):
-        args = ["--tls-cert", str(certificate), "--tls-key", str(key)]
-        line = refused(command(tiny_model, *args), tmp_path / "tmp")
+        line = refused("--tls-cert", str(certificate), "--tls-key", str(key))
         assert f"{certificate} and {key} are no certificate and its key" in line
 
 
 # --- what it says and answers ----------------------------------------------------------------
-
-
-def test_ready(serve: Callable[..., Server]) -> None:
-    """The address that is printed is the one that answers, at once."""
-    server = serve()
-    assert server.said == f"ready: http://127.0.0.1:{server.port}/   (Ctrl-C stops)"
-    assert server.port not in (None, 0, 8000)
-    with server.client() as client:
-        assert client.get("/readyz").json() == {"status": "ready"}
-        page = client.get("/")
-        assert page.status_code == 200
-        assert page.headers["content-type"].startswith("text/html")
-        assert client.get("/v1/model").json()["name"] == "tiny"
-    assert server.stop(signal.SIGTERM) == (0, "")
 
 
 def only_with(client: httpx.Client, token: str) -> None:
@@ -284,30 +286,6 @@ def ended(stream: Any) -> tuple[list[str], int | None]:
     return notices, stream.close_code
 
 
-@pytest.mark.parametrize("how", STOPS, ids=lambda how: how.name)
-def test_a_stream_is_told(serve: Callable[..., Server], how: signal.Signals) -> None:
-    """What has come is answered, then the stream is closed with a reason; no process is left."""
-    server = serve()
-    children = decoders(server)
-    assert children
-    address = f"ws://127.0.0.1:{server.port}{protocol.PATH}"
-    with connect(address, compression=None, max_size=None) as stream:
-        stream.send(json.dumps({"type": "hello"}))
-        assert json.loads(stream.recv(PATIENCE_S))["type"] == "ready"
-        noise = np.random.default_rng(0).integers(-9000, 9000, 44_100).astype(np.int16)
-        stream.send(protocol.SoundFrame(sequence=0, position=0, samples=noise).pack())
-        server.process.send_signal(how)
-        window = stream.recv(PATIENCE_S)
-        while isinstance(window, str):
-            window = stream.recv(PATIENCE_S)
-        assert protocol.read_window(window)[0].end_s == 1.0
-        assert ended(stream)[1] == 1001
-        assert stream.close_reason
-    assert server.stop() == (0, "")
-    assert psutil.wait_procs(children, timeout=PATIENCE_S)[1] == []
-    assert list(server.folder.iterdir()) == []
-
-
 SOUND = io.BytesIO()
 soundfile.write(SOUND, np.zeros(44_100, np.float32), 44_100, format="WAV")
 
@@ -338,10 +316,38 @@ def no_longer_open(server: Server) -> None:
 
 
 @pytest.mark.parametrize("how", STOPS, ids=lambda how: how.name)
-def test_an_answer_is_finished(serve: Callable[..., Server], how: signal.Signals) -> None:
+def test_it_serves_at_once_and_stops_in_order(
+    serve: Callable[..., Server], how: signal.Signals
+) -> None:
+    """The address that is printed is the one that answers.
+
+    At a signal what has come is answered, streams are closed with a reason, a request is finished,
+    and no process is left.
+    """
     server = serve()
-    with half_sent(server) as (line, rest):
+    assert server.said == f"ready: http://127.0.0.1:{server.port}/   (Ctrl-C stops)"
+    assert server.port not in (None, 0, 8000)
+    with server.client() as client:
+        assert client.get("/readyz").json() == {"status": "ready"}
+        page = client.get("/")
+        assert page.status_code == 200
+        assert page.headers["content-type"].startswith("text/html")
+        assert client.get("/v1/model").json()["name"] == "tiny"
+    children = decoders(server)
+    assert children
+    address = f"ws://127.0.0.1:{server.port}{protocol.PATH}"
+    with half_sent(server) as (line, rest), connect(address, compression=None) as stream:
+        stream.send(json.dumps({"type": "hello"}))
+        assert json.loads(stream.recv(PATIENCE_S))["type"] == "ready"
+        noise = np.random.default_rng(0).integers(-9000, 9000, 44_100).astype(np.int16)
+        stream.send(protocol.SoundFrame(sequence=0, position=0, samples=noise).pack())
         server.process.send_signal(how)
+        window = stream.recv(PATIENCE_S)
+        while isinstance(window, str):
+            window = stream.recv(PATIENCE_S)
+        assert protocol.read_window(window)[0].end_s == 1.0
+        assert ended(stream)[1] == 1001
+        assert stream.close_reason
         no_longer_open(server)
         assert server.process.poll() is None
         line.sendall(rest)
@@ -352,6 +358,8 @@ def test_an_answer_is_finished(serve: Callable[..., Server], how: signal.Signals
     assert head.startswith(b"HTTP/1.1 200 ")
     assert len(json.loads(body)["pictures"]) == 1
     assert server.stop() == (0, "")
+    assert psutil.wait_procs(children, timeout=PATIENCE_S)[1] == []
+    assert list(server.folder.iterdir()) == []
 
 
 def test_a_second_ctrl_c_stops_at_once(serve: Callable[..., Server]) -> None:

@@ -224,7 +224,7 @@ def test_a_server_that_stops_ends_the_lines_with_an_error(tiny_model: Path, tmp_
     options = rest.StoryboardOptions()
     with (tmp_path / "long.flac").open("rb") as file, contextlib.closing(decoder):
         upload = Upload(name="long.flac", handle=file.fileno(), size=1)
-        told = rest._lines(services, upload, options)
+        told = rest._lines(rest._Work(services, upload, options))
         assert json.loads(next(told))["type"] == "begin"
         decoder.close()
         *_, last = [json.loads(line) for line in told]

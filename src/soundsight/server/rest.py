@@ -14,15 +14,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 from urllib.parse import quote
 
+import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
+from numpy.typing import NDArray
 from prometheus_client import generate_latest
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -59,8 +61,6 @@ _CHUNK_BYTES = 1 << 16
 _IN_MEMORY = Path("/dev/shm")
 _ROOM = 16
 """Free room that a file in memory needs, in multiples of the longest upload in memory."""
-
-_T = TypeVar("_T")
 
 router = APIRouter()
 
@@ -270,40 +270,56 @@ _EXAMPLE = {"model": "everyday 1", "seed": 0, "warnings": [], "pictures": [_PICT
 
 # --- what both kinds of work need ------------------------------------------------------------
 
+_T = TypeVar("_T")
+_O = TypeVar("_O", bound=Options)
+
+
+@dataclass(eq=False)
+class _Work(Generic[_O]):
+    """An upload, and what is asked for: nobody wants the rest of it once its client has gone."""
+
+    services: Services
+    upload: Upload
+    options: _O
+    gone: threading.Event = field(default_factory=threading.Event)
+
+    def opened(self) -> contextlib.AbstractContextManager[Decoded]:
+        upload, how = self.upload, self.options
+        return self.services.decoder.open(
+            upload.handle, upload.name, track=how.track, strict=how.strict
+        )
+
+    def wanted(self, items: Iterable[_T]) -> Iterator[_T]:
+        for item in items:
+            if self.gone.is_set():
+                raise ApiError(499, "gone", "the client has gone")
+            yield item
+
+    @contextlib.asynccontextmanager
+    async def watched(self, request: Request) -> AsyncIterator[None]:
+        """Notice when the client goes, or the block ends."""
+
+        async def watch() -> None:
+            while not await request.is_disconnected():
+                await asyncio.sleep(_POLL_S)
+            self.gone.set()
+
+        watcher = asyncio.create_task(watch())
+        try:
+            yield
+        finally:
+            self.gone.set()
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+
 
 @contextlib.asynccontextmanager
-async def _client_gone(request: Request) -> AsyncIterator[threading.Event]:
-    """An event that is set when the client has gone, or the ``with`` block ends."""
-    gone = threading.Event()
-
-    async def watch() -> None:
-        while not await request.is_disconnected():
-            await asyncio.sleep(_POLL_S)
-        gone.set()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield gone
-    finally:
-        gone.set()
-        watcher.cancel()
-        await asyncio.gather(watcher, return_exceptions=True)
-
-
-def _while_wanted(items: Iterable[_T], gone: threading.Event) -> Iterator[_T]:
-    """The items of a piece of work, until the client has gone: nobody wants the rest of it."""
-    for item in items:
-        if gone.is_set():
-            raise ApiError(499, "gone", "the client has gone")
-        yield item
-
-
-def _opened(
-    services: Services, upload: Upload, options: Options
-) -> contextlib.AbstractContextManager[Decoded]:
-    return services.decoder.open(
-        upload.handle, upload.name, track=options.track, strict=options.strict
-    )
+async def _received(
+    request: Request, services: Services, options: _O, name: str = ""
+) -> AsyncIterator[_Work[_O]]:
+    with services.jobs.admit():
+        async with receive(request, services.limits, name) as upload:
+            yield _Work(services, upload, options.with_form(request, upload))
 
 
 # --- a sound in, pictures out ----------------------------------------------------------------
@@ -326,20 +342,16 @@ async def translate(
     request: Request, services: ServicesOf, options: Annotated[TranslateOptions, Query()]
 ) -> Response:
     """Imagine a sound as a whole, or every second of it."""
-    with services.jobs.admit():
-        async with receive(request, services.limits) as upload, _client_gone(request) as gone:
-            options = options.with_form(request, upload)
-            body = await services.jobs.run(lambda: _translated(services, upload, options, gone))
-    kind = "image/png" if options.format == "png" else "application/json"
+    async with _received(request, services, options) as work, work.watched(request):
+        body = await services.jobs.run(lambda: _translated(work))
+    kind = "image/png" if work.options.format == "png" else "application/json"
     return Response(body, media_type=kind)
 
 
-def _translated(
-    services: Services, upload: Upload, options: TranslateOptions, gone: threading.Event
-) -> bytes:
-    with _opened(services, upload, options) as sound:
-        results = _imagined(services, upload.name, sound, options, gone)
-    label = services.translator.info.label
+def _translated(work: _Work[TranslateOptions]) -> bytes:
+    options, label = work.options, work.services.translator.info.label
+    with work.opened() as sound:
+        results = _imagined(work, sound)
     if options.format == "json":
         pictures = [one for result in results for one in _pictures(result)]
         body = Translated(
@@ -349,31 +361,29 @@ def _translated(
     if len(results) == 1 and len(results[0]) == 1:
         return png_bytes(picture(results[0].images[0]), results[0].texts(0))
     file = io.BytesIO()
-    rows = [result.row(upload.name) for result in results]
+    rows = [result.row(work.upload.name) for result in results]
     contact_sheet(rows, subtitle=f"model {label}").save(file, "PNG")
     return file.getvalue()
 
 
-def _imagined(
-    services: Services, name: str, sound: Decoded, options: TranslateOptions, gone: threading.Event
-) -> list[Translation]:
+def _imagined(work: _Work[TranslateOptions], sound: Decoded) -> list[Translation]:
+    options, translator = work.options, work.services.translator
     how: dict[str, Any] = {"draws": options.draws, "seed": options.seed, "anyway": options.anyway}
-    blocks = _while_wanted(sound, gone)
+    blocks = work.wanted(sound)
     if not options.each_second:
-        return [services.translator.translate(blocks, **how)]
+        return [translator.translate(blocks, **how)]
     as_sheet = options.format == "png"
-    most = ROWS_PER_PAGE * options.draws if as_sheet else services.limits.max_pictures
+    most = ROWS_PER_PAGE * options.draws if as_sheet else work.services.limits.max_pictures
     seconds = most // options.draws
     if seconds and (sound.duration_s or 0.0) <= seconds + 0.5:
-        results = _while_wanted(services.translator.iter_translate(blocks, **how), gone)
-        some = list(islice(results, seconds + 1))
+        some = list(islice(work.wanted(translator.iter_translate(blocks, **how)), seconds + 1))
         if len(some) <= seconds:
             return some
     raise ApiError(
         413,
         "too_many",
-        f"{name} would give more than {most} pictures: ask for fewer draws, cut the sound, or ask "
-        "for a storyboard",
+        f"{work.upload.name} would give more than {most} pictures: ask for fewer draws, cut the "
+        "sound, or ask for a storyboard",
     )
 
 
@@ -432,12 +442,10 @@ async def storyboard(
 ) -> Response:
     """Find the events of a sound or video: a picture of each, in time."""
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(services.jobs.admit())
-        upload = await stack.enter_async_context(receive(request, services.limits, options.name))
-        options = options.with_form(request, upload)
-        kind = options.format
+        work = await stack.enter_async_context(_received(request, services, options, options.name))
+        kind, upload = work.options.format, work.upload
         if kind == "ndjson":
-            lines = services.jobs.iterate(_lines(services, upload, options))
+            lines = services.jobs.iterate(_lines(work))
             stack.push_async_callback(lines.aclose)
             # A file that cannot be read at all is an error response, not a line.
             first = await anext(lines)
@@ -447,11 +455,11 @@ async def storyboard(
                 _with_first(first, lines), media_type=_MEDIA_TYPES[kind], headers=headers,
                 held=stack.pop_all(),
             )  # fmt: skip
-        gone = await stack.enter_async_context(_client_gone(request))
+        await stack.enter_async_context(work.watched(request))
         place = _place(upload, services.limits)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="soundsight-", dir=place))
         path = Path(folder) / f"storyboard.{kind}"
-        await services.jobs.run(lambda: _write(services, upload, options, path, gone))
+        await services.jobs.run(lambda: _write(work, path))
         file = path.open("rb")
     # The folder is gone; the file has no name any more and goes with its descriptor.
     held = contextlib.AsyncExitStack()
@@ -497,42 +505,38 @@ def _place(upload: Upload, limits: Limits) -> Path | None:
 
 
 def _events(
-    services: Services,
-    upload: Upload,
-    options: StoryboardOptions,
-    blocks: Iterator[Any],
-    total_s: float | None,
+    work: _Work[StoryboardOptions], sound: Decoded, first: Iterable[NDArray[np.float32]] = ()
 ) -> Iterator[FileEvent | Progress | FileEvents]:
     return find_events(
-        services.translator,
-        blocks,
-        sensitivity=options.sensitivity,
-        seed=options.seed,
-        source=upload.name,
-        total_s=total_s,
+        work.services.translator,
+        chain(first, sound),
+        sensitivity=work.options.sensitivity,
+        seed=work.options.seed,
+        source=work.upload.name,
+        total_s=sound.duration_s,
     )
 
 
-def _lines(services: Services, upload: Upload, options: StoryboardOptions) -> Generator[bytes]:
+def _lines(work: _Work[StoryboardOptions]) -> Generator[bytes]:
     """The events as lines of JSON, at least one each ``_PROGRESS_S`` of work."""
 
     def line(**values: Any) -> bytes:
         return json.dumps(values, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
 
-    with _opened(services, upload, options) as sound:
+    with work.opened() as sound:
         # The first block shows whether there is a sound at all.
         first = list(islice(sound, 1))
         yield line(
             type="begin",
-            name=upload.name,
+            name=work.upload.name,
             duration_s=sound.duration_s,
-            model=services.translator.info.label,
-            seed=options.seed,
-            sensitivity=options.sensitivity,
+            model=work.services.translator.info.label,
+            seed=work.options.seed,
+            sensitivity=work.options.sensitivity,
         )
         progress_at = 0.0
         try:
-            for item in _events(services, upload, options, chain(first, sound), sound.duration_s):
+            for item in _events(work, sound, first):
                 if isinstance(item, FileEvent):
                     yield line(type="event", **event_json(item))
                 elif isinstance(item, FileEvents):
@@ -545,21 +549,13 @@ def _lines(services: Services, upload: Upload, options: StoryboardOptions) -> Ge
             yield line(type="error", message=str(error))
 
 
-def _write(
-    services: Services,
-    upload: Upload,
-    options: StoryboardOptions,
-    path: Path,
-    gone: threading.Event,
-) -> None:
+def _write(work: _Work[StoryboardOptions], path: Path) -> None:
     """Write the storyboard to a file. A film reads the sound a second time."""
-    with _opened(services, upload, options) as sound:
-        found = _events(services, upload, options, sound, sound.duration_s)
-        (last,) = deque(_while_wanted(found, gone), maxlen=1)
+    with work.opened() as sound:
+        (last,) = deque(work.wanted(_events(work, sound)), maxlen=1)
     assert isinstance(last, FileEvents), "the last item has all events"
     with contextlib.ExitStack() as stack:
-        steps = save(last, lambda: stack.enter_context(_opened(services, upload, options)), path)
-        for _ in _while_wanted(steps, gone):
+        for _ in work.wanted(save(last, lambda: stack.enter_context(work.opened()), path)):
             pass
 
 

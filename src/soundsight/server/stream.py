@@ -57,7 +57,7 @@ class Streams:
 
     async def handle(self, socket: WebSocket) -> None:
         """Serve one WebSocket to its end."""
-        known = protocol.SUBPROTOCOL in socket.scope["subprotocols"]
+        known = protocol.SUBPROTOCOL in socket.scope.get("subprotocols", ())
         try:
             await socket.accept(subprotocol=protocol.SUBPROTOCOL if known else None)
         except (OSError, RuntimeError, WebSocketDisconnect):  # the client has gone

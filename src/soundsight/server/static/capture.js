@@ -26,7 +26,7 @@ export class Capture {
    * @param {object} options
    * @param {(frame: {position: number, pcm: ArrayBuffer, level: number, at: number}) => void}
    *   options.onFrame a frame of 20 ms; position of its first sample, performance.now() of its arrival
-   * @param {(reason: string) => void} options.onLost the source has ended or fallen silent for good
+   * @param {() => void} options.onLost the source has ended
    */
   constructor(options) {
     this.options = options;
@@ -113,7 +113,7 @@ export class Capture {
     context.createMediaStreamSource(stream).connect(node);
     // A node that leads nowhere is not run by every browser; this one gives out silence.
     node.connect(context.destination);
-    track.onended = () => this.options.onLost("ended");
+    track.onended = this.options.onLost;
   }
 
   /** Why no sound comes although it should; empty while it does. */

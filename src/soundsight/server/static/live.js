@@ -9,7 +9,7 @@ import { Link } from "./link.js";
 import { SoundMemory } from "./memory.js";
 import { prefer, preferences } from "./preferences.js";
 import { Protocol } from "./protocol.js";
-import { Stage } from "./stage.js";
+import { find, Stage } from "./stage.js";
 import { Strip } from "./strip.js";
 import { remember, token } from "./token.js";
 import { clock, FAULTS, DETAILS, HEADLINES, howSure, isKnown, length, nameOf } from "./words.js";
@@ -35,10 +35,6 @@ const SPOKEN = {
 };
 const REPLAY_AROUND_S = 0.4;
 const REPLAY_MOST_S = 20;
-
-function find(id) {
-  return document.getElementById(id);
-}
 
 function notify(kind, facts) {
   const detail = { kind, at: performance.now(), ...facts };

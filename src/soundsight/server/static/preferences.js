@@ -4,7 +4,6 @@ const KEY = "soundsight.preferences";
 
 const ALLOWED = {
   source: (v) => v === "microphone" || v === "tab",
-  device: (v) => typeof v === "string" && v.length < 200,
   sensitivity: (v) => typeof v === "number" && v >= 0 && v <= 1,
   draws: (v) => [1, 2, 3, 4].includes(v),
   size: (v) => ["small", "medium", "large"].includes(v),
@@ -13,7 +12,6 @@ const ALLOWED = {
 
 export const preferences = {
   source: "microphone",
-  device: "",
   sensitivity: 0.5,
   draws: 1,
   size: "large",

@@ -11,12 +11,7 @@ export const VERSION = 1;
 export class Protocol {
   /** @param {object} facts the content of protocol.json */
   constructor(facts) {
-    this.version = facts.version;
-    this.subprotocol = facts.subprotocol;
-    this.path = facts.path;
-    this.sound = facts.sound;
-    this.window = facts.window;
-    this.close = {};
+    Object.assign(this, facts, { close: {} });
     for (const [name, { code }] of Object.entries(facts.close)) this.close[name] = code;
   }
 

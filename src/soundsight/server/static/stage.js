@@ -17,7 +17,7 @@ const SHAPES = {
 
 const SIDE = 768;
 
-function find(id) {
+export function find(id) {
   return document.getElementById(id);
 }
 
