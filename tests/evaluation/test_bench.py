@@ -33,9 +33,11 @@ from soundsight.judges.negatives import EarlyPictures, in_early_part
 from soundsight.training.published import TranslatorTask
 
 CONFIG = EvaluationConfig(floor_per_kind=5, sheet_per_class=2)
+BLIND = replace(CONFIG, blind_sheet=True)
 EARLY = EarlyPictures(
     images=np.zeros((200, 96, 96, 3), np.uint8), sounds=np.arange(200), runs=np.zeros(200, np.int64)
 )
+Colours = dict[str, tuple[int, int, int]]
 
 
 def jury(say: Callable[[np.ndarray], np.ndarray], threshold: float = 0.5, **more: object) -> Judges:
@@ -60,7 +62,7 @@ class Painter:
 
     def __init__(
         self,
-        colours: dict[str, tuple[int, int, int]],
+        colours: Colours,
         share: float = 1.0,
         otherwise: tuple[int, int, int] = (128, 128, 128),
         draws: Callable[[np.ndarray], np.ndarray] = lambda mels: np.ones(len(mels), bool),
@@ -85,7 +87,7 @@ class Painter:
 class Viewer:
     """Names the class whose colour is nearest; its features are colours."""
 
-    def __init__(self, colours: dict[str, tuple[int, int, int]]) -> None:
+    def __init__(self, colours: Colours) -> None:
         self.colours = np.array([colours[subject] for subject in SUBJECTS], np.float32)
 
     def features(self, images: np.ndarray) -> np.ndarray:
@@ -113,20 +115,32 @@ class Space:
 
 
 @pytest.fixture
-def painter(colours: dict[str, tuple[int, int, int]]) -> Painter:
+def painter(colours: Colours) -> Painter:
     """A translator that is always right about what can be heard."""
     return Painter(colours)
 
 
+@pytest.fixture
+def measure(toy_judges: Judges, toy_bench: Bench, tmp_path: Path) -> Callable[..., dict]:
+    """Measures with the toy judges and bench into ``out``: (translator, config, ...) -> rows."""
+
+    def of(
+        translator: object, config: EvaluationConfig = CONFIG, judges: Judges = toy_judges,
+        out: str = "out", **more: object,
+    ) -> dict:  # fmt: skip
+        return evaluate(translator, judges, toy_bench, tmp_path / out, config, **more)["rows"]
+
+    return of
+
+
 @pytest.fixture(scope="module")
-def full_judges(toy_judges: Judges, colours: dict[str, tuple[int, int, int]]) -> Judges:
+def full_judges(toy_judges: Judges, colours: Colours) -> Judges:
     """The toy judges with all that may stand beside them; the second one never accepts rail."""
 
     def without_rail(images: np.ndarray) -> np.ndarray:
         return toy_judges.scores(images) * (np.array(SUBJECTS) != "rail")
 
-    viewer = Viewer(colours)
-    thresholds = dict.fromkeys(SUBJECTS, 0.85)
+    viewer, thresholds = Viewer(colours), dict.fromkeys(SUBJECTS, 0.85)
     return Judges(
         toy_judges.scores,
         thresholds,
@@ -138,19 +152,43 @@ def full_judges(toy_judges: Judges, colours: dict[str, tuple[int, int, int]]) ->
     )
 
 
+Calls = list[tuple[str, int, int]]
+
+
+@pytest.fixture(scope="module")
+def perfect(
+    toy_judges: Judges, toy_bench: Bench, colours: Colours, tmp_path_factory
+) -> tuple[Path, dict, Calls]:
+    """The report on a perfect translator by the judges alone, its JSON, and what was told."""
+    out, calls = tmp_path_factory.mktemp("perfect") / "out", []
+    model = {"name": "toy", "path": "models/toy", "sha256": "ab" * 32}
+    report = evaluate(
+        Painter(colours), toy_judges, toy_bench, out, CONFIG, model=model, early=EARLY,
+        command="soundsight evaluate models/toy",
+        progress=lambda what, *done: calls.append((what, *done)),
+    )  # fmt: skip
+    return out, report, calls
+
+
+@pytest.fixture(scope="module")
+def full(
+    full_judges: Judges, toy_bench: Bench, colours: Colours, tmp_path_factory
+) -> tuple[Path, dict]:
+    """A report with all that judges can bring and a blind sheet, and its JSON."""
+    out = tmp_path_factory.mktemp("full") / "out"
+    return out, evaluate(Painter(colours), full_judges, toy_bench, out, BLIND, command="x")
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its name."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def test_a_perfect_translator_misses_only_what_cannot_be_heard(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
+    perfect: tuple[Path, dict, Calls],
 ) -> None:
-    rows = evaluate(painter, toy_judges, toy_bench, tmp_path / "out", CONFIG)["rows"]
+    rows = perfect[1]["rows"]
     # One second of twelve of each class is black.
     assert rows["informativity"]["mean"]["share"] == pytest.approx(11 / 12)
     assert rows["informativity"]["dog"]["count"] == 12
@@ -167,13 +205,45 @@ def test_a_perfect_translator_misses_only_what_cannot_be_heard(
     assert rows["silence: accepted"]["mean"]["count"] == 20 * 5
     # Where all is drawn the program hides what cannot be heard, and nothing else.
     assert rows["hidden"]["mean"]["share"] == pytest.approx(1 / 12)
+    # Early pictures are one more floor.
+    assert rows["floor: early"]["mean"]["share"] == 0
 
 
-def test_one_picture_for_every_sound_is_no_better_than_shuffled(
-    toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
+def test_the_report_says_how_it_was_made_and_what_judges_lack(
+    perfect: tuple[Path, dict, Calls],
 ) -> None:
-    always_water = Painter(dict.fromkeys(SUBJECTS, colours["water"]), otherwise=colours["water"])
-    rows = evaluate(always_water, toy_judges, toy_bench, tmp_path / "out", CONFIG)["rows"]
+    out, report, calls = perfect
+    assert json.loads((out / "report.json").read_text()) == report
+    assert report["report_version"] == 2
+    assert report["model"]["path"] == "models/toy"
+    assert (report["settings"]["seed"], report["settings"]["split"]) == (0, "devtest")
+    assert report["sounds"] == dict.fromkeys(SUBJECTS, 12)
+    assert report["audible"] == 55
+    assert report["judges"]["name"] == "toy"
+    assert set(report["machine"]) >= {"python", "torch", "cpus"}
+    assert calls[0] == ("seconds drawn", 60, 60)
+    page = (out / "report.md").read_text()
+    assert page.startswith("# Report on toy\n")
+    mean = report["rows"]["informativity"]["mean"]
+    cell = f"{100 * mean['share']:.1f} [{100 * mean['low']:.1f}, {100 * mean['high']:.1f}]"
+    assert f"| **informativity** | {cell} |" in page
+    assert "`soundsight evaluate models/toy`" in page
+    assert "ab" * 32 in page
+    titles = [line.replace("*", "") for line in page.splitlines()]
+    for name in report["rows"]:
+        assert sum(line.startswith(f"| {name} |") for line in titles) == 1
+    for key in ("confusion", "retrieval", "fidelity"):
+        assert key not in report
+    assert not any(name.startswith(("second", "class", "retrieval")) for name in report["rows"])
+    assert not any("early" in line for line in report["left_out"])
+    assert report["left_out"][-1].startswith("A sheet for blind viewing")
+    for words in ("A second judge", "Class accuracy", "Retrieval", "nearest photos"):
+        assert re.search(rf"^\* .*{words}.*judges|^\* .*{words}.*network", page, re.MULTILINE)
+
+
+def test_one_picture_for_every_sound_is_no_better_than_shuffled(measure, colours: Colours) -> None:
+    water = colours["water"]
+    rows = measure(Painter(dict.fromkeys(SUBJECTS, water), otherwise=water))
     assert rows["informativity, nothing hidden"]["water"]["share"] == 1
     assert rows["informativity, nothing hidden"]["mean"]["share"] == pytest.approx(0.2)
     assert rows["shuffled sounds, nothing hidden"]["mean"]["share"] == pytest.approx(0.2)
@@ -184,45 +254,26 @@ def test_one_picture_for_every_sound_is_no_better_than_shuffled(
     assert rows["white noise: accepted"]["water"]["share"] == 1
 
 
-def test_refused_sounds_and_inaudible_seconds_count_as_misses(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
+def test_refused_sounds_count_as_misses_and_hidden_noise_among_all_of_it(
+    measure, painter: Painter, colours: Colours
 ) -> None:
     def all_but_dogs(mels: np.ndarray) -> np.ndarray:
-        return ~(painter.imagine(mels)[:, 0, 0] == colours["dog"]).all(axis=1)
+        every_fourth = np.arange(len(mels)) % 4 == 0
+        dogs = (painter.imagine(mels)[:, 0, 0] == colours["dog"]).all(axis=1)
+        return every_fourth if len(mels) == 20 else ~dogs
 
-    picky = Painter(colours, draws=all_but_dogs)
-    rows = evaluate(picky, toy_judges, toy_bench, tmp_path / "out", CONFIG)["rows"]
-    assert rows["informativity, nothing hidden"]["dog"]["share"] == pytest.approx(11 / 12)
+    # What is no sound of the five, as silence and noise, is drawn as a dog.
+    rows = measure(Painter(colours, otherwise=colours["dog"], draws=all_but_dogs))
+    assert rows["informativity, nothing hidden"]["dog"]["share"] == 1
     assert rows["informativity"]["dog"]["share"] == 0
     assert rows["informativity"]["rail"]["share"] == pytest.approx(11 / 12)
     assert rows["hidden"]["dog"]["share"] == 1
     assert rows["hidden"]["rail"]["share"] == pytest.approx(1 / 12)
-    assert rows["silence: shown and accepted"]["mean"]["share"] == 0
-
-
-def test_what_is_hidden_of_noise_counts_among_all_of_it(
-    toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
-) -> None:
-    always_dog = Painter(
-        dict.fromkeys(SUBJECTS, colours["dog"]),
-        otherwise=colours["dog"],
-        draws=lambda mels: np.arange(len(mels)) % 4 == 0,
-    )
-    rows = evaluate(always_dog, toy_judges, toy_bench, tmp_path / "out", CONFIG)["rows"]
     assert rows["white noise: accepted"]["dog"]["share"] == 1
     # A quarter is shown: that is a quarter of all, not all of a quarter.
     assert rows["white noise: shown and accepted"]["dog"]["share"] == pytest.approx(0.25)
+    assert rows["silence: accepted"]["dog"]["share"] == 1
     assert rows["silence: shown and accepted"]["dog"]["share"] == 0
-
-
-@pytest.fixture(scope="module")
-def full(
-    full_judges: Judges, toy_bench: Bench, colours: dict, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict]:
-    """A report with all that judges can bring and a blind sheet, and its JSON."""
-    out = tmp_path_factory.mktemp("full") / "out"
-    config = EvaluationConfig(floor_per_kind=5, sheet_per_class=2, blind_sheet=True)
-    return out, evaluate(Painter(colours), full_judges, toy_bench, out, config, command="x")
 
 
 def test_everything_that_judges_can_bring_is_measured(full: tuple[Path, dict]) -> None:
@@ -246,9 +297,8 @@ def test_everything_that_judges_can_bring_is_measured(full: tuple[Path, dict]) -
     assert report["fidelity"]["features"]["name"] == "classifier"
     assert report["fidelity"]["pictures"]["generated"] > 0
     assert 0 <= report["fidelity"]["copying"]["closer"] <= 1
-    assert [line.split(":")[0] for line in report["left_out"]] == [
-        "The floor of early-generator pictures"
-    ]
+    missing = [line.split(":")[0] for line in report["left_out"]]
+    assert missing == ["The floor of early-generator pictures"]
     page = (out / "report.html").read_text()
     for words in ("Confusion, seconds", "Retrieval", "Cohen&#39;s kappa", "Frechet", "seen: water"):
         assert words in page
@@ -262,19 +312,6 @@ def test_everything_that_judges_can_bring_is_measured(full: tuple[Path, dict]) -
     assert unseen.split("|")[3].strip() == f"{100 * closer:.1f}"
     for of_other_runs in ("85 %", "about 80 %", "86 % a video"):
         assert of_other_runs not in text
-
-
-def test_what_judges_lack_is_left_out_and_said(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    report = evaluate(painter, toy_judges, toy_bench, tmp_path / "out", CONFIG)
-    for key in ("confusion", "retrieval", "fidelity"):
-        assert key not in report
-    assert not any(name.startswith(("second", "class", "retrieval")) for name in report["rows"])
-    assert report["left_out"][-1].startswith("A sheet for blind viewing")
-    page = (tmp_path / "out" / "report.md").read_text()
-    for words in ("A second judge", "Class accuracy", "Retrieval", "nearest photos"):
-        assert re.search(rf"^\* .*{words}.*judges|^\* .*{words}.*network", page, re.MULTILINE)
 
 
 def test_every_second_is_kept(full: tuple[Path, dict], toy_bench: Bench) -> None:
@@ -291,54 +328,45 @@ def test_every_second_is_kept(full: tuple[Path, dict], toy_bench: Bench) -> None
     assert {"score", "second_score", "right", "nearest_distance", "shuffled"} <= set(table.values)
 
 
-def test_a_baseline_stands_beside(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path, colours: dict
-) -> None:
-    base, out = tmp_path / "base", tmp_path / "out"
-    weak = Painter(colours, 0.3)
-    first = evaluate(weak, toy_judges, toy_bench, base, CONFIG, model={"name": "weak"})
-    rows = evaluate(painter, toy_judges, toy_bench, out, CONFIG, baseline=base)["rows"]
-    assert rows["baseline: informativity"] == first["rows"]["informativity"]
+def test_a_baseline_stands_beside(measure, painter: Painter, tmp_path: Path, colours: Colours):
+    first = measure(Painter(colours, 0.3), out="base", model={"name": "weak"})
+    rows = measure(painter, baseline=tmp_path / "base")
+    assert rows["baseline: informativity"] == first["informativity"]
     # The interval holds the share that was drawn from.
-    mean = first["rows"]["informativity"]["mean"]
+    mean = first["informativity"]["mean"]
     assert mean["low"] < 0.3 * 11 / 12 < mean["high"]
     assert 0.05 < mean["high"] - mean["low"] < 0.5
     gap = rows["informativity, minus baseline"]["mean"]
-    wanted = 11 / 12 - first["rows"]["informativity"]["mean"]["share"]
-    assert gap["share"] == pytest.approx(wanted)
+    assert gap["share"] == pytest.approx(11 / 12 - mean["share"])
     assert gap["low"] > 0.3
-    assert json.loads((out / "report.json").read_text())["baseline"]["model"] == {"name": "weak"}
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert written["baseline"]["model"] == {"name": "weak"}
 
 
 def test_a_baseline_measured_otherwise_is_refused_before_the_drawing(
-    toy_judges: Judges, toy_bench: Bench, painter: Painter, tmp_path: Path
+    measure, perfect: tuple[Path, dict, Calls], painter: Painter, tmp_path: Path
 ) -> None:
-    base = tmp_path / "base"
-    evaluate(painter, toy_judges, toy_bench, base, CONFIG)
-    drawn = painter.seeds.copy()
     for change, words in (
         ({"seed": 1}, r"differ in seed \(0, 1\)"),
         ({"split": "val"}, r"differ in split \(devtest, val\)"),
         ({"limit": 4}, r"differ in limit \(None, 4\)"),
     ):
-        config = replace(CONFIG, **change)
         with pytest.raises(ConfigError, match=words):
-            evaluate(painter, toy_judges, toy_bench, tmp_path / "out", config, baseline=base)
-        assert painter.seeds == drawn
+            measure(painter, replace(CONFIG, **change), baseline=perfect[0])
     others = everybody(sha256="2" * 64)
     with pytest.raises(ConfigError, match="measured by different judges"):
-        evaluate(painter, others, toy_bench, tmp_path / "out", CONFIG, baseline=base)
+        measure(painter, judges=others, baseline=perfect[0])
     with pytest.raises(DataError, match="holds no report of soundsight evaluate"):
-        evaluate(painter, others, toy_bench, tmp_path / "out", CONFIG, baseline=tmp_path / "none")
+        measure(painter, baseline=tmp_path / "none")
+    assert painter.seeds == set()
     assert not (tmp_path / "out").exists()
 
 
 def test_the_same_command_writes_the_same_files_but_never_over_answers_of_a_person(
-    full: tuple[Path, dict], full_judges: Judges, painter: Painter, toy_bench: Bench, tmp_path: Path
+    measure, full: tuple[Path, dict], full_judges: Judges, painter: Painter, tmp_path: Path
 ) -> None:
     out, written = tmp_path / "out", files_of(full[0])
-    config = EvaluationConfig(floor_per_kind=5, sheet_per_class=2, blind_sheet=True)
-    evaluate(painter, full_judges, toy_bench, out, config, command="x")
+    measure(painter, BLIND, full_judges, command="x")
     assert files_of(out) == written
     assert set(written) == {
         "report.json", "report.md", "report.html", "seconds.csv", "pictures.npz", "sheet.png",
@@ -346,13 +374,12 @@ def test_the_same_command_writes_the_same_files_but_never_over_answers_of_a_pers
         blind.KEY,
     }  # fmt: skip
     # A report nobody has answered is replaced by the next.
-    config = EvaluationConfig(floor_per_kind=1, sheet_per_class=2, blind_sheet=True)
-    evaluate(painter, full_judges, toy_bench, out, config)
+    measure(painter, BLIND)
     form = out / blind.FOLDER / blind.ANSWERS
     form.write_text(form.read_text().replace("\n1,\n", "\n1,dog\n"))
     before = files_of(out)
     with pytest.raises(OutputError, match="holds answers to a blind sheet"):
-        evaluate(painter, full_judges, toy_bench, out, config)
+        measure(painter, BLIND)
     assert files_of(out) == before
 
 
@@ -374,76 +401,45 @@ def test_the_blind_sheet_gives_nothing_away(full: tuple[Path, dict]) -> None:
 
 
 def test_a_failure_leaves_nothing_behind(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
+    measure, painter: Painter, tmp_path: Path, colours: Colours
 ) -> None:
     def breaks(_what: str, done: int, _of: int) -> None:
         if done:
             raise RuntimeError("the light went out")
 
     with pytest.raises(RuntimeError, match="the light"):
-        evaluate(painter, toy_judges, toy_bench, tmp_path / "out", CONFIG, progress=breaks)
+        measure(painter, progress=breaks)
+
+    class Small(Painter):
+        def imagine(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:
+            del seed
+            return np.zeros((len(mels) * draws, 64, 64, 3), np.uint8)
+
+    with pytest.raises(ModelError, match=r"draws uint8 \[60, 64, 64, 3\] where the judges take"):
+        measure(Small(colours))
     assert list(tmp_path.iterdir()) == []
     mine = tmp_path / "photos"
     mine.mkdir()
     (mine / "a.txt").touch()
     with pytest.raises(OutputError, match="holds something else and is kept"):
-        evaluate(painter, toy_judges, toy_bench, mine, CONFIG)
+        measure(painter, out="photos")
     assert [path.name for path in mine.iterdir()] == ["a.txt"]
 
 
-def test_the_report_says_how_it_was_made(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    model = {"name": "toy", "path": "models/toy", "sha256": "ab" * 32}
-    calls: list[tuple[str, int, int]] = []
-    config = EvaluationConfig(floor_per_kind=5, sheet_per_class=2, seed=7, split="val")
-    evaluate(
-        painter, toy_judges, toy_bench, tmp_path / "out", config, model=model,
-        command="soundsight evaluate models/toy",
-        progress=lambda what, *done: calls.append((what, *done)),
-    )  # fmt: skip
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["report_version"] == 2
-    assert report["model"] == model
-    assert report["settings"]["seed"] == 7
-    assert report["settings"]["split"] == "val"
-    assert report["sounds"] == dict.fromkeys(SUBJECTS, 12)
-    assert report["audible"] == 55
-    assert report["judges"]["name"] == "toy"
-    assert set(report["machine"]) >= {"python", "torch", "cpus"}
-    assert calls[0] == ("seconds drawn", 60, 60)
-    assert 7 in painter.seeds
-    page = (tmp_path / "out" / "report.md").read_text()
-    assert page.startswith("# Report on toy\n")
-    mean = report["rows"]["informativity"]["mean"]
-    cell = f"{100 * mean['share']:.1f} [{100 * mean['low']:.1f}, {100 * mean['high']:.1f}]"
-    assert f"| **informativity** | {cell} |" in page
-    assert "`soundsight evaluate models/toy`" in page
-    assert "ab" * 32 in page
-    for name in report["rows"]:
-        assert (
-            len([x for x in page.splitlines() if x.replace("*", "").startswith(f"| {name} |")]) == 1
-        )
-
-
 def test_what_the_sheet_shows_does_not_depend_on_the_judges(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
+    measure, perfect: tuple[Path, dict, Calls], painter: Painter, tmp_path: Path
 ) -> None:
-    evaluate(painter, toy_judges, toy_bench, tmp_path / "a", CONFIG)
-    evaluate(painter, nobody(), toy_bench, tmp_path / "b", CONFIG)
-    a, b = (np.asarray(Image.open(tmp_path / name / "sheet.png")) for name in "ab")
+    measure(painter, judges=nobody())
+    assert painter.seeds >= {0}
+    folders = perfect[0], tmp_path / "out"
+    a, b = (np.asarray(Image.open(folder / "sheet.png")) for folder in folders)
     # The log-mels stand at the left of each pair.
     assert (a[:, 96:170] == b[:, 96:170]).all()
     assert (a != b).any()
 
 
 def test_data_that_cannot_be_measured_gets_one_line(
-    painter: Painter,
-    toy_judges: Judges,
-    bench_root: Path,
-    tmp_path: Path,
-    jpeg: Callable[[np.ndarray], bytes],
-    write_tar: Callable[[Path, list[tuple[str, bytes]]], None],
+    painter: Painter, toy_judges: Judges, bench_root: Path, tmp_path: Path, jpeg, write_tar
 ) -> None:
     table = bench_root / "pairs.csv"
     lines = table.read_text().splitlines()
@@ -472,34 +468,14 @@ def test_data_that_cannot_be_measured_gets_one_line(
     refused("fewer than two photos of baby in devtest")
 
 
-def test_a_model_of_another_size_is_named(
-    toy_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    class Small:
-        def imagine(self, mels: np.ndarray, *, draws: int = 1, seed: int = 0) -> np.ndarray:
-            del seed
-            return np.zeros((len(mels) * draws, 64, 64, 3), np.uint8)
-
-    with pytest.raises(ModelError, match=r"draws uint8 \[60, 64, 64, 3\] where the judges take"):
-        evaluate(Small(), toy_judges, toy_bench, tmp_path / "out", CONFIG)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_early_pictures_are_one_more_floor(
-    painter: Painter, toy_judges: Judges, toy_bench: Bench, tmp_path: Path
-) -> None:
-    report = evaluate(painter, toy_judges, toy_bench, tmp_path / "out", CONFIG, early=EARLY)
-    assert report["rows"]["floor: early"]["mean"]["share"] == 0
-    assert not any("early" in line for line in report["left_out"])
-
-
 # --- controls
 
 
 def test_photos_set_the_ceiling_and_what_shows_nothing_the_floor(
-    toy_bench: Bench, toy_judges: Judges
+    toy_bench: Bench, toy_judges: Judges, colours: Colours
 ) -> None:
-    pictures = control_pictures(toy_bench, "devtest", per_kind=20)
+    early = replace(EARLY, images=EARLY.images + np.array(colours["rail"], np.uint8))
+    pictures = control_pictures(toy_bench, "devtest", per_kind=20, early=early)
     rows, of_photos, of_nothing = photo_controls(toy_judges, pictures)
     assert rows["real photos"][MEAN].share == 1
     assert rows["real photos"]["dog"].count == 10
@@ -509,39 +485,26 @@ def test_photos_set_the_ceiling_and_what_shows_nothing_the_floor(
     assert rows["floor: patches"][MEAN].share < 0.05
     assert rows["floor: noise"][MEAN].share < 0.05
     assert rows["floor: average"]["dog"].count == 20
-    assert "floor: early" not in rows
     assert of_photos["dog"].shape == (10,)
     assert of_photos["dog"].min() > 0.9
     # Four kinds, twenty each, in the judge's own class.
     assert of_nothing["dog"].shape == (80,)
     passed = np.mean([of_nothing[s] >= 0.85 for s in SUBJECTS])
-    floors = [
-        rows[f"floor: {kind}"][MEAN].share for kind in ("average", "blur", "patches", "noise")
-    ]
+    kinds = ("average", "blur", "patches", "noise")
+    floors = [rows[f"floor: {kind}"][MEAN].share for kind in kinds]
     assert passed == pytest.approx(np.mean(floors))
-
-
-def test_a_jury_that_accepts_everything_has_a_floor_of_one(toy_bench: Bench) -> None:
+    # Only early pictures that were kept for val are judged.
+    assert len(pictures.early) == in_early_part(early, 0, "val").sum()
+    assert (rows["floor: early"]["rail"].share, rows["floor: early"]["dog"].share) == (1, 0)
+    assert 5 < rows["floor: early"]["rail"].count < 40
+    # A jury that accepts everything has a floor of one.
     rows = photo_controls(everybody(), control_pictures(toy_bench, "devtest", per_kind=2))[0]
+    assert "floor: early" not in rows
     assert len(rows) == 6
     assert {row[MEAN].share for row in rows.values()} == {1.0}
 
 
-def test_only_early_pictures_kept_for_val_are_judged(
-    toy_bench: Bench, toy_judges: Judges, colours: dict[str, tuple[int, int, int]]
-) -> None:
-    early = replace(EARLY, images=EARLY.images + np.array(colours["rail"], np.uint8))
-    pictures = control_pictures(toy_bench, "val", per_kind=2, early=early)
-    assert len(pictures.early) == in_early_part(early, 0, "val").sum()
-    row = photo_controls(toy_judges, pictures)[0]["floor: early"]
-    assert row["rail"].share == 1
-    assert row["dog"].share == 0
-    assert 5 < row["rail"].count < 40
-
-
-def test_every_judge_is_asked_about_silence(
-    toy_judges: Judges, colours: dict[str, tuple[int, int, int]]
-) -> None:
+def test_every_judge_is_asked_about_silence(toy_judges: Judges, colours: Colours) -> None:
     pictures = np.zeros((4, 96, 96, 3), np.uint8)
     pictures[0] = colours["water"]
     row = every_judge(toy_judges.verdicts(pictures), 0)

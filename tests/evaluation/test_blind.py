@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from soundsight.core.errors import DataError
-from soundsight.data.vegas.bench import SUBJECTS
+from soundsight.data.vegas.bench import SUBJECTS, Pair
 from soundsight.evaluation.blind import (
     ANSWERS,
     FOLDER,
@@ -21,6 +21,8 @@ from soundsight.evaluation.blind import (
     wilson,
     write_sheet,
 )
+from soundsight.evaluation.figures import blind_sheet
+from soundsight.evaluation.segments import Segments
 
 N = 10
 RIGHT = [SUBJECTS[i % 5] for i in range(N)]
@@ -30,9 +32,15 @@ RIGHT = [SUBJECTS[i % 5] for i in range(N)]
 def report(tmp_path: Path) -> Path:
     """A folder with a blind sheet of two pictures a class; the last picture is not shown."""
     pictures = np.random.default_rng(0).integers(256, size=(N, 96, 96, 3), dtype=np.uint8)
-    names = [f"c00{i % 5 + 1}_s{i}.jpg" for i in range(N)]
-    levels = write_sheet(tmp_path, pictures, RIGHT, names, [True] * (N - 1) + [False])
-    with Image.open(tmp_path / FOLDER / SHEET) as sheet:
+    pairs = [
+        Pair(split="val", subject=s, video="", window=0, spectrogram=f"c00{i}.jpg", photo="")
+        for i, s in enumerate(RIGHT[::-1])
+    ]
+    heard = Segments(pairs=pairs, mels=np.zeros((N, 128, 100), np.uint8))
+    order = range(N - 1, -1, -1)
+    levels = write_sheet(tmp_path, pictures, heard, np.arange(N) > 0, order)
+    np.testing.assert_array_equal(levels, blind_sheet(pictures[::-1]))
+    with Image.open(tmp_path / SHEET) as sheet:
         np.testing.assert_array_equal(np.asarray(sheet), levels)
     return tmp_path
 
@@ -48,8 +56,8 @@ def fill(report: Path, answers: list[str], separator: str = ",", mark: str = "")
 
 def test_what_is_handed_on_names_no_class(report: Path) -> None:
     handed = report / FOLDER
-    assert {path.name for path in handed.iterdir()} == {SHEET, ANSWERS}
-    with Image.open(handed / SHEET) as sheet:
+    assert {path.name for path in handed.iterdir()} == {"sheet.png", ANSWERS}
+    with Image.open(report / SHEET) as sheet:
         assert sheet.info == {}
     for path in handed.iterdir():
         content = path.read_bytes()

@@ -238,6 +238,14 @@ def test_copies_are_nearer_to_a_photo_than_photos_are_to_each_other() -> None:
     np.testing.assert_allclose(distances[:3], 0.04, atol=1e-3)
 
 
-def test_what_is_measured_must_be_unknown() -> None:
+def test_what_cannot_be_measured_is_refused(
+    every_kind: Everyday, toy_bench: Bench, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="train is not for evaluation"):
         EverydayConfig(split="train")
+    # Six seconds of a kind are on the other sheet.
+    config = EverydayConfig(limit=2, blind_sheet=True)
+    arguments = Knowing(), LevelJudge(), every_kind, toy_bench, tmp_path / "report", config
+    with pytest.raises(ConfigError, match="no second is left for the blind sheet"):
+        evaluate_everyday(*arguments, about={})
+    assert list(tmp_path.iterdir()) == []

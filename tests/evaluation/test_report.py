@@ -22,7 +22,6 @@ TABLE = Table(
     head=["", "mean", "baby"],
     rows=[["informativity", "68.3 [66.0, 70.5]", "1.0 [0.0, 2.0]"], ["a|b <i>", "2", "3"]],
     strong=["informativity"],
-    shades=[[1.0, 0.5], [0.0, 0.25]],
 )
 
 
@@ -54,12 +53,12 @@ def outline(page: str) -> Outline:
 
 
 TEMPLATE = """
-{% from blocks import code, figure, table, tiles with context %}
+{% from blocks import code, figure, line, table, tiles with context %}
 # {{ title }}
 
 Hello.
 
-{{ tiles([("informativity", "68.3 %", "[66.0, 70.5]")]) }}
+{{ tiles(share_tiles({"informativity": {"mean": share}}, ["informativity", "other"])) }}
 
 ## First
 
@@ -67,7 +66,9 @@ Write {{ code("soundsight *x* <y>") }}, *not* z of {{ name }}.
 
 {{ table(one) }}
 
-{{ figure(figures.sheet) }}
+{{ line(["counts"] + ([1, 3] | counted), false, [1, 3] | parts) }}
+
+{{ figure(figures.sheet, alt, "What it drew.") }}
 
 * *one*: 1 < 2
 * {{ note | marked }}
@@ -81,8 +82,9 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
         report, "_LOADER", ChoiceLoader([DictLoader({"toy.md.jinja": TEMPLATE}), report._LOADER])
     )
     levels = np.random.default_rng(0).integers(256, size=(20, 30, 3), dtype=np.uint8)
-    picture = photograph("sheet.png", levels, 'a "sheet" & more', "What it drew.")
+    picture = photograph("sheet.png", levels)
     values = {"one": TABLE, "name": "a_*b*", "note": "none were given (`--early`)."}
+    values |= {"share": SHARE, "alt": 'a "sheet" & more'}
     first, again = (render("toy", "Report on <b>", {"sheet": picture}, **values) for _ in "ab")
     assert first == again
     return first
@@ -112,7 +114,7 @@ def test_the_html_can_be_used_by_anyone(pages: tuple[str, str]) -> None:
     assert any(given.get("name") == "viewport" for tag, given in tags if tag == "meta")
     assert "prefers-color-scheme: dark" in page
     scopes = [given.get("scope") for tag, given in tags if tag == "th"]
-    assert scopes == ["col", "col", "row", "row"]
+    assert scopes == ["col", "col", "row", "row", "row"]
     assert [given["alt"] for tag, given in tags if tag == "img"] == ['a "sheet" & more']
     assert "<caption>Shares, %</caption>" in page
     # A wide table can be scrolled by keys.
@@ -129,11 +131,10 @@ def test_words_are_escaped_and_marked(pages: tuple[str, str]) -> None:
     assert " of a_*b*." in page
     assert "a|b &lt;i&gt;" in page
     assert "68.3 <small>[66.0, 70.5]</small>" in page
-
-
-def test_shades_grow_and_leave_words_legible(pages: tuple[str, str]) -> None:
-    shades = [int(level) for level in re.findall(r"--shade:(\d+)%", pages[1])]
-    assert shades == [60, 30, 0, 15]
+    assert "<b>68.3 %</b><small>[66.0, 70.5]</small>" in page
+    assert "3 <small>[75 %]</small>" in page
+    # Shades grow and leave words legible.
+    assert re.findall(r"--shade:(\d+)%", page) == ["15", "45"]
 
 
 def test_markdown_says_the_same(pages: tuple[str, str]) -> None:
@@ -148,11 +149,11 @@ def test_markdown_says_the_same(pages: tuple[str, str]) -> None:
 
 
 def test_a_page_that_is_too_heavy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    template = "{% from blocks import figure with context %}{{ figure(figures.a) }}"
+    template = "{% from blocks import figure with context %}{{ figure(figures.a, 1, 2) }}"
     monkeypatch.setattr(
         report, "_LOADER", ChoiceLoader([DictLoader({"a.md.jinja": template}), report._LOADER])
     )
-    figure = Figure(file="a.svg", alt="a", caption="a", content=bytes(4_600_000))
+    figure = Figure(file="a.svg", content=bytes(4_600_000))
     with pytest.raises(OutputError, match=r"6\.1 MB, over 6 MB"):
         render("a", "a", {"a": figure})
 

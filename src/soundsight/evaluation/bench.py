@@ -20,10 +20,9 @@ from soundsight.core.files import atomic_file
 from soundsight.core.progress import Progress
 from soundsight.core.units import IMAGE_PX
 from soundsight.data.vegas.bench import SUBJECTS, Bench, Pair, photo_subject
-from soundsight.evaluation import fidelity, metrics, segments
+from soundsight.evaluation import blind, fidelity, metrics, segments
 from soundsight.evaluation import figures as charts
 from soundsight.evaluation import report as pages
-from soundsight.evaluation.blind import PER_CLASS
 from soundsight.evaluation.metrics import Shares, shares
 from soundsight.evaluation.report import BASELINE
 from soundsight.evaluation.segments import (
@@ -89,15 +88,12 @@ def evaluate(
 
     The first picture drawn of every second is judged, without selection. What the program would not
     draw counts as a miss; what is accepted with nothing hidden stands beside it. The same arguments
-    give the same files, to the last byte. The folder appears whole or not at all: ``report.json``,
-    ``report.md``, ``report.html`` (all of it in one file), ``seconds.csv``, ``pictures.npz``
-    (those of the sheet), ``sheet.png``, ``curves*.svg``, ``nearest.png`` and the blind sheet.
+    give the same files, to the last byte. The folder appears whole or not at all, in place of an
+    earlier report.
 
     Args:
         judges: decide; what else they bring (a second judge, a classifier, an audio-visual space)
             is used, and what they lack is left out of the report, which says so.
-        bench: sounds and photos.
-        out: the folder; an earlier report in it is replaced.
         model: what names the model in the report (name, path, SHA-256).
         command: how this was started, for the report.
         early: early-generator pictures, of which the judges' val part is one more floor.
@@ -133,11 +129,9 @@ def evaluate(
     measured = segments.measured_seconds(of_split, config.limit, seed)
     heard = segments.bench_segments(bench, measured)
     on_sheet = segments.shown_seconds(heard.pairs, config.sheet_per_class, seed)
-    hidden = segments.blind_seconds(heard.pairs, PER_CLASS, seed, on_sheet)
-    if config.blind_sheet and not hidden:
-        raise ConfigError(
-            "no second is left for the blind sheet beside those of the other sheet: raise --limit"
-        )
+    hidden: list[int] = []
+    if config.blind_sheet:
+        hidden = segments.blind_seconds(heard.pairs, blind.PER_CLASS, seed, on_sheet)
     controls = control_pictures(
         bench, config.split, seed=seed, per_kind=config.floor_per_kind, early=early
     )
@@ -187,15 +181,13 @@ def evaluate(
         progress("writing", 0, 1)
         segments.write(place / segments.FILE, table)
         work.sheet(on_sheet)
-        if config.blind_sheet:
-            work.figures["blind"] = pages.blind_figure(place, pictures, heard, work.shown, hidden)
-        names = (INFORMATIVITY, SHUFFLED, REAL_PHOTOS, SECOND + INFORMATIVITY, RIGHT)
-        main = {name: report["rows"][name] for name in names if name in rows}
+        if hidden:
+            levels = blind.write_sheet(place, pictures, heard, work.shown, hidden)
+            work.figures[blind.SHEET] = pages.photograph(blind.SHEET, levels)
         title = f"Report on {report['model'].get('name', 'the translator')}"
         pages.write_report(
-            place, "bench", title, report, work.figures, command,
-            key_figures=pages.share_tiles(main), tables=_tables(report), floor=FLOOR,
-            inaudible_level=f"{units.INAUDIBLE_LEVEL:g}",
+            place, "bench", title, report, work.figures, command, groups=_groups(report["rows"]),
+            floor=FLOOR, inaudible_level=f"{units.INAUDIBLE_LEVEL:g}", marks=charts.MARKS,
             near_duplicate_bits=fidelity.NEAR_DUPLICATE_BITS,
         )  # fmt: skip
     return report
@@ -248,15 +240,8 @@ class _Measurement:
         }
         file = "curves-second.svg" if prefix else "curves.svg"
         whose = prefix.removesuffix(": ") or "published judge"
-        self.figures[file] = pages.save_figure(
-            self.place / file,
-            charts.draw_curves(curves, judges.thresholds, f"Accepted by the {whose}"),
-            f"Share of pictures accepted by the {whose} of each class as its threshold rises: "
-            "real photos, generated pictures, those of shuffled sounds, uninformative pictures",
-            "Nothing is hidden here. The further apart real photos and uninformative pictures "
-            "are, the better the judge; the further generated ones are above those of shuffled "
-            "sounds, the more the sound decides.",
-        )
+        drawn = charts.draw_curves(curves, judges.thresholds, f"Accepted by the {whose}")
+        self.figures[file] = pages.save_figure(self.place / file, drawn)
 
     def silence_and_noise(self, translator: Translator, judges: Judges, prefix: str) -> None:
         """Show every judge the pictures of sounds that are nothing of the five."""
@@ -335,13 +320,8 @@ class _Measurement:
         about["variety"] = fidelity.variety(made, real, kinds, controls.subjects)
         self.report["fidelity"] = about
         self.columns["nearest_distance"] = distances
-        self.figures["nearest.png"] = pages.save_figure(
-            self.place / "nearest.png",
-            charts.nearest_sheet(self.pictures, photos, places, distances, self.seed),
-            "Pairs of pictures: left a generated one, right the training photo that is nearest to "
-            "it, with their distance",
-            f"Left what was drawn, right the nearest training photo in the features of {name}.",
-        )
+        shown = charts.nearest_sheet(self.pictures, photos, places, distances, self.seed)
+        self.figures["nearest.png"] = pages.save_figure(self.place / "nearest.png", shown)
 
     def sheet(self, chosen: list[int]) -> None:
         """Write the sheet, and its pictures, without a date, for ``compare``."""
@@ -350,14 +330,8 @@ class _Measurement:
         with atomic_file(self.place / PICTURES) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, names=np.array(names), mels=mels, pictures=drawn)
         judged = drawn, self.columns["accepted"][chosen] > 0, self.shown[chosen]
-        self.figures["sheet.png"] = pages.save_figure(
-            self.place / "sheet.png",
-            charts.sheet(mels, {"": judged}, kinds),
-            "Sounds as log-mels and the pictures drawn of them, a row a class, ticked in green "
-            "where the judge accepts",
-            "Log-mel and first picture of seconds chosen by the seed, never by the score. "
-            + charts.MARKS,
-        )
+        sheet = charts.sheet(mels, {"": judged}, kinds)
+        self.figures["sheet.png"] = pages.save_figure(self.place / "sheet.png", sheet)
 
 
 def draw_pictures(model: Translator, mels: Levels, seed: int, progress: Progress) -> Levels:
@@ -412,14 +386,9 @@ def control_pictures(
     per_kind: int = 200,
     early: EarlyPictures | None = None,
 ) -> ControlPictures:
-    """Read the photos of a split and make uninformative pictures of them.
+    """Read the photos of a split and make ``per_kind`` uninformative pictures a class of each kind.
 
-    Args:
-        split: ``devtest``, or ``val`` for a look on the way.
-        seed: of the uninformative pictures.
-        per_kind: uninformative pictures of each kind, a class.
-        early: early-generator pictures; only the part that the judges' training kept for val is
-            judged.
+    Of ``early`` only the part that the judges' training kept for val is judged.
 
     Raises:
         DataError: when a class has fewer than two photos, or a photo cannot be used.
@@ -460,8 +429,7 @@ def photo_controls(
     Returns:
         rows: ``real photos`` (the ceiling), ``photos of other classes``, and one row a kind of
             uninformative picture (the floor).
-        photos: the scores of the photos.
-        uninformative: the scores of all kinds made from photos, together.
+        photos, uninformative: the scores of the photos, and of all kinds made from photos.
     """
     columns = columns_of(pictures.subjects)
     photo_scores = judges.scores(pictures.photos)
@@ -555,61 +523,22 @@ def _left_out(
     return [line for line, lacks in lines.items() if lacks]
 
 
-# --- the page -------------------------------------------------------------------------------------
-
-
-def _tables(report: dict[str, Any]) -> dict[str, Any]:
-    """Return the tables of the page by their names in the template."""
+def _groups(rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the rows of each table of the page."""
     groups: dict[str, dict[str, Any]] = {}
-    for name, row in report["rows"].items():
+    for name, row in rows.items():
         own = name.removeprefix(SECOND)
         group = "second controls" if name.startswith(SECOND) else "controls"
         if BASELINE not in name and not own.startswith(DIFFERENCE):
-            if own.startswith((INFORMATIVITY, HIDDEN)):
-                group = "informativity"
-            elif own.startswith(RIGHT):
-                group = "accuracy"
-            elif own.startswith(RETRIEVAL):
-                group = "retrieval"
+            for start, of in (
+                (INFORMATIVITY, "informativity"),
+                (HIDDEN, "informativity"),
+                (RIGHT, "accuracy"),
+                (RETRIEVAL, "retrieval"),
+            ):
+                group = of if own.startswith(start) else group
         groups.setdefault(group, {})[name] = row
-    strong = [INFORMATIVITY, SECOND + INFORMATIVITY]
-    tables: dict[str, Any] = {
-        "informativity": pages.share_table("Informativity, %", groups["informativity"], strong),
-        "controls": [
-            pages.share_table(
-                f"Controls as judged by {name}, %",
-                groups[group],
-                [prefix + SHUFFLED, prefix + REAL_PHOTOS],
-            )
-            for group, name, prefix in (
-                ("controls", "the published judges", ""),
-                ("second controls", "the second judge", SECOND),
-            )
-            if group in groups
-        ],
-    }
-    if "confusion" in report:
-        tables["accuracy"] = [
-            pages.share_table("Class accuracy, %", groups["accuracy"], [RIGHT]),
-            *(_confusion(report["confusion"][unit], unit) for unit in ("seconds", "videos")),
-        ]
-    if "retrieval" in report:
-        tables["retrieval"] = pages.share_table("Retrieval, %", groups["retrieval"])
-    return tables
-
-
-def _confusion(counts: list[list[int]], unit: str) -> pages.Table:
-    totals = [max(1, sum(line)) for line in counts]
-    return pages.Table(
-        caption=f"Confusion, {unit}: each sound's class and the class seen in its picture, counts "
-        "and shares of the row",
-        head=["", *(f"seen: {subject}" for subject in SUBJECTS)],
-        rows=[
-            [f"sound of {subject}", *(f"{n} [{100 * n / total:.0f} %]" for n in line)]
-            for subject, line, total in zip(SUBJECTS, counts, totals, strict=True)
-        ],
-        shades=[[n / total for n in line] for line, total in zip(counts, totals, strict=True)],
-    )
+    return groups
 
 
 # --- a look while training ------------------------------------------------------------------------
@@ -618,9 +547,8 @@ def _confusion(counts: list[list[int]], unit: str) -> pages.Table:
 class ValInformativity:
     """A quick look at a translator in training: how many val pictures do the judges accept?
 
-    It draws the same val sounds each time, up to 40 seconds a class, chosen by the seed, without
-    interval or control. It chooses nothing and stops nothing: a run is judged by ``soundsight
-    evaluate``.
+    It draws the same val sounds each time, up to 40 seconds a class, without interval or control.
+    It chooses nothing and stops nothing: a run is judged by ``soundsight evaluate``.
     """
 
     def __init__(self, judges: Judges, bench: Bench, *, seed: int = 0) -> None:

@@ -21,9 +21,10 @@ from soundsight.core.errors import DataError
 from soundsight.core.files import atomic_file, sha256_of, write_json
 from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.evaluation.figures import blind_sheet
+from soundsight.evaluation.segments import Segments
 
 FOLDER = "blind"
-SHEET = "sheet.png"
+SHEET = f"{FOLDER}/sheet.png"
 ANSWERS = "answers.csv"
 KEY = "blind-key-open-after-answering.json"
 PER_CLASS = 10
@@ -36,38 +37,32 @@ _COLUMNS = ("number", "answer")
 def write_sheet(
     out: Path,
     pictures: NDArray[np.uint8],
-    subjects: Sequence[str],
-    names: Sequence[str],
-    shown: Sequence[bool],
+    heard: Segments,
+    shown: NDArray[np.bool_],
+    order: Sequence[int],
     classes: Sequence[str] = SUBJECTS,
 ) -> NDArray[np.uint8]:
     """Write ``blind/sheet.png``, ``blind/answers.csv`` and, beside the folder, the key.
 
-    Args:
-        out: folder of the report.
-        pictures: uint8 [n, 96, 96, 3], in the order of the sheet.
-        subjects: what each is of.
-        names: of which second.
-        shown: whether the program would have shown the picture.
-        classes: what they may be of.
-
-    Returns:
-        The sheet, uint8 [height, width, 3].
+    ``pictures`` uint8 [n, 96, 96, 3] and ``shown`` are of all seconds ``heard``, ``order`` those of
+    the sheet. Returns the sheet, uint8 [height, width, 3].
     """
-    sheet, levels = out / FOLDER / SHEET, blind_sheet(pictures, classes)
+    sheet, levels = out / SHEET, blind_sheet(pictures[list(order)], classes)
     with atomic_file(sheet) as temporary:
         Image.fromarray(levels).save(temporary, format="PNG")
     with atomic_file(out / FOLDER / ANSWERS) as temporary:
-        temporary.write_text(_empty_form(len(pictures)), "utf-8")
-    behind = zip(subjects, shown, names, strict=True)
+        temporary.write_text(_empty_form(len(order)), "utf-8")
     answers = [
-        {"number": number, "class": subject, "shown": bool(seen), "spectrogram": name}
-        for number, (subject, seen, name) in enumerate(behind, start=1)
+        {
+            "number": number,
+            "class": heard.kinds[place],
+            "shown": bool(shown[place]),
+            "spectrogram": heard.names[place],
+        }
+        for number, place in enumerate(order, start=1)
     ]
-    key = {
-        "format": _FORMAT, "sheet_sha256": sha256_of(sheet), "classes": list(classes),
-        "answers": answers,
-    }  # fmt: skip
+    digest = sha256_of(sheet)
+    key = {"format": _FORMAT, "sheet_sha256": digest, "classes": list(classes), "answers": answers}
     write_json(out / KEY, key)
     return levels
 
@@ -93,7 +88,7 @@ def score(answers: Path, key: Path) -> dict[str, Any]:
     Returns:
         ``right``: share of all pictures that the program shows and the person names rightly, with
         its 95 % Wilson interval; ``right_unhidden``: the same with nothing hidden; ``classes``:
-        ``right`` of each class; ``confusion``: class -> answer -> count; ``count``.
+        ``right`` of each; ``confusion``: class -> answer -> count; ``count``.
 
     Raises:
         DataError: when one of the files cannot be used, naming the line.

@@ -32,13 +32,10 @@ LETTERS = "ABCDEFGH"
 def compare(
     folders: Sequence[Path], out: Path | None = None, *, command: str = ""
 ) -> dict[str, Any]:
-    """Put reports side by side; the first is what the others are compared with.
+    """Put two to eight reports side by side; the first is what the others are compared with.
 
-    Args:
-        folders: two to eight folders of reports, of the same seconds, judges and settings.
-        out: gets ``compare.json``, ``compare.md``, ``compare.html`` and ``sheet.png``, whole or
-            not at all; None to write nothing.
-        command: how this was started.
+    ``out`` gets ``compare.json``, ``compare.md``, ``compare.html`` and ``sheet.png``, whole or not
+    at all; None to write nothing.
 
     Returns:
         What compare.json holds: ``runs`` (letter, name, folder, model), ``rows`` (name -> letter
@@ -102,7 +99,8 @@ def compare(
             shown = _sheet(place / "sheet.png", folders, reports)
             pages.write_pages(
                 place / "compare", "compare", "Runs side by side",
-                {"sheet.png": shown} if shown else {}, report=result, tables=_tables(result),
+                {"sheet.png": shown} if shown else {}, report=result, overview=overview(result),
+                marks=MARKS,
             )  # fmt: skip
     return result
 
@@ -131,27 +129,6 @@ def overview(result: dict[str, Any]) -> pages.Table:
         rows=rows,
         strong=[INFORMATIVITY],
     )
-
-
-def _tables(result: dict[str, Any]) -> dict[str, Any]:
-    """Return the tables of the page by their names in the template."""
-    letters = [run["letter"] for run in result["runs"]]
-    caption = "Differences paired by second, in points"
-    return {
-        "overview": overview(result),
-        "differences": {
-            letter: pages.share_table(caption, rows, [INFORMATIVITY])
-            for letter, rows in result["differences"].items()
-        },
-        "numbers": pages.Table(
-            caption="Figures without an interval",
-            head=["", *letters],
-            rows=[
-                [name, *[by_run.get(letter, "") for letter in letters]]
-                for name, by_run in result["numbers"].items()
-            ],
-        ),
-    }
 
 
 def numbers_of(report: dict[str, Any]) -> dict[str, str]:
@@ -204,13 +181,8 @@ def _sheet(
         )
         for (letter, report), sheet_of, place in zip(reports.items(), stored, places, strict=True)
     }
-    return pages.save_figure(
-        path,
-        sheet(stored[0]["mels"][places[0]], runs, [table.subjects[index] for index in rows]),
-        "Sounds as log-mels, each with the picture of every run beside it, ticked in green where "
-        "the judge accepts",
-        "The first picture that each run drew of the same seconds, chosen by the seed. " + MARKS,
-    )
+    kinds = [table.subjects[index] for index in rows]
+    return pages.save_figure(path, sheet(stored[0]["mels"][places[0]], runs, kinds))
 
 
 def _read_pictures(path: Path) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 Labels are used here alone, to measure. A linear classifier is fitted to embeddings of train, its
 penalty chosen on val. On the bench the nearest train seconds vote as well, both stand beside the
-same reading of the mean level of each mel band, which needs no encoder, and an autoencoder
-reconstructs the sounds. Ears are measured on Everyday's kinds, in the whole band and as recorded
-at 8 kHz.
+same reading of the mean level of each mel band, and an autoencoder reconstructs the sounds. Ears
+are measured on Everyday's kinds, in the whole band and as recorded at 8 kHz.
 """
 
 from __future__ import annotations
@@ -116,11 +115,8 @@ def fit_probe(
     """Fit logistic regression: mean cross entropy + penalty / 2 * squared weights.
 
     Args:
-        train: embeddings [m, E].
-        classes: the class of each, [m], below ``count``.
-        val: embeddings [n, E], which choose the penalty by their cross entropy.
-        val_classes: the class of each, [n].
-        penalties: to choose from, all above 0.
+        train, classes: embeddings [m, E] and the class of each, below ``count``.
+        val, val_classes: [n, E], which choose among the ``penalties`` by their cross entropy.
         balanced: every class weighs the same, in the fit and in the choice, however many seconds
             it has.
     """
@@ -204,16 +200,12 @@ def evaluate_encoder(
     """Measure a finished encoder run on the bench's sounds.
 
     Writes report.json, report.md, report.html, map.png (the embeddings in two dimensions) and, for
-    an autoencoder, sheet.png (log-mels and what it makes of them). The same arguments give the
-    same files.
+    an autoencoder, sheet.png. The same arguments give the same files.
 
     Args:
-        run: folder of the run; of a translator's, the encoder that it was trained with is measured.
-        bench: the linear classifier and the neighbours know its train split.
-        out: the folder; an earlier report in it is replaced.
-        split: ``devtest`` or ``val``. The classifier's weight decay is chosen on val, so that its
-            figure on val is a little flattering.
-        seed: of the intervals and of what is shown.
+        run: of a translator's, the encoder that it was trained with is measured.
+        split: ``devtest`` or ``val``, where the figure is a little flattering, as the classifier's
+            weight decay is chosen there.
         command: how this was started, for the report.
 
     Returns:
@@ -244,15 +236,8 @@ def evaluate_encoder(
             for i, part in enumerate(axes.explained_variance_ratio_, start=1)
         ]
         places = axes.transform(unknown.embeddings)
-        figures = {
-            "map.png": pages.save_figure(
-                place / "map.png",
-                draw_map(places, unknown.of.kinds, (titles[0], titles[1])),
-                "Scatter plots of the embeddings, a panel a class",
-                "Embeddings of the unknown seconds along the two axes in which those of train "
-                "differ most (principal components; no label shaped them).",
-            )
-        }
+        drawn = draw_map(places, unknown.of.kinds, (titles[0], titles[1]))
+        figures = {"map.png": pages.save_figure(place / "map.png", drawn)}
         errors: dict[str, Shares] = {}
         if isinstance(encoder, Autoencoder):
             of_second, figures["sheet.png"] = _drawn_again(encoder, unknown.of, seed, place)
@@ -283,9 +268,7 @@ def evaluate_encoder(
             "errors": as_json(errors),
         }
         title = f"The encoder {report['model']['name']}"
-        pages.write_report(
-            place, "encoder", title, report, figures, command, tables=_encoder_tables(report)
-        )
+        pages.write_report(place, "encoder", title, report, figures, command)
     return report
 
 
@@ -323,9 +306,7 @@ def reconstruct(
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     """Let an autoencoder reconstruct log-mels uint8 [n, 128, 100].
 
-    Returns:
-        The mean squared error of each in [-1, 1], float64 [n]; the reconstructions, uint8
-        [n, 128, 100].
+    Returns the mean squared error of each in [-1, 1], float64 [n], and uint8 [n, 128, 100].
     """
     errors, drawings = np.empty(len(mels)), np.empty_like(mels)
     for start in range(0, len(mels), _AT_ONCE):
@@ -346,9 +327,7 @@ def _drawn_again(
     shown = shown_seconds(unknown.pairs, _SHOWN_PER_CLASS, seed)
     kinds = [unknown.kinds[index] for index in shown]
     page = reconstruction_sheet(unknown.mels[shown], drawn[shown], kinds, errors[shown])
-    words = "Above the log-mel of each second, below what the autoencoder draws of it."
-    caption = f"{words} Chosen by the seed; with each its error."
-    return errors, pages.save_figure(place / "sheet.png", page, words, caption)
+    return errors, pages.save_figure(place / "sheet.png", page)
 
 
 def _error_rows(
@@ -362,32 +341,6 @@ def _error_rows(
         rows[name] = unknown.shares(values, seed)
         rows[f"{name}, audible seconds"] = unknown.shares(values, seed, unknown.audible)
     return rows
-
-
-def _encoder_tables(report: dict[str, Any]) -> dict[str, pages.Table]:
-    """Return the tables of the page by their names in the template."""
-    intervals = f"with {100 * metrics.CONFIDENCE:.0f} % intervals over videos"
-    keys = [MEAN, *SUBJECTS]
-    return {
-        "accuracy": pages.share_table(
-            f"Right classes in per cent, {intervals}", report["rows"], [PROBE, f"{PROBE}, by video"]
-        ),
-        "confusion": pages.Table(
-            caption="Seconds of each class (rows) that the linear probe names so (columns)",
-            head=["", *SUBJECTS],
-            rows=[[s, *map(str, n)] for s, n in zip(SUBJECTS, report["confusion"], strict=True)],
-            shades=[[n / max(1, sum(line)) for n in line] for line in report["confusion"]],
-        ),
-        "errors": pages.Table(
-            caption=f"Mean squared error in [-1, 1], {intervals}",
-            head=["", *keys],
-            rows=[
-                [name, *("{share:.4f} [{low:.4f}, {high:.4f}]".format(**row[k]) for k in keys)]
-                for name, row in report["errors"].items()
-            ],
-            strong=[RECONSTRUCTION],
-        ),
-    }
 
 
 # --- ears, on Everyday ----------------------------------------------------------------------------
@@ -439,16 +392,8 @@ def report_ears(
             for band in BANDWIDTHS
             for unit, row in report[name][band].items()
         }
-        means = pages.Table(
-            caption="Labelled right, per cent: the mean over kinds, and over two groups of them",
-            head=["", MEAN, "the bench's five", "alerts"],
-            rows=[
-                [name, pages.per_cent(row[MEAN]), *(pages.percent(row.get(g)) for g in _GROUPS)]
-                for name, row in rows.items()
-            ],
-        )
         title = f"Ears: {run.resolve().name}, {split}"
-        pages.write_report(place, "ears", title, report, {}, command, tables={"means": means})
+        pages.write_report(place, "ears", title, report, {}, command, rows=rows)
     return [f"{name}: {_in_words(row)}" for name, row in rows.items()]
 
 

@@ -27,8 +27,8 @@ from soundsight.data.everyday import folder as data
 from soundsight.data.everyday.folder import ALERTS, KINDS, SUBJECTS, Everyday
 from soundsight.data.everyday.sounds import audible
 from soundsight.data.vegas.bench import Bench
+from soundsight.evaluation import blind, metrics, segments
 from soundsight.evaluation import figures as charts
-from soundsight.evaluation import metrics, segments
 from soundsight.evaluation import report as pages
 from soundsight.evaluation.bench import control_mels, draw_pictures, draw_with_seeds
 from soundsight.evaluation.fidelity import fidelity, mean_distance, nearest, precision_recall
@@ -128,16 +128,11 @@ def evaluate_everyday(
     command: str = "",
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
-    """Measure a model on Everyday's unknown sounds and write the report into ``out``.
+    """Measure a model on Everyday's unknown sounds, and the bench's, and write the report.
 
-    The folder appears whole or not at all: ``report.json``, ``report.md``, ``report.html`` (all of
-    it in one file), ``seconds.csv``, sheets and, when asked, the blind sheet with its key apart.
+    The folder ``out`` appears whole or not at all, in place of an earlier report.
 
     Args:
-        judge: says what a picture shows.
-        everyday: sounds and photos.
-        bench: more sounds of five subjects.
-        out: the folder; an earlier report in it is replaced.
         about: what names the model in the report.
         command: how this was started, for the report.
 
@@ -154,6 +149,10 @@ def evaluate_everyday(
     subjects, names = heard.of(SUBJECTS), everyday.photos(split)
     if missing := [s for s in SUBJECTS if s not in subjects.kinds]:
         raise DataError(f"{split} has no sounds of {', '.join(missing)}")
+    on_sheet = segments.shown_seconds(subjects.pairs, _SHOWN_A_KIND, seed, SUBJECTS)
+    hidden: list[int] = []
+    if config.blind_sheet:
+        hidden = segments.blind_seconds(subjects.pairs, _BLIND_A_KIND, seed, on_sheet, SUBJECTS)
     report: dict[str, Any] = {
         "kind": KIND,
         "report_version": REPORT_VERSION,
@@ -167,7 +166,7 @@ def evaluate_everyday(
         work = _Measurement(
             model, judge, everyday, bench, config, progress, heard, subjects, place, report,
             photos=np.stack([everyday.photo(name) for name in names]), photo_names=names,
-            photo_kinds=[name.split("/")[0] for name in names],
+            photo_kinds=[name.split("/")[0] for name in names], on_sheet=on_sheet, hidden=hidden,
         )  # fmt: skip
         work.right_pictures()
         report["controls"] = work.controls()
@@ -177,7 +176,7 @@ def evaluate_everyday(
         title = f"Report on {report['model'].get('name', 'the model')}: everyday sounds"
         pages.write_report(
             place, "everyday", title, report, work.figures, command,
-            key_figures=_key_figures(report), tables=_tables(report),
+            kinds=list(SUBJECTS), answers=list(ANSWERS),
         )  # fmt: skip
     return report
 
@@ -199,6 +198,8 @@ class _Measurement:
     photos: Levels
     photo_names: list[str]
     photo_kinds: list[str]
+    on_sheet: list[int]  #: places of the seconds that are shown
+    hidden: list[int]  #: and of those on the blind sheet
     figures: dict[str, pages.Figure] = field(default_factory=dict)
 
     def right_pictures(self) -> None:
@@ -224,31 +225,20 @@ class _Measurement:
             features, of_photos, subjects.kinds, self.photo_kinds, seed=seed, classes=SUBJECTS
         )
         _write_seconds(self.place / "seconds.csv", subjects, shown, found)
-        some = segments.shown_seconds(subjects.pairs, _SHOWN_A_KIND, seed, SUBJECTS)
+        some = self.on_sheet
         kinds = [subjects.kinds[i] for i in some]
         judged = pictures[some], verdicts(found[some], kinds)[1], shown[some]
-        self.figures["kinds"] = pages.save_figure(
-            self.place / "kinds.png",
-            charts.sheet(subjects.mels[some], {"": judged}, kinds, SUBJECTS),
-            "Sounds as log-mels and the first picture drawn of each, a row a subject",
-            "Log-mel and first picture of seconds chosen by the seed, never by the score. A green "
-            "tick: shown, and accepted by the judge. An amber cross: refused.",
-        )
+        sheet = charts.sheet(subjects.mels[some], {"": judged}, kinds, SUBJECTS)
         first = dict(zip(kinds[::-1], some[::-1], strict=True))
         seeds = {
             kind: np.repeat(subjects.mels[first[kind]][None], _SEEDS, axis=0) for kind in SUBJECTS
         }
-        self.figures["seeds"] = pages.save_figure(
-            self.place / "seeds.png",
-            charts.seeds_sheet({k: draw_with_seeds(self.model, m, seed) for k, m in seeds.items()}),
-            "Eight pictures of one sound of each subject, a row a subject",
-            "One sound a row, drawn with eight seeds.",
-        )
-        if self.config.blind_sheet:
-            hidden = segments.blind_seconds(subjects.pairs, _BLIND_A_KIND, seed, some, SUBJECTS)
-            self.figures["blind"] = pages.blind_figure(
-                self.place, pictures, subjects, shown, hidden, SUBJECTS
-            )
+        drawn = {kind: draw_with_seeds(self.model, mels, seed) for kind, mels in seeds.items()}
+        for name, made in (("kinds.png", sheet), ("seeds.png", charts.seeds_sheet(drawn))):
+            self.figures[name] = pages.save_figure(self.place / name, made)
+        if self.hidden:
+            levels = blind.write_sheet(self.place, pictures, subjects, shown, self.hidden, SUBJECTS)
+            self.figures[blind.SHEET] = pages.photograph(blind.SHEET, levels)
 
     def _recordings(self) -> Shares:
         """Draw one picture of each recording; refused where none of its seconds is shown."""
@@ -356,12 +346,8 @@ class _Measurement:
             "median distance of unseen photos": float(np.median(unseen_distances)),
         }
         pictures = np.concatenate(list(drawn.values()))
-        self.figures["nearest"] = pages.save_figure(
-            self.place / "nearest.png",
-            charts.nearest_sheet(pictures, known, places, distances, self.config.seed),
-            "Pairs of pictures: left a generated one, right the training photo nearest to it",
-            "Left what was drawn, right the nearest training photo in the eyes' features.",
-        )
+        sheet = charts.nearest_sheet(pictures, known, places, distances, self.config.seed)
+        self.figures["nearest.png"] = pages.save_figure(self.place / "nearest.png", sheet)
 
     def _draw_varied(self) -> dict[str, Levels]:
         """Draw pictures of each subject: two of each sound, one after the other."""
@@ -478,10 +464,7 @@ def variety(
 ) -> dict[str, dict[str, float]]:
     """Compare pictures' distances with those of photos, and count how many photos are reached.
 
-    Args:
-        drawn: subject -> features [2 m, F], two of a sound one after the other.
-        photos: features of photos of the split, [m, F].
-        photo_kinds: their subjects.
+    ``drawn`` are features [2 m, F] of each subject, two of a sound one after the other.
 
     Returns:
         Subject (and ``mean``) -> ``of one sound``: mean distance of two draws of one sound as a
@@ -518,8 +501,7 @@ def copies(
     Returns:
         copied: bool [n], the nearest training photo is nearer to the picture than any other
             training photo is to that photo.
-        places: int64 [n], the nearest training photo.
-        distances: float64 [n], to it.
+        places, distances: [n], of the nearest training photo.
     """
     places, distances = nearest(made, train)
     photos, which = np.unique(places, return_inverse=True)
@@ -528,53 +510,3 @@ def copies(
     apart[torch.arange(len(photos)), torch.from_numpy(photos)] = torch.inf
     alone = apart.min(dim=1).values.numpy()
     return distances < alone[which], places, distances
-
-
-# --- the page -------------------------------------------------------------------------------------
-
-
-def _key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    rows, copied = report["rows"], report["copies"]["copied"]
-    main = {n: rows[n] for n in (RIGHT, RECORDINGS, SHUFFLED, REAL_PHOTOS) if n in rows}
-    for what in (FULL_BAND, NARROW_BAND) if "refusal" in report else ():
-        main[f"{UNKNOWN_DRAWN}, {what}"] = report["refusal"][what][UNKNOWN_DRAWN]
-    differ = f"{report['variety'][MEAN]['of one sound']:.2f}"
-    return [
-        *pages.share_tiles(main),
-        ("two draws of one sound differ", differ, "of two photos' distance"),
-        ("copies", f"{pages.percent(copied['share'])} %", f"of {copied['count']}"),
-    ]
-
-
-def _tables(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tables of the page by their names in the template."""
-    tables: dict[str, Any] = {
-        "right": pages.kind_table("Right pictures, per cent", report["rows"], SUBJECTS),
-        "confusion": pages.Table(
-            caption="Per cent of a subject's seconds (rows) that the judge takes for each answer",
-            head=["", *ANSWERS, "refused"],
-            rows=[
-                [kind, *(pages.percent(share, 0) if share >= 0.005 else "" for share in row)]
-                for kind, row in zip(SUBJECTS, report["confusion"], strict=True)
-            ],
-            shades=report["confusion"],
-        ),
-        "names": {
-            what: pages.kind_table(
-                f"{what} labelled right among 28, per cent",
-                found,
-                [kind for kind in KINDS if kind in found["seconds"]],
-            )
-            for what, found in report.get("labels", {}).items()
-        },
-    }
-    for what in (FULL_BAND, NARROW_BAND) if "refusal" in report else ():
-        rows = report["refusal"][what]
-        kept = pages.per_cent(rows["known kept"][MEAN])
-        table = pages.kind_table(
-            f"Unknown kinds at {what}, per cent; of the known {kept} are kept",
-            {name: row for name, row in rows.items() if name != "known kept"},
-            [kind for kind in rows[UNKNOWN_DRAWN] if kind != MEAN],
-        )
-        tables.setdefault("refusal", []).append(table)
-    return tables

@@ -71,10 +71,6 @@ def fidelity(
     Args:
         generated: features [n, F].
         real: features [m, F] of photos that were never in training.
-        generated_subjects: the class of each generated picture's sound.
-        real_subjects: the class of each photo.
-        seed: of what is drawn.
-        classes: the class names that there may be.
 
     Returns:
         ``kid`` (0 where both are alike, a little below by chance) and ``kid_spread``, the standard
@@ -143,8 +139,7 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Return KID's mean and standard deviation over subsets of features [m, F] and [n, F].
 
-    ``subset_size`` pictures of either kind are in a subset, at most m and n. The seed draws them;
-    torch's own random state is left as it was.
+    The seed draws ``subset_size`` of either, at most m and n; torch's random state is left alone.
     """
     # Imported here: torchmetrics takes seconds that no other figure needs.
     from torchmetrics.image.kid import KernelInceptionDistance
@@ -172,11 +167,10 @@ def frechet_distance(real: Features, generated: Features) -> float:
 def precision_recall(
     real: Features, generated: Features, *, k: int = NEIGHBOURS
 ) -> tuple[float, float]:
-    """Return improved precision and recall.
+    """Return improved precision and recall of features [n, F] each, n above ``k``.
 
     A picture lies among others when it is in the ball of one of them that reaches to that one's
-    k-th nearest neighbour. Recall rises with the number of generated pictures, so there should be
-    as many features [n, F] of either, n above ``k``.
+    k-th nearest neighbour. Recall rises with the number of generated pictures.
     """
     photos, made = real.astype(np.float64), generated.astype(np.float64)
     return _among(made, photos, k), _among(photos, made, k)
@@ -191,8 +185,7 @@ def _among(points: NDArray[np.float64], others: NDArray[np.float64], k: int) -> 
 def nearest(generated: Features, train: Features) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Find the training photo, [m, F], that each picture, [n, F], is nearest to (Euclid).
 
-    Returns:
-        Indices into ``train``, int64 [n], the first among equals; distances, float64 [n].
+    Returns its index, int64 [n], the first among equals, and the distance, float64 [n].
 
     Raises:
         DataError: when a feature is not finite.
@@ -204,17 +197,11 @@ def nearest(generated: Features, train: Features) -> tuple[NDArray[np.int64], ND
 
 
 def copying(generated: NDArray[np.float64], real: NDArray[np.float64]) -> dict[str, float]:
-    """Are generated pictures nearer to training photos than unseen photos are?
+    """Compare distances to the nearest training photo: of pictures, and of unseen photos (real).
 
-    Args:
-        generated: distance of each picture to its nearest training photo.
-        real: the same of photos that were never in training.
-
-    Returns:
-        ``generated``, ``real``: the median distances; ``near``: the distance that only one unseen
-        photo in twenty stays under; ``closer``, ``unseen_closer``: the share of pictures, and of
-        unseen photos, under it. A high share asks for a look at the nearest photos: pictures of the
-        most common kind are near to many photos without repeating one.
+    Returns the medians, ``near``, the distance that only one unseen photo in twenty stays under,
+    and the shares under it. A high share of pictures asks for a look at the nearest photos:
+    pictures of the most common kind are near to many photos without repeating one.
     """
     near = float(np.quantile(real, NEAR_QUANTILE))
     return {
@@ -232,11 +219,9 @@ def variety(
     generated_subjects: Sequence[str],
     real_subjects: Sequence[str],
 ) -> dict[str, float]:
-    """Compare how far apart pictures, [n, F], of a class are with how far apart its photos are.
+    """Return the mean distance of two pictures over that of two photos of their class.
 
-    Returns:
-        Mean distance of two pictures over that of two photos, by class, and ``mean`` over the
-        classes that have two of each.
+    By class, and ``mean`` over the classes that have two of each; of features [n, F] and [m, F].
     """
     of_made, of_real = columns_of(generated_subjects), columns_of(real_subjects)
     shares: dict[str, float] = {}

@@ -49,11 +49,9 @@ def sheet(
     """Draw each sound's log-mel and beside it the picture of every run, class by class.
 
     Args:
-        mels: uint8 [n, 128, 100].
+        mels: uint8 [n, 128, 100], of n ``subjects``.
         runs: a short name, written below its pictures where there are several -> its pictures. A
             green tick marks what is shown and accepted, an amber cross what is not shown.
-        subjects: n class names.
-        classes: those that there may be, in the order of the rows.
     """
     tiles = []
     for index, mel in enumerate(mels):
@@ -74,14 +72,8 @@ def nearest_sheet(
 ) -> Levels:
     """Draw pictures beside the training photos that are nearest to them: the nearest, and others.
 
-    No class is named: a picture of the blind sheet may be among them.
-
-    Args:
-        pictures: uint8 [n, 96, 96, 3].
-        photos: uint8 [m, 96, 96, 3].
-        nearest: for each picture the place of its photo, [n].
-        distances: [n], written below.
-        seed: chooses the others, ``count`` as the nearest.
+    ``nearest`` and ``distances`` [n] are of the pictures uint8 [n, 96, 96, 3]; the seed chooses the
+    others. No class is named: a picture of the blind sheet may be among them.
     """
     order = np.argsort(distances, kind="stable")
     # The seconds of a video look alike: each photo is shown beside its nearest picture alone.

@@ -60,20 +60,14 @@ def shares(
     """Average by class and over classes, with 95 % percentile bootstrap intervals over videos.
 
     In each resample every class draws as many of its videos as it has, with replacement; the mean
-    over classes gives each class the same weight.
+    over classes gives each class the same weight. Empty without values.
 
     Args:
-        values: [n], accepted or not (or a difference of two such).
-        subjects: n class names.
-        videos: n names of what is resampled whole.
-        seed: of the resampling; a class's draws do not depend on the other classes.
+        values: [n], accepted or not (or a difference of such), of n ``subjects`` and ``videos``.
         by_video: average over the seconds of each video first, so that videos count the same.
         together: classes share their videos (one picture is shown to every judge): a resample draws
-            videos once for all classes.
+            videos once for all classes. Else a class's draws do not depend on the others.
         among: the classes, in their order.
-
-    Returns:
-        One entry a class present and ``mean``; empty without values.
     """
     of_class = np.asarray(subjects)
     names, of_video = np.unique(np.asarray(videos), return_inverse=True)
@@ -120,11 +114,9 @@ def as_json(rows: Mapping[str, Shares]) -> dict[str, dict[str, Any]]:
 def shuffled(
     subjects: Sequence[str], seed: int, all_classes: Sequence[str] = SUBJECTS
 ) -> NDArray[np.int64] | None:
-    """Give every sound the picture of a sound of another class, each picture once.
+    """Give every sound the picture of a sound of another class, each picture once: int64 [n].
 
-    Returns:
-        int64 [n], a permutation without any class mapped to itself; None when there is none
-        because one class holds more than half of the sounds.
+    None where there is no such permutation, because one class holds more than half of the sounds.
     """
     classes = columns_of(subjects, all_classes)
     n = len(classes)
@@ -164,12 +156,8 @@ def classify(
 ) -> ClassAccuracy:
     """Compare the likeliest class with the sound's, by second and by video.
 
-    Args:
-        probabilities: [n, k], columns in the order of ``classes``; or their logarithms.
-        subjects: the class of each of the n sounds.
-        videos: the video of each.
-        seed: of the bootstrap over videos.
-        among: those of ``classes`` that are averaged; all by default.
+    ``probabilities`` are [n, k], columns in the order of ``classes``, or their logarithms; those
+    ``among`` the classes are averaged, all by default.
 
     Raises:
         DataError: when a probability is not finite, or on an unknown class.
@@ -210,14 +198,9 @@ def retrieve(
     """Rank each sound's candidates by cosine: is its picture, or its class, found again?
 
     The candidates of a sound are its own picture and 99 others, 20 a class (fewer where a class has
-    fewer), drawn by the seed. Equals are ordered by lot, so that none is favoured. As about twenty
-    candidates show the same subject, the share of sounds that find their own picture is low.
-
-    Args:
-        sounds: [n, e], embeddings of the sounds, of any length above 0.
-        pictures: [n, e], embeddings of the pictures imagined from them, in the same space.
-        subjects: the class of each sound.
-        seed: of the candidates and the order of equals.
+    fewer), drawn by the seed. Equals are ordered by lot. As about twenty candidates show the same
+    subject, the share of sounds that find their own picture is low. ``sounds`` and ``pictures`` are
+    embeddings [n, e] of any length above 0 in one space.
 
     Returns:
         hits: measure -> float64 [n]. ``precision@k``: the share of the k nearest candidates that

@@ -1,8 +1,8 @@
 """The folder of a report: figures as JSON, and pages in Markdown and HTML from one template each.
 
-The words of a page are a Jinja2 template in ``assets/report``, written in Markdown; its tables
-and pictures come from the measurement. It is rendered twice: with the blocks of Markdown as it is,
-and with the blocks of HTML into one file that asks for nothing outside itself.
+A page is a Jinja2 template in ``assets/report``, written in Markdown, that says which figures and
+pictures it shows in which words. It is rendered twice: with the blocks of Markdown as it is, and
+with the blocks of HTML into one file that asks for nothing outside itself.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import json
 import os
 import platform
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ from soundsight.core.files import atomic_file, atomic_folder, commit, write_json
 from soundsight.data.vegas.bench import SUBJECTS
 from soundsight.evaluation import blind
 from soundsight.evaluation.metrics import MEAN
-from soundsight.evaluation.segments import FILE, Segments, SegmentTable, read
+from soundsight.evaluation.segments import FILE, SegmentTable, read
 
 REPORT = "report.json"
 REPORT_VERSION = 2
@@ -53,26 +52,18 @@ _MARKS = {ord(mark): f"&#{ord(mark)};" for mark in "\\`*_"}
 _NO_FIGURE_CHANGES = ("blind_sheet", "sheet_per_class")
 """Settings that may differ between reports that are compared."""
 
+Row = Mapping[str, Any]
+"""Class (or ``mean``) -> ``share``, ``low``, ``high``."""
 
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows of words."""
 
-    caption: str  #: what the table shows; its accessible name
-    head: Sequence[str]  #: of the columns; the first stands over the rows' titles, and may be empty
-    rows: Sequence[Sequence[str]]  #: cells, the first of each row its title
-    strong: Sequence[str] = ()  #: titles of the rows that stand out
-    #: for each cell but the titles, how dark its ground is, in [0, 1]
-    shades: Sequence[Sequence[float]] | None = None
+# --- pictures and tables --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A picture."""
+    """A picture of a page."""
 
     file: str  #: its name beside the Markdown
-    alt: str  #: what it shows, for readers who cannot see it
-    caption: str  #: words below it
     content: bytes  #: what goes into the HTML
     media_type: str = "image/jpeg"  #: of ``content``
 
@@ -82,66 +73,35 @@ class Figure:
         return f"data:{self.media_type};base64,{base64.b64encode(self.content).decode('ascii')}"
 
 
-def save_figure(path: Path, picture: NDArray[np.uint8] | bytes, alt: str, caption: str) -> Figure:
-    """Write a picture, ``.png`` or ``.svg``, and make a figure of it.
-
-    It is the bytes of the file, or uint8 [height, width, 3], which the HTML page shows as a JPEG to
-    stay small.
-
-    Raises:
-        OutputError: when it cannot be written.
-    """
-    if isinstance(picture, bytes):
-        with atomic_file(path) as temporary:
-            temporary.write_bytes(picture)
-        kind = "image/svg+xml" if path.suffix == ".svg" else "image/png"
-        return Figure(file=path.name, alt=alt, caption=caption, content=picture, media_type=kind)
+def save_figure(path: Path, picture: NDArray[np.uint8] | bytes) -> Figure:
+    """Write a picture, the bytes of a file or uint8 [height, width, 3], and make a figure of it."""
     with atomic_file(path) as temporary:
+        if isinstance(picture, bytes):
+            temporary.write_bytes(picture)
+            kind = "image/svg+xml" if path.suffix == ".svg" else "image/png"
+            return Figure(file=path.name, content=picture, media_type=kind)
         Image.fromarray(picture).save(temporary, format="PNG")
-    return photograph(path.name, picture, alt, caption)
+    return photograph(path.name, picture)
 
 
-def photograph(file: str, levels: NDArray[np.uint8], alt: str, caption: str) -> Figure:
-    """Return a figure of uint8 [height, width, 3]; in the HTML page it is a JPEG."""
+def photograph(file: str, levels: NDArray[np.uint8]) -> Figure:
+    """Return a figure of uint8 [height, width, 3]; in the HTML page it is a JPEG, to stay small."""
     content = io.BytesIO()
     Image.fromarray(levels).save(content, format="JPEG", quality=_JPEG_QUALITY)
-    return Figure(file=file, alt=alt, caption=caption, content=content.getvalue())
+    return Figure(file=file, content=content.getvalue())
 
 
-def blind_figure(
-    place: Path,
-    pictures: NDArray[np.uint8],
-    heard: Segments,
-    shown: NDArray[np.bool_],
-    order: Sequence[int],
-    classes: Sequence[str] = SUBJECTS,
-) -> Figure:
-    """Write the blind sheet, its form and its key, and make a figure of the sheet.
+class Table(NamedTuple):
+    """Rows of words: the first cell of each is its title, and those in ``strong`` stand out."""
 
-    Args:
-        place: folder of the report.
-        pictures: uint8 [n, 96, 96, 3] of all seconds.
-        heard: what they are of.
-        shown: bool [n], whether the program would show them.
-        order: those of the sheet.
-        classes: what they may be of.
-    """
-    kinds, names = ([of[i] for i in order] for of in (heard.kinds, heard.names))
-    some = list(order)
-    levels = blind.write_sheet(place, pictures[some], kinds, names, shown[some].tolist(), classes)
-    return photograph(
-        f"{blind.FOLDER}/{blind.SHEET}",
-        levels,
-        "Numbered pictures without labels",
-        "Numbered pictures of unknown sounds in random order.",
-    )
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    strong: Sequence[str] = ()
 
 
 def per_cent(share: Mapping[str, float] | None, unit: str = "") -> str:
-    """Return ``share``, ``low`` and ``high`` as ``68.3 [66.2, 70.5]``; nothing for None.
-
-    ``unit`` is written after the share, such as `` %``.
-    """
+    """Return a share and its interval, ``68.3 [66.2, 70.5]``, ``unit`` between; "" for None."""
     if share is None:
         return ""
     point, low, high = (100 * share[key] for key in ("share", "low", "high"))
@@ -153,39 +113,61 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "" if share is None else f"{100 * share:.{digits}f}"
 
 
-def share_table(
-    caption: str,
-    rows: Mapping[str, Mapping[str, Any]],
-    strong: Sequence[str] = (),
-    columns: Sequence[str] = SUBJECTS,
-) -> Table:
+def share_table(caption: str, rows: Mapping[str, Row], strong: Sequence[str] = ()) -> Table:
     """Return a table of shares: a row a name, the mean and a column a class."""
-    keys = [MEAN, *columns]
-    return Table(
-        caption=caption,
-        head=["", *keys],
-        rows=[[name, *(per_cent(row.get(key)) for key in keys)] for name, row in rows.items()],
-        strong=strong,
-    )
+    keys = [MEAN, *SUBJECTS]
+    lines = [[name, *(per_cent(row.get(key)) for key in keys)] for name, row in rows.items()]
+    return Table(caption, ["", *keys], lines, strong)
 
 
-def kind_table(caption: str, rows: Mapping[str, Mapping[str, Any]], kinds: Sequence[str]) -> Table:
+def kind_table(caption: str, rows: Mapping[str, Row], kinds: Iterable[str]) -> Table:
     """Return a table of shares the other way round: the mean and a row a kind, a column a name."""
-    return Table(
-        caption=caption,
-        head=["", *rows],
-        rows=[[k, *(per_cent(row.get(k)) for row in rows.values())] for k in (MEAN, *kinds)],
-        strong=[MEAN],
-    )
+    keys = [MEAN, *(kind for kind in kinds if kind != MEAN)]
+    lines = [[kind, *(per_cent(row.get(kind)) for row in rows.values())] for kind in keys]
+    return Table(caption, ["", *rows], lines, [MEAN])
 
 
-def share_tiles(rows: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """Return the means of rows as a page shows its main figures: (name, value, interval)."""
+def share_tiles(rows: Mapping[str, Row], names: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Return the means of rows, where there are such, as (name, value, interval)."""
     tiles = []
-    for name, row in rows.items():
-        point, _, interval = per_cent(row[MEAN]).partition(" ")
-        tiles.append((name, f"{point} %", interval))
+    for name in names:
+        if name in rows:
+            point, _, interval = per_cent(rows[name][MEAN]).partition(" ")
+            tiles.append((name, f"{point} %", interval))
     return tiles
+
+
+def _environment(html: bool) -> Environment:
+    environment = Environment(
+        loader=_LOADER, autoescape=html, trim_blocks=True, lstrip_blocks=True,
+        finalize=_escaped if html else None,
+    )  # fmt: skip
+    made = (share_table, kind_table, share_tiles, per_cent)
+    environment.globals |= {function.__name__: function for function in made}
+    environment.filters |= {
+        "percent": percent,
+        "facts": lambda facts: ", ".join(f"{key} {value}" for key, value in facts.items()),
+        "percents": lambda row, keys: [percent(row.get(key)) for key in keys],
+        "decimals": lambda row, keys: [f"{row[key]:.2f}" if key in row else "" for key in keys],
+        "errors": lambda row, keys: [
+            "{share:.4f} [{low:.4f}, {high:.4f}]".format(**row[key]) for key in keys
+        ],
+        "parts": lambda counts: [n / max(1, sum(counts)) for n in counts],
+        "counted": lambda counts: [f"{n} [{100 * n / max(1, sum(counts)):.0f} %]" for n in counts],
+        "seen_as": lambda row: [percent(x, 0) if x >= 0.005 else "" for x in row],
+        "values_of": lambda row, keys: [row.get(key, "") for key in keys],
+        "kinds_passed": lambda of: list(dict.fromkeys(k for t in of.values() for k in t["passed"])),
+        # For words that are Markdown themselves.
+        "marked": escape if html else str,
+    }
+    return environment
+
+
+def _escaped(value: Any) -> Any:
+    return value if hasattr(value, "__html__") else Markup(str(escape(value)).translate(_MARKS))
+
+
+# --- pages ----------------------------------------------------------------------------------------
 
 
 def render(
@@ -217,25 +199,42 @@ def render(
     return markdown, page
 
 
-def _environment(html: bool) -> Environment:
-    environment = Environment(
-        loader=_LOADER, autoescape=html, trim_blocks=True, lstrip_blocks=True,
-        finalize=_escaped if html else None,
-    )  # fmt: skip
-    environment.filters |= {
-        "percent": percent,
-        "facts": lambda facts: ", ".join(f"{key} {value}" for key, value in facts.items()),
-        "percents": lambda row, keys: [percent(row.get(key)) for key in keys],
-        "decimals": lambda row, keys: [f"{row[key]:.2f}" if key in row else "" for key in keys],
-        "kinds_passed": lambda of: list(dict.fromkeys(k for t in of.values() for k in t["passed"])),
-        # For words that are Markdown themselves.
-        "marked": escape if html else str,
+def write_pages(
+    path: Path, template: str, title: str, figures: Mapping[str, Figure], **values: Any
+) -> None:
+    """Write what :func:`render` returns beside each other, as ``path`` with .md and .html."""
+    for ending, text in zip(
+        ("md", "html"), render(template, title, figures, **values), strict=True
+    ):
+        with atomic_file(path.with_suffix(f".{ending}")) as temporary:
+            temporary.write_text(text, "utf-8")
+
+
+def write_report(
+    place: Path,
+    template: str,
+    title: str,
+    report: dict[str, Any],
+    figures: Mapping[str, Figure],
+    command: str,
+    **values: Any,
+) -> None:
+    """Add to a report how it was made, and write ``report.json``, ``.md`` and ``.html``."""
+    report |= {
+        "command": command,
+        "machine": {
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "cpus": str(os.cpu_count()),
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": str(np.__version__),
+        },
+        "version": __version__,
+        "commit": commit(),
     }
-    return environment
-
-
-def _escaped(value: Any) -> Any:
-    return value if hasattr(value, "__html__") else Markup(str(escape(value)).translate(_MARKS))
+    write_json(place / REPORT, report)
+    write_pages(place / "report", template, title, figures, report=report, **values)
 
 
 @contextmanager
@@ -256,52 +255,10 @@ def report_folder(out: Path) -> Iterator[Path]:
         yield place
 
 
-def write_report(
-    place: Path,
-    template: str,
-    title: str,
-    report: dict[str, Any],
-    figures: Mapping[str, Figure],
-    command: str,
-    **values: Any,
-) -> None:
-    """Add to a report how it was made, and write ``report.json``, ``.md`` and ``.html``."""
-    report |= {
-        "command": command,
-        "machine": {
-            "system": platform.system(),
-            "processor": platform.machine(),
-            "cpus": str(os.cpu_count()),
-            "python": ".".join(map(str, sys.version_info[:3])),
-            "torch": str(torch.__version__),
-            "numpy": str(np.__version__),
-        },
-        "version": __version__,
-        "commit": commit(),
-    }
-    write_json(place / REPORT, report)
-    write_pages(place / "report", template, title, figures, report=report, **values)
+# --- reports that are there -----------------------------------------------------------------------
 
 
-def write_pages(
-    path: Path, template: str, title: str, figures: Mapping[str, Figure], **values: Any
-) -> None:
-    """Write what :func:`render` returns beside each other, as ``path`` with .md and .html."""
-    for ending, text in zip(
-        ("md", "html"), render(template, title, figures, **values), strict=True
-    ):
-        with atomic_file(path.with_suffix(f".{ending}")) as temporary:
-            temporary.write_text(text, "utf-8")
-
-
-def check_split(split: str) -> None:
-    """Raise ConfigError on a split that is not for evaluation."""
-    if split not in UNKNOWN_SPLITS:
-        raise ConfigError(f"{split} is not for evaluation: choose from {', '.join(UNKNOWN_SPLITS)}")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StoredReport:
+class StoredReport(NamedTuple):
     """A report on the bench as ``soundsight evaluate`` left it: its JSON, and its segments."""
 
     values: dict[str, Any]
@@ -330,7 +287,13 @@ def load_report(folder: Path) -> StoredReport:
                 raise ValueError(key)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} holds no report of soundsight evaluate") from error
-    return StoredReport(values=values, segments=read(folder / FILE))
+    return StoredReport(values, read(folder / FILE))
+
+
+def check_split(split: str) -> None:
+    """Raise ConfigError on a split that is not for evaluation."""
+    if split not in UNKNOWN_SPLITS:
+        raise ConfigError(f"{split} is not for evaluation: choose from {', '.join(UNKNOWN_SPLITS)}")
 
 
 def check_comparable(

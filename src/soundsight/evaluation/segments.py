@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from soundsight.core.errors import DataError
+from soundsight.core.errors import ConfigError, DataError
 from soundsight.core.files import atomic_file
 from soundsight.data.everyday.folder import BENCH_PREFIX, KINDS, Everyday, Sound, bench_kind
 from soundsight.data.everyday.sounds import audible, darkened, read_seconds
@@ -117,9 +117,8 @@ def known_segments(
 ) -> Segments:
     """Read every second of a split's 28 kinds, those of the bench after Everyday's.
 
-    Args:
-        limit: at most so many seconds a kind, chosen by the seed.
-        narrow: as if recorded at ``NARROW_HZ``; a spectrogram loses its bands above the half of it.
+    At most ``limit`` a kind, chosen by the seed; ``narrow``: as if recorded at ``NARROW_HZ`` (a
+    spectrogram loses its bands above the half of it).
 
     Raises:
         DataError: when a sound is missing or damaged.
@@ -196,8 +195,15 @@ def blind_seconds(
 
     Fewer than ``per_class`` where there are no more. ``known`` are places whose pictures are shown
     elsewhere with their class; they are left out.
+
+    Raises:
+        ConfigError: when no second is left.
     """
     chosen = _sample(pairs, per_class, seed, _BLIND, known, classes)
+    if not chosen:
+        raise ConfigError(
+            "no second is left for the blind sheet beside those of the other sheet: raise --limit"
+        )
     order = np.random.default_rng((seed, _BLIND)).permutation(len(chosen))
     return [chosen[place] for place in order]
 

@@ -86,13 +86,9 @@ class PhotoJudgeConfig:
 
 
 class PhotoJudge:
-    """Says what a picture shows.
+    """Says what a picture shows: a linear reading, [23, 1280] and [23], of what frozen eyes see.
 
-    Args:
-        eyes: the frozen network.
-        weight: [23, 1280].
-        bias: [23].
-        about: what is known of it; ``about["config"]`` are the settings.
+    ``about`` is what is known of it; ``about["config"]`` are the settings.
     """
 
     def __init__(self, eyes: Eyes, weight: Tensor, bias: Tensor, about: dict[str, Any]) -> None:
@@ -153,11 +149,10 @@ class PhotoJudge:
 def verdicts(
     probabilities: NDArray[np.float32], subjects: Sequence[str]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return from probabilities, [n, 23], whether each picture shows its subject.
+    """Say from probabilities, [n, 23], whether each picture shows its subject: bool [n] twice.
 
-    Returns:
-        named: bool [n], the likeliest answer is the subject.
-        accepted: bool [n], and its probability is at least ``ACCEPTED_FROM``.
+    It is named where it is the likeliest answer; accepted, where its probability is at least
+    ``ACCEPTED_FROM``, too.
 
     Raises:
         DataError: on a subject that there is not.
@@ -200,10 +195,8 @@ def fit_judge(
 ) -> PhotoJudge:
     """Fit the judge on the train photos of both data sets; ``about["val"]`` says how it does.
 
-    Args:
-        early: ``.npz`` files, or folders of them, with ``images`` of early generators: more
-            pictures of nothing.
-        show: is told (what, done, of how many) now and then.
+    Pictures of ``early`` generators, as :func:`load_early` reads them, are more pictures of
+    nothing.
 
     Raises:
         ConfigError: when the package of photo features is not installed.

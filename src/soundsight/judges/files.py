@@ -102,10 +102,7 @@ def val_table(
 class JudgeFolder:
     """A folder in the making: begun here, or gone on with.
 
-    Args:
-        config: the settings' dataclass.
-        early: early-generator pictures; their hash is kept.
-        data: what is learned from, apart from early pictures: name -> hash.
+    ``data`` are the hashes of what is learned from, apart from ``early`` pictures.
 
     Raises:
         ConfigError: when it was begun with other settings or other data, naming what differs.
@@ -265,7 +262,6 @@ def check_early(folder: Path | None, early: EarlyPictures) -> None:
 
     Raises:
         ConfigError: when they are others.
-        ModelError: when the folder is no whole folder of judges.
     """
     folder = folder or PACKAGED_JUDGES
     known = read_index(folder)["settings"]["early"]
@@ -279,7 +275,7 @@ def check_early(folder: Path | None, early: EarlyPictures) -> None:
 
 
 def load_into(network: Network, folder: Path, name: str) -> Network:
-    """Load the weights that :meth:`JudgeFolder.add` kept and set the network to evaluation mode.
+    """Load the weights that :meth:`JudgeFolder.add` kept; in evaluation mode.
 
     Raises:
         ModelError: when the file is no safetensors file.

@@ -130,17 +130,13 @@ def augment(
     strength: float = 1.0,
     hidden_share: float = 0.0,
 ) -> Float[Tensor, "n 3 96 96"]:
-    """Mirror, shift, scale and tint pictures a little; positives and negatives alike.
+    """Mirror, shift, scale and tint pictures uint8 [n, 96, 96, 3] a little.
 
     A quarter keep their pixels' places, so that no judge goes by the blur of resampling.
-
-    Args:
-        images: uint8 [n, 96, 96, 3].
-        strength: 1 = zoom by up to 16 %, shift by up to 6 px, brightness by up to 15 %, tint by up
-            to 8 %.
-        hidden_share: part of the pictures in which a box of 16 to 48 px a side is filled with the
-            picture's mean colour (random erasing: Zhong et al. 2020), so that no judge goes by one
-            spot of the few photos of a class.
+    ``strength`` 1 is a zoom by up to 16 %, a shift by up to 6 px, brightness by up to 15 %, tint by
+    up to 8 %. In a ``hidden_share`` of the pictures a box of 16 to 48 px a side is filled with the
+    picture's mean colour (random erasing: Zhong et al. 2020), so that no judge goes by one spot of
+    the few photos of a class.
 
     Returns:
         float32 in [-1, 1], channels last in memory.

@@ -173,15 +173,9 @@ def class_precision(
 ) -> dict[str, float]:
     """Retrieve a photo for each sound among 20 of each class, and say how often its class is right.
 
-    Args:
-        sounds: unit vectors [n, e].
-        of_sound: n subjects.
-        pictures: unit vectors [m, e]; where a class has fewer than 20, all of them stand by.
-        of_picture: m subjects.
-        seed: of the candidates, drawn anew for each sound.
-
-    Returns:
-        Precision of the first, by subject of the sound, and ``mean`` over subjects.
+    Of unit vectors [n, e] and [m, e]; where a class has fewer than 20 photos, all of them stand by.
+    The seed draws the candidates anew for each sound. By subject of the sound, and ``mean`` over
+    subjects.
     """
     rng = np.random.default_rng((seed, 3))
     classes = [np.flatnonzero(np.asarray(of_picture) == subject) for subject in SUBJECTS]

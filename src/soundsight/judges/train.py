@@ -160,16 +160,11 @@ def train(
     *,
     early: Sequence[Path] = (),
 ) -> Path:
-    """Train one judge a class, and the networks beside them, into the folder ``out``.
+    """Train one judge a class, and the networks beside them, into the folder ``out``; return it.
 
-    The same command goes on after a stop, and the same arguments give the same bytes.
-
-    Args:
-        config: the same settings for every judge.
-        bench: photos and pairs of train (to learn from) and val (for thresholds and figures).
-        out: gets ``<name>.safetensors`` (fp16), ``judges.json`` and ``CARD.md``.
-        early: ``.npz`` files, or folders of them, with ``images`` uint8 [n, 96, 96, 3]: pictures
-            of early generators. Without any this kind of negative is left out.
+    The same command goes on after a stop, and the same arguments give the same bytes. Of the bench
+    train is learned from; val is for thresholds and figures. ``early`` are ``.npz`` files of early
+    generators, or folders of them; without any this kind of negative is left out.
 
     Raises:
         ConfigError: when ``out`` was begun with other settings, photos or early pictures.
@@ -288,11 +283,9 @@ class JudgeTask(LossTask[Network]):
 def fit(name: str, task: JudgeTask[Network], folder: JudgeFolder) -> Network:
     """Train a network and return the moving average of its weights, rounded to fp16.
 
-    The folder keeps the run, so that the same call goes on after a stop.
-
     Raises:
         SoundsightError: when the loss or the weights are no longer finite.
-        KeyboardInterrupt: after the state was saved.
+        KeyboardInterrupt: after the state was saved, from which the same call goes on.
     """
     run_training(task, folder.run(name), task.loop, task.about)
     kept = round_weights(task.kept).eval()
