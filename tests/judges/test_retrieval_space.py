@@ -19,7 +19,7 @@ from soundsight.judges.retrieval_space import (
     val_precision,
 )
 from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair
-from soundsight.training.coherence import read_batch
+from soundsight.training.coherence import fit_pair, read_batch
 
 MAPS = (6, 6, 6, 8, 8)
 COLOURS = [(200, 60, 60), (60, 200, 60), (60, 60, 200), (190, 190, 190), (60, 60, 60)]
@@ -71,7 +71,11 @@ class Kinds:
 @pytest.mark.slow
 def test_it_learns_which_sounds_and_photos_go_together(toy_bench: Bench) -> None:
     pairs, steps = Kinds(0), []
-    space = AudioVisualSpace.fit(SMALL, pairs, 1, bfloat16=False, stepped=lambda: steps.append(1))
+    how = SMALL.coherence(bfloat16=False)
+    network = fit_pair(
+        pairs, np.arange(len(pairs)), how, SMALL.steps(pairs), 1, lambda: steps.append(1)
+    )
+    space = AudioVisualSpace(network, SMALL)
     assert len(steps) == SMALL.steps(pairs) == round(12 * len(pairs) / 16)
     other = Kinds(1)
     found = class_precision(

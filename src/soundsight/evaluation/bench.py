@@ -355,9 +355,6 @@ def draw_pictures(model: Translator, mels: Levels, seed: int, progress: Progress
     return pictures
 
 
-# --- controls -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ControlPictures:
     """Pictures that no translator drew, the same for every judge."""
@@ -539,9 +536,6 @@ def _groups(rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 group = of if own.startswith(start) else group
         groups.setdefault(group, {})[name] = row
     return groups
-
-
-# --- a look while training ------------------------------------------------------------------------
 
 
 class ValInformativity:

@@ -63,9 +63,6 @@ _SHOWN_PER_CLASS = 8
 _AT_ONCE = 256
 
 
-# --- probes ---------------------------------------------------------------------------------------
-
-
 def neighbour_votes(
     train: NDArray[np.floating],
     classes: NDArray[np.int64],
@@ -147,9 +144,6 @@ def _weights(classes: NDArray[np.int64], count: int, balanced: bool) -> NDArray[
     return weights / weights.sum()
 
 
-# --- embeddings -----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embedded:
     """n seconds and their embeddings, float64 [n, E]."""
@@ -182,9 +176,6 @@ def embed_segments(encoder: AudioEncoder, segments: Segments) -> Embedded:
     if not np.isfinite(embeddings).all():
         raise DataError("the encoder's embeddings are not finite")
     return Embedded(of=segments, embeddings=embeddings)
-
-
-# --- on the bench ---------------------------------------------------------------------------------
 
 
 def evaluate_encoder(
@@ -341,9 +332,6 @@ def _error_rows(
         rows[name] = unknown.shares(values, seed)
         rows[f"{name}, audible seconds"] = unknown.shares(values, seed, unknown.audible)
     return rows
-
-
-# --- ears, on Everyday ----------------------------------------------------------------------------
 
 
 def report_ears(

@@ -182,8 +182,6 @@ def _marked(levels: Levels, accepted: bool, shown: bool) -> Image.Image:
     return drawn
 
 
-# --- charts ---------------------------------------------------------------------------------------
-
 THRESHOLDS = np.round(np.linspace(0.0, 1.0, 101), 2)
 """Thresholds at which the curves are known."""
 

@@ -56,9 +56,6 @@ Row = Mapping[str, Any]
 """Class (or ``mean``) -> ``share``, ``low``, ``high``."""
 
 
-# --- pictures and tables --------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class Figure:
     """A picture of a page."""
@@ -167,9 +164,6 @@ def _escaped(value: Any) -> Any:
     return value if hasattr(value, "__html__") else Markup(str(escape(value)).translate(_MARKS))
 
 
-# --- pages ----------------------------------------------------------------------------------------
-
-
 def render(
     template: str, title: str, figures: Mapping[str, Figure], **values: Any
 ) -> tuple[str, str]:
@@ -253,9 +247,6 @@ def report_folder(out: Path) -> Iterator[Path]:
 
     with atomic_folder(out, overwrite=True, ours=ours) as place:
         yield place
-
-
-# --- reports that are there -----------------------------------------------------------------------
 
 
 class StoredReport(NamedTuple):

@@ -161,9 +161,6 @@ def _everyday_segments(
     return Segments(pairs=pairs, mels=found.mels)
 
 
-# --- sampling: by the seed, never by the score ----------------------------------------------------
-
-
 def measured_seconds(
     pairs: Sequence[Pair], limit: int | None, seed: int, classes: Sequence[str] = SUBJECTS
 ) -> list[Pair]:
@@ -191,10 +188,9 @@ def blind_seconds(
     known: Collection[int],
     classes: Sequence[str] = SUBJECTS,
 ) -> list[int]:
-    """Return the places of the seconds for the blind sheet, in random order.
+    """Return the places of the seconds for the blind sheet, in random order: ``per_class`` at most.
 
-    Fewer than ``per_class`` where there are no more. ``known`` are places whose pictures are shown
-    elsewhere with their class; they are left out.
+    ``known`` are places whose pictures are shown elsewhere with their class; they are left out.
 
     Raises:
         ConfigError: when no second is left.
@@ -230,9 +226,6 @@ def _sample(
             seen[pairs[index].video] = turns[-1] + 1
         chosen += [mine[k] for k in np.argsort(turns, kind="stable")[:count]]
     return chosen
-
-
-# --- what was found of every second ---------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

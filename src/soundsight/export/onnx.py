@@ -165,12 +165,10 @@ def export_networks(
 ) -> Path:
     """Write a model folder of these networks; see :func:`export_run`.
 
-    Args:
-        ood: features [n, F] -> ood scores [n] in [0, 1], unknown above
-            ``training.ood.LIMIT``; None for a model that draws any sound.
-        labels: the label head, fitted to ``encoder``; None for a model without.
-        about: the run's ``run.json``, for the card.
-        weights: a finished run whose weights are carried for others to start from.
+    ``ood`` turns features [n, F] into ood scores [n] in [0, 1], unknown above
+    ``training.ood.LIMIT``; ``labels`` is the label head, fitted to ``encoder``; ``about`` is the
+    run's ``run.json``, for the card; ``weights`` is a finished run whose weights are carried for
+    others to start from.
     """
     if encoder.embedding_size != generator.embedding_size:
         raise ModelError(

@@ -31,9 +31,7 @@ class Judges:
     """One binary judge a class, each with the threshold that was set on val.
 
     Args:
-        scorer: gives what the five judges say of pictures.
         thresholds: subject -> the score from which on a picture is accepted.
-        name: what the report calls them.
         sha256: hash of what they are made of, empty when there is no file.
         val: ``judge`` and ``second judge`` -> subject -> what passes on val (``files.val_table``).
         second: a stronger judge of the same classes, which has no second of its own.
@@ -62,8 +60,7 @@ class Judges:
         """Load trained judges, by default those that come with the package.
 
         Raises:
-            ModelError: when the folder is missing, unfinished, foreign or damaged, or a subject has
-                no judge.
+            ModelError: when the folder is missing, unfinished, foreign, damaged or lacks a subject.
         """
         folder = folder or PACKAGED_JUDGES
         networks, record = read(folder)
@@ -116,9 +113,7 @@ class Judges:
         return scores >= self._thresholds
 
     def accepts(self, images: NDArray[np.uint8], subjects: Sequence[str]) -> NDArray[np.bool_]:
-        """Return whether the judge of each picture's subject accepts it.
-
-        Pictures are uint8 [n, 96, 96, 3], subjects n names out of ``SUBJECTS``.
+        """Return whether the judge of its subject accepts each picture, uint8 [n, 96, 96, 3]: bool.
 
         Raises:
             DataError: on an unknown subject, or when the numbers differ.

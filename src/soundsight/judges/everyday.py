@@ -240,11 +240,9 @@ def fit_judge(
 def check(judge: PhotoJudge, everyday: Everyday, split: str) -> dict[str, Any]:
     """Show the judge photos that it has not seen, and uninformative pictures made of them.
 
-    Returns:
-        ``photos`` and ``sure``: mean over subjects of the share that is named, and that is
-        accepted; ``subjects``: the share named of each; ``nothing``: of each kind of uninformative
-        picture the share that is said to be nothing; ``seen``: the share that is accepted as some
-        subject.
+    Returns ``photos`` and ``sure``, means over subjects of the share that is named, and accepted;
+    ``subjects``, the share named of each; of each kind of uninformative picture the share said to
+    be ``nothing``, and ``seen`` as some subject.
     """
     by_subject: list[Pictures] = []
     for subject in SUBJECTS:

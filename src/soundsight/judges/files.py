@@ -58,9 +58,8 @@ _INDEX, _PROGRESS, _CARD = "judges.json", "progress.json", "CARD.md"
 def agreement(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
     """Compare the verdicts of two judges on the same pictures, bool [n] each, n >= 1.
 
-    Returns:
-        ``share`` of the pictures on which they agree; Cohen's ``kappa`` (1960): 1 = always, 0 = as
-        often as chance would, and where both say the same of everything; ``count`` of pictures.
+    Returns their ``count``, the ``share`` on which they agree, and Cohen's ``kappa`` (1960): 1 =
+    always, 0 = as often as chance would, and where both say the same of everything.
 
     Raises:
         DataError: when there is no picture, or the numbers differ.
@@ -136,10 +135,6 @@ class JudgeFolder:
             raise OutputError(f"{path} exists and is no folder of judges: choose another --out")
         else:
             self._write_progress()
-
-    def run(self, name: str) -> Path:
-        """Return the run folder in which a network is trained."""
-        return self.path / "training" / name
 
     def add(self, name: str, network: nn.Module, about: dict[str, Any]) -> None:
         """Keep a finished network, whose weights :func:`round_weights` has rounded.
@@ -224,11 +219,10 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read the networks of a finished folder and check the hash of every file.
+    """Read the networks of a finished folder, in evaluation mode, and check the hash of every file.
 
-    Returns:
-        networks: name -> network in evaluation mode; without ``VIEWERS`` where it has none.
-        record: the content of ``judges.json``.
+    Returns name -> network, without ``VIEWERS`` where it has none, and the content of
+    ``judges.json``.
 
     Raises:
         ModelError: when it is missing, unfinished, foreign or damaged.
@@ -278,8 +272,7 @@ def load_into(network: Network, folder: Path, name: str) -> Network:
     """Load the weights that :meth:`JudgeFolder.add` kept; in evaluation mode.
 
     Raises:
-        ModelError: when the file is no safetensors file.
-        RuntimeError: when it is of another network.
+        ModelError, RuntimeError: when the file is no safetensors file, or of another network.
     """
     path = folder / f"{name}.safetensors"
     try:

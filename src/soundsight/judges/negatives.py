@@ -124,8 +124,8 @@ class EarlyPictures:
 def load_early(paths: Sequence[Path]) -> EarlyPictures:
     """Read early-generator pictures from ``.npz`` files or folders of them, in sorted order.
 
-    The files of one folder are of one run. A file holds ``images`` as ``train translator`` writes
-    it: the same sounds twice in the same order, by the plain weights and by their average.
+    The files of one folder are of one run. ``images`` holds the same sounds twice in the same
+    order, by the plain weights and by their average, as ``train translator`` writes it.
 
     Raises:
         DataError: when a path holds no such pictures.

@@ -22,7 +22,7 @@ from soundsight.core.units import FRAMES_PER_SEGMENT, N_MELS
 from soundsight.data.vegas.bench import SUBJECTS, Bench, fold_of
 from soundsight.judges.pictures import check_pictures, mean_over_classes
 from soundsight.models.contrastive import ContrastiveConfig, ContrastivePair
-from soundsight.training.coherence import CoherenceConfig, fit_pair
+from soundsight.training.coherence import CoherenceConfig
 from soundsight.training.encoder import to_float
 
 CANDIDATES_A_CLASS = 20
@@ -96,25 +96,6 @@ class AudioVisualSpace:
 
     def __init__(self, network: ContrastivePair, config: SpaceConfig) -> None:
         self.network, self._config = network, config
-
-    @classmethod
-    def fit(
-        cls,
-        config: SpaceConfig,
-        pairs: FoldPairs,
-        seed: int,
-        *,
-        bfloat16: bool,
-        stepped: Callable[[], None],
-    ) -> AudioVisualSpace:
-        """Fit the two towers to pairs of train; ``stepped`` is called after each batch.
-
-        Raises:
-            SoundsightError: when the loss is no longer finite.
-        """
-        rows, coherence = np.arange(len(pairs)), config.coherence(bfloat16=bfloat16)
-        network = fit_pair(pairs, rows, coherence, config.steps(pairs), seed, stepped)
-        return cls(network, config)
 
     def sounds(self, mels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return unit vectors float32 [n, e] of log-mels uint8 [n, 128, 100].

@@ -1,10 +1,9 @@
 """Training of the judges, by the one trainer: everything that a folder of judges holds.
 
-* One binary informativity classifier a class. Positives are real photos of the class; negatives are
-  photos of the other classes and pictures in which nobody sees anything
-  (:mod:`soundsight.judges.negatives`).
-* A second judge: a small residual network (``models.picture_classifier``) with one trunk and a
-  sigmoid for each class, from the same positives and negatives.
+* One binary classifier a class: real photos of it against photos of the other classes and pictures
+  in which nobody sees anything (:mod:`soundsight.judges.negatives`).
+* A second judge (``models.picture_classifier``) with one trunk and a sigmoid for each class, from
+  the same positives and negatives.
 * A photo classifier, another such network, which sees photos alone and says which of the five
   subjects it is. What its last layer sees are the features in which pictures are compared.
 * A space for retrieval (:mod:`soundsight.judges.retrieval_space`).
@@ -57,6 +56,7 @@ from soundsight.models.published.informativity import (
     InformativityClassifier,
     InformativityConfig,
 )
+from soundsight.training.coherence import fit_pair
 from soundsight.training.configs import LoopConfig
 from soundsight.training.trainer import LossTask
 from soundsight.training.trainer import fit as run_training
@@ -220,16 +220,13 @@ def _add_space(config: JudgesConfig, bench: Bench, val: Pictures, folder: JudgeF
     settings, pairs = config.viewers.space, FoldPairs(bench, "train", config.fold)
     done, steps = itertools.count(1), settings.steps(pairs)
     with progress_bar() as show:
-        space = AudioVisualSpace.fit(
-            settings, pairs, mix(*_viewer_seed(config, SPACE)), bfloat16=config.bfloat16,
-            stepped=lambda: show(SPACE, next(done), steps),
+        network = fit_pair(
+            pairs, np.arange(len(pairs)), settings.coherence(bfloat16=config.bfloat16), steps,
+            mix(*_viewer_seed(config, SPACE)), lambda: show(SPACE, next(done), steps),
         )  # fmt: skip
-    round_weights(space.network)
+    space = AudioVisualSpace(round_weights(network), settings)
     precision = val_precision(space, bench, val.photos, config.seed)
-    folder.add(SPACE, space.network, {"pairs": len(pairs), "precision": precision})
-
-
-# --- one network ----------------------------------------------------------------------------------
+    folder.add(SPACE, network, {"pairs": len(pairs), "precision": precision})
 
 
 class JudgeTask(LossTask[Network]):
@@ -287,7 +284,7 @@ def fit(name: str, task: JudgeTask[Network], folder: JudgeFolder) -> Network:
         SoundsightError: when the loss or the weights are no longer finite.
         KeyboardInterrupt: after the state was saved, from which the same call goes on.
     """
-    run_training(task, folder.run(name), task.loop, task.about)
+    run_training(task, folder.path / "training" / name, task.loop, task.about)
     kept = round_weights(task.kept).eval()
     if not all(bool(torch.isfinite(value.float()).all()) for value in kept.state_dict().values()):
         raise SoundsightError(
@@ -300,9 +297,6 @@ def mix(*words: int) -> int:
     """Mix numbers into one 63-bit seed for PyTorch."""
     state = np.random.SeedSequence(words).generate_state(2, np.uint32)
     return (int(state[0]) << 31) ^ int(state[1])
-
-
-# --- the published judges -------------------------------------------------------------------------
 
 
 def score(model: InformativityClassifier, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -376,9 +370,6 @@ def _measured(
     return val_table(scorer(shown[0]), scores, config.accept_rate)
 
 
-# --- the second judge and the photo classifier ----------------------------------------------------
-
-
 def viewer_task(
     name: str, config: JudgesConfig, pictures: Pictures
 ) -> JudgeTask[PictureClassifier]:
@@ -413,11 +404,8 @@ def heads_loss(
     """Return the binary cross-entropy of one head a class, averaged over the heads present.
 
     In each head the photos of its class weigh a half, photos of other classes a quarter and
-    uninformative pictures a quarter, however many there are of each.
-
-    Args:
-        targets: int64 [n], a class or ``NOTHING``.
-        smoothing: a positive's target is 1 - smoothing / 2, a negative's smoothing / 2.
+    uninformative pictures a quarter. ``targets`` [n] are classes or ``NOTHING``; a positive's
+    target is 1 - smoothing / 2, a negative's smoothing / 2.
     """
     own = F.one_hot(targets.clamp(min=0), logits.shape[1]).bool() & (targets >= 0)[:, None]
     nothing = (targets == NOTHING)[:, None].expand_as(own)
