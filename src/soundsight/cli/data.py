@@ -5,16 +5,13 @@ DATA is a folder, or a URL that fsspec opens.
 
 from __future__ import annotations
 
-import csv
-import itertools
 import json
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,8 +33,6 @@ if TYPE_CHECKING:
     Embedder = Callable[[Record], NDArray[np.float32]]
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help="A dataset's folder, or its URL.")]
-
-_CLASSES, _VIDEOS = "classes.json", "videos.csv"
 
 
 def register(app: typer.Typer) -> None:
@@ -174,10 +169,9 @@ def export(
     """
     local_output(out)
     from soundsight.core.config import choose
-    from soundsight.core.files import atomic_folder, write_json
-    from soundsight.data.records import EMBEDDING, MEL
-    from soundsight.data.store.shards import decode_image, decode_mel
-    from soundsight.data.vegas.batches import PREFIXES, BatchRecord, Kind, write_batches
+    from soundsight.core.files import atomic_folder
+    from soundsight.data.records import EMBEDDING
+    from soundsight.data.vegas.batches import CLASSES, VIDEOS, Kind, export_batches, is_export
 
     wanted = choose("kind", kind, {str(k): k for k in Kind})
     folder = _open(data)
@@ -186,39 +180,12 @@ def export(
     stored = embeds and model is None and EMBEDDING in folder.about["files"]
     embed = _embedder(model, stored=stored) if embeds else None
     folder.require_pairs(mel=not stored, image=wanted is not Kind.AUDIO)
-
     with (
-        atomic_folder(out, overwrite=overwrite, ours=_is_export) as made,
+        atomic_folder(out, overwrite=overwrite, ours=is_export) as made,
         progress_bar() as show,
     ):
-        steps = itertools.count(1)
-
-        def advance() -> None:
-            show("exporting", next(steps), 2 * len(folder))
-
-        numbers = _number(folder, advance)
-
-        def records(split: str) -> Iterator[BatchRecord]:
-            for record in folder.records(split):
-                files, (unit, window) = record.files, _place(record)
-                code, video = numbers[unit]
-                image = files.get(folder.image_name or "")
-                yield BatchRecord(
-                    class_code=code,
-                    video=video,
-                    window=window,
-                    mel=decode_mel(files[MEL]) if MEL in files else None,
-                    embedding=None if embed is None else embed(record),
-                    image=None if image is None else decode_image(image),
-                )
-                advance()
-
-        for split in folder.splits:
-            write_batches(made, wanted, records(split), PREFIXES[split], per_file)
-        classes = {f"c{code:03d}": unit.label for unit, (code, _) in numbers.items()}
-        write_json(made / _CLASSES, classes)
-        _write_videos(made / _VIDEOS, numbers)
-    say(f"written: {out} ({len(folder):,} records, {_CLASSES}, {_VIDEOS})")
+        export_batches(folder, made, wanted, per_file, embed, partial(show, "exporting"))
+    say(f"written: {out} ({len(folder):,} records, {CLASSES}, {VIDEOS})")
 
 
 # --- opening, checking, telling --------------------------------------------------------------
@@ -250,63 +217,6 @@ def _lines(value: Any) -> Iterator[str]:
         yield f" = {json.dumps(value)}"
 
 
-# --- export ----------------------------------------------------------------------------------
-
-
-class _Unit(NamedTuple):
-    """What gets a video number of its own: up to 1,000 windows of a clip."""
-
-    label: str | None
-    group: str
-    clip: str
-    thousand: int
-
-
-def _place(record: Record) -> tuple[_Unit, int]:
-    """Return the unit of a record and its window within the unit."""
-    from soundsight.data.records import SIDECAR
-    from soundsight.data.vegas.batches import MOST_WINDOWS
-
-    about = json.loads(record.files[SIDECAR])
-    thousand, window = divmod(int(record.key.rpartition("_")[2]), MOST_WINDOWS)
-    return _Unit(about.get("label"), about["group"], about["clip"], thousand), window
-
-
-def _number(folder: PairFolder, advance: Callable[[], None]) -> dict[_Unit, tuple[int, int]]:
-    """Return the class and video number of every unit, sorted by them.
-
-    They are in the order of names (class 0 has no label); labels and clips of the published form
-    keep theirs.
-    """
-    from soundsight.data.vegas.batches import MOST_CLASSES, MOST_VIDEOS
-
-    units: dict[str | None, set[_Unit]] = {}
-    for split in folder.splits:
-        for record in folder.records(split):
-            unit, _ = _place(record)
-            units.setdefault(unit.label, set()).add(unit)
-            advance()
-    if len(units) >= MOST_CLASSES:
-        raise DataError(f"{folder.where} has {len(units)} labels; a batch knows {MOST_CLASSES - 1}")
-    names = sorted(label for label in units if label is not None)
-    kept = None not in units and all(re.fullmatch(r"c\d{3}", name) for name in names)
-    codes = {name: int(name[1:]) if kept else n for n, name in enumerate(names, start=1)}
-    numbers: dict[_Unit, tuple[int, int]] = {}
-    for label, found in units.items():
-        if len(found) > MOST_VIDEOS:
-            raise DataError(
-                f"{folder.where} has {len(found)} videos of the label {label}; a batch knows "
-                f"{MOST_VIDEOS} a class"
-            )
-        ordered = sorted(found, key=lambda unit: unit[1:])
-        name = re.compile(rf"{re.escape(str(label))}_s\d{{5}}")
-        published = kept and all(name.fullmatch(u.clip) and not u.thousand for u in ordered)
-        for number, unit in enumerate(ordered):
-            video = int(unit.clip[-5:]) if published else number
-            numbers[unit] = (0 if label is None else codes[label], video)
-    return dict(sorted(numbers.items(), key=lambda item: item[1]))
-
-
 def _embedder(model: Path | None, *, stored: bool) -> Embedder:
     """Return what gives a record's embedding, float32 [E]: as stored, or of a model's encoder."""
     import io
@@ -329,23 +239,3 @@ def _embedder(model: Path | None, *, stored: bool) -> Embedder:
         return encoder.run(((info.embedding_size,),), mel=mel)[0][0]
 
     return embed
-
-
-def _is_export(path: Path) -> bool:
-    return (path / _CLASSES).exists() and (path / _VIDEOS).exists()
-
-
-def _write_videos(path: Path, numbers: Mapping[_Unit, tuple[int, int]]) -> None:
-    from soundsight.core.files import atomic_file
-    from soundsight.data.vegas.batches import MOST_WINDOWS
-
-    with (
-        atomic_file(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["class", "video", "label", "group", "clip", "first_window"])
-        for unit, (code, video) in numbers.items():
-            first = unit.thousand * MOST_WINDOWS
-            row = [f"{code:03d}", f"{video:05d}", unit.label or "", unit.group, unit.clip, first]
-            table.writerow(row)

@@ -280,24 +280,17 @@ class PairFolder:
     """A finished dataset, opened: only dataset.json is read at once.
 
     An index is read, and held to its hash, when it is needed.
-
-    Attributes:
-        where: the folder or URL.
-        about: the content of dataset.json.
-        sha256: of dataset.json, which holds the hashes of all shards: it names the content.
-        splits: their names, in the order of dataset.json.
-        mel_shape: of a log-mel: (bands, frames).
-        image_px: side of a picture, in pixels.
-        image_name: of a record's picture (``jpg`` or ``webp``); None where there are no pictures.
     """
 
     def __init__(self, store: Store) -> None:
         self._store, self.where = store, store.where
         data = about_bytes(store)
+        #: of dataset.json, which holds the hashes of all shards: it names the content
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.about = read_about(data, f"{store.where}/{ABOUT}")
         self.mel_shape: tuple[int, int] = (self.about["mel_bands"], self.about["mel_frames"])
         self.image_px: int = self.about["image_px"]
+        #: ``jpg`` or ``webp``; None where there are no pictures
         self.image_name = next((name for name in IMAGES if name in self.about["files"]), None)
         self._shards = {split: shard_infos(part) for split, part in self.about["splits"].items()}
         self.splits = tuple(self._shards)

@@ -15,17 +15,18 @@ kind it is, its kind is known by its size and by digits standing where a record 
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
+import itertools
 import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,14 +34,17 @@ from PIL import Image
 
 from soundsight.core.config import choose
 from soundsight.core.errors import ConfigError, DataError
-from soundsight.core.files import atomic_file
+from soundsight.core.files import atomic_file, write_json
 from soundsight.core.units import FRAMES_PER_SEGMENT, IMAGE_CHANNELS, IMAGE_PX, N_MELS, SEGMENT_S
 from soundsight.data.prepare.staging import FAILURES, Stage, write_failures, writing
 from soundsight.data.records import EMBEDDING, MEL, SIDECAR, SPLITS, Clip, Record
 from soundsight.data.store.shards import (
     FORMAT,
     FORMAT_VERSION,
+    PairFolder,
     ShardWriter,
+    decode_image,
+    decode_mel,
     encode_mel,
     write_dataset,
     write_shard,
@@ -48,6 +52,9 @@ from soundsight.data.store.shards import (
 
 PREFIXES = {"train": "data", "val": "val", "test": "test"}
 """Split -> how the names of its files begin."""
+
+CLASSES, VIDEOS = "classes.json", "videos.csv"
+"""Tables beside exported batches: what their class and video numbers mean."""
 
 MOST_CLASSES, MOST_VIDEOS, MOST_WINDOWS = 1000, 100_000, 1000
 MOST_AUDIO_CLASSES = 256
@@ -348,7 +355,7 @@ def write_batches(
     while (first := next(coming, None)) is not None:
         path = folder / f"{prefix}_batch_{len(written) + 1:03d}.bin"
         with atomic_file(path) as temporary, temporary.open("wb") as file:
-            for record in chain([first], islice(coming, records_per_file - 1)):
+            for record in itertools.chain([first], itertools.islice(coming, records_per_file - 1)):
                 data = _batch_bytes(record, wanted)
                 if size not in (None, len(data)):
                     raise DataError("the embeddings of one set of batches must be of one size")
@@ -385,3 +392,96 @@ def _levels(levels: NDArray[np.uint8] | None, name: str) -> bytes:
         seen = "none" if levels is None else f"{levels.dtype} {list(levels.shape)}"
         raise DataError(f"a batch takes uint8 {list(shape)}, not {seen}")
     return levels.tobytes()
+
+
+# --- a dataset becomes batches ---------------------------------------------------------------
+
+
+class _Unit(NamedTuple):
+    """What gets a video number of its own: up to 1,000 windows of a clip."""
+
+    label: str | None
+    group: str
+    clip: str
+    thousand: int
+
+
+def export_batches(
+    folder: PairFolder,
+    out: Path,
+    kind: Kind,
+    per_file: int,
+    embed: Callable[[Record], NDArray[np.float32]] | None,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Write a dataset as batches into an empty folder, with tables of what the numbers mean.
+
+    ``embed`` gives a record's embedding, float32 [E], where the kind asks for it.
+    """
+    done = itertools.count(1)
+
+    def records(split: str) -> Iterator[tuple[Record, _Unit, int]]:
+        for record in folder.records(split):
+            about = json.loads(record.files[SIDECAR])
+            thousand, window = divmod(int(record.key.rpartition("_")[2]), MOST_WINDOWS)
+            yield record, _Unit(about.get("label"), about["group"], about["clip"], thousand), window
+            progress(next(done), 2 * len(folder))
+
+    def numbered(split: str) -> Iterator[BatchRecord]:
+        for record, unit, window in records(split):
+            mel, image = record.files.get(MEL), record.files.get(folder.image_name or "")
+            code, video = numbers[unit]
+            yield BatchRecord(
+                class_code=code,
+                video=video,
+                window=window,
+                mel=None if mel is None else decode_mel(mel),
+                embedding=None if embed is None else embed(record),
+                image=None if image is None else decode_image(image),
+            )
+
+    units = {unit for split in folder.splits for _, unit, _ in records(split)}
+    numbers = _numbers(units, folder.where)
+    for split in folder.splits:
+        write_batches(out, kind, numbered(split), PREFIXES[split], per_file)
+    write_json(out / CLASSES, {f"c{code:03d}": unit.label for unit, (code, _) in numbers.items()})
+    path = out / VIDEOS
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["class", "video", "label", "group", "clip", "first_window"])
+        for (label, group, clip, thousand), (code, video) in numbers.items():
+            first = thousand * MOST_WINDOWS
+            table.writerow([f"{code:03d}", f"{video:05d}", label or "", group, clip, first])
+
+
+def _numbers(units: set[_Unit], where: str) -> dict[_Unit, tuple[int, int]]:
+    """Return the class (0: no label) and video number of every unit, sorted by them.
+
+    They are in the order of names; labels and clips of the published form keep theirs.
+    """
+    labels = {unit.label for unit in units}
+    if len(labels) >= MOST_CLASSES:
+        raise DataError(f"{where} has {len(labels)} labels; a batch knows {MOST_CLASSES - 1}")
+    names = sorted(label for label in labels if label is not None)
+    kept = None not in labels and all(re.fullmatch(r"c\d{3}", name) for name in names)
+    codes = {name: int(name[1:]) if kept else n for n, name in enumerate(names, start=1)}
+    numbers: dict[_Unit, tuple[int, int]] = {}
+    ordered = sorted(units, key=lambda u: (u.label is not None, u.label or "", *u[1:]))
+    for label, found in itertools.groupby(ordered, key=lambda unit: unit.label):
+        own = list(found)
+        if len(own) > MOST_VIDEOS:
+            raise DataError(
+                f"{where} has {len(own)} videos of the label {label}; a batch knows {MOST_VIDEOS} "
+                "a class"
+            )
+        name = re.compile(rf"{re.escape(str(label))}_s\d{{5}}")
+        published = kept and all(name.fullmatch(u.clip) and not u.thousand for u in own)
+        for number, unit in enumerate(own):
+            video = int(unit.clip[-5:]) if published else number
+            numbers[unit] = (0 if label is None else codes[label], video)
+    return dict(sorted(numbers.items(), key=lambda item: item[1]))
+
+
+def is_export(path: Path) -> bool:
+    """Say whether a folder is what :func:`export_batches` writes."""
+    return (path / CLASSES).exists() and (path / VIDEOS).exists()
