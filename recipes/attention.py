@@ -5,8 +5,8 @@
 Three translators as published from one autoencoder, each for three seeds on the same 20,000
 pictures at the size ``small``: without attention, with two blocks after transition 1 that listen to
 the embedding (one token: cross-attention says the same everywhere), and with two that listen to the
-3x3 tokens of layer 12. The published 18 blocks of width 320 are in ``--preset paper --blocks 18
---width 320``, for a GPU. About 40 minutes of one quiet core. Measured on val.
+3x3 tokens of layer 12. ``--preset paper --blocks 18 --width 320`` is the published size, for a GPU.
+About 40 minutes of one quiet core. Measured on val.
 """
 
 from __future__ import annotations

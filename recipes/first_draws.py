@@ -2,8 +2,8 @@
 
     python recipes/first_draws.py --out docs/figures/first_draws.jpg
 
-The first recording of each subject in devtest's table, its first draw; none is chosen, and what is
-refused or named stays so.
+The first draw of the first recording of each subject in devtest's table. None is chosen; a sound
+that is refused or named is shown so.
 """
 
 from __future__ import annotations

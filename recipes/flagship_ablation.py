@@ -1,11 +1,11 @@
-"""What does each teacher of the flagship's generator bring? The table.
+"""What does each loss of the five-kind model's generator bring? The table.
 
     python recipes/flagship_ablation.py --encoder runs/flagship/encoder --precision bf16-mixed
 
 The same translator, from the same encoder, for 24,000 pictures: as it is, and with one thing taken
 away or changed. Measured on val, nothing hidden. Some six minutes of one CPU core an arm and seed;
-``--arms`` names those that are wanted. A young generator says which teacher helps early, and not
-where a long run ends.
+``--arms`` chooses among them. So short a run shows which loss helps early, not what a long run
+would give.
 """
 
 from __future__ import annotations

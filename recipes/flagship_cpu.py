@@ -1,13 +1,13 @@
-"""The bundled model, from pairs to the folder in the package, by the commands that people type.
+"""The five-kind model (the bundled one before ``everyday.py``), by the commands that people type.
 
     python recipes/flagship_cpu.py --out runs/flagship --threads 1 --precision bf16-mixed
 
 Within two and a half hours of two CPU cores with bfloat16 arithmetic: a quarter of an hour for the
 encoder (5,000 batches of 128 pairs), an hour and a half for the translator, a quarter of one for
-names, export and report; one process of one thread, as a second core brings little to
-networks of this size and can do something else meanwhile. Every step resumes: run it again after a
-stop. The test split is looked at at the end, by the judges of the package (``recipes/judges.py``);
-thresholds come from the val split. With ``--install`` the model replaces that of the package.
+names, export and report. It is one process of one thread, as a second core brings little to
+networks of this size. Every step resumes: run it again after a stop. Thresholds come from the val
+split; the last step measures on devtest, by the judges of the package (``recipes/judges.py``). With
+``--install`` the model replaces that of the package.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
-"""The bundled model's recipe on a GPU: more pictures of the same, in slices that resume.
+"""The five-kind model on a GPU: ``flagship_cpu.py`` with more steps, in slices that resume.
 
     python recipes/flagship_gpu.py --out runs/flagship_gpu --slice-minutes 9
 
 Run it again until it says that it is done: each run works for one slice at most and stops with a
 checkpoint; evaluation and export come last, on the same machine. Sized for at most 20 minutes of
 training on an H200 with bfloat16 arithmetic: 6,000 batches of 256 pairs for the encoder and 40,000
-of 64 for the translator, five times the pictures of ``flagship_cpu``. No GPU was at hand: these
-narrow networks are bound by the launch of their kernels rather than by arithmetic, and whether 33
-translator steps a second are reached has not been seen; a slower card takes more slices. Weights
-come back in the model folder (fp16, each file under 16 MiB). Try it out with ``--preset tiny
---scale .001``.
+of 64 for the translator, five times the pictures of ``flagship_cpu``. It has not been run on a GPU:
+launching the kernels of these narrow networks takes more time than their arithmetic, and 33
+translator steps a second may not be reached; a slower card takes more slices. The weights are in
+the model folder (fp16, each file under 16 MiB). Try it out with ``--preset tiny --scale .001``.
 """
 
 from __future__ import annotations

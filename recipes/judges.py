@@ -2,11 +2,12 @@
 
     python recipes/judges.py --out runs/judges-made --paper runs/paper_cpu --threads 1 --install
 
-Judges must know what young generators draw, of more than one training: four trainings with our
-objective (seeds 0 to 3) and one of the published one (``recipes/paper_cpu.py``, run before) are
-stopped after their first tenth, in which they keep such pictures. Seed 1 is learned from by nobody:
-its pictures are the floor on val. Then all networks of ``soundsight train judges``, with its
-default settings, and their table on devtest. About 45 minutes of one core with bfloat16 arithmetic
+Judges must know what generators draw early in their training, of more than one training. Four
+trainings with our objective (seeds 0 to 3) are stopped after their first tenth, in which they keep
+such pictures; those of a published training (``recipes/paper_cpu.py``, run before) are added. No
+judge learns from seed 1: its pictures are the floor on val. Then follow all networks of
+``soundsight train judges``, with its default settings, and their table on devtest. About 45 minutes
+of one core with bfloat16 arithmetic
 (``recipes/paper_cpu.py`` apart). With ``--install`` they replace those of the package.
 """
 

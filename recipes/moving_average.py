@@ -4,15 +4,15 @@
 
 Off, the mean over the last K = 2, 5, 10 discriminators, and an exponential moving average of the
 discriminator, each for three seeds on the same 40,000 pictures at the size ``small`` (625 steps of
-64), from one autoencoder. About 75 minutes of one quiet core with bfloat16 arithmetic, counted
-before it was started: a step takes .27 s of it, and each further discriminator .06 s more.
+64), from one autoencoder. About 75 minutes of one quiet core with bfloat16 arithmetic (estimated: a
+step takes .27 s, each further discriminator .06 s more).
 
 Of each run, over the second half of its steps: the spread (standard deviation) of both adversarial
 losses, and events. A *collapse* is a stretch of 25 steps or more in which the pictures of a batch
 differ less than a quarter as much as the real ones do, a *divergence* one in which the
 discriminator has won or lost outright (its loss under .2 or over 3; 2 is chance). A run that stops
 at a loss which is not finite counts as a divergence, and is measured no further. Informativity is
-that of the val split: readings are compared there, and devtest is left to what comes of it.
+that of the val split; devtest is not used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The published system at the size for CPU cores: the baseline row of every later table.
+"""The published system at a size for CPU cores: the baseline of the other models.
 
     python recipes/paper_cpu.py --out runs/paper_cpu --threads 1 --precision bf16-mixed
 

@@ -6,9 +6,9 @@ Run it again until it says that it is done: each run works for one slice at most
 checkpoint. Sized for at most 20 minutes of training on an H200 with bfloat16 arithmetic: the
 autoencoder costs 21.6 GFLOP a second of sound, the networks of the translator about 26 a pair.
 1,600 steps of 256 sounds (8.8 PFLOP) and 6,000 steps of 128 pairs (20 PFLOP) are 29 PFLOP, so 20
-minutes ask for 24 TFLOP a second. No GPU was at hand: whether a card does that with these narrow
-layers has not been seen, and a slower one takes more slices. Both batches are larger than the
-published 64, which would leave a card idle; the autoencoder's rate is scaled with its batch.
+minutes need 24 TFLOP a second. It has not been run on a GPU: a card may be slower with these narrow
+layers, and then takes more slices. Both batches are larger than the published 64, which would leave
+a card idle; the autoencoder's rate is scaled with its batch.
 ``--moving-average`` as in ``recipes/moving_average.py``. Ends with export and report; try it out
 with ``--preset tiny --scale .01``.
 """

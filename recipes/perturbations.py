@@ -1,8 +1,8 @@
-"""What befalls a recording before a program reads it, as files of the kinds that people have.
+"""What happens to recordings before a program reads them: damage and changes, written as files.
 
 Each perturbation writes a mono recording as a file: softer, louder than full scale, through a
-codec, at a lower rate, in several channels, in a room, in noise. Nothing here reads: what is
-measured with it is the program's own reading.
+codec, at a lower rate, in several channels, in a room, in noise. The program itself reads the
+files, so its own reading is measured, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Real recordings through the front-end: what is recognised, and what is shown and should not be.
+"""Real recordings through the front-end: what is recognised, and what is wrongly shown.
 
     python recipes/real_sounds.py --encoder runs/flagship/encoder --out runs/real_sounds --threads 1
     python recipes/real_sounds.py --model runs/flagship/model --out runs/real_sounds --threads 1
@@ -13,8 +13,7 @@ the spectrograms of the bench, say which of the five subjects they hear; a secon
 With ``--model``: the share of seconds that the program shows a picture of, for every class of
 ESC-10 (seven of them are none of the five subjects), for silence and for steady noise; and, for the
 three that are, how often the independent photo classifier sees their subject in what is shown.
-Beside it the share of the recordings whose loudest second is shown, which ``soundsight translate``
-takes by default.
+Beside it the share of the recordings whose loudest second is shown.
 
 With ``--files MODEL`` (``bundled`` for the package's): what becomes of a recording's picture when
 the recording is softer, clipped, coded, in several channels, in a room, in noise (``PERTURBATIONS``

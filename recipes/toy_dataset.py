@@ -1,10 +1,10 @@
-"""The whole road on toy videos: draw them, prepare, look, verify, export and read back.
+"""Every step of preparation on toy videos: draw them, prepare, look, verify, export, read back.
 
     python recipes/toy_dataset.py --videos 2000 --out runs/toy
 
-Needs no data from elsewhere. A second call takes the videos and the dataset over. Printed are the
-commands, what they say, and how long they took; to look at: ``sheet.png`` and ``data/dropped/``.
-The toy videos are drawings: what cleaning drops of them says nothing of real ones.
+Needs no data from elsewhere. A second call uses the videos and the dataset again. It prints the
+commands, their output, and how long they took; look at ``sheet.png`` and ``data/dropped/``.
+The toy videos are drawings: what cleaning drops of them says nothing about real ones.
 """
 
 from __future__ import annotations
