@@ -138,14 +138,24 @@ def prepare(
     pairwise = tuple(step for step in STEPS if step in steps)
     learned = [step for step in (COHERENCE, CLASSIFIER) if step in steps]
     ingest = IngestConfig(
-        segment_s=segment_s, hop_s=segment_s if hop_s is None else hop_s, size_px=size,
-        frame=frame, crop=crop, image_format=image, quality=quality, strict=strict,
-        duplicates=DUPLICATES in steps, clean=CleanConfig(steps=pairwise),
-    )  # fmt: skip
+        segment_s=segment_s,
+        hop_s=segment_s if hop_s is None else hop_s,
+        size_px=size,
+        frame=frame,
+        crop=crop,
+        image_format=image,
+        quality=quality,
+        duplicates=DUPLICATES in steps,
+        clean=CleanConfig(steps=pairwise),
+        strict=strict,
+    )
     packing = PackConfig(
-        steps=pairwise, shares=parse_shares(split), shard_bytes=shard_mb << 20,
-        duplicates=DUPLICATES in steps, coherence_share=drop_share,
-    )  # fmt: skip
+        steps=pairwise,
+        shares=parse_shares(split),
+        shard_bytes=shard_mb << 20,
+        duplicates=DUPLICATES in steps,
+        coherence_share=drop_share,
+    )
     choose("layout", layout, dict.fromkeys(("auto", *LAYOUTS, PUBLISHED)))
     if layout == PUBLISHED or (layout == "auto" and _are_batches(sources)):
         if ingest != IngestConfig() or packing != PackConfig(shard_bytes=packing.shard_bytes):
@@ -276,8 +286,6 @@ def _stage(out: Path, about: dict[str, Any], *, overwrite: bool) -> Iterator[Sta
         same = packed is not None and all(
             packed[key] == about[key] for key in ("inputs", "settings")
         )
-        if packed is not None and not same and not stage.is_moving:
-            stage.forget_shards()
         if stage.is_moving or same:
             stage.move_into_place()
             # What was being moved may be of other videos than those that are named now.
@@ -290,6 +298,8 @@ def _stage(out: Path, about: dict[str, Any], *, overwrite: bool) -> Iterator[Sta
             yield None
             return
         else:
+            if packed is not None:
+                stage.forget_shards()
             yield stage
     _summarise(out)
 

@@ -98,12 +98,10 @@ _QUIETEST_DBFS = -120.0
 def measure_sound(
     samples: NDArray[np.float32], mel: NDArray[np.uint8], peak_db: float
 ) -> dict[str, float]:
-    """Measure one second of sound.
+    """Measure one second of sound, float32 [t] mono, full scale 1.
 
-    Args:
-        samples: float32 [t], mono, full scale 1.
-        mel: uint8 [bands, frames], 0 quiet .. 255 loud.
-        peak_db: the level that is drawn as 255, in decibels of ``media.mel.mel_db``.
+    ``mel`` is uint8 [bands, frames], 0 quiet .. 255 loud, ``peak_db`` the level that is drawn as
+    255, in decibels of ``media.mel.mel_db``.
 
     Returns:
         ``rms_dbfs`` (root mean square, dB re full scale, at least -120), ``loudest_db`` (of the

@@ -177,18 +177,14 @@ def run_ray(
     workers: int | None,
     timeout_s: float,
 ) -> Iterator[Clip]:
-    """Do the jobs with Ray Data on a cluster (or, without an address, on a Ray started here).
+    """Do the jobs with Ray Data, ``workers`` clips at once at most (None: as many as cores).
+
+    ``address`` is that of the cluster (``host:port``, ``ray://host:port`` or ``auto``); without
+    one a Ray is started here.
 
     Every worker must be able to read the clips' paths: a shared file system, or URLs. Parts come
     back through Ray's object store and are written by this process alone. What a node that dies
     was doing is done again by another; a clip that makes its decoder crash is recorded as failed.
-
-    Args:
-        jobs: what to do.
-        config: how.
-        address: of the cluster (``host:port``, ``ray://host:port`` or ``auto``).
-        workers: clips done at once at most; None for as many as the cluster has cores.
-        timeout_s: how long one clip may take.
     """
     if not jobs:
         return

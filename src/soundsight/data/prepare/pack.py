@@ -124,15 +124,8 @@ def pack(
 ) -> None:
     """Make the dataset out of the parts of ``clips``, all of which must be there.
 
-    Args:
-        stage: the locked workplace.
-        clips: all clips.
-        config: how.
-        about: what dataset.json says beside counts and splits (settings, versions).
-        skipped: (path, reason) of what was no clip at all, for failures.csv.
-        scorers: step -> what says which pairs agree worst; these are dropped.
-        draw: draws the sheets of dropped pairs.
-        progress: called as it goes on.
+    ``about`` is what dataset.json says beside counts and splits; ``skipped`` (path, reason) what
+    was no clip at all. For each step of ``scorers`` the pairs that agree worst are dropped.
     """
     with writing(stage.data):
         packer = _Packer(stage, clips, config, progress)

@@ -60,10 +60,6 @@ def find_clips(
         sources: folders, videos, list files, manifests or globs: paths or URLs.
         layout: a name of ``LAYOUTS``, how folders are read; ``auto`` looks for their signs.
         exclude: the output folder, which is never input even where it lies inside a source.
-
-    Raises:
-        ConfigError: on an unknown layout.
-        DataError: in one line, when a source is missing, holds no video or has a faulty table.
     """
     choose("layout", layout, dict.fromkeys(("auto", *LAYOUTS)))
     if not all(sources) or not sources:

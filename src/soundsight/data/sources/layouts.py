@@ -215,14 +215,14 @@ def _ave_rows(tree: Listing) -> tuple[str, list[_Event]]:
     folder = table.removesuffix("Annotations.txt")
 
     def events(table: str) -> Iterator[_Event]:
-        rows = _rows(tree, table, fields=_AVE_HEADER.replace("&", ","), delimiter="&",
-                         quoting=csv.QUOTE_NONE)  # fmt: skip
+        fields = _AVE_HEADER.replace("&", ",")
+        rows = _rows(tree, table, fields=fields, delimiter="&", quoting=csv.QUOTE_NONE)
         for where, (label, video, _, start, end) in rows:
             if start != "StartTime":
-                times = seconds(start, where, "StartTime"), seconds(end, where, "EndTime")
+                start_s, end_s = seconds(start, where, "StartTime"), seconds(end, where, "EndTime")
+                where = where.removeprefix(f"{tree.name}/")
                 # An event that ends before it starts lasts no time, either.
-                yield _Event(video, times[0], max(times), label, None,
-                             where.removeprefix(f"{tree.name}/"))  # fmt: skip
+                yield _Event(video, start_s, max(start_s, end_s), label, None, where)
 
     if not tree.read(table).removeprefix(BOM).startswith(_AVE_HEADER.encode()):
         raise DataError(f"{tree.name}/{table}, line 1: the header must be {_AVE_HEADER}")

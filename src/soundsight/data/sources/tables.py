@@ -136,13 +136,9 @@ def csv_rows(
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield (where, fields) of every row of a table that is not empty.
 
-    Args:
-        text: the table.
-        name: what errors call it.
-        comments: leave out rows whose first field starts with ``#``; spaces after a comma are no
-            part of a field, as in AudioSet's tables.
-        fields: names of the fields that each row must have, with commas; empty for any.
-        dialect: of ``csv.reader``.
+    ``comments``: leave out rows whose first field starts with ``#``; spaces after a comma are no
+    part of a field, as in AudioSet's tables. ``fields`` names those that each row must have, with
+    commas; ``dialect`` is that of ``csv.reader``.
     """
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, skipinitialspace=comments, strict=True, **dialect)
