@@ -3,8 +3,8 @@
 Both run ``ingest.ingest`` and give the same bytes. An engine is a generator: it yields each clip
 when its part is there, in any order; closing it stops the workers.
 
-Here each clip has a process of its own, forked from a server that has imported what is needed: one
-that crashes, hangs or is killed takes with it its clip and no other.
+Here workers are processes that share nothing, forked from a server that has imported what is
+needed: one that crashes, hangs or is killed takes with it the clip that it was doing and no other.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ Job = tuple[Clip, Path]
 TIMEOUT_S = 3600.0
 """How long one clip may take, by default."""
 
+_CLIPS_PER_WORKER = 500
+"""A worker is replaced after so many clips, so that what a decoder leaks is given back."""
+
 _CONNECT_S = 10.0
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PRELOADED = [
@@ -45,7 +48,7 @@ _PRELOADED = [
 ]  # fmt: skip
 """What a clip needs that is imported when it is first used: the server has it ready."""
 
-# The last one is that of a process whose server has died.
+# The last one is that of a worker whose server has died.
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, 255)
 _SLOW = "takes longer than {:g} s: raise --timeout or remove it"
 _CRASHED = "makes the decoder crash: repair or remove it"
@@ -60,17 +63,19 @@ def run_local(
 ) -> Iterator[Clip]:
     """Do the jobs in processes on this machine.
 
-    A clip whose process dies (a decoder that crashes) or that takes longer than ``timeout_s`` is
-    recorded as failed, and the others go on. One whose process is killed from outside, by a system
+    A clip whose worker dies (a decoder that crashes) or that takes longer than ``timeout_s`` is
+    recorded as failed, and the others go on. One whose worker is killed from outside, by a system
     that is short of memory say, is done once more.
     """
     todo, killed = deque(jobs), set[str]()
-    busy: dict[Any, tuple[Any, Job, float]] = {}
+    # Pipe of a worker -> its process, how many clips it has begun, its job, when its time is over.
+    busy: dict[Any, tuple[Any, int, Job, float]] = {}
+    idle: list[tuple[Any, Any, int]] = []
     try:
         while todo or busy:
             while todo and len(busy) < workers:
                 try:
-                    pipe, process = _start(todo[0], config)
+                    pipe, process, clips = idle.pop() if idle else (*_start(), 0)
                 except (OSError, EOFError) as error:
                     if busy:
                         break  # there can be no more than are at work
@@ -78,19 +83,26 @@ def run_local(
                         f"no worker process can be started ({first_line(error)}): free memory, or "
                         "pass fewer --workers, and run the same command again, what is done is kept"
                     ) from None
-                busy[pipe] = process, todo.popleft(), time.monotonic() + timeout_s
-            left_s = min(ends_s for _, _, ends_s in busy.values()) - time.monotonic()
+                job = todo.popleft()
+                busy[pipe] = process, clips + 1, job, time.monotonic() + timeout_s
+                with contextlib.suppress(OSError):  # where it has ended, its pipe says so
+                    pipe.send((job, config))
+            left_s = min(ends_s for *_, ends_s in busy.values()) - time.monotonic()
             ready = connection.wait(list(busy), max(0.0, left_s))
             now_s = time.monotonic()
-            for pipe in [pipe for pipe in busy if pipe in ready or busy[pipe][2] <= now_s]:
-                process, (clip, part), _ = busy[pipe]
+            for pipe in [pipe for pipe in busy if pipe in ready or busy[pipe][-1] <= now_s]:
+                process, clips, (clip, part), _ = busy[pipe]
                 failure: str | OutputError | None
                 try:
                     failure = pipe.recv() if pipe in ready else _SLOW.format(timeout_s)
                 except (EOFError, OSError):
                     process.join()
                     failure = _KILLED if process.exitcode in _FROM_OUTSIDE else _CRASHED
-                _stop(pipe, busy.pop(pipe)[0])
+                if failure is None and clips < _CLIPS_PER_WORKER:
+                    idle.append((pipe, process, clips))
+                else:
+                    _stop(pipe, process)
+                del busy[pipe]
                 if isinstance(failure, OutputError):
                     raise failure
                 if failure == _KILLED and clip.id not in killed:
@@ -102,7 +114,7 @@ def run_local(
                 yield clip
     finally:
         # Nobody waits for their answers any more.
-        for pipe, (process, _, _) in busy.items():
+        for pipe, process, _ in [*idle, *((pipe, *worker[:2]) for pipe, worker in busy.items())]:
             _stop(pipe, process)
 
 
@@ -126,13 +138,13 @@ def _start_server() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-def _start(job: Job, config: IngestConfig) -> tuple[Any, Any]:
-    """Start a process that does a job; return the pipe on which it says so, and the process."""
+def _start() -> tuple[Any, Any]:
+    """Start a worker; return the pipe on which it takes jobs and says that they are done."""
     _start_server()
     context = get_context("forkserver")
-    ours, theirs = context.Pipe(duplex=False)
+    ours, theirs = context.Pipe()
     with theirs:
-        process = context.Process(target=_work, args=(theirs, ingest, *job, config), daemon=True)
+        process = context.Process(target=_work, args=(theirs, ingest), daemon=True)
         try:
             process.start()
         except BaseException:
@@ -147,16 +159,16 @@ def _stop(pipe: Any, process: Any) -> None:
     pipe.close()
 
 
-def _work(
-    pipe: Any, function: Callable[..., None], clip: Clip, part: Path, config: IngestConfig
-) -> None:
+def _work(pipe: Any, function: Callable[..., None]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with contextlib.suppress(OSError):  # the parent may be gone
-        try:
-            function(clip, config, part)
-            pipe.send(None)
-        except OutputError as error:
-            pipe.send(error)
+    with contextlib.suppress(EOFError, OSError):  # the parent may be gone
+        while True:
+            (clip, part), config = pipe.recv()
+            try:
+                function(clip, config, part)
+                pipe.send(None)
+            except OutputError as error:
+                pipe.send(error)
 
 
 def _end_with_parent() -> None:
