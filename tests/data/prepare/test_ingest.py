@@ -148,7 +148,7 @@ def test_sums_are_those_of_the_levels_that_are_stored(counting: Path, tmp_path: 
     part, records = cut(counting, replace(RAW, image_format="webp", quality=100), tmp_path)
     for entry, record in zip(part.entries, records, strict=True):
         mel = decode_mel(record.files["mel.png"]).astype(np.int64)
-        assert entry.sums[:2] == (mel.sum(), (mel**2).sum())
+        assert list(entry.sums[:2]) == [mel.sum(), (mel**2).sum()]
         image = decode_image(record.files["webp"]).astype(np.int64).reshape(-1, 3)
         # The sums are of the picture before it was coded.
         assert np.allclose(entry.sums[2::2], image.sum(axis=0), atol=2 * len(image))
@@ -232,7 +232,7 @@ def test_every_pairwise_step_is_asked_and_measured(tmp_path: Path) -> None:
     steps = ("silence", "black")
     config = replace(RAW, clean=CleanConfig(steps=steps))
     part, records = cut(video, config, tmp_path)
-    assert [entry.reasons for entry in part.entries] == [("black",), ("silence",), ()]
+    assert [tuple(entry.reasons) for entry in part.entries] == [("black",), ("silence",), ()]
     assert len(records) == 3
     assert sidecars(records)[1]["measures"]["rms_dbfs"] < -90
     for step in steps:
@@ -240,7 +240,7 @@ def test_every_pairwise_step_is_asked_and_measured(tmp_path: Path) -> None:
         part, _ = cut(video, one, tmp_path)
         assert {reason for entry in part.entries for reason in entry.reasons} == {step}
     part, _ = cut(video, RAW, tmp_path)
-    assert [entry.reasons for entry in part.entries] == [(), (), ()]
+    assert not any(entry.reasons for entry in part.entries)
 
 
 def test_the_bytes_depend_on_the_clip_and_the_settings_alone(
