@@ -341,6 +341,7 @@ def test_it_serves_at_once_and_stops_in_order(
         assert json.loads(stream.recv(PATIENCE_S))["type"] == "ready"
         noise = np.random.default_rng(0).integers(-9000, 9000, 44_100).astype(np.int16)
         stream.send(protocol.SoundFrame(sequence=0, position=0, samples=noise).pack())
+        assert stream.ping().wait(PATIENCE_S)  # it has come
         server.process.send_signal(how)
         window = stream.recv(PATIENCE_S)
         while isinstance(window, str):
