@@ -24,13 +24,13 @@ from soundsight.cli.main import build_app
 from soundsight.media import audio
 from soundsight.runtime import file_events
 
+Make = Callable[..., Any]
+
 RATE = 44_100
 
 
 @pytest.fixture
-def call(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[..., Result]:
+def call(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Make:
     """Runs storyboard in tmp_path with the tiny model."""
     monkeypatch.chdir(tmp_path)
 
@@ -42,7 +42,7 @@ def call(
 
 
 @pytest.fixture
-def run(call: Callable[..., Result]) -> Callable[..., list[str]]:
+def run(call: Make) -> Make:
     """Runs storyboard, which does its work; returns its lines, those of warning among them."""
 
     def run(*arguments: object) -> list[str]:
@@ -74,7 +74,7 @@ def refused(result: Result, says: str) -> None:
     assert says in line
 
 
-def test_all_that_it_writes(run: Callable[..., list[str]], dog: Path, tmp_path: Path) -> None:
+def test_all_that_it_writes(run: Make, dog: Path, tmp_path: Path) -> None:
     outs = [f"out/a.{suffix}" for suffix in ("png", "mp4", "html", "json")]
     lines = run(dog, *(word for out in outs for word in ("-o", out)))
     assert lines == [f"{dog} -> {out} (2 events)" for out in outs]
@@ -93,9 +93,7 @@ def test_all_that_it_writes(run: Callable[..., list[str]], dog: Path, tmp_path: 
     assert "dog.wav" in (tmp_path / "out/a.html").read_text("utf-8")
 
 
-def test_the_sound_of_a_video_and_the_default_output(
-    run: Callable[..., list[str]], tmp_path: Path
-) -> None:
+def test_the_sound_of_a_video_and_the_default_output(run: Make, tmp_path: Path) -> None:
     write_video("fire.mp4", "fireworks", 3.0, 0)
     run("fire.mp4", "-o", "x.json")
     assert told(tmp_path)["duration_s"] == pytest.approx(3.0, abs=0.1)
@@ -103,14 +101,14 @@ def test_the_sound_of_a_video_and_the_default_output(
     assert names(tmp_path) == ["fire.mp4", "storyboard.png", "x.json"]
 
 
-def test_silence_is_quiet_all_along(run: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_silence_is_quiet_all_along(run: Make, tmp_path: Path) -> None:
     write_tones(tmp_path / "still.wav", (3, 0))
     lines = run("still.wav", "-o", "x.json", "-o", "x.png", "-o", "x.mp4")
     assert "quiet from beginning to end" in lines[0]
     assert told(tmp_path)["events"] == []
 
 
-def test_options_reach_the_story(run: Callable[..., list[str]], dog: Path, tmp_path: Path) -> None:
+def test_options_reach_the_story(run: Make, dog: Path, tmp_path: Path) -> None:
     pictures = []
     for seed in (0, 0, 5):
         run(dog, "-o", "x.json", "--overwrite", "--seed", seed, "--sensitivity", 0.4)
@@ -150,7 +148,7 @@ def test_options_reach_the_story(run: Callable[..., list[str]], dog: Path, tmp_p
     ],
 )
 def test_refusals_before_any_work(
-    call: Callable[..., Result],
+    call: Make,
     dog: Path,
     tmp_path: Path,
     arguments: list[str],
@@ -176,7 +174,7 @@ def test_refusals_before_any_work(
 
 
 def test_a_damaged_sound_leaves_nothing_or_what_can_be_read_of_it(
-    call: Callable[..., Result], run: Callable[..., list[str]], tmp_path: Path
+    call: Make, run: Make, tmp_path: Path
 ) -> None:
     whole = write_tones(tmp_path / "whole.flac", (14, 1)).read_bytes()
     (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])

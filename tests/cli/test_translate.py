@@ -28,13 +28,15 @@ from soundsight.views.drawing import AMBER
 from soundsight.views.pictograms import alert_picture
 from soundsight.views.sheet import PICTURE_PX
 
+Make = Callable[..., Any]
+
 
 @dataclass
 class Place:
     """The folder in which the command runs, with the tiny model."""
 
     model: Path
-    sound: Callable[..., Path]
+    sound: Make
     """Writes a sound: (path, seconds, hz=440, level=0.3)."""
 
     def call(self, *arguments: object, model: Path | None = None) -> Result:
@@ -66,7 +68,7 @@ class Place:
 
 @pytest.fixture
 def place(
-    tiny_model: Path, write_sound: Callable[..., Path], monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Path, write_sound: Make, monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> Place:  # fmt: skip
     monkeypatch.chdir(tmp_path)
@@ -187,7 +189,7 @@ def test_json_lines(place: Place) -> None:
 
 
 def test_an_alert_is_named_and_has_a_pictogram(
-    place: Place, make_model: Callable[..., Path], alert_names: Callable[..., object]
+    place: Place, make_model: Make, alert_names: Make
 ) -> None:
     path = place.sound("a.wav", 2.0)
     model = make_model(Path("alerts"), labels=alert_names("doorbell"))
@@ -210,7 +212,7 @@ def test_an_alert_is_named_and_has_a_pictogram(
 
 
 def test_an_unknown_sound_is_reported_as_such_and_silence_is_no_mistake(
-    place: Place, make_model: Callable[..., Path]
+    place: Place, make_model: Make
 ) -> None:
     path = place.sound("a.wav", 1.0)
     strict = make_model(Path("strict"), ood_score=0.01)

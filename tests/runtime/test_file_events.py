@@ -55,7 +55,7 @@ def test_events_and_the_quiet_between_them(translator: Translator) -> None:
     assert times(found) == [[(3.0, 7.0)], [(15.0, 17.0)]]
     assert [event.number for event in found.events] == [1, 2]
     for second, number in ((0, 0), (2.9, 0), (3, 1), (6.9, 1), (7, 0), (15, 2), (17.1, 0)):
-        event = found.at(second)
+        event = found.within(second, second + 1e-9)
         assert (event.number if event else 0) == number
     assert found.duration_s == 20
     assert found.overview.mel.shape == (128, 2000)
@@ -76,8 +76,8 @@ def test_a_sound_that_repeats_is_one_event(translator: Translator) -> None:
     )
     assert times(found) == [[(0.0, 2.0), (4.5, 6.5), (9.5, 11.5)], [(23.5, 25.5)]]
     assert found.events[0].repeats == 3
-    assert found.at(3.0) is None
-    assert found.at(5.0) is found.events[0]
+    assert found.within(3.0, 3.0 + 1e-9) is None
+    assert found.within(5.0, 5.0 + 1e-9) is found.events[0]
 
 
 def test_what_is_not_recognised_is_told_without_a_picture(
@@ -106,6 +106,7 @@ def test_short_sounds_are_told(translator: Translator, seconds: float) -> None:
     assert found.overview.mel.shape[1] == round(100 * seconds)
 
 
+@pytest.mark.parametrize("seconds", [0.2, 0.5, 0.8])
 def test_what_begins_at_the_very_end_is_told(translator: Translator, seconds: float) -> None:
     (((began_s, ended_s),),) = times(events_of(translator, quiet(12), tone(seconds)))
     assert (began_s, ended_s) == (pytest.approx(12.0), pytest.approx(12 + seconds))

@@ -17,6 +17,8 @@ from soundsight.runtime import model_folder
 from soundsight.runtime.labels import LabelHead, confidence_of, read_label_head
 from soundsight.runtime.translator import Translator
 
+Make = Callable[..., Any]
+
 E = 8
 
 
@@ -46,7 +48,7 @@ def softmax(weights: Any, bias: Any, embedding: Any) -> list[float]:
 
 @pytest.mark.parametrize("other", [False, True])
 def test_probabilities_against_a_plain_reference(
-    make_model: Callable[..., Path], tmp_path: Path, other: bool
+    make_model: Make, tmp_path: Path, other: bool
 ) -> None:
     values = content(other=other)
     translator = Translator.load(make_model(tmp_path / "model", labels=values), threads=1)
@@ -143,9 +145,7 @@ WRONG: dict[str, object] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_damaged_names_are_refused_in_one_line(
-    make_model: Callable[..., Path], tmp_path: Path, what: str
-) -> None:
+def test_damaged_names_are_refused_in_one_line(make_model: Make, tmp_path: Path, what: str) -> None:
     folder = make_model(tmp_path / "model", labels=WRONG[what])
     with pytest.raises(ModelError, match=r"labels.json is damaged") as caught:
         LabelHead.of(model_folder.read(folder))
@@ -154,9 +154,7 @@ def test_damaged_names_are_refused_in_one_line(
     assert len(message) < 400 + len(str(folder))
 
 
-def test_names_that_cannot_be_read_or_were_changed(
-    make_model: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_names_that_cannot_be_read_or_were_changed(make_model: Make, tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model", labels=content())
     info = model_folder.read(folder)
     (folder / "labels.json").unlink()

@@ -63,6 +63,14 @@ def scene() -> Scene:
     return Scene()
 
 
+@pytest.fixture
+def barked(scene: Scene) -> Scene:
+    """A dog has barked for a second."""
+    scene.sound(1)
+    scene.window(KNOWN)
+    return scene
+
+
 def test_before_the_first_second_it_starts_and_a_sound_is_marked_at_once(scene: Scene) -> None:
     for samples in (np.zeros(0, np.int16), np.zeros((0, 2), np.int16)):
         scene.state.take_samples(samples, RATE)
@@ -94,19 +102,17 @@ def test_a_picture_says_what_how_sure_and_since_when(scene: Scene) -> None:
     assert scene.view.look is Look.PICTURE
 
 
-def test_a_picture_stays_for_a_while_and_says_that_it_is_past(scene: Scene) -> None:
-    scene.sound(1)
-    scene.window(KNOWN)
-    scene.sound(2, -90)
-    scene.window(QUIET)
-    view = scene.view
+def test_a_picture_stays_for_a_while_and_says_that_it_is_past(barked: Scene) -> None:
+    barked.sound(2, -90)
+    barked.window(QUIET)
+    view = barked.view
     assert (view.look, view.detail) == (Look.PAST, "heard 2 s ago")
     assert view.recognised is not None
-    scene.sound(live_state.PAST_S - 2 + 0.1, -90)
-    scene.window(QUIET)
-    view = scene.view
-    assert (view.look, view.recognised, view.present) == (Look.QUIET, None, None)
-    assert scene.titles == ["dog"]
+    barked.sound(live_state.PAST_S - 2 + 0.1, -90)
+    barked.window(QUIET)
+    view = barked.view
+    assert (view.look, view.recognised) == (Look.QUIET, None)
+    assert barked.titles == ["dog"]
 
 
 def test_an_alert_is_named_and_stays_for_a_while(scene: Scene) -> None:
@@ -137,7 +143,7 @@ def test_an_event_is_what_its_surest_window_says(scene: Scene) -> None:
     (event,) = view.history
     assert view.headline == "Baby crying x2"
     assert (event.name, event.confidence, event.title) == ("baby crying", 0.9, "baby crying x2")
-    assert view.present is event
+    assert view.recognised is event
     np.testing.assert_array_equal(event.picture, PICTURE)
     scene.window(KNOWN, name="dog", confidence=0.95, images=later)
     view = scene.view
@@ -166,18 +172,16 @@ def test_headline_and_history_agree_on_what_is_no_longer_recognised(scene: Scene
 
 @pytest.mark.parametrize("gone_s", [0.25, 1.0])
 def test_the_unrecognisable_end_of_a_sound_is_no_event_and_no_past(
-    scene: Scene, gone_s: float
+    barked: Scene, gone_s: float
 ) -> None:
     """A picture that was taken back does not come back as the past."""
-    scene.sound(1)
-    scene.window(KNOWN)
     for _ in range(3 if gone_s < 1 else 1):
-        scene.sound(gone_s)
-        scene.window(NOTHING)
-    scene.sound(1.5, -90)
-    scene.window(QUIET)
-    view = scene.view
-    assert (view.look, view.recognised, scene.titles) == (Look.QUIET, None, ["dog"])
+        barked.sound(gone_s)
+        barked.window(NOTHING)
+    barked.sound(1.5, -90)
+    barked.window(QUIET)
+    view = barked.view
+    assert (view.look, view.recognised, barked.titles) == (Look.QUIET, None, ["dog"])
 
 
 @pytest.mark.parametrize("state", [QUIET, KNOWN, NOTHING])
@@ -194,38 +198,34 @@ def test_without_sound_it_is_not_listening_within_two_seconds(scene: Scene, stat
     assert (view.recognised, view.sounding) == (None, False)
 
 
-def test_a_gap_stands_in_the_history_with_its_length(scene: Scene) -> None:
-    scene.sound(1)
-    scene.window(KNOWN)
+def test_a_gap_stands_in_the_history_with_its_length(barked: Scene) -> None:
     for _ in range(20):
-        scene.now += 1
-        assert scene.now < 102.5 or scene.view.look is Look.NOT_LISTENING
-    scene.sound(1 / 32)
-    gap, dog = scene.view.history
+        barked.now += 1
+        assert barked.now < 102.5 or barked.view.look is Look.NOT_LISTENING
+    barked.sound(1 / 32)
+    gap, dog = barked.view.history
     assert (gap.gap, gap.title, dog.title) == (True, "not listening", "dog")
     assert gap.lasted_s == pytest.approx(20, abs=0.1)
-    scene.sound(3)
-    assert scene.view.history[0].lasted_s == pytest.approx(20, abs=0.1)
+    barked.sound(3)
+    assert barked.view.history[0].lasted_s == pytest.approx(20, abs=0.1)
     # Also where nobody looked meanwhile.
-    scene.now += 10
-    scene.sound(1 / 32)
-    assert [event.gap for event in scene.view.history] == [True, True, False]
+    barked.now += 10
+    barked.sound(1 / 32)
+    assert [event.gap for event in barked.view.history] == [True, True, False]
 
 
-def test_a_reason_is_shown_until_sound_comes_and_after_a_restart_nothing_old(scene: Scene) -> None:
-    scene.sound(1)
-    scene.window(KNOWN)
-    scene.state.stop("The microphone has gone.")
-    view = scene.view
+def test_a_reason_is_shown_until_sound_comes_and_after_a_restart_nothing_old(barked: Scene) -> None:
+    barked.state.stop("The microphone has gone.")
+    view = barked.view
     assert (view.look, view.detail) == (Look.NOT_LISTENING, "The microphone has gone.")
-    scene.sound(1 / 32)
-    assert scene.view.look is not Look.NOT_LISTENING
-    scene.state.restart()
-    scene.sound(1 / 32, -90)
-    assert scene.view.look is Look.STARTING
+    barked.sound(1 / 32)
+    assert barked.view.look is not Look.NOT_LISTENING
+    barked.state.restart()
+    barked.sound(1 / 32, -90)
+    assert barked.view.look is Look.STARTING
     # The new signal counts its events from 1 again: this is another one.
-    scene.window(KNOWN, name="water")
-    assert [title for title in scene.titles if title != "not listening"] == ["water", "dog"]
+    barked.window(KNOWN, name="water")
+    assert [title for title in barked.titles if title != "not listening"] == ["water", "dog"]
 
 
 def test_a_microphone_that_sends_only_zeros_is_not_listening() -> None:

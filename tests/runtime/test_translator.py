@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from soundsight.core import units
 from soundsight.core.draws import generator_draws, item_of
@@ -22,10 +23,20 @@ from soundsight.runtime.surest import Second, mean_embedding
 from soundsight.runtime.translator import Translator
 from soundsight.views.pictograms import alert_picture
 
+Make = Callable[..., Any]
+
 
 @pytest.fixture(scope="module")
 def translator(tiny_model: Path) -> Translator:
     return Translator.load(tiny_model, threads=1)
+
+
+@pytest.fixture
+def load(make_model: Make, tmp_path: Path) -> Make:
+    """A translator of a tiny model of its own: settings -> translator."""
+    return lambda **how: Translator.load(
+        make_model(tmp_path / f"model{len(list(tmp_path.iterdir()))}", **how), threads=1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +84,9 @@ def test_the_random_numbers_are_the_documented_ones(
     np.testing.assert_array_equal(picture, expected)
 
 
-def test_items_share_the_random_numbers(tiny_model: Path, mels: np.ndarray) -> None:
-    translator = Translator.load(tiny_model)
+def test_items_share_the_random_numbers(translator: Translator, mels: np.ndarray) -> None:
     pair = np.stack([mels[0], mels[0]])
-    same = translator.imagine(pair, items=[4, 4])
-    other = translator.imagine(pair, items=[4, 5])
+    same, other = (translator.imagine(pair, items=items) for items in ([4, 4], [4, 5]))
     np.testing.assert_array_equal(same[0], same[1])
     assert (other[0] != other[1]).any()
 
@@ -124,20 +133,15 @@ def test_bad_options(translator: Translator, mels: np.ndarray, option: str, valu
                 call(tone(1), 44_100, **{option: value})
 
 
-def test_a_model_without_noise_and_dropout(
-    make_model: Callable[..., Path], tmp_path: Path, mels: np.ndarray
-) -> None:
-    folder = make_model(tmp_path / "plain", noise_size=0, dropout_size=0)
-    pictures = Translator.load(folder).imagine(mels[0], draws=2)
+def test_a_model_without_noise_and_dropout(load: Make, mels: np.ndarray) -> None:
+    pictures = load(noise_size=0, dropout_size=0).imagine(mels[0], draws=2)
     np.testing.assert_array_equal(pictures[0], pictures[1])
 
 
 # --- translate -------------------------------------------------------------------------------
 
 
-def test_path_and_array_agree(
-    translator: Translator, tmp_path: Path, write_sound: Callable[..., Path]
-) -> None:
+def test_path_and_array_agree(translator: Translator, tmp_path: Path, write_sound: Make) -> None:
     path = write_sound(tmp_path / "a.wav", 3.4, subtype="FLOAT")
     samples = audio.decode(path)
     for options in ({}, {"each_second": True}, {"draws": 3, "seed": 8, "each_second": True}):
@@ -195,31 +199,31 @@ def test_iter_translate_gives_the_same_second_by_second(translator: Translator) 
         np.testing.assert_array_equal(joined, getattr(whole, name))
 
 
-def test_silence_is_quiet_and_calm(
-    translator: Translator, make_model: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_silence_is_quiet_and_calm(translator: Translator, load: Make) -> None:
     result = translator.translate(np.zeros(44_100, np.float32), 44_100, draws=2)
     assert result.state == [State.QUIET, State.QUIET]
     assert (result.images == CALM_LEVEL).all()
     assert np.isnan(result.confidence).all()
     # The threshold is the model's.
-    deaf = Translator.load(make_model(tmp_path / "deaf", quiet_dbfs=0.0))
-    assert deaf.translate(tone(1.0), 44_100).state == [State.QUIET]
+    assert load(quiet_dbfs=0.0).translate(tone(1.0), 44_100).state == [State.QUIET]
 
 
 # --- names -----------------------------------------------------------------------------------
 
 
-def by_loudness(translator: Translator, names: tuple[str, str] = ("dog", "train")) -> Translator:
+@pytest.fixture
+def named(load: Make) -> Translator:
     """Names by the first number of an embedding: what is above 0 has the first."""
+    translator = load()
     weights = np.zeros((2, 8), np.float32)
     weights[:, 0] = 3.0, -3.0
-    translator.label_head = LabelHead(labels=names, weights=weights, bias=np.zeros(2, np.float32))
+    bias = np.zeros(2, np.float32)
+    translator.label_head = LabelHead(labels=("dog", "train"), weights=weights, bias=bias)
     return translator
 
 
-def test_a_sound_is_drawn_from_the_surest_seconds_of_its_kind(tiny_model: Path) -> None:
-    translator = by_loudness(Translator.load(tiny_model, threads=1))
+def test_a_sound_is_drawn_from_the_surest_seconds_of_its_kind(named: Translator) -> None:
+    translator = named
     rng = np.random.default_rng(5)
     samples = np.concatenate([tone(6.0, level=0.2), rng.normal(0, 0.1, 6 * 44_100)])
     samples = samples.astype(np.float32)
@@ -230,7 +234,6 @@ def test_a_sound_is_drawn_from_the_surest_seconds_of_its_kind(tiny_model: Path) 
     *_, loudest = segments([samples], loudest=True)
     mels = [*each.mels, *([] if loudest.start_s.is_integer() else [loudest.mel])]
     embeddings, _ = translator.embed(units.to_unit(np.stack(mels))[:, None])
-    assert translator.label_head is not None
     shares = translator.label_head.probabilities(embeddings)
     kind = int(shares.sum(axis=0).argmax())
     first = int(shares[:, kind].argmax())
@@ -241,23 +244,15 @@ def test_a_sound_is_drawn_from_the_surest_seconds_of_its_kind(tiny_model: Path) 
     surest = [Second(embedding=embeddings[i], shares=shares[i], ood_score=np.nan) for i in best]
     expected = translator.generate(mean_embedding(surest)[None], noise[None], dropout[None])
     np.testing.assert_array_equal(whole.images, expected)
-
-
-def test_a_second_long_sound_is_drawn_from_that_second(tiny_model: Path) -> None:
-    translator = by_loudness(Translator.load(tiny_model, threads=1))
+    # A sound of a second is drawn from that second.
     whole = translator.translate(tone(1.0), 44_100)
     (only,) = translator.iter_translate(tone(1.0), 44_100)
     np.testing.assert_array_equal(whole.images, only.images)
     assert (whole.name, whole.confidence.tolist()) == (only.name, only.confidence.tolist())
 
 
-def test_an_alert_is_named_and_not_drawn(
-    make_model: Callable[..., Path], tmp_path: Path, alert_names: Callable[..., Any]
-) -> None:
-    from PIL import Image
-
-    folder = make_model(tmp_path / "model", labels=alert_names())
-    translator = Translator.load(folder, threads=1)
+def test_an_alert_is_named_and_not_drawn(load: Make, tmp_path: Path, alert_names: Make) -> None:
+    translator = load(labels=alert_names())
     for options in ({}, {"each_second": True}, {"anyway": True}):
         result = translator.translate(tone(1.0), 44_100, draws=2, **options)
         assert result.state == [State.NAMED] * 2
@@ -272,58 +267,40 @@ def test_an_alert_is_named_and_not_drawn(
         assert (image.info["state"], image.info["name"]) == ("named", "smoke alarm")
 
 
-def test_names_and_second_guesses(
-    make_model: Callable[..., Path], tmp_path: Path, alert_names: Callable[..., Any]
-) -> None:
-    folder = make_model(tmp_path / "model", ood_score=1.0, labels=alert_names(sure=False))
-    result = Translator.load(folder, threads=1).translate(
-        np.concatenate([tone(1.0), np.zeros(44_100, np.float32)]), 44_100, each_second=True
-    )
+def test_names_and_second_guesses(load: Make, alert_names: Make) -> None:
+    samples = np.concatenate([tone(1.0), np.zeros(44_100, np.float32)])
+    translator = load(ood_score=1.0, labels=alert_names(sure=False))
+    result = translator.translate(samples, 44_100, each_second=True)
     assert result.state == [State.PICTURE, State.QUIET]
     assert (result.name, result.second_guess) == (["dog", ""], ["smoke alarm", ""])
-    share = 1 / (1 + np.exp(-0.2))
-    assert result.confidence[0] == pytest.approx(
-        np.sqrt(share * (1 - result.ood_score[0])), rel=1e-4
-    )
+    expected = np.sqrt((1 - result.ood_score[0]) / (1 + np.exp(-0.2)))
+    assert result.confidence[0] == pytest.approx(expected, rel=1e-4)
     assert np.isnan(result.confidence[1])
 
 
 # --- ood scores ------------------------------------------------------------------------------
 
 
-def test_a_sound_of_no_known_kind_is_not_drawn(
-    make_model: Callable[..., Path], tmp_path: Path, tiny_model: Path
-) -> None:
-    samples = tone(1.0)
-    known = Translator.load(make_model(tmp_path / "knows", ood_score=0.9))
-    result = known.translate(samples, 44_100, draws=2)
-    ood_score = float(result.ood_score[0])
-    assert 0 < ood_score < 0.9
-    assert result.state == [State.PICTURE] * 2
-    plain = Translator.load(tiny_model).translate(samples, 44_100, draws=2)
-    np.testing.assert_array_equal(result.images, plain.images)
-    assert np.isnan(plain.ood_score).all()
-
-    folder = make_model(tmp_path / "strict", ood_score=ood_score - 1e-3)
-    strict = Translator.load(folder).translate(samples, 44_100, draws=2)
-    assert strict.state == [State.NOTHING_RECOGNISABLE] * 2
-    assert (strict.images == CALM_LEVEL).all()
-    np.testing.assert_array_equal(strict.ood_score, result.ood_score)
-    asked = Translator.load(folder).translate(samples, 44_100, draws=2, anyway=True)
-    assert asked.state == strict.state
-    np.testing.assert_array_equal(asked.images, result.images)
-
-
-def test_what_is_unknown_can_be_asked_for_but_silence_stays_calm(
-    make_model: Callable[..., Path], tmp_path: Path, tiny_model: Path
+def test_a_sound_of_no_known_kind_is_not_drawn_unless_asked_for(
+    load: Make, translator: Translator
 ) -> None:
     samples = np.concatenate([tone(1.0), np.zeros(44_100, np.float32)])
-    strict = Translator.load(make_model(tmp_path / "strict", ood_score=0.0))
-    result = strict.translate(samples, 44_100, each_second=True, anyway=True)
-    assert result.state == [State.NOTHING_RECOGNISABLE, State.QUIET]
-    plain = Translator.load(tiny_model).translate(samples, 44_100, each_second=True)
+    how = {"draws": 2, "each_second": True}
+    plain = translator.translate(samples, 44_100, **how)
+    assert np.isnan(plain.ood_score).all()
+    result = load(ood_score=0.9).translate(samples, 44_100, **how)
+    assert 0 < result.ood_score[0] < 0.9
+    assert result.state == [State.PICTURE] * 2 + [State.QUIET] * 2
     np.testing.assert_array_equal(result.images, plain.images)
-    assert (result.images[1] == CALM_LEVEL).all()
+    strict = load(ood_score=float(result.ood_score[0]) - 1e-3)
+    refused = strict.translate(samples, 44_100, **how)
+    assert refused.state == [State.NOTHING_RECOGNISABLE] * 2 + [State.QUIET] * 2
+    assert (refused.images == CALM_LEVEL).all()
+    np.testing.assert_array_equal(refused.ood_score, result.ood_score)
+    # Silence stays calm when it is asked for, too.
+    asked = strict.translate(samples, 44_100, anyway=True, **how)
+    assert asked.state == refused.state
+    np.testing.assert_array_equal(asked.images, result.images)
     (first, _) = strict.iter_translate(samples, 44_100, anyway=True)
     np.testing.assert_array_equal(first.images, result.images[:1])
 
@@ -342,19 +319,21 @@ def test_arrays_need_their_rate(translator: Translator) -> None:
 
 
 def test_bad_sounds(translator: Translator, tmp_path: Path) -> None:
-    with pytest.raises(AudioError, match="does not exist"):
-        translator.translate(tmp_path / "no.wav")
     (tmp_path / "text.wav").write_text("no sound", "utf-8")
-    with pytest.raises(AudioError):
-        translator.translate(tmp_path / "text.wav", each_second=True)
     bad = tone(1)
     bad[500] = np.nan
-    with pytest.raises(AudioError, match="finite"):
-        translator.translate(bad, 44_100)
+    for sound, rate, says in (
+        (tmp_path / "no.wav", None, "does not exist"),
+        (tmp_path / "text.wav", None, "no sound"),
+        (bad, 44_100, "finite"),
+    ):
+        for each_second in (False, True):
+            with pytest.raises(AudioError, match=says):
+                translator.translate(sound, rate, each_second=each_second)
 
 
 def test_open_files_and_bytes_in_memory(
-    translator: Translator, tmp_path: Path, write_sound: Callable[..., Path]
+    translator: Translator, tmp_path: Path, write_sound: Make
 ) -> None:
     path = write_sound(tmp_path / "a.wav", 2.0)
     expected = translator.translate(path)
@@ -369,19 +348,13 @@ def test_open_files_and_bytes_in_memory(
     assert each.source == "the sound"
     with pytest.raises(ConfigError, match="leave rate_hz out"):
         translator.translate(memory, 44_100)
-
-
-def test_several_sounds_at_once_are_refused_in_words(
-    translator: Translator, tmp_path: Path, write_sound: Callable[..., Path]
-) -> None:
-    path = write_sound(tmp_path / "a.wav", 1.0)
     for several in ([path, path], [str(path)], (str(path), str(path)), [io.BytesIO()]):
         with pytest.raises(ConfigError, match="several sounds were passed: translate them one by"):
-            translator.translate(several)  # type: ignore[arg-type]
+            translator.translate(several)
 
 
 def test_a_stream_may_be_opened_by_hand(
-    translator: Translator, tmp_path: Path, write_sound: Callable[..., Path]
+    translator: Translator, tmp_path: Path, write_sound: Make
 ) -> None:
     path = write_sound(tmp_path / "a.flac", 30.0)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -396,36 +369,31 @@ def test_a_stream_may_be_opened_by_hand(
         translator.translate(audio.stream(path, strict=True))
 
 
-def test_save(translator: Translator, tmp_path: Path, write_sound: Callable[..., Path]) -> None:
-    from PIL import Image
-
+def test_save(translator: Translator, tmp_path: Path, write_sound: Make) -> None:
     path = write_sound(tmp_path / "dog.wav", 2.0)
-    result = translator.translate(path, each_second=True)
-    paths = result.save(tmp_path / "out", size_px=32)
+    paths = translator.translate(path, each_second=True).save(tmp_path / "out", size_px=32)
     assert [p.name for p in paths] == ["dog_s000_d0.png", "dog_s001_d0.png"]
     with Image.open(paths[1]) as image:
         assert image.size == (32, 32)
         assert image.info["soundsight"] == "imagined from sound"
-        assert image.info["source"] == "dog.wav"
-        assert image.info["second"] == "1"
+        assert (image.info["source"], image.info["second"]) == ("dog.wav", "1")
         assert image.info["model"] == "tiny 0.0.1"
-
-
-def test_save_one_picture_under_a_name(
-    translator: Translator, tmp_path: Path, write_sound: Callable[..., Path]
-) -> None:
-    one = translator.translate(write_sound(tmp_path / "dog.wav", 2.0))
-    assert one.save(tmp_path / "new" / "x.png", size_px=32) == [tmp_path / "new" / "x.png"]
-    assert (tmp_path / "new" / "x.png").read_bytes()[:4] == b"\x89PNG"
-    assert one.save(str(tmp_path / "X.PNG")) == [tmp_path / "X.PNG"]
+    # One picture may have a name.
+    one = translator.translate(path)
+    for out in (tmp_path / "new" / "x.png", tmp_path / "X.PNG"):
+        assert one.save(str(out), size_px=32) == [out]
+        assert out.read_bytes()[:4] == b"\x89PNG"
     (tmp_path / "folder.png").mkdir()
     assert one.save(tmp_path / "folder.png") == [tmp_path / "folder.png" / "dog_s001_d0.png"]
-    two = translator.translate(tmp_path / "dog.wav", draws=2)
-    with pytest.raises(OutputError, match=r"two\.png: there are 2 pictures, name a folder"):
-        two.save(tmp_path / "two.png")
-    with pytest.raises(OutputError, match="pictures are written as PNG"):
-        one.save(tmp_path / "x.jpg")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["X.PNG", "dog.wav", "folder.png", "new"]
+    two = translator.translate(path, draws=2)
+    for pictures, name, says in (
+        (two, "two.png", r"two\.png: there are 2 pictures, name a folder"),
+        (one, "x.jpg", "pictures are written as PNG"),
+    ):
+        with pytest.raises(OutputError, match=says):
+            pictures.save(tmp_path / name)
+    there = ["X.PNG", "dog.wav", "folder.png", "new", "out"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == there
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True])

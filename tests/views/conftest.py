@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from soundsight.core.state import State
 from soundsight.media.overview import Overview
 from soundsight.views.events import FileEvent, FileEvents
 
+Make = Callable[..., Any]
+
 COLOURS = ((220, 40, 40), (40, 200, 60), (60, 80, 230))
 
 
 @pytest.fixture(scope="session")
-def file_event() -> Callable[..., FileEvent]:
+def file_event() -> Make:
     """(number, *spans, known=True, **values) -> an event."""
 
     def make(
@@ -40,7 +43,7 @@ def file_event() -> Callable[..., FileEvent]:
 
 
 @pytest.fixture(scope="session")
-def events_of() -> Callable[..., FileEvents]:
+def events_of() -> Make:
     """(*events, duration_s=12, source="dog.wav") -> the events of a file."""
 
     def make(*events: FileEvent, duration_s: float = 12.0, source: str = "dog.wav") -> FileEvents:
@@ -63,9 +66,7 @@ def events_of() -> Callable[..., FileEvents]:
 
 
 @pytest.fixture(scope="session")
-def toy_events(
-    file_event: Callable[..., FileEvent], events_of: Callable[..., FileEvents]
-) -> FileEvents:
+def toy_events(file_event: Make, events_of: Make) -> FileEvents:
     """Red from 1 to 3 s and from 4 to 5 s, nothing recognisable from 6 to 8 s, blue at 9 to 10."""
     return events_of(
         file_event(1, (1.0, 3.0), (4.0, 5.0)),

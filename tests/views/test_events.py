@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from PIL import Image
 
 from soundsight.core.state import State
 from soundsight.views.drawing import heat
-from soundsight.views.events import FileEvent, FileEvents, events_json, sureness
+from soundsight.views.events import FileEvents, events_json, sureness
 from soundsight.views.pictograms import alert_picture
+
+Make = Callable[..., Any]
 
 
 @pytest.mark.parametrize(
@@ -32,15 +35,11 @@ def test_how_sure_in_words(confidence: float, words: str) -> None:
 def test_what_sounds_at_a_time(toy_events: FileEvents) -> None:
     numbers = {0.0: 0, 0.99: 0, 1.0: 1, 2.99: 1, 3.0: 0, 4.5: 1, 5.0: 0, 6.0: 2, 9.5: 3, 11.0: 0}
     for second, number in numbers.items():
-        event = toy_events.at(second)
+        event = toy_events.within(second, second + 1e-9)
         assert (event.number if event else 0) == number, second
 
 
-def test_words(
-    toy_events: FileEvents,
-    events_of: Callable[..., FileEvents],
-    file_event: Callable[..., FileEvent],
-) -> None:
+def test_words(toy_events: FileEvents, events_of: Make, file_event: Make) -> None:
     assert toy_events.words == "3 events, in 1 of them nothing recognisable"
     assert [event.words for event in toy_events.events] == [
         "dog, probably, 2 times", "nothing recognisable", "water, perhaps",
@@ -51,9 +50,7 @@ def test_words(
     assert nameless.words == "a familiar sound"
 
 
-def test_an_alert_and_a_second_guess(
-    events_of: Callable[..., FileEvents], file_event: Callable[..., FileEvent]
-) -> None:
+def test_an_alert_and_a_second_guess(events_of: Make, file_event: Make) -> None:
     alert = file_event(
         1, (0, 1), state=State.NAMED, name="knock", picture=None, second_guess="drums"
     )

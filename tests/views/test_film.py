@@ -64,7 +64,7 @@ def test_each_frame_shows_what_is_said_of_its_time(written: Path, toy_events: Fi
     for index, (at_s, frame) in enumerate(decoded):
         assert at_s == pytest.approx(index / FPS, abs=1e-3)
         assert frame.shape == (HEIGHT_PX, WIDTH_PX, 3)
-        event = toy_events.at(at_s)
+        event = toy_events.within(at_s, at_s + 1e-9)
         expected = CARD if event is None else {1: RED, 2: CARD, 3: BLUE}[event.number]
         np.testing.assert_allclose(middle(frame), expected, atol=12, err_msg=f"at {at_s} s")
 

@@ -53,8 +53,9 @@ def a_view(look: Look = Look.PICTURE, **values: object) -> LiveView:
     given = {
         "look": look, "at": NOON, "source": "the door", "detail": "since 12:00:00",
         "level_dbfs": -20.0, "sounding": True, "history": [],
-        "present": {Look.PICTURE: an_event(), Look.PAST: an_event(), Look.NAMED: ALERT}.get(look),
     }  # fmt: skip
+    shown = {Look.PICTURE: an_event(), Look.PAST: an_event(), Look.NAMED: ALERT}
+    given["recognised"] = shown.get(look)
     return LiveView(**{**given, **values})  # type: ignore[arg-type]
 
 
@@ -69,7 +70,7 @@ def test_lengths_are_said_as_people_say_them(seconds: float, words: str) -> None
 def test_what_it_says() -> None:
     alert = a_view(Look.NAMED)
     assert (alert.headline, alert.sure) == ("Smoke alarm, or: alarm clock", "probably")
-    nameless = a_view(present=an_event(name="", confidence=math.nan))
+    nameless = a_view(recognised=an_event(name="", confidence=math.nan))
     assert (nameless.headline, nameless.sure, nameless.marks) == ("A familiar sound", "", 0)
 
 
@@ -125,7 +126,7 @@ def test_an_alert_is_its_pictogram_and_its_long_headline_is_written_smaller() ->
     np.testing.assert_array_equal(
         image[STAGE][:350], alert_picture("smoke alarm", 384, word=False)[:350]
     )
-    short = pixels(a_view(Look.NAMED, detail="", present=an_event(state=State.NAMED)))
+    short = pixels(a_view(Look.NAMED, detail="", recognised=an_event(state=State.NAMED)))
     margin = (slice(64, 64 + 80), slice(918, 940))
     assert (image[margin] == short[margin]).all()  # neither reaches it
 
@@ -147,8 +148,7 @@ def test_the_newest_of_the_history_are_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("look", "words"),
-    [(Look.PICTURE, "imagined from sound"), (Look.NAMED, "named, not imagined")],
+    ("look", "words"), [(Look.PICTURE, "imagined from sound"), (Look.NAMED, "named, not imagined")]
 )
 def test_the_file_says_what_is_imagined(tmp_path: Path, look: Look, words: str) -> None:
     save_panel(a_view(look), tmp_path / "now.png")
@@ -230,7 +230,7 @@ def test_the_words_stand_where_the_picture_is_largest(
 
 def test_an_alert_in_a_terminal_is_its_pictogram_and_its_word() -> None:
     alert = an_event(name="door knock", confidence=0.95, state=State.NAMED, picture=None)
-    text = drawn(terminal_view(a_view(Look.NAMED, present=alert), 100, 50), 100)
+    text = drawn(terminal_view(a_view(Look.NAMED, recognised=alert), 100, 50), 100)
     words = "\n".join(plain(text))
     for part in (UPPER_HALF * 70, "Door knock", "\u25cf\u25cf\u25cf quite sure", alert.caption):
         assert part in words

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from soundsight.core.state import State
 from soundsight.views import drawing, sheet
 from soundsight.views.drawing import AMBER, WAVE, clock
 from soundsight.views.event_files import save
-from soundsight.views.events import FileEvent, FileEvents
+from soundsight.views.events import FileEvents
 from soundsight.views.pictograms import alert_picture
 from soundsight.views.sheet import MAX_CARDS, PairCard, pairs_sheet, shown_events, storyboard
+
+Make = Callable[..., Any]
 
 RED = (250, 10, 20)
 NAMES = [
@@ -65,9 +68,7 @@ def test_a_note_stands_in_the_picture() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_in_any_script(
-    name: str, tmp_path: Path, events_of: Callable[..., FileEvents]
-) -> None:
+def test_names_in_any_script(name: str, tmp_path: Path, events_of: Make) -> None:
     page = sheet.contact_sheet([row(name)], subtitle=name)
     drawing.save_png(page, tmp_path / "a.png", {"source": name})
     with Image.open(tmp_path / "a.png") as image:
@@ -192,9 +193,7 @@ def test_every_event_is_there_once(toy_events: FileEvents, tmp_path: Path) -> No
         list(save(toy_events, no_sound, tmp_path / "file" / "a.png"))
 
 
-def test_an_alert_has_a_card_with_its_pictogram(
-    events_of: Callable[..., FileEvents], file_event: Callable[..., FileEvent]
-) -> None:
+def test_an_alert_has_a_card_with_its_pictogram(events_of: Make, file_event: Make) -> None:
     alert = file_event(1, (1, 2), state=State.NAMED, name="doorbell", picture=None)
     page = np.asarray(storyboard(events_of(alert)))
     expected = alert_picture("doorbell", 152)
@@ -208,9 +207,7 @@ def test_an_alert_has_a_card_with_its_pictogram(
     assert shown_events([alert, *unknown])[0] is alert
 
 
-def test_thousands_of_events_are_one_sheet(
-    events_of: Callable[..., FileEvents], file_event: Callable[..., FileEvent]
-) -> None:
+def test_thousands_of_events_are_one_sheet(events_of: Make, file_event: Make) -> None:
     sure = np.random.default_rng(0).uniform(0.5, 1, 2700)
     events = [
         file_event(i + 1, (4.0 * i, 4.0 * i + 2), known=i % 3 > 0, confidence=float(sure[i]))
@@ -227,7 +224,7 @@ def test_thousands_of_events_are_one_sheet(
     assert min(e.confidence for e in chosen) >= max(left_out)
 
 
-def test_a_quiet_and_a_damaged_file(events_of: Callable[..., FileEvents]) -> None:
+def test_a_quiet_and_a_damaged_file(events_of: Make) -> None:
     quiet = events_of(duration_s=0.5)
     page = storyboard(quiet)
     assert page.height < 500
@@ -244,18 +241,14 @@ def test_a_quiet_and_a_damaged_file(events_of: Callable[..., FileEvents]) -> Non
     ],
 )
 def test_a_time_is_not_said_twice(
-    events_of: Callable[..., FileEvents],
-    duration_s: float,
-    began_s: float,
-    ended_s: float,
-    words: str,
+    events_of: Make, duration_s: float, began_s: float, ended_s: float, words: str
 ) -> None:
     assert sheet.span_words(events_of(duration_s=duration_s), began_s, ended_s) == words
 
 
 @pytest.mark.parametrize(("duration_s", "width"), [(0.2, 900), (12.0, 700), (4000.0, 300)])
 def test_the_time_line_shows_what_is_loud_where_it_is(
-    events_of: Callable[..., FileEvents], duration_s: float, width: int
+    events_of: Make, duration_s: float, width: int
 ) -> None:
     """The second half is loud: so is the right half of the waveform and of the log-mel."""
     told = events_of(duration_s=duration_s)
@@ -274,9 +267,7 @@ def test_the_time_line_shows_what_is_loud_where_it_is(
     assert mel[: width // 2 - edge].max() < mel[width // 2 + edge :].min() / 5
 
 
-def test_events_lie_where_they_are_and_are_told_apart(
-    events_of: Callable[..., FileEvents], file_event: Callable[..., FileEvent]
-) -> None:
+def test_events_lie_where_they_are_and_are_told_apart(events_of: Make, file_event: Make) -> None:
     told = events_of(file_event(1, (2.0, 4.0), (6.0, 7.0)), file_event(2, (9.0, 11.0), known=False))
     spans = np.asarray(sheet.timeline(told, 1200, 40, 40))[8].astype(int)
     marked = np.abs(spans - spans[0]).sum(axis=1) > 30

@@ -20,7 +20,7 @@ UsageError: Any = typer.BadParameter.__bases__[0]
 
 
 class Command(TyperCommand):
-    """A command whose help names no Python types; see :func:`_with_plain_metavars`."""
+    """A command whose help names no Python types."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the options as the help shows them."""
@@ -64,10 +64,7 @@ class App(typer.Typer):
 
 
 def _with_plain_metavars(params: list[Any]) -> list[Any]:
-    """Give options without a metavar a plain one: none for flags, N for numbers, else the name.
-
-    Typer would show their Python type, such as ``<int range>``, and that of arguments.
-    """
+    """Options without a metavar get none for flags, N for numbers, else the name; not a type."""
     for param in params:
         if param.param_type_name == "argument":
             param.display_type = lambda ctx: ""  # noqa: ARG005

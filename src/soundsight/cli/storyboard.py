@@ -10,17 +10,9 @@ from typing import Annotated
 
 import typer
 
+from soundsight.cli import options
 from soundsight.cli.console import say, warn
-from soundsight.cli.options import (
-    Model,
-    Overwrite,
-    Seed,
-    Sensitivity,
-    Strict,
-    Track,
-    option,
-    sound_path,
-)
+from soundsight.cli.options import Model, Overwrite, Seed, Sensitivity, Strict, Track, sound_path
 from soundsight.core.errors import OutputError
 from soundsight.core.files import local_output, usable_folder
 from soundsight.core.progress import progress_bar
@@ -37,7 +29,7 @@ def storyboard(
     ],
     out: Annotated[
         list[Path],
-        option(
+        options.option(
             "OUT",
             "Where it goes; the suffix says as what: .png (a sheet), .mp4 (a film with the "
             "sound), .html (a page that plays) or .json. May be given several times. "
@@ -105,21 +97,22 @@ def _check(sound: Path, outs: Sequence[Path], overwrite: bool) -> None:
     seen: set[str] = set()
     for path in outs:
         local_output(path)
-        if path.suffix.lower() not in SUFFIXES:
-            raise OutputError(
-                f"{path}: name an output that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-            )
         # Path.absolute keeps "..", and resolve follows links.
-        place = os.path.abspath(path)  # noqa: PTH100
-        if place in seen:
-            raise OutputError(f"{path} is named twice")
-        seen.add(place)
-        same = place == os.path.abspath(sound)  # noqa: PTH100
+        place, own = (os.path.abspath(one) for one in (path, sound))  # noqa: PTH100
+        same = place == own
         with suppress(OSError, ValueError):
             same = same or path.samefile(sound)
-        if same:
-            raise OutputError(f"{path} is the sound itself: choose another -o OUT")
-        if os.path.isdir(path):
-            raise OutputError(f"{path} is a folder: name a file in it")
-        if os.path.lexists(path) and not overwrite:
-            raise OutputError(f"{path} is there already: choose another -o OUT or pass --overwrite")
+        says = ""
+        if path.suffix.lower() not in SUFFIXES:
+            says = f": name an output that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        elif place in seen:
+            says = " is named twice"
+        elif same:
+            says = " is the sound itself: choose another -o OUT"
+        elif os.path.isdir(path):
+            says = " is a folder: name a file in it"
+        elif os.path.lexists(path) and not overwrite:
+            says = " is there already: choose another -o OUT or pass --overwrite"
+        if says:
+            raise OutputError(f"{path}{says}")
+        seen.add(place)

@@ -1,13 +1,8 @@
 """Events of a live signal: windows become states that do not flicker, and events.
 
 A window of 1 s every quarter of a second says more than a person can follow. What is shown is
-therefore steadied:
+therefore steadied, as ``SteadyConfig`` says:
 
-* *Quiet* and *sound* change places only when the level leaves a band of 3 dB around the threshold.
-* The model's confidence is averaged over the last windows; a picture appears where it reaches the
-  threshold in several in a row, and goes where it stays a step below it.
-* A sound is *settled* once it has been in several windows: the first of them hold little of it and
-  would be mistaken often.
 * What sounds is *one event* as long as it is of one kind, short pauses included: a dog that barks
   eight times is one dog. Another kind has to be clearly ahead to take over, and is another event
   then, unless the sound has only just begun and was mistaken.
@@ -16,9 +11,6 @@ therefore steadied:
   windows; between those it stays. All pictures of an event share their random numbers: what moves
   in them is what is known of the sound.
 * An alert (``runtime.labels``) is named and not drawn.
-
-The confidence of a window is the geometric mean of (1 - ood score) and of how sure the label is
-(``runtime.labels``).
 """
 
 from __future__ import annotations
@@ -135,9 +127,8 @@ def take_surer(shown: Recognition, window: WindowResult) -> bool:
 
     The one rule of the terminal, the storyboard and the page (``static/strip.js``).
     """
-    if not window.state.is_known:
-        return False
-    if shown.is_known and not is_surer(window.confidence, shown.confidence):
+    surer = not shown.is_known or is_surer(window.confidence, shown.confidence)
+    if not window.state.is_known or not surer:
         return False
     shown.state, shown.confidence = window.state, window.confidence
     shown.name, shown.second_guess = window.name, window.second_guess
@@ -153,9 +144,10 @@ class EventTracker:
 
     Args:
         model: a loaded model, such as a ``Translator``.
-        draws: pictures of each event, 1 to 4; 0 draws nothing.
+        draws: pictures of each event, 1 to 4; 0 draws nothing. It may be changed.
         seed: another seed imagines other pictures.
-        sensitivity: 0 (shows only what is loud and sure) to 1 (shows more, and errs more).
+        sensitivity: 0 (shows only what is loud and sure) to 1 (shows more, and errs more); it may
+            be changed.
         steady: how much it takes to change what is shown.
 
     Raises:
@@ -173,7 +165,11 @@ class EventTracker:
     ) -> None:
         self._model, self._seed = model, checked_seed(seed)
         self._steady = steady or SteadyConfig()
-        self.draws, self.sensitivity = draws, sensitivity
+        self.draws = checked_whole("draws", draws, 0, MAX_LIVE_DRAWS)
+        known = isinstance(sensitivity, int | float) and not isinstance(sensitivity, bool)
+        if not known or not 0 <= sensitivity <= 1:  # NaN is refused, too
+            raise ConfigError(f"sensitivity must be from 0 to 1, not {sensitivity!r}")
+        self.sensitivity = float(sensitivity)
         self._end_s = 0.0  # of the last window
         # The running average since it was last quiet, over so many windows; when that began.
         self._average: Second | None = None
@@ -192,37 +188,16 @@ class EventTracker:
         self._drawings = 0
 
     @property
-    def draws(self) -> int:
-        """Pictures of each event."""
-        return self._draws
-
-    @draws.setter
-    def draws(self, value: int) -> None:
-        self._draws = checked_whole("draws", value, 0, MAX_LIVE_DRAWS)
-
-    @property
-    def sensitivity(self) -> float:
-        """0 (least) to 1 (most)."""
-        return self._sensitivity
-
-    @sensitivity.setter
-    def sensitivity(self, value: float) -> None:
-        known = isinstance(value, int | float) and not isinstance(value, bool)
-        if not known or not 0 <= value <= 1:  # NaN is refused, too
-            raise ConfigError(f"sensitivity must be from 0 to 1, not {value!r}")
-        self._sensitivity = float(value)
-
-    @property
     def quiet_dbfs(self) -> float:
         """Level under which a window counts as quiet, at this sensitivity."""
         middle = self._model.info.thresholds.quiet_dbfs
-        return middle + (0.5 - self._sensitivity) * SENSITIVITY_DB
+        return middle + (0.5 - self.sensitivity) * SENSITIVITY_DB
 
     @property
     def confidence_needed(self) -> float:
         """Confidence from which on it is shown what sounds, at this sensitivity."""
         middle = self._model.info.thresholds.confidence
-        wanted = middle + (0.5 - self._sensitivity) * SENSITIVITY_CONFIDENCE
+        wanted = middle + (0.5 - self.sensitivity) * SENSITIVITY_CONFIDENCE
         return min(1.0, max(0.0, wanted))
 
     def update(self, segment: Segment) -> WindowResult:
@@ -279,7 +254,7 @@ class EventTracker:
             if self._recognised:
                 result.state = State.NAMED if guess.is_alert else State.PICTURE
                 result.name, result.second_guess = guess.name, guess.second
-            if result.state is State.PICTURE and self._draws:
+            if result.state is State.PICTURE and self.draws:
                 result.images = self._images(event, kind, sureness_step(confidence))
         result.settled, result.event, result.sound = settled, event, now
         result.confidence, result.ood_score = confidence, now.ood_score
@@ -330,9 +305,9 @@ class EventTracker:
         """The pictures of an event, drawn anew where it is another one or has become surer."""
         if self._drawn is not None:
             of, drawn_step, images = self._drawn
-            if of == (event.number, kind) and len(images) == self._draws and step <= drawn_step:
+            if of == (event.number, kind) and len(images) == self.draws and step <= drawn_step:
                 return images
-        images = self.draw(self._surest.of_kind(kind), event.number, self._draws)
+        images = self.draw(self._surest.of_kind(kind), event.number, self.draws)
         self._drawings += 1
         self._drawn = (event.number, kind), step, images
         return images

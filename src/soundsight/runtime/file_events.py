@@ -83,8 +83,7 @@ def find_events(
 
     Args:
         model: a loaded model, such as a ``Translator``.
-        sound: a path; samples [t] or [t, channels]; or an iterator of float32 blocks [t], mono at
-            44,100 Hz.
+        sound: see ``Translator.translate``; or an iterator of float32 blocks [t], mono at 44.1 kHz.
         rate_hz: rate of samples in memory, in hertz; not for a path.
         sensitivity: 0 (only what is loud and sure) to 1 (more, and errs more).
         seed: another seed imagines other pictures.
@@ -96,8 +95,7 @@ def find_events(
         as the last.
 
     Raises:
-        AudioError: when the sound cannot be read or is no sound; at once, or at the second where
-            the fault is met.
+        AudioError: at once, or at the second where a fault is met.
         ConfigError: at once, when an option is wrong.
     """
     # An event is drawn once, when it has ended.

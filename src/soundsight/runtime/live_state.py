@@ -181,7 +181,7 @@ class LiveState:
         stopped = look is Look.NOT_LISTENING
         if stopped:
             self._gap()
-        shows = look in (Look.PICTURE, Look.NAMED, Look.PAST)
+        present = self._present if look in (Look.PICTURE, Look.NAMED, Look.PAST) else None
         return LiveView(
             look=look,
             at=self._wall(),
@@ -189,7 +189,7 @@ class LiveState:
             detail=detail,
             level_dbfs=-math.inf if stopped else self._level_dbfs,
             sounding=self._sounding and not stopped,
-            present=self._present if shows else None,
+            recognised=present if present is not None and present.is_known else None,
             history=list(self._history),
         )
 

@@ -66,11 +66,7 @@ class Network:
     """
 
     def __init__(
-        self,
-        path: Path,
-        inputs: Sequence[str],
-        outputs: Sequence[str],
-        threads: int | None = None,
+        self, path: Path, inputs: Sequence[str], outputs: Sequence[str], threads: int | None = None
     ) -> None:
         import onnxruntime
 

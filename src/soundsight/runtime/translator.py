@@ -30,12 +30,12 @@ MAX_ITEM = 2**47 - 1
 Blocks = Iterator[NDArray[np.float32]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Options:
     """How pictures are drawn; see ``Translator.translate`` and ``Translator.imagine``."""
 
-    draws: int = 1
-    seed: int = 0
+    draws: int
+    seed: int
     anyway: bool = False
     item: int | None = None
 
@@ -98,7 +98,7 @@ class Translator(Session):
             AudioError: when the sound cannot be read or is no sound.
             ConfigError: when ``draws``, ``seed`` or ``rate_hz`` is wrong.
         """
-        options = _Options(draws=draws, seed=seed, anyway=anyway)
+        options = _Options(draws, seed, anyway)
         blocks = audio.blocks_of(sound, rate_hz)
         if each_second:
             return Translation.joined(self._each_second(blocks, options))
@@ -118,7 +118,7 @@ class Translator(Session):
         Arguments and errors are those of ``translate``; wrong options are raised at once, a
         damaged sound at the second where the fault is met.
         """
-        options = _Options(draws=draws, seed=seed, anyway=anyway)
+        options = _Options(draws, seed, anyway)
         return self._each_second(audio.blocks_of(sound, rate_hz), options)
 
     def _each_second(self, blocks: Blocks, options: _Options) -> Iterator[Translation]:
@@ -164,16 +164,12 @@ class Translator(Session):
         anyway: bool = False,
         source: str = "",
     ) -> Translation:
-        """Imagine one segment, as ``media.segments`` makes them.
-
-        Args:
-            item: see ``imagine``.
-            anyway: see ``translate``.
+        """Imagine one segment, as ``media.segments`` makes them; ``item``: see ``imagine``.
 
         Raises:
             ConfigError: when ``draws``, ``seed`` or ``item`` is wrong.
         """
-        options = _Options(draws=draws, seed=seed, item=item, anyway=anyway)
+        options = _Options(draws, seed, anyway, item)
         return self._translation(segment, self._recognise(segment), options, source=source)
 
     def _recognise(self, segment: Segment) -> Second | None:
@@ -240,12 +236,7 @@ class Translator(Session):
         return drawn
 
     def imagine(
-        self,
-        mels: ArrayLike,
-        *,
-        draws: int = 1,
-        seed: int = 0,
-        items: Sequence[int] | None = None,
+        self, mels: ArrayLike, *, draws: int = 1, seed: int = 0, items: Sequence[int] | None = None
     ) -> NDArray[np.uint8]:
         """Draw pictures of log-mels, whether they would be shown or not.
 
@@ -268,7 +259,7 @@ class Translator(Session):
         if items is not None and len(items) != len(levels):
             raise ConfigError(f"items must be {len(levels)}, one of each log-mel, not {len(items)}")
         each = [None] * len(levels) if items is None else items
-        options = [_Options(draws=draws, seed=seed, item=item) for item in each]
+        options = [_Options(draws, seed, item=item) for item in each]
         embeddings, _ = self.embed(unit[:, None])
         px = self.info.image_px
         images = [self._drawn(*one) for one in zip(levels, embeddings, options, strict=True)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -177,19 +177,15 @@ class FileEvents:
         spans = [(a, b, event) for event in self.events for a, b in event.spans]
         return sorted(spans, key=lambda span: span[0])
 
-    def at(self, second: float) -> FileEvent | None:
-        """Return the event that sounds at a time in seconds; None while it is quiet."""
-        index = bisect_right(self._spans, second, key=lambda span: span[0]) - 1
-        if index < 0 or second >= self._spans[index][1]:
-            return None
-        return self._spans[index][2]
-
     def within(self, begin_s: float, end_s: float) -> FileEvent | None:
-        """Return the event that begins last in a stretch of time; else the one at its beginning."""
+        """Return the event that begins last before ``end_s``, where it still sounds at ``begin_s``
+        or later; None while it is quiet.
+        """
         index = bisect_left(self._spans, end_s, key=lambda span: span[0]) - 1
-        if index >= 0 and self._spans[index][0] >= begin_s:
-            return self._spans[index][2]
-        return self.at(begin_s)
+        if index < 0:
+            return None
+        began_s, ended_s, event = self._spans[index]
+        return event if began_s >= begin_s or ended_s > begin_s else None
 
 
 def sureness_step(confidence: float) -> int:

@@ -106,8 +106,8 @@ class LiveView:
         detail: what there is to say beside the headline; may be empty.
         level_dbfs: the level now, in dB re full scale; -inf while nothing comes.
         sounding: whether something sounds now, from the level alone.
-        present: what is shown where ``look`` is ``picture``, ``named`` or ``past``.
-        history: earlier events, the newest first; ``present`` may be the first of them.
+        recognised: the event that is shown where ``look`` is ``picture``, ``named`` or ``past``.
+        history: earlier events, the newest first; ``recognised`` may be the first of them.
     """
 
     look: Look
@@ -116,14 +116,8 @@ class LiveView:
     detail: str
     level_dbfs: float
     sounding: bool
-    present: LiveEvent | None
+    recognised: LiveEvent | None
     history: Sequence[LiveEvent]
-
-    @property
-    def recognised(self) -> LiveEvent | None:
-        """The event whose picture or pictogram is shown; None where there is none."""
-        shows = self.look in (Look.PICTURE, Look.NAMED, Look.PAST)
-        return self.present if shows and self.present and self.present.is_known else None
 
     @property
     def headline(self) -> str:
