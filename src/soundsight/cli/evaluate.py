@@ -60,7 +60,7 @@ def evaluate(
     ] = None,
     early: Annotated[
         list[Path] | None,
-        option("FOLDER", "The early-generator pictures that the judges were trained with."),
+        option("PATH", "The early-generator pictures that the judges were trained with."),
     ] = None,
     baseline: Annotated[
         Path | None, option("REPORT", "Another report, whose figures are put beside.")
