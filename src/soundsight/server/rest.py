@@ -505,15 +505,17 @@ def _place(upload: Upload, limits: Limits) -> Path | None:
 
 
 def _events(
-    work: _Work[StoryboardOptions], sound: Decoded, first: Iterable[NDArray[np.float32]] = ()
+    work: _Work[StoryboardOptions],
+    blocks: Iterator[NDArray[np.float32]],
+    total_s: float | None,
 ) -> Iterator[FileEvent | Progress | FileEvents]:
     return find_events(
         work.services.translator,
-        chain(first, sound),
+        blocks,
         sensitivity=work.options.sensitivity,
         seed=work.options.seed,
         source=work.upload.name,
-        total_s=sound.duration_s,
+        total_s=total_s,
     )
 
 
@@ -536,7 +538,7 @@ def _lines(work: _Work[StoryboardOptions]) -> Generator[bytes]:
         )
         progress_at = 0.0
         try:
-            for item in _events(work, sound, first):
+            for item in _events(work, chain(first, sound), sound.duration_s):
                 if isinstance(item, FileEvent):
                     yield line(type="event", **event_json(item))
                 elif isinstance(item, FileEvents):
@@ -552,7 +554,8 @@ def _lines(work: _Work[StoryboardOptions]) -> Generator[bytes]:
 def _write(work: _Work[StoryboardOptions], path: Path) -> None:
     """Write the storyboard to a file. A film reads the sound a second time."""
     with work.opened() as sound:
-        (last,) = deque(work.wanted(_events(work, sound)), maxlen=1)
+        # The sound itself, whose warnings the file tells, too.
+        (last,) = deque(work.wanted(_events(work, sound, sound.duration_s)), maxlen=1)
     assert isinstance(last, FileEvents), "the last item has all events"
     with contextlib.ExitStack() as stack:
         for _ in work.wanted(save(last, lambda: stack.enter_context(work.opened()), path)):
