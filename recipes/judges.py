@@ -67,13 +67,13 @@ def main() -> None:
     order = [young[first], args.paper / "translator" / "early", *(young[s] for s in rest)]
     order.append(young[HELD_OUT])
     early = [part for folder in order for part in ("--early", folder)]
-    viewers: list[object] = []
+    networks: list[object] = []
     if args.scale != 1:
-        for name, settings in to_dict(JudgesConfig())["viewers"].items():
+        for name, settings in to_dict(JudgesConfig())["references"].items():
             few = args.scale * settings["passes"]
-            viewers += ["--set", f"viewers.{name}.passes={few}"]
+            networks += ["--set", f"references.{name}.passes={few}"]
     run("train", "judges", *early, *where(args), "--threads", args.threads,
-        "--steps", scaled(args, JudgesConfig().steps), *viewers, "-o", out / "judges")  # fmt: skip
+        "--steps", scaled(args, JudgesConfig().steps), *networks, "-o", out / "judges")  # fmt: skip
     table = Path(__file__).with_name("judges_table.py")
     subprocess.run(
         [sys.executable, str(table), str(out / "judges"), "--split", "devtest",

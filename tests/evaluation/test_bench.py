@@ -40,14 +40,16 @@ EARLY = EarlyPictures(
 Colours = dict[str, tuple[int, int, int]]
 
 
-def jury(say: Callable[[np.ndarray], np.ndarray], threshold: float = 0.5, **more: object) -> Judges:
+def agreed(
+    say: Callable[[np.ndarray], np.ndarray], threshold: float = 0.5, **more: object
+) -> Judges:
     """Five judges who say the same."""
     thresholds = dict.fromkeys(SUBJECTS, threshold)
     return Judges(lambda images: np.repeat(say(images)[:, None], 5, axis=1), thresholds, **more)
 
 
-everybody = partial(jury, lambda images: np.ones(len(images), np.float32))
-nobody = partial(jury, lambda images: np.zeros(len(images), np.float32))
+everybody = partial(agreed, lambda images: np.ones(len(images), np.float32))
+nobody = partial(agreed, lambda images: np.zeros(len(images), np.float32))
 
 
 class Painter:
@@ -497,7 +499,7 @@ def test_photos_set_the_ceiling_and_what_shows_nothing_the_floor(
     assert len(pictures.early) == in_early_part(early, 0, "val").sum()
     assert (rows["floor: early"]["rail"].share, rows["floor: early"]["dog"].share) == (1, 0)
     assert 5 < rows["floor: early"]["rail"].count < 40
-    # A jury that accepts everything has a floor of one.
+    # A judge that accepts everything has a floor of one.
     rows = photo_controls(everybody(), control_pictures(toy_bench, "devtest", per_kind=2))[0]
     assert "floor: early" not in rows
     assert len(rows) == 6

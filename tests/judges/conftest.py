@@ -9,7 +9,7 @@ import torch
 
 from soundsight.data.vegas.bench import Bench
 from soundsight.judges.retrieval_space import SpaceConfig
-from soundsight.judges.train import JudgesConfig, ViewerConfig, ViewersConfig, train
+from soundsight.judges.train import JudgesConfig, ReferenceConfig, ReferencesConfig, train
 from soundsight.models.contrastive import ContrastiveConfig
 from soundsight.models.picture_classifier import PictureClassifierConfig
 
@@ -22,11 +22,11 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny() -> JudgesConfig:
     """The smallest settings with which everything is trained."""
-    viewer = ViewerConfig(passes=0.4, photos=5, network=PictureClassifierConfig(maps=(4, 6)))
+    reference = ReferenceConfig(passes=0.4, photos=5, network=PictureClassifierConfig(maps=(4, 6)))
     network = ContrastiveConfig(embedding_size=4, sound_maps=(4,) * 5, picture_maps=(4, 4))
     space = SpaceConfig(passes=1, batch_size=8, network=network)
-    viewers = ViewersConfig(second=viewer, classifier=viewer, space=space)
-    return JudgesConfig(steps=4, batch=8, val_per_kind=4, viewers=viewers)
+    references = ReferencesConfig(second=reference, classifier=reference, space=space)
+    return JudgesConfig(steps=4, batch=8, val_per_kind=4, references=references)
 
 
 @pytest.fixture(scope="session")

@@ -31,16 +31,16 @@ def test_judges_decide_as_their_thresholds_say(folder: Path) -> None:
     )
     tables = record["done"]["second"]["tables"]
     subjects = [SUBJECTS[k % 5] for k in range(20)]
-    for jury, thresholds in (
+    for panel, thresholds in (
         (judges, record["thresholds"]),
         (judges.second, {s: t["threshold"] for s, t in tables.items()}),
     ):
-        scores = jury.scores(images)
+        scores = panel.scores(images)
         assert (scores.shape, scores.dtype) == ((20, 5), np.float32)
-        assert jury.thresholds == pytest.approx(thresholds)
+        assert panel.thresholds == pytest.approx(thresholds)
         wanted = [scores[k, k % 5] >= np.float32(thresholds[SUBJECTS[k % 5]]) for k in range(20)]
-        assert jury.accepts(images, subjects).tolist() == wanted
-        verdicts = jury.verdicts(images)[np.arange(20), np.arange(20) % 5]
+        assert panel.accepts(images, subjects).tolist() == wanted
+        verdicts = panel.verdicts(images)[np.arange(20), np.arange(20) % 5]
         assert verdicts.tolist() == wanted
     assert judges.val["judge"]["dog"] == record["done"]["dog"]
     assert judges.val["second judge"] == tables
@@ -77,8 +77,8 @@ def test_the_classifier_and_the_space_look_at_pictures_and_sounds(folder: Path) 
 @pytest.mark.parametrize(
     ("keys", "value"),
     [
-        (("settings", "config", "viewers", "second", "network", "maps"), [4, 7]),
-        (("settings", "config", "viewers", "space"), {"unknown": 1}),
+        (("settings", "config", "references", "second", "network", "maps"), [4, 7]),
+        (("settings", "config", "references", "space"), {"unknown": 1}),
         (("done", "second", "tables"), {}),
         (("done", "second", "tables", "dog", "threshold"), float("nan")),
         (("thresholds", "water"), float("inf")),

@@ -16,21 +16,21 @@ from soundsight.core.files import sha256_of
 from soundsight.data.vegas.bench import SUBJECTS, Bench, find_bench, fold_of
 from soundsight.judges import files as judge_files
 from soundsight.judges import train as judges
-from soundsight.judges.files import CLASSIFIER, SECOND, VIEWERS, JudgeFolder, accepting
+from soundsight.judges.files import CLASSIFIER, REFERENCES, SECOND, JudgeFolder, accepting
 from soundsight.judges.negatives import in_early_part, load_early
 from soundsight.judges.pictures import Pictures, augment
 from soundsight.judges.train import (
     NOTHING,
     JudgesConfig,
     PhotoClassifier,
-    ViewerConfig,
-    ViewersConfig,
+    ReferenceConfig,
+    ReferencesConfig,
     fit,
     head_scores,
     heads_loss,
+    reference_task,
     score,
     train,
-    viewer_task,
 )
 from soundsight.models.picture_classifier import PictureClassifierConfig
 from soundsight.models.published.informativity import InformativityClassifier
@@ -49,10 +49,10 @@ def test_the_folder_holds_judges_thresholds_hashes_and_a_card(
     folder: Path, toy_bench: Bench
 ) -> None:
     names = {"CARD.md", "judges.json", "training"}
-    names |= {f"{name}.safetensors" for name in (*SUBJECTS, *VIEWERS)}
+    names |= {f"{name}.safetensors" for name in (*SUBJECTS, *REFERENCES)}
     assert {path.name for path in folder.iterdir()} == names
     models, record = judge_files.read(folder)
-    assert list(models) == [*SUBJECTS, *VIEWERS]
+    assert list(models) == [*SUBJECTS, *REFERENCES]
     assert record["fold"] == 0
     assert record["settings"]["config"]["steps"] == 4
     for name, entry in record["files"].items():
@@ -262,7 +262,7 @@ def test_too_few_pictures_are_refused(
     ("gone", "words"),
     [
         ("val", "holds no sounds of val"),
-        ("val,dog", "has no sounds of dog in val: the jury needs baby, dog"),
+        ("val,dog", "has no sounds of dog in val: the judges needs baby, dog"),
         ("train,rail", "has no sounds of rail in train"),
     ],
 )
@@ -291,7 +291,7 @@ def test_weights_that_are_no_numbers_are_not_kept(
 
 COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (190, 190, 40), (40, 190, 190))
 
-SMALL = ViewerConfig(
+SMALL = ReferenceConfig(
     passes=8,
     photos=10,
     learning_rate=1e-2,
@@ -313,20 +313,20 @@ def coloured(seed: int) -> Pictures:
     return Pictures(photos=photos, early=np.empty((0, 96, 96, 3), np.uint8))
 
 
-QUICK = JudgesConfig(bfloat16=False, viewers=ViewersConfig(second=SMALL, classifier=SMALL))
+QUICK = JudgesConfig(bfloat16=False, references=ReferencesConfig(second=SMALL, classifier=SMALL))
 
 
 @pytest.fixture
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JudgeFolder:
     """A folder just begun; the few steps of a toy network go well with these seeds."""
-    monkeypatch.setattr(judges, "_viewer_seed", lambda *_: (0, 1))
+    monkeypatch.setattr(judges, "_reference_seed", lambda *_: (0, 1))
     return JudgeFolder(tmp_path / "f", QUICK, load_early([]), {})
 
 
 @pytest.mark.slow
 def test_the_photo_classifier_learns_the_subjects(empty_folder: JudgeFolder) -> None:
     pictures = coloured(0)
-    task = viewer_task(CLASSIFIER, QUICK, pictures)
+    task = reference_task(CLASSIFIER, QUICK, pictures)
     assert task.loop.steps == 40
     network = fit(CLASSIFIER, task, empty_folder)
     val, classifier = coloured(1), PhotoClassifier(network)
@@ -350,7 +350,7 @@ def test_the_photo_classifier_learns_the_subjects(empty_folder: JudgeFolder) -> 
 @pytest.mark.slow
 def test_the_second_judge_learns_its_classes_and_to_refuse(empty_folder: JudgeFolder) -> None:
     pictures = coloured(0)
-    task = viewer_task(SECOND, QUICK, pictures)
+    task = reference_task(SECOND, QUICK, pictures)
     network = fit(SECOND, task, empty_folder)
     own, other = [], []
     for number, photos in enumerate(pictures.photos):
@@ -365,7 +365,7 @@ def test_the_second_judge_learns_its_classes_and_to_refuse(empty_folder: JudgeFo
 
 def test_batches_of_the_second_judge() -> None:
     pictures = coloured(0)
-    task = viewer_task(SECOND, QUICK, pictures)
+    task = reference_task(SECOND, QUICK, pictures)
     (images, targets), (again, _), (other, _) = (
         task.batch(step, task.network) for step in (3, 3, 4)
     )
@@ -446,4 +446,4 @@ def test_settings_out_of_range_are_refused() -> None:
         {"network": PictureClassifierConfig(outputs=4)},
     ):  # fmt: skip
         with pytest.raises(ConfigError):
-            ViewerConfig(**changes)
+            ReferenceConfig(**changes)

@@ -177,14 +177,14 @@ def _measure(
     from soundsight.runtime.translator import Translator
 
     config = measurement.EvaluationConfig(**sized)
-    jury = Judges.load(judges)
+    loaded = Judges.load(judges)
     kept = load_early(early) if early else None
     if kept is not None:
         check_early(judges, kept)
     network = FeatureNetwork(features) if features else None
     with _model_folder(model) as folder:
         return measurement.evaluate(
-            Translator.load(folder), jury, bench, out, config,
+            Translator.load(folder), loaded, bench, out, config,
             model=_facts(model, folder), early=kept, network=network, **more,
         )  # fmt: skip
 

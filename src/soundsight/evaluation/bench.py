@@ -127,11 +127,11 @@ def evaluate(
     pages.check_split(config.split)
     of_split = bench.pairs_of_every_class(config.split, "evaluation")
     measured = segments.measured_seconds(of_split, config.limit, seed)
-    heard = segments.bench_segments(bench, measured)
-    on_sheet = segments.shown_seconds(heard.pairs, config.sheet_per_class, seed)
+    sounds = segments.bench_segments(bench, measured)
+    on_sheet = segments.shown_seconds(sounds.pairs, config.sheet_per_class, seed)
     hidden: list[int] = []
     if config.blind_sheet:
-        hidden = segments.blind_seconds(heard.pairs, blind.PER_CLASS, seed, on_sheet)
+        hidden = segments.blind_seconds(sounds.pairs, blind.PER_CLASS, seed, on_sheet)
     controls = control_pictures(
         bench, config.split, seed=seed, per_kind=config.floor_per_kind, early=early
     )
@@ -139,27 +139,27 @@ def evaluate(
     if baseline is not None:
         other = pages.load_report(baseline)
         pages.check_comparable(other.values, report, str(baseline), "this measurement")
-        if list(other.segments.names) != heard.names:
+        if list(other.segments.names) != sounds.names:
             raise ConfigError(f"{baseline} was not measured on the seconds of {bench.root}")
     with pages.report_folder(out) as place:
-        pictures = draw_pictures(translator, heard.mels, seed, progress)
+        pictures = draw_pictures(translator, sounds.mels, seed, progress)
         work = _Measurement(
-            heard, pictures, heard.audible & translator.draws(heard.mels), controls, seed, place,
+            sounds, pictures, sounds.audible & translator.draws(sounds.mels), controls, seed, place,
             report,
         )  # fmt: skip
         report |= {
-            "sounds": {s: heard.kinds.count(s) for s in SUBJECTS},
-            "audible": int(heard.audible.sum()),
+            "sounds": {s: sounds.kinds.count(s) for s in SUBJECTS},
+            "audible": int(sounds.audible.sum()),
             "rows": {},
             "left_out": _left_out(judges, network, early, config),
             "curves": {"thresholds": charts.THRESHOLDS[::_STORED_EVERY].tolist()},
         }
-        for prefix, jury in (("", judges), (SECOND, judges.second)):
-            if jury is not None:
+        for prefix, panel in (("", judges), (SECOND, judges.second)):
+            if panel is not None:
                 progress(f"{prefix}judging", 0, 1)
-                work.judge(jury, prefix)
+                work.judge(panel, prefix)
                 progress(f"{prefix}silence and white noise", 0, 1)
-                work.silence_and_noise(translator, jury, prefix)
+                work.silence_and_noise(translator, panel, prefix)
         report["agreement"] = work.agreement()
         progress("classes and retrieval", 0, 1)
         work.classes_and_retrieval(judges)
@@ -167,7 +167,7 @@ def evaluate(
             progress("photos beside pictures", 0, 1)
             work.fidelity(network or judges.classifier, bench)
         table = SegmentTable(
-            names=heard.names, subjects=heard.kinds, videos=heard.recordings, values=work.columns
+            names=sounds.names, subjects=sounds.kinds, videos=sounds.recordings, values=work.columns
         )
         averages = {
             name: segments.average(table, row, seed)
@@ -182,7 +182,7 @@ def evaluate(
         segments.write(place / segments.FILE, table)
         work.sheet(on_sheet)
         if hidden:
-            levels = blind.write_sheet(place, pictures, heard, work.shown, hidden)
+            levels = blind.write_sheet(place, pictures, sounds, work.shown, hidden)
             work.figures[blind.SHEET] = pages.photograph(blind.SHEET, levels)
         title = f"Report on {report['model'].get('name', 'the translator')}"
         pages.write_report(
@@ -197,7 +197,7 @@ def evaluate(
 class _Measurement:
     """What the steps share; each adds to the report, its columns of seconds, rows and figures."""
 
-    heard: Segments
+    sounds: Segments
     pictures: Levels
     shown: NDArray[np.bool_]  #: whether the program would show them
     controls: ControlPictures
@@ -209,17 +209,17 @@ class _Measurement:
     figures: dict[str, pages.Figure] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        audible = self.heard.audible
+        audible = self.sounds.audible
         self.columns |= {"audible": audible.astype(float), "shown": self.shown.astype(float)}
         #: whose picture each sound is shown with when sounds are shuffled, [n]
-        self.order = metrics.shuffled(self.heard.kinds, self.seed)
+        self.order = metrics.shuffled(self.sounds.kinds, self.seed)
         if self.order is not None:
             self.columns["shuffled_shown"] = self.shown[self.order].astype(float)
 
     def judge(self, judges: Judges, prefix: str) -> None:
         """Let a set of judges say what it accepts of everything."""
-        classes, short = np.array(self.heard.kinds), "second_" if prefix else ""
-        own = np.arange(len(self.heard)), columns_of(self.heard.kinds)
+        classes, short = np.array(self.sounds.kinds), "second_" if prefix else ""
+        own = np.arange(len(self.sounds)), columns_of(self.sounds.kinds)
         scores = judges.scores(self.pictures)
         verdicts = judges.decide(scores)
         self.columns[f"{short}score"] = scores[own].astype(float)
@@ -266,16 +266,16 @@ class _Measurement:
         if "second_accepted" not in self.columns:
             return {}
         first, second = (self.columns[name] > 0 for name in ("accepted", "second_accepted"))
-        classes = np.array(self.heard.kinds)
+        classes = np.array(self.sounds.kinds)
         groups = {"all": np.ones(len(classes), bool)} | {s: classes == s for s in SUBJECTS}
         return {name: agreement(first[mine], second[mine]) for name, mine in groups.items()}
 
     def classes_and_retrieval(self, judges: Judges) -> None:
         """Classify the pictures, and retrieve each sound's."""
-        heard, seed = self.heard, self.seed
+        sounds, seed = self.sounds, self.seed
         if judges.classifier is not None:
             likely = judges.classifier.probabilities(self.pictures)
-            found = metrics.classify(likely, heard.kinds, heard.recordings, seed=seed)
+            found = metrics.classify(likely, sounds.kinds, sounds.recordings, seed=seed)
             self.columns["right"] = found.right.astype(float)
             for place, subject in enumerate(SUBJECTS):
                 self.columns[f"probability_{subject}"] = likely[:, place].astype(float)
@@ -285,14 +285,14 @@ class _Measurement:
                 "videos": found.video_confusion.tolist(),
             }
         if judges.space is not None:
-            sounds, drawn = judges.space.sounds(heard.mels), judges.space.pictures(self.pictures)
-            hits, chance, candidates = metrics.retrieve(sounds, drawn, heard.kinds, seed=seed)
+            embedded, drawn = judges.space.sounds(sounds.mels), judges.space.pictures(self.pictures)
+            hits, chance, candidates = metrics.retrieve(embedded, drawn, sounds.kinds, seed=seed)
             self.columns |= {RETRIEVAL + name: of_second for name, of_second in hits.items()}
             self.report["retrieval"] = {"candidates": candidates, "chance": chance}
 
     def fidelity(self, network: Any, bench: Bench) -> None:
         """Compare pictures with photos in the features of a network."""
-        kinds, controls = self.heard.kinds, self.controls
+        kinds, controls = self.sounds.kinds, self.controls
         photos, _, of_photo = read_photos(bench, "train")
         made, real, known = map(network.features, (self.pictures, controls.photos, photos))
         name, sha256 = "classifier", self.report["judges"]["sha256"]
@@ -325,8 +325,8 @@ class _Measurement:
 
     def sheet(self, chosen: list[int]) -> None:
         """Write the sheet, and its pictures, without a date, for ``compare``."""
-        mels, drawn = self.heard.mels[chosen], self.pictures[chosen]
-        names, kinds = ([of[i] for i in chosen] for of in (self.heard.names, self.heard.kinds))
+        mels, drawn = self.sounds.mels[chosen], self.pictures[chosen]
+        names, kinds = ([of[i] for i in chosen] for of in (self.sounds.names, self.sounds.kinds))
         with atomic_file(self.place / PICTURES) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, names=np.array(names), mels=mels, pictures=drawn)
         judged = drawn, self.columns["accepted"][chosen] > 0, self.shown[chosen]

@@ -37,15 +37,15 @@ _COLUMNS = ("number", "answer")
 def write_sheet(
     out: Path,
     pictures: NDArray[np.uint8],
-    heard: Segments,
+    sounds: Segments,
     shown: NDArray[np.bool_],
     order: Sequence[int],
     classes: Sequence[str] = SUBJECTS,
 ) -> NDArray[np.uint8]:
     """Write ``blind/sheet.png``, ``blind/answers.csv`` and, beside the folder, the key.
 
-    ``pictures`` uint8 [n, 96, 96, 3] and ``shown`` are of all seconds ``heard``, ``order`` those of
-    the sheet. Returns the sheet, uint8 [height, width, 3].
+    ``pictures`` uint8 [n, 96, 96, 3] and ``shown`` are of all ``sounds``, ``order`` those of the
+    sheet. Returns the sheet, uint8 [height, width, 3].
     """
     sheet, levels = out / SHEET, blind_sheet(pictures[list(order)], classes)
     with atomic_file(sheet) as temporary:
@@ -55,9 +55,9 @@ def write_sheet(
     answers = [
         {
             "number": number,
-            "class": heard.kinds[place],
+            "class": sounds.kinds[place],
             "shown": bool(shown[place]),
-            "spectrogram": heard.names[place],
+            "spectrogram": sounds.names[place],
         }
         for number, place in enumerate(order, start=1)
     ]

@@ -214,13 +214,13 @@ def evaluate_encoder(
         for name in dict.fromkeys(("train", "val", split))
     }
     with pages.report_folder(out) as place:
-        heard: dict[str, Embedded] = {}
+        embedded: dict[str, Embedded] = {}
         for name in pairs:
-            progress("splits heard", len(heard), len(pairs))
-            heard[name] = embed_segments(encoder, bench_segments(bench, pairs[name]))
-        train, unknown = heard["train"], heard[split]
+            progress("splits heard", len(embedded), len(pairs))
+            embedded[name] = embed_segments(encoder, bench_segments(bench, pairs[name]))
+        train, unknown = embedded["train"], embedded[split]
         progress("measuring", 0, 0)
-        rows, penalties, confusions = _read_classes(train, heard["val"], unknown, seed)
+        rows, penalties, confusions = _read_classes(train, embedded["val"], unknown, seed)
         axes = PCA(2, svd_solver="full").fit(train.embeddings)
         titles = [
             f"axis {i} ({part:.0%} of the variance)"
@@ -281,11 +281,11 @@ def _read_classes(
             (before + NEAREST, neighbour_votes(known, classes, asked)),
         ):
             whole = classify(found, unknown.of.kinds, unknown.of.recordings, seed=seed)
-            heard = classify(found[loud], part.kinds, part.recordings, seed=seed)
+            reading = classify(found[loud], part.kinds, part.recordings, seed=seed)
             rows[name] = whole.seconds
-            rows[f"{name}, audible seconds"] = heard.seconds
+            rows[f"{name}, audible seconds"] = reading.seconds
             rows[f"{name}, by video"] = whole.videos
-            rows[f"{name}, by video, audible seconds"] = heard.videos
+            rows[f"{name}, by video, audible seconds"] = reading.videos
             if name == PROBE:
                 confusions["confusion"] = whole.confusion.tolist()
                 confusions["video_confusion"] = whole.video_confusion.tolist()
@@ -356,12 +356,12 @@ def report_ears(
     pages.check_split(split)
     names, encoder = list(dict.fromkeys(("train", "val", split))), load_encoder(run)
     with pages.report_folder(out) as place:
-        heard: dict[tuple[str, bool], Embedded] = {}
+        embedded: dict[tuple[str, bool], Embedded] = {}
         for name in names:
             for narrow in (False, True):
-                progress("seconds heard", len(heard), 2 * len(names))
+                progress("seconds heard", len(embedded), 2 * len(names))
                 found = known_segments(everyday, bench, name, narrow=narrow)
-                heard[name, narrow] = embed_segments(encoder, found.where(found.audible))
+                embedded[name, narrow] = embed_segments(encoder, found.where(found.audible))
         report: dict[str, Any] = {
             "report_version": REPORT_VERSION,
             "kind": EARS,
@@ -372,7 +372,7 @@ def report_ears(
         }
         for name, (kinds, of_bench) in READINGS.items():
             progress(name, 0, 0)
-            own = {key: one.among(kinds, bench=of_bench) for key, one in heard.items()}
+            own = {key: one.among(kinds, bench=of_bench) for key, one in embedded.items()}
             report[name] = _read_kinds(own, kinds, split, seed)
         rows = {
             f"{name}, {band}, {unit}": row

@@ -67,11 +67,12 @@ class TranslatorModel(Translator):
 
     def imagine_recording(self, mels: Levels, *, seed: int = 0) -> Levels:
         """Draw one picture, uint8 [96, 96, 3], of all seconds of a recording, whatever they are."""
-        heard = [self.recognise(mel, of=mel) for mel in mels[audible(mels)]]
-        known = [s for s in heard if not is_out_of_distribution(s.ood_score, self.info.thresholds)]
+        seconds = [self.recognise(mel, of=mel) for mel in mels[audible(mels)]]
+        limits = self.info.thresholds
+        known = [s for s in seconds if not is_out_of_distribution(s.ood_score, limits)]
         surest = SurestSeconds()
         # Of a recording that would not be drawn there is a picture all the same.
-        for second in known or heard or [self.recognise(mels[0], of=mels[0])]:
+        for second in known or seconds or [self.recognise(mels[0], of=mels[0])]:
             surest.take(second)
         chosen = surest.of_kind(surest.kind)
         return self.draw(mean_embedding(chosen), [item_of(chosen[0].of)], seed)[0]
@@ -145,8 +146,8 @@ def evaluate_everyday(
     """
     progress("hearing", 0, 0)
     split, seed = config.split, config.seed
-    heard = segments.known_segments(everyday, bench, split, limit=config.limit, seed=seed)
-    subjects, names = heard.of(SUBJECTS), everyday.photos(split)
+    sounds = segments.known_segments(everyday, bench, split, limit=config.limit, seed=seed)
+    subjects, names = sounds.of(SUBJECTS), everyday.photos(split)
     if missing := [s for s in SUBJECTS if s not in subjects.kinds]:
         raise DataError(f"{split} has no sounds of {', '.join(missing)}")
     on_sheet = segments.shown_seconds(subjects.pairs, _SHOWN_A_KIND, seed, SUBJECTS)
@@ -159,12 +160,12 @@ def evaluate_everyday(
         "model": dict(about),
         "judge": judge.about,
         "settings": asdict(config) | metrics.INTERVALS,
-        "sounds": {kind: heard.kinds.count(kind) for kind in KINDS},
+        "sounds": {kind: sounds.kinds.count(kind) for kind in KINDS},
         "left_out": [],
     }
     with pages.report_folder(out) as place:
         work = _Measurement(
-            model, judge, everyday, bench, config, progress, heard, subjects, place, report,
+            model, judge, everyday, bench, config, progress, sounds, subjects, place, report,
             photos=np.stack([everyday.photo(name) for name in names]), photo_names=names,
             photo_kinds=[name.split("/")[0] for name in names], on_sheet=on_sheet, hidden=hidden,
         )  # fmt: skip
@@ -191,7 +192,7 @@ class _Measurement:
     bench: Bench
     config: EverydayConfig
     progress: Progress
-    heard: Segments  #: seconds of all 28 kinds
+    sounds: Segments  #: seconds of all 28 kinds
     subjects: Segments  #: those of the 22 that are drawn
     place: Path
     report: dict[str, Any]
@@ -278,13 +279,13 @@ class _Measurement:
 
     def labels(self) -> None:
         """Count how often seconds, and recordings by their mean, are labelled right among 28."""
-        found = self.model.label_probabilities(self.heard.mels)
+        found = self.model.label_probabilities(self.sounds.mels)
         if found is None:
             self.report["left_out"].append("Labels: the model has none.")
             return
         self.report["labels"] = {}
         for what, kinds in (("28 kinds", KINDS), ("22 subjects", SUBJECTS), ("alerts", ALERTS)):
-            part, rows = self.heard.of(kinds), found[np.isin(self.heard.kinds, kinds)]
+            part, rows = self.sounds.of(kinds), found[np.isin(self.sounds.kinds, kinds)]
             accuracy = metrics.classify(
                 rows, part.kinds, part.recordings,
                 seed=self.config.seed, classes=KINDS, among=kinds,
@@ -296,7 +297,7 @@ class _Measurement:
         """Count how unknown sounds are told from known ones, at full band and at 8 kHz."""
         self.progress("unknown sounds", 0, 0)
         model, config = self.model, self.config
-        of_known = model.ood_scores(self.heard.mels)
+        of_known = model.ood_scores(self.sounds.mels)
         if np.isnan(of_known).any():
             why = "Refusal: the model cannot say how well it knows a sound."
             self.report["left_out"].append(why)
@@ -304,7 +305,7 @@ class _Measurement:
 
         def known(split: str, narrow: bool) -> Scored:
             if split == config.split and not narrow:
-                return of_known, self.heard
+                return of_known, self.sounds
             found = segments.known_segments(
                 self.everyday, self.bench, split,
                 limit=config.limit, seed=config.seed, narrow=narrow,
@@ -371,19 +372,19 @@ class _Measurement:
 
 
 def right_rows(
-    found: NDArray[np.float32], shown: NDArray[np.bool_], heard: Segments, seed: int
+    found: NDArray[np.float32], shown: NDArray[np.bool_], sounds: Segments, seed: int
 ) -> dict[str, Shares]:
     """Average what the judge says of pictures, float32 [n, 23], of the seconds of subjects."""
-    named, sure = verdicts(found, heard.kinds)
+    named, sure = verdicts(found, sounds.kinds)
     rows = {
         RIGHT: (sure & shown, None),
         "likeliest answer right": (named & shown, None),
         NOTHING_REFUSED: (sure, None),
-        "right, audible seconds": (sure & shown, heard.audible),
+        "right, audible seconds": (sure & shown, sounds.audible),
         "refused": (~shown, None),
     }
     return {
-        name: heard.shares(values, seed, kept, among=SUBJECTS)
+        name: sounds.shares(values, seed, kept, among=SUBJECTS)
         for name, (values, kept) in rows.items()
     }
 
@@ -399,10 +400,10 @@ def confusion(
 
 
 def threshold_that_keeps(
-    ood_score: NDArray[np.float32], heard: Segments, share: float = KEPT
+    ood_score: NDArray[np.float32], sounds: Segments, share: float = KEPT
 ) -> float:
     """Return the ood score that ``share`` of the known seconds stay under, kinds weighing alike."""
-    _, own, counts = np.unique(heard.kinds, return_inverse=True, return_counts=True)
+    _, own, counts = np.unique(sounds.kinds, return_inverse=True, return_counts=True)
     weight = 1.0 / counts[own]
     order = np.argsort(-ood_score, kind="stable")
     lost = np.cumsum(weight[order]) / weight.sum()
@@ -416,8 +417,8 @@ def refusal_rows(known: Scored, others: Scored, threshold: float, seed: int) -> 
         ``known kept`` and ``unknown drawn`` (inaudible seconds are never drawn), and ``AUROC``: how
         often an unknown second scores higher than a known one, of each unknown kind.
     """
-    score, heard = others
-    kinds = list(dict.fromkeys(heard.kinds))
+    score, sounds = others
+    kinds = list(dict.fromkeys(sounds.kinds))
     kept = (known[0] <= threshold) & known[1].audible
     of_known = np.asarray(known[1].kinds)
     above = []
@@ -428,8 +429,8 @@ def refusal_rows(known: Scored, others: Scored, threshold: float, seed: int) -> 
         above.append((under + upto) / (2.0 * len(of)))
     return {
         "known kept": known[1].shares(kept, seed, among=KINDS),
-        UNKNOWN_DRAWN: heard.shares((score <= threshold) & heard.audible, seed, among=kinds),
-        "AUROC": heard.shares(np.mean(above, axis=0), seed, among=kinds),
+        UNKNOWN_DRAWN: sounds.shares((score <= threshold) & sounds.audible, seed, among=kinds),
+        "AUROC": sounds.shares(np.mean(above, axis=0), seed, among=kinds),
     }
 
 

@@ -55,9 +55,9 @@ def sheet(
     """
     tiles = []
     for index, mel in enumerate(mels):
-        heard = Image.fromarray(mel).resize((_MEL_PX, IMAGE_PX)).convert("RGB")
+        spectrogram = Image.fromarray(mel).resize((_MEL_PX, IMAGE_PX)).convert("RGB")
         drawn = [_marked(*(of[index] for of in run)) for run in runs.values()]
-        tiles.append(_tile([heard, *drawn], ["", *runs] if len(runs) > 1 else ()))
+        tiles.append(_tile([spectrogram, *drawn], ["", *runs] if len(runs) > 1 else ()))
     most = max(1, (_ACROSS_PX - _LABEL_PX) // (tiles[0].width + _GAP_PX))
     return _page(_by_class(tiles, subjects, classes), most, _LABEL_PX)
 

@@ -75,7 +75,7 @@ class Judges:
             if SPACE in networks:
                 val["second judge"] = tables = done[SECOND]["tables"]
                 second = {s: _checked(tables[s]["threshold"], f"{SECOND}, {s}") for s in SUBJECTS}
-                config = from_dict(SpaceConfig, record["settings"]["config"]["viewers"][SPACE])
+                config = from_dict(SpaceConfig, record["settings"]["config"]["references"][SPACE])
                 beside = {
                     "second": cls(
                         lambda images: head_scores(networks[SECOND], images), second,

@@ -46,9 +46,9 @@ TRAINED_ON = (
 )
 
 SECOND, CLASSIFIER, SPACE = "second", "classifier", "space"
-VIEWERS = (SECOND, CLASSIFIER, SPACE)
+REFERENCES = (SECOND, CLASSIFIER, SPACE)
 """Networks beside the published judges: a second judge, a photo classifier, a space."""
-NAMES = (*SUBJECTS, *VIEWERS)
+NAMES = (*SUBJECTS, *REFERENCES)
 FLOOR = 0.05
 """A judge that passes more of an uninformative kind is to be trained again."""
 
@@ -221,7 +221,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the networks of a finished folder, in evaluation mode, and check the hash of every file.
 
-    Returns name -> network, without ``VIEWERS`` where it has none, and the content of
+    Returns name -> network, without ``REFERENCES`` where it has none, and the content of
     ``judges.json``.
 
     Raises:
@@ -244,8 +244,8 @@ def _network(name: str, config: Mapping[str, Any]) -> nn.Module:
     if name in SUBJECTS:
         return InformativityClassifier(from_dict(InformativityConfig, config["model"]))
     if name == SPACE:
-        return ContrastivePair(from_dict(SpaceConfig, config["viewers"][SPACE]).network)
-    sizes = config["viewers"][name]["network"]
+        return ContrastivePair(from_dict(SpaceConfig, config["references"][SPACE]).network)
+    sizes = config["references"][name]["network"]
     return PictureClassifier(from_dict(PictureClassifierConfig, sizes))
 
 

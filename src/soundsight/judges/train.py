@@ -32,9 +32,9 @@ from soundsight.core.progress import progress_bar
 from soundsight.data.vegas.bench import SUBJECTS, Bench
 from soundsight.judges.files import (
     NAMES,
+    REFERENCES,
     SECOND,
     SPACE,
-    VIEWERS,
     JudgeFolder,
     agreement,
     load_into,
@@ -116,7 +116,7 @@ class BinaryConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewerConfig:
+class ReferenceConfig:
     """How the second judge, or the photo classifier, is fitted."""
 
     passes: float = 40.0  #: times it sees as many photos as there are; classes are drawn alike
@@ -138,11 +138,11 @@ class ViewerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewersConfig:
+class ReferencesConfig:
     """How the networks beside the published judges are trained."""
 
-    second: ViewerConfig = field(default_factory=ViewerConfig)
-    classifier: ViewerConfig = field(default_factory=ViewerConfig)
+    second: ReferenceConfig = field(default_factory=ReferenceConfig)
+    classifier: ReferenceConfig = field(default_factory=ReferenceConfig)
     space: SpaceConfig = field(default_factory=SpaceConfig)
 
 
@@ -150,7 +150,7 @@ class ViewersConfig:
 class JudgesConfig(BinaryConfig):
     """The judges' settings and those of the networks beside them."""
 
-    viewers: ViewersConfig = field(default_factory=ViewersConfig)
+    references: ReferencesConfig = field(default_factory=ReferencesConfig)
 
 
 def train(
@@ -188,7 +188,7 @@ def train(
             elif name == SPACE:
                 _add_space(config, bench, val, folder)
             else:
-                network = fit(name, viewer_task(name, config, learned), folder)
+                network = fit(name, reference_task(name, config, learned), folder)
                 folder.add(
                     name, network,
                     _beside_the_first(config, network, val, folder) if name == SECOND
@@ -205,24 +205,24 @@ def _hashes(bench: Bench) -> dict[str, str]:
         DataError: when the space would have no sounds of a class.
     """
     names = {"photos": [*bench.photos("train"), *bench.photos("val")]}
-    pairs = [p for s in ("train", "val") for p in bench.pairs_of_every_class(s, "the jury")]
+    pairs = [p for s in ("train", "val") for p in bench.pairs_of_every_class(s, "the judges")]
     names["pairs"] = [f"{pair.spectrogram} {pair.photo}" for pair in pairs]
     return {
         what: hashlib.sha256("\n".join(of_it).encode()).hexdigest() for what, of_it in names.items()
     }
 
 
-def _viewer_seed(config: JudgesConfig, name: str) -> tuple[int, int]:
-    return config.seed, len(SUBJECTS) + 1 + VIEWERS.index(name)
+def _reference_seed(config: JudgesConfig, name: str) -> tuple[int, int]:
+    return config.seed, len(SUBJECTS) + 1 + REFERENCES.index(name)
 
 
 def _add_space(config: JudgesConfig, bench: Bench, val: Pictures, folder: JudgeFolder) -> None:
-    settings, pairs = config.viewers.space, FoldPairs(bench, "train", config.fold)
+    settings, pairs = config.references.space, FoldPairs(bench, "train", config.fold)
     done, steps = itertools.count(1), settings.steps(pairs)
     with progress_bar() as show:
         network = fit_pair(
             pairs, np.arange(len(pairs)), settings.coherence(bfloat16=config.bfloat16), steps,
-            mix(*_viewer_seed(config, SPACE)), lambda: show(SPACE, next(done), steps),
+            mix(*_reference_seed(config, SPACE)), lambda: show(SPACE, next(done), steps),
         )  # fmt: skip
     space = AudioVisualSpace(round_weights(network), settings)
     precision = val_precision(space, bench, val.photos, config.seed)
@@ -243,7 +243,7 @@ class JudgeTask(LossTask[Network]):
         make: Callable[[], Network],
         batch: Batch[Network],
         loss: Loss,
-        how: BinaryConfig | ViewerConfig,
+        how: BinaryConfig | ReferenceConfig,
         *,
         steps: int,
         seed: tuple[int, ...],
@@ -370,12 +370,12 @@ def _measured(
     return val_table(scorer(shown[0]), scores, config.accept_rate)
 
 
-def viewer_task(
+def reference_task(
     name: str, config: JudgesConfig, pictures: Pictures
 ) -> JudgeTask[PictureClassifier]:
     """Return the training of ``SECOND``, one logit a subject, or of ``CLASSIFIER``."""
-    how: ViewerConfig = getattr(config.viewers, name)
-    seed = _viewer_seed(config, name)
+    how: ReferenceConfig = getattr(config.references, name)
+    seed = _reference_seed(config, name)
 
     def batch(step: int, _: PictureClassifier) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((*seed, step))
