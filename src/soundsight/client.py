@@ -79,7 +79,7 @@ class Imagined:
 
 
 class Client:
-    """A running ``soundsight serve``.
+    """Connection to a running ``soundsight serve``.
 
     A server on this machine is reached directly, whatever proxies the environment names.
 
@@ -160,7 +160,7 @@ class Client:
             strict: refuse what is damaged, instead of using what can be read.
 
         Raises:
-            ServerError: when the server cannot be reached or refuses, in its own words.
+            ServerError: with the server's message, when it cannot be reached or refuses.
             AudioError: when ``sound`` is a path that cannot be read, or no sound.
             ConfigError: when samples come without their rate.
         """
@@ -294,7 +294,7 @@ class Client:
         Args:
             blocks: [t] each, int16 or floats of full scale 1, mono, as they come. A signal that
                 comes faster than in real time is refused after some seconds.
-            rate_hz: their rate, 8,000 to 192,000 Hz.
+            rate_hz: sampling rate of the blocks, 8,000 to 192,000 Hz.
             hop_s: seconds between windows: 0.25, 0.5, 0.75 or 1.
             draws: pictures of each event, 1 to 4.
             sensitivity: 0 (shows only what is loud and sure) to 1.

@@ -42,7 +42,8 @@ def place(toy_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("train", "translator", "-o", root / "translator", "--encoder", root / "encoder",
         "--steps", 6, "--batch-size", 6, *common)  # fmt: skip
     early = ["--early", root / "translator" / "early"]
-    small = ["--data", data, "--threads", "1", "--steps", 20, "--set", "val_per_kind=20"]
+    small = ["--data", data, "--threads", "1", "--steps", 20, "--set", "val_per_kind=20",
+             "--set", "batch=16"]  # fmt: skip
     run("train", "judges", "-o", root / "judges", *small, *early)
     run("train", "labels", "--encoder", root / "encoder", "-o", root / "names", "--data", data,
         "--threads", "1", "--set", "others_each=1")  # fmt: skip

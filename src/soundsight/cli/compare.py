@@ -29,7 +29,7 @@ def compare(
         option("OUT", "Folder for compare.html, .md, .json and a sheet.", "--out", "-o"),
     ] = None,
 ) -> None:
-    """Put runs side by side, with differences paired by second.
+    """Compare reports, second by second.
 
     The reports must be of the same sounds, judges and seed.
     """

@@ -102,7 +102,7 @@ def sheet(
     count: Annotated[int, option("N", "How many pairs.", min=1, max=600)] = 30,
     seed: Annotated[int, option("N", "Another seed shows other pairs.", min=0)] = 0,
 ) -> None:
-    """Draw some pairs, of as many videos as possible: frame, log-mel, video and time."""
+    """Draw pairs from as many videos as possible: frame, log-mel, video name and time."""
     local_output(out)
     if out.suffix.lower() != ".png":
         raise ConfigError(f"{out}: the sheet is a PNG, name it so")

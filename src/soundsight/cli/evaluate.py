@@ -62,9 +62,7 @@ def evaluate(
         list[Path] | None,
         option("PATH", "The early-generator pictures that the judges were trained with."),
     ] = None,
-    baseline: Annotated[
-        Path | None, option("REPORT", "Another report, whose figures are put beside.")
-    ] = None,
+    baseline: Annotated[Path | None, option("REPORT", "Another report to compare with.")] = None,
     features: Annotated[
         Path | None,
         option(
@@ -81,15 +79,16 @@ def evaluate(
             "--blind-sheet",
         ),
     ] = False,
-    seed: Annotated[int, option("N", "Of the pictures, controls and intervals.", min=0)] = 0,
+    seed: Annotated[int, option("N", "Seed of pictures, controls and intervals.", min=0)] = 0,
     limit: Annotated[
         int | None, option("N", "At most so many seconds a class (default: all).", min=1)
     ] = None,
 ) -> None:
     """Measure a translator on unknown sounds, with controls and 95 % intervals.
 
-    The first picture drawn of every second is judged, none is selected. REPORT gets report.json,
-    report.md, report.html and what they show. Of an encoder: how well its embeddings know sounds.
+    The first picture of every second is judged; none is selected. REPORT gets report.json,
+    report.md, report.html and their figures. For an encoder: how well its embeddings tell the
+    classes.
     """
     local_output(out)
     kind = _kind_of_run(model)

@@ -29,7 +29,7 @@ def export(
         option("FOLDER", "Folder of `soundsight train labels`: the model names what it hears."),
     ] = None,
     confidence: Annotated[
-        float, option("X", "Confidence from which on a live view shows a picture.", min=0, max=1)
+        float, option("X", "Lowest confidence at which a live view shows a picture.", min=0, max=1)
     ] = 0.5,
     trained_on: Annotated[
         str, option("TEXT", "What it was trained on: a sentence for its card.")
@@ -43,7 +43,7 @@ def export(
         bool,
         option(
             "",
-            "Also carry weights that training can start from (`soundsight train --init`).",
+            "Include weights for further training (`soundsight train --init`).",
             "--trainable",
         ),
     ] = False,

@@ -27,13 +27,13 @@ def import_published(
     noise_ratio: Annotated[
         float,
         option(
-            "X", "Noise numbers for each embedding number, where the generator takes noise.", min=0
+            "X", "Noise numbers per number of the embedding, if the generator takes noise.", min=0
         ),
     ] = 0.0,
     licence: Annotated[str, option("TEXT", "Licence of the weights (default: not known).")] = "",
     overwrite: Overwrite = False,
 ) -> None:
-    """Make a model folder of checkpoints that the authors' code has saved.
+    """Make a model folder from the authors' checkpoints.
 
     The networks become ONNX, each compared with PyTorch, so that `soundsight translate --model`
     draws with them. A checkpoint is read as data: what would run code is refused.

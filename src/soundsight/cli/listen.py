@@ -26,21 +26,21 @@ def listen(
         ),
     ] = None,
     list_devices: Annotated[
-        bool, option("", "Show the microphones, and end.", "--list-devices")
+        bool, option("", "List the microphones and stop.", "--list-devices")
     ] = False,
     play: Annotated[
         Path | None,
-        option("FILE", "Hears a sound or video file at its own pace, instead of a microphone."),
+        option("FILE", "Hear a sound or video file at normal speed instead of a microphone."),
     ] = None,
     png: Annotated[
         Path | None,
-        option("FILE", "Keeps a PNG of the present there, written anew at every change."),
+        option("FILE", "Keep a PNG of the current view there, rewritten at every change."),
     ] = None,
     sensitivity: Sensitivity = 0.5,
     seed: Seed = 0,
-    seconds: Annotated[float | None, option("S", "Ends by itself after these.", min=0.1)] = None,
+    seconds: Annotated[float | None, option("S", "Stop after so many seconds.", min=0.1)] = None,
     json_lines: Annotated[
-        bool, option("", "Writes a line of JSON for every window, four a second.", "--json")
+        bool, option("", "Write a line of JSON for every window, four a second.", "--json")
     ] = False,
     model: Model = None,
 ) -> None:

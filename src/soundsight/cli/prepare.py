@@ -55,7 +55,9 @@ def prepare(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, option("DATA", "The dataset; the same one resumes.", "--out", "-o")],
+    out: Annotated[
+        Path, option("DATA", "Folder of the dataset; give the same one to resume.", "--out", "-o")
+    ],
     layout: Annotated[
         str,
         option(
@@ -66,13 +68,14 @@ def prepare(
     ] = "auto",
     segment_s: Annotated[float, _OfPairs("SECONDS", "Length of a segment.")] = 1.0,
     hop_s: Annotated[
-        float | None, _OfPairs("SECONDS", "Time between segments (default: their length).")
+        float | None,
+        _OfPairs("SECONDS", "Seconds from one segment's start to the next (default: its length)."),
     ] = None,
     size: Annotated[int, _OfPairs("PX", "Side of the picture in pixels, 64 to 256.")] = 96,
     frame: Annotated[str, _OfPairs("FRAME", "Which frame: center or sharpest.")] = "center",
     crop: Annotated[str, _OfPairs("CROP", "Shape of the picture: center or letterbox.")] = "center",
     image: Annotated[str, _OfPairs("FORMAT", "Format of the picture: jpg or webp.")] = "jpg",
-    quality: Annotated[int, _OfPairs("N", "Its quality, 1 to 100.")] = 95,
+    quality: Annotated[int, _OfPairs("N", "Quality of the picture, 1 to 100.")] = 95,
     split: Annotated[
         str, _OfCleaning("A,B,C", "Shares of train, val and test, by source video.")
     ] = "0.8,0.1,0.1",
@@ -81,7 +84,8 @@ def prepare(
         _OfCleaning(
             "STEPS",
             "Cleaning steps: all (every step that needs no training), none, or a list such "
-            "as silence,black,duplicates. Also: coherence, classifier.",
+            "as silence,black,duplicates. Learned steps (they need the extra train): "
+            "coherence, classifier.",
         ),
     ] = "all",
     drop_share: Annotated[
@@ -112,7 +116,7 @@ def prepare(
         bool, _OfRun("", "Print the settings and what was found, and stop.", "--dry-run")
     ] = False,
 ) -> None:
-    """Cut videos into pairs of a second of sound and its frame: clean, split and shard them.
+    """Cut videos into pairs of one second of sound and its frame; clean, split and pack them.
 
     A run that was stopped, in whatever way, goes on with the same command.
     """

@@ -48,10 +48,12 @@ _proxy = panel("Behind a proxy")
 
 def serve(
     model: Model = None,
-    host: Annotated[str, _address("ADDRESS", "Where it listens: this machine alone.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, _address("N", "0 takes a free one.", min=0, max=65535)] = 8000,
+    host: Annotated[
+        str, _address("ADDRESS", "Address to listen on; the default is this machine alone.")
+    ] = ("127.0.0.1"),
+    port: Annotated[
+        int, _address("N", "Port to listen on; 0 takes a free one.", min=0, max=65535)
+    ] = 8000,
     lan: Annotated[
         bool,
         _address(
@@ -62,11 +64,11 @@ def serve(
         ),
     ] = False,
     tls_cert: Annotated[Path | None, _address("PEM", "Certificate chain; serves https.")] = None,
-    tls_key: Annotated[Path | None, _address("PEM", "Its key.")] = None,
+    tls_key: Annotated[Path | None, _address("PEM", "Key of the certificate.")] = None,
     token: Annotated[
         str | None,
         _security(
-            "TEXT", "What clients have to show.", envvar="SOUNDSIGHT_TOKEN", show_envvar=True
+            "TEXT", "Token that clients must send.", envvar="SOUNDSIGHT_TOKEN", show_envvar=True
         ),
     ] = None,
     origin: Annotated[
@@ -86,7 +88,7 @@ def serve(
         ),
     ] = None,
     max_speed: Annotated[
-        float, _limits("X", "Seconds of sound a second that a stream may send.", min=1.0)
+        float, _limits("X", "How much faster than real time a stream may send.", min=1.0)
     ] = 2.0,
     max_upload_mb: Annotated[int, _limits("MB", "Longest upload.", "--max-upload", min=1)] = 1024,
     max_duration_min: Annotated[
@@ -96,7 +98,7 @@ def serve(
         str,
         _proxy(
             "PATH",
-            "The path under which it lies at its proxy, such as /sound.",
+            "Path under which a proxy serves it, such as /sound.",
             show_default=False,
         ),
     ] = "",
@@ -106,9 +108,9 @@ def serve(
 ) -> None:
     """See it live: a page that listens and shows what is sounding.
 
-    Prints its address when the model is warm. Ctrl-C, or a SIGTERM, answers what has come, tells
-    every stream, and stops with exit code 0; a second Ctrl-C stops at once. Sound is neither
-    stored nor logged.
+    Prints its address when the model is loaded. Ctrl-C or SIGTERM answers the sound received so
+    far, tells every stream, and stops with exit code 0. A second Ctrl-C stops at once.
+    Sound is neither stored nor logged.
     """
     require_extra(
         "soundsight serve", "serve", "fastapi", "uvicorn", "websockets", "python_multipart",

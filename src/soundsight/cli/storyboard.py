@@ -23,7 +23,7 @@ def storyboard(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A sound, or a video with sound; also of hours; - is standard input.",
+            help="A sound, or a video with sound, of any length; - is standard input.",
             show_default=False,
         ),
     ],
@@ -31,7 +31,7 @@ def storyboard(
         list[Path],
         options.option(
             "OUT",
-            "Where it goes; the suffix says as what: .png (a sheet), .mp4 (a film with the "
+            "Output file; its suffix gives the format: .png (a sheet), .mp4 (a film with the "
             "sound), .html (a page that plays) or .json. May be given several times. "
             "[dim](default: storyboard.png)[/dim]",
             "-o",

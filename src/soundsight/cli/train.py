@@ -52,7 +52,10 @@ def encoder(
     preset: Annotated[str | None, preset_option(_PRESETS, "compact, or that of --init")] = None,
     teacher: Annotated[
         Path | None,
-        option("ONNX|ZIP", "YAMNet, which the ears of --preset everyday imitate as well."),
+        option(
+            "ONNX|ZIP",
+            "YAMNet file, whose features the ears of --preset everyday also learn to predict.",
+        ),
     ] = None,
     bank: Bank = None,
     schedule: Annotated[
@@ -134,7 +137,7 @@ def translator(
         str, option("OBJECTIVE", "relativistic (ours) or rc (published).")
     ] = "relativistic",
     moving_average: Annotated[
-        str, option("KIND", "Adversaries of --objective rc: off, snapshots or ema.")
+        str, option("KIND", "Moving-average loss of --objective rc: off, snapshots or ema.")
     ] = "off",
     attention: Annotated[
         str,
@@ -147,17 +150,18 @@ def translator(
         int,
         option(
             "N",
-            "Layer of the autoencoder that attention looks at; 13: the embedding.",
+            "Layer of the autoencoder that attention attends to; 13: the embedding.",
             min=1,
             max=13,
         ),
     ] = 13,
     init: Init = None,
     judges: Annotated[
-        Path | None, option("FOLDER", "Judges that look at val pictures now and then (bench only).")
+        Path | None,
+        option("FOLDER", "Judges that score val pictures during training (bench only)."),
     ] = None,
     evaluate_every: Annotated[
-        int | None, option("N", "Steps between two looks of --judges.", min=1)
+        int | None, option("N", "Steps between two scores of --judges.", min=1)
     ] = None,
 ) -> None:
     """Train generator and discriminator on pairs, without a label."""
@@ -205,7 +209,7 @@ def distil(
     translator: Annotated[Path, option("RUN", "A finished run of `train translator`.")],
     bank: Bank = None,
 ) -> None:
-    """Teach a copy of the everyday translator's flow to draw in few steps, guidance folded in."""
+    """Train a copy of the everyday flow that draws in few steps, with guidance built in."""
     runs = _begin(options, "distil", configs.DistilConfig())
     runs.train_copy(options, translator, options.bank(bank))
 
@@ -236,8 +240,8 @@ def judges(
 ) -> None:
     """Train the judges of pictures, for evaluation only.
 
-    On the bench one informativity judge a class; on Everyday one judge of 23 answers, which is one
-    file and takes a quarter of an hour.
+    On the bench one judge for each class; on Everyday one judge with 23 answers (a quarter of an
+    hour).
     """
     from soundsight.data.everyday.folder import is_everyday
 
@@ -256,10 +260,10 @@ def ood(
     bank: Bank = None,
     seed: Seed = 0,
 ) -> None:
-    """Learn which sounds are known (the ood score), so that others are not drawn.
+    """Fit the ood score, by which unknown sounds are not drawn.
 
-    Train sounds are kept, without a label; val sounds set how far from them a sound may be.
-    With Everyday's folder, which ears take by default, a classifier tells its kinds from others.
+    Train sounds are stored without labels; val sounds set the limit. With Everyday's folder (the
+    default for ears) a classifier tells its kinds from other sounds.
     """
     try:  # the encoder, which torch has to read, says which of the two it is
         options.resolve(configs.FitConfig(), seed=seed)
@@ -274,9 +278,9 @@ def labels(
     """Learn the label head: what the subjects are called, for the words beside the pictures.
 
     A linear layer on the finished encoder, fitted with the labels of the pairs: the bench's
-    classes, or those that `soundsight prepare` found. Labels name; they never reach encoder or
-    generator. Val chooses how sure it may say it is. Made sounds that are none of the subjects
-    teach it when to give no name (`--set others_each=0`: none).
+    classes, or those that `soundsight prepare` found. No label reaches encoder or generator. Val
+    sets the confidence. Synthesised sounds of other kinds teach it to give no name (`--set
+    others_each=0`: none).
     """
     runs = _begin(options, "labels", configs.LabelHeadConfig())
     runs.train_labels(options, encoder, others, options.bank(bank))

@@ -38,7 +38,8 @@ Bank = Annotated[
     Path | None,
     option(
         "FOLDER",
-        "Where the everyday parts keep what they train on [dim](default: bank beside RUN)[/dim].",
+        "Folder for computed training data of the everyday parts "
+        "[dim](default: bank beside RUN)[/dim].",
     ),
 ]
 EncoderRun = Annotated[Path, option("RUN", "A finished run of `train encoder`.", "--encoder")]
@@ -64,7 +65,9 @@ def preset_option(names: str, default: str) -> Any:
 class FitOptions:
     """Options of every command."""
 
-    out: Annotated[Path, option("RUN", "The run folder; the same one resumes.", "--out", "-o")]
+    out: Annotated[
+        Path, option("RUN", "The run folder; give the same one to resume.", "--out", "-o")
+    ]
     data: Annotated[
         list[Path] | None,
         option(
@@ -79,9 +82,7 @@ class FitOptions:
         _OfSettings("KEY=VALUE", "Any other setting. Repeat it for several.", "--set"),
     ] = None
     threads: Annotated[int | None, _OfDevices("N", "CPU threads (default: all).", min=1)] = None
-    dry_run: Annotated[bool, _OfRun("", "Print the resolved settings and stop.", "--dry-run")] = (
-        False
-    )
+    dry_run: Annotated[bool, _OfRun("", "Print all settings and stop.", "--dry-run")] = False
 
     def begin(self, command: str, defaults: Any = None) -> None:
         """Check the options for these defaults and what the command needs, and import torch."""
@@ -146,7 +147,7 @@ class RunOptions(FitOptions):
     batch_size: Annotated[int | None, _OfSettings("N", "Pairs in a step.", min=2)] = None
     seed: Seed = 0
     accumulate: Annotated[
-        int | None, _OfSettings("N", "Micro-batches in a step, where memory is short.", min=1)
+        int | None, _OfSettings("N", "Micro-batches in a step; more need less memory.", min=1)
     ] = None
     accelerator: Annotated[
         str, _OfDevices("ACCELERATOR", "cpu, cuda, or auto: cuda where there is one.")

@@ -249,7 +249,7 @@ class Translator(Session):
                 numbers, so that the picture moves with the sound alone.
 
         Returns:
-            uint8 [n * draws, 96, 96, 3], sound-major.
+            uint8 [n * draws, 96, 96, 3]: all draws of the first log-mel, then of the next.
 
         Raises:
             AudioError: when ``mels`` has another shape, kind or range, or is not finite.

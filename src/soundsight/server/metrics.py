@@ -22,7 +22,7 @@ class Metrics:
         self.latency = seconds(
             "soundsight_window_seconds", "From the arrival of a window's last sample to its answer."
         )
-        self.queue = gauge("soundsight_queue_windows", "Windows that wait for a worker.")
+        self.queue = gauge("soundsight_queue_windows", "Streams whose sound waits for a worker.")
         self.wait = gauge("soundsight_queue_wait_seconds", "Mean wait of the last windows.")
         self.refusals = counter(
             "soundsight_refusals", "Streams and requests refused, by reason.", ["reason"]

@@ -24,15 +24,15 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 class Translation:
     """What was imagined from a sound.
 
-    n stands for pictures, sound-major: all draws of the first second, then all of the next.
+    n is the number of pictures, ordered by second, then by draw.
 
     Attributes:
         images: uint8 [n, 96, 96, 3]. The calm flat picture where the state is quiet or nothing
             recognisable, unless it was asked for anyway; pictogram and word where it is ``named``.
         seconds: float64 [n], where each picture's second starts, in seconds. What is drawn from
             several seconds has the surest of them.
-        ood_score: float32 [n] in [0, 1], how much the second is unlike what the model was trained
-            on; NaN for a quiet second, or a model that has no such score.
+        ood_score: float32 [n] in [0, 1], how far the second is from the known kinds; NaN for a
+            quiet second, or a model that has no such score.
         state: n states.
         name: n words for what it probably is; empty without labels, and where nothing is known.
         second_guess: n words for what else it may be; empty where nothing else is near.
