@@ -47,10 +47,6 @@ class _Records(logging.Handler):
         self.records.append(record)
 
 
-LOG = _Records()
-"""Of all servers: they share the process's loggers."""
-
-
 def read_all(line: socket.socket) -> bytes:
     """Read a bare connection to its end."""
     data = b""
@@ -132,10 +128,10 @@ class Talk:
 class Running:
     """A server that runs in a thread of this process."""
 
-    def __init__(self, port: int, app: Any) -> None:
+    def __init__(self, port: int, app: Any, log: _Records) -> None:
         self.port = port
         self.app = app
-        self.log = LOG
+        self.log = log
         self.url = f"http://127.0.0.1:{port}"
         self.leave = lambda: None
         self.client = httpx.Client(base_url=self.url, timeout=60)
@@ -227,19 +223,24 @@ def run_server(tiny_model: Path) -> Callable[..., contextlib.AbstractContextMana
         children = set(psutil.Process().children())
         bound = socket.create_server(("127.0.0.1", 0))
         server = make_server(app, [], None, "127.0.0.1", 256)
-        for name in ("uvicorn.error", "soundsight.server", "asyncio"):
-            logging.getLogger(name).addHandler(LOG)
+        # All servers share the process's loggers; what others logged before is no fault of this one.
+        log = _Records()
+        loggers = [logging.getLogger(n) for n in ("uvicorn.error", "soundsight.server", "asyncio")]
+        for logger in loggers:
+            logger.addHandler(log)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
         try:
             wait_for(lambda: server.started or not thread.is_alive(), "the start")
-            running = Running(bound.getsockname()[1], app)
+            running = Running(bound.getsockname()[1], app, log)
             running.leave = lambda: setattr(server, "should_exit", True)
             with running.client:
                 yield running
         finally:
             server.should_exit = True
             thread.join(40)
+            for logger in loggers:
+                logger.removeHandler(log)
         assert not thread.is_alive(), "the server did not stop"
         assert set(psutil.Process().children()) <= children, "a decoder is left"
         assert running.faults() == []

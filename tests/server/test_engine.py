@@ -354,6 +354,9 @@ def test_work_that_is_called_off_fails_or_is_stopped() -> None:
         third = asyncio.create_task(engine.run(lambda: done.append("third")))
         await asyncio.sleep(0.02)
         second.cancel()
+        # Until it is called off it would be done as soon as the first piece of work is.
+        with pytest.raises(asyncio.CancelledError):
+            await second
         held.set()
         await asyncio.gather(first, third)
         assert done == ["third"]

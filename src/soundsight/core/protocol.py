@@ -72,7 +72,7 @@ class Close(IntEnum):
 
     DONE = 1000, "the sound has ended, everything is answered"
     GOING_AWAY = 1001, "the server stops; connect again"
-    WRONG_KIND = 1003, "a text frame where a binary one is due, or the reverse"
+    WRONG_KIND = 1003, "a text frame where a binary one is expected, or the reverse"
     MALFORMED = 1007, "a message that cannot be read"
     REFUSED = 1008, "a limit is exceeded, such as the rate"
     TOO_BIG = 1009, "a frame is too long"
