@@ -223,7 +223,7 @@ def run_server(tiny_model: Path) -> Callable[..., contextlib.AbstractContextMana
         children = set(psutil.Process().children())
         bound = socket.create_server(("127.0.0.1", 0))
         server = make_server(app, [], None, "127.0.0.1", 256)
-        # All servers share the process's loggers; what others logged before is no fault of this one.
+        # All servers share the process's loggers: what others logged is no fault of this one.
         log = _Records()
         loggers = [logging.getLogger(n) for n in ("uvicorn.error", "soundsight.server", "asyncio")]
         for logger in loggers:
