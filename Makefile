@@ -13,14 +13,16 @@ demo: $(VENV)/.core  ## imagine the bundled example sounds (installs the light c
 	@$(BIN)/soundsight translate src/soundsight/assets/examples -o demo-out --anyway --sheet --overwrite
 	@echo "Look at the contact sheet: $(CURDIR)/demo-out/sheet.png"
 
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # One worker a core: a second thread of a small network would only be in the way of the other worker.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+WORKERS := -n auto --dist loadfile
 
 test: $(VENV)/.dev  ## install what the tests need and run all but the slow ones
-	$(PYTEST) -m "not slow"
+	$(PYTEST) $(WORKERS) -m "not slow"
 
 slow: $(VENV)/.dev  ## the slow tests: browser, fuzzing, kill points, real trainings, many processes
-	$(PYTEST) -m slow
+	$(PYTEST) $(WORKERS) -m "slow and not browser"
+	$(PYTEST) -m "slow and browser"  # alone: a browser, a server and a microphone run in real time
 
 check: $(VENV)/.dev  ## format, lint, types, import law
 	$(BIN)/ruff format --check .

@@ -47,6 +47,16 @@ class _Records(logging.Handler):
         self.records.append(record)
 
 
+def decoders() -> list[psutil.Process]:
+    """Decoders of this process. Other tests may have left helpers of multiprocessing beside them."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "soundsight.server.decoding" in child.cmdline():
+                found.append(child)
+    return found
+
+
 def read_all(line: socket.socket) -> bytes:
     """Read a bare connection to its end."""
     data = b""
@@ -220,7 +230,7 @@ def run_server(tiny_model: Path) -> Callable[..., contextlib.AbstractContextMana
         app = create_app(
             Access(token, origins), limits or Limits(), model=model or tiny_model, workers=workers
         )
-        children = set(psutil.Process().children())
+        before = set(decoders())
         bound = socket.create_server(("127.0.0.1", 0))
         server = make_server(app, [], None, "127.0.0.1", 256)
         # All servers share the process's loggers: what others logged is no fault of this one.
@@ -242,7 +252,7 @@ def run_server(tiny_model: Path) -> Callable[..., contextlib.AbstractContextMana
             for logger in loggers:
                 logger.removeHandler(log)
         assert not thread.is_alive(), "the server did not stop"
-        assert set(psutil.Process().children()) <= children, "a decoder is left"
+        assert set(decoders()) <= before, "a decoder is left"
         assert running.faults() == []
 
     return run

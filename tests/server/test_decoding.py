@@ -25,6 +25,7 @@ from soundsight.core.units import RATE_HZ
 from soundsight.server.decoding import Decoder
 from soundsight.server.errors import ApiError
 from soundsight.server.limits import Limits
+from tests.server.conftest import decoders
 
 
 def tone(seconds: float, rate_hz: int = RATE_HZ) -> np.ndarray:
@@ -64,7 +65,7 @@ def decoder() -> Iterator[Decoder]:
     yield made
     assert psutil.Process().num_fds() <= before
     made.close()
-    assert not psutil.Process().children()
+    assert not decoders()
 
 
 def decode(decoder: Decoder, data: bytes, **options: Any) -> np.ndarray:
@@ -118,7 +119,7 @@ def test_two_at_once_and_a_reader_that_stops_early(decoder: Decoder) -> None:
         decoder.open(handle, "b") as two,
     ):
         assert len(next(two)) == len(next(one)) == 3 * RATE_HZ
-        children = psutil.Process().children()
+        children = decoders()
         assert len(children) == 2
     for child in children:
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
@@ -213,23 +214,23 @@ def test_a_decoder_that_hangs_or_has_too_little_memory() -> None:
         assert "memory" in refused(decoder, written(tone(20.0)))
     with contextlib.closing(Decoder(Limits(decode_idle_s=0.3))) as decoder:
         decoder.warm_up()
-        (child,) = psutil.Process().children()
+        (child,) = decoders()
         child.suspend()
         assert "takes too long" in refused(decoder, written(tone(1.0)))
         assert not child.is_running()
-        assert len(psutil.Process().children()) == 1  # the next one is ready
-    assert not psutil.Process().children()
+        assert len(decoders()) == 1  # the next one is ready
+    assert not decoders()
 
 
 def test_a_decoder_that_dies(decoder: Decoder) -> None:
     def die() -> None:
-        for child in psutil.Process().children():
+        for child in decoders():
             child.kill()
 
     with pytest.raises(AudioError, match=r"cannot read a\.x: it is damaged, or decoding it takes"):
         interrupted(decoder, die)
     # The one that waits for its turn has died, too: the next upload does not notice.
-    for child in psutil.Process().children():
+    for child in decoders():
         child.kill()
         child.wait()
     assert len(decode(decoder, written(tone(1.0)))) == RATE_HZ

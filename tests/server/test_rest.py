@@ -31,6 +31,7 @@ from soundsight.server import rest
 from soundsight.server.app import create_app
 from soundsight.server.errors import HEADERS, RETRY_S
 from soundsight.server.limits import Access, Limits
+from tests.server.conftest import decoders
 
 PATIENCE_S = 60
 
@@ -599,11 +600,11 @@ def test_nothing_is_left_behind(server: Any, eventually: Callable[..., Any], fol
 
     for number in range(20):
         visit(number)
-    eventually(lambda: len(process.children()) == 1)
+    eventually(lambda: len(decoders()) == 1)
     files, memory = process.num_fds(), process.memory_info().rss
     for number in range(200):
         visit(number)
-    eventually(lambda: len(process.children()) == 1)
+    eventually(lambda: len(decoders()) == 1)
     eventually(lambda: process.num_fds() <= files, "the end of all connections")
     assert process.memory_info().rss < memory + (48 << 20)
     assert list(folder.iterdir()) == []
