@@ -48,7 +48,7 @@ class _Records(logging.Handler):
 
 
 def decoders() -> list[psutil.Process]:
-    """Decoders of this process. Other tests may have left helpers of multiprocessing beside them."""
+    """Decoders of this process; beside them may be helpers that other tests have left."""
     found = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -19,13 +19,13 @@ import psutil
 import pytest
 import soundfile
 from recipes.synth import write_video
+from tests.server.conftest import decoders
 
 from soundsight.core.errors import AudioError
 from soundsight.core.units import RATE_HZ
 from soundsight.server.decoding import Decoder
 from soundsight.server.errors import ApiError
 from soundsight.server.limits import Limits
-from tests.server.conftest import decoders
 
 
 def tone(seconds: float, rate_hz: int = RATE_HZ) -> np.ndarray:

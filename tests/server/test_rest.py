@@ -22,6 +22,7 @@ import psutil
 import pytest
 import soundfile
 from PIL import Image
+from tests.server.conftest import decoders
 
 from soundsight import __version__
 from soundsight.core import protocol
@@ -31,7 +32,6 @@ from soundsight.server import rest
 from soundsight.server.app import create_app
 from soundsight.server.errors import HEADERS, RETRY_S
 from soundsight.server.limits import Access, Limits
-from tests.server.conftest import decoders
 
 PATIENCE_S = 60
 
