@@ -42,9 +42,14 @@ class _Records(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.records: list[logging.LogRecord] = []
+        self.servers = 0  # that are running
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
+
+
+LOG = _Records()
+"""Of all servers: they share the process's loggers."""
 
 
 def decoders() -> list[psutil.Process]:
@@ -138,10 +143,10 @@ class Talk:
 class Running:
     """A server that runs in a thread of this process."""
 
-    def __init__(self, port: int, app: Any, log: _Records) -> None:
+    def __init__(self, port: int, app: Any) -> None:
         self.port = port
         self.app = app
-        self.log = log
+        self.log = LOG
         self.url = f"http://127.0.0.1:{port}"
         self.leave = lambda: None
         self.client = httpx.Client(base_url=self.url, timeout=60)
@@ -233,24 +238,23 @@ def run_server(tiny_model: Path) -> Callable[..., contextlib.AbstractContextMana
         before = set(decoders())
         bound = socket.create_server(("127.0.0.1", 0))
         server = make_server(app, [], None, "127.0.0.1", 256)
-        # All servers share the process's loggers: what others logged is no fault of this one.
-        log = _Records()
-        loggers = [logging.getLogger(n) for n in ("uvicorn.error", "soundsight.server", "asyncio")]
-        for logger in loggers:
-            logger.addHandler(log)
+        for name in ("uvicorn.error", "soundsight.server", "asyncio"):
+            logging.getLogger(name).addHandler(LOG)
+        if not LOG.servers:  # what was logged while none ran is no fault of this one
+            LOG.records.clear()
+        LOG.servers += 1
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
         try:
             wait_for(lambda: server.started or not thread.is_alive(), "the start")
-            running = Running(bound.getsockname()[1], app, log)
+            running = Running(bound.getsockname()[1], app)
             running.leave = lambda: setattr(server, "should_exit", True)
             with running.client:
                 yield running
         finally:
             server.should_exit = True
             thread.join(40)
-            for logger in loggers:
-                logger.removeHandler(log)
+            LOG.servers -= 1
         assert not thread.is_alive(), "the server did not stop"
         assert set(decoders()) <= before, "a decoder is left"
         assert running.faults() == []
