@@ -28,7 +28,7 @@ from soundsight import __version__
 from soundsight.core import protocol
 from soundsight.core.errors import ConfigError
 from soundsight.runtime.translator import Translator
-from soundsight.server import rest
+from soundsight.server import schemas
 from soundsight.server.app import create_app
 from soundsight.server.errors import HEADERS, RETRY_S
 from soundsight.server.limits import Access, Limits
@@ -193,7 +193,7 @@ def test_facts_about_the_server(server: Any) -> None:
     upload, model = {TRANSLATE, "/v1/storyboard"}, "/v1/model"
     assert set(told["paths"]) == upload | {model, "/healthz", "/readyz", "/metrics"}
     answer = told["paths"][TRANSLATE]["post"]["responses"]["200"]
-    rest.Translated.model_validate(answer["content"]["application/json"]["example"])
+    schemas.Translated.model_validate(answer["content"]["application/json"]["example"])
 
 
 def test_metrics(server: Any) -> None:
