@@ -19,7 +19,7 @@ from soundsight.data.vegas.bench import SUBJECTS, Bench
 from soundsight.evaluation import blind
 from soundsight.evaluation.bench import (
     EvaluationConfig,
-    ValInformativity,
+    ValFigures,
     control_mels,
     control_pictures,
     evaluate,
@@ -547,8 +547,11 @@ def test_shares_are_those_of_each_class_and_their_mean(toy_bench: Bench) -> None
         return np.repeat(images[:, 0, 0, :1].astype(np.float32) / 255, 5, axis=1)
 
     thresholds = dict.fromkeys(SUBJECTS, 1 / 255) | {SUBJECTS[0]: 1.0}
-    look = ValInformativity(Judges(bright, thresholds), toy_bench)
+    look = ValFigures(Judges(bright, thresholds), toy_bench)
     figures = look(GreyTask(), 7)
     assert figures.pop("val_informativity") == pytest.approx((0 + 4 * 11 / 12) / 5)
+    # The five judges agree, so only thresholds tell classes apart: the first accepts nothing.
+    assert figures.pop("val_shuffled") == pytest.approx((4 * 4 * 11 / 12) / 20)
+    assert figures.pop("val_coherence") == pytest.approx(0.0, abs=1e-9)
     expected = {f"val_{s}": 11 / 12 for s in SUBJECTS} | {f"val_{SUBJECTS[0]}": 0.0}
     assert figures == pytest.approx(expected)

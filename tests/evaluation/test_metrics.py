@@ -11,6 +11,8 @@ from soundsight.evaluation.metrics import (
     MEAN,
     _candidates,
     classify,
+    log_odds,
+    matching_gap,
     retrieve,
     shares,
     shuffled,
@@ -115,6 +117,31 @@ def test_the_mean_weighs_classes_not_seconds_and_videos_not_their_length() -> No
     assert shares(hits, ["dog"] * 100, videos)["dog"].share == 0.9
     assert shares(hits, ["dog"] * 100, videos, by_video=True)["dog"].share == 0.5
     assert shares(hits[:0], [], []) == {}
+
+
+def test_the_matching_gap_is_that_of_a_plain_loop_and_blind_to_what_a_judge_likes() -> None:
+    rng = np.random.default_rng(3)
+    subjects = [SUBJECTS[i] for i in rng.permutation(np.repeat(np.arange(5), [3, 4, 5, 6, 7]))]
+    values = rng.normal(size=(25, 5))
+
+    def mean_of(picture: int, judge: int) -> float:
+        mine = [k for k, subject in enumerate(subjects) if subject == SUBJECTS[picture]]
+        return float(np.mean([values[k, judge] for k in mine]))
+
+    same = [mean_of(c, c) for c in range(5)]
+    other = [mean_of(c, j) for c in range(5) for j in range(5) if c != j]
+    gap = np.mean(same) - np.mean(other)
+    assert matching_gap(values, subjects) == pytest.approx(gap)
+    assert matching_gap(values + rng.normal(size=5), subjects) == pytest.approx(gap)
+    assert matching_gap(np.broadcast_to(rng.normal(size=5), (25, 5)), subjects) == pytest.approx(0)
+    with pytest.raises(DataError, match="no picture of a sound of baby"):
+        matching_gap(values[:2], ["dog", "water"])
+
+
+def test_log_odds_are_finite_at_the_ends() -> None:
+    odds = log_odds(np.array([0.5, 0.9, 0.0, 1.0], np.float32))
+    expected = [0.0, np.log(9), np.log(1e-6 / (1 - 1e-6)), np.log((1 - 1e-6) / 1e-6)]
+    np.testing.assert_allclose(odds, expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -18,6 +18,10 @@ def test_published_losses_are_plain_distances() -> None:
     # |1 - .5|, |1 + .25| and |-1 - 0|, |-1 - 1|, each averaged.
     assert float(losses.rc_discriminator_loss(real, generated)) == pytest.approx(0.875 + 1.5)
     assert float(losses.rc_generator_loss(generated)) == pytest.approx(0.5)
+    # Targets smoothed to .75 and -.75.
+    smoothed = losses.rc_discriminator_loss(real, generated, 0.25)
+    assert float(smoothed) == pytest.approx(0.625 + 1.25)
+    assert float(losses.rc_generator_loss(generated, 0.25)) == pytest.approx(0.5)
     a, b = torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 2.0)
     assert float(losses.pixel_loss(a, b, "l1")) == pytest.approx(2.0)
     assert float(losses.pixel_loss(a, b, "mse")) == pytest.approx(4.0)

@@ -6,6 +6,7 @@ import copy
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +21,14 @@ from soundsight.export.onnx import export_run
 from soundsight.models.presets import preset
 from soundsight.models.published.discriminator import RCDiscriminator
 from soundsight.runtime.translator import Translator
+from soundsight.training import published
 from soundsight.training.configs import (
     LoopConfig,
     MovingAverageConfig,
     default_config,
     default_encoder_config,
 )
+from soundsight.training.devices import Devices
 from soundsight.training.encoder import EncoderTask, condition, load_encoder, to_float
 from soundsight.training.published import (
     MovingAverageAdversary,
@@ -117,54 +120,98 @@ def test_the_published_schedule_is_plain_sgd(toy_bench: Bench, tmp_path: Path) -
     assert len(updates) == LOOP.steps
 
 
+CHOSEN: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "chosen": {
+        "optimizer": "sgd", "generator_rate": 0.02, "discriminator_rate": 0.01, "momentum": 0.7,
+        "adversarial_weight": 3.0, "pixel_weight": 0.5, "pixel": "mse", "discriminator_steps": 2,
+        "score_norm": False, "label_smoothing": 0.1,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", CHOSEN.values(), ids=CHOSEN.keys())
 def test_the_published_objective_is_a_plain_gan_step(
-    toy_bench: Bench, autoencoder_run: Path, tmp_path: Path
+    changes: dict[str, Any], toy_bench: Bench, autoencoder_run: Path, tmp_path: Path
 ) -> None:
-    config = replace(default_config("rc", "tiny", "x"), loop=LOOP)
+    config = replace(default_config("rc", "tiny", "x"), loop=LOOP, **changes)
     data = PairDataset(toy_bench, "train")
     encoder = load_encoder(autoencoder_run)
     task = TranslatorTask(config, encoder, data, encoder_run=autoencoder_run)
     # The published system draws no noise.
     assert task.generator.noise_size == 0
     assert task.generator.dropout_size > 0
+    names = task.discriminator.state_dict()
+    assert any("conv13_bn" in name for name in names) == config.score_norm
     without_dropout(task.discriminator)
     generator, discriminator = copy.deepcopy(task.generator), copy.deepcopy(task.discriminator)
     of_generator = watch(task.g_optimizer, task.generator)
     of_discriminator = watch(task.d_optimizer, task.discriminator)
     assert fit(task, tmp_path / "run", LOOP, to_dict(config))
-    assert len(of_generator) == len(of_discriminator) == LOOP.steps
+    turns = config.discriminator_steps
+    assert len(of_generator) * turns == len(of_discriminator) == LOOP.steps * turns
 
     generator.train()
-    for step, (drawn, judged) in enumerate(zip(of_generator, of_discriminator, strict=True)):
-        rows = batch_indices(len(data), LOOP.batch_size, LOOP.seed, step)
-        batch = data.gather(rows)
-        mel, image = batch.mel.float() / 127.5 - 1.0, batch.image.float() / 127.5 - 1.0
-        with torch.no_grad():
-            sound = encoder.encode(mel)
+    target = 1 - config.label_smoothing
+    for step, drawn in enumerate(of_generator):
         rng = step_rng(LOOP.seed, step)
-        torch.randn(len(rows), generator.noise_size, generator=rng)
-        dropout = torch.rand(len(rows), generator.dropout_size, generator=rng)
         put(generator, drawn.before)
-        put(discriminator, judged.before)
-        picture = generator(sound, None, dropout)
-        both = discriminator(torch.cat([image, picture.detach()]), sound.repeat(2, 1))
-        real, made = both.chunk(2)
-        loss = (1 - real).abs().mean() + (-1 - made).abs().mean()
-        assert_same_gradient(judged.gradients, loss, discriminator)
-        # The generator's turn comes after the discriminator's step.
+        for turn in range(turns):
+            judged = of_discriminator[step * turns + turn]
+            rows = batch_indices(len(data), LOOP.batch_size, LOOP.seed, step * turns + turn)
+            batch = data.gather(rows)
+            mel, image = batch.mel.float() / 127.5 - 1.0, batch.image.float() / 127.5 - 1.0
+            with torch.no_grad():
+                sound = encoder.encode(mel)
+            torch.randn(len(rows), generator.noise_size, generator=rng)
+            dropout = torch.rand(len(rows), generator.dropout_size, generator=rng)
+            put(discriminator, judged.before)
+            picture = generator(sound, None, dropout)
+            both = discriminator(torch.cat([image, picture.detach()]), sound.repeat(2, 1))
+            real, made = both.chunk(2)
+            loss = (target - real).abs().mean() + (-target - made).abs().mean()
+            assert_same_gradient(judged.gradients, loss, discriminator)
+        # The generator's turn comes after the discriminator's last step, on the same pairs.
         put(discriminator, judged.after)
         score = discriminator(torch.cat([image, picture]), sound.repeat(2, 1)).chunk(2)[1]
-        loss = (1 - score).abs().mean() + (picture - image).abs().mean()
+        gap = picture - image
+        pixels = gap.abs().mean() if config.pixel == "l1" else gap.square().mean()
+        adversarial = (target - score).abs().mean()
+        loss = config.adversarial_weight * adversarial + config.pixel_weight * pixels
         assert_same_gradient(drawn.gradients, loss, generator)
-    for updates in (of_generator, of_discriminator):
+    for updates, rate in (
+        (of_generator, config.generator_rate), (of_discriminator, config.discriminator_rate)
+    ):  # fmt: skip
         weights = [nn.Parameter(weight) for weight in updates[0].before]
-        plain = torch.optim.Adam(weights, lr=2e-4, betas=(0.5, 0.999))
+        plain: torch.optim.Optimizer = (
+            torch.optim.SGD(weights, lr=rate, momentum=0.7)
+            if config.optimizer == "sgd"
+            else torch.optim.Adam(weights, lr=2e-4, betas=(0.5, 0.999))
+        )
         for update in updates:
             for weight, gradient in zip(weights, update.gradients, strict=True):
                 weight.grad = gradient
             plain.step()
             after = [w.detach() for w in weights]
             torch.testing.assert_close(after, update.after, rtol=1e-5, atol=1e-7)
+
+
+def test_both_turns_of_the_discriminator_see_augmented_pictures(
+    toy_bench: Bench, autoencoder_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DiffAugment is for what the discriminator sees; the pixel loss compares the pictures."""
+    config = replace(
+        default_config("rc", "tiny", "x"), loop=LOOP, diff_augment=True, discriminator_dropout=0.0
+    )
+    data = PairDataset(toy_bench, "train")
+    task = TranslatorTask(config, load_encoder(autoencoder_run), data, encoder_run=autoencoder_run)
+    assert task.discriminator.config.dropout == 0.0
+    task.place(Devices())
+    monkeypatch.setattr(published, "diff_augment", lambda pictures, _: torch.zeros_like(pictures))
+    scalars = task.step(0, step_rng(0, 0))
+    # Black pictures all: the scores of real and generated ones differ by nothing, r by 2.
+    assert float(scalars["d_loss"]) == pytest.approx(2.0, abs=1e-5)
+    assert float(scalars["pixel_loss"]) > 0.1
 
 
 @pytest.mark.parametrize("source", [13, 12])

@@ -241,11 +241,11 @@ def train_translator(
     frozen = load_encoder(encoder)
     evaluate = None
     if judges is not None:
-        from soundsight.evaluation.bench import ValInformativity
+        from soundsight.evaluation.bench import ValFigures
         from soundsight.judges.apply import Judges
 
         bench = find_bench(options.data[0] if options.data else None)
-        evaluate = ValInformativity(Judges.load(judges), bench)
+        evaluate = ValFigures(Judges.load(judges), bench)
 
     def make(_here: Devices) -> Made:
         pairs = open_all(options.data)

@@ -52,7 +52,7 @@ _AT_ONCE = 64
 _CONTROL_SOUNDS = 20
 _STORED_EVERY = 5
 """Each fifth threshold of the curves goes into report.json."""
-_LOOK_SECONDS_A_CLASS = 40
+_LOOK_SECONDS_A_CLASS = 100
 
 Levels = NDArray[np.uint8]
 
@@ -538,11 +538,12 @@ def _groups(rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return groups
 
 
-class ValInformativity:
-    """A quick look at a translator in training: how many val pictures do the judges accept?
+class ValFigures:
+    """A quick look at a translator in training: what do the judges say of val pictures?
 
-    It draws the same val sounds each time, up to 40 seconds a class, without interval or control.
-    It chooses nothing and stops nothing: a run is judged by ``soundsight evaluate``.
+    It draws the same val sounds each time, up to 100 seconds a class, without interval or control,
+    and nothing is hidden. It chooses nothing and stops nothing: a run is judged by ``soundsight
+    evaluate``.
     """
 
     def __init__(self, judges: Judges, bench: Bench, *, seed: int = 0) -> None:
@@ -554,12 +555,42 @@ class ValInformativity:
             mine = [pair for pair in pairs if pair.subject == subject]
             order = rng.permutation(len(mine))[:_LOOK_SECONDS_A_CLASS]
             chosen += [mine[i] for i in sorted(order)]
-        self._heard = segments.bench_segments(bench, chosen)
+        self._sounds = segments.bench_segments(bench, chosen)
+        self._photos: NDArray[np.float32] | None = None
+        if judges.classifier is not None:
+            self._photos = judges.classifier.features(read_photos(bench, "val")[0])
 
     def __call__(self, task: Task, step: int) -> dict[str, float]:
-        """Return the share accepted of each class (``val_dog``, ...) and ``val_informativity``."""
+        """Return figures by name.
+
+        ``val_informativity``: the share accepted by the judge of the sound's class, mean over
+        classes; ``val_dog`` and so on of each. ``val_shuffled``: the share that a judge accepts of
+        the pictures of other classes' sounds. ``val_coherence``: how much higher the judges'
+        log-odds are for the sound's class than for another's (:func:`metrics.matching_gap`). With
+        ``val_second_`` the last two and informativity by the second judge. ``val_kid``: KID from
+        val's photos in the classifier's features.
+        """
         del step
         assert isinstance(task, TranslatorTask)  # no other task draws pictures
-        kinds = self._heard.kinds
-        found = mean_over_classes(self._judges.accepts(task.draw(self._heard.mels), kinds), kinds)
-        return {"val_informativity": found.pop("mean")} | {f"val_{s}": x for s, x in found.items()}
+        kinds, judges = self._sounds.kinds, self._judges
+        pictures = task.draw(self._sounds.mels)
+        own = np.arange(len(kinds)), columns_of(kinds)
+        figures: dict[str, float] = {}
+        for name, panel in (("val_", judges), ("val_second_", judges.second)):
+            if panel is None:
+                continue
+            scores = panel.scores(pictures)
+            accepted = panel.decide(scores)
+            found = mean_over_classes(accepted[own], kinds)
+            gap = metrics.matching_gap(accepted.astype(np.float64), kinds)
+            figures[f"{name}informativity"] = found["mean"]
+            figures[f"{name}shuffled"] = found["mean"] - gap
+            figures[f"{name}coherence"] = metrics.matching_gap(metrics.log_odds(scores), kinds)
+            if panel is judges:
+                figures |= {f"val_{subject}": found[subject] for subject in SUBJECTS}
+        if judges.classifier is not None and self._photos is not None:
+            figures["val_kid"] = fidelity.kernel_distance(
+                self._photos, judges.classifier.features(pictures),
+                subsets=fidelity.SUBSETS, subset_size=fidelity.SUBSET_SIZE, seed=0,
+            )[0]  # fmt: skip
+        return figures

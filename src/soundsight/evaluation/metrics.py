@@ -111,6 +111,35 @@ def as_json(rows: Mapping[str, Shares]) -> dict[str, dict[str, Any]]:
     return {name: {key: asdict(share) for key, share in row.items()} for name, row in rows.items()}
 
 
+def matching_gap(values: NDArray[np.floating], subjects: Sequence[str]) -> float:
+    """How much higher values are for a picture's own class than for another's.
+
+    Of the mean over each class's pictures of each judge's values, the mean where both are one
+    class, less the mean where they are two. 0 where nothing depends on the sound, however much some
+    judges like any picture.
+
+    Args:
+        values: [n, 5], of n pictures by the judge of each of ``SUBJECTS``.
+        subjects: the class of the sound of each picture; every class is needed.
+
+    Raises:
+        DataError: when a class has no picture.
+    """
+    own = columns_of(subjects)
+    if missing := [s for n, s in enumerate(SUBJECTS) if n not in own]:
+        raise DataError(f"no picture of a sound of {missing[0]}")
+    means = np.stack([values[own == n].mean(axis=0) for n in range(len(SUBJECTS))])
+    same = np.eye(len(SUBJECTS), dtype=bool)
+    return float(means[same].mean() - means[~same].mean())
+
+
+def log_odds(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the natural log-odds of probabilities, at most 13.8 either way (one in a million)."""
+    kept = np.clip(probabilities.astype(np.float64), 1e-6, 1 - 1e-6)
+    odds: NDArray[np.float64] = np.log(kept / (1 - kept))
+    return odds
+
+
 def shuffled(
     subjects: Sequence[str], seed: int, all_classes: Sequence[str] = SUBJECTS
 ) -> NDArray[np.int64] | None:

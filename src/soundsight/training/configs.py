@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from soundsight.core.config import check_values, choose
@@ -150,6 +150,12 @@ class MovingAverageConfig(Checked):
             raise ConfigError("moving_average.snapshots must be at least 2")
 
 
+_RC_SETTINGS = (
+    "adversarial_weight", "discriminator_steps", "discriminator_dropout", "score_norm",
+    "label_smoothing", "diff_augment",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class TranslatorConfig(Checked):
     """Training of a translator."""
@@ -161,6 +167,8 @@ class TranslatorConfig(Checked):
     discriminator_rate: Positive = 4e-4  #: Adam's learning rate for the discriminator
     beta1: Decay = 0.0  #: Adam's first decay
     beta2: Decay = 0.99  #: Adam's second decay
+    optimizer: Annotated[str, ("adam", "sgd")] = "adam"  #: of both networks
+    momentum: Decay = 0.9  #: SGD's
     pixel: Annotated[str, ("l1", "mse")] = "l1"
     pixel_weight: Weight = 0.0  #: weight of the pixel loss beside the adversarial loss
     #: Gaussian noise dimensions per embedding dimension (published: 0); None for the preset's
@@ -170,7 +178,15 @@ class TranslatorConfig(Checked):
     attention_width: int = 320  #: length of a token in these blocks
     attention_heads: int = 8  #: heads of each
     audio_source: int = 13  #: the encoder's layer that attention listens to; 13 = the embedding
-    moving_average: MovingAverageConfig = MovingAverageConfig()  #: adversaries (``rc``)
+    # Of ``rc``; none of them is published:
+    moving_average: MovingAverageConfig = MovingAverageConfig()  #: adversaries
+    adversarial_weight: Weight = 1.0  #: weight of the generator's adversarial loss
+    discriminator_steps: Count = 1  #: steps of the discriminator, each on its own pairs, a step
+    discriminator_dropout: Decay | None = None  #: its rate; None for the preset's
+    score_norm: bool = True  #: whether a BatchNorm stands before the RC-score's tanh (published)
+    label_smoothing: Decay = 0.0  #: r is 1 less this, either way
+    #: shift and colours of real and generated pictures before the discriminator (ours)
+    diff_augment: bool = False
     # Of ``relativistic``:
     penalty: Weight = 1.0  #: gamma of the R1 and R2 gradient penalties
     penalty_every: Count = 8  #: steps between two penalties; each is scaled up to make up for it
@@ -196,6 +212,11 @@ class TranslatorConfig(Checked):
             raise ConfigError("the moving average belongs to --objective rc")
         if self.noise_ratio is not None and not 0 <= self.noise_ratio <= MAX_NOISE_RATIO:
             raise ConfigError(f"noise_ratio must lie in [0, {MAX_NOISE_RATIO}]")
+        if self.objective != "rc":
+            plain = {f.name: f.default for f in fields(self) if f.name in _RC_SETTINGS}
+            for name, value in plain.items():
+                if getattr(self, name) != value:
+                    raise ConfigError(f"{name} belongs to --objective rc")
         if self.objective == "rc" and max(
             self.contrast_weight, self.coherence_weight, self.variational_weight
         ):

@@ -18,16 +18,20 @@ _REAL, _GENERATED = 1.0, -1.0
 
 
 def rc_discriminator_loss(
-    real: Float[Tensor, " n"], generated: Float[Tensor, " n"]
+    real: Float[Tensor, " n"], generated: Float[Tensor, " n"], smoothing: float = 0.0
 ) -> Float[Tensor, ""]:
-    """|r - r^| over real and generated pictures (arXiv 2106.01266, the discriminator's loss)."""
-    real, generated = real.float(), generated.float()
-    return (_REAL - real).abs().mean() + (_GENERATED - generated).abs().mean()
+    """|r - r^| over real and generated pictures (arXiv 2106.01266, the discriminator's loss).
+
+    With ``smoothing`` s in [0, 1) the targets r are 1 - s and s - 1 (label smoothing, Salimans et
+    al. 2016, on either side).
+    """
+    real, generated, kept = real.float(), generated.float(), 1.0 - smoothing
+    return (kept * _REAL - real).abs().mean() + (kept * _GENERATED - generated).abs().mean()
 
 
-def rc_generator_loss(generated: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+def rc_generator_loss(generated: Float[Tensor, " n"], smoothing: float = 0.0) -> Float[Tensor, ""]:
     """|r_real - r^| of generated pictures (arXiv 2106.01266, the adversarial term of G)."""
-    return (_REAL - generated.float()).abs().mean()
+    return ((1.0 - smoothing) * _REAL - generated.float()).abs().mean()
 
 
 def pixel_loss(

@@ -6,7 +6,9 @@ Two objectives, both without a label:
     L1 on the RC-score plus a pixel loss, and a moving-average adversarial loss where one is asked
     for (:class:`MovingAverageAdversary`). Real and generated pictures share one batch, in
     both steps, because the RC-score ends in a one-channel BatchNorm. The discriminator's dropout
-    stays on, as published.
+    stays on, as published. What is not published are settings: the weights of both losses, the
+    optimiser and its rates, the discriminator's steps and dropout, whether a BatchNorm ends it,
+    how far r is smoothed. ``diff_augment`` (ours, off) shifts and recolours what it sees.
 ``relativistic`` (ours)
     Paired softplus loss, R1 + R2 gradient penalties, differentiable augmentation, and a
     matching-aware negative: a real picture with the sound of another video must score below the
@@ -20,13 +22,14 @@ Two objectives, both without a label:
 
 Not known from the paper, and chosen here: r = +1 / -1, L1 as pixel loss with weight 1 for ``rc``
 and 0 for ``relativistic`` (the bench pairs a sound with one of many photos that would fit), Adam
-with beta1 = 0 or .5, learning rates.
+with beta1 = 0 or .5, learning rates. ``docs/published.md`` compares other choices.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,7 +50,11 @@ from soundsight.data.store.dataset import PairDataset
 from soundsight.models.picture_posterior import PicturePosterior
 from soundsight.models.presets import preset
 from soundsight.models.published.autoencoder import EMBEDDING_LAYER, Autoencoder, check_source
-from soundsight.models.published.discriminator import ProjectionDiscriminator, RCDiscriminator
+from soundsight.models.published.discriminator import (
+    ProjectionDiscriminator,
+    RCDiscriminator,
+    RCDiscriminatorConfig,
+)
 from soundsight.models.published.generator import DenseGenerator, DenseGeneratorConfig
 from soundsight.training import losses
 from soundsight.training.augment import diff_augment
@@ -84,6 +91,24 @@ def _generator_config(config: TranslatorConfig, encoder: AudioEncoder) -> DenseG
         changes["source_maps"] = encoder.config.maps[config.audio_source - 1]
     sizes = preset(config.preset).generator
     return replace(sizes, embedding_size=encoder.embedding_size, **changes)
+
+
+def _discriminator_config(config: TranslatorConfig, size: int) -> RCDiscriminatorConfig:
+    """The published discriminator's sizes for embeddings of ``size`` numbers."""
+    sizes = preset(config.preset).rc_discriminator
+    rate = config.discriminator_dropout
+    return replace(
+        sizes, embedding_size=size, score_norm=config.score_norm,
+        dropout=sizes.dropout if rate is None else rate,
+    )  # fmt: skip
+
+
+def _optimizer(
+    config: TranslatorConfig, parameters: Iterable[nn.Parameter], rate: float
+) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=config.momentum)
+    return torch.optim.Adam(parameters, lr=rate, betas=(config.beta1, config.beta2))
 
 
 class MovingAverageAdversary(nn.Module):
@@ -132,16 +157,19 @@ class MovingAverageAdversary(nn.Module):
         real: Float[Tensor, "n 3 96 96"],
         generated: Float[Tensor, "n 3 96 96"],
         embedding: Float[Tensor, "n e"],
+        *,
+        smoothing: float = 0.0,
     ) -> Float[Tensor, ""]:
         """Return the mean over the adversaries of ``|r_real - r^|`` of the generated pictures.
 
-        Real pictures share the batch and get no gradient; pictures lie in [-1, 1].
+        Real pictures share the batch and get no gradient; pictures lie in [-1, 1]. r_real is 1 less
+        ``smoothing``.
         """
         both = torch.cat([real, generated])
         sounds = torch.cat([embedding, embedding])
         # A copy is made in evaluation mode by some readings; its batch statistics must be these.
         terms = [
-            losses.rc_generator_loss(adversary.train()(both, sounds)[len(real) :])
+            losses.rc_generator_loss(adversary.train()(both, sounds)[len(real) :], smoothing)
             for adversary in self.adversaries(discriminator)
         ]
         return torch.stack(terms).mean()
@@ -190,7 +218,7 @@ class TranslatorTask(Task):
         sizes, size = preset(config.preset), encoder.embedding_size
         self.generator = channels_last(DenseGenerator(_generator_config(config, encoder)))
         judge: nn.Module = (
-            RCDiscriminator(replace(sizes.rc_discriminator, embedding_size=size))
+            RCDiscriminator(_discriminator_config(config, size))
             if config.objective == "rc"
             else ProjectionDiscriminator(
                 replace(sizes.projection_discriminator, embedding_size=size)
@@ -219,12 +247,9 @@ class TranslatorTask(Task):
             **drawing, "average": self.ema.average, "discriminator": judge,
             "adversary": self.adversary,
         }  # fmt: skip
-        betas = (config.beta1, config.beta2)
         drawn_by = [p for network in drawing.values() for p in network.parameters()]
-        self.g_optimizer = torch.optim.Adam(drawn_by, lr=config.generator_rate, betas=betas)
-        self.d_optimizer = torch.optim.Adam(
-            judge.parameters(), lr=config.discriminator_rate, betas=betas
-        )
+        self.g_optimizer = _optimizer(config, drawn_by, config.generator_rate)
+        self.d_optimizer = _optimizer(config, judge.parameters(), config.discriminator_rate)
         self.optimizers = {"generator": self.g_optimizer, "discriminator": self.d_optimizer}
         self._penalties: Scalars = {}
         self._steps_to_sample = {max(1, round(s * config.loop.steps)) for s in _EARLY_SHARES}
@@ -257,18 +282,24 @@ class TranslatorTask(Task):
 
     def step(self, step: int, rng: torch.Generator) -> Scalars:
         config, loop = self.config, self.loop
-        rows = self.data.rows(loop.batch_size, loop.seed, step)
         for network in (self.generator, self.discriminator, self.posterior):
             if network is not None:
                 network.train()
-        parts = [self._part(own, rng) for own in self.devices.parts_of(rows, loop.accumulate)]
+        judged: Callable[[SimpleNamespace], tuple[Tensor, Scalars]]
+        drawn: Callable[[SimpleNamespace], tuple[Tensor, Scalars]]
         if config.objective == "rc":
-            judged, drawn = self._rc_discriminator, self._rc_generator
+            judged = partial(self._rc_discriminator, rng=rng)
+            drawn = partial(self._rc_generator, rng=rng)
         else:
             penalised = step % config.penalty_every == 0
             judged = partial(self._relativistic_discriminator, rng=rng, penalised=penalised)
             drawn = partial(self._relativistic_generator, rng=rng)
-        d_scalars = self.descend("d_gradient", self.d_optimizer, parts, judged)
+        # The generator takes its step on the pairs of the discriminator's last one.
+        turns = config.discriminator_steps
+        for turn in range(turns):
+            rows = self.data.rows(loop.batch_size, loop.seed, step * turns + turn)
+            parts = [self._part(own, rng) for own in self.devices.parts_of(rows, loop.accumulate)]
+            d_scalars = self.descend("d_gradient", self.d_optimizer, parts, judged)
         self.discriminator.requires_grad_(False)
         g_scalars = self.descend("g_gradient", self.g_optimizer, parts, drawn)
         self.discriminator.requires_grad_(True)
@@ -327,26 +358,35 @@ class TranslatorTask(Task):
         generated: Tensor = part.generated
         return generated if generated.requires_grad else self._draw(part)
 
-    def _rc_discriminator(self, part: SimpleNamespace) -> tuple[Tensor, Scalars]:
-        both = torch.cat([part.image, self._shown(part)])
+    def _rc_discriminator(
+        self, part: SimpleNamespace, *, rng: torch.Generator
+    ) -> tuple[Tensor, Scalars]:
+        both = torch.cat([self._seen(part.image, rng), self._seen(self._shown(part), rng)])
         with self.devices.autocast():
-            scores = self.discriminator(both, part.embedding.repeat(2, 1))
-        loss = losses.rc_discriminator_loss(*scores.chunk(2))
+            real, fake = self.discriminator(both, part.embedding.repeat(2, 1)).chunk(2)
+        loss = losses.rc_discriminator_loss(real, fake, self.config.label_smoothing)
         return loss, {"d_loss": loss}
 
-    def _rc_generator(self, part: SimpleNamespace) -> tuple[Tensor, Scalars]:
-        generated = self._drawn(part)
+    def _rc_generator(
+        self, part: SimpleNamespace, *, rng: torch.Generator
+    ) -> tuple[Tensor, Scalars]:
+        config, generated = self.config, self._drawn(part)
+        real, fake = self._seen(part.image, rng), self._seen(generated, rng)
         with self.devices.autocast():
             adversarial = self.adversary.loss(
-                self.discriminator, part.image, generated, part.embedding
+                self.discriminator, real, fake, part.embedding, smoothing=config.label_smoothing
             )
-        pixels = losses.pixel_loss(generated, part.image, self.config.pixel)
-        return adversarial + self.config.pixel_weight * pixels, {
+        pixels = losses.pixel_loss(generated, part.image, config.pixel)
+        return config.adversarial_weight * adversarial + config.pixel_weight * pixels, {
             "g_adversarial": adversarial,
             "pixel_loss": pixels,
             # How much the pictures of one batch differ; near 0 they have collapsed into one.
             "variety": generated.std(dim=0).mean(),
         }
+
+    def _seen(self, pictures: Tensor, rng: torch.Generator) -> Tensor:
+        """Pictures as the published discriminator sees them."""
+        return diff_augment(pictures, rng) if self.config.diff_augment else pictures
 
     def _relativistic_discriminator(
         self, part: SimpleNamespace, *, rng: torch.Generator, penalised: bool

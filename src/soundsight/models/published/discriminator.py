@@ -38,6 +38,7 @@ class RCDiscriminatorConfig:
     #: feature maps of the twelve convolutions over the picture
     maps: tuple[int, ...] = (96, 192, 192, 208, 224, 240, 256, 256, 256, 256, 256, 256)
     dropout: float = 0.5  #: spatial dropout rate after each of them
+    score_norm: bool = True  #: whether a BatchNorm stands before the last tanh, as published
 
     def __post_init__(self) -> None:
         if self.embedding_size < 4 or self.embedding_size % 4:
@@ -60,7 +61,8 @@ class RCDiscriminator(NamedLayers):
             maps_in = maps
         maps_in += config.embedding_size // 4
         self._last = f"conv{len(config.maps) + 1}"
-        self.add(self._last, nn.Conv2d(maps_in, 1, 2, bias=False))
+        last = nn.Conv2d(maps_in, 1, 2, bias=not config.score_norm)
+        self.add(self._last, last, norm=config.score_norm)
         self.dropout = nn.Dropout2d(config.dropout)
 
     def forward(
@@ -71,6 +73,8 @@ class RCDiscriminator(NamedLayers):
         for i in range(1, len(self.config.maps) + 1):
             x = self.dropout(torch.relu(self.normed(f"conv{i}", x)))
         x = torch.cat([x, embedding.reshape(len(x), -1, 2, 2)], dim=1)
+        if not self.config.score_norm:
+            return torch.tanh(getattr(self, self._last)(x)).flatten()
         return torch.tanh(self.normed(self._last, x)).flatten()
 
 

@@ -6,12 +6,13 @@ from torch import Tensor, nn
 
 
 class NamedLayers(nn.Module):
-    """A network of layers NAME, each followed by a BatchNorm NAME_bn."""
+    """A network of layers NAME, each followed by a BatchNorm NAME_bn unless it is added without."""
 
-    def add(self, name: str, layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
-        """Add a layer and its BatchNorm."""
+    def add(self, name: str, layer: nn.Conv2d | nn.ConvTranspose2d, *, norm: bool = True) -> None:
+        """Add a layer and, with ``norm``, its BatchNorm."""
         setattr(self, name, layer)
-        setattr(self, f"{name}_bn", nn.BatchNorm2d(layer.out_channels))
+        if norm:
+            setattr(self, f"{name}_bn", nn.BatchNorm2d(layer.out_channels))
 
     def normed(self, name: str, x: Tensor) -> Tensor:
         """Return what a layer and its BatchNorm make of x."""

@@ -1,0 +1,158 @@
+"""What the paper leaves open, searched: weights, optimisers, the discriminator's details.
+
+    python recipes/published_search.py --out runs/published_search --workers 2
+
+Every trial trains the published networks with the published losses (the RC-score, its L1) on the
+same 64,000 pictures (1,000 steps of 64) at the size ``small``, from one autoencoder, and changes
+what ``TRIALS`` says. After so few pictures next to none is informative, so trials are ranked by
+*coherence*: the judges' log-odds for the class of a picture's sound less those for another class,
+on 500 seconds of val (docs/training.md, watching a run). KID stands beside it. Devtest is not used.
+
+A trial takes 7 minutes of one core with AVX2 (counted beforehand: .26 s a step), the whole search
+three hours of two. Each adds its row to ``docs/published_search.csv``; a trial that has one is not
+run again, and a search that was stopped goes on by the same command. ``--trial NAME`` runs one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soundsight.judges.apply import PACKAGED_JUDGES
+from steps import arguments, log_of, run, scaled, training, went_wrong
+
+STEPS, BATCH = 1000, 64
+AUTOENCODER_STEPS = 1200
+LAST_LINES = 10
+TABLE = Path(__file__).parent.parent / "docs" / "published_search.csv"
+
+Settings = dict[str, Any]
+
+NO_PIXELS: Settings = {"pixel_weight": 0}
+TRIALS: dict[str, Settings] = {
+    # One thing at a time from the strict reading, whose pixel loss weighs as much as its adversary.
+    "strict": {},
+    "pixel 0": NO_PIXELS,
+    "pixel .1": {"pixel_weight": 0.1},
+    "pixel 10": {"pixel_weight": 10},
+    "pixel 1, MSE": {"pixel": "mse"},
+    # And from the reading without a pixel loss.
+    "rates 5e-4": NO_PIXELS | {"generator_rate": 5e-4, "discriminator_rate": 5e-4},
+    "rates 1e-3": NO_PIXELS | {"generator_rate": 1e-3, "discriminator_rate": 1e-3},
+    "rates 2e-4, 8e-4": NO_PIXELS | {"discriminator_rate": 8e-4},
+    "rates 8e-4, 2e-4": NO_PIXELS | {"generator_rate": 8e-4},
+    "beta1 0": NO_PIXELS | {"beta1": 0},
+    "SGD .01": NO_PIXELS | {"optimizer": "sgd", "generator_rate": 0.01, "discriminator_rate": 0.01},
+    "SGD .05": NO_PIXELS | {"optimizer": "sgd", "generator_rate": 0.05, "discriminator_rate": 0.05},
+    "no dropout in D": NO_PIXELS | {"discriminator_dropout": 0},
+    "no BatchNorm at the end of D": NO_PIXELS | {"score_norm": False},
+    "smoothing .1": NO_PIXELS | {"label_smoothing": 0.1},
+    "smoothing .3": NO_PIXELS | {"label_smoothing": 0.3},
+    "two D steps": NO_PIXELS | {"discriminator_steps": 2},
+    "noise .25": NO_PIXELS | {"noise_ratio": 0.25},
+    "DiffAugment": NO_PIXELS | {"diff_augment": True},
+}
+
+FIGURES = ("val_coherence", "val_second_coherence", "val_kid", "val_informativity", "val_shuffled",
+           "val_second_informativity", "val_second_shuffled")  # fmt: skip
+LOSSES = ("d_loss", "g_adversarial", "pixel_loss", "variety")
+COLUMNS = ("trial", "preset", "pictures", "seed", *FIGURES, *LOSSES, "pairs_a_second", "changed")
+
+_writing = threading.Lock()
+
+
+def written(value: object) -> str:
+    """Return a value as ``--set`` takes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def known(table: Path) -> list[dict[str, str]]:
+    """Return the rows of the table, none where there is none."""
+    if not table.exists():
+        return []
+    with table.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def add_row(table: Path, row: dict[str, object]) -> None:
+    """Write one more row."""
+    with _writing:
+        new = not table.exists()
+        with table.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+def measure(folder: Path) -> dict[str, object]:
+    """Return the figures of a finished trial; empty of one whose loss was no longer finite."""
+    if went_wrong(folder):
+        return {}
+    log = log_of(folder)
+    last = [line for line in log if "d_loss" in line][-LAST_LINES:]
+    found: dict[str, float] = {key: float(np.mean([line[key] for line in last])) for key in LOSSES}
+    looked = [line for line in log if FIGURES[0] in line][-1]
+    found |= {key: looked[key] for key in FIGURES}
+    rates = [line["items_per_s"] for line in log if "items_per_s" in line]
+    found["pairs_a_second"] = float(np.median(rates))
+    return {key: f"{value:.4g}" for key, value in found.items() if math.isfinite(value)}
+
+
+def slug(name: str, seed: int) -> str:
+    """Name the folder of a trial."""
+    return f"{name.lower().replace(', ', '-').replace(' ', '-')}-{seed}"
+
+
+def try_out(args: argparse.Namespace, name: str, encoder: Path, seed: int) -> None:
+    """Train one trial and add its row."""
+    steps, preset, folder = scaled(args, STEPS), args.preset or "small", args.out / slug(name, seed)
+    # Of a thousand steps, an average over the last hundred.
+    settings = {"ema_decay": 0.99, **TRIALS[name]}
+    changes = [part for key, value in settings.items()
+               for part in ("--set", f"{key}={written(value)}")]  # fmt: skip
+    run("train", "translator", "--encoder", encoder, "--preset", preset, "--objective", "rc",
+        "--steps", steps, "--batch-size", BATCH, "--seed", seed, *changes,
+        "--judges", args.judges or PACKAGED_JUDGES, "--evaluate-every", max(1, steps // 4),
+        *training(args), "-o", folder, unless=lambda: went_wrong(folder))  # fmt: skip
+    add_row(args.table, {
+        "trial": name, "preset": preset, "pictures": steps * BATCH, "seed": seed, **measure(folder),
+        "changed": json.dumps(TRIALS[name]),
+    })  # fmt: skip
+
+
+def main() -> None:
+    """Run every trial that has no row."""
+    parser = arguments(__doc__, "runs/published_search", seeds=1)
+    parser.set_defaults(threads=1)
+    parser.add_argument("--workers", type=int, default=2, help="trials at a time")
+    parser.add_argument("--trial", action="append", choices=list(TRIALS), help="this one alone")
+    parser.add_argument("--table", type=Path, default=TABLE)
+    args = parser.parse_args()
+    encoder, preset = args.out / "autoencoder", args.preset or "small"
+    run("train", "encoder", "--kind", "autoencoder", "--schedule", "published", "--preset", preset,
+        "--steps", scaled(args, AUTOENCODER_STEPS), *training(args), "-o", encoder)  # fmt: skip
+    pictures = scaled(args, STEPS) * BATCH
+    there = {(row["trial"], row["preset"], int(row["pictures"]), int(row["seed"]))
+             for row in known(args.table)}  # fmt: skip
+    with ThreadPoolExecutor(args.workers) as pool:
+        waiting = [
+            pool.submit(try_out, args, name, encoder, seed)
+            for seed in range(args.seeds)
+            for name in args.trial or TRIALS
+            if (name, preset, pictures, seed) not in there
+        ]
+        for trial in waiting:
+            trial.result()
+
+
+if __name__ == "__main__":
+    main()
