@@ -552,6 +552,17 @@ def test_shares_are_those_of_each_class_and_their_mean(toy_bench: Bench) -> None
     assert figures.pop("val_informativity") == pytest.approx((0 + 4 * 11 / 12) / 5)
     # The five judges agree, so only thresholds tell classes apart: the first accepts nothing.
     assert figures.pop("val_shuffled") == pytest.approx((4 * 4 * 11 / 12) / 20)
+    pairs = toy_bench.pairs("val")
+    photos = {pair.photo: toy_bench.photo(pair.photo).astype(float) for pair in pairs}
+    own, other = [], []
+    for pair in pairs:
+        grey = int(toy_bench.spectrogram(pair.spectrogram).mean())
+        away = {name: np.abs(grey - photo).mean() / 127.5 for name, photo in photos.items()}
+        own.append(away.pop(pair.photo))
+        other.append([away[name] for name in away if name.startswith(pair.subject)])
+    assert figures.pop("val_pixel_loss") == pytest.approx(np.mean(own))
+    loss = figures.pop("val_other_pixel_loss")
+    assert np.mean(np.min(other, axis=1)) <= loss <= np.mean(np.max(other, axis=1))
     assert figures.pop("val_coherence") == pytest.approx(0.0, abs=1e-9)
     expected = {f"val_{s}": 11 / 12 for s in SUBJECTS} | {f"val_{SUBJECTS[0]}": 0.0}
     assert figures == pytest.approx(expected)

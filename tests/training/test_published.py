@@ -29,7 +29,13 @@ from soundsight.training.configs import (
     default_encoder_config,
 )
 from soundsight.training.devices import Devices
-from soundsight.training.encoder import EncoderTask, condition, load_encoder, to_float
+from soundsight.training.encoder import (
+    EncoderTask,
+    condition,
+    load_encoder,
+    standardised,
+    to_float,
+)
 from soundsight.training.published import (
     MovingAverageAdversary,
     TranslatorTask,
@@ -212,6 +218,35 @@ def test_both_turns_of_the_discriminator_see_augmented_pictures(
     # Black pictures all: the scores of real and generated ones differ by nothing, r by 2.
     assert float(scalars["d_loss"]) == pytest.approx(2.0, abs=1e-5)
     assert float(scalars["pixel_loss"]) > 0.1
+
+
+def test_standardised_embeddings_are_white_of_one_length_and_stand_in_the_run(
+    toy_bench: Bench, encoder_run: Path, autoencoder_run: Path, tmp_path: Path
+) -> None:
+    plain = load_encoder(autoencoder_run)
+    rng = torch.Generator().manual_seed(0)
+    known = torch.randn(4000, 16, generator=rng) @ torch.randn(16, 16, generator=rng) + 3.0
+    white = standardised(plain, known)._standardised(known)
+    torch.testing.assert_close(white.square().mean(dim=1), torch.ones(4000))
+    exact = known.double().numpy()
+    variances, axes = np.linalg.eigh(np.cov(exact.T))
+    expected = (exact - exact.mean(axis=0)) @ (
+        axes @ np.diag((variances + 0.3 * variances.mean()) ** -0.5) @ axes.T
+    )
+    expected /= np.sqrt(np.mean(expected**2, axis=1, keepdims=True))
+    np.testing.assert_allclose(white.numpy(), expected, atol=1e-3)
+
+    config = replace(default_config("rc", "tiny", "x"), loop=LOOP, standardised_embedding=True)
+    data = PairDataset(toy_bench, "train")
+    task = TranslatorTask(config, plain, data, encoder_run=autoencoder_run)
+    assert fit(task, tmp_path / "run", LOOP, to_dict(config))
+    lengths = task.embeddings.square().mean(dim=1)
+    torch.testing.assert_close(lengths, torch.ones(len(data)), atol=1e-2, rtol=0)
+    kept = load_encoder(tmp_path / "run")
+    mel = to_float(data.gather(np.arange(4)).mel)
+    torch.testing.assert_close(kept.encode(mel), task.embeddings[:4], atol=1e-4, rtol=0)
+    with pytest.raises(ConfigError, match="standardised_embedding is for an autoencoder"):
+        TranslatorTask(config, load_encoder(encoder_run), data, encoder_run=encoder_run)
 
 
 @pytest.mark.parametrize("source", [13, 12])

@@ -53,6 +53,7 @@ _CONTROL_SOUNDS = 20
 _STORED_EVERY = 5
 """Each fifth threshold of the curves goes into report.json."""
 _LOOK_SECONDS_A_CLASS = 100
+_LEVELS_A_UNIT = 127.5
 
 Levels = NDArray[np.uint8]
 
@@ -556,6 +557,19 @@ class ValFigures:
             order = rng.permutation(len(mine))[:_LOOK_SECONDS_A_CLASS]
             chosen += [mine[i] for i in sorted(order)]
         self._sounds = segments.bench_segments(bench, chosen)
+        self._frames = np.stack([bench.photo(pair.photo) for pair in chosen])
+        # The next frame of the class that is another one; its own where there is none.
+        self._other = np.arange(len(chosen))
+        for i, pair in enumerate(chosen):
+            later = [*range(i + 1, len(chosen)), *range(i)]
+            self._other[i] = next(
+                (
+                    k
+                    for k in later
+                    if chosen[k].subject == pair.subject and chosen[k].photo != pair.photo
+                ),
+                i,
+            )
         self._photos: NDArray[np.float32] | None = None
         if judges.classifier is not None:
             self._photos = judges.classifier.features(read_photos(bench, "val")[0])
@@ -568,14 +582,20 @@ class ValFigures:
         the pictures of other classes' sounds. ``val_coherence``: how much higher the judges'
         log-odds are for the sound's class than for another's (:func:`metrics.matching_gap`). With
         ``val_second_`` the last two and informativity by the second judge. ``val_kid``: KID from
-        val's photos in the classifier's features.
+        val's photos in the classifier's features. ``val_pixel_loss``: L1 from the sound's own
+        frame, in [-1, 1]; ``val_other_pixel_loss``: from another frame of its class.
         """
         del step
         assert isinstance(task, TranslatorTask)  # no other task draws pictures
         kinds, judges = self._sounds.kinds, self._judges
         pictures = task.draw(self._sounds.mels)
         own = np.arange(len(kinds)), columns_of(kinds)
-        figures: dict[str, float] = {}
+        figures = {
+            f"val_{name}pixel_loss": float(
+                np.abs(pictures.astype(np.float32) - self._frames[rows]).mean() / _LEVELS_A_UNIT
+            )
+            for name, rows in (("", own[0]), ("other_", self._other))
+        }
         for name, panel in (("val_", judges), ("val_second_", judges.second)):
             if panel is None:
                 continue

@@ -152,7 +152,7 @@ class MovingAverageConfig(Checked):
 
 _RC_SETTINGS = (
     "adversarial_weight", "discriminator_steps", "discriminator_dropout", "score_norm",
-    "label_smoothing", "diff_augment",
+    "label_smoothing", "standardised_embedding", "diff_augment",
 )  # fmt: skip
 
 
@@ -185,6 +185,8 @@ class TranslatorConfig(Checked):
     discriminator_dropout: Decay | None = None  #: its rate; None for the preset's
     score_norm: bool = True  #: whether a BatchNorm stands before the RC-score's tanh (published)
     label_smoothing: Decay = 0.0  #: r is 1 less this, either way
+    #: whiten the autoencoder's embeddings and give each the same length (ours)
+    standardised_embedding: bool = False
     #: shift and colours of real and generated pictures before the discriminator (ours)
     diff_augment: bool = False
     # Of ``relativistic``:

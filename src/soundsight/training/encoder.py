@@ -40,6 +40,8 @@ AudioEncoder = Autoencoder | SoundEncoder | Ears
 """Each has ``encode(mel [n, 1, 128, 100]) -> [n, E]`` with ``embedding_size`` E, and
 ``features(mel) -> [n, F]`` with ``feature_size`` F, what the embedding is made from."""
 
+_HELD_BACK = 0.3
+
 _NETWORKS: dict[str, tuple[Callable[[Any], AudioEncoder], type]] = {
     "contrastive": (SoundEncoder, ContrastiveConfig),
     "autoencoder": (Autoencoder, AutoencoderConfig),
@@ -201,6 +203,30 @@ def condition(
     if isinstance(encoder, Autoencoder):
         return encoder.condition(mel, source)
     return encoder.encode(mel)
+
+
+@torch.no_grad()
+def standardised(encoder: Autoencoder, embeddings: Float[Tensor, "pairs E"]) -> Autoencoder:
+    """Return a copy of an encoder that whitens its embeddings and gives each the same length.
+
+    An autoencoder's embeddings differ most in how loud sounds are, and a few silent seconds lie far
+    from all others; a generator that ends every layer in a BatchNorm then hardly sees the rest.
+    Axes of little variance are held back: their variance is raised by .3 of the mean over axes.
+
+    Args:
+        embeddings: those of the training pairs, by ``encoder`` as it is.
+    """
+    network = Autoencoder(replace(encoder.config, standardised=True)).to(embeddings.device)
+    network.load_state_dict(encoder.state_dict(), strict=False)
+    exact = embeddings.double()
+    mean = exact.mean(dim=0)
+    variances, axes = torch.linalg.eigh(torch.cov((exact - mean).T))
+    # Their size does not matter, as embeddings get one length; half precision holds up to 1.
+    scale = (variances + _HELD_BACK * variances.mean()).rsqrt()
+    scale = scale / scale.max()
+    network.get_buffer("embedding_mean").copy_(mean)
+    network.get_buffer("embedding_whitening").copy_(axes * scale @ axes.T)
+    return network.eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ Two objectives, both without a label:
     both steps, because the RC-score ends in a one-channel BatchNorm. The discriminator's dropout
     stays on, as published. What is not published are settings: the weights of both losses, the
     optimiser and its rates, the discriminator's steps and dropout, whether a BatchNorm ends it,
-    how far r is smoothed. ``diff_augment`` (ours, off) shifts and recolours what it sees.
+    how far r is smoothed. Two are ours, and off: ``diff_augment`` shifts and recolours what it
+    sees, ``standardised_embedding`` whitens the sounds' embeddings.
 ``relativistic`` (ours)
     Paired softplus loss, R1 + R2 gradient penalties, differentiable augmentation, and a
     matching-aware negative: a real picture with the sound of another video must score below the
@@ -67,7 +68,14 @@ from soundsight.training.checkpoints import (
 )
 from soundsight.training.configs import MovingAverageConfig, TranslatorConfig
 from soundsight.training.devices import Devices
-from soundsight.training.encoder import AudioEncoder, condition, embed, to_float, to_levels
+from soundsight.training.encoder import (
+    AudioEncoder,
+    condition,
+    embed,
+    standardised,
+    to_float,
+    to_levels,
+)
 from soundsight.training.run_folder import read_run
 from soundsight.training.trainer import Ema, Scalars, Task, channels_last
 
@@ -212,8 +220,17 @@ class TranslatorTask(Task):
                 "train one of this preset, or choose the other one"
             )
         self.config, self.loop, self.data = config, config.loop, data
+        if config.standardised_embedding:
+            if not isinstance(encoder, Autoencoder) or encoder.config.standardised:
+                raise ConfigError(
+                    "standardised_embedding is for an autoencoder as it was trained: other "
+                    "encoders' embeddings have one length already"
+                )
+            encoder = standardised(encoder, embed(encoder, data))
         self._encoder, self._encoder_run, self.beside = encoder, encoder_run, [encoder]
-        self._encoder_about = {key: about[key] for key in ("kind", "preset", "network")}
+        self._encoder_about = {key: about[key] for key in ("kind", "preset")} | {
+            "network": to_dict(encoder.config)
+        }
         torch.manual_seed(config.loop.seed)
         sizes, size = preset(config.preset), encoder.embedding_size
         self.generator = channels_last(DenseGenerator(_generator_config(config, encoder)))

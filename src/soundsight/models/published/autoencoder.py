@@ -18,6 +18,7 @@ A generator with attention may listen to an earlier layer than the embedding: th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -73,6 +74,8 @@ class AutoencoderConfig:
     dropout: tuple[float, ...] = (
         0.15, 0.14, 0.13, 0.12, 0.11, 0.10, 0.10, 0.09, 0.08, 0.07, 0.06, 0.05,
     )  # fmt: skip
+    #: whether ``encode`` whitens embeddings and scales each to a root mean square of 1 (ours)
+    standardised: bool = False
 
 
 class Autoencoder(NamedLayers):
@@ -89,9 +92,12 @@ class Autoencoder(NamedLayers):
         for i, (kernel, stride) in enumerate(_MIRROR_KERNELS, 1):
             self.add(f"convT{i}", nn.ConvTranspose2d(maps[i - 1], maps[i], kernel, stride))
         self.dropouts = nn.ModuleList(nn.Dropout2d(rate) for rate in config.dropout)
+        if config.standardised:
+            self.register_buffer("embedding_mean", torch.zeros(config.embedding_size))
+            self.register_buffer("embedding_whitening", torch.eye(config.embedding_size))
 
     def encode(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n e"]:
-        """Return the audio embedding of each segment, in [-1, 1]."""
+        """Return the audio embedding of each segment, in [-1, 1] unless it is standardised."""
         return self.condition(mel, EMBEDDING_LAYER)
 
     def features(self, mel: Float[Tensor, "n 1 128 100"]) -> Float[Tensor, "n e"]:
@@ -107,8 +113,8 @@ class Autoencoder(NamedLayers):
             source: the layer, 1 to 13, that the generator's attention listens to.
 
         Returns:
-            The embedding (E numbers in [-1, 1]) and, for an earlier layer than 13, its C maps of
-            ``LAYER_SIZES`` after BatchNorm and ReLU, flattened.
+            The embedding (E numbers, as ``encode`` gives them) and, for an earlier layer than 13,
+            its C maps of ``LAYER_SIZES`` after BatchNorm and ReLU, flattened.
 
         Raises:
             ConfigError: when there is no such layer.
@@ -118,10 +124,21 @@ class Autoencoder(NamedLayers):
         for i in range(1, EMBEDDING_LAYER):
             x = torch.relu(self.normed(f"conv{i}", x))
             maps = x if i == source else maps
-        embedding = torch.tanh(self.normed(f"conv{EMBEDDING_LAYER}", x)).flatten(1)
+        embedding = self._standardised(self._embedded(x))
         if source == EMBEDDING_LAYER:
             return embedding
         return torch.cat([embedding, maps.flatten(1)], dim=1)
+
+    def _embedded(self, x: Tensor) -> Tensor:
+        """Layer 13: [n, C, 3, 3] -> [n, E] in [-1, 1]."""
+        return torch.tanh(self.normed(f"conv{EMBEDDING_LAYER}", x)).flatten(1)
+
+    def _standardised(self, embedding: Tensor) -> Tensor:
+        if not self.config.standardised:
+            return embedding
+        mean, whitening = cast(Tensor, self.embedding_mean), cast(Tensor, self.embedding_whitening)
+        white = (embedding - mean) @ whitening
+        return white * torch.rsqrt(white.square().mean(dim=1, keepdim=True).clamp(min=1e-12))
 
     def decode(self, embedding: Float[Tensor, "n e"]) -> Float[Tensor, "n 1 128 100"]:
         """Draw the log-mel again from its embedding, in [-1, 1]."""
@@ -134,6 +151,6 @@ class Autoencoder(NamedLayers):
     def forward(
         self, mel: Float[Tensor, "n 1 128 100"]
     ) -> tuple[Float[Tensor, "n 1 128 100"], Float[Tensor, "n e"]]:
-        """Return ``(reconstruction, embedding)``."""
+        """Return ``(reconstruction, embedding)``. The decoder was fitted on plain embeddings."""
         embedding = self.encode(mel)
         return self.decode(embedding), embedding
