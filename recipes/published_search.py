@@ -4,12 +4,13 @@
 
 Every trial trains the published networks with the published losses (the RC-score, its L1) on the
 same 64,000 pictures (1,000 steps of 64) at the size ``small``, from one autoencoder, and changes
-what ``TRIALS`` says. After so few pictures next to none is informative, so trials are ranked by
-*coherence*: the judges' log-odds for the class of a picture's sound less those for another class,
-on 500 seconds of val (docs/training.md, watching a run). KID stands beside it. Devtest is not used.
+what ``TRIALS`` says (*aligned pairs*: ``recipes/aligned_pairs.py``). After so few pictures next to
+none is informative, so trials are ranked by *coherence*: the judges' log-odds for the class of a
+picture's sound less those for another class, on 500 seconds of val (docs/training.md, watching a
+run). KID stands beside it. Devtest is not used.
 
-A trial takes 7 minutes of one core with AVX2 (counted beforehand: .26 s a step), the whole search
-three hours of two. Each adds its row to ``docs/published_search.csv``; a trial that has one is not
+A trial takes ten minutes of one core with AVX2 (.6 s a step), the whole search more than two hours
+of two. Each adds its row to ``docs/published_search.csv``; a trial that has one is not
 run again, and a search that was stopped goes on by the same command. ``--trial NAME`` runs one.
 """
 
@@ -19,6 +20,8 @@ import argparse
 import csv
 import json
 import math
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from soundsight.judges.apply import PACKAGED_JUDGES
-from steps import arguments, log_of, run, scaled, training, went_wrong
+from steps import arguments, how, log_of, run, scaled, training, went_wrong, where
 
 STEPS, BATCH = 1000, 64
 AUTOENCODER_STEPS = 1200
@@ -37,34 +40,42 @@ TABLE = Path(__file__).parent.parent / "docs" / "published_search.csv"
 Settings = dict[str, Any]
 
 NO_PIXELS: Settings = {"pixel_weight": 0}
-SLOW_D: Settings = NO_PIXELS | {"generator_rate": 1e-3, "discriminator_rate": 1e-4}
+SLOW_D: Settings = {"generator_rate": 1e-3, "discriminator_rate": 1e-4}
+PIXELS: Settings = SLOW_D | {"pixel_weight": 10}
+STANDARD: Settings = PIXELS | {"standardised_embedding": True}
 TRIALS: dict[str, Settings] = {
     # The strict reading, in which both losses weigh the same, and the ways out of its trouble: the
     # discriminator wins, whatever the generator does.
     "strict": {},
     "pixel 0": NO_PIXELS,
-    "dropout .3 in D": NO_PIXELS | {"discriminator_dropout": 0.3},
-    "slow D": SLOW_D,
-    # One thing at a time from the last of these.
+    "pixel 0, dropout .3 in D": NO_PIXELS | {"discriminator_dropout": 0.3},
+    "slow D, pixel 0": SLOW_D | NO_PIXELS,
+    "slow D, pixel 0, standardised": SLOW_D | NO_PIXELS | {"standardised_embedding": True},
     "slow D, pixel 1": SLOW_D | {"pixel_weight": 1},
-    "slow D, standardised": SLOW_D | {"standardised_embedding": True},
-    "slow D, dropout .2": SLOW_D | {"discriminator_dropout": 0.2},
-    "slow D, DiffAugment": SLOW_D | {"diff_augment": True},
-    "slow D, pixel 10": SLOW_D | {"pixel_weight": 10},
-    "slow D, no BatchNorm at its end": SLOW_D | {"score_norm": False},
-    "slow D, smoothing .2": SLOW_D | {"label_smoothing": 0.2},
-    "slow D, beta1 0": SLOW_D | {"beta1": 0},
-    "slow D, EMA": SLOW_D | {"moving_average.reading": "ema"},
-    "slow D, K = 5": SLOW_D | {"moving_average.reading": "snapshots"},
-    "rates 8e-4, 2e-4": NO_PIXELS | {"generator_rate": 8e-4},
-    "rates 3e-4, 3e-5": NO_PIXELS | {"generator_rate": 3e-4, "discriminator_rate": 3e-5},
-    "SGD .05, .005": NO_PIXELS
+    "slow D, pixel 10": PIXELS,
+    # One thing at a time from here.
+    "pixel 10, standardised": STANDARD,
+    "pixel 100, standardised": STANDARD | {"pixel_weight": 100},
+    "no adversary, standardised": STANDARD | {"adversarial_weight": 0},
+    "pixel 10, aligned pairs": PIXELS | {"pairs": "aligned"},
+    "no adversary, standardised, aligned pairs": STANDARD
+    | {"adversarial_weight": 0, "pairs": "aligned"},
+    "pixel 10, dropout .2": PIXELS | {"discriminator_dropout": 0.2},
+    "pixel 10, DiffAugment": PIXELS | {"diff_augment": True},
+    "pixel 10, no BatchNorm at the end of D": PIXELS | {"score_norm": False},
+    "pixel 10, smoothing .2": PIXELS | {"label_smoothing": 0.2},
+    "pixel 10, MSE": PIXELS | {"pixel": "mse"},
+    "pixel 10, EMA": PIXELS | {"moving_average.reading": "ema"},
+    "pixel 10, K = 5": PIXELS | {"moving_average.reading": "snapshots"},
+    "pixel 10, beta1 0": PIXELS | {"beta1": 0},
+    "pixel 10, equal rates": PIXELS | {"discriminator_rate": 1e-3},
+    "pixel 10, 2e-4, 2e-5": PIXELS | {"generator_rate": 2e-4, "discriminator_rate": 2e-5},
+    "pixel 10, SGD .05, .005": PIXELS
     | {"optimizer": "sgd", "generator_rate": 0.05, "discriminator_rate": 0.005},
-    "slow D, noise .25": SLOW_D | {"noise_ratio": 0.25},
-    "slow D, no dropout": SLOW_D | {"discriminator_dropout": 0},
-    "slow D, two steps of it": SLOW_D | {"discriminator_steps": 2},
+    "pixel 10, noise .25": PIXELS | {"noise_ratio": 0.25},
+    "pixel 10, no dropout in D": PIXELS | {"discriminator_dropout": 0},
+    "pixel 10, two D steps": PIXELS | {"discriminator_steps": 2},
     "slow D, pixel .1": SLOW_D | {"pixel_weight": 0.1},
-    "slow D, MSE 1": SLOW_D | {"pixel_weight": 1, "pixel": "mse"},
 }
 
 FIGURES = (
@@ -125,12 +136,14 @@ def try_out(args: argparse.Namespace, name: str, encoder: Path, seed: int) -> No
     steps, preset, folder = scaled(args, STEPS), args.preset or "small", args.out / slug(name, seed)
     # Of a thousand steps, an average over the last hundred.
     settings = {"ema_decay": 0.99, **TRIALS[name]}
+    aligned = settings.pop("pairs", "") == "aligned"
+    pairs = ["--data", args.out / "aligned"] if aligned else where(args)
     changes = [part for key, value in settings.items()
                for part in ("--set", f"{key}={written(value)}")]  # fmt: skip
     run("train", "translator", "--encoder", encoder, "--preset", preset, "--objective", "rc",
         "--steps", steps, "--batch-size", BATCH, "--seed", seed, *changes,
         "--judges", args.judges or PACKAGED_JUDGES, "--evaluate-every", max(1, steps // 4),
-        *training(args), "-o", folder, unless=lambda: went_wrong(folder))  # fmt: skip
+        *pairs, *how(args), "-o", folder, unless=lambda: went_wrong(folder))  # fmt: skip
     add_row(args.table, {
         "trial": name, "preset": preset, "pictures": steps * BATCH, "seed": seed, **measure(folder),
         "changed": json.dumps(TRIALS[name]),
@@ -148,6 +161,10 @@ def main() -> None:
     encoder, preset = args.out / "autoencoder", args.preset or "small"
     run("train", "encoder", "--kind", "autoencoder", "--schedule", "published", "--preset", preset,
         "--steps", scaled(args, AUTOENCODER_STEPS), *training(args), "-o", encoder)  # fmt: skip
+    if not (args.out / "aligned" / "pairs.csv").exists():
+        script = Path(__file__).with_name("aligned_pairs.py")
+        subprocess.run([sys.executable, script, "--encoder", encoder, *map(str, where(args)),
+                        "-o", args.out / "aligned"], check=True)  # fmt: skip
     pictures = scaled(args, STEPS) * BATCH
     there = {(row["trial"], row["preset"], int(row["pictures"]), int(row["seed"]))
              for row in known(args.table)}  # fmt: skip

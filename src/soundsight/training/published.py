@@ -197,8 +197,9 @@ class TranslatorTask(Task):
     """Fits generator and discriminator on a split's pairs; the encoder stays as it is.
 
     The weights of ``encoder_run`` go into the run, so that it is whole by itself. ``start`` may
-    lack discriminator and posterior. ConfigError when the encoder is of another preset, DataError
-    when ``start`` is of other sizes.
+    lack discriminator and posterior. The encoder may be of another preset than the other networks.
+    ConfigError when it lacks what ``config`` asks of it, DataError when ``start`` is of other
+    sizes.
     """
 
     kind = "translator"
@@ -214,12 +215,8 @@ class TranslatorTask(Task):
         start: Pretrained | None = None,
     ) -> None:
         about = read_tensors(encoder_run / "encoder.safetensors")[1]
-        if about["preset"] != config.preset:
-            raise ConfigError(
-                f"{encoder_run} is an encoder of preset {about['preset']}, not {config.preset}: "
-                "train one of this preset, or choose the other one"
-            )
         self.config, self.loop, self.data = config, config.loop, data
+        self._encoder_about = {key: about[key] for key in ("kind", "preset", "network")}
         if config.standardised_embedding:
             if not isinstance(encoder, Autoencoder) or encoder.config.standardised:
                 raise ConfigError(
@@ -227,10 +224,8 @@ class TranslatorTask(Task):
                     "encoders' embeddings have one length already"
                 )
             encoder = standardised(encoder, embed(encoder, data))
+            self._encoder_about["network"] = to_dict(encoder.config)
         self._encoder, self._encoder_run, self.beside = encoder, encoder_run, [encoder]
-        self._encoder_about = {key: about[key] for key in ("kind", "preset")} | {
-            "network": to_dict(encoder.config)
-        }
         torch.manual_seed(config.loop.seed)
         sizes, size = preset(config.preset), encoder.embedding_size
         self.generator = channels_last(DenseGenerator(_generator_config(config, encoder)))
