@@ -5,7 +5,7 @@
 Off, the mean over the last K = 2, 5, 10 discriminators, and an exponential moving average of the
 discriminator, each for three seeds on the same 40,000 pictures at the size ``small`` (625 steps of
 64), from one autoencoder. About 75 minutes of one quiet core with bfloat16 arithmetic (estimated: a
-step takes .27 s, each further discriminator .06 s more).
+step takes .27 s, each further discriminator .06 s more). ``--set`` changes every run alike.
 
 Of each run, over the second half of its steps: the spread (standard deviation) of both adversarial
 losses, and events. A *collapse* is a stretch of 25 steps or more in which the pictures of a batch
@@ -33,6 +33,7 @@ from steps import (
     measured,
     run,
     scaled,
+    settings,
     table,
     training,
     went_wrong,
@@ -100,7 +101,7 @@ def slug(name: str, seed: int) -> str:
 
 def main() -> None:
     """Train every run, measure, write report.md and curves.png."""
-    args = arguments(__doc__, "runs/moving_average", seeds=3).parse_args()
+    args = arguments(__doc__, "runs/moving_average", seeds=3, sets=True).parse_args()
     out, preset = args.out, args.preset or "small"
     run("train", "encoder", "--kind", "autoencoder", "--preset", preset,
         "--steps", scaled(args, 1200), *training(args), "-o", out / "autoencoder")  # fmt: skip
@@ -111,6 +112,7 @@ def main() -> None:
             run("train", "translator", "--encoder", out / "autoencoder", "--preset", preset,
                 "--objective", "rc", "--moving-average", reading,
                 "--set", f"moving_average.snapshots={k}", "--set", f"loop.log_every={LOG_EVERY}",
+                *settings(args),
                 "--steps", scaled(args, STEPS), "--seed", seed, *training(args),
                 "-o", folder, unless=lambda folder=folder: went_wrong(folder))  # fmt: skip
             if went_wrong(folder):

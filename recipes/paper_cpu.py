@@ -9,24 +9,39 @@ published is done as published: the autoencoder by SGD at .05 with momentum .9 i
 encoder then frozen, the RC-score discriminator, L1 on the RC-score plus a pixel loss, no noise,
 dropout left on when pictures are drawn. What is not published is chosen, and listed in
 ``docs/method.md``. Beside it the autoencoder is trained once more with a modern schedule; both are
-measured. The report of the translator is written last.
+measured. The report of the translator is written last. ``--steps``, ``--devices`` and ``--set``
+make other and longer runs of it (docs/published.md).
 """
 
 from __future__ import annotations
 
 from soundsight.core.files import atomic_file
-from steps import arguments, command_line, measured, percent, run, scaled, table, training
+from soundsight.judges.apply import PACKAGED_JUDGES
+from steps import (
+    arguments,
+    command_line,
+    measured,
+    percent,
+    run,
+    scaled,
+    settings,
+    table,
+    training,
+)
 
 AUTOENCODER_STEPS = 3600
 TRANSLATOR_STEPS = 8000
+LOOK_EVERY = 500
 
 
 def main() -> None:
     """Train, measure, write the report."""
-    parser = arguments(__doc__, "runs/paper_cpu")
+    parser = arguments(__doc__, "runs/paper_cpu", sets=True)
     parser.add_argument(
         "--moving-average", default="off", help="off, snapshots or ema (docs/results.md)"
     )
+    parser.add_argument("--steps", type=int, default=TRANSLATOR_STEPS, help="of the translator")
+    parser.add_argument("--devices", type=int, default=1, help="processes of the translator")
     args = parser.parse_args()
     out, preset = args.out, args.preset or "compact"
     encoder = ["train", "encoder", "--kind", "autoencoder", "--preset", preset,
@@ -39,8 +54,9 @@ def main() -> None:
         )
     run("train", "translator", "--encoder", out / "autoencoder-published", "--preset", preset,
         "--objective", "rc", "--moving-average", args.moving_average,
-        "--steps", scaled(args, TRANSLATOR_STEPS), *training(args),
-        "-o", out / "translator")  # fmt: skip
+        "--steps", scaled(args, args.steps), "--devices", args.devices, *settings(args),
+        "--judges", args.judges or PACKAGED_JUDGES, "--evaluate-every", scaled(args, LOOK_EVERY),
+        *training(args), "-o", out / "translator")  # fmt: skip
     report = measured(args, out / "translator", out / "report")
     rows = [
         [name, *(percent(report["rows"][name][key]) for key in ("mean", *report["sounds"]))]

@@ -3,15 +3,15 @@
     python recipes/published_search.py --out runs/published_search --workers 2
 
 Every trial trains the published networks with the published losses (the RC-score, its L1) on the
-same 64,000 pictures (1,000 steps of 64) at the size ``small``, from one autoencoder, and changes
-what ``TRIALS`` says (*aligned pairs*: ``recipes/aligned_pairs.py``). After so few pictures next to
-none is informative, so trials are ranked by *coherence*: the judges' log-odds for the class of a
-picture's sound less those for another class, on 500 seconds of val (docs/training.md, watching a
-run). KID stands beside it. Devtest is not used.
+same 64,000 pictures (1,000 steps of 64) at the size ``small``, from one autoencoder of the size
+``compact``, and changes what ``TRIALS`` says (*aligned pairs*: ``recipes/aligned_pairs.py``). After
+so few pictures next to none is informative, so trials are ranked by *coherence*: the judges'
+log-odds for the class of a picture's sound less those for another class, on 500 seconds of val
+(docs/training.md, watching a run). KID stands beside it. Devtest is not used.
 
 A trial takes ten minutes of one core with AVX2 (.6 s a step), the whole search more than two hours
-of two. Each adds its row to ``docs/published_search.csv``; a trial that has one is not
-run again, and a search that was stopped goes on by the same command. ``--trial NAME`` runs one.
+of two. Each adds its row to ``docs/published_search.csv``; a trial that has one is not run again,
+and a search that was stopped goes on by the same command. ``--trial NAME`` runs one.
 """
 
 from __future__ import annotations
@@ -28,13 +28,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
+from soundsight.core.files import atomic_file
+from soundsight.core.units import IMAGE_PX
 from soundsight.judges.apply import PACKAGED_JUDGES
-from steps import arguments, how, log_of, run, scaled, training, went_wrong, where
+from steps import (
+    arguments,
+    command_line,
+    how,
+    log_of,
+    run,
+    scaled,
+    table,
+    training,
+    went_wrong,
+    where,
+)
 
 STEPS, BATCH = 1000, 64
-AUTOENCODER_STEPS = 1200
+AUTOENCODER, AUTOENCODER_STEPS = "compact", 3600
 LAST_LINES = 10
+PICTURES, LINE_PX = 8, 14
 TABLE = Path(__file__).parent.parent / "docs" / "published_search.csv"
 
 Settings = dict[str, Any]
@@ -70,6 +85,8 @@ TRIALS: dict[str, Settings] = {
     "slow D, noise .25": SLOW_D | {"noise_ratio": 0.25},
     "slow D, no dropout": SLOW_D | {"discriminator_dropout": 0},
     "slow D, pixel .1": SLOW_D | {"pixel_weight": 0.1},
+    # The everyday ears in place of the autoencoder, where --ears says where they are.
+    "slow D, everyday ears": SLOW_D | {"encoder": "ears"},
     "no adversary": SLOW_D | {"adversarial_weight": 0},
     "no adversary, aligned pairs": SLOW_D | ALIGNED | {"adversarial_weight": 0},
 }
@@ -79,7 +96,17 @@ FIGURES = (
     "val_second_informativity", "val_second_shuffled", "val_pixel_loss", "val_other_pixel_loss",
 )  # fmt: skip
 LOSSES = ("d_loss", "g_adversarial", "pixel_loss", "variety")
-COLUMNS = ("trial", "preset", "pictures", "seed", *FIGURES, *LOSSES, "pairs_a_second", "changed")
+COLUMNS = (
+    "trial",
+    "preset",
+    "encoder",
+    "pictures",
+    "seed",
+    *FIGURES,
+    *LOSSES,
+    "pairs_a_second",
+    "changed",
+)
 
 _writing = threading.Lock()
 
@@ -89,19 +116,19 @@ def written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def known(table: Path) -> list[dict[str, str]]:
+def known(path: Path) -> list[dict[str, str]]:
     """Return the rows of the table, none where there is none."""
-    if not table.exists():
+    if not path.exists():
         return []
-    with table.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def add_row(table: Path, row: dict[str, object]) -> None:
+def add_row(path: Path, row: dict[str, object]) -> None:
     """Write one more row."""
     with _writing:
-        new = not table.exists()
-        with table.open("a", encoding="utf-8", newline="") as file:
+        new = not path.exists()
+        with path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             if new:
                 writer.writeheader()
@@ -124,7 +151,15 @@ def measure(folder: Path) -> dict[str, object]:
 
 def slug(name: str, seed: int) -> str:
     """Name the folder of a trial."""
-    return f"{name.lower().replace(', ', '-').replace(' ', '-')}-{seed}"
+    words = "".join(letter if letter.isalnum() or letter == "." else " " for letter in name.lower())
+    return "-".join([*words.split(), str(seed)])
+
+
+def heard_by(args: argparse.Namespace, name: str) -> str:
+    """Name the encoder of a trial, as the table does."""
+    if TRIALS[name].get("encoder") == "ears":
+        return "ears"
+    return f"{AUTOENCODER}, {scaled(args, AUTOENCODER_STEPS)} steps"
 
 
 def try_out(args: argparse.Namespace, name: str, encoder: Path, seed: int) -> None:
@@ -132,6 +167,8 @@ def try_out(args: argparse.Namespace, name: str, encoder: Path, seed: int) -> No
     steps, preset, folder = scaled(args, STEPS), args.preset or "small", args.out / slug(name, seed)
     # Of a thousand steps, an average over the last hundred.
     settings = {"ema_decay": 0.99, **TRIALS[name]}
+    if settings.pop("encoder", "") == "ears":
+        encoder = args.ears
     aligned = settings.pop("pairs", "") == "aligned"
     pairs = ["--data", args.out / "aligned"] if aligned else where(args)
     changes = [part for key, value in settings.items()
@@ -141,38 +178,70 @@ def try_out(args: argparse.Namespace, name: str, encoder: Path, seed: int) -> No
         "--judges", args.judges or PACKAGED_JUDGES, "--evaluate-every", max(1, steps // 4),
         *pairs, *how(args), "-o", folder, unless=lambda: went_wrong(folder))  # fmt: skip
     add_row(args.table, {
-        "trial": name, "preset": preset, "pictures": steps * BATCH, "seed": seed, **measure(folder),
+        "trial": name, "preset": preset, "encoder": heard_by(args, name),
+        "pictures": steps * BATCH, "seed": seed, **measure(folder),
         "changed": json.dumps(TRIALS[name]),
     })  # fmt: skip
 
 
+def report(args: argparse.Namespace) -> None:
+    """Write report.md, best coherence first, and pictures.jpg, a row of each trial that is here."""
+    rows = sorted(known(args.table), key=lambda row: -float(row[FIGURES[0]] or "-inf"))
+    shown = [key for key in COLUMNS if key != "changed"]
+    head = [key.removeprefix("val_").replace("_", " ") for key in shown]
+    text = f"# The search\n\n`{command_line()}`\n\nOn val, coherence in nats.\n\n"
+    text += table(head, [[row[key] for key in shown] for row in rows]) + "\n"
+    with atomic_file(args.out / "report.md") as temporary:
+        temporary.write_text(text, "utf-8")
+    strips = []
+    for row in rows:
+        grids = sorted((args.out / slug(row["trial"], int(row["seed"])) / "pictures").glob("*.png"))
+        if grids and row["preset"] == (args.preset or "small"):
+            grid = Image.open(grids[-1]).convert("RGB").crop((0, 0, PICTURES * IMAGE_PX, IMAGE_PX))
+            strip = Image.new("RGB", (grid.width, grid.height + LINE_PX), "white")
+            strip.paste(grid, (0, LINE_PX))
+            ImageDraw.Draw(strip).text((2, 1), row["trial"], fill="black")
+            strips.append(strip)
+    if strips:
+        sheet = Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)))
+        for place, strip in enumerate(strips):
+            sheet.paste(strip, (0, place * strip.height))
+        with atomic_file(args.out / "pictures.jpg") as temporary:
+            sheet.save(temporary, format="jpeg", quality=85)
+    print(text)
+
+
 def main() -> None:
-    """Run every trial that has no row."""
+    """Run every trial that has no row, and write the report."""
     parser = arguments(__doc__, "runs/published_search", seeds=1)
     parser.set_defaults(threads=1)
     parser.add_argument("--workers", type=int, default=2, help="trials at a time")
     parser.add_argument("--trial", action="append", choices=list(TRIALS), help="this one alone")
     parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--ears", type=Path, help="run of `train encoder --preset everyday`")
     args = parser.parse_args()
     encoder, preset = args.out / "autoencoder", args.preset or "small"
-    run("train", "encoder", "--kind", "autoencoder", "--schedule", "published", "--preset", preset,
-        "--steps", scaled(args, AUTOENCODER_STEPS), *training(args), "-o", encoder)  # fmt: skip
+    run("train", "encoder", "--kind", "autoencoder", "--schedule", "published",
+        "--preset", AUTOENCODER, "--steps", scaled(args, AUTOENCODER_STEPS), *training(args),
+        "-o", encoder)  # fmt: skip
     if not (args.out / "aligned" / "pairs.csv").exists():
         script = Path(__file__).with_name("aligned_pairs.py")
         subprocess.run([sys.executable, script, "--encoder", encoder, *map(str, where(args)),
                         "-o", args.out / "aligned"], check=True)  # fmt: skip
     pictures = scaled(args, STEPS) * BATCH
-    there = {(row["trial"], row["preset"], int(row["pictures"]), int(row["seed"]))
+    there = {(row["trial"], row["preset"], row["encoder"], row["pictures"], row["seed"])
              for row in known(args.table)}  # fmt: skip
     with ThreadPoolExecutor(args.workers) as pool:
         waiting = [
             pool.submit(try_out, args, name, encoder, seed)
             for seed in range(args.seeds)
             for name in args.trial or TRIALS
-            if (name, preset, pictures, seed) not in there
+            if (args.ears or TRIALS[name].get("encoder") != "ears")
+            and (name, preset, heard_by(args, name), str(pictures), str(seed)) not in there
         ]
         for trial in waiting:
             trial.result()
+    report(args)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,16 @@ from soundsight.data.vegas.bench import Bench
 from soundsight.judges.apply import PACKAGED_JUDGES
 
 
-def arguments(about: str, out: str, *, seeds: int | None = None) -> argparse.ArgumentParser:
+def arguments(
+    about: str, out: str, *, seeds: int | None = None, sets: bool = False
+) -> argparse.ArgumentParser:
     """Return a parser with what every recipe takes.
 
     Args:
         about: the recipe's docstring; its first line is shown.
         out: default folder.
         seeds: default number of seeds, for recipes that repeat themselves.
+        sets: whether it takes settings of its translators.
     """
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(out))
@@ -42,6 +45,11 @@ def arguments(about: str, out: str, *, seeds: int | None = None) -> argparse.Arg
         "--scale", type=float, default=1.0, help="share of the steps; small to try the recipe out"
     )
     parser.add_argument("--preset", default=None, help="other sizes than the recipe's")
+    if sets:
+        parser.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE",
+            help="another setting of every translator; repeat it for several",
+        )  # fmt: skip
     if seeds is not None:
         parser.add_argument("--seeds", type=int, default=seeds)
     return parser
@@ -66,6 +74,11 @@ def install(folder: Path, name: str) -> None:
     shutil.rmtree(place, ignore_errors=True)
     unfinished = shutil.ignore_patterns("progress.json", "state.safetensors", "tensorboard")
     shutil.copytree(folder, place, ignore=unfinished)
+
+
+def settings(args: argparse.Namespace) -> list[object]:
+    """Return ``--set`` and its value for each setting that the recipe was given."""
+    return [part for setting in args.set for part in ("--set", setting)]
 
 
 def where(args: argparse.Namespace) -> list[object]:
