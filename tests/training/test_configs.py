@@ -45,6 +45,12 @@ REFUSED = {
         ({"objective": "wasserstein"}, "rc, relativistic"),
         ({"moving_average": MovingAverageConfig(reading="ema")}, "--objective rc"),
         ({"objective": "rc", "contrast_weight": 1.0}, "--objective relativistic"),
+        ({"label_smoothing": 0.1}, "label_smoothing belongs to --objective rc"),
+        ({"score_norm": False}, "score_norm belongs to --objective rc"),
+        ({"objective": "rc", "label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\)"),
+        ({"objective": "rc", "discriminator_steps": 0}, "discriminator_steps"),
+        ({"objective": "rc", "discriminator_preset": "huge"}, "compact, flagship, paper, small"),
+        ({"objective": "rc", "optimizer": "lion"}, "adam, sgd"),
     ],
     MovingAverageConfig: [
         ({"reading": "mean"}, "reading"), ({"snapshots": 1}, "snapshots"),

@@ -285,13 +285,15 @@ def test_attention_to_layers_needs_an_autoencoder(toy_bench: Bench, encoder_run:
         TranslatorTask(wanted, load_encoder(encoder_run), data, encoder_run=encoder_run)
 
 
-def test_an_encoder_of_another_preset_serves(toy_bench: Bench, autoencoder_run: Path) -> None:
-    task = TranslatorTask(
-        replace(default_config("rc", "small", "x"), loop=LOOP), load_encoder(autoencoder_run),
-        PairDataset(toy_bench, "train"), encoder_run=autoencoder_run,
-    )  # fmt: skip
+def test_encoder_and_discriminator_may_be_of_other_presets(
+    toy_bench: Bench, autoencoder_run: Path
+) -> None:
+    config = replace(default_config("rc", "small", "x"), loop=LOOP, discriminator_preset="tiny")
+    data, encoder = PairDataset(toy_bench, "train"), load_encoder(autoencoder_run)
+    task = TranslatorTask(config, encoder, data, encoder_run=autoencoder_run)
     assert task.generator.embedding_size == task.discriminator.config.embedding_size == 16
     assert task.generator.config.blocks == preset("small").generator.blocks
+    assert task.discriminator.config.maps == preset("tiny").rc_discriminator.maps
     task.place(Devices())
     assert all(torch.isfinite(value) for value in task.step(0, step_rng(0, 0)).values())
 

@@ -151,8 +151,8 @@ class MovingAverageConfig(Checked):
 
 
 _RC_SETTINGS = (
-    "adversarial_weight", "discriminator_steps", "discriminator_dropout", "score_norm",
-    "label_smoothing", "standardised_embedding", "diff_augment",
+    "adversarial_weight", "discriminator_steps", "discriminator_preset", "discriminator_dropout",
+    "score_norm", "label_smoothing", "standardised_embedding", "diff_augment",
 )  # fmt: skip
 
 
@@ -182,7 +182,9 @@ class TranslatorConfig(Checked):
     moving_average: MovingAverageConfig = MovingAverageConfig()  #: adversaries
     adversarial_weight: Weight = 1.0  #: weight of the generator's adversarial loss
     discriminator_steps: Count = 1  #: steps of the discriminator, each on its own pairs, a step
-    discriminator_dropout: Decay | None = None  #: its rate; None for the preset's
+    #: sizes of the discriminator; None for the preset's
+    discriminator_preset: Annotated[str | None, SIZES] = None
+    discriminator_dropout: Decay | None = None  #: its rate; None for that of its sizes
     score_norm: bool = True  #: whether a BatchNorm stands before the RC-score's tanh (published)
     label_smoothing: Decay = 0.0  #: r is 1 less this, either way
     #: whiten the autoencoder's embeddings and give each the same length (ours)

@@ -103,7 +103,7 @@ def _generator_config(config: TranslatorConfig, encoder: AudioEncoder) -> DenseG
 
 def _discriminator_config(config: TranslatorConfig, size: int) -> RCDiscriminatorConfig:
     """The published discriminator's sizes for embeddings of ``size`` numbers."""
-    sizes = preset(config.preset).rc_discriminator
+    sizes = preset(config.discriminator_preset or config.preset).rc_discriminator
     rate = config.discriminator_dropout
     return replace(
         sizes, embedding_size=size, score_norm=config.score_norm,
