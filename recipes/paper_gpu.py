@@ -9,15 +9,16 @@ autoencoder costs 21.6 GFLOP a second of sound, the networks of the translator a
 minutes need 24 TFLOP a second. It has not been run on a GPU: a card may be slower with these narrow
 layers, and then takes more slices. Both batches are larger than the published 64, which would leave
 a card idle; the autoencoder's rate is scaled with its batch.
-``--moving-average`` as in ``recipes/moving_average.py``. Ends with export and report; try it out
-with ``--preset tiny --scale .01``.
+``--moving-average`` as in ``recipes/moving_average.py``; ``--set`` changes other settings of the
+translator (docs/published.md). Each slice ends with its last losses and pairs a second, the last
+one with export and report. Try it out with ``--preset tiny --scale .005 --precision 32-true``.
 """
 
 from __future__ import annotations
 
 import time
 
-from steps import arguments, measured, run, scaled, train_a_slice, training
+from steps import arguments, measured, run, scaled, settings, train_a_slice, training
 
 AUTOENCODER_STEPS, AUTOENCODER_BATCH = 1600, 256
 TRANSLATOR_STEPS, TRANSLATOR_BATCH = 6000, 128
@@ -25,7 +26,7 @@ TRANSLATOR_STEPS, TRANSLATOR_BATCH = 6000, 128
 
 def main() -> None:
     """Do one slice of what is left."""
-    parser = arguments(__doc__, "runs/paper_gpu")
+    parser = arguments(__doc__, "runs/paper_gpu", sets=True)
     parser.set_defaults(precision="bf16-mixed")
     parser.add_argument("--slice-minutes", type=float, default=9.0)
     parser.add_argument("--moving-average", default="off")
@@ -43,7 +44,7 @@ def main() -> None:
              "--batch-size", AUTOENCODER_BATCH,
              "--set", f"learning_rate={0.05 * AUTOENCODER_BATCH / 64}")  # fmt: skip
     slice_of("translator", "translator", "--encoder", out / "autoencoder", "--preset", preset,
-             "--objective", "rc", "--moving-average", args.moving_average,
+             "--objective", "rc", "--moving-average", args.moving_average, *settings(args),
              "--steps", scaled(args, TRANSLATOR_STEPS),
              "--batch-size", TRANSLATOR_BATCH)  # fmt: skip
     if not (out / "model" / "model.json").exists():

@@ -109,6 +109,9 @@ def train_a_slice(args: argparse.Namespace, ends: float, folder: str, *command: 
     if not (run_folder / "done.json").exists():
         if left > 0:
             run("train", *command, "--max-time", f"{left:.2f}", "-o", run_folder)
+        if (run_folder / "log.jsonl").exists():
+            last = log_of(run_folder)[-1]
+            print(run_folder, *(f"{name} {value:.4g}" for name, value in last.items()), sep="  ")
         if not (run_folder / "done.json").exists():
             print(f"{run_folder} is not finished: run this recipe again")
             sys.exit(0)
