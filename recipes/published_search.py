@@ -224,7 +224,8 @@ def main() -> None:
     run("train", "encoder", "--kind", "autoencoder", "--schedule", "published",
         "--preset", AUTOENCODER, "--steps", scaled(args, AUTOENCODER_STEPS), *training(args),
         "-o", encoder)  # fmt: skip
-    if not (args.out / "aligned" / "pairs.csv").exists():
+    of_aligned = any(TRIALS[name].get("pairs") for name in args.trial or TRIALS)
+    if of_aligned and not (args.out / "aligned" / "pairs.csv").exists():
         script = Path(__file__).with_name("aligned_pairs.py")
         subprocess.run([sys.executable, script, "--encoder", encoder, *map(str, where(args)),
                         "-o", args.out / "aligned"], check=True)  # fmt: skip
