@@ -17,7 +17,6 @@ A label takes part as it does in the bench's own table: a sound is paired with i
 from __future__ import annotations
 
 import argparse
-import csv
 from collections import defaultdict
 from pathlib import Path
 
@@ -28,8 +27,8 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from soundsight.core.files import atomic_file
 from soundsight.data.vegas.bench import PAIR_COLUMNS, SPLITS, SUBJECTS, Bench, Pair, find_bench
+from soundsight.evaluation.segments import write_csv
 from soundsight.models.eyes import Eyes
 from soundsight.training.ears_data import look
 from soundsight.training.encoder import AudioEncoder, load_encoder, to_float
@@ -138,15 +137,10 @@ def main() -> None:
         link = args.out / name
         if not link.exists() and (bench.root / name).exists():
             link.symlink_to((bench.root / name).resolve())
-    with (
-        atomic_file(args.out / "pairs.csv") as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(PAIR_COLUMNS)
-        writer.writerows(
-            [p.split, p.subject, p.video, p.window, p.spectrogram, photo_of[p.video]] for p in rows
-        )
+    table = (
+        [p.split, p.subject, p.video, p.window, p.spectrogram, photo_of[p.video]] for p in rows
+    )
+    write_csv(args.out / "pairs.csv", PAIR_COLUMNS, table)
 
 
 if __name__ == "__main__":

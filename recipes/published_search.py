@@ -32,6 +32,7 @@ from PIL import Image, ImageDraw
 
 from soundsight.core.files import atomic_file
 from soundsight.core.units import IMAGE_PX
+from soundsight.evaluation.segments import write_csv
 from soundsight.judges.apply import PACKAGED_JUDGES
 from steps import (
     arguments,
@@ -97,23 +98,11 @@ FIGURES = (
 )  # fmt: skip
 LOSSES = ("d_loss", "g_adversarial", "pixel_loss", "variety")
 COLUMNS = (
-    "trial",
-    "preset",
-    "encoder",
-    "pictures",
-    "seed",
-    *FIGURES,
-    *LOSSES,
-    "pairs_a_second",
+    "trial", "preset", "encoder", "pictures", "seed", *FIGURES, *LOSSES, "pairs_a_second",
     "changed",
-)
+)  # fmt: skip
 
 _writing = threading.Lock()
-
-
-def written(value: object) -> str:
-    """Return a value as ``--set`` takes it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def known(path: Path) -> list[dict[str, str]]:
@@ -127,12 +116,8 @@ def known(path: Path) -> list[dict[str, str]]:
 def add_row(path: Path, row: dict[str, object]) -> None:
     """Write one more row."""
     with _writing:
-        new = not path.exists()
-        with path.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        rows = [*known(path), row]
+        write_csv(path, COLUMNS, [[line.get(key, "") for key in COLUMNS] for line in rows])
 
 
 def measure(folder: Path) -> dict[str, object]:
@@ -172,7 +157,7 @@ def try_out(args: argparse.Namespace, name: str, encoder: Path, seed: int) -> No
     aligned = settings.pop("pairs", "") == "aligned"
     pairs = ["--data", args.out / "aligned"] if aligned else where(args)
     changes = [part for key, value in settings.items()
-               for part in ("--set", f"{key}={written(value)}")]  # fmt: skip
+               for part in ("--set", f"{key}={json.dumps(value)}")]  # fmt: skip
     run("train", "translator", "--encoder", encoder, "--preset", preset, "--objective", "rc",
         "--steps", steps, "--batch-size", BATCH, "--seed", seed, *changes,
         "--judges", args.judges or PACKAGED_JUDGES, "--evaluate-every", max(1, steps // 4),

@@ -51,6 +51,8 @@ REFUSED = {
         ({"objective": "rc", "discriminator_steps": 0}, "discriminator_steps"),
         ({"objective": "rc", "discriminator_preset": "huge"}, "compact, flagship, paper, small"),
         ({"objective": "rc", "optimizer": "lion"}, "adam, sgd"),
+        ({"objective": "rc", "discriminator_dropout": 1.0}, "discriminator_dropout must lie in"),
+        ({"optimizer": None}, "adam, sgd"),
     ],
     MovingAverageConfig: [
         ({"reading": "mean"}, "reading"), ({"snapshots": 1}, "snapshots"),

@@ -226,7 +226,7 @@ def test_standardised_embeddings_are_white_of_one_length_and_stand_in_the_run(
     plain = load_encoder(autoencoder_run)
     rng = torch.Generator().manual_seed(0)
     known = torch.randn(4000, 16, generator=rng) @ torch.randn(16, 16, generator=rng) + 3.0
-    white = standardised(plain, known)._standardised(known)
+    white = standardised(plain, known).standardise(known)
     torch.testing.assert_close(white.square().mean(dim=1), torch.ones(4000))
     exact = known.double().numpy()
     variances, axes = np.linalg.eigh(np.cov(exact.T))

@@ -241,7 +241,7 @@ def train_translator(
     frozen = load_encoder(encoder)
     evaluate = None
     if judges is not None:
-        from soundsight.evaluation.bench import ValFigures
+        from soundsight.evaluation.validation import ValFigures
         from soundsight.judges.apply import Judges
 
         bench = find_bench(options.data[0] if options.data else None)

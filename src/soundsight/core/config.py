@@ -131,8 +131,7 @@ def check_values(config: Any, where: str = "", **rules: str | Iterable[str]) -> 
     """
     for rule, wanted in rules.items():
         if not isinstance(wanted, str):
-            if (chosen := getattr(config, rule)) is not None:
-                choose(f"{where}{rule}", chosen, dict.fromkeys(wanted))
+            choose(f"{where}{rule}", getattr(config, rule), dict.fromkeys(wanted))
             continue
         words, holds = _RULES[rule]
         for name in wanted.split():

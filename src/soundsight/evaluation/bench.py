@@ -19,7 +19,7 @@ from soundsight.core.errors import ConfigError, DataError, ModelError
 from soundsight.core.files import atomic_file
 from soundsight.core.progress import Progress
 from soundsight.core.units import IMAGE_PX
-from soundsight.data.vegas.bench import SUBJECTS, Bench, Pair, photo_subject
+from soundsight.data.vegas.bench import SUBJECTS, Bench, photo_subject
 from soundsight.evaluation import blind, fidelity, metrics, segments
 from soundsight.evaluation import figures as charts
 from soundsight.evaluation import report as pages
@@ -40,11 +40,9 @@ from soundsight.evaluation.segments import (
 from soundsight.judges.apply import Judges
 from soundsight.judges.files import FLOOR, agreement
 from soundsight.judges.negatives import EARLY, KINDS, EarlyPictures, in_early_part, make_many
-from soundsight.judges.pictures import columns_of, mean_over_classes
+from soundsight.judges.pictures import columns_of
 from soundsight.media.mel import log_mel
 from soundsight.runtime.translator import Translator
-from soundsight.training.published import TranslatorTask
-from soundsight.training.trainer import Task
 
 PICTURES = "pictures.npz"
 
@@ -52,8 +50,6 @@ _AT_ONCE = 64
 _CONTROL_SOUNDS = 20
 _STORED_EVERY = 5
 """Each fifth threshold of the curves goes into report.json."""
-_LOOK_SECONDS_A_CLASS = 100
-_LEVELS_A_UNIT = 127.5
 
 Levels = NDArray[np.uint8]
 
@@ -537,80 +533,3 @@ def _groups(rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 group = of if own.startswith(start) else group
         groups.setdefault(group, {})[name] = row
     return groups
-
-
-class ValFigures:
-    """A quick look at a translator in training: what do the judges say of val pictures?
-
-    It draws the same val sounds each time, up to 100 seconds a class, without interval or control,
-    and nothing is hidden. It chooses nothing and stops nothing: a run is judged by ``soundsight
-    evaluate``.
-    """
-
-    def __init__(self, judges: Judges, bench: Bench, *, seed: int = 0) -> None:
-        self._judges = judges
-        pairs = bench.pairs_of_every_class("val", "evaluation")
-        rng = np.random.default_rng(seed)
-        chosen: list[Pair] = []
-        for subject in SUBJECTS:
-            mine = [pair for pair in pairs if pair.subject == subject]
-            order = rng.permutation(len(mine))[:_LOOK_SECONDS_A_CLASS]
-            chosen += [mine[i] for i in sorted(order)]
-        self._sounds = segments.bench_segments(bench, chosen)
-        self._frames = np.stack([bench.photo(pair.photo) for pair in chosen])
-        # The next frame of the class that is another one; its own where there is none.
-        self._other = np.arange(len(chosen))
-        for i, pair in enumerate(chosen):
-            later = [*range(i + 1, len(chosen)), *range(i)]
-            self._other[i] = next(
-                (
-                    k
-                    for k in later
-                    if chosen[k].subject == pair.subject and chosen[k].photo != pair.photo
-                ),
-                i,
-            )
-        self._photos: NDArray[np.float32] | None = None
-        if judges.classifier is not None:
-            self._photos = judges.classifier.features(read_photos(bench, "val")[0])
-
-    def __call__(self, task: Task, step: int) -> dict[str, float]:
-        """Return figures by name.
-
-        ``val_informativity``: the share accepted by the judge of the sound's class, mean over
-        classes; ``val_dog`` and so on of each. ``val_shuffled``: the share that a judge accepts of
-        the pictures of other classes' sounds. ``val_coherence``: how much higher the judges'
-        log-odds are for the sound's class than for another's (:func:`metrics.matching_gap`). With
-        ``val_second_`` the last two and informativity by the second judge. ``val_kid``: KID from
-        val's photos in the classifier's features. ``val_pixel_loss``: L1 from the sound's own
-        frame, in [-1, 1]; ``val_other_pixel_loss``: from another frame of its class.
-        """
-        del step
-        assert isinstance(task, TranslatorTask)  # no other task draws pictures
-        kinds, judges = self._sounds.kinds, self._judges
-        pictures = task.draw(self._sounds.mels)
-        own = np.arange(len(kinds)), columns_of(kinds)
-        figures = {
-            f"val_{name}pixel_loss": float(
-                np.abs(pictures.astype(np.float32) - self._frames[rows]).mean() / _LEVELS_A_UNIT
-            )
-            for name, rows in (("", own[0]), ("other_", self._other))
-        }
-        for name, panel in (("val_", judges), ("val_second_", judges.second)):
-            if panel is None:
-                continue
-            scores = panel.scores(pictures)
-            accepted = panel.decide(scores)
-            found = mean_over_classes(accepted[own], kinds)
-            gap = metrics.matching_gap(accepted.astype(np.float64), kinds)
-            figures[f"{name}informativity"] = found["mean"]
-            figures[f"{name}shuffled"] = found["mean"] - gap
-            figures[f"{name}coherence"] = metrics.matching_gap(metrics.log_odds(scores), kinds)
-            if panel is judges:
-                figures |= {f"val_{subject}": found[subject] for subject in SUBJECTS}
-        if judges.classifier is not None and self._photos is not None:
-            figures["val_kid"] = fidelity.kernel_distance(
-                self._photos, judges.classifier.features(pictures),
-                subsets=fidelity.SUBSETS, subset_size=fidelity.SUBSET_SIZE, seed=0,
-            )[0]  # fmt: skip
-        return figures

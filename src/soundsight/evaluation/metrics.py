@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logit
 from sklearn.metrics import confusion_matrix
 
 from soundsight.core.errors import DataError
@@ -136,7 +137,7 @@ def matching_gap(values: NDArray[np.floating], subjects: Sequence[str]) -> float
 def log_odds(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the natural log-odds of probabilities, at most 13.8 either way (one in a million)."""
     kept = np.clip(probabilities.astype(np.float64), 1e-6, 1 - 1e-6)
-    odds: NDArray[np.float64] = np.log(kept / (1 - kept))
+    odds: NDArray[np.float64] = logit(kept)
     return odds
 
 

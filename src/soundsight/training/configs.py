@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_type_hints
 
 from soundsight.core.config import check_values, choose
 from soundsight.core.errors import ConfigError
@@ -48,6 +48,8 @@ class Checked:
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             for rule in getattr(hint, "__metadata__", ()):
+                if getattr(self, name) is None and type(None) in get_args(hint.__origin__):
+                    continue
                 rules = {rule: name} if isinstance(rule, str) else {name: rule}
                 check_values(self, self.where, **rules)
 
@@ -184,7 +186,9 @@ class TranslatorConfig(Checked):
     discriminator_steps: Count = 1  #: steps of the discriminator, each on its own pairs, a step
     #: sizes of the discriminator; None for the preset's
     discriminator_preset: Annotated[str | None, SIZES] = None
-    discriminator_dropout: Decay | None = None  #: its rate; None for that of its sizes
+    discriminator_dropout: Annotated[float | None, "below_1"] = (
+        None  #: its rate; None for that of its sizes
+    )
     score_norm: bool = True  #: whether a BatchNorm stands before the RC-score's tanh (published)
     label_smoothing: Decay = 0.0  #: r is 1 less this, either way
     #: whiten the autoencoder's embeddings and give each the same length (ours)
@@ -217,10 +221,9 @@ class TranslatorConfig(Checked):
         if self.noise_ratio is not None and not 0 <= self.noise_ratio <= MAX_NOISE_RATIO:
             raise ConfigError(f"noise_ratio must lie in [0, {MAX_NOISE_RATIO}]")
         if self.objective != "rc":
-            plain = {f.name: f.default for f in fields(self) if f.name in _RC_SETTINGS}
-            for name, value in plain.items():
-                if getattr(self, name) != value:
-                    raise ConfigError(f"{name} belongs to --objective rc")
+            for field in fields(self):
+                if field.name in _RC_SETTINGS and getattr(self, field.name) != field.default:
+                    raise ConfigError(f"{field.name} belongs to --objective rc")
         if self.objective == "rc" and max(
             self.contrast_weight, self.coherence_weight, self.variational_weight
         ):

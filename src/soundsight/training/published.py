@@ -217,14 +217,13 @@ class TranslatorTask(Task):
         about = read_tensors(encoder_run / "encoder.safetensors")[1]
         self.config, self.loop, self.data = config, config.loop, data
         self._encoder_about = {key: about[key] for key in ("kind", "preset", "network")}
-        if config.standardised_embedding:
-            if not isinstance(encoder, Autoencoder) or encoder.config.standardised:
-                raise ConfigError(
-                    "standardised_embedding is for an autoencoder as it was trained: other "
-                    "encoders' embeddings have one length already"
-                )
-            encoder = standardised(encoder, embed(encoder, data))
-            self._encoder_about["network"] = to_dict(encoder.config)
+        if config.standardised_embedding and (
+            not isinstance(encoder, Autoencoder) or encoder.config.standardised
+        ):
+            raise ConfigError(
+                "standardised_embedding is for an autoencoder as it was trained: other encoders' "
+                "embeddings have one length already"
+            )
         self._encoder, self._encoder_run, self.beside = encoder, encoder_run, [encoder]
         torch.manual_seed(config.loop.seed)
         sizes, size = preset(config.preset), encoder.embedding_size
@@ -268,9 +267,16 @@ class TranslatorTask(Task):
 
     def place(self, devices: Devices) -> None:
         super().place(devices)
-        if self.config.audio_source == EMBEDDING_LAYER:
+        of_embeddings = self.config.audio_source == EMBEDDING_LAYER
+        if of_embeddings or self.config.standardised_embedding:
             # Now, and not in the first step, whose time is taken.
-            self.embeddings = embed(self._encoder, self.data)
+            embeddings = embed(self._encoder, self.data)
+            if self.config.standardised_embedding:
+                encoder = standardised(cast(Autoencoder, self._encoder), embeddings)
+                self._encoder, embeddings = encoder, encoder.standardise(embeddings)
+                self._encoder_about["network"] = to_dict(encoder.config)
+            if of_embeddings:
+                self.embeddings = embeddings
         devices.compile(self.generator)
         if self.config.objective == "rc":
             # Gradient penalties differentiate twice, which compiled networks cannot.

@@ -124,18 +124,15 @@ class Autoencoder(NamedLayers):
         for i in range(1, EMBEDDING_LAYER):
             x = torch.relu(self.normed(f"conv{i}", x))
             maps = x if i == source else maps
-        embedding = self._standardised(self._embedded(x))
+        embedding = torch.tanh(self.normed(f"conv{EMBEDDING_LAYER}", x)).flatten(1)
+        if self.config.standardised:
+            embedding = self.standardise(embedding)
         if source == EMBEDDING_LAYER:
             return embedding
         return torch.cat([embedding, maps.flatten(1)], dim=1)
 
-    def _embedded(self, x: Tensor) -> Tensor:
-        """Layer 13: [n, C, 3, 3] -> [n, E] in [-1, 1]."""
-        return torch.tanh(self.normed(f"conv{EMBEDDING_LAYER}", x)).flatten(1)
-
-    def _standardised(self, embedding: Tensor) -> Tensor:
-        if not self.config.standardised:
-            return embedding
+    def standardise(self, embedding: Float[Tensor, "n e"]) -> Float[Tensor, "n e"]:
+        """Whiten plain embeddings and give each a root mean square of 1."""
         mean, whitening = cast(Tensor, self.embedding_mean), cast(Tensor, self.embedding_whitening)
         white = (embedding - mean) @ whitening
         return white * torch.rsqrt(white.square().mean(dim=1, keepdim=True).clamp(min=1e-12))
@@ -151,6 +148,6 @@ class Autoencoder(NamedLayers):
     def forward(
         self, mel: Float[Tensor, "n 1 128 100"]
     ) -> tuple[Float[Tensor, "n 1 128 100"], Float[Tensor, "n e"]]:
-        """Return ``(reconstruction, embedding)``. The decoder was fitted on plain embeddings."""
+        """Return ``(reconstruction, embedding)``; of plain embeddings alone."""
         embedding = self.encode(mel)
         return self.decode(embedding), embedding
