@@ -5,7 +5,8 @@
 Off, the mean over the last K = 2, 5, 10 discriminators, and an exponential moving average of the
 discriminator, each for three seeds on the same 40,000 pictures at the size ``small`` (625 steps of
 64), from one autoencoder. About 75 minutes of one quiet core with bfloat16 arithmetic (estimated: a
-step takes .27 s, each further discriminator .06 s more). ``--set`` changes every run alike.
+step takes .27 s, each further discriminator .06 s more). ``--set`` changes every run alike,
+``--pixel-steps`` starts them all from one generator.
 
 Of each run, over the second half of its steps: the spread (standard deviation) of both adversarial
 losses, and events. A *collapse* is a stretch of 25 steps or more in which the pictures of a batch
@@ -31,6 +32,7 @@ from steps import (
     command_line,
     log_of,
     measured,
+    pixels_first,
     run,
     scaled,
     settings,
@@ -105,11 +107,12 @@ def main() -> None:
     out, preset = args.out, args.preset or "small"
     run("train", "encoder", "--kind", "autoencoder", "--preset", preset,
         "--steps", scaled(args, 1200), *training(args), "-o", out / "autoencoder")  # fmt: skip
+    start = pixels_first(args, out / "autoencoder", preset)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in READINGS}
     for seed in range(args.seeds):
         for name, (reading, k) in READINGS.items():
             folder = out / slug(name, seed)
-            run("train", "translator", "--encoder", out / "autoencoder", "--preset", preset,
+            run("train", "translator", "--encoder", out / "autoencoder", *start,
                 "--objective", "rc", "--moving-average", reading,
                 "--set", f"moving_average.snapshots={k}", "--set", f"loop.log_every={LOG_EVERY}",
                 *settings(args),

@@ -9,8 +9,8 @@ published is done as published: the autoencoder by SGD at .05 with momentum .9 i
 encoder then frozen, the RC-score discriminator, L1 on the RC-score plus a pixel loss, no noise,
 dropout left on when pictures are drawn. What is not published is chosen, and listed in
 ``docs/method.md``. Beside it the autoencoder is trained once more with a modern schedule; both are
-measured. The report of the translator is written last. ``--steps``, ``--devices`` and ``--set``
-make other and longer runs of it (docs/published.md).
+measured. The report of the translator is written last. ``--pixel-steps``, ``--steps``,
+``--devices`` and ``--set`` make other and longer runs of it (docs/published.md).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from steps import (
     command_line,
     measured,
     percent,
+    pixels_first,
     run,
     scaled,
     settings,
@@ -40,19 +41,21 @@ def main() -> None:
     parser.add_argument(
         "--moving-average", default="off", help="off, snapshots or ema (docs/results.md)"
     )
+    parser.add_argument("--encoder-steps", type=int, default=AUTOENCODER_STEPS)
     parser.add_argument("--steps", type=int, default=TRANSLATOR_STEPS, help="of the translator")
     parser.add_argument("--devices", type=int, default=1, help="processes of the translator")
     args = parser.parse_args()
     out, preset = args.out, args.preset or "compact"
     encoder = ["train", "encoder", "--kind", "autoencoder", "--preset", preset,
-               "--steps", scaled(args, AUTOENCODER_STEPS), *training(args)]  # fmt: skip
+               "--steps", scaled(args, args.encoder_steps), *training(args)]  # fmt: skip
     encoders = {}
     for schedule in ("published", "modern"):
         run(*encoder, "--schedule", schedule, "-o", out / f"autoencoder-{schedule}")
         encoders[schedule] = measured(
             args, out / f"autoencoder-{schedule}", out / f"report-autoencoder-{schedule}"
         )
-    run("train", "translator", "--encoder", out / "autoencoder-published", "--preset", preset,
+    start = pixels_first(args, out / "autoencoder-published", preset)
+    run("train", "translator", "--encoder", out / "autoencoder-published", *start,
         "--objective", "rc", "--moving-average", args.moving_average,
         "--steps", scaled(args, args.steps), "--devices", args.devices, *settings(args),
         "--judges", args.judges or PACKAGED_JUDGES, "--evaluate-every", scaled(args, LOOK_EVERY),

@@ -10,15 +10,25 @@ minutes need 24 TFLOP a second. It has not been run on a GPU: a card may be slow
 layers, and then takes more slices. Both batches are larger than the published 64, which would leave
 a card idle; the autoencoder's rate is scaled with its batch.
 ``--moving-average`` as in ``recipes/moving_average.py``; ``--set`` changes other settings of the
-translator (docs/published.md). Each slice ends with its last losses and pairs a second, the last
-one with export and report. Try it out with ``--preset tiny --scale .005 --precision 32-true``.
+translator, ``--pixel-steps`` starts it with the pixel loss alone (docs/published.md). Each slice
+ends with its last losses and pairs a second, the last one with export and report. Try it out with
+``--preset tiny --scale .005 --precision 32-true``.
 """
 
 from __future__ import annotations
 
 import time
 
-from steps import arguments, measured, run, scaled, settings, train_a_slice, training
+from steps import (
+    arguments,
+    measured,
+    pixels_alone,
+    run,
+    scaled,
+    settings,
+    train_a_slice,
+    training,
+)
 
 AUTOENCODER_STEPS, AUTOENCODER_BATCH = 1600, 256
 TRANSLATOR_STEPS, TRANSLATOR_BATCH = 6000, 128
@@ -43,7 +53,12 @@ def main() -> None:
              "--preset", preset, "--steps", scaled(args, AUTOENCODER_STEPS),
              "--batch-size", AUTOENCODER_BATCH,
              "--set", f"learning_rate={0.05 * AUTOENCODER_BATCH / 64}")  # fmt: skip
-    slice_of("translator", "translator", "--encoder", out / "autoencoder", "--preset", preset,
+    start: list[object] = ["--preset", preset]
+    if args.pixel_steps:
+        start = ["--init", out / "pixels"]
+        slice_of("pixels", "translator", "--encoder", out / "autoencoder", "--preset", preset,
+                 *pixels_alone(args), "--batch-size", TRANSLATOR_BATCH)  # fmt: skip
+    slice_of("translator", "translator", "--encoder", out / "autoencoder", *start,
              "--objective", "rc", "--moving-average", args.moving_average, *settings(args),
              "--steps", scaled(args, TRANSLATOR_STEPS),
              "--batch-size", TRANSLATOR_BATCH)  # fmt: skip

@@ -39,6 +39,7 @@ from steps import (
     command_line,
     how,
     log_of,
+    pixels_alone,
     run,
     scaled,
     table,
@@ -47,8 +48,8 @@ from steps import (
     where,
 )
 
-STEPS, BATCH = 1000, 64
-AUTOENCODER, AUTOENCODER_STEPS = "compact", 3600
+STEPS, PIXEL_STEPS, BATCH = 1000, 1500, 64
+AUTOENCODER, AUTOENCODER_STEPS = "compact", 6000
 LAST_LINES = 10
 PICTURES, LINE_PX = 8, 14
 TABLE = Path(__file__).parent.parent / "docs" / "published_search.csv"
@@ -57,6 +58,9 @@ Settings = dict[str, Any]
 
 NO_PIXELS: Settings = {"pixel_weight": 0}
 SLOW_D: Settings = {"generator_rate": 1e-3, "discriminator_rate": 1e-4}
+# From a generator that has learned from the pixel loss alone (``PIXEL_STEPS``).
+PIXELS_FIRST: Settings = {"start": "pixels", "generator_rate": 5e-4, "discriminator_rate": 1e-4,
+                          "pixel_weight": 10}  # fmt: skip
 ALIGNED: Settings = {"pairs": "aligned"}
 TRIALS: dict[str, Settings] = {
     # The strict reading, in which both losses weigh the same, and the ways out of its trouble: the
@@ -66,31 +70,37 @@ TRIALS: dict[str, Settings] = {
     "pixel 0, dropout .3 in D": NO_PIXELS | {"discriminator_dropout": 0.3},
     "slow D, pixel 0": SLOW_D | NO_PIXELS,
     "slow D, pixel 0, standardised": SLOW_D | NO_PIXELS | {"standardised_embedding": True},
-    # One thing at a time from the strict reading with a slower discriminator.
     "slow D": SLOW_D,
-    "slow D, pixel 10": SLOW_D | {"pixel_weight": 10},
-    "slow D, standardised": SLOW_D | {"standardised_embedding": True},
-    "slow D, DiffAugment": SLOW_D | {"diff_augment": True},
-    "slow D, dropout .2": SLOW_D | {"discriminator_dropout": 0.2},
-    "slow D, EMA": SLOW_D | {"moving_average.reading": "ema"},
-    "slow D, no BatchNorm at its end": SLOW_D | {"score_norm": False},
-    "slow D, smoothing .2": SLOW_D | {"label_smoothing": 0.2},
-    "slow D, aligned pairs": SLOW_D | ALIGNED,
-    "slow D, MSE": SLOW_D | {"pixel": "mse"},
-    "slow D, K = 5": SLOW_D | {"moving_average.reading": "snapshots"},
-    "slow D, beta1 0": SLOW_D | {"beta1": 0},
-    "slow D, two steps of it": SLOW_D | {"discriminator_steps": 2},
-    "SGD .05, .005": {"optimizer": "sgd", "generator_rate": 0.05, "discriminator_rate": 0.005},
-    "rates 2e-4, 2e-5": {"discriminator_rate": 2e-5},
-    "rates 1e-3": {"generator_rate": 1e-3, "discriminator_rate": 1e-3},
-    "slow D, noise .25": SLOW_D | {"noise_ratio": 0.25},
-    "slow D, no dropout": SLOW_D | {"discriminator_dropout": 0},
-    "slow D, pixel .1": SLOW_D | {"pixel_weight": 0.1},
-    # The everyday ears in place of the autoencoder, where --ears says where they are.
     "slow D, everyday ears": SLOW_D | {"encoder": "ears"},
-    "no adversary": SLOW_D | {"adversarial_weight": 0},
-    "no adversary, aligned pairs": SLOW_D | ALIGNED | {"adversarial_weight": 0},
-}
+    "no adversary": {"generator_rate": 1e-3, "adversarial_weight": 0},
+    # First the pixel loss alone; then one thing at a time.
+    "pixels first": PIXELS_FIRST,
+    "pixels first, DiffAugment": PIXELS_FIRST | {"diff_augment": True},
+    "pixels first, dropout .2": PIXELS_FIRST | {"discriminator_dropout": 0.2},
+    "pixels first, DiffAugment, dropout .2":
+        PIXELS_FIRST | {"diff_augment": True, "discriminator_dropout": 0.2},
+    "pixels first, pixel 0": PIXELS_FIRST | NO_PIXELS,
+    "pixels first, pixel 1": PIXELS_FIRST | {"pixel_weight": 1},
+    "pixels first, pixel 25": PIXELS_FIRST | {"pixel_weight": 25},
+    "pixels first, equal rates": PIXELS_FIRST | {"discriminator_rate": 5e-4},
+    "pixels first, rates 1e-4, 4e-4, dropout .35":
+        PIXELS_FIRST | {"generator_rate": 1e-4, "discriminator_rate": 4e-4,
+                        "discriminator_dropout": 0.35},
+    "pixels first, rates 2e-4, 5e-5":
+        PIXELS_FIRST | {"generator_rate": 2e-4, "discriminator_rate": 5e-5},
+    "pixels first, SGD .05, .01":
+        PIXELS_FIRST | {"optimizer": "sgd", "generator_rate": 0.05, "discriminator_rate": 0.01},
+    "pixels first, smoothing .5": PIXELS_FIRST | {"label_smoothing": 0.5},
+    "pixels first, EMA": PIXELS_FIRST | {"moving_average.reading": "ema"},
+    "pixels first, K = 5": PIXELS_FIRST | {"moving_average.reading": "snapshots"},
+    "pixels first, no BatchNorm at D's end": PIXELS_FIRST | {"score_norm": False},
+    "pixels first, two steps of D": PIXELS_FIRST | {"discriminator_steps": 2},
+    "pixels first, beta1 0": PIXELS_FIRST | {"beta1": 0},
+    "pixels first, MSE": PIXELS_FIRST | {"pixel": "mse"},
+    "pixels first, aligned pairs": PIXELS_FIRST | ALIGNED,
+    # The everyday ears in place of the autoencoder, where --ears says where they are.
+    "pixels first, everyday ears": PIXELS_FIRST | {"encoder": "ears"},
+}  # fmt: skip
 
 FIGURES = (
     "val_coherence", "val_second_coherence", "val_kid", "val_informativity", "val_shuffled",
@@ -125,8 +135,10 @@ def measure(folder: Path) -> dict[str, object]:
     if went_wrong(folder):
         return {}
     log = log_of(folder)
-    last = [line for line in log if "d_loss" in line][-LAST_LINES:]
-    found: dict[str, float] = {key: float(np.mean([line[key] for line in last])) for key in LOSSES}
+    last = [line for line in log if "pixel_loss" in line][-LAST_LINES:]
+    found: dict[str, float] = {
+        key: float(np.mean([line[key] for line in last])) for key in LOSSES if key in last[0]
+    }
     looked = [line for line in log if FIGURES[0] in line][-1]
     found |= {key: looked[key] for key in FIGURES if key in looked}
     rates = [line["items_per_s"] for line in log if "items_per_s" in line]
@@ -147,6 +159,12 @@ def heard_by(args: argparse.Namespace, name: str) -> str:
     return f"{AUTOENCODER}, {scaled(args, AUTOENCODER_STEPS)} steps"
 
 
+def start_of(args: argparse.Namespace, encoder: Path) -> Path:
+    """Name the run of the pixel loss alone that listens to an encoder."""
+    folder: Path = args.out / f"pixels-{'ears' if encoder == args.ears else 'autoencoder'}"
+    return folder
+
+
 def try_out(args: argparse.Namespace, name: str, encoder: Path, seed: int) -> None:
     """Train one trial and add its row."""
     steps, preset, folder = scaled(args, STEPS), args.preset or "small", args.out / slug(name, seed)
@@ -154,11 +172,14 @@ def try_out(args: argparse.Namespace, name: str, encoder: Path, seed: int) -> No
     settings = {"ema_decay": 0.99, **TRIALS[name]}
     if settings.pop("encoder", "") == "ears":
         encoder = args.ears
+    sizes = (
+        ["--init", start_of(args, encoder)] if settings.pop("start", "") else ["--preset", preset]
+    )
     aligned = settings.pop("pairs", "") == "aligned"
     pairs = ["--data", args.out / "aligned"] if aligned else where(args)
     changes = [part for key, value in settings.items()
                for part in ("--set", f"{key}={json.dumps(value)}")]  # fmt: skip
-    run("train", "translator", "--encoder", encoder, "--preset", preset, "--objective", "rc",
+    run("train", "translator", "--encoder", encoder, *sizes, "--objective", "rc",
         "--steps", steps, "--batch-size", BATCH, "--seed", seed, *changes,
         "--judges", args.judges or PACKAGED_JUDGES, "--evaluate-every", max(1, steps // 4),
         *pairs, *how(args), "-o", folder, unless=lambda: went_wrong(folder))  # fmt: skip
@@ -202,6 +223,7 @@ def main() -> None:
     parser.set_defaults(threads=1)
     parser.add_argument("--workers", type=int, default=2, help="trials at a time")
     parser.add_argument("--trial", action="append", choices=list(TRIALS), help="this one alone")
+    parser.add_argument("--pixel-steps", type=int, default=PIXEL_STEPS, help="of the starts")
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--ears", type=Path, help="run of `train encoder --preset everyday`")
     args = parser.parse_args()
@@ -214,6 +236,11 @@ def main() -> None:
         script = Path(__file__).with_name("aligned_pairs.py")
         subprocess.run([sys.executable, script, "--encoder", encoder, *map(str, where(args)),
                         "-o", args.out / "aligned"], check=True)  # fmt: skip
+    of_pixels = [TRIALS[name] for name in args.trial or TRIALS if "start" in TRIALS[name]]
+    for listens in {args.ears if of.get("encoder") == "ears" else encoder for of in of_pixels}:
+        if listens is not None:
+            run("train", "translator", "--encoder", listens, "--preset", preset,
+                *pixels_alone(args), *training(args), "-o", start_of(args, listens))  # fmt: skip
     pictures = scaled(args, STEPS) * BATCH
     there = {(row["trial"], row["preset"], row["encoder"], row["pictures"], row["seed"])
              for row in known(args.table)}  # fmt: skip

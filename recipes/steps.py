@@ -23,6 +23,9 @@ from soundsight.core.files import sha256_of
 from soundsight.data.vegas.bench import Bench
 from soundsight.judges.apply import PACKAGED_JUDGES
 
+PIXEL_RATE = 1e-3
+"""Of the generator while it learns from the pixel loss alone."""
+
 
 def arguments(
     about: str, out: str, *, seeds: int | None = None, sets: bool = False
@@ -49,6 +52,10 @@ def arguments(
         parser.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE",
             help="another setting of every translator; repeat it for several",
+        )  # fmt: skip
+        parser.add_argument(
+            "--pixel-steps", type=int, default=0,
+            help="steps of the pixel loss alone before a translator meets its discriminator",
         )  # fmt: skip
     if seeds is not None:
         parser.add_argument("--seeds", type=int, default=seeds)
@@ -79,6 +86,26 @@ def install(folder: Path, name: str) -> None:
 def settings(args: argparse.Namespace) -> list[object]:
     """Return ``--set`` and its value for each setting that the recipe was given."""
     return [part for setting in args.set for part in ("--set", setting)]
+
+
+def pixels_alone(args: argparse.Namespace) -> list[object]:
+    """Return the settings of a translator that learns from the pixel loss alone."""
+    return ["--objective", "rc", "--set", "adversarial_weight=0",
+            "--set", f"generator_rate={PIXEL_RATE}", "--set", "ema_decay=0.99",
+            "--steps", scaled(args, args.pixel_steps)]  # fmt: skip
+
+
+def pixels_first(args: argparse.Namespace, encoder: Path, preset: str) -> list[object]:
+    """Train a generator by the pixel loss alone, where steps of it were asked for.
+
+    Returns:
+        The options with which a translator starts from it, or its sizes where there is none.
+    """
+    if not args.pixel_steps:
+        return ["--preset", preset]
+    run("train", "translator", "--encoder", encoder, "--preset", preset, *pixels_alone(args),
+        *training(args), "-o", args.out / "pixels")  # fmt: skip
+    return ["--init", args.out / "pixels"]
 
 
 def where(args: argparse.Namespace) -> list[object]:

@@ -69,6 +69,20 @@ def test_training_goes_on_from_the_weights(
     assert len(config["init"]) == 64
 
 
+def test_a_start_has_the_sizes_of_its_generator(
+    place: Path, toy_bench: Bench, tmp_path: Path
+) -> None:
+    """Its encoder may have others."""
+    common = ["--data", toy_bench.root, "--threads", "1", "--steps", 1, "--batch-size", 6,
+              "--encoder", place / "encoder", "--objective", "rc"]  # fmt: skip
+    run("train", "translator", "-o", tmp_path / "pixels", "--preset", "small", *common,
+        "--set", "adversarial_weight=0")  # fmt: skip
+    run("train", "translator", "-o", tmp_path / "translator", "--init", tmp_path / "pixels",
+        *common)  # fmt: skip
+    config = json.loads((tmp_path / "translator" / "run.json").read_text("utf-8"))["config"]
+    assert config["preset"] == "small"
+
+
 def test_a_trainable_model_is_a_sound_model(place: Path) -> None:
     info = model_folder.read(place / "model")
     carried = {name for name in info.files if name.endswith(".safetensors")}
@@ -97,8 +111,8 @@ def test_what_cannot_be_started_from_is_one_line(
         assert list(tmp_path.iterdir()) == []
     (tmp_path / "encoder.safetensors").write_bytes(b"no tensors")
     with pytest.raises(DataError, match=r"encoder\.json is missing or damaged"):
-        Pretrained(tmp_path).preset()
-    assert Pretrained(place / "encoder").preset() == "tiny"
+        Pretrained(tmp_path).preset("generator", "encoder")
+    assert Pretrained(place / "encoder").preset("generator", "encoder") == "tiny"
 
 
 def test_other_weights_are_another_run(place: Path, toy_bench: Bench, tmp_path: Path) -> None:

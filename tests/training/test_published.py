@@ -202,6 +202,34 @@ def test_the_published_objective_is_a_plain_gan_step(
             torch.testing.assert_close(after, update.after, rtol=1e-5, atol=1e-7)
 
 
+def test_without_an_adversarial_loss_no_discriminator_is_trained(
+    toy_bench: Bench, autoencoder_run: Path, tmp_path: Path
+) -> None:
+    config = replace(default_config("rc", "tiny", "x"), loop=LOOP, adversarial_weight=0.0)
+    data = PairDataset(toy_bench, "train")
+    task = TranslatorTask(config, load_encoder(autoencoder_run), data, encoder_run=autoencoder_run)
+    untouched = copy.deepcopy(task.discriminator.state_dict())
+    generator = copy.deepcopy(task.generator).train()
+    updates = watch(task.g_optimizer, task.generator)
+    assert fit(task, tmp_path / "run", LOOP, to_dict(config))
+    for name, tensor in task.discriminator.state_dict().items():
+        assert torch.equal(tensor, untouched[name])
+    logged = (tmp_path / "run" / "log.jsonl").read_text("utf-8").splitlines()
+    assert len(updates) == len(logged) == LOOP.steps
+    assert "d_loss" not in json.loads(logged[0])
+    assert "g_adversarial" not in json.loads(logged[0])
+
+    for step, update in enumerate(updates):
+        rng = step_rng(LOOP.seed, step)
+        rows = batch_indices(len(data), LOOP.batch_size, LOOP.seed, step)
+        image = data.gather(rows).image.float() / 127.5 - 1.0
+        torch.randn(len(rows), generator.noise_size, generator=rng)
+        dropout = torch.rand(len(rows), generator.dropout_size, generator=rng)
+        put(generator, update.before)
+        picture = generator(task.conditions(rows), None, dropout)
+        assert_same_gradient(update.gradients, (picture - image).abs().mean(), generator)
+
+
 def test_both_turns_of_the_discriminator_see_augmented_pictures(
     toy_bench: Bench, autoencoder_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,7 @@ def encoder(
 ) -> None:
     """Train an audio encoder on pairs, without a label."""
     start = _start("encoder", options, init)
-    preset = _preset(preset, start)
+    preset = _preset(preset, start, "encoder")
     if preset in configs.EARS_SIZES:
         others = {"--embedding-size": embedding_size, "--kind": kind != "contrastive",
                   "--schedule": schedule != "modern"}  # fmt: skip
@@ -170,7 +170,8 @@ def translator(
         raise ConfigError("--encoder is missing: a finished run of `train encoder`")
     # Without --preset the sizes are those of weights, which torch has to read.
     sized_by = init or (encoder if decoder and preset is None else None)
-    preset = _preset(preset, _start("translator", options, sized_by))
+    sizes_of = _start("translator", options, sized_by)
+    preset = _preset(preset, sizes_of, "generator", "encoder")
     start = _start("translator", options, init)
     if preset in configs.EARS_SIZES:
         decoder = decoder or init
@@ -304,10 +305,10 @@ def _start(name: str, options: FitOptions, init: Path | None) -> Pretrained | No
     return Pretrained(init)
 
 
-def _preset(name: str | None, start: Pretrained | None) -> str:
-    """Return the preset that is asked for: that of the starting point, unless it is named."""
+def _preset(name: str | None, start: Pretrained | None, *networks: str) -> str:
+    """Return the preset that is asked for: that of the start's networks, unless it is named."""
     if name is None:
-        name = "compact" if start is None else start.preset()
+        name = "compact" if start is None else start.preset(*networks)
     choose("preset", name, dict.fromkeys((*configs.SIZES, *configs.EARS_SIZES)))
     return name
 

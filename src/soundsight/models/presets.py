@@ -8,9 +8,11 @@
 generator, and towers that look at half the frames and at smaller pictures: twice as many pairs in
 the same time, and no less known of the class. Every ``tiny`` network has under 100,000 parameters.
 
-The narrow published discriminators drop fewer channels than the published one: dropping a share p
-of k maps leaves a sum over maps with a relative variance of p / ((1 - p) k), and p is chosen so
-that this is as published (p = .5 of k = 256). At .5 they stay at chance (``docs/LOG.md``).
+The narrow published discriminators, and the decoders of the narrow autoencoders, drop fewer
+channels than the published ones: dropping a share p of k maps leaves a sum over maps with a
+relative variance of p / ((1 - p) k), and p is chosen so that this is as published (in the
+discriminator p = .5 of k = 256). At .5 the discriminators stay at chance, and the autoencoder
+learns three times as slowly (``docs/LOG.md``).
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ _PAPER = Preset(
 )
 _COMPACT = Preset(
     autoencoder=AutoencoderConfig(
-        embedding_size=128, maps=(16, 32, 32, 40, 48, 56, 64, 72, 96, 96, 96, 96)
+        embedding_size=128,
+        maps=(16, 32, 32, 40, 48, 56, 64, 72, 96, 96, 96, 96),
+        dropout=(0.032, 0.03, 0.027, 0.025, 0.021, 0.02, 0.02, 0.017, 0.015, 0.012, 0.011, 0.01),
     ),
     contrastive=ContrastiveConfig(embedding_size=128),
     generator=DenseGeneratorConfig(
@@ -79,7 +83,9 @@ _FLAGSHIP = replace(
 )
 _SMALL = Preset(
     autoencoder=AutoencoderConfig(
-        embedding_size=128, maps=(8, 16, 16, 24, 24, 32, 32, 48, 64, 64, 64, 64)
+        embedding_size=128,
+        maps=(8, 16, 16, 24, 24, 32, 32, 48, 64, 64, 64, 64),
+        dropout=(0.022, 0.02, 0.018, 0.017, 0.014, 0.01, 0.012, 0.009, 0.009, 0.006, 0.006, 0.005),
     ),
     contrastive=_COMPACT.contrastive,
     generator=DenseGeneratorConfig(

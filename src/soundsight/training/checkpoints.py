@@ -150,8 +150,13 @@ class Pretrained:
         hashes = "".join(str(self.about(name)["sha256"]) for name in present)
         return hashlib.sha256(hashes.encode()).hexdigest()
 
-    def preset(self, name: str = "encoder") -> str:
-        """Return the name of the sizes that a network has."""
+    def preset(self, *names: str) -> str:
+        """Return the name of the sizes that a network has: the first of ``names`` that is there.
+
+        Where none is, the last is asked for, and its absence is the error. An encoder may have
+        other sizes than the generator that listens to it.
+        """
+        name = next((name for name in names if self.file(name).is_file()), names[-1])
         try:
             return str(self.about(name)["preset"])
         except KeyError as error:

@@ -313,11 +313,12 @@ class TranslatorTask(Task):
             judged = partial(self._relativistic_discriminator, rng=rng, penalised=penalised)
             drawn = partial(self._relativistic_generator, rng=rng)
         # The generator takes its step on the pairs of the discriminator's last one.
-        turns = config.discriminator_steps
+        turns, d_scalars = config.discriminator_steps, {}
         for turn in range(turns):
             rows = self.data.rows(loop.batch_size, loop.seed, step * turns + turn)
             parts = [self._part(own, rng) for own in self.devices.parts_of(rows, loop.accumulate)]
-            d_scalars = self.descend("d_gradient", self.d_optimizer, parts, judged)
+            if config.adversarial_weight:
+                d_scalars = self.descend("d_gradient", self.d_optimizer, parts, judged)
         self.discriminator.requires_grad_(False)
         g_scalars = self.descend("g_gradient", self.g_optimizer, parts, drawn)
         self.discriminator.requires_grad_(True)
@@ -346,7 +347,7 @@ class TranslatorTask(Task):
         return SimpleNamespace(
             image=image, condition=given, embedding=given[:, :size], noise=noise.to(device),
             dropout=dropout.to(device), video=batch.video.to(device), photo=batch.photo.to(device),
-            posterior=None,
+            posterior=None, generated=None,
         )  # fmt: skip
 
     def _draw(self, part: SimpleNamespace) -> Tensor:
@@ -373,8 +374,10 @@ class TranslatorTask(Task):
 
     def _drawn(self, part: SimpleNamespace) -> Tensor:
         """The same pictures with gradients, for the generator's turn."""
-        generated: Tensor = part.generated
-        return generated if generated.requires_grad else self._draw(part)
+        generated: Tensor | None = part.generated
+        if generated is None or not generated.requires_grad:
+            return self._draw(part)
+        return generated
 
     def _rc_discriminator(
         self, part: SimpleNamespace, *, rng: torch.Generator
@@ -389,18 +392,23 @@ class TranslatorTask(Task):
         self, part: SimpleNamespace, *, rng: torch.Generator
     ) -> tuple[Tensor, Scalars]:
         config, generated = self.config, self._drawn(part)
-        real, fake = self._seen(part.image, rng), self._seen(generated, rng)
-        with self.devices.autocast():
-            adversarial = self.adversary.loss(
-                self.discriminator, real, fake, part.embedding, smoothing=config.label_smoothing
-            )
         pixels = losses.pixel_loss(generated, part.image, config.pixel)
-        return config.adversarial_weight * adversarial + config.pixel_weight * pixels, {
-            "g_adversarial": adversarial,
+        scalars = {
             "pixel_loss": pixels,
             # How much the pictures of one batch differ; near 0 they have collapsed into one.
             "variety": generated.std(dim=0).mean(),
         }
+        total = config.pixel_weight * pixels
+        if config.adversarial_weight:
+            real, fake = self._seen(part.image, rng), self._seen(generated, rng)
+            with self.devices.autocast():
+                adversarial = self.adversary.loss(
+                    self.discriminator, real, fake, part.embedding,
+                    smoothing=config.label_smoothing,
+                )  # fmt: skip
+            total = total + config.adversarial_weight * adversarial
+            scalars["g_adversarial"] = adversarial
+        return total, scalars
 
     def _seen(self, pictures: Tensor, rng: torch.Generator) -> Tensor:
         """Pictures as the published discriminator sees them."""
