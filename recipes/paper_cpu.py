@@ -9,8 +9,8 @@ published is done as published: the autoencoder by SGD at .05 with momentum .9 i
 encoder then frozen, the RC-score discriminator, L1 on the RC-score plus a pixel loss, no noise,
 dropout left on when pictures are drawn. What is not published is chosen, and listed in
 ``docs/method.md``. Beside it the autoencoder is trained once more with a modern schedule; both are
-measured. The report of the translator is written last. ``--pixel-steps``, ``--steps``,
-``--devices`` and ``--set`` make other and longer runs of it (docs/published.md).
+measured. The report of the translator is written last. ``--encoder-steps``, ``--pixel-steps``,
+``--steps``, ``--devices`` and ``--set`` make other and longer runs of it (docs/published.md).
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def main() -> None:
     parser.add_argument(
         "--moving-average", default="off", help="off, snapshots or ema (docs/results.md)"
     )
-    parser.add_argument("--encoder-steps", type=int, default=AUTOENCODER_STEPS)
+    parser.add_argument(
+        "--encoder-steps", type=int, default=AUTOENCODER_STEPS, help="of each autoencoder"
+    )
     parser.add_argument("--steps", type=int, default=TRANSLATOR_STEPS, help="of the translator")
     parser.add_argument("--devices", type=int, default=1, help="processes of the translator")
     args = parser.parse_args()

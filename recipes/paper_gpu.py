@@ -56,8 +56,8 @@ def main() -> None:
     start: list[object] = ["--preset", preset]
     if args.pixel_steps:
         start = ["--init", out / "pixels"]
-        slice_of("pixels", "translator", "--encoder", out / "autoencoder", "--preset", preset,
-                 *pixels_alone(args), "--batch-size", TRANSLATOR_BATCH)  # fmt: skip
+        slice_of("pixels", *pixels_alone(args, out / "autoencoder", preset),
+                 "--batch-size", TRANSLATOR_BATCH)  # fmt: skip
     slice_of("translator", "translator", "--encoder", out / "autoencoder", *start,
              "--objective", "rc", "--moving-average", args.moving_average, *settings(args),
              "--steps", scaled(args, TRANSLATOR_STEPS),

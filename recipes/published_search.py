@@ -4,10 +4,11 @@
 
 Every trial trains the published networks with the published losses (the RC-score, its L1) on the
 same 64,000 pictures (1,000 steps of 64) at the size ``small``, from one autoencoder of the size
-``compact``, and changes what ``TRIALS`` says (*aligned pairs*: ``recipes/aligned_pairs.py``). After
-so few pictures next to none is informative, so trials are ranked by *coherence*: the judges'
-log-odds for the class of a picture's sound less those for another class, on 500 seconds of val
-(docs/training.md, watching a run). KID stands beside it. Devtest is not used.
+``compact``, and changes what ``TRIALS`` says (*pixels first*: from one generator that has learned
+from the pixel loss alone; *aligned pairs*: ``recipes/aligned_pairs.py``). After so few pictures
+next to none is informative, so trials are ranked by *coherence*: the judges' log-odds for the class
+of a picture's sound less those for another class, on 500 seconds of val (docs/training.md, watching
+a run). KID stands beside it. Devtest is not used.
 
 A trial takes ten minutes of one core with AVX2 (.6 s a step), the whole search more than two hours
 of two. Each adds its row to ``docs/published_search.csv``; a trial that has one is not run again,
@@ -72,6 +73,7 @@ TRIALS: dict[str, Settings] = {
     "slow D, pixel 0, standardised": SLOW_D | NO_PIXELS | {"standardised_embedding": True},
     "slow D": SLOW_D,
     "slow D, everyday ears": SLOW_D | {"encoder": "ears"},
+    "slow D, noise .25": SLOW_D | {"noise_ratio": 0.25},
     "no adversary": {"generator_rate": 1e-3, "adversarial_weight": 0},
     # First the pixel loss alone; then one thing at a time.
     "pixels first": PIXELS_FIRST,
@@ -80,6 +82,7 @@ TRIALS: dict[str, Settings] = {
     "pixels first, DiffAugment, dropout .2":
         PIXELS_FIRST | {"diff_augment": True, "discriminator_dropout": 0.2},
     "pixels first, pixel 0": PIXELS_FIRST | NO_PIXELS,
+    "pixels first, pixel .1": PIXELS_FIRST | {"pixel_weight": 0.1},
     "pixels first, pixel 1": PIXELS_FIRST | {"pixel_weight": 1},
     "pixels first, pixel 25": PIXELS_FIRST | {"pixel_weight": 25},
     "pixels first, equal rates": PIXELS_FIRST | {"discriminator_rate": 5e-4},
@@ -239,8 +242,8 @@ def main() -> None:
     of_pixels = [TRIALS[name] for name in args.trial or TRIALS if "start" in TRIALS[name]]
     for listens in {args.ears if of.get("encoder") == "ears" else encoder for of in of_pixels}:
         if listens is not None:
-            run("train", "translator", "--encoder", listens, "--preset", preset,
-                *pixels_alone(args), *training(args), "-o", start_of(args, listens))  # fmt: skip
+            run("train", *pixels_alone(args, listens, preset), *training(args),
+                "-o", start_of(args, listens))  # fmt: skip
     pictures = scaled(args, STEPS) * BATCH
     there = {(row["trial"], row["preset"], row["encoder"], row["pictures"], row["seed"])
              for row in known(args.table)}  # fmt: skip

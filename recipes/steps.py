@@ -88,11 +88,11 @@ def settings(args: argparse.Namespace) -> list[object]:
     return [part for setting in args.set for part in ("--set", setting)]
 
 
-def pixels_alone(args: argparse.Namespace) -> list[object]:
-    """Return the settings of a translator that learns from the pixel loss alone."""
-    return ["--objective", "rc", "--set", "adversarial_weight=0",
-            "--set", f"generator_rate={PIXEL_RATE}", "--set", "ema_decay=0.99",
-            "--steps", scaled(args, args.pixel_steps)]  # fmt: skip
+def pixels_alone(args: argparse.Namespace, encoder: Path, preset: str) -> list[object]:
+    """Return, after ``train``, the command of a translator that learns from pixels alone."""
+    return ["translator", "--encoder", encoder, "--preset", preset, "--objective", "rc",
+            "--set", "adversarial_weight=0", "--set", f"generator_rate={PIXEL_RATE}",
+            "--set", "ema_decay=0.99", "--steps", scaled(args, args.pixel_steps)]  # fmt: skip
 
 
 def pixels_first(args: argparse.Namespace, encoder: Path, preset: str) -> list[object]:
@@ -103,9 +103,9 @@ def pixels_first(args: argparse.Namespace, encoder: Path, preset: str) -> list[o
     """
     if not args.pixel_steps:
         return ["--preset", preset]
-    run("train", "translator", "--encoder", encoder, "--preset", preset, *pixels_alone(args),
-        *training(args), "-o", args.out / "pixels")  # fmt: skip
-    return ["--init", args.out / "pixels"]
+    start = args.out / "pixels"
+    run("train", *pixels_alone(args, encoder, preset), *training(args), "-o", start)
+    return ["--init", start]
 
 
 def where(args: argparse.Namespace) -> list[object]:

@@ -11,8 +11,8 @@ the same time, and no less known of the class. Every ``tiny`` network has under 
 The narrow published discriminators, and the decoders of the narrow autoencoders, drop fewer
 channels than the published ones: dropping a share p of k maps leaves a sum over maps with a
 relative variance of p / ((1 - p) k), and p is chosen so that this is as published (in the
-discriminator p = .5 of k = 256). At .5 the discriminators stay at chance, and the autoencoder
-learns three times as slowly (``docs/LOG.md``).
+discriminator p = .5 of k = 256). With the published shares the discriminators stay at chance, and
+the autoencoder learns three times as slowly (``docs/LOG.md``).
 """
 
 from __future__ import annotations
