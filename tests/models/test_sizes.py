@@ -47,6 +47,21 @@ def test_compact_and_flagship_stay_small(flop: Flop) -> None:
     assert network.noise_size == flagship.picture_posterior.noise_size
 
 
+def test_quarter_is_the_published_system_with_a_quarter_of_its_maps(flop: Flop) -> None:
+    paper, quarter = preset("paper"), preset("quarter")
+    # Every layer lies between two others, so a sixteenth of the weights and of the work is left.
+    for of, small in (
+        (DenseGenerator(paper.generator), DenseGenerator(quarter.generator)),
+        (Autoencoder(paper.autoencoder), Autoencoder(quarter.autoencoder)),
+        (RCDiscriminator(paper.rc_discriminator), RCDiscriminator(quarter.rc_discriminator)),
+    ):
+        assert count(small) == pytest.approx(count(of) / 16, rel=0.02)
+    assert flop(quarter.generator) == pytest.approx(flop(paper.generator) / 16, rel=0.05)
+    # As noisy: p / ((1 - p) maps) is the same.
+    assert quarter.generator.dropout[0] == pytest.approx(0.15 / (0.15 + 4 * 0.85))
+    assert quarter.autoencoder.dropout[-1] == pytest.approx(0.05 / (0.05 + 4 * 0.95))
+
+
 def test_every_tiny_network_is_under_100_000_parameters() -> None:
     sizes = preset("tiny")
     for network in (
@@ -66,7 +81,7 @@ def test_embedding_sizes_of_a_preset_agree(name: str) -> None:
     assert len({s.embedding_size for s in sizes if hasattr(s, "embedding_size")}) == 1
 
 
-@pytest.mark.parametrize("name", ["paper", "compact", "small"])
+@pytest.mark.parametrize("name", ["paper", "quarter", "compact", "small"])
 def test_narrow_discriminators_are_disturbed_by_dropout_as_much_as_the_published(name: str) -> None:
     config = preset(name).rc_discriminator
     variance = config.dropout / ((1 - config.dropout) * max(config.maps))
@@ -74,5 +89,5 @@ def test_narrow_discriminators_are_disturbed_by_dropout_as_much_as_the_published
 
 
 def test_unknown_preset_lists_the_choices() -> None:
-    with pytest.raises(ConfigError, match="compact, flagship, paper, small, tiny"):
+    with pytest.raises(ConfigError, match="compact, flagship, paper, quarter, small, tiny"):
         preset("huge")

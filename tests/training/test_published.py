@@ -248,6 +248,39 @@ def test_both_turns_of_the_discriminator_see_augmented_pictures(
     assert float(scalars["pixel_loss"]) > 0.1
 
 
+def test_augmented_photos_are_what_both_losses_see(
+    toy_bench: Bench, autoencoder_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mirrored ones here: pictures are compared with these, and so are the scores."""
+    config = replace(
+        default_config("rc", "tiny", "x"), loop=LOOP, augment_photos=True, discriminator_dropout=0.0
+    )
+    data = PairDataset(toy_bench, "train")
+    task = TranslatorTask(config, load_encoder(autoencoder_run), data, encoder_run=autoencoder_run)
+    task.place(Devices())
+    asked: dict[str, float] = {}
+
+    def mirrored(image: Tensor, _: torch.Generator, **how: float) -> Tensor:
+        asked.update(how)
+        return image.flip(3)
+
+    monkeypatch.setattr(published, "augment_image", mirrored)
+    rows = data.rows(LOOP.batch_size, LOOP.seed, 0)
+    photos = data.gather(rows).image.float() / 127.5 - 1.0
+    judged: list[Tensor] = []
+    task.discriminator.register_forward_pre_hook(lambda _, given: judged.append(given[0].detach()))
+    generator = copy.deepcopy(task.generator).train()
+    scalars = task.step(0, step_rng(0, 0))
+    assert asked["colour"] == 0.0
+    torch.testing.assert_close(judged[0][: len(rows)], photos.flip(3))
+    rng = step_rng(0, 0)
+    torch.randn(len(rows), generator.noise_size, generator=rng)
+    dropout = torch.rand(len(rows), generator.dropout_size, generator=rng)
+    picture = generator(task.conditions(rows), None, dropout)
+    pixels = float((picture - photos.flip(3)).abs().mean().detach())
+    assert float(scalars["pixel_loss"]) == pytest.approx(pixels, abs=1e-5)
+
+
 def test_standardised_embeddings_are_white_of_one_length_and_stand_in_the_run(
     toy_bench: Bench, encoder_run: Path, autoencoder_run: Path, tmp_path: Path
 ) -> None:

@@ -35,7 +35,7 @@ from soundsight.training import configs
 if TYPE_CHECKING:
     from soundsight.training.checkpoints import Pretrained
 
-_PRESETS = "everyday, paper, flagship, compact, small or tiny"
+_PRESETS = "everyday, paper, quarter, flagship, compact, small or tiny"
 
 
 def register(app: typer.Typer) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_type_hints
 from soundsight.core.config import check_values, choose
 from soundsight.core.errors import ConfigError
 
-SIZES = ("paper", "flagship", "compact", "small", "tiny")
+SIZES = ("paper", "quarter", "flagship", "compact", "small", "tiny")
 EARS_SIZES = ("everyday", "everyday-tiny")
 PART_SIZES = ("everyday", "tiny")
 """Of decoder, flow and discriminator of the everyday model."""
@@ -154,7 +154,7 @@ class MovingAverageConfig(Checked):
 
 _RC_SETTINGS = (
     "adversarial_weight", "discriminator_steps", "discriminator_preset", "discriminator_dropout",
-    "score_norm", "label_smoothing", "standardised_embedding", "diff_augment",
+    "score_norm", "label_smoothing", "standardised_embedding", "diff_augment", "augment_photos",
 )  # fmt: skip
 
 
@@ -195,6 +195,8 @@ class TranslatorConfig(Checked):
     standardised_embedding: bool = False
     #: shift and colours of real and generated pictures before the discriminator (ours)
     diff_augment: bool = False
+    #: mirror half of the photos, and move and enlarge them a little, as they are read
+    augment_photos: bool = False
     # Of ``relativistic``:
     penalty: Weight = 1.0  #: gamma of the R1 and R2 gradient penalties
     penalty_every: Count = 8  #: steps between two penalties; each is scaled up to make up for it

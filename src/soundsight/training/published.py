@@ -8,8 +8,8 @@ Two objectives, both without a label:
     both steps, because the RC-score ends in a one-channel BatchNorm. The discriminator's dropout
     stays on, as published. What is not published are settings: the weights of both losses, the
     optimiser and its rates, the discriminator's steps and dropout, whether a BatchNorm ends it,
-    how far r is smoothed. Two are ours, and off: ``diff_augment`` shifts and recolours what it
-    sees, ``standardised_embedding`` whitens the sounds' embeddings.
+    how far r is smoothed, whether photos are augmented. Two are ours, and off: ``diff_augment``
+    shifts and recolours what it sees, ``standardised_embedding`` whitens the sounds' embeddings.
 ``relativistic`` (ours)
     Paired softplus loss, R1 + R2 gradient penalties, differentiable augmentation, and a
     matching-aware negative: a real picture with the sound of another video must score below the
@@ -58,7 +58,7 @@ from soundsight.models.published.discriminator import (
 )
 from soundsight.models.published.generator import DenseGenerator, DenseGeneratorConfig
 from soundsight.training import losses
-from soundsight.training.augment import diff_augment
+from soundsight.training.augment import augment_image, diff_augment
 from soundsight.training.checkpoints import (
     Pretrained,
     copy_weights,
@@ -342,6 +342,9 @@ class TranslatorTask(Task):
             # The embedding alone: tokens behind it have another scale.
             jitter = torch.randn(n, size, generator=rng) * self.config.embedding_noise
             given = torch.cat([given[:, :size] + jitter.to(device), given[:, size:]], dim=1)
+        elif self.config.augment_photos:
+            # Other photos, not other colours: both losses see the same ones.
+            image = augment_image(image, rng, shift=0.05, colour=0.0)
         noise = torch.randn(n, self.generator.noise_size, generator=rng)
         dropout = torch.rand(n, self.generator.dropout_size, generator=rng)
         return SimpleNamespace(
