@@ -6,7 +6,7 @@ Off, the mean over the last K = 2, 5, 10 discriminators, and an exponential movi
 discriminator, each for three seeds on the same 40,000 pictures at the size ``small`` (625 steps of
 64), from one autoencoder. About 75 minutes of one quiet core with bfloat16 arithmetic (estimated: a
 step takes .27 s, each further discriminator .06 s more). ``--set`` changes every run alike,
-``--pixel-steps`` starts them all from one generator.
+``--pixel-steps`` starts them all from one generator, ``--encoder`` names another autoencoder.
 
 Of each run, over the second half of its steps: the spread (standard deviation) of both adversarial
 losses, and events. A *collapse* is a stretch of 25 steps or more in which the pictures of a batch
@@ -103,16 +103,20 @@ def slug(name: str, seed: int) -> str:
 
 def main() -> None:
     """Train every run, measure, write report.md and curves.png."""
-    args = arguments(__doc__, "runs/moving_average", seeds=3, sets=True).parse_args()
-    out, preset = args.out, args.preset or "small"
-    run("train", "encoder", "--kind", "autoencoder", "--preset", preset,
-        "--steps", scaled(args, 1200), *training(args), "-o", out / "autoencoder")  # fmt: skip
-    start = pixels_first(args, out / "autoencoder", preset)
+    parser = arguments(__doc__, "runs/moving_average", seeds=3, sets=True)
+    parser.add_argument("--encoder", type=Path, help="a finished run (default: one is trained)")
+    args = parser.parse_args()
+    out, preset, encoder = args.out, args.preset or "small", args.encoder
+    if encoder is None:
+        encoder = out / "autoencoder"
+        run("train", "encoder", "--kind", "autoencoder", "--preset", preset,
+            "--steps", scaled(args, 1200), *training(args), "-o", encoder)  # fmt: skip
+    start = pixels_first(args, encoder, preset)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in READINGS}
     for seed in range(args.seeds):
         for name, (reading, k) in READINGS.items():
             folder = out / slug(name, seed)
-            run("train", "translator", "--encoder", out / "autoencoder", *start,
+            run("train", "translator", "--encoder", encoder, *start,
                 "--objective", "rc", "--moving-average", reading,
                 "--set", f"moving_average.snapshots={k}", "--set", f"loop.log_every={LOG_EVERY}",
                 *settings(args),

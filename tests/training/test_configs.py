@@ -49,7 +49,7 @@ REFUSED = {
         ({"score_norm": False}, "score_norm belongs to --objective rc"),
         ({"objective": "rc", "label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\)"),
         ({"objective": "rc", "discriminator_steps": 0}, "discriminator_steps"),
-        ({"objective": "rc", "discriminator_preset": "huge"}, "compact, flagship, paper, quarter, small"),
+        ({"objective": "rc", "discriminator_preset": "huge"}, "paper, quarter, small"),
         ({"objective": "rc", "optimizer": "lion"}, "adam, sgd"),
         ({"objective": "rc", "discriminator_dropout": 1.0}, "discriminator_dropout must lie in"),
         ({"optimizer": None}, "adam, sgd"),

@@ -156,7 +156,8 @@ _TINY = Preset(
 )
 
 PRESETS = {
-    "paper": _PAPER, "quarter": _QUARTER, "flagship": _FLAGSHIP, "compact": _COMPACT, "small": _SMALL, "tiny": _TINY,
+    "paper": _PAPER, "quarter": _QUARTER, "flagship": _FLAGSHIP, "compact": _COMPACT,
+    "small": _SMALL, "tiny": _TINY,
 }  # fmt: skip
 
 
