@@ -343,7 +343,7 @@ class TranslatorTask(Task):
             jitter = torch.randn(n, size, generator=rng) * self.config.embedding_noise
             given = torch.cat([given[:, :size] + jitter.to(device), given[:, size:]], dim=1)
         elif self.config.augment_photos:
-            # Other photos, not other colours: both losses see the same ones.
+            # Both losses see the same photos. Colours stay: changed ones would be drawn.
             image = augment_image(image, rng, shift=0.05, colour=0.0)
         noise = torch.randn(n, self.generator.noise_size, generator=rng)
         dropout = torch.rand(n, self.generator.dropout_size, generator=rng)
