@@ -11,8 +11,9 @@ of a picture's sound less those for another class, on 500 seconds of val (docs/t
 a run). KID stands beside it. Devtest is not used.
 
 A trial takes five to seven minutes of one core with AMX (``--precision bf16-mixed``), ten of one
-with AVX2, the whole search more than two hours of two. Each adds its row to ``docs/published_search.csv``; a trial that has one is not run again,
-and a search that was stopped goes on by the same command. ``--trial NAME`` runs one.
+with AVX2, the whole search more than two hours of two. Each adds its row to
+``docs/published_search.csv``; a trial that has one is not run again, and a search that was stopped
+goes on by the same command. ``--trial NAME`` runs one.
 """
 
 from __future__ import annotations
