@@ -72,13 +72,15 @@ def test_training_goes_on_from_the_weights(
 def test_a_start_has_the_sizes_of_its_generator(
     place: Path, toy_bench: Bench, tmp_path: Path
 ) -> None:
-    """Its encoder may have others."""
+    """Its encoder may have others, and so may the discriminator, which has not been trained yet."""
     common = ["--data", toy_bench.root, "--threads", "1", "--steps", 1, "--batch-size", 6,
               "--encoder", place / "encoder", "--objective", "rc"]  # fmt: skip
     run("train", "translator", "-o", tmp_path / "pixels", "--preset", "small", *common,
         "--set", "adversarial_weight=0")  # fmt: skip
+    assert not (tmp_path / "pixels" / "discriminator.safetensors").exists()
     run("train", "translator", "-o", tmp_path / "translator", "--init", tmp_path / "pixels",
-        *common)  # fmt: skip
+        "--set", "score_norm=false", *common)  # fmt: skip
+    assert (tmp_path / "translator" / "discriminator.safetensors").exists()
     config = json.loads((tmp_path / "translator" / "run.json").read_text("utf-8"))["config"]
     assert config["preset"] == "small"
 

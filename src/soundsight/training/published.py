@@ -540,7 +540,9 @@ class TranslatorTask(Task):
         }
         save_weights(run / "generator.safetensors", self.ema.average, about)
         save_weights(run / "encoder.safetensors", self._encoder, self._encoder_about)
-        save_weights(run / "discriminator.safetensors", self.discriminator)
+        if self.config.adversarial_weight:
+            # One that was not trained would only bind a later run to its sizes.
+            save_weights(run / "discriminator.safetensors", self.discriminator)
         if self.posterior is not None:
             save_weights(run / "posterior.safetensors", self.posterior)
         copy_weights(self._encoder_run, run, "picture_encoder")
