@@ -20,6 +20,7 @@ from soundsight.data.vegas.bench import Bench
 from soundsight.export.onnx import export_run
 from soundsight.models.presets import preset
 from soundsight.models.published.discriminator import RCDiscriminator
+from soundsight.models.published.generator import DenseGenerator
 from soundsight.runtime.translator import Translator
 from soundsight.training import published
 from soundsight.training.configs import (
@@ -136,14 +137,28 @@ CHOSEN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def task_of(bench: Bench, encoder: Path, **changes: Any) -> TranslatorTask:
+    """Return the published training of ``tiny``, with other settings."""
+    config = replace(default_config("rc", "tiny", "x"), loop=LOOP, **changes)
+    return TranslatorTask(
+        config, load_encoder(encoder), PairDataset(bench, "train"), encoder_run=encoder
+    )
+
+
+def drawn_again(generator: DenseGenerator, sounds: Tensor, rng: torch.Generator) -> Tensor:
+    """Return what a generator draws in a step whose random numbers are ``rng``; it has no noise."""
+    torch.randn(len(sounds), generator.noise_size, generator=rng)
+    dropout = torch.rand(len(sounds), generator.dropout_size, generator=rng)
+    picture: Tensor = generator(sounds, None, dropout)
+    return picture
+
+
 @pytest.mark.parametrize("changes", CHOSEN.values(), ids=CHOSEN.keys())
 def test_the_published_objective_is_a_plain_gan_step(
     changes: dict[str, Any], toy_bench: Bench, autoencoder_run: Path, tmp_path: Path
 ) -> None:
-    config = replace(default_config("rc", "tiny", "x"), loop=LOOP, **changes)
-    data = PairDataset(toy_bench, "train")
-    encoder = load_encoder(autoencoder_run)
-    task = TranslatorTask(config, encoder, data, encoder_run=autoencoder_run)
+    task = task_of(toy_bench, autoencoder_run, **changes)
+    config, data, encoder = task.config, task.data, load_encoder(autoencoder_run)
     # The published system draws no noise.
     assert task.generator.noise_size == 0
     assert task.generator.dropout_size > 0
@@ -169,10 +184,8 @@ def test_the_published_objective_is_a_plain_gan_step(
             mel, image = batch.mel.float() / 127.5 - 1.0, batch.image.float() / 127.5 - 1.0
             with torch.no_grad():
                 sound = encoder.encode(mel)
-            torch.randn(len(rows), generator.noise_size, generator=rng)
-            dropout = torch.rand(len(rows), generator.dropout_size, generator=rng)
             put(discriminator, judged.before)
-            picture = generator(sound, None, dropout)
+            picture = drawn_again(generator, sound, rng)
             both = discriminator(torch.cat([image, picture.detach()]), sound.repeat(2, 1))
             real, made = both.chunk(2)
             loss = (target - real).abs().mean() + (-target - made).abs().mean()
@@ -205,13 +218,11 @@ def test_the_published_objective_is_a_plain_gan_step(
 def test_without_an_adversarial_loss_no_discriminator_is_trained(
     toy_bench: Bench, autoencoder_run: Path, tmp_path: Path
 ) -> None:
-    config = replace(default_config("rc", "tiny", "x"), loop=LOOP, adversarial_weight=0.0)
-    data = PairDataset(toy_bench, "train")
-    task = TranslatorTask(config, load_encoder(autoencoder_run), data, encoder_run=autoencoder_run)
+    task = task_of(toy_bench, autoencoder_run, adversarial_weight=0.0)
     untouched = copy.deepcopy(task.discriminator.state_dict())
     generator = copy.deepcopy(task.generator).train()
     updates = watch(task.g_optimizer, task.generator)
-    assert fit(task, tmp_path / "run", LOOP, to_dict(config))
+    assert fit(task, tmp_path / "run", LOOP, to_dict(task.config))
     for name, tensor in task.discriminator.state_dict().items():
         assert torch.equal(tensor, untouched[name])
     logged = (tmp_path / "run" / "log.jsonl").read_text("utf-8").splitlines()
@@ -221,12 +232,10 @@ def test_without_an_adversarial_loss_no_discriminator_is_trained(
 
     for step, update in enumerate(updates):
         rng = step_rng(LOOP.seed, step)
-        rows = batch_indices(len(data), LOOP.batch_size, LOOP.seed, step)
-        image = data.gather(rows).image.float() / 127.5 - 1.0
-        torch.randn(len(rows), generator.noise_size, generator=rng)
-        dropout = torch.rand(len(rows), generator.dropout_size, generator=rng)
+        rows = batch_indices(len(task.data), LOOP.batch_size, LOOP.seed, step)
+        image = task.data.gather(rows).image.float() / 127.5 - 1.0
         put(generator, update.before)
-        picture = generator(task.conditions(rows), None, dropout)
+        picture = drawn_again(generator, task.conditions(rows), rng)
         assert_same_gradient(update.gradients, (picture - image).abs().mean(), generator)
 
 
@@ -234,11 +243,7 @@ def test_both_turns_of_the_discriminator_see_augmented_pictures(
     toy_bench: Bench, autoencoder_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DiffAugment is for what the discriminator sees; the pixel loss compares the pictures."""
-    config = replace(
-        default_config("rc", "tiny", "x"), loop=LOOP, diff_augment=True, discriminator_dropout=0.0
-    )
-    data = PairDataset(toy_bench, "train")
-    task = TranslatorTask(config, load_encoder(autoencoder_run), data, encoder_run=autoencoder_run)
+    task = task_of(toy_bench, autoencoder_run, diff_augment=True, discriminator_dropout=0.0)
     assert task.discriminator.config.dropout == 0.0
     task.place(Devices())
     monkeypatch.setattr(published, "diff_augment", lambda pictures, _: torch.zeros_like(pictures))
@@ -252,11 +257,7 @@ def test_augmented_photos_are_what_both_losses_see(
     toy_bench: Bench, autoencoder_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mirrored ones here: pictures are compared with these, and so are the scores."""
-    config = replace(
-        default_config("rc", "tiny", "x"), loop=LOOP, augment_photos=True, discriminator_dropout=0.0
-    )
-    data = PairDataset(toy_bench, "train")
-    task = TranslatorTask(config, load_encoder(autoencoder_run), data, encoder_run=autoencoder_run)
+    task = task_of(toy_bench, autoencoder_run, augment_photos=True, discriminator_dropout=0.0)
     task.place(Devices())
     asked: dict[str, float] = {}
 
@@ -265,18 +266,15 @@ def test_augmented_photos_are_what_both_losses_see(
         return image.flip(3)
 
     monkeypatch.setattr(published, "augment_image", mirrored)
-    rows = data.rows(LOOP.batch_size, LOOP.seed, 0)
-    photos = data.gather(rows).image.float() / 127.5 - 1.0
+    rows = task.data.rows(LOOP.batch_size, LOOP.seed, 0)
+    photos = task.data.gather(rows).image.float() / 127.5 - 1.0
     judged: list[Tensor] = []
     task.discriminator.register_forward_pre_hook(lambda _, given: judged.append(given[0].detach()))
     generator = copy.deepcopy(task.generator).train()
     scalars = task.step(0, step_rng(0, 0))
     assert asked["colour"] == 0.0
     torch.testing.assert_close(judged[0][: len(rows)], photos.flip(3))
-    rng = step_rng(0, 0)
-    torch.randn(len(rows), generator.noise_size, generator=rng)
-    dropout = torch.rand(len(rows), generator.dropout_size, generator=rng)
-    picture = generator(task.conditions(rows), None, dropout)
+    picture = drawn_again(generator, task.conditions(rows), step_rng(0, 0))
     pixels = float((picture - photos.flip(3)).abs().mean().detach())
     assert float(scalars["pixel_loss"]) == pytest.approx(pixels, abs=1e-5)
 

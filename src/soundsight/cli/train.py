@@ -35,7 +35,7 @@ from soundsight.training import configs
 if TYPE_CHECKING:
     from soundsight.training.checkpoints import Pretrained
 
-_PRESETS = "everyday, paper, quarter, flagship, compact, small or tiny"
+_PRESETS = f"{', '.join(('everyday', *configs.SIZES[:-1]))} or {configs.SIZES[-1]}"
 
 
 def register(app: typer.Typer) -> None:

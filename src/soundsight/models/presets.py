@@ -61,28 +61,28 @@ def _quarter(maps: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(count // 4 for count in maps)
 
 
-def _as_noisy(rates: tuple[float, ...]) -> tuple[float, ...]:
-    """Return the dropout rates at which a quarter of the maps is as noisy (see the module)."""
-    return tuple(rate / (rate + 4 * (1 - rate)) for rate in rates)
+def _as_noisy(rate: float) -> float:
+    """Return the dropout rate at which a quarter of the maps is as noisy (see the module)."""
+    return rate / (rate + 4 * (1 - rate))
 
 
 _QUARTER = Preset(
     autoencoder=AutoencoderConfig(
         embedding_size=128,
         maps=_quarter(_PAPER.autoencoder.maps),
-        dropout=_as_noisy(_PAPER.autoencoder.dropout),
+        dropout=tuple(map(_as_noisy, _PAPER.autoencoder.dropout)),
     ),
     contrastive=ContrastiveConfig(embedding_size=128),
     generator=DenseGeneratorConfig(
         embedding_size=128,
         blocks=tuple((a // 4, b // 4, c // 4) for a, b, c in _PAPER.generator.blocks),
         transitions=_quarter(_PAPER.generator.transitions),
-        dropout=_as_noisy(_PAPER.generator.dropout),
+        dropout=tuple(map(_as_noisy, _PAPER.generator.dropout)),
     ),
     rc_discriminator=RCDiscriminatorConfig(
         embedding_size=128,
         maps=_quarter(_PAPER.rc_discriminator.maps),
-        dropout=_as_noisy((_PAPER.rc_discriminator.dropout,))[0],
+        dropout=_as_noisy(_PAPER.rc_discriminator.dropout),
     ),
     projection_discriminator=ProjectionDiscriminatorConfig(embedding_size=128),
 )
