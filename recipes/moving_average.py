@@ -6,7 +6,8 @@ Off, the mean over the last K = 2, 5, 10 discriminators, and an exponential movi
 discriminator, each for three seeds on the same 40,000 pictures at the size ``small`` (625 steps of
 64), from one autoencoder. About 75 minutes of one quiet core with bfloat16 arithmetic (estimated: a
 step takes .27 s, each further discriminator .06 s more). ``--set`` changes every run alike,
-``--pixel-steps`` starts them all from one generator, ``--encoder`` names another autoencoder.
+``--pixel-steps`` starts them all from one generator, ``--encoder`` names another autoencoder,
+``--reading`` trains fewer of the five.
 
 Of each run, over the second half of its steps: the spread (standard deviation) of both adversarial
 losses, and events. A *collapse* is a stretch of 25 steps or more in which the pictures of a batch
@@ -79,9 +80,10 @@ def plot(args: argparse.Namespace, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(
-        2, len(READINGS), figsize=(16, 5), sharex=True, sharey="row", layout="constrained"
-    )
-    for column, name in enumerate(READINGS):
+        2, len(args.reading), figsize=(1 + 3 * len(args.reading), 5), squeeze=False,
+        sharex=True, sharey="row", layout="constrained",
+    )  # fmt: skip
+    for column, name in enumerate(args.reading):
         for seed in range(args.seeds):
             log = log_of(args.out / slug(name, seed))
             steps = [line["step"] for line in log]
@@ -105,16 +107,19 @@ def main() -> None:
     """Train every run, measure, write report.md and curves.png."""
     parser = arguments(__doc__, "runs/moving_average", seeds=3, sets=True)
     parser.add_argument("--encoder", type=Path, help="a finished run (default: one is trained)")
+    parser.add_argument("--reading", action="append", choices=list(READINGS), help="this one alone")
     args = parser.parse_args()
+    args.reading = args.reading or list(READINGS)
     out, preset, encoder = args.out, args.preset or "small", args.encoder
     if encoder is None:
         encoder = out / "autoencoder"
         run("train", "encoder", "--kind", "autoencoder", "--preset", preset,
             "--steps", scaled(args, 1200), *training(args), "-o", encoder)  # fmt: skip
     start = pixels_first(args, encoder, preset)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in READINGS}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in args.reading}
     for seed in range(args.seeds):
-        for name, (reading, k) in READINGS.items():
+        for name in args.reading:
+            reading, k = READINGS[name]
             folder = out / slug(name, seed)
             run("train", "translator", "--encoder", encoder, *start,
                 "--objective", "rc", "--moving-average", reading,

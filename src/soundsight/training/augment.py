@@ -175,14 +175,15 @@ def diff_augment(
     Real and generated pictures go through the same policy, in the steps of both networks
     (DiffAugment, Zhao et al. 2020).
     """
-    n, channels, height, width = image.shape
+    n, _, height, width = image.shape
     image = augment_colour(image, rng, colour)
-    dy = torch.randint(-(height // 8), height // 8 + 1, (n, 1), generator=rng)
-    dx = torch.randint(-(width // 8), width // 8 + 1, (n, 1), generator=rng)
-    # One row and column of zeros all round; anything further out is clamped to them.
-    padded = F.pad(image, (1, 1, 1, 1))
-    rows = (torch.arange(height)[None] + dy + 1).clamp(0, height + 1).to(image.device)
-    columns = (torch.arange(width)[None] + dx + 1).clamp(0, width + 1).to(image.device)
-    items = torch.arange(n, device=image.device)[:, None, None]
-    moved = padded.permute(0, 2, 3, 1)[items, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2).reshape(n, channels, height, width)
+    up, left = height // 8, width // 8
+    padded = F.pad(image, (left, left, up, up))
+    tops = torch.randint(0, 2 * up + 1, (n,), generator=rng).tolist()
+    lefts = torch.randint(0, 2 * left + 1, (n,), generator=rng).tolist()
+    return torch.stack(
+        [
+            one[:, top : top + height, begin : begin + width]
+            for one, top, begin in zip(padded, tops, lefts, strict=True)
+        ]
+    )
