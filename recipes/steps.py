@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -198,4 +199,4 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def command_line() -> str:
     """Return how this recipe was started, for its report."""
-    return "python " + " ".join(["recipes/" + Path(sys.argv[0]).name, *sys.argv[1:]])
+    return shlex.join(["python", "recipes/" + Path(sys.argv[0]).name, *sys.argv[1:]])
