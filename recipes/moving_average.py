@@ -7,7 +7,7 @@ discriminator, each for three seeds on the same 40,000 pictures at the size ``sm
 64), from one autoencoder. About 75 minutes of one quiet core with bfloat16 arithmetic (estimated: a
 step takes .27 s, each further discriminator .06 s more). ``--set`` changes every run alike,
 ``--pixel-steps`` starts them all from one generator, ``--encoder`` names another autoencoder,
-``--reading`` trains fewer of the five.
+``--reading``, repeated, trains only those that it names.
 
 Of each run, over the second half of its steps: the spread (standard deviation) of both adversarial
 losses, and events. A *collapse* is a stretch of 25 steps or more in which the pictures of a batch
@@ -107,9 +107,14 @@ def main() -> None:
     """Train every run, measure, write report.md and curves.png."""
     parser = arguments(__doc__, "runs/moving_average", seeds=3, sets=True)
     parser.add_argument("--encoder", type=Path, help="a finished run (default: one is trained)")
-    parser.add_argument("--reading", action="append", choices=list(READINGS), help="this one alone")
+    parser.add_argument(
+        "--reading",
+        action="append",
+        choices=list(READINGS),
+        help="train this one; repeat it for several (default: all five)",
+    )
     args = parser.parse_args()
-    args.reading = args.reading or list(READINGS)
+    args.reading = list(dict.fromkeys(args.reading or READINGS))
     out, preset, encoder = args.out, args.preset or "small", args.encoder
     if encoder is None:
         encoder = out / "autoencoder"
