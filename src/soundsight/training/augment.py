@@ -181,6 +181,7 @@ def diff_augment(
     padded = F.pad(image, (left, left, up, up))
     tops = torch.randint(0, 2 * up + 1, (n,), generator=rng).tolist()
     lefts = torch.randint(0, 2 * left + 1, (n,), generator=rng).tolist()
+    # Slices are copied row by row; indexing by tensors gathers number by number and is slower.
     return torch.stack(
         [
             one[:, top : top + height, begin : begin + width]
